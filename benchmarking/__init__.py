@@ -1,0 +1,1 @@
+"""Measurements beside the peers. They import the package; nothing imports them."""

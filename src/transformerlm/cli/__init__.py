@@ -1,0 +1,1 @@
+"""The commands: thin, each a file that reads a config and hands it to the package."""

@@ -1,0 +1,120 @@
+"""transformerlm-infer: from a trained run and a prompt to text."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformerlm.cli.common import run_command
+from transformerlm.cli.terminal import Terminal
+from transformerlm.config import InferConfig, InferSection, ModelConfig
+from transformerlm.errors import ConfigError
+from transformerlm.schema import from_dict, to_dict
+
+if TYPE_CHECKING:
+    from transformerlm.checkpoint import Checkpoint
+    from transformerlm.infer import Completion, OnText
+    from transformerlm.nn import TransformerLM
+    from transformerlm.rundir import RunDirectory
+    from transformerlm.runtime import Runtime
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command."""
+    description = "Continue prompts with a trained model; a run's folder is all it needs."
+    shortcuts = {"prompt": "infer.prompt"}
+    return run_command(InferConfig, infer, description=description, shortcuts=shortcuts, argv=argv)
+
+
+def infer(config: InferConfig) -> None:
+    """Load the model, continue every prompt, log every text."""
+    generation = dataclasses.replace(config.generation, prompts=read_prompts(config))
+
+    from transformerlm.checkpoint import open_checkpoint
+    from transformerlm.infer import complete
+    from transformerlm.rundir import RunDirectory
+    from transformerlm.runtime import Runtime
+
+    checkpoint = open_checkpoint(Path(config.infer.checkpoint).expanduser(), Terminal().say)
+    run = RunDirectory.of(checkpoint)
+    tokenizer = run.tokenizer(checkpoint)
+    model = load_model(checkpoint, config, Runtime.from_config(config.runtime))
+    on_text = echo(generation.prompts) if config.infer.stream else None
+    completions = complete(model, tokenizer, generation, seed=config.runtime.seed, on_text=on_text)
+    if on_text:
+        print(file=sys.stderr)
+    log_completions(completions, config, run)
+
+
+def log_completions(completions: Sequence[Completion], config: InferConfig, run: RunDirectory) -> None:
+    """One record a text; wandb also gets them as a file, where [wandb].log_artifacts asks for it."""
+    from transformerlm.infer import completion_values
+    from transformerlm.logging import CombinedLogger, MetricsFile, make_logger, resolved_run_name
+
+    run_name = resolved_run_name(config.logging)
+    logging = dataclasses.replace(config.logging, dataset=config.logging.dataset or run.path.name)
+    loggers = [make_logger(logging, config.wandb, run.path, run_name)]
+    outputs = run.path / "outputs" / f"{run_name}.jsonl"
+    is_kept = logging.backend == "wandb" and config.wandb.log_artifacts
+    if is_kept:
+        loggers.append(MetricsFile(outputs))
+    with CombinedLogger(loggers) as logger:
+        logger.log_config(to_dict(config))
+        for completion in completions:
+            logger.log(completion_values(completion, config.generation))
+        if is_kept:
+            logger.log_artifact(outputs, f"outputs-{run.path.name}", "outputs")
+
+
+def read_prompts(config: InferConfig) -> tuple[str, ...]:
+    """The texts to continue: --prompt, else the lines of [infer].prompt_file, else [generation].prompts.
+
+    Raises:
+        ConfigError: where there is none, or the file cannot be read.
+    """
+    source: InferSection = config.infer
+    if source.prompt is not None:
+        return (source.prompt,)
+    if source.prompt_file is None:
+        prompts = config.generation.prompts
+    else:
+        prompts = tuple(line for line in _read_text(source.prompt_file).splitlines() if line)
+    if not prompts:
+        raise ConfigError(f"{source.prompt_file or '[generation].prompts'}: expected a prompt, got none")
+    return prompts
+
+
+def _read_text(path: str) -> str:
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).expanduser().read_bytes()
+        return data.decode()
+    except OSError as error:
+        raise ConfigError(f"[infer].prompt_file: {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"[infer].prompt_file: {path}: byte {error.start}: expected UTF-8") from None
+
+
+def load_model(checkpoint: Checkpoint, config: InferConfig, runtime: Runtime) -> TransformerLM:
+    """The checkpoint's model, in evaluation mode, its weights in the precision of [runtime]."""
+    from transformerlm.checkpoint import load_model_state
+    from transformerlm.nn import TransformerLM
+
+    shape = from_dict(ModelConfig, checkpoint.about["config"]["model"], str(checkpoint.path))
+    model = TransformerLM(shape, backend=config.runtime.attention, device=runtime.device)
+    load_model_state(model, checkpoint.model_state(), str(checkpoint.path))
+    return model.to(runtime.dtype).eval()
+
+
+def echo(prompts: Sequence[str]) -> OnText | None:
+    """Show a text on the terminal as it grows; None where stderr is none, or the texts are several."""
+    if len(prompts) > 1 or not sys.stderr.isatty():
+        return None
+    print(prompts[0], end="", file=sys.stderr, flush=True)
+    return lambda index, text: print(text, end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""The terminal as a Reporter: messages and progress bars on stderr, so that stdout stays data."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+
+from transformerlm.progress import Bar
+
+
+class Terminal:
+    """Writes messages to stderr and draws bars with tqdm where stderr is a terminal."""
+
+    def say(self, message: str) -> None:
+        """One line, above any bar that is being drawn."""
+        from tqdm import tqdm
+
+        tqdm.write(message, file=sys.stderr)
+
+    def bar(self, total: int | None, unit: str, description: str) -> AbstractContextManager[Bar]:
+        """A tqdm bar; on a pipe or in a log file none is drawn."""
+        from tqdm import tqdm
+
+        return tqdm(
+            total=total,
+            unit=unit,
+            desc=description,
+            unit_scale=unit == "B",
+            dynamic_ncols=True,
+            disable=None,
+            file=sys.stderr,
+        )

@@ -1,0 +1,371 @@
+"""Every knob of this package, in one place: what it means, its unit, its default.
+
+A command's config (the classes at the end) is made of sections, one per table of its TOML file; a
+section means the same in every command. Precedence: these defaults, then the file, then the command
+line. Nothing here touches the disk or imports torch, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from transformerlm.errors import ConfigError
+from transformerlm.schema import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Problem,
+    Section,
+    Text,
+)
+
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""GPT-2's pre-tokenisation pattern (Radford et al. 2019, in the form of tiktoken)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig(Section):
+    """[model]: the shape of the Transformer; all that defines its weights, and nothing else."""
+
+    vocab_size: PositiveInt | None = None
+    """Rows of the embedding and of the output head. None: the tokenizer's own size."""
+    context_length: PositiveInt = 256
+    """Tokens that the model sees at once."""
+    d_model: PositiveInt = 256
+    """Width of the residual stream."""
+    num_layers: PositiveInt = 4
+    """Transformer blocks."""
+    num_heads: PositiveInt = 8
+    """Query heads; must divide d_model, and d_model / num_heads must be even (RoPE rotates pairs)."""
+    num_kv_heads: PositiveInt | None = None
+    """Key and value heads (grouped-query attention); must divide num_heads. None: num_heads."""
+    d_ff: PositiveInt = 704
+    """Inner width of SwiGLU; 8/3 of d_model, rounded up to a multiple of 64, is usual."""
+    rope_theta: PositiveFloat = 10000.0
+    """Base of the rotary position embedding's wavelengths."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to the mean square in RMSNorm."""
+    tie_embeddings: bool = False
+    """Use the embedding matrix as the output head too."""
+    qk_norm: bool = False
+    """RMSNorm on every query and key head before the rotation."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """d_model, num_heads and num_kv_heads have to fit each other."""
+        if self.d_model % self.num_heads:
+            what = f"expected a divisor of d_model = {self.d_model}, got {self.num_heads}"
+            yield Problem(("num_heads",), what)
+        elif self.d_head % 2:
+            what = f"expected an even d_model / num_heads (RoPE rotates pairs), got {self.d_model} / "
+            yield Problem(("num_heads",), f"{what}{self.num_heads} = {self.d_head}")
+        if self.num_heads % self.kv_heads:
+            what = f"expected a divisor of num_heads = {self.num_heads}, got {self.kv_heads}"
+            yield Problem(("num_kv_heads",), what)
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads, with None resolved."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def vocabulary_rows(self) -> int:
+        """`vocab_size`, which a model cannot do without (ConfigError while it is still None)."""
+        if self.vocab_size is None:
+            raise ConfigError("[model].vocab_size: expected a whole number of at least 1, got None")
+        return self.vocab_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusConfig(Section):
+    """[data], the part about text: where it is, what a document is, which part validates."""
+
+    corpus: Text = "python-stdlib"
+    """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library.
+    Files ending in .jsonl hold one document a line; any other file is text."""
+    include: tuple[Text, ...] = ("*",)
+    """Which files of a folder to read (shell patterns on a file's name); hidden and binary ones never are."""
+    document_separator: str = "<|endoftext|>"
+    """Where a text file's documents part, and the special token that ends each document in the token
+    file. "": a document is a file, and nothing marks its end."""
+    jsonl_field: Text = "text"
+    """The field of a .jsonl line that holds the document."""
+    encoding_errors: Literal["strict", "replace"] = "strict"
+    """Bytes that are not UTF-8: "strict" stops with file and byte offset, "replace" reads U+FFFD."""
+    validation_corpus: Text | None = None
+    """A file, folder or glob to validate on. None: a part of `corpus` is held out."""
+    validation_fraction: Fraction = 0.05
+    """Part of `corpus` held out for validation (0: none); not used with `validation_corpus`."""
+    validation_split: Literal["auto", "document", "tail"] = "auto"
+    """"document": each document by a hash of its content, so that copies of it stay on one side.
+    "tail": the end of the corpus. "auto": "document" from 20 documents on."""
+    num_workers: PositiveInt | None = None
+    """Processes that read the corpus; the result does not depend on it. None: one per core."""
+
+    @property
+    def corpus_name(self) -> str:
+        """The corpus' own name, fit for a folder: `texts/My Books/*.txt` is `My-Books`."""
+        parts = [part for part in Path(self.corpus).absolute().parts if not set(part) & set("*?[")]
+        return re.sub(r"[^\w-]+", "-", Path(parts[-1]).stem).strip("-") or "corpus"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig(CorpusConfig):
+    """[data]: the corpus, and the token files that are made of it."""
+
+    token_dir: Text = "data/{corpus}"
+    """Folder of train.memmap and val.memmap; {corpus} stands for the corpus' name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig(Section):
+    """[tokenizer]: where the tokenizer is, and how to train it where it is missing."""
+
+    tokenizer_dir: Text = "data/{corpus}/tokenizer"
+    """Folder of vocab.json and merges.txt (GPT-2's formats); {corpus} stands for the corpus' name."""
+    vocab_size: PositiveInt = 8192
+    """Ids in all: 256 bytes, the merges, the special tokens."""
+    special_tokens: tuple[Text, ...] = ("<|endoftext|>",)
+    """Strings that are one id each and never merge with their surroundings."""
+    pattern: Text = GPT2_PATTERN
+    """The pre-tokenisation pattern (syntax of the `regex` package)."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """The bytes and the special tokens have to fit in the vocabulary."""
+        least = 256 + len(set(self.special_tokens))
+        if self.vocab_size < least:
+            parts = f"256 bytes and {least - 256} special tokens"
+            what = f"expected at least {least} ({parts}), got {self.vocab_size}"
+            yield Problem(("vocab_size",), what)
+        if len(set(self.special_tokens)) < len(self.special_tokens):
+            yield Problem(("special_tokens",), f"expected no token twice, got {list(self.special_tokens)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig(Section):
+    """[optimizer]: AdamW and gradient clipping."""
+
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Decay of the running mean of gradients and of their squares."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Decoupled decay, on matrices only (never on norms' gains)."""
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Clip the global L2 norm of the gradients to this. 0: never clip."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """A beta of 1 would never forget, and never learn."""
+        if 1.0 in self.betas:
+            yield Problem(("betas",), f"expected two numbers from 0 to below 1, got {list(self.betas)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig(Section):
+    """[schedule]: linear warm-up, then a cosine down to a fraction of the peak."""
+
+    warmup_steps: NonNegativeInt = 100
+    """Steps of linear warm-up from 0."""
+    cosine_steps: PositiveInt | None = None
+    """Step at which the cosine reaches its end. None: [training].max_steps."""
+    final_lr_fraction: Fraction = 0.1
+    """The learning rate at the end, as a fraction of [optimizer].lr."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig(Section):
+    """[training]: how long, in what batches, and what is kept."""
+
+    run_dir: Text = "runs/{corpus}"
+    """Folder of this run: config, tokenizer, checkpoints, metrics, samples. {corpus} and {run_name}
+    stand for the corpus' name and the run's."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """"auto": go on from the run's newest valid checkpoint where there is one. "never": refuse a folder
+    that holds a run. "must": refuse a folder that holds none."""
+    max_steps: PositiveInt = 1000
+    """Optimizer steps in all."""
+    batch_size: PositiveInt = 32
+    """Sequences per optimizer step, over all devices."""
+    micro_batch_size: PositiveInt | None = None
+    """Sequences per forward pass; must divide batch_size. None: batch_size."""
+    batch_order: Literal["epoch", "random"] = "epoch"
+    """"epoch": every window once, shuffled, then again in another order. "random": windows anywhere."""
+    validate_every: NonNegativeInt = 250
+    """Steps between validations. 0: only at the end."""
+    checkpoint_every: NonNegativeInt = 250
+    """Steps between checkpoints. 0: only at the end."""
+    keep_checkpoints: PositiveInt = 2
+    """Newest checkpoints to keep, beside the best one."""
+    log_every: PositiveInt = 10
+    """Steps between lines of metrics."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Accumulation is a whole number of forward passes."""
+        if self.batch_size % self.forward_batch_size:
+            what = f"expected a divisor of batch_size = {self.batch_size}, got {self.micro_batch_size}"
+            yield Problem(("micro_batch_size",), what)
+
+    @property
+    def forward_batch_size(self) -> int:
+        """Sequences per forward pass, with None resolved."""
+        return self.micro_batch_size or self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeConfig(Section):
+    """[runtime]: on what, and how; nothing here changes which model it is."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """"auto": cuda, else mps, else cpu."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the matrix products; weights stay float32. "auto": bfloat16 where the device is
+    quick at it, else float32."""
+    attention: Literal["auto", "reference", "torch"] = "auto"
+    """"reference": the mathematics, step by step. "torch": PyTorch's fused kernel. "auto": the quicker."""
+    compile: bool = False
+    """torch.compile; where it fails, one warning, and on without it."""
+    num_threads: PositiveInt | None = None
+    """CPU threads of torch. None: torch's own choice."""
+    seed: NonNegativeInt = 0
+    """Seed of the initial weights, of the order of the data, and of sampling."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoggingConfig(Section):
+    """[logging]: where metrics go, and under which names."""
+
+    backend: Literal["console", "wandb"] = "console"
+    """"console": one JSON object a line on stdout. "wandb": Weights & Biases."""
+    run_name: str = ""
+    """Name of the run. "": the time of its start."""
+    architecture: str = "transformer"
+    """What kind of model this is; only recorded."""
+    dataset: str = ""
+    """Name of the data. "": the corpus' own name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainLoggingConfig(LoggingConfig):
+    """[logging] of training: also what to watch inside the model."""
+
+    activation_norms: bool = False
+    """Log the L2 norm of every block's output."""
+    weight_norms: bool = False
+    """Log the L2 norm of every parameter."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WandbConfig(Section):
+    """[wandb]: read only where [logging].backend is "wandb"."""
+
+    entity: str = ""
+    """User or team. "": the account's default."""
+    project: Text = "transformerlm"
+    """Project of the run."""
+    log_artifacts: bool = True
+    """Upload checkpoints and tokenizer files (training) or outputs (inference)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationConfig(Section):
+    """[generation]: what to write, and how to draw each token."""
+
+    prompts: tuple[str, ...] = ("",)
+    """Texts to continue; "" starts from nothing but the end-of-text token."""
+    max_new_tokens: PositiveInt = 128
+    """Tokens to write at most."""
+    temperature: NonNegativeFloat = 0.8
+    """Divides the logits; 0 takes the likeliest token (greedy)."""
+    top_p: Probability = 0.95
+    """Draw from the smallest set of tokens with this much probability (nucleus sampling)."""
+    top_k: PositiveInt | None = None
+    """Draw from this many likeliest tokens. None: from all."""
+    eos_token: str = "<|endoftext|>"
+    """Special token that ends a text. "": none does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferSection(Section):
+    """[infer]: which model, and where prompts come from."""
+
+    checkpoint: Text = "runs/python-stdlib"
+    """A run's folder (its newest valid checkpoint) or one checkpoint of it."""
+    prompt: str | None = None
+    """A text to continue; takes the place of [generation].prompts."""
+    prompt_file: Text | None = None
+    """A file with one prompt a line, "-" for stdin; takes the place of [generation].prompts."""
+    stream: bool = True
+    """Show a single prompt's text on the terminal (stderr) as it is written."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Prompts come from one place."""
+        if self.prompt is not None and self.prompt_file is not None:
+            yield Problem(("prompt_file",), "expected nothing beside a prompt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainTokenizerConfig(Section):
+    """transformerlm-train-tokenizer: from text to vocab.json and merges.txt."""
+
+    data: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MakeDataConfig(Section):
+    """transformerlm-make-data: from text to token files."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(Section):
+    """transformerlm-train: from text, or from what is made of it already, to a model."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    logging: TrainLoggingConfig = field(default_factory=TrainLoggingConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def conflicts(self) -> Iterator[Problem]:
+        """The schedule has to fit the run, and the model the tokenizer."""
+        warmup_steps = self.schedule.warmup_steps
+        if warmup_steps >= self.cosine_steps:
+            what = f"expected fewer than the schedule's {self.cosine_steps} steps, got {warmup_steps}"
+            yield Problem(("schedule", "warmup_steps"), what)
+
+    @property
+    def cosine_steps(self) -> int:
+        """Step at which the learning rate reaches its minimum, with None resolved."""
+        return self.schedule.cosine_steps or self.training.max_steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferConfig(Section):
+    """transformerlm-infer: from a model and a prompt to text."""
+
+    infer: InferSection = field(default_factory=InferSection)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)

@@ -1,0 +1,46 @@
+"""From text to token files, and from token files to batches.
+
+Read `corpus.py` (which files), `documents.py` and `pieces.py` (what is in them), `split.py` (what
+validates) and `build.py` (text to tokens); `format.py` and `sidecar.py` are the token file, `sampler.py`
+is what training draws from it, and `prepare.py` what the commands call.
+
+Names are imported when they are first used: making token files needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformerlm.data.build import TokenData, make_data
+    from transformerlm.data.format import TokenFile, TokenWriter
+    from transformerlm.data.prepare import fill_placeholders, prepare_data, prepare_tokenizer
+    from transformerlm.data.sampler import BatchSampler, get_batch, validation_windows
+
+__all__ = [
+    "BatchSampler",
+    "TokenData",
+    "TokenFile",
+    "TokenWriter",
+    "fill_placeholders",
+    "get_batch",
+    "make_data",
+    "prepare_data",
+    "prepare_tokenizer",
+    "validation_windows",
+]
+
+_HOMES = {
+    "build": {"TokenData", "make_data"},
+    "format": {"TokenFile", "TokenWriter"},
+    "prepare": {"fill_placeholders", "prepare_data", "prepare_tokenizer"},
+    "sampler": {"BatchSampler", "get_batch", "validation_windows"},
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"transformerlm.data.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,220 @@
+"""Which files a corpus is: a file, a folder, a glob, or the source of Python's standard library.
+
+Files are listed here and their bytes fetched; what the bytes mean is `documents.py`'s business.
+"""
+
+from __future__ import annotations
+
+import codecs
+import fnmatch
+import glob
+import hashlib
+import os
+import sysconfig
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformerlm.config import CorpusConfig
+from transformerlm.errors import DataError
+from transformerlm.schema import to_dict
+
+STDLIB = "python-stdlib"
+
+_STDLIB_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+# What this package writes, token files and the folders of tokenizers and runs, is no text to read, though
+# it may lie within the corpus' own folder.
+_OUTPUT_FILES = ("*.memmap", "*.memmap.json")
+_OUTPUT_FOLDERS = ({"vocab.json", "merges.txt"}, {"config.toml", "metrics.jsonl"})
+_HEAD_BYTES = 8192
+_NOT_RESULTS = ("token_dir", "num_workers")
+"""Keys of [data] that do not change which text there is."""
+
+
+class MissingCorpusError(DataError):
+    """The corpus is not where the config says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of a corpus."""
+
+    name: str
+    """Relative to the corpus, with forward slashes."""
+    path: str
+    num_bytes: int
+    start: int = 0
+    """Where the text begins: behind the byte order mark, if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The files of a corpus, in the order of their names."""
+
+    sources: tuple[Source, ...]
+    num_hidden: int = 0
+    """Hidden files and folders that were passed over."""
+    num_binary: int = 0
+    """Files that were passed over because there is a NUL byte in their first 8 KiB."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        return sum(source.num_bytes for source in self.sources)
+
+    def summary(self) -> str:
+        """One line that changes when a file is added, removed, renamed, or becomes larger or smaller."""
+        listing = "".join(f"{source.num_bytes} {source.name}\0" for source in self.sources)
+        checksum = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()[:16]
+        number = len(self.sources)
+        return f"{number} file{'s' * (number != 1)}, {self.num_bytes} bytes, names and sizes {checksum}"
+
+
+@dataclass(frozen=True, slots=True)
+class Corpora:
+    """What [data] names: the corpus, and the one to validate on where it is another."""
+
+    main: Corpus
+    validation: Corpus | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files of both."""
+        return self.main.num_bytes + (self.validation.num_bytes if self.validation else 0)
+
+    def summary(self) -> dict[str, str]:
+        """Key -> one line about the files."""
+        summary = {"files of [data].corpus": self.main.summary()}
+        if self.validation:
+            summary["files of [data].validation_corpus"] = self.validation.summary()
+        return summary
+
+
+def find_corpora(config: CorpusConfig) -> Corpora:
+    """List the files that [data] names. A file that is validated on is left out of the corpus itself.
+
+    Raises:
+        MissingCorpusError: what `corpus` or `validation_corpus` names does not exist.
+        DataError: nothing there can be read as text.
+    """
+    main = find_corpus(config.corpus, config.include, "[data].corpus")
+    if config.validation_corpus is None:
+        return Corpora(main, None)
+    validation = find_corpus(config.validation_corpus, config.include, "[data].validation_corpus")
+    held_out = {os.path.realpath(source.path) for source in validation.sources}
+    kept = tuple(source for source in main.sources if os.path.realpath(source.path) not in held_out)
+    if not kept:
+        raise DataError(f"[data].corpus: all files of {config.corpus} belong to [data].validation_corpus too")
+    return Corpora(Corpus(kept, main.num_hidden, main.num_binary), validation)
+
+
+def settings(config: CorpusConfig) -> dict[str, Any]:
+    """Key -> value of everything in [data] that decides which text there is and how it is divided."""
+    return {f"[data].{key}": value for key, value in to_dict(config).items() if key not in _NOT_RESULTS}
+
+
+def find_corpus(corpus: str, include: Iterable[str] = ("*",), key: str = "[data].corpus") -> Corpus:
+    """List the files of one corpus, by name; `key` is what an error names.
+
+    In a folder, files that are hidden, binary or written by this package are passed over, and so is a
+    folder that has been listed already (links may run in a circle). Of a glob's files the binary ones are.
+
+    Raises:
+        MissingCorpusError: there is no such file or folder, and nothing that the glob matches.
+        DataError: nothing there can be read as text.
+    """
+    path = Path(corpus).expanduser()
+    if corpus == STDLIB:
+        return _of_folder(Path(sysconfig.get_paths()["stdlib"]), ("*.py",), _STDLIB_SKIPPED, key)
+    if path.is_dir():
+        return _of_folder(path, tuple(include), set(), key)
+    if path.is_file():
+        return Corpus((_look(path, path.name)[0],))
+    # Path.glob would need the pattern divided into a folder and the rest, and knows no absolute ones.
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+    if not matches:
+        expected = f"a file, a folder, a glob or {STDLIB}"
+        raise MissingCorpusError(f"{key}: expected {expected}, got {corpus}, and there is no such file")
+    names = {match.as_posix(): match for match in matches if match.is_file()}
+    return _of_files(
+        names, 0, f"{key}: expected a file, a folder, or a glob that matches files, got {corpus}"
+    )
+
+
+def read_bytes(path: str, start: int, stop: int) -> bytes:
+    """Bytes `start` to `stop` of a file.
+
+    Raises:
+        DataError: the file cannot be read, or has become shorter.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(start)
+            content = file.read(stop - start)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) < stop - start:
+        raise DataError(f"{path}: has become shorter while it was being read; start again")
+    return content
+
+
+def _of_folder(folder: Path, include: Sequence[str], skipped: set[str], key: str) -> Corpus:
+    if not folder.is_dir():
+        raise MissingCorpusError(f"{key}: expected a folder at {folder}, got none")
+    names: dict[str, Path] = {}
+    suffixes, num_hidden = Counter[str](), 0
+    for root, folders, files in _walk(folder):
+        num_hidden += sum(name.startswith(".") for name in (*folders, *files))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in skipped)
+        for name in files:
+            path = root / name
+            if name.startswith(".") or _matches(name, _OUTPUT_FILES) or not path.is_file():
+                continue
+            suffixes[path.suffix or "(no suffix)"] += 1
+            if _matches(name, include):
+                names[path.relative_to(folder).as_posix()] = path
+    commonest = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))[:8]
+    found = ", ".join(f"{number} {suffix}" for suffix, number in commonest) or "no files"
+    what = f"expected files that match [data].include = {list(include)}"
+    return _of_files(names, num_hidden, f"{key}: {what} in {folder}, got {found}")
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """`os.walk` through links too, each folder once."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}")
+
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        path, status = Path(root), Path(root).stat()
+        is_output = path != folder and any(names <= set(files) for names in _OUTPUT_FOLDERS)
+        if is_output or (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield path, folders, files
+
+
+def _of_files(names: dict[str, Path], num_hidden: int, nothing: str) -> Corpus:
+    if not names:
+        raise DataError(nothing)
+    looked_at = [_look(path, name) for name, path in sorted(names.items())]
+    sources = tuple(source for source, is_binary in looked_at if not is_binary)
+    if not sources:
+        raise DataError(f"{nothing}; all of them are binary")
+    return Corpus(sources, num_hidden, len(looked_at) - len(sources))
+
+
+def _look(path: Path, name: str) -> tuple[Source, bool]:
+    """A file as a source, and whether it is binary."""
+    size = path.stat().st_size
+    head = read_bytes(str(path), 0, min(size, _HEAD_BYTES))
+    start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+    return Source(name, str(path), size, start), b"\0" in head

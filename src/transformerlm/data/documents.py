@@ -1,0 +1,162 @@
+"""From bytes of a corpus to documents: what a document is, and which split it belongs to.
+
+A piece is the unit of work: some whole documents, or a part of one that is long. It is a few numbers,
+not text, so that a process anywhere can be told to read it. Where pieces end is `pieces.py`'s business.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final, Literal, NamedTuple
+
+from transformerlm.config import CorpusConfig
+from transformerlm.data.corpus import read_bytes
+from transformerlm.errors import DataError
+
+Split = Literal["train", "val"]
+TRAIN: Final = "train"
+VAL: Final = "val"
+
+HASHED_CHARACTERS: Final = 2**20
+"""How much of a document decides which split it belongs to."""
+
+_WHITE_SPACE = " \t\n\r\f\v"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Piece(NamedTuple):
+    """Bytes `start` to `stop` of a file, divided from the rest without harm."""
+
+    path: str
+    start: int
+    stop: int
+    split: Split | None
+    """None: each document's content decides."""
+    extent: Literal["documents", "part", "end"] = "documents"
+    """Some whole documents, a part of a long one, or the end of a long one."""
+
+
+class Document(NamedTuple):
+    """A document, or a part of a long one."""
+
+    split: Split
+    text: str
+    is_end: bool
+    """Whether the document ends with this text."""
+
+
+def is_jsonl(path: str) -> bool:
+    """Whether a file holds one document a line, in JSON."""
+    return path.endswith(".jsonl")
+
+
+def documents_of(piece: Piece, config: CorpusConfig) -> Iterator[Document]:
+    """Read a piece. A document with nothing in it but white space (ASCII's) is none.
+
+    Raises:
+        DataError: the text cannot be read as the config says it is.
+    """
+    data = read_bytes(piece.path, piece.start, piece.stop)
+    if is_jsonl(piece.path):
+        texts = _jsonl_texts(data, piece, config)
+    else:
+        text = decode(data, piece.path, piece.start, config.encoding_errors)
+        if piece.extent != "documents":
+            assert piece.split is not None
+            yield Document(piece.split, text, piece.extent == "end")
+            return
+        separator = config.document_separator
+        texts = iter(text.split(separator) if separator else [text])
+    for text in texts:
+        if not is_blank(text):
+            yield Document(piece.split or split_by_content(text, config.validation_fraction), text, True)
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing in `text` but white space (ASCII's)."""
+    return not text.strip(_WHITE_SPACE)
+
+
+def split_by_content(text: str, validation_fraction: float) -> Split:
+    """The split of a document: a hash of its beginning, as a number from 0 to 1, against the fraction.
+
+    It depends on nothing else, so that a document stays on its side when others come, go or are
+    reordered, and all copies of it are on one side.
+    """
+    head = text[:HASHED_CHARACTERS].encode()
+    digest = hashlib.blake2b(head, digest_size=8, person=b"validation split").digest()
+    return VAL if int.from_bytes(digest, "big") < validation_fraction * 2**64 else TRAIN
+
+
+def decode(data: bytes, path: str, start: int, errors: Literal["strict", "replace"]) -> str:
+    """The text of a file's bytes from `start` on.
+
+    Raises:
+        DataError: bytes that are not UTF-8, unless `errors` is "replace".
+    """
+    return decode_beginning(data, path, start, errors, is_whole=True)[0]
+
+
+def decode_beginning(
+    data: bytes, path: str, start: int, errors: Literal["strict", "replace"], *, is_whole: bool = False
+) -> tuple[str, int]:
+    """The same of bytes that may end within a character: also how many of them the text is made of.
+
+    A last character that is not complete is left out, unless the bytes are the whole.
+    """
+    try:
+        return codecs.utf_8_decode(data, errors, is_whole)
+    except UnicodeDecodeError as error:
+        wrong = f"byte {start + error.start} is 0x{data[error.start]:02x} ({error.reason})"
+        advice = 'set [data].encoding_errors = "replace" to read such bytes as U+FFFD'
+        raise DataError(f"{path}: expected UTF-8, but {wrong}; {advice}") from None
+
+
+def _jsonl_texts(data: bytes, piece: Piece, config: CorpusConfig) -> Iterator[str]:
+    start = piece.start
+    for line in data.split(b"\n"):
+        text = decode(line, piece.path, start, config.encoding_errors)
+        if not is_blank(text):
+            try:
+                document = _text_of_line(text, config)
+            except ValueError as error:
+                raise DataError(f"{piece.path}:{_line_number(piece.path, start)}: {error}") from None
+            yield document
+        start += len(line) + 1
+
+
+def _line_number(path: str, start: int) -> int:
+    """The number of the line that begins at byte `start`; only an error needs it, so it is counted then."""
+    blocks = range(0, start, 2**20)
+    return 1 + sum(read_bytes(path, block, min(block + 2**20, start)).count(b"\n") for block in blocks)
+
+
+def _text_of_line(line: str, config: CorpusConfig) -> str:
+    """The document in a line of JSON; ValueError says what is wrong with it."""
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected a JSON object, got: {error.msg} at character {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
+        raise ValueError(f"expected a JSON object, got: {error}") from None
+    text = values.get(config.jsonl_field) if isinstance(values, dict) else None
+    if not isinstance(text, str):
+        raise ValueError(f'expected text in field "{config.jsonl_field}", got {_found(values, config)}')
+    if _SURROGATE.search(text):
+        if config.encoding_errors == "strict":
+            advice = '[data].encoding_errors = "replace" reads U+FFFD for it'
+            raise ValueError(f"expected Unicode, got half of a surrogate pair (\\ud8xx); {advice}")
+        text = _SURROGATE.sub("\ufffd", text)
+    return text
+
+
+def _found(values: Any, config: CorpusConfig) -> str:
+    if not isinstance(values, dict):
+        return f"no object but {type(values).__name__}"
+    if config.jsonl_field in values:
+        return f"{json.dumps(values[config.jsonl_field])[:40]}"
+    return f"only the fields {', '.join(values) or '(none)'}; [data].jsonl_field names it"

@@ -1,0 +1,164 @@
+"""What every command does first: a tokenizer and token files, reused where they fit, else made.
+
+What exists is compared, key by key, with what the config asks for. What does not fit is neither used
+nor overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
+from transformerlm.data.build import TokenData, corpus_items, encode_corpora, token_paths
+from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, settings
+from transformerlm.data.documents import TRAIN, documents_of
+from transformerlm.data.format import TokenFile
+from transformerlm.data.pieces import SafeCut
+from transformerlm.data.sidecar import sidecar_path
+from transformerlm.data.split import nothing_left
+from transformerlm.errors import DataError
+from transformerlm.progress import Bar, Reporter, SilentReporter
+from transformerlm.schema import to_dict
+from transformerlm.tokenizer import Pretokenizer, Tokenizer, train_bpe_from_texts
+from transformerlm.tokenizer.bpe import NUM_BYTES
+from transformerlm.tokenizer.files import VOCAB_FILE, read_manifest
+
+
+def fill_placeholders(path: str, data: CorpusConfig) -> str:
+    """A path from the config, with the corpus' name for `{corpus}` and the user's own folder for `~`."""
+    return str(Path(path.replace("{corpus}", data.corpus_name)).expanduser())
+
+
+def prepare_tokenizer(
+    data: CorpusConfig, config: TokenizerConfig, reporter: Reporter | None = None
+) -> Tokenizer:
+    """The tokenizer in `config.tokenizer_dir`; where there is none, one is trained on the training split.
+
+    One that this package has not made (GPT-2's own files, for instance) is taken as it is.
+
+    Raises:
+        DataError: one that was made from another corpus or with other settings; a corpus that cannot
+            be read; damaged files.
+    """
+    reporter = reporter or SilentReporter()
+    directory = Path(fill_placeholders(config.tokenizer_dir, data))
+    if not (directory / VOCAB_FILE).exists():
+        return _train_tokenizer(data, config, directory, reporter)
+    tokenizer = Tokenizer.from_dir(directory)
+    manifest = read_manifest(directory)
+    if manifest and manifest.made_from:
+        asked = {**_tokenizer_settings(config), **_recipe(data, manifest.made_from, reporter)}
+        _check(manifest.made_from, asked, directory, "--tokenizer.tokenizer_dir")
+    reporter.say(f"tokenizer {directory}: reused ({tokenizer.vocab_size} ids)")
+    return tokenizer
+
+
+def prepare_data(
+    data: DataConfig, config: TokenizerConfig, tokenizer: Tokenizer, reporter: Reporter | None = None
+) -> TokenData:
+    """The token files in `data.token_dir`; where they are missing, they are made from the corpus.
+
+    Raises:
+        DataError: ones that were made from another corpus, with other settings or with another
+            tokenizer; a corpus that cannot be read; damaged files.
+    """
+    reporter = reporter or SilentReporter()
+    directory = Path(fill_placeholders(data.token_dir, data))
+    paths = token_paths(data, directory)
+    files = [TokenFile.open(path) for path in paths if sidecar_path(path).exists()]
+    key = f"tokenizer {fill_placeholders(config.tokenizer_dir, data)}"
+    recipe = _recipe(data, files[0].made_from, reporter) if files else {}
+    for file in files:
+        made_from = {**file.made_from, key: file.fingerprint}
+        _check(made_from, {**recipe, key: tokenizer.fingerprint}, file.path, "--data.token_dir")
+    # Fewer than all are what an interrupted build has left.
+    is_whole = len(files) == len(paths)
+    if not is_whole:
+        encode_corpora(data, _list_files(data, reporter), tokenizer, directory, reporter)
+    found = TokenData.open(data, directory)
+    numbers = " + ".join(f"{file.num_tokens:,}" for file in (found.train, found.val) if file)
+    reporter.say(f"token files in {directory}: {'reused' if is_whole else 'made'} ({numbers} tokens)")
+    return found
+
+
+def training_texts(
+    data: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, bar: Bar | None = None
+) -> Iterator[str]:
+    """The text of the training split: documents, and parts of long ones that can be encoded apart.
+
+    Raises:
+        DataError: a corpus that cannot be read, or one of which nothing is left to train on.
+    """
+    is_empty = True
+    for item in corpus_items(data, corpora, safe_cut):
+        for piece in item:
+            for document in documents_of(piece, data):
+                if document.split == TRAIN:
+                    is_empty = False
+                    yield document.text
+            if bar:
+                bar.update(piece.stop - piece.start)
+    if is_empty:
+        raise nothing_left(data, TRAIN)
+
+
+def _train_tokenizer(
+    data: CorpusConfig, config: TokenizerConfig, directory: Path, reporter: Reporter
+) -> Tokenizer:
+    corpora = _list_files(data, reporter)
+    safe_cut = Pretokenizer(config.pattern, config.special_tokens).safe_cut
+    num_merges = config.vocab_size - NUM_BYTES - len(config.special_tokens)
+    with (
+        reporter.bar(corpora.num_bytes, "B", "counting words") as counting,
+        reporter.bar(num_merges, "merge", "learning merges") as learning,
+    ):
+        vocab, merges = train_bpe_from_texts(
+            training_texts(data, corpora, safe_cut, counting),
+            config.vocab_size,
+            config.special_tokens,
+            pattern=config.pattern,
+            num_workers=data.num_workers,
+            merge_progress=learning.update,
+        )
+    tokenizer = Tokenizer(vocab, merges, config.special_tokens, pattern=config.pattern)
+    recipe = {**settings(data), **corpora.summary()}
+    tokenizer.save(directory, made_from={**_tokenizer_settings(config), **recipe})
+    short = config.vocab_size - tokenizer.vocab_size
+    note = f"; {short} fewer than asked for, the text has no more to merge" if short else ""
+    reporter.say(f"tokenizer {directory}: made ({tokenizer.vocab_size} ids{note})")
+    return tokenizer
+
+
+def _list_files(data: CorpusConfig, reporter: Reporter) -> Corpora:
+    corpora = find_corpora(data)
+    for name, corpus in ((data.corpus, corpora.main), (data.validation_corpus, corpora.validation)):
+        if corpus and (corpus.num_hidden or corpus.num_binary):
+            passed_over = f"passed over: {corpus.num_hidden} hidden, {corpus.num_binary} binary"
+            reporter.say(f"{name}: {corpus.summary()}; {passed_over}")
+    return corpora
+
+
+def _tokenizer_settings(config: TokenizerConfig) -> dict[str, Any]:
+    values = to_dict(config)
+    return {f"[tokenizer].{key}": value for key, value in values.items() if key != "tokenizer_dir"}
+
+
+def _recipe(data: CorpusConfig, made_from: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """What decides the text today. Of files that are gone, what they were is taken for granted."""
+    try:
+        files: dict[str, Any] = {**find_corpora(data).summary()}
+    except MissingCorpusError as error:
+        reporter.say(f"{error}; going on with what was made from it before")
+        files = {key: value for key, value in made_from.items() if key.startswith("files of ")}
+    return {**settings(data), **files}
+
+
+def _check(made_from: Mapping[str, Any], asked: Mapping[str, Any], path: Path, option: str) -> None:
+    keys = [*asked, *(key for key in made_from if key not in asked)]
+    changes = [(key, made_from.get(key, "none"), asked.get(key, "none")) for key in keys]
+    lines = [f"{path}: {key}: {old} -> {new}" for key, old, new in changes if old != new]
+    if lines:
+        advice = f"choose another folder with {option}=..., or remove it to have it made anew"
+        raise DataError([*lines, f"{path}: made with other settings or from other text: {advice}"])

@@ -1,0 +1,98 @@
+"""The sidecar of a token file, `NAME.memmap.json`: what is known of the ids, and whether they are whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from transformerlm.errors import DataError
+from transformerlm.files import committed_file
+
+FORMAT_VERSION = 1
+
+_JSON_TYPES = {"int": int, "str": str, "list": list, "dict": dict}
+DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+}
+"""Name in a sidecar -> how ids lie in the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sidecar:
+    """What is known of a token file; the members are those of the JSON object."""
+
+    format_version: int
+    dtype: str
+    """A key of DTYPES."""
+    num_tokens: int
+    vocab_size: int
+    largest_id: int
+    """-1 where there are no tokens."""
+    num_documents: int
+    num_bytes: int
+    """UTF-8 bytes of the text that the tokens stand for; separators between documents are not counted."""
+    fingerprint: str
+    """Of the tokenizer: token files go together where it is the same."""
+    block_bytes: int
+    block_sha256: list[str]
+    """SHA-256 of every `block_bytes` bytes of ids, in order."""
+    made_from: dict[str, Any]
+    """The settings and the files that the tokens were made from."""
+    sources: list[dict[str, Any]]
+    """Name and num_bytes of each file; of a great many, the first ones."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Parse and check a sidecar.
+
+        Raises:
+            DataError: where it is missing, damaged, or of a newer format than this package knows.
+        """
+        values = _read_object(path)
+        version = values.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            what = f"expected format {FORMAT_VERSION} or older, got {version}"
+            raise DataError(f"{path}: {what}: a newer transformerlm has written it")
+        for member in fields(cls):
+            expected = _JSON_TYPES[str(member.type).partition("[")[0]]
+            if type(values.get(member.name)) is not expected:
+                raise damaged(path, f'"{member.name}" is missing or of a wrong type')
+        if values["dtype"] not in DTYPES:
+            raise DataError(f"{path}: expected dtype {' or '.join(DTYPES)}, got {values['dtype']!r}")
+        return cls(**{member.name: values[member.name] for member in fields(cls)})
+
+    def write(self, path: Path) -> None:
+        """Write the sidecar, whole or not at all."""
+        with committed_file(path) as file:
+            file.write(json.dumps(asdict(self), indent=1).encode() + b"\n")
+
+
+def sidecar_path(path: Path) -> Path:
+    """`x/train.memmap` -> `x/train.memmap.json`."""
+    return path.with_name(f"{path.name}.json")
+
+
+def damaged(path: Path, what: str) -> DataError:
+    """The error for a token file or a sidecar that is not as it was written."""
+    advice = "remove the token file and its sidecar, and make them again with transformerlm-make-data"
+    return DataError(f"{path}: damaged: {what}; {advice}")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    token_path = path.with_suffix("")
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if not token_path.exists():
+            raise DataError(f"{token_path}: no such token file; transformerlm-make-data makes it") from None
+        raise damaged(token_path, f"its sidecar {path.name} is missing") from None
+    except (ValueError, RecursionError):
+        raise damaged(path, "not valid JSON") from None
+    if not isinstance(values, dict):
+        raise damaged(path, "not a JSON object")
+    return values

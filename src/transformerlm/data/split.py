@@ -1,0 +1,118 @@
+"""Which part of a corpus trains and which validates: by document, at the corpus' end, or by file."""
+
+from __future__ import annotations
+
+import fractions
+import math
+
+from transformerlm.config import CorpusConfig
+from transformerlm.data.corpus import Corpora, Corpus, Source, read_bytes
+from transformerlm.data.documents import TRAIN, VAL, Split, documents_of, is_jsonl
+from transformerlm.data.pieces import Region, pieces
+from transformerlm.errors import DataError
+
+MIN_DOCUMENTS = 20
+"""From so many on, "auto" divides a corpus by document."""
+
+_LOOK_BACK = 2**20
+
+
+def has_validation(config: CorpusConfig) -> bool:
+    """Whether the config asks for text to validate on."""
+    return config.validation_corpus is not None or config.validation_fraction > 0
+
+
+def regions(config: CorpusConfig, corpora: Corpora) -> list[Region]:
+    """The corpus as parts of files, each with its split, in the order in which it is read."""
+    if corpora.validation:
+        return [*_whole(corpora.main, TRAIN), *_whole(corpora.validation, VAL)]
+    if not has_validation(config):
+        return _whole(corpora.main, TRAIN)
+    by_document = _whole(corpora.main, None)
+    split = config.validation_split
+    if split == "document" or (split == "auto" and _divides_by_document(by_document, config)):
+        return by_document
+    return _divided_by_tail(config, corpora.main)
+
+
+def nothing_left(config: CorpusConfig, split: Split) -> DataError:
+    """The error for a split in which there is no text."""
+    if split == VAL and config.validation_corpus is not None:
+        return DataError(f"[data].validation_corpus: expected text in {config.validation_corpus}, got none")
+    if split == TRAIN and (config.validation_corpus is not None or not has_validation(config)):
+        return DataError(f"[data].corpus: expected text in {config.corpus}, got none")
+    what = f"[data].validation_fraction = {config.validation_fraction} leaves no text to "
+    advice = {
+        TRAIN: "train on: take a smaller one, or more text",
+        VAL: 'validate on: take a larger one or validation_split = "tail", or 0 for none',
+    }
+    return DataError(what + advice[split])
+
+
+def _whole(corpus: Corpus, split: Split | None) -> list[Region]:
+    return [Region(source.path, source.start, source.num_bytes, split) for source in corpus.sources]
+
+
+def _divides_by_document(by_document: list[Region], config: CorpusConfig) -> bool:
+    """Whether there are MIN_DOCUMENTS documents, and some on both sides; reads no further than that."""
+    number, seen = 0, set[Split | None]()
+    for region in by_document:
+        for piece in pieces(region, config, safe_cut=None):
+            if piece.extent == "documents":
+                splits: list[Split | None] = [document.split for document in documents_of(piece, config)]
+            else:
+                splits = [piece.split] * (piece.extent == "end")
+            number += len(splits)
+            seen.update(splits)
+            if number >= MIN_DOCUMENTS and len(seen) == 2:
+                return True
+    return False
+
+
+def _divided_by_tail(config: CorpusConfig, corpus: Corpus) -> list[Region]:
+    """What begins at or after (1 - fraction) of all bytes validates; a text across this place is divided."""
+    # As the user has written it: 1 - 0.9 is not quite 0.1 in binary.
+    kept = 1 - fractions.Fraction(str(config.validation_fraction))
+    at = math.floor(corpus.num_bytes * kept)
+    found = []
+    for source in corpus.sources:
+        boundary = _boundary(source, at, config) if source.start < at < source.num_bytes else at
+        middle = max(source.start, min(boundary, source.num_bytes))
+        found.append(Region(source.path, source.start, middle, TRAIN))
+        found.append(Region(source.path, middle, source.num_bytes, VAL))
+        at -= source.num_bytes
+    return [region for region in found if region.start < region.stop]
+
+
+def _boundary(source: Source, at: int, config: CorpusConfig) -> int:
+    """The first place from byte `at` on where the file can be divided."""
+    if is_jsonl(source.path):
+        return _next_line(source, at)
+    separator = config.document_separator.encode()
+    after = _after_separator(source, at, separator) if separator else at
+    character = read_bytes(source.path, after, min(after + 3, source.num_bytes))
+    return after + len(character) - len(character.lstrip(bytes(range(0x80, 0xC0))))
+
+
+def _next_line(source: Source, at: int) -> int:
+    """The first place from `at` on where a line begins."""
+    position = at - 1
+    while position < source.num_bytes:
+        data = read_bytes(source.path, position, min(position + 2**20, source.num_bytes))
+        if b"\n" in data:
+            return position + data.index(b"\n") + 1
+        position += len(data)
+    return source.num_bytes
+
+
+def _after_separator(source: Source, at: int, separator: bytes) -> int:
+    """`at`, or the end of the separator within which it lies."""
+    # Separators are found from the left, and may overlap themselves ("aaa" holds one "aa"). None reaches
+    # across a character that it does not hold, so looking from there on finds what reading all would find.
+    before = read_bytes(source.path, max(source.start, at - _LOOK_BACK), at)
+    position = at - (len(before) - len(before.rstrip(separator)))
+    data = read_bytes(source.path, position, min(at + len(separator), source.num_bytes))
+    end = 0
+    while (found := data.find(separator, end)) >= 0 and position + found < at:
+        end = found + len(separator)
+    return max(position + end, at)

@@ -1,0 +1,45 @@
+"""The console logger: one JSON object a line on stdout, and nothing else there.
+
+    transformerlm-train --config configs/train.toml | jq -r '."metrics.loss"'
+
+The config is not printed (`--print-config` does that), artefacts stay where they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+from transformerlm.logging.base import NullLogger, Value
+from transformerlm.logging.jsonl import to_line
+from transformerlm.logging.terminal import silence, warn, write_line
+
+SIGNIFICANT_DIGITS = 6
+"""Of a float on the console; metrics.jsonl keeps all of them."""
+
+
+class ConsoleLogger(NullLogger):
+    """Records as JSON lines on `stream` (None: stdout), each flushed at once.
+
+    Where the reader goes away (`| head -1`) the logger falls silent and the program goes on.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream: TextIO | None = sys.stdout if stream is None else stream
+
+    def log(self, values: Mapping[str, Value], step: int | None = None) -> None:
+        """Print a record."""
+        # stdout is None in a program that was started without one (`>&-`).
+        if self._stream is None or self._stream.closed:
+            return
+        try:
+            write_line(self._stream, to_line(values, step, SIGNIFICANT_DIGITS))
+        except OSError as error:
+            self._fall_silent(self._stream, error)
+
+    def _fall_silent(self, stream: TextIO, error: OSError) -> None:
+        silence(stream)
+        self._stream = None
+        if not isinstance(error, BrokenPipeError):
+            warn(f"metrics can no longer be printed ({error.strerror}); the program goes on")

@@ -1,0 +1,36 @@
+"""From the config to a logger."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from transformerlm.config import LoggingConfig, WandbConfig
+from transformerlm.logging.base import Logger
+from transformerlm.logging.console import ConsoleLogger
+from transformerlm.logging.wandb import WandbLogger
+
+
+def make_logger(logging: LoggingConfig, wandb: WandbConfig, directory: Path, run_name: str) -> Logger:
+    """The logger that `[logging].backend` names.
+
+    Args:
+        directory: where it may keep files of its own.
+        run_name: the run's name, resolved (`resolved_run_name`).
+    """
+    if logging.backend == "console":
+        return ConsoleLogger()
+    return WandbLogger(wandb, logging, directory, run_name)
+
+
+def resolved_run_name(logging: LoggingConfig) -> str:
+    """`run_name`, or the time in UTC: `20261122-153000`.
+
+    Under a wandb agent, which starts many runs at once, the agent's run id follows: two of them never
+    share a name.
+    """
+    if logging.run_name:
+        return logging.run_name
+    run_id = os.environ.get("WANDB_RUN_ID", "")
+    return "-".join(part for part in (datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), run_id) if part)

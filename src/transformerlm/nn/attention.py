@@ -1,0 +1,75 @@
+"""Self-attention: the part of a block in which positions see each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from transformerlm.nn.cache import LayerCache
+from transformerlm.nn.linear import Linear
+from transformerlm.nn.norm import RMSNorm
+from transformerlm.nn.rope import RotaryPositionEmbedding
+from transformerlm.nn.sdpa import resolve_backend, scaled_dot_product_attention
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """Causal attention of every position to itself and those before it, in several heads at once.
+
+    Project, rotate, cache, mix, project. `num_kv_heads` below `num_heads` shares each key and value head
+    between neighbouring query heads. `rope` gives positions (without it there are none); it may be
+    shared between layers. `qk_norm` brings every query and key head to one length before the rotation,
+    which bounds the scores.
+
+    Source: Vaswani et al., "Attention Is All You Need", 2017, section 3.2.2; Ainslie et al., "GQA", 2023;
+    for qk_norm Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        num_kv_heads: int | None = None,
+        rope: RotaryPositionEmbedding | None = None,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-5,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        num_kv_heads = num_kv_heads or num_heads
+        if d_model % num_heads or num_heads % num_kv_heads:
+            expected = "expected num_heads to divide d_model and num_kv_heads to divide num_heads"
+            raise ValueError(f"{expected}, got {d_model}, {num_heads}, {num_kv_heads}")
+        self.d_head = d_model // num_heads
+        self.backend = resolve_backend(backend, device)
+        self.q_proj = Linear(d_model, num_heads * self.d_head, device, dtype)
+        self.k_proj = Linear(d_model, num_kv_heads * self.d_head, device, dtype)
+        self.v_proj = Linear(d_model, num_kv_heads * self.d_head, device, dtype)
+        self.output_proj = Linear(num_heads * self.d_head, d_model, device, dtype)
+        self.q_norm = RMSNorm(self.d_head, norm_eps, device, dtype) if qk_norm else None
+        self.k_norm = RMSNorm(self.d_head, norm_eps, device, dtype) if qk_norm else None
+        self.rope = rope
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """[batch, T, d_model] -> [batch, T, d_model]; with a cache, behind the tokens that it holds."""
+        q, k, v = self._project(x)
+        positions = torch.arange(x.shape[-2], device=x.device) if cache is None else cache.positions
+        if self.rope is not None:
+            q, k = self.rope(q, positions), self.rope(k, positions)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        mask = None if cache is None else cache.mask
+        mixed = scaled_dot_product_attention(q, k, v, mask, causal=mask is None, backend=self.backend)
+        output: Tensor = self.output_proj(mixed.transpose(-3, -2).flatten(-2))
+        return output
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each [..., heads, T, d_head], from [..., T, d_model]."""
+        q, k, v = (
+            projected.view(*x.shape[:-1], -1, self.d_head).transpose(-3, -2)
+            for projected in (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        )
+        if self.q_norm is None or self.k_norm is None:
+            return q, k, v
+        return self.q_norm(q), self.k_norm(k), v

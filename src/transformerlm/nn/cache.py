@@ -1,0 +1,179 @@
+"""The keys and values of the tokens that a model has already seen, so that each is computed once.
+
+A cache is made by whoever generates and passed to the model with every call; the model keeps nothing.
+Memory is allocated once, for the longest text. It is for inference: no gradient flows through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from transformerlm.config import ModelConfig
+
+
+class LayerCache(NamedTuple):
+    """One layer's share of a cache, while `num_tokens` new tokens of every row pass through the layer."""
+
+    keys: Tensor
+    """[batch, num_kv_heads, capacity, d_head]"""
+    values: Tensor
+    """As `keys`."""
+    slots: tuple[slice | Tensor, ...]
+    """Where in `keys` the new tokens go: an index of its first three dimensions."""
+    length: int
+    """Keys of the longest row, the new tokens included."""
+    positions: Tensor
+    """Of the new tokens: [num_tokens], or [batch, 1, num_tokens] where rows differ."""
+    mask: Tensor | None
+    """[batch, 1, num_tokens, length], True = attend; None where the plain causal mask is right."""
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store those of the new tokens [batch, num_kv_heads, num_tokens, d_head]; give back all so far."""
+        self.keys[self.slots] = keys.detach().to(self.keys.dtype)
+        self.values[self.slots] = values.detach().to(self.values.dtype)
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
+class KVCache:
+    """Keys and values of all layers, for a batch of rows that may differ in length.
+
+    The model writes the tokens of a call behind each row's own end, attends to nothing else, and calls
+    `advance`. Rows of different lengths start as one right-padded batch:
+
+        hidden = model.hidden_states(padded_ids, cache)   # the padding is stored behind each row's end,
+        cache.set_lengths(lengths)                        # forgotten here, and overwritten by and by
+        model(next_ids, cache)                            # [batch, 1]: each row at its own position
+
+    While all rows are of one length, as in a batch of one, writing and masking take no index at all.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        batch_size: int,
+        num_kv_heads: int,
+        capacity: int,
+        d_head: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        # Zeros, not whatever was there: a masked NaN would still spoil the row, for 0 * NaN is NaN.
+        shape = (num_layers, batch_size, num_kv_heads, capacity, d_head)
+        self._keys = torch.zeros(shape, device=device, dtype=dtype)
+        self._values = torch.zeros(shape, device=device, dtype=dtype)
+        # The lengths are kept twice: shapes are made of the host's, so that no step waits for the device.
+        self._host_lengths: list[int] = []
+        self._lengths = torch.zeros(0, dtype=torch.long, device=device)
+        self.reset()
+
+    @classmethod
+    def for_model(
+        cls,
+        config: ModelConfig,
+        batch_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        capacity: int | None = None,
+    ) -> KVCache:
+        """A cache that fits a model: `capacity` tokens a row, the model's whole context by default."""
+        tokens = config.context_length if capacity is None else capacity
+        return cls(config.num_layers, batch_size, config.kv_heads, tokens, config.d_head, device, dtype)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that a row can hold."""
+        return self._keys.shape[3]
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in use."""
+        return len(self._host_lengths)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens in the longest row; known without asking the device."""
+        return max(self._host_lengths, default=0)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens in each row: LongTensor [batch] on the cache's device."""
+        return self._lengths
+
+    def layers(self, num_tokens: int) -> list[LayerCache]:
+        """What each layer needs to take `num_tokens` more tokens of every row.
+
+        Raises:
+            ValueError: where they do not fit.
+        """
+        end = self.max_length + num_tokens
+        if end > self.capacity:
+            raise ValueError(
+                f"expected at most {self.capacity} tokens a row (the cache's capacity), got {end}"
+            )
+        slots, positions, mask = self._slots(num_tokens)
+        rows = self.batch_size
+        return [
+            LayerCache(keys[:rows], values[:rows], slots, end, positions, mask)
+            for keys, values in zip(self._keys, self._values, strict=True)
+        ]
+
+    def advance(self, num_tokens: int) -> None:
+        """Count `num_tokens` more tokens in every row. The model does it once all layers have stored them."""
+        self._host_lengths = [length + num_tokens for length in self._host_lengths]
+        self._lengths = self._lengths + num_tokens
+
+    def set_lengths(self, lengths: Sequence[int] | Tensor) -> None:
+        """Keep the first `lengths[row]` tokens of each row and forget the others.
+
+        A list is better than a tensor on a GPU, which has to be waited for.
+
+        Raises:
+            ValueError: where a row has fewer tokens than that.
+        """
+        wanted = _as_list(lengths)
+        if len(wanted) != self.batch_size or any(
+            not 0 <= new <= old for new, old in zip(wanted, self._host_lengths, strict=True)
+        ):
+            raise ValueError(f"lengths: expected at most {self._host_lengths}, got {wanted}")
+        self._set_lengths(wanted)
+
+    def select(self, rows: Sequence[int] | Tensor) -> None:
+        """Keep these rows, in this order (finished texts are dropped); their memory stays with the cache.
+
+        A list is better than a tensor on a GPU, which has to be waited for.
+        """
+        kept = _as_list(rows)
+        assert len(kept) <= self._keys.shape[1], "a cache cannot hold more rows than it was made for"
+        index = torch.tensor(kept, dtype=torch.long, device=self._keys.device)
+        used = slice(0, self.max_length)
+        for stored in (self._keys, self._values):
+            stored[:, : len(kept), :, used] = stored[:, index, :, used]
+        self._set_lengths([self._host_lengths[row] for row in kept])
+
+    def reset(self) -> None:
+        """Forget everything; all rows that the cache was made for are in use again."""
+        self._set_lengths([0] * self._keys.shape[1])
+
+    def _slots(self, num_tokens: int) -> tuple[tuple[slice | Tensor, ...], Tensor, Tensor | None]:
+        """`slots`, `positions` and `mask` of the next tokens, as LayerCache has them."""
+        device, start, end = self._keys.device, self.max_length, self.max_length + num_tokens
+        if len(set(self._host_lengths)) <= 1:
+            everywhere = slice(None)
+            return (everywhere, everywhere, slice(start, end)), torch.arange(start, end, device=device), None
+        positions = self._lengths[:, None, None] + torch.arange(num_tokens, device=device)
+        rows = torch.arange(self.batch_size, device=device)[:, None, None]
+        heads = torch.arange(self._keys.shape[2], device=device)[:, None]
+        mask = torch.arange(end, device=device) <= positions.unsqueeze(-1)
+        return (rows, heads, positions), positions, mask
+
+    def _set_lengths(self, lengths: list[int]) -> None:
+        self._host_lengths = lengths
+        self._lengths = torch.tensor(lengths, dtype=torch.long, device=self._keys.device)
+
+
+def _as_list(values: Sequence[int] | Tensor) -> list[int]:
+    return [int(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]

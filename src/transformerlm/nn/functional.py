@@ -1,0 +1,63 @@
+"""The mathematics that has no weights: softmax, SiLU, cross-entropy. Nothing here remembers anything."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def widen(x: Tensor) -> Tensor:
+    """`x` in float32; unchanged where it is float32 or float64 already.
+
+    Sums, exponentials and roots are taken in it: a bfloat16 carries 8 bits, and a float16 ends at 65,504.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def softmax(x: Tensor, dim: int) -> Tensor:
+    """Exponentials that sum to one along `dim`: exp(x_i - max x) / sum_j exp(x_j - max x).
+
+    Taking the maximum away changes nothing in the quotient and keeps every exponential at most 1.
+    Computed in float32 at least, returned in the dtype of `x`.
+    """
+    wide = widen(x)
+    # The result does not depend on the shift, so no gradient has to flow through it.
+    exponentials = (wide - wide.detach().amax(dim, keepdim=True)).exp()
+    return (exponentials / exponentials.sum(dim, keepdim=True)).to(x.dtype)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x), element by element.
+
+    Source: Elfwing, Uchibe, Doya, "Sigmoid-Weighted Linear Units for Neural Network Function
+    Approximation in Reinforcement Learning", 2018.
+    """
+    return x * torch.sigmoid(x)
+
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean"
+) -> Tensor:
+    """Nats that the model needs for the targets: log(sum_j exp(logits_j)) - logits_target.
+
+    Args:
+        logits: [..., vocabulary], of any size: computed in float32 at least, the maximum taken away.
+        targets: [...], ids.
+        reduction: the mean over all positions, their sum, or each by itself.
+
+    Returns:
+        A scalar, or [...] with "none"; in float32, or float64 where the logits are.
+    """
+    wide = widen(logits)
+    shifted = wide - wide.detach().amax(-1, keepdim=True)
+    nats = shifted.exp().sum(-1).log() - shifted.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    match reduction:
+        case "mean":
+            return nats.mean()
+        case "sum":
+            return nats.sum()
+        case "none":
+            return nats
+    raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}')

@@ -1,0 +1,28 @@
+"""How every matrix of the model starts: a normal distribution without its tails."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def truncated_normal_(weight: Tensor, std: float) -> None:
+    """Fill `weight` from N(0, std^2) cut at three standard deviations, by torch's global generator.
+
+    Drawn in float32 at least, so that weights in half precision are the rounded ones of float32.
+    """
+    drawn = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    nn.init.trunc_normal_(drawn, std=std, a=-3 * std, b=3 * std)
+    weight.copy_(drawn)
+
+
+def linear_std(in_features: int, out_features: int) -> float:
+    """sqrt(2 / (in + out)): signals keep their size forwards and gradients backwards, on average.
+
+    Source: Glorot, Bengio, "Understanding the difficulty of training deep feedforward neural
+    networks", 2010, equation 12.
+    """
+    return math.sqrt(2 / (in_features + out_features))

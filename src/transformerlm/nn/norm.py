@@ -1,0 +1,39 @@
+"""Root mean square normalisation: brings vectors to one length, and learns a gain per component."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from transformerlm.nn.functional import widen
+
+
+class RMSNorm(nn.Module):
+    """y = gain * x / sqrt(mean(x^2) + eps) over the last dimension; no mean is taken away, no bias added.
+
+    Computed in float32 at least and returned in the input's dtype. `weight` is the gain [d_model], all
+    ones at first.
+
+    Source: Zhang, Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        eps: float = 1e-5,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d_model] -> [..., d_model]."""
+        wide = widen(x)
+        inverse_rms = (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return (wide * inverse_rms * self.weight).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"d_model={self.weight.shape[0]}, eps={self.eps}"

@@ -1,0 +1,132 @@
+"""Scaled dot-product attention: the contract, and the backends that serve it.
+
+`reference` is the mathematics step by step and defines what is right; `torch` is PyTorch's fused
+kernel. A backend that cannot serve raises: none stands in for another in silence. No weights here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from transformerlm.errors import ConfigError
+from transformerlm.nn.functional import softmax
+
+
+def scaled_dot_product_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    causal: bool = False,
+    backend: str = "reference",
+) -> Tensor:
+    """softmax(q k^T / sqrt(d_k)) v, over the keys that each query may attend to.
+
+    With `causal`, the last query stands at the last key: query i attends to key j where
+    j - (keys - queries) <= i. So two new queries after three cached keys see four and five keys.
+    (PyTorch's own `is_causal` aligns the first query with the first key, and would show them one and two.)
+
+    Grouped-query attention: where dimension -3 of k and v (their heads) is smaller than that of q, it
+    must divide it, and each key head serves that many neighbouring query heads.
+
+    Args:
+        q: [..., queries, d_k]
+        k: [..., keys, d_k]
+        v: [..., keys, d_v]
+        mask: boolean, broadcast to [..., queries, keys]; True = attend. A query that may attend to
+            nothing gets zeros.
+        causal: also hide later keys.
+        backend: "reference" or "torch".
+
+    Returns:
+        [..., queries, d_v], in the dtype of the inputs.
+
+    Raises:
+        ValueError: for a mask that is not boolean, heads that do not divide, or an unknown backend.
+
+    Source: Vaswani et al., "Attention Is All You Need", 2017, equation 1; Ainslie et al., "GQA:
+    Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints", 2023.
+    """
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"mask: expected torch.bool (True = attend), got {mask.dtype}")
+    return _backend_function(backend)(q, k, v, mask, causal)
+
+
+def resolve_backend(backend: str, device: torch.device | str | None = None) -> str:
+    """The backend that `backend` means on `device`: "auto" chooses, every other name must exist.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if backend == "auto":
+        # On every device: it needs no memory for the scores. Only below some 100 positions in bfloat16 on
+        # a CPU is the reference quicker.
+        return "torch"
+    _backend_function(backend)
+    return backend
+
+
+def causal_mask(num_queries: int, num_keys: int, device: torch.device | str | None = None) -> Tensor:
+    """[num_queries, num_keys], True = attend, aligned so that the last query stands at the last key."""
+    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    if _grouped(q, k):
+        group_size = q.shape[-3] // k.shape[-3]
+        k, v = k.repeat_interleave(group_size, -3), v.repeat_interleave(group_size, -3)
+    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)
+    if causal:
+        mask = _hide_later(mask, q, k)
+    if mask is None:
+        return softmax(scores, -1) @ v
+    weights = softmax(scores.masked_fill(~mask, -math.inf), -1)
+    # The softmax of a row that is all -inf is NaN; here such a query attends to nothing.
+    return weights.masked_fill(~mask.any(-1, keepdim=True), 0) @ v
+
+
+def _torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    top_left = causal and mask is None and q.shape[-2] == k.shape[-2]
+    if causal and not top_left:
+        mask = _hide_later(mask, q, k)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=top_left, enable_gqa=_grouped(q, k)
+    )
+
+
+def _grouped(q: Tensor, k: Tensor) -> bool:
+    if q.dim() < 3 or q.shape[-3] == k.shape[-3]:
+        return False
+    if q.shape[-3] % k.shape[-3]:
+        raise ValueError(
+            f"heads: expected a divisor of the queries' {q.shape[-3]}, got {k.shape[-3]} of k and v"
+        )
+    return True
+
+
+def _hide_later(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
+    """`mask` and the causal one; a single query stands at the last key and has none later to hide."""
+    if q.shape[-2] == 1:
+        return mask
+    earlier = causal_mask(q.shape[-2], k.shape[-2], q.device)
+    return earlier if mask is None else earlier & mask
+
+
+BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]] = {
+    "reference": _reference,
+    "torch": _torch,
+}
+"""Name -> function of (q, k, v, mask, causal). A new kernel enters here, and nowhere else."""
+
+
+def _backend_function(backend: str) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]:
+    if backend not in BACKENDS:
+        names = ", ".join(f'"{name}"' for name in BACKENDS)
+        raise ConfigError(f'attention backend: expected one of {names}, got "{backend}"')
+    return BACKENDS[backend]

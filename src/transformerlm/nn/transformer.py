@@ -1,0 +1,138 @@
+"""The model, from token ids to logits. Start reading here; each name leads to the file that defines it.
+
+It knows nothing of losses, mixed precision, ranks or loggers: those are applied from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from transformerlm.config import ModelConfig
+from transformerlm.nn.attention import MultiHeadSelfAttention
+from transformerlm.nn.cache import KVCache, LayerCache
+from transformerlm.nn.embedding import Embedding
+from transformerlm.nn.feedforward import SwiGLU
+from transformerlm.nn.linear import Linear
+from transformerlm.nn.norm import RMSNorm
+from transformerlm.nn.rope import RotaryPositionEmbedding
+from transformerlm.nn.sdpa import resolve_backend
+
+
+class TransformerBlock(nn.Module):
+    """Positions look at each other, then each thinks by itself; both add to the residual stream.
+
+    Pre-norm: what is normalised goes into the branch, and the stream itself runs through untouched.
+
+    Source: Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020, figure 1b.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        rope: RotaryPositionEmbedding | None = None,
+        *,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.d_model, config.norm_eps, device, dtype)
+        self.attention = MultiHeadSelfAttention(
+            config.d_model,
+            config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            rope=rope,
+            qk_norm=config.qk_norm,
+            norm_eps=config.norm_eps,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
+        self.feedforward_norm = RMSNorm(config.d_model, config.norm_eps, device, dtype)
+        self.feedforward = SwiGLU(config.d_model, config.d_ff, device, dtype)
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """[batch, T, d_model] -> [batch, T, d_model]."""
+        x = x + self.attention(self.attention_norm(x), cache)
+        x = x + self.feedforward(self.feedforward_norm(x))
+        return x  # noqa: RET504 - the architecture is the two lines above
+
+
+class TransformerLM(nn.Module):
+    """A decoder-only Transformer: embedding, blocks, a last norm, and a head that scores every token.
+
+    Weights are drawn by torch's global generator: seed it first. `backend` chooses how attention is
+    computed ("auto", "reference", "torch"); it is resolved once, here, and kept as `backend`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.backend = resolve_backend(backend, device)
+        rope = RotaryPositionEmbedding(config.rope_theta, config.d_head, config.context_length, device)
+        self.embedding = Embedding(config.vocabulary_rows, config.d_model, device, dtype)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(config, rope, backend=self.backend, device=device, dtype=dtype)
+            for _ in range(config.num_layers)
+        )
+        self.final_norm = RMSNorm(config.d_model, config.norm_eps, device, dtype)
+        self.head = Linear(config.d_model, config.vocabulary_rows, device, dtype)
+        self._tie()
+
+    def forward(self, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Ids [batch, T] -> logits [batch, T, vocab_size] of the token that follows each position.
+
+        With a cache the ids continue the rows that it holds, and are stored in it.
+
+        Raises:
+            ValueError: for more tokens than context_length (or than the cache can hold).
+            IndexError: for an id outside the vocabulary.
+        """
+        return self.logits(self.hidden_states(token_ids, cache))
+
+    def hidden_states(self, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """As forward, but without the head: [batch, T, d_model], for whoever needs few logits or none."""
+        num_tokens = token_ids.shape[-1]
+        self._check_length(num_tokens if cache is None else cache.max_length + num_tokens)
+        layers = [None] * len(self.blocks) if cache is None else cache.layers(num_tokens)
+        x: Tensor = self.embedding(token_ids)
+        for block, layer in zip(self.blocks, layers, strict=True):
+            x = block(x, layer)
+        if cache is not None:
+            cache.advance(num_tokens)
+        hidden: Tensor = self.final_norm(x)
+        return hidden
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Scores [..., vocab_size] of hidden states [..., d_model], larger for likelier tokens."""
+        scores: Tensor = self.head(hidden_states)
+        return scores
+
+    def _tie(self) -> None:
+        if self.config.tie_embeddings:
+            # One matrix for both, drawn as the head's: with the embedding's deviation of 1 the first logits
+            # would be sqrt(d_model) too large.
+            self.embedding.weight = self.head.weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Module.to_empty ends here and makes two parameters of the one that is shared.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._tie()
+        return self
+
+    def _check_length(self, length: int) -> None:
+        if length > self.config.context_length:
+            raise ValueError(
+                f"expected at most context_length = {self.config.context_length} tokens, got {length}"
+            )

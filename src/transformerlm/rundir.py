@@ -1,0 +1,129 @@
+"""What a run's folder holds besides its checkpoints, and whether a checkpoint belongs to a run.
+
+run_dir/
+    config.toml       the resolved config
+    tokenizer/        vocab.json, merges.txt: the run needs nothing from elsewhere to write text
+    checkpoints/      step_00000500/ ... (checkpoint.py)
+    metrics.jsonl     what was logged, every step at most once
+    samples.jsonl     texts from the trained model
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transformerlm import __version__
+from transformerlm.checkpoint import Checkpoint, checkpoint_paths, latest_checkpoint
+from transformerlm.config import TrainConfig
+from transformerlm.data import TokenData
+from transformerlm.errors import CheckpointError
+from transformerlm.files import committed_file
+from transformerlm.progress import Reporter
+from transformerlm.schema import to_dict, to_toml
+from transformerlm.tokenizer import Tokenizer
+
+
+class RunDirectory:
+    """The paths of a run, and the rules for going on in a folder that exists already."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples.jsonl"
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> RunDirectory:
+        """The run that a checkpoint belongs to."""
+        return cls(checkpoint.path.absolute().parent.parent)
+
+    def tokenizer(self, checkpoint: Checkpoint) -> Tokenizer:
+        """The run's tokenizer.
+
+        Raises:
+            DataError: where it cannot be read.
+            CheckpointError: where it is not the one that the checkpoint was trained with.
+        """
+        tokenizer = Tokenizer.from_dir(self.path / "tokenizer")
+        if tokenizer.fingerprint != checkpoint.about["identity"]["tokenizer"]:
+            raise CheckpointError(f"{self.path / 'tokenizer'}: not the tokenizer of {checkpoint.path}")
+        return tokenizer
+
+    def start(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
+        """Write the config and the tokenizer."""
+        with committed_file(self.path / "config.toml") as file:
+            file.write(to_toml(config).encode())
+        if not (self.path / "tokenizer").exists():
+            tokenizer.save(self.path / "tokenizer")
+
+    def resume_point(self, resume: str, reporter: Reporter) -> Checkpoint | None:
+        """The checkpoint to go on from, as [training].resume says; None for a fresh start.
+
+        Raises:
+            CheckpointError: "never" in a folder that holds a run, "must" in one that holds none, or a
+                folder whose checkpoints are all damaged.
+        """
+        if resume == "never" and checkpoint_paths(self.checkpoints):
+            what = 'holds a run already, and [training].resume is "never"'
+            raise CheckpointError(f"{self.path}: {what}; choose another [training].run_dir or remove it")
+        found = latest_checkpoint(self.checkpoints, reporter.say)
+        if found is None and resume == "must":
+            what = 'no checkpoint to go on from, and [training].resume is "must"'
+            raise CheckpointError(f"{self.path}: {what}")
+        return found
+
+
+def identity(config: TrainConfig, data: TokenData) -> dict[str, Any]:
+    """What a run cannot change under way: its model, its tokenizer, its data."""
+    names = {"train": data.train, "val": data.val}
+    return {
+        **{f"[model].{key}": value for key, value in to_dict(config.model).items()},
+        "tokenizer": data.train.fingerprint,
+        **{f"{name} data": file.sha256 for name, file in names.items() if file is not None},
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What decides the last bits of a result besides the config."""
+    return {
+        "transformerlm": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`key: old -> new` for every key whose value differs, also inside nested tables."""
+    lines = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += [f"[{key}].{line}" for line in differences(before, after)]
+        elif before != after:
+            lines.append(f"{key}: {before} -> {after}")
+    return lines
+
+
+def check_same_run(
+    found: Checkpoint, now: Mapping[str, Any], config: TrainConfig, reporter: Reporter
+) -> None:
+    """Refuse a checkpoint of another model, tokenizer or data; say what else has changed.
+
+    Raises:
+        CheckpointError: one line per key that a run cannot change, old -> new.
+    """
+    about = found.about
+    if changes := differences(about["identity"], now):
+        advice = "choose another [training].run_dir, or undo the change"
+        raise CheckpointError([f"{found.path}: {line}" for line in changes] + [f"cannot go on: {advice}"])
+    if changes := differences(about["environment"], environment()):
+        reporter.say(f"not bit for bit the run that was stopped: {'; '.join(changes)}")
+    if changes := differences(about["config"], to_dict(config)):
+        reporter.say(f"changed since the checkpoint: {'; '.join(changes)}")

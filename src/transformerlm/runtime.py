@@ -1,0 +1,106 @@
+"""What to compute on and in which precision, resolved from [runtime]; and how fast the device is.
+
+Resolved once, at the start of a command; nothing else in the package asks which device there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+
+import torch
+
+from transformerlm.config import RuntimeConfig
+from transformerlm.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device and the precision of its matrix products."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def from_config(cls, config: RuntimeConfig) -> Runtime:
+        """Resolve "auto", set torch's threads and seed.
+
+        Raises:
+            ConfigError: where the device asked for is not at hand.
+        """
+        device = resolve_device(config.device)
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
+        torch.manual_seed(config.seed)
+        return cls(device, resolve_dtype(config.dtype, device))
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Matrix products in `dtype`, all else in float32; does nothing where `dtype` is float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it (needed before reading a clock)."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def __str__(self) -> str:
+        precision = str(self.dtype).removeprefix("torch.")
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}, {precision}"
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        return f"{self.device.type}, {precision}{threads}"
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that [runtime].device names; "auto" takes cuda, else mps, else cpu."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, here in present.items() if here))
+    if not present[name]:
+        here = ", ".join(device for device in present if present[device])
+        raise ConfigError(f"[runtime].device: expected a device of this machine ({here}), got {name}")
+    return torch.device(name)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision that [runtime].dtype names; "auto" takes bfloat16 where the hardware has it."""
+    if name == "auto":
+        return torch.bfloat16 if has_quick_bfloat16(device) else torch.float32
+    return DTYPES[name]
+
+
+def has_quick_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products run on instructions of their own, not on an emulation that is slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
+        return any(getattr(torch.cpu, test, lambda: False)() for test in tests)
+    return False
+
+
+def measured_flops_ceiling(runtime: Runtime, size: int = 2048, seconds: float = 0.25) -> float:
+    """FLOP/s of a large square matrix product on this device in this precision, measured now.
+
+    The ceiling that model FLOPs utilisation is quoted against: a datasheet's figure would be for
+    another machine. The best of several products, so that a busy moment does not lower it.
+    """
+    # A generator of its own: measuring must not move the one that a resumed run has restored.
+    own = torch.Generator(runtime.device).manual_seed(0)
+    left, right = torch.randn(2, size, size, generator=own, device=runtime.device).to(runtime.dtype)
+    best, deadline = float("inf"), time.perf_counter() + seconds
+    left @ right  # the first product pays for loading the library
+    while best == float("inf") or time.perf_counter() < deadline:
+        runtime.synchronize()
+        start = time.perf_counter()
+        left @ right
+        runtime.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,20 @@
+"""The byte-pair tokenizer: text to ids and back, and how its merges are learned.
+
+Read `pretokenize.py` first (what may merge), then `bpe.py` (what does), then `tokenizer.py`.
+"""
+
+from transformerlm.config import GPT2_PATTERN
+from transformerlm.tokenizer.pretokenize import Pretokenizer
+from transformerlm.tokenizer.tokenizer import StreamDecoder, Tokenizer
+from transformerlm.tokenizer.train import train_bpe, train_bpe_from_texts
+from transformerlm.tokenizer.verify import verify_merges
+
+__all__ = [
+    "GPT2_PATTERN",
+    "Pretokenizer",
+    "StreamDecoder",
+    "Tokenizer",
+    "train_bpe",
+    "train_bpe_from_texts",
+    "verify_merges",
+]

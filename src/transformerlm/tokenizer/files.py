@@ -1,0 +1,222 @@
+"""A tokenizer's files: `vocab.json`, `merges.txt` (both as GPT-2 has them) and `manifest.json`.
+
+The only reader and writer of the three. Both of GPT-2's formats spell a token's bytes in an alphabet
+of 256 printable characters; the manifest holds what they cannot (which tokens are special, the
+pattern), what the tokenizer was made from, and hashes that say whether the other two are whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformerlm.errors import DataError
+from transformerlm.files import write_files
+from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.vocabulary import Fault, merges_fault, vocab_fault
+
+VOCAB_FILE, MERGES_FILE, MANIFEST_FILE = "vocab.json", "merges.txt", "manifest.json"
+FORMAT_VERSION = 1
+
+_JSON_KEY = re.compile(r'"(?:[^"\\]|\\.)*"\s*:')
+
+
+def _gpt2_alphabet() -> str:
+    """A printable character for each byte: its own in Latin-1, or the next one from U+0100 on."""
+    own = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    other = itertools.count(0x100)
+    return "".join(chr(byte if byte in own else next(other)) for byte in range(256))
+
+
+_CHARACTERS = dict(enumerate(_gpt2_alphabet()))
+_BYTES = {character: byte for byte, character in _CHARACTERS.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a tokenizer's two other files do not say about it."""
+
+    pattern: str
+    """The pre-tokenisation pattern."""
+    special_tokens: list[str]
+    vocab_size: int
+    fingerprint: str
+    """Of the whole tokenizer, as `Tokenizer.fingerprint` computes it."""
+    made_from: dict[str, Any] = field(default_factory=dict)
+    """Whatever the one who saved it wants to recognise it by: corpus, settings."""
+
+
+def token_to_text(token: bytes) -> str:
+    """A token in GPT-2's spelling, one printable character a byte: b" the" is "Ġthe"."""
+    return token.decode("latin-1").translate(_CHARACTERS)
+
+
+def text_to_token(text: str) -> bytes:
+    """The token that GPT-2's spelling stands for.
+
+    Raises:
+        ValueError: for a character that stands for no byte.
+    """
+    try:
+        return bytes(map(_BYTES.__getitem__, text))
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]!a} in {text!a} is not in GPT-2's alphabet of bytes") from None
+
+
+def write_tokenizer(directory: str | Path, vocab: Vocab, merges: Merges, manifest: Manifest) -> None:
+    """Write the three files into `directory`, the manifest last."""
+    spelled = {token_to_text(token): token_id for token_id, token in vocab.items()}
+    lines = ["#version: 0.2", *(f"{token_to_text(left)} {token_to_text(right)}" for left, right in merges)]
+    members = {
+        # A token a line, so that an error has a line to name and two versions can be compared.
+        VOCAB_FILE: json.dumps(spelled, ensure_ascii=False, indent=0).encode() + b"\n",
+        MERGES_FILE: "\n".join([*lines, ""]).encode(),
+    }
+    hashes = {name: _identity(content) for name, content in members.items()}
+    content = {"format_version": FORMAT_VERSION, **asdict(manifest), "files": hashes}
+    members[MANIFEST_FILE] = json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n"
+    write_files(directory, members)
+
+
+def read_vocab(path: str | Path, special_tokens: Sequence[str] = ()) -> Vocab:
+    """Read a `vocab.json`: a JSON object, token -> id.
+
+    A key that the alphabet cannot spell stands for itself where it is one of `special_tokens`: some
+    programs write those as they are.
+
+    Raises:
+        DataError: `file:line: what`, for anything but the ids 0 to n - 1, one for each of n tokens.
+    """
+    text = _read(path)
+    pairs = _parse(path, text, list)
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+        raise DataError(f"{path}:1: expected a JSON object of tokens and their ids")
+    entries: list[tuple[bytes, Any]] = []
+    fault = None
+    for index, (key, token_id) in enumerate(pairs):
+        try:
+            entries.append((_token_of(key, special_tokens), token_id))
+        except ValueError as error:
+            fault = Fault(index, str(error))
+            break
+    fault = fault or vocab_fault(entries)
+    if fault:
+        raise DataError(f"{path}:{_line_of_key(text, fault.index)}: {fault.what}")
+    return {token_id: token for token, token_id in entries}
+
+
+def read_merges(path: str | Path, vocab: Vocab) -> Merges:
+    """Read a `merges.txt`: after an optional `#version` line, the two tokens of a merge on each line.
+
+    Raises:
+        DataError: `file:line: what`, also for a merge whose parts or result are not in `vocab`.
+    """
+    merges: Merges = []
+    numbers: list[int] = []
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        content = line.removesuffix("\r")
+        if not content or (number == 1 and content.startswith("#version")):
+            continue
+        try:
+            merges.append(_merge_of(content))
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: {error}") from None
+        numbers.append(number)
+    fault = merges_fault(merges, vocab)
+    if fault:
+        raise DataError(f"{path}:{numbers[fault.index]}: {fault.what}")
+    return merges
+
+
+def read_manifest(directory: str | Path) -> Manifest | None:
+    """Read a `manifest.json` and check that the files beside it are the ones it was written with.
+
+    Returns None where there is no manifest, as with files from elsewhere.
+
+    Raises:
+        DataError: a damaged manifest, one of a later format, or other files than it describes.
+    """
+    path = Path(directory) / MANIFEST_FILE
+    if not path.exists():
+        return None
+    content = _parse(path, _read(path), dict)
+    for name, kind in {"format_version": int, "files": dict, **_MANIFEST_KINDS}.items():
+        if not isinstance(content, dict) or type(content.get(name)) is not kind:
+            raise DataError(f"{path}:1: expected {name!r} with a value of type {kind.__name__}")
+    if not all(isinstance(token, str) for token in content["special_tokens"]):
+        raise DataError(f"{path}:1: special_tokens: expected text, got {content['special_tokens']!r:.60}")
+    if content["format_version"] > FORMAT_VERSION:
+        what = f"expected at most {FORMAT_VERSION}, got {content['format_version']}: update this program"
+        raise DataError(f"{path}:1: format_version: {what}")
+    for name in (VOCAB_FILE, MERGES_FILE):
+        _check_identity(path.with_name(name), content["files"].get(name))
+    return Manifest(**{name: content[name] for name in _MANIFEST_KINDS})
+
+
+_MANIFEST_KINDS: dict[str, type] = {
+    "pattern": str,
+    "special_tokens": list,
+    "vocab_size": int,
+    "fingerprint": str,
+    "made_from": dict,
+}
+
+
+def _identity(content: bytes) -> dict[str, Any]:
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _check_identity(path: Path, expected: Any) -> None:
+    found = _identity(_read_bytes(path))
+    if found != expected:
+        what = f"expected {expected} as {MANIFEST_FILE} has it, got {found}"
+        raise DataError(f"{path}: {what}: one of the two is damaged or not of this tokenizer")
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+
+
+def _read(path: str | Path) -> str:
+    content = _read_bytes(path)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8 at byte {error.start} of the file") from None
+
+
+def _parse(path: str | Path, text: str, pairs_hook: Callable[[list[tuple[str, Any]]], Any]) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=pairs_hook)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
+        raise DataError(f"{path}:1: not valid JSON: {error}") from None
+
+
+def _line_of_key(text: str, index: int) -> int:
+    """The line of an object's key number `index`, as the JSON parser does not tell it."""
+    key = next(itertools.islice(_JSON_KEY.finditer(text), index, None), None)
+    return text.count("\n", 0, key.start()) + 1 if key else 1
+
+
+def _token_of(key: str, special_tokens: Sequence[str]) -> bytes:
+    stands_for_itself = key in special_tokens and not _BYTES.keys() >= set(key)
+    return key.encode() if stands_for_itself else text_to_token(key)
+
+
+def _merge_of(line: str) -> tuple[bytes, bytes]:
+    parts = line.split(" ")
+    if len(parts) != 2 or not all(parts):
+        raise ValueError(f"expected two tokens with one space between them, got {line!a:.60}")
+    return text_to_token(parts[0]), text_to_token(parts[1])

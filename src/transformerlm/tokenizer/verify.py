@@ -1,0 +1,87 @@
+"""Are these merges right? A check that needs no tie rule, and so serves for any trainer's list.
+
+It shares no code with the trainer: byte strings instead of ids, whole words instead of places.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from transformerlm.tokenizer.reference import Pair, count_pairs, merge_word, split_bytes
+
+
+@dataclass(frozen=True)
+class WrongMerge:
+    """A merge that was not one of the most frequent pairs when its turn came."""
+
+    index: int
+    """Its place in the list, from 0."""
+    pair: Pair
+    count: int
+    """How often the pair occurred then."""
+    better_pair: Pair
+    better_count: int
+
+    def __str__(self) -> str:
+        better = f"while {self.better_pair} occurs {self.better_count} times"
+        return f"merge {self.index} is of {self.pair}, which occurs {self.count} times, {better}"
+
+
+def verify_merges(
+    counts: Mapping[str, int] | Mapping[bytes, int], merges: Sequence[Pair]
+) -> WrongMerge | None:
+    """Replay merges on a corpus given as pre-token -> count; the first wrong one, None if all are right.
+
+    Right is a merge of a pair that is as frequent as any other at its moment. Which of several equally
+    frequent ones comes first is the trainer's choice.
+    """
+    replay = _Replay(counts)
+    for index, pair in enumerate(merges):
+        best = replay.most_frequent()
+        count, best_count = replay.pairs[pair], replay.pairs[best]
+        if count < best_count or not count:
+            return WrongMerge(index, pair, count, best, best_count)
+        replay.merge(pair)
+    return None
+
+
+class _Replay:
+    """The words of a corpus while merges are made, and how often each pair occurs in them."""
+
+    def __init__(self, counts: Mapping[str, int] | Mapping[bytes, int]) -> None:
+        self.words = [split_bytes(text) for text in counts]
+        self.weights = list(counts.values())
+        self.pairs: Counter[Pair] = Counter()
+        self.words_with: defaultdict[Pair, set[int]] = defaultdict(set)
+        for index in range(len(self.words)):
+            self._count(index, 1)
+        self.queue = [(-count, pair) for pair, count in self.pairs.items()]
+        heapq.heapify(self.queue)
+
+    def most_frequent(self) -> Pair:
+        """One of the most frequent pairs; a pair of nothings where no pair is left."""
+        while self.queue and self.pairs[self.queue[0][1]] != -self.queue[0][0]:
+            heapq.heappop(self.queue)  # its count has changed since, and was entered anew
+        return self.queue[0][1] if self.queue else (b"", b"")
+
+    def merge(self, pair: Pair) -> None:
+        changed: set[Pair] = set()
+        for index in list(self.words_with[pair]):
+            changed |= self._count(index, -1)
+            self.words[index] = merge_word(self.words[index], pair)
+            changed |= self._count(index, 1)
+        for other in changed:
+            heapq.heappush(self.queue, (-self.pairs[other], other))
+
+    def _count(self, index: int, sign: int) -> set[Pair]:
+        counts = count_pairs({self.words[index]: sign * self.weights[index]})
+        self.pairs.update(counts)
+        for pair in counts:
+            if sign > 0:
+                self.words_with[pair].add(index)
+            else:
+                self.words_with[pair].discard(index)
+        return set(counts)

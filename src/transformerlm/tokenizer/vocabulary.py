@@ -1,0 +1,53 @@
+"""What makes a vocabulary and a list of merges sound, and what is wrong with one that is not.
+
+Pure checks; the caller says where the fault lies (a line of a file, an argument).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first thing that is wrong with a list of entries."""
+
+    index: int
+    """Place in the list; 0 also where nothing particular is to blame."""
+    what: str
+
+
+def vocab_fault(entries: Sequence[tuple[bytes, Any]]) -> Fault | None:
+    """What is wrong with (token, id) entries: the ids must be 0 to n - 1, and every byte a token."""
+    seen: dict[int, bytes] = {}
+    tokens: set[bytes] = set()
+    for index, (token, token_id) in enumerate(entries):
+        if type(token_id) is not int or not 0 <= token_id < len(entries):
+            expected = f"expected the ids 0 to {len(entries) - 1}, one for each of {len(entries)} tokens"
+            return Fault(index, f"{expected}, got {token_id!r:.40} for {token!r}")
+        if token_id in seen:
+            return Fault(index, f"id {token_id} is given twice, to {seen[token_id]!r} and {token!r}")
+        if token in tokens:
+            return Fault(index, f"token {token!r} is there twice")
+        seen[token_id] = token
+        tokens.add(token)
+    for byte in range(256):
+        if bytes([byte]) not in tokens:
+            return Fault(0, f"expected a token for every byte, got none for 0x{byte:02x}")
+    return None
+
+
+def merges_fault(merges: Iterable[tuple[bytes, bytes]], vocab: Mapping[int, bytes]) -> Fault | None:
+    """What is wrong with merges: both parts and the result must be tokens, and no pair comes twice."""
+    tokens = set(vocab.values())
+    seen: set[tuple[bytes, bytes]] = set()
+    for index, (left, right) in enumerate(merges):
+        unknown = [token for token in (left, right, left + right) if token not in tokens]
+        if unknown:
+            return Fault(index, f"{left!r} + {right!r}: {unknown[0]!r} is not in the vocabulary")
+        if (left, right) in seen:
+            return Fault(index, f"{left!r} + {right!r} is there twice")
+        seen.add((left, right))
+    return None

@@ -1,0 +1,21 @@
+"""What all tests share: which machine parts they need, and quiet, reproducible surroundings."""
+
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    wanting_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanting_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in wanting_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def no_inherited_wandb_run(monkeypatch):
+    # A suite started by a wandb agent must not write into the agent's run.
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID"):
+        monkeypatch.delenv(name, raising=False)

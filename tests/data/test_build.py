@@ -1,0 +1,439 @@
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transformerlm.config import CorpusConfig
+from transformerlm.data import build
+from transformerlm.data.build import TokenData, make_data, stands_alone
+from transformerlm.data.documents import TRAIN, VAL, split_by_content
+from transformerlm.errors import DataError
+from transformerlm.tokenizer import Tokenizer
+
+EOT = "<|endoftext|>"
+FRAGMENTS = [
+    "the ",
+    "cat",
+    "'s",
+    "aa",
+    "a",
+    "12",
+    " ",
+    "\n",
+    "\n\n",
+    "é",
+    "漢",
+    "。",
+    "😀",
+    "<|end",
+    "text|>",
+    EOT,
+    EOT,
+]
+
+
+def oracle(config, contents, tokenizer):
+    """The obvious way: read all, divide, encode document by document. `contents` in the order of names."""
+    separator = config.document_separator
+    end = [tokenizer.special_token_ids[separator]] if separator else []
+    total = sum(map(len, contents))
+    # (1 - fraction) of all bytes, for fractions of whole per cents
+    cut = total * (100 - round(100 * config.validation_fraction)) // 100
+    ids, documents, num_bytes = ({TRAIN: [], VAL: []} for _ in range(3))
+    offset = 0
+    for content in contents:
+        start = offset
+        for part in content.split(separator.encode()) if separator else [content]:
+            for split, text in divide(config, part, start, cut):
+                if text.strip(" \t\n\r\f\v"):
+                    ids[split] += [*tokenizer.encode(text), *end]
+                    documents[split].append(text)
+                    num_bytes[split].append(len(text.encode()))
+            start += len(part) + len(separator.encode())
+        offset += len(content)
+    return ids, documents, {split: sum(sizes) for split, sizes in num_bytes.items()}
+
+
+def divide(config, part, start, cut):
+    text = part.decode()
+    if config.validation_fraction == 0:
+        return [(TRAIN, text)]
+    if config.validation_split == "document":
+        return [(split_by_content(text, config.validation_fraction), text)]
+    if start >= cut:
+        return [(VAL, text)]
+    place = cut - start
+    while place < len(part) and part[place] & 0xC0 == 0x80:
+        place += 1
+    return [(TRAIN, part[:place].decode()), (VAL, part[place:].decode())]
+
+
+def check(config, contents, tokenizer, folder, **options):
+    """Build, compare with the oracle; a split in which nothing is left has to be an error."""
+    ids, documents, num_bytes = oracle(config, contents, tokenizer)
+    splits = [TRAIN, VAL] if config.validation_fraction else [TRAIN]
+    if not all(documents[split] for split in splits):
+        with pytest.raises(DataError, match=r"\[data\]"):
+            make_data(config, tokenizer, folder, **options)
+        return
+    data = make_data(config, tokenizer, folder, **options)
+    assert (data.val is None) == (splits == [TRAIN])
+    for split, file in zip(splits, (data.train, data.val), strict=False):
+        assert file.tokens.tolist() == ids[split]
+        assert (file.num_documents, file.num_bytes) == (len(documents[split]), num_bytes[split])
+        assert file.fingerprint == tokenizer.fingerprint
+        file.verify()
+
+
+def write_all(folder, contents):
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    for index, content in enumerate(contents):
+        (folder / f"{index:03}.txt").write_bytes(content)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    files=st.lists(st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join), min_size=1, max_size=4),
+    separator=st.sampled_from([EOT, "", "\n\n", "aa", "。"]),
+    split=st.sampled_from(["document", "tail"]),
+    fraction=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9]),
+    piece_bytes=st.integers(1, 60),
+)
+def test_any_division_into_work_gives_what_the_whole_gives(
+    tmp_path_factory, tokenizer, files, separator, split, fraction, piece_bytes
+):
+    folder = tmp_path_factory.mktemp("build")
+    contents = [text.encode() for text in files]
+    write_all(folder / "corpus", contents)
+    config = CorpusConfig(
+        corpus=str(folder / "corpus"),
+        document_separator=separator,
+        validation_split=split,
+        validation_fraction=fraction,
+    )
+    check(config, contents, tokenizer, folder / "tokens", piece_bytes=piece_bytes)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    files=st.lists(
+        st.lists(st.sampled_from(["a", "t", "at<|", EOT, " "]), max_size=8).map("".join), min_size=1
+    )
+)
+@pytest.mark.parametrize("separator", [EOT, "aa"])
+def test_special_tokens_that_reach_into_the_separator_do_no_harm(
+    tmp_path_factory, overlapping_tokenizer, files, separator
+):
+    folder = tmp_path_factory.mktemp("build")
+    contents = [text.encode() for text in files]
+    write_all(folder / "corpus", contents)
+    config = CorpusConfig(
+        corpus=str(folder / "corpus"), document_separator=separator, validation_fraction=0.0
+    )
+    check(config, contents, overlapping_tokenizer, folder / "tokens")
+
+
+@pytest.mark.parametrize(
+    ("separator", "others", "expected"),
+    [
+        (EOT, [], True),
+        (EOT, ["<|end", "<|user|>", "text|>", "|>x"], True),
+        (EOT, ["x<|endoftext|>"], False),
+        (EOT, ["<|endoftext|>x"], False),
+        (EOT, ["x<|"], False),
+        ("||", [], False),
+        ("\n\n", [], False),
+        ("ab", ["b"], True),
+        ("ab", ["ca"], False),
+    ],
+)
+def test_whether_a_separator_stands_alone(separator, others, expected):
+    assert stands_alone(separator, [separator, *others]) == expected
+
+
+def test_jsonl_and_text_lie_side_by_side(tmp_path, tokenizer):
+    texts = ["one <|endoftext|> x", "two\n", "drei é"]
+    lines = [json.dumps({"body": text}) for text in texts]
+    write_all(tmp_path / "corpus", [b"the cat<|endoftext|>the mat"])
+    (tmp_path / "corpus" / "lines.jsonl").write_text("\n".join(lines) + "\n")
+    config = CorpusConfig(corpus=str(tmp_path / "corpus"), jsonl_field="body", validation_fraction=0)
+    expected = [*tokenizer.encode("the cat<|endoftext|>the mat<|endoftext|>")]
+    for text in texts:
+        expected += tokenizer.encode(text + "<|endoftext|>")
+    for piece_bytes in (1, 10, 1000):
+        data = make_data(config, tokenizer, tmp_path / "tokens", piece_bytes=piece_bytes)
+        assert data.train.tokens.tolist() == expected
+        assert data.train.num_documents == 5
+        assert data.train.num_bytes == 14 + sum(len(text.encode()) for text in texts)
+
+
+def test_lines_are_not_divided_by_the_tail_split(tmp_path, tokenizer):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(10)))
+    for fraction, number in ((0.5, 5), (0.45, 4), (0.05, 0), (0.1, 1), (0.101, 1)):
+        config = CorpusConfig(corpus=str(path), validation_fraction=fraction, validation_split="tail")
+        if number == 0:
+            with pytest.raises(DataError, match="leaves no text to validate on"):
+                make_data(config, tokenizer, tmp_path / "tokens")
+        else:
+            data = make_data(config, tokenizer, tmp_path / "tokens")
+            assert (data.train.num_documents, data.val.num_documents) == (10 - number, number)
+
+
+def corpus_of_stories(folder, number, seed=0):
+    words = ["the", " cat", " sat", " on", " the", " mat", " 漢字", ".", "\n", "'s", " 123"]
+    stories = ["".join(random.Random(seed * 10**6 + i).choices(words, k=40)) for i in range(number)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stories.txt").write_text("\n<|endoftext|>\n".join(stories))
+    (folder / "lines.jsonl").write_text("\n".join(json.dumps({"text": story}) for story in stories))
+    (folder / "long.txt").write_text(" ".join(stories))
+    return folder
+
+
+def digests(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix == ".memmap"}
+
+
+def test_workers_change_nothing(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(build, "WORKER_BYTES", 1)
+    corpus = corpus_of_stories(tmp_path / "corpus", 400)
+    results = []
+    for num_workers, piece_bytes in [(1, 2**20), (2, 5000), (4, 777), (3, 2**20)]:
+        config = CorpusConfig(corpus=str(corpus), validation_fraction=0.2, num_workers=num_workers)
+        folder = tmp_path / f"{num_workers}-{piece_bytes}"
+        make_data(config, tokenizer, folder, piece_bytes=piece_bytes)
+        results.append(digests(folder))
+    assert len(results[0]) == 2
+    assert all(result == results[0] for result in results)
+
+
+def test_hash_seeds_change_nothing(tmp_path, tokenizer):
+    corpus = corpus_of_stories(tmp_path / "corpus", 50)
+    tokenizer.save(tmp_path / "tokenizer")
+    code = (
+        "import sys; from pathlib import Path; from transformerlm.config import CorpusConfig;"
+        "from transformerlm.data import make_data; from transformerlm.tokenizer import Tokenizer;"
+        "config = CorpusConfig(corpus=sys.argv[1], validation_fraction=0.2);"
+        "make_data(config, Tokenizer.from_dir(sys.argv[2]), Path(sys.argv[3]))"
+    )
+    for seed in ("0", "1"):
+        arguments = [str(corpus), str(tmp_path / "tokenizer"), str(tmp_path / seed)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code, *arguments], env=environment, check=True)
+    assert digests(tmp_path / "0") == digests(tmp_path / "1")
+
+
+def test_the_splits_are_disjoint_and_complete_and_copies_stay_together(tmp_path, tokenizer):
+    stories = [f"story {i % 60} of the cat" for i in range(120)]
+    random.Random(0).shuffle(stories)
+    (tmp_path / "a.txt").write_text(EOT.join(stories))
+    config = CorpusConfig(corpus=str(tmp_path / "a.txt"), validation_fraction=0.3)
+    data = make_data(config, tokenizer, tmp_path / "tokens")
+    train, val = (tokenizer.decode(file.tokens).split(EOT)[:-1] for file in (data.train, data.val))
+    assert sorted(train + val) == sorted(stories)
+    assert not set(train) & set(val)
+    assert len(train) == data.train.num_documents
+
+
+def test_documents_keep_their_side_whatever_becomes_of_the_others(tmp_path, tokenizer):
+    stories = [f"story {i} of the cat" for i in range(100)]
+    sides = []
+    for order in (stories, stories[::-1], stories[::2], [*stories, *["new", "ones"]]):
+        (tmp_path / "a.txt").write_text(EOT.join(order))
+        config = CorpusConfig(corpus=str(tmp_path / "a.txt"), validation_fraction=0.3)
+        data = make_data(config, tokenizer, tmp_path / "tokens")
+        sides.append(set(tokenizer.decode(data.val.tokens).split(EOT)))
+    assert sides[0] == sides[1] == sides[3] - {"new", "ones"}
+    assert sides[2] == (sides[0] & set(stories[::2])) | {""}
+
+
+def test_tail_of_tiny_shakespeare_is_the_usual_split(tmp_path):
+    path = Path(__file__).parents[2] / "../shared/data/tinyshakespeare.txt"
+    if not path.exists():
+        pytest.skip("needs ../shared/data/tinyshakespeare.txt")
+    characters = Tokenizer({i: bytes([i]) for i in range(256)}, [])
+    config = CorpusConfig(corpus=str(path), document_separator="", validation_fraction=0.1)
+    data = make_data(config, characters, tmp_path)
+    text = path.read_bytes()
+    assert data.train.tokens.astype(np.uint8).tobytes() == text[: int(0.9 * len(text))]
+    assert data.val.tokens.astype(np.uint8).tobytes() == text[int(0.9 * len(text)) :]
+
+
+@pytest.mark.parametrize(
+    ("number", "fraction", "expected"), [(19, 0.3, "tail"), (20, 0.3, "document"), (25, 0.03, "tail")]
+)
+def test_auto_splits_by_document_where_there_are_enough(tmp_path, tokenizer, number, fraction, expected):
+    (tmp_path / "a.txt").write_text(
+        EOT.join([f"fable {i} and so on, and so on\n" for i in range(number)] + ["\n"])
+    )
+    automatic = CorpusConfig(corpus=str(tmp_path / "a.txt"), validation_fraction=fraction)
+    explicit = dataclasses.replace(automatic, validation_split=expected)
+    if number == 25:  # by document there would be nothing to validate on
+        by_document = dataclasses.replace(automatic, validation_split="document")
+        with pytest.raises(DataError, match="leaves no text to validate on: take a larger one"):
+            make_data(by_document, tokenizer, tmp_path / "explicit")
+    make_data(automatic, tokenizer, tmp_path / "automatic")
+    make_data(explicit, tokenizer, tmp_path / "explicit")
+    assert digests(tmp_path / "automatic") == digests(tmp_path / "explicit")
+
+
+def test_a_corpus_of_its_own_for_validation(tmp_path, tokenizer):
+    write_all(tmp_path / "corpus", [b"the cat", b"the mat", b"the end"])
+    config = CorpusConfig(
+        corpus=str(tmp_path / "corpus"), validation_corpus=str(tmp_path / "corpus" / "001.txt")
+    )
+    data = make_data(config, tokenizer, tmp_path / "tokens")
+    assert tokenizer.decode(data.train.tokens) == f"the cat{EOT}the end{EOT}"
+    assert tokenizer.decode(data.val.tokens) == f"the mat{EOT}"
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        ("one text", {"validation_fraction": 1.0}, "validation_fraction = 1.0 leaves no text to train on"),
+        ("x", {}, "leaves no text to|expected"),
+        (" \n", {"validation_fraction": 0}, r"\[data\].corpus: expected text in .*, got none"),
+        ("x", {"document_separator": "<|end|>"}, r"document_separator: expected one of .*got '<\|end\|>'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(tmp_path, tokenizer, content, settings, message):
+    (tmp_path / "a.txt").write_text(content)
+    with pytest.raises(DataError, match=message) as caught:
+        make_data(CorpusConfig(corpus=str(tmp_path / "a.txt"), **settings), tokenizer, tmp_path / "tokens")
+    assert len(caught.value.lines) == 1
+    assert not (tmp_path / "tokens").exists() or not list((tmp_path / "tokens").iterdir())
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_error_midway_keeps_the_old_files_and_leaves_nothing_else(
+    tmp_path, tokenizer, monkeypatch, num_workers
+):
+    monkeypatch.setattr(build, "WORKER_BYTES", 1)
+    corpus = corpus_of_stories(tmp_path / "corpus", 100)
+    config = CorpusConfig(corpus=str(corpus), num_workers=num_workers)
+    make_data(config, tokenizer, tmp_path / "tokens")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "tokens").iterdir()}
+    (corpus / "zz.txt").write_bytes(b"bad \xff")
+    with pytest.raises(DataError, match=r"zz\.txt: expected UTF-8, but byte 4 is 0xff"):
+        make_data(config, tokenizer, tmp_path / "tokens", piece_bytes=500)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "tokens").iterdir()} == before
+
+
+def test_killed_at_any_moment_it_leaves_nothing_that_is_taken_for_whole(tmp_path, tokenizer):
+    """kill -9 earlier and later: what can be opened is whole; building again gives the same bytes."""
+    corpus = corpus_of_stories(tmp_path / "corpus", 300)
+    config = CorpusConfig(corpus=str(corpus))
+    started = time.perf_counter()
+    make_data(config, tokenizer, tmp_path / "straight", piece_bytes=2000)
+    duration = time.perf_counter() - started
+    fork = multiprocessing.get_context("fork")
+    folder = tmp_path / "tokens"
+    finished = 0
+    for trial in range(20):
+        options = {"piece_bytes": 2000}
+        child = fork.Process(target=make_data, args=(config, tokenizer, folder), kwargs=options)
+        child.start()
+        time.sleep(3 * duration * trial / 20)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        try:
+            data = TokenData.open(config, folder)
+        except DataError:
+            continue
+        finished += 1
+        data.train.verify()
+        data.val.verify()
+        assert digests(folder) == digests(tmp_path / "straight")
+        for path in folder.iterdir():
+            path.unlink()
+    assert 0 < finished < 20
+    make_data(config, tokenizer, folder)
+    assert digests(folder) == digests(tmp_path / "straight")
+
+
+class Bars:
+    def __init__(self):
+        self.messages, self.bars = [], []
+
+    def say(self, message):
+        self.messages.append(message)
+
+    def bar(self, total, unit, description):
+        self.bars.append([total, unit, 0])
+        return self
+
+    def update(self, amount):
+        self.bars[-1][2] += amount
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+
+@pytest.mark.parametrize("split", ["document", "tail"])
+def test_progress_ends_at_the_size_of_the_corpus(tmp_path, tokenizer, split):
+    corpus = corpus_of_stories(tmp_path / "corpus", 100)
+    bars = Bars()
+    config = CorpusConfig(corpus=str(corpus), validation_split=split)
+    make_data(config, tokenizer, tmp_path / "tokens", bars, piece_bytes=1000)
+    size = sum(path.stat().st_size for path in corpus.iterdir())
+    assert bars.bars == [[size, "B", size]]
+
+
+def test_the_sidecar_knows_the_sources_and_the_settings(tmp_path, tokenizer):
+    corpus = corpus_of_stories(tmp_path / "corpus", 30)
+    data = make_data(CorpusConfig(corpus=str(corpus)), tokenizer, tmp_path / "tokens")
+    sizes = {path.name: path.stat().st_size for path in corpus.iterdir()}
+    for file in (data.train, data.val):
+        assert {source["name"]: source["num_bytes"] for source in file.sidecar.sources} == sizes
+        assert file.made_from["[data].validation_fraction"] == 0.05
+        assert file.made_from["files of [data].corpus"].startswith(f"3 files, {sum(sizes.values())} bytes")
+    text = sum(len(document) for document in tokenizer.decode(data.train.tokens).encode().split(EOT.encode()))
+    assert data.train.num_bytes == text
+
+
+def peak_of_one_long_line(folder, tokenizer, num_bytes):
+    """Peak memory, in bytes, of building from one line of that length, in a process of its own."""
+    line = "the cat's on the mat, isn't it? The 12 cats — das Mädchen, 漢字。 "
+    path = folder / "line.txt"
+    path.write_text(line * (num_bytes // len(line.encode()) + 1))
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def job():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        config = CorpusConfig(corpus=str(path), num_workers=1)
+        data = make_data(config, tokenizer, folder / "tokens")
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        sender.send((1024 * (after - before), data.train.num_bytes + data.val.num_bytes))
+
+    child = multiprocessing.get_context("fork").Process(target=job)
+    child.start()
+    child.join()
+    peak, encoded = receiver.recv()
+    assert encoded == path.stat().st_size
+    return peak
+
+
+def test_one_long_line_is_encoded_in_bounded_memory(tmp_path, tokenizer):
+    assert peak_of_one_long_line(tmp_path, tokenizer, 10**7) < 40 * 2**20
+
+
+@pytest.mark.slow
+def test_one_line_of_100_mb_is_encoded_in_bounded_memory(tmp_path, tokenizer):
+    assert peak_of_one_long_line(tmp_path, tokenizer, 10**8) < 40 * 2**20

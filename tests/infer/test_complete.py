@@ -1,0 +1,142 @@
+import pytest
+import torch
+
+from transformerlm.config import GenerationConfig
+from transformerlm.errors import ConfigError
+from transformerlm.infer import complete, completion_values, generate
+from transformerlm.tokenizer import Tokenizer
+
+END = "<|endoftext|>"
+PROMPTS = ("Once upon a time", "", "né à Zürich ☃", "x" * 100)
+
+
+@pytest.fixture
+def tokenizer():
+    """Bytes alone and one special token, so that characters beyond ASCII take several ids."""
+    return Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], [END])
+
+
+@pytest.fixture
+def model(make_model, tokenizer):
+    return make_model(vocab_size=tokenizer.vocab_size)
+
+
+def reciter(model, ids):
+    """The model, its logits replaced so that the text written is `ids`, whatever the prompt."""
+    step = -1
+
+    def recite(module, inputs, output):
+        nonlocal step
+        step += 1
+        return torch.full_like(output, -100.0).index_fill_(-1, torch.tensor(ids[step]), 0.0)
+
+    model.head.register_forward_hook(recite)
+    return model
+
+
+def test_completions_are_the_decoded_ids_of_generate(model, tokenizer):
+    generation = GenerationConfig(prompts=PROMPTS, max_new_tokens=30, temperature=1.5, top_p=0.9, top_k=200)
+    end = tokenizer.special_token_ids[END]
+    prompt_ids = [tokenizer.encode(prompt) or [end] for prompt in PROMPTS]
+    options = {"temperature": 1.5, "top_p": 0.9, "top_k": 200, "eos_token_id": end, "seed": 3}
+    expected = generate(model, prompt_ids, max_new_tokens=30, **options)
+    found = complete(model, tokenizer, generation, seed=3)
+    assert [list(completion.token_ids) for completion in found] == expected
+    for completion, prompt in zip(found, PROMPTS, strict=True):
+        assert completion.prompt == prompt
+        assert completion.text == tokenizer.decode(completion.token_ids)
+        assert completion.latency_ms > 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batches_make_no_difference(model, tokenizer, batch_size):
+    generation = GenerationConfig(prompts=PROMPTS, max_new_tokens=20)
+    whole, parts = (complete(model, tokenizer, generation, seed=1, batch_size=n) for n in (64, batch_size))
+    assert [completion.token_ids for completion in parts] == [completion.token_ids for completion in whole]
+
+
+def test_pieces_told_make_the_text_and_hold_whole_characters(model, tokenizer):
+    text = "né à Zürich ☃ 😀, \ud7a3"
+    ids = [*tokenizer.encode(text), tokenizer.special_token_ids[END]]
+    pieces: list[tuple[int, str]] = []
+    generation = GenerationConfig(prompts=("a",), max_new_tokens=100)
+    (completion,) = complete(
+        reciter(model, ids),
+        tokenizer,
+        generation,
+        on_text=lambda index, piece: pieces.append((index, piece)),
+    )
+    assert completion.text == text
+    assert completion.ended
+    assert [piece for _, piece in pieces] == list(text)
+    assert {index for index, _ in pieces} == {0}
+
+
+def test_pieces_of_several_prompts_are_told_apart_even_where_bytes_are_no_text(model, tokenizer):
+    told = [""] * len(PROMPTS)
+
+    def tell(index: int, piece: str) -> None:
+        assert piece
+        told[index] += piece
+
+    found = complete(
+        model, tokenizer, GenerationConfig(prompts=PROMPTS, max_new_tokens=40, temperature=3.0), on_text=tell
+    )
+    assert told == [completion.text for completion in found]
+    assert any("\ufffd" in text for text in told)
+
+
+def test_a_character_that_is_cut_off_is_told_at_the_end(model, tokenizer):
+    ids = tokenizer.encode("a☃")[:-1]
+    told: list[str] = []
+    generation = GenerationConfig(prompts=("a",), max_new_tokens=len(ids))
+    (completion,) = complete(
+        reciter(model, ids), tokenizer, generation, on_text=lambda index, piece: told.append(piece)
+    )
+    assert "".join(told) == completion.text == "a\ufffd"
+    assert not completion.ended
+
+
+def test_the_token_that_ends_a_text_can_be_left_out(model, tokenizer):
+    end = tokenizer.special_token_ids[END]
+    ids = [104, 105, end, 104]
+    generation = GenerationConfig(prompts=("a",), max_new_tokens=4)
+    (stopped,) = complete(reciter(model, ids), tokenizer, generation)
+    assert (stopped.text, stopped.ended, stopped.eos_token_id) == ("hi", True, end)
+
+
+def test_without_an_eos_token_nothing_ends_a_text(model, tokenizer):
+    ids = [104, 105, tokenizer.special_token_ids[END], 104]
+    generation = GenerationConfig(prompts=("a",), max_new_tokens=4, eos_token="")
+    (going,) = complete(reciter(model, ids), tokenizer, generation)
+    assert (going.text, going.ended, going.eos_token_id) == (f"hi{END}h", False, None)
+
+
+def test_a_model_with_more_rows_than_the_tokenizer_has_ids_writes_text(make_model, tokenizer):
+    model = make_model(vocab_size=tokenizer.vocab_size + 200)
+    generation = GenerationConfig(prompts=PROMPTS, max_new_tokens=30, temperature=5.0)
+    for completion in complete(model, tokenizer, generation):
+        assert max(completion.token_ids) < tokenizer.vocab_size
+
+
+def test_what_cannot_be_written_is_said_in_the_configs_words(model, tokenizer):
+    with pytest.raises(ConfigError, match=r"^\[generation\]\.eos_token: .*<\|endoftext\|>.*, got \"<end>\"$"):
+        complete(model, tokenizer, GenerationConfig(eos_token="<end>"))
+    with pytest.raises(ConfigError, match=r"^\[generation\]\.prompts: expected some text"):
+        complete(model, tokenizer, GenerationConfig(prompts=("a", ""), eos_token=""))
+
+
+def test_the_record_of_a_completion_has_the_documented_keys(model, tokenizer):
+    generation = GenerationConfig(prompts=("a",), max_new_tokens=3, temperature=0.0, top_p=0.5)
+    (completion,) = complete(model, tokenizer, generation)
+    assert completion_values(completion, generation) == {
+        "text.prompt": "a",
+        "text.output": completion.text,
+        "metrics.latency_ms": completion.latency_ms,
+        "params.temperature": 0.0,
+        "params.p": 0.5,
+        "params.eos_token_id": 256,
+    }
+    generation = GenerationConfig(prompts=("a",), max_new_tokens=3, eos_token="")
+    (completion,) = complete(model, tokenizer, generation)
+    assert completion_values(completion, generation)["params.eos_token_id"] == -1

@@ -1,0 +1,233 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from transformerlm.errors import NumericalError
+from transformerlm.infer.generate import generate, steps, stream
+from transformerlm.infer.sampling import sample, uniform_numbers
+from transformerlm.infer.texts import window_start
+
+GREEDY = {"temperature": 0.0}
+WARM = {"temperature": 1.1, "top_p": 0.9, "top_k": 40, "seed": 5}
+PROMPTS = [[7, 3, 9], [1], [5, 60, 2, 2, 8, 11, 30, 4], list(range(40)), [17, 0, 4], list(range(16))]
+"""Lengths 3, 1, 8, 40 (more than the context), 3, 16 (the context exactly)."""
+
+
+def slow_generate(model, prompt, max_new_tokens, row=0, *, temperature, top_p=1.0, top_k=None, seed=0):
+    """The definition: the whole visible text through the model for every token, one text at a time."""
+    ids, numbers = list(prompt), uniform_numbers(seed, row, max_new_tokens)
+    for number in numbers:
+        visible = ids[window_start(len(ids), model.config.context_length) :]
+        with torch.no_grad():
+            logits = model(torch.tensor([visible]))[0, -1]
+        ids.append(sample(logits, temperature, top_p, top_k, uniforms=torch.tensor(number)).item())
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("context_length", [1, 2, 3, 4, 7, 16, 17])
+def test_the_window_fills_up_jumps_to_its_newest_half_and_fills_up_again(context_length):
+    start = 0
+    for length in range(1, 10 * context_length):
+        if length - start > context_length:
+            start = length - max(1, context_length // 2)
+        assert window_start(length, context_length) == start
+
+
+@pytest.mark.parametrize("options", [GREEDY, WARM], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
+@pytest.mark.parametrize("context_length", [16, 5, 2, 1])
+def test_a_batch_of_any_lengths_equals_the_definition_far_past_the_context(
+    make_model, options, use_cache, context_length
+):
+    model = make_model(context_length=context_length)
+    batch = generate(model, PROMPTS, max_new_tokens=45, use_cache=use_cache, **options)
+    for row, prompt in enumerate(PROMPTS):
+        assert batch[row] == slow_generate(model, prompt, 45, row, **options)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"qk_norm": True}, {"num_kv_heads": 1}, {"num_kv_heads": 4}, {"tie_embeddings": True, "num_layers": 1}],
+)
+def test_every_kind_of_model_generates_the_same_with_and_without_cache(make_model, changes):
+    model = make_model(**changes)
+    cached, uncached = (
+        generate(model, PROMPTS, max_new_tokens=30, use_cache=use_cache, **WARM)
+        for use_cache in (True, False)
+    )
+    assert cached == uncached
+
+
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
+def test_texts_end_at_the_eos_token_and_the_others_go_on_unchanged(make_model, use_cache):
+    model = make_model()
+    whole = generate(model, PROMPTS, max_new_tokens=60, **WARM)
+    eos = whole[0][20]
+    expected = [list(itertools.takewhile(lambda token: token != eos, text)) for text in whole]
+    assert len({len(text) for text in expected}) > 3
+    assert (
+        generate(model, PROMPTS, max_new_tokens=60, eos_token_id=eos, use_cache=use_cache, **WARM) == expected
+    )
+
+
+def test_steps_tell_which_texts_go_on(make_model):
+    model = make_model()
+    whole = generate(model, PROMPTS, max_new_tokens=30, **WARM)
+    eos = whole[2][3]
+    rows: dict[int, list[int]] = {row: [] for row in range(len(PROMPTS))}
+    for step in steps(model, PROMPTS, max_new_tokens=30, eos_token_id=eos, **WARM):
+        for row, token in step.items():
+            assert eos not in rows[row]
+            rows[row].append(token)
+    for row, text in rows.items():
+        end = whole[row].index(eos) + 1 if eos in whole[row] else 30
+        assert text == whole[row][:end]
+
+
+def test_all_texts_may_end_at_once(make_model):
+    model = make_model()
+    first = generate(model, [3, 4], max_new_tokens=1, **GREEDY)[0]
+    assert generate(model, [[3, 4], [3, 4]], max_new_tokens=9, eos_token_id=first, **GREEDY) == [[], []]
+
+
+def test_a_text_depends_on_seed_and_row_and_not_on_its_batch(make_model):
+    model = make_model()
+    batch = generate(model, PROMPTS, max_new_tokens=25, **WARM)
+    for row, prompt in enumerate(PROMPTS):
+        assert generate(model, prompt, max_new_tokens=25, first_row=row, **WARM) == batch[row]
+    assert generate(model, PROMPTS[2:4], max_new_tokens=25, first_row=2, **WARM) == batch[2:4]
+    assert generate(model, PROMPTS, max_new_tokens=25, **{**WARM, "seed": 6}) != batch
+    same = generate(model, [PROMPTS[0]] * 3, max_new_tokens=25, **WARM)
+    assert same[0] == batch[0]
+    assert same[0] != same[1] != same[2]
+
+
+def test_more_tokens_begin_with_fewer(make_model):
+    model = make_model()
+    long = generate(model, PROMPTS, max_new_tokens=50, **WARM)
+    assert [text[:20] for text in long] == generate(model, PROMPTS, max_new_tokens=20, **WARM)
+    assert generate(model, PROMPTS, max_new_tokens=0) == [[]] * len(PROMPTS)
+
+
+def test_continuing_a_text_is_the_same_as_not_having_stopped(make_model):
+    model = make_model()
+    whole = generate(model, PROMPTS[3], max_new_tokens=40, **GREEDY)
+    half = generate(model, PROMPTS[3], max_new_tokens=13, **GREEDY)
+    assert half + generate(model, PROMPTS[3] + half, max_new_tokens=27, **GREEDY) == whole
+
+
+@pytest.mark.parametrize("convert", [torch.tensor, lambda ids: np.array(ids, np.uint16), tuple])
+def test_prompts_may_be_arrays_and_tensors(make_model, convert):
+    model = make_model()
+    expected = generate(model, PROMPTS[:3], max_new_tokens=20, **WARM)
+    assert generate(model, [convert(ids) for ids in PROMPTS[:3]], max_new_tokens=20, **WARM) == expected
+    assert generate(model, convert(PROMPTS[0]), max_new_tokens=20, **WARM) == expected[0]
+    assert list(stream(model, convert(PROMPTS[0]), max_new_tokens=20, **WARM)) == expected[0]
+
+
+def test_stream_yields_what_generate_returns_as_it_comes(make_model):
+    model = make_model()
+    whole = generate(model, [5, 6], max_new_tokens=40, **WARM)
+    assert list(stream(model, [5, 6], max_new_tokens=40, **WARM)) == whole
+    eos = whole[11]
+    stopped = whole[: whole.index(eos)]
+    assert list(stream(model, [5, 6], max_new_tokens=40, eos_token_id=eos, **WARM)) == stopped
+
+
+def test_stream_waits_for_no_token_but_the_next(make_model):
+    model, calls = make_model(), []
+    model.final_norm.register_forward_hook(lambda *_: calls.append(1))
+    running = stream(model, [5, 6], max_new_tokens=40)
+    for count in range(1, 4):
+        next(running)
+        assert len(calls) == count
+
+
+def test_each_token_passes_the_model_once(make_model):
+    model, seen = make_model(context_length=64), []
+    model.embedding.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
+    generate(model, list(range(20)), max_new_tokens=30, **GREEDY)
+    assert seen == [20] + [1] * 29
+
+
+def test_texts_that_have_ended_are_not_computed(make_model):
+    model = make_model(context_length=64)
+    whole = generate(model, PROMPTS, max_new_tokens=20, **WARM)
+    eos, sizes = whole[1][0], []
+    model.embedding.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0].shape[0]))
+    texts = generate(model, PROMPTS, max_new_tokens=20, eos_token_id=eos, **WARM)
+    going = [sum(len(text) >= step for text in texts) for step in range(20)]
+    assert sizes == [size for size in going if size]
+    assert min(sizes) < len(PROMPTS)
+
+
+def test_rows_without_an_id_are_never_chosen(make_model):
+    model = make_model()
+    limited = generate(model, PROMPTS, max_new_tokens=40, vocab_size=50, **WARM)
+    assert max(max(text) for text in limited) == 49
+    assert max(max(text) for text in generate(model, PROMPTS, max_new_tokens=40, **WARM)) > 49
+
+
+def test_the_model_is_left_as_it_was(make_model):
+    model = make_model()
+    model.train()
+    modes = []
+    model.embedding.register_forward_hook(lambda module, *_: modes.append(module.training))
+    running = stream(model, [1, 2], max_new_tokens=30)
+    next(running)
+    assert not torch.is_inference_mode_enabled()
+    running.close()
+    assert modes == [False]
+    assert all(module.training for module in model.modules())
+    model(torch.tensor([[1, 2, 3]])).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    model.eval()
+    generate(model, [1], max_new_tokens=1)
+    assert not model.training
+
+
+def test_a_model_in_lower_precision_generates_under_autocast(make_model):
+    model = make_model(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        texts = generate(model, PROMPTS, max_new_tokens=20, **GREEDY)
+        again = generate(model, PROMPTS, max_new_tokens=20, use_cache=False, **GREEDY)
+    agreeing = sum(
+        a == b for one, two in zip(texts, again, strict=True) for a, b in zip(one, two, strict=True)
+    )
+    assert agreeing > 0.5 * 20 * len(PROMPTS)
+    model.bfloat16()
+    assert len(generate(model, [1, 2], max_new_tokens=20, **WARM)) == 20
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([], {}, "prompt 0: expected at least one token"),
+        ([[1], []], {}, "prompt 1: expected at least one token"),
+        ([3, 61], {}, "prompt 0: expected ids from 0 to 60, got 3 to 61"),
+        ([-1], {}, "prompt 0: expected ids from 0 to 60"),
+        ([1], {"temperature": -1.0}, "temperature: expected"),
+        ([1], {"top_p": 0.0}, "top_p: expected"),
+        ([1], {"top_k": 0}, "top_k: expected"),
+        ([1], {"max_new_tokens": -1}, "max_new_tokens"),
+        ([1], {"seed": -1}, "seed"),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_anything_runs(make_model, prompts, options, message):
+    with pytest.raises(ValueError, match=message):
+        generate(make_model(), prompts, **{"max_new_tokens": 3, **options})
+    if prompts and isinstance(prompts[0], int):
+        with pytest.raises(ValueError, match=message):
+            stream(make_model(), prompts, **{"max_new_tokens": 3, **options}).__next__()
+
+
+@pytest.mark.parametrize("options", [GREEDY, WARM], ids=["greedy", "sampled"])
+def test_a_broken_model_is_an_error_and_not_a_text(make_model, options):
+    model = make_model()
+    with torch.no_grad():
+        model.head.weight[3, 3] = math.nan
+    with pytest.raises(NumericalError, match="NaN"):
+        generate(model, [1, 2], max_new_tokens=5, **options)

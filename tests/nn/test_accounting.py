@@ -1,0 +1,71 @@
+import dataclasses
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from transformerlm.config import ModelConfig
+from transformerlm.nn import (
+    KVCache,
+    TransformerLM,
+    cross_entropy,
+    flops_per_token,
+    kv_cache_bytes_per_token,
+    num_non_embedding_parameters,
+    num_parameters,
+    training_flops_per_token,
+)
+
+BASE = ModelConfig(vocab_size=97, context_length=24, d_model=48, num_layers=3, num_heads=4, d_ff=80)
+VARIANTS = [
+    BASE,
+    dataclasses.replace(BASE, num_kv_heads=2),
+    dataclasses.replace(BASE, num_kv_heads=1, qk_norm=True, tie_embeddings=True),
+]
+every_variant = pytest.mark.parametrize("config", VARIANTS, ids=["plain", "grouped", "tied"])
+
+
+@every_variant
+def test_parameters_equal_the_built_model(config):
+    model = TransformerLM(config, device="meta")
+    assert num_parameters(config) == sum(parameter.numel() for parameter in model.parameters())
+    tables = {id(model.embedding.weight), id(model.head.weight)}
+    others = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
+    assert num_non_embedding_parameters(config) == others
+
+
+@every_variant
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_flops_equal_those_that_torch_counts(config, backend):
+    model, ids = TransformerLM(config, backend=backend), torch.randint(97, (2, 24))
+    with FlopCounterMode(display=False) as forward:
+        loss = cross_entropy(model(ids), ids)
+    assert forward.get_total_flops() == ids.numel() * flops_per_token(config, num_keys=24)
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    if backend == "reference":  # a fused kernel computes the scores once more on its way back
+        training = forward.get_total_flops() + backward.get_total_flops()
+        assert training == ids.numel() * training_flops_per_token(config, num_keys=24)
+
+
+def test_flops_of_gpt2_small_are_the_published_rule():
+    """Six per matrix parameter and 12 * layers * width * context (PaLM, appendix B)."""
+    config = ModelConfig(
+        vocab_size=50257,
+        context_length=1024,
+        d_model=768,
+        num_layers=12,
+        num_heads=12,
+        d_ff=2048,
+        tie_embeddings=True,
+    )
+    matrices = sum(p.numel() for p in TransformerLM(config, device="meta").parameters() if p.dim() == 2)
+    assert training_flops_per_token(config, num_keys=1024) == 6 * matrices + 12 * 12 * 768 * 1024
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cache_bytes_equal_the_cache(config, dtype):
+    layers = KVCache.for_model(config, batch_size=3, dtype=dtype, capacity=7).layers(0)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    assert held == 3 * 7 * kv_cache_bytes_per_token(config, dtype.itemsize)

@@ -1,0 +1,48 @@
+import lzma
+import math
+
+import pytest
+import torch
+
+from transformerlm.config import ModelConfig
+from transformerlm.evaluate import Evaluation, evaluate, xz_bits_per_byte
+from transformerlm.nn import TransformerLM
+from transformerlm.runtime import Runtime
+
+RUNTIME = Runtime(torch.device("cpu"), torch.float32)
+
+
+def test_every_target_counts_once_whatever_the_batches():
+    torch.manual_seed(0)
+    model = TransformerLM(
+        ModelConfig(vocab_size=11, context_length=8, d_model=16, num_layers=1, num_heads=2, d_ff=16)
+    )
+    inputs, targets = torch.randint(11, (2, 5, 8))
+    with torch.no_grad():
+        log_probabilities = torch.log_softmax(model(inputs).double(), -1)
+    expected = -log_probabilities.gather(-1, targets.unsqueeze(-1)).mean().item()
+    whole = evaluate(model, [(inputs, targets)], RUNTIME, tokens_per_byte=0.5)
+    parts = evaluate(model, [(inputs[:3], targets[:3]), (inputs[3:], targets[3:])], RUNTIME, 0.5)
+    assert whole.loss == pytest.approx(expected, rel=1e-6)
+    assert parts.loss == pytest.approx(expected, rel=1e-6)
+    assert whole.perplexity == pytest.approx(math.exp(expected))
+    assert whole.bits_per_byte == pytest.approx(expected / math.log(2) / 2)
+    assert model.training
+
+
+def test_a_uniform_guess_over_bytes_costs_eight_bits_per_byte():
+    class Uniform(torch.nn.Module):
+        def forward(self, ids):
+            return torch.zeros(*ids.shape, 256)
+
+    ids = torch.randint(256, (2, 16))
+    assert evaluate(Uniform(), [(ids, ids)], RUNTIME, tokens_per_byte=1.0).bits_per_byte == pytest.approx(8)
+
+
+def test_a_hopeless_loss_has_an_infinite_perplexity():
+    assert Evaluation(1e4, 1e4).perplexity == math.inf
+
+
+def test_xz():
+    text = b"to be or not to be, " * 100
+    assert xz_bits_per_byte(text) == 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / 2000

@@ -1,0 +1,88 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from transformerlm.files import (
+    committed_directory,
+    committed_file,
+    remove_directory,
+    sha256_of,
+    write_files,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):
+    path = tmp_path / "new" / "a.bin"
+    for content in (b"first", b"second, longer"):
+        with committed_file(path) as file:
+            file.write(content)
+            file.flush()
+            assert not path.exists() or path.read_bytes() == b"first"
+        assert path.read_bytes() == content
+    assert names(path.parent) == ["a.bin"]
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_no_temporary(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), committed_file(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_folder_appears_in_one_step(tmp_path):
+    with committed_directory(tmp_path / "d") as temporary:
+        (temporary / "x").write_text("1")
+        assert not (tmp_path / "d").exists()
+    assert names(tmp_path) == ["d"]
+    assert (tmp_path / "d" / "x").read_text() == "1"
+    with pytest.raises(FileExistsError), committed_directory(tmp_path / "d"):
+        pass
+
+
+def test_an_error_while_filling_a_folder_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), committed_directory(tmp_path / "d") as temporary:
+        (temporary / "x").write_text("1")
+        raise KeyboardInterrupt
+    assert names(tmp_path) == []
+
+
+def test_files_into_a_folder_that_exists_leave_its_other_files_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    write_files(tmp_path, {"a": b"1", "b": b"2"})
+    write_files(tmp_path, {"a": b"3"})
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == {
+        "a": b"3",
+        "b": b"2",
+        "mine.txt": b"mine",
+    }
+
+
+def test_the_file_is_on_the_disk_before_the_rename_and_the_rename_before_the_end(tmp_path, monkeypatch):
+    calls = []
+    real_fsync, real_replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real_fsync(fd))[1])
+    monkeypatch.setattr(
+        Path, "replace", lambda self, to: (calls.append("replace"), real_replace(self, to))[1]
+    )
+    with committed_file(tmp_path / "a") as file:
+        file.write(b"1")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_removing_a_folder(tmp_path):
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    remove_directory(tmp_path / "d")
+    assert names(tmp_path) == []
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a").startswith("ba7816bf 8f01cfea".replace(" ", ""))

@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from transformerlm.config import RuntimeConfig
+from transformerlm.errors import ConfigError
+from transformerlm.runtime import (
+    Runtime,
+    has_quick_bfloat16,
+    measured_flops_ceiling,
+    resolve_device,
+    resolve_dtype,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_auto_takes_what_is_there():
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_device("auto").type == expected
+    assert resolve_device("cpu") == CPU
+    assert resolve_dtype("float16", CPU) == torch.float16
+    assert resolve_dtype("auto", CPU) == (torch.bfloat16 if has_quick_bfloat16(CPU) else torch.float32)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"\[runtime\].device: expected a device of this machine \(.*cpu\), got cuda"
+    ):
+        Runtime.from_config(RuntimeConfig(device="cuda"))
+
+
+def test_seed_and_threads_are_set():
+    before = torch.get_num_threads()
+    try:
+        Runtime.from_config(RuntimeConfig(device="cpu", num_threads=1, seed=7))
+        first = torch.randn(3)
+        assert torch.get_num_threads() == 1
+        Runtime.from_config(RuntimeConfig(device="cpu", seed=7))
+        assert torch.equal(torch.randn(3), first)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_autocast_decides_the_precision_of_products_and_of_nothing_else(name):
+    runtime = Runtime.from_config(RuntimeConfig(device="cpu", dtype=name))
+    x = torch.randn(4, 4)
+    with runtime.autocast():
+        assert (x @ x).dtype == runtime.dtype
+        assert (x + x).dtype == torch.float32
+    assert name in str(runtime)
+
+
+def test_the_ceiling_is_a_rate_that_a_product_can_reach():
+    import time
+
+    runtime = Runtime(CPU, torch.float32)
+    ceiling = measured_flops_ceiling(runtime, size=256, seconds=0.05)
+    left = torch.randn(256, 256)
+    left @ left
+    start = time.perf_counter()
+    left @ left
+    reached = 2 * 256**3 / (time.perf_counter() - start)
+    assert reached < 20 * ceiling
+    assert ceiling > 1e8
+
+
+@pytest.mark.gpu
+def test_cuda_runtime():
+    runtime = Runtime.from_config(RuntimeConfig(device="cuda"))
+    assert torch.cuda.get_device_name() in str(runtime)
+    assert measured_flops_ceiling(runtime) > 1e11

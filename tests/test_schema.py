@@ -1,0 +1,148 @@
+import dataclasses
+import tomllib
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transformerlm.schema import (
+    Fraction,
+    PositiveInt,
+    Probability,
+    Problem,
+    SchemaError,
+    Section,
+    Text,
+    field_docs,
+    from_dict,
+    merge,
+    to_dict,
+    to_toml,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Inner(Section):
+    """[inner]."""
+
+    width: PositiveInt = 8
+    """How wide."""
+    share: Fraction = 0.5
+    p: Probability = 1.0
+    kind: Literal["a", "b"] = "a"
+    names: tuple[Text, ...] = ()
+    """Which
+    names."""
+    pair: tuple[Fraction, Fraction] = (0.1, 0.2)
+    depth: PositiveInt | None = None
+    flag: bool = False
+
+    def conflicts(self):
+        if self.depth is not None and self.depth > self.width:
+            yield Problem(("depth",), f"expected at most width = {self.width}, got {self.depth}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Outer(Section):
+    """A command's config."""
+
+    inner: Inner = dataclasses.field(default_factory=Inner)
+    other: Inner = dataclasses.field(default_factory=Inner)
+
+
+def problems_of(values):
+    with pytest.raises(SchemaError) as caught:
+        from_dict(Outer, values, "file.toml")
+    return caught.value.lines
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("width", True, "a whole number of at least 1, got true"),
+        ("width", 3.7, "a whole number of at least 1, got 3.7"),
+        ("width", 3.0, "a whole number of at least 1, got 3.0"),
+        ("width", "32", 'a whole number of at least 1, got "32"'),
+        ("width", 0, "a whole number of at least 1, got 0"),
+        ("width", None, "a whole number of at least 1, got None"),
+        ("share", float("nan"), "a number from 0 to 1, got nan"),
+        ("share", float("inf"), "a number from 0 to 1, got inf"),
+        ("share", -0.1, "a number from 0 to 1, got -0.1"),
+        ("share", "0.1", 'a number from 0 to 1, got "0.1"'),
+        ("p", 0, "a number above 0 and at most 1, got 0"),
+        ("kind", "c", 'one of "a", "b", got "c"'),
+        ("names", "x", 'a list, each text that is not empty, got "x"'),
+        ("names", ["x", " "], "a list, each text that is not empty, got ['x', ' ']"),
+        ("pair", [0.1], "a list of 2, each a number from 0 to 1, got [0.1]"),
+        ("pair", [0.1, 0.2, 0.3], "a list of 2, each a number from 0 to 1, got [0.1, 0.2, 0.3]"),
+        ("depth", 0, "a whole number of at least 1 or nothing (None), got 0"),
+        ("flag", 1, "true or false, got 1"),
+        ("flag", {"a": 1}, "true or false, got {'a': 1}"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_expected(key, value, expected):
+    assert problems_of({"inner": {key: value}}) == [f"file.toml: [inner].{key}: expected {expected}"]
+
+
+def test_all_problems_are_reported_at_once_each_in_its_table():
+    lines = problems_of({"inner": {"widht": 1, "share": 2}, "other": {"flag": "yes"}, "zzz": {}})
+    assert lines == [
+        "file.toml: zzz: unknown key; known here: inner, other",
+        'file.toml: [inner].widht: unknown key; did you mean "width"?',
+        "file.toml: [inner].share: expected a number from 0 to 1, got 2",
+        'file.toml: [other].flag: expected true or false, got "yes"',
+    ]
+
+
+def test_a_table_that_is_no_table():
+    assert problems_of({"inner": 3}) == ["file.toml: inner: expected a table, got 3"]
+
+
+def test_conflicts_are_found_between_values_that_are_sound():
+    assert problems_of({"inner": {"width": 2, "depth": 3}}) == [
+        "file.toml: [inner].depth: expected at most width = 2, got 3"
+    ]
+
+
+def test_values_are_checked_in_python_too():
+    with pytest.raises(SchemaError, match="width"):
+        Inner(width=0)
+    with pytest.raises(SchemaError, match="depth"):
+        dataclasses.replace(Inner(depth=8), width=4)
+
+
+def test_whole_numbers_widen_to_floats_and_lists_to_tuples():
+    inner = Inner(share=1, pair=[0, 1], names=["x"])  # type: ignore[arg-type]
+    assert (inner.share, inner.pair, inner.names) == (1.0, (0.0, 1.0), ("x",))
+    assert type(inner.share) is float
+
+
+sections = st.builds(
+    Inner,
+    width=st.integers(10, 2**60),
+    share=st.floats(0, 1),
+    kind=st.sampled_from(["a", "b"]),
+    names=st.lists(st.text(min_size=1).filter(str.strip), max_size=3),
+    depth=st.none() | st.integers(1, 10),
+    flag=st.booleans(),
+)
+
+
+@given(st.builds(Outer, inner=sections, other=sections), st.booleans())
+def test_dictionaries_and_toml_read_back_to_the_same_config(config, documented):
+    assert from_dict(Outer, to_dict(config)) == config
+    assert from_dict(Outer, tomllib.loads(to_toml(config, documented=documented))) == config
+
+
+def test_merge_lays_one_over_the_other_table_by_table():
+    below = {"a": {"x": 1, "y": 2}, "b": 3}
+    assert merge(below, {"a": {"y": 4}, "c": 5}) == {"a": {"x": 1, "y": 4}, "b": 3, "c": 5}
+    assert below == {"a": {"x": 1, "y": 2}, "b": 3}
+
+
+def test_docs_are_the_strings_under_the_fields():
+    docs = field_docs(Inner)
+    assert docs["width"] == "How wide."
+    assert docs["names"] == "Which\nnames."
+    assert docs["share"] == ""

@@ -1,0 +1,37 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from transformerlm.signals import StopSignals
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_is_remembered(number, status):
+    before = signal.getsignal(number)
+    with StopSignals() as stop:
+        assert stop.exit_status == 0
+        os.kill(os.getpid(), number)
+        assert stop.received == number
+        assert stop.exit_status == status
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_acts_at_once():
+    with pytest.raises(KeyboardInterrupt), StopSignals():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_the_main_thread_it_changes_nothing():
+    seen = []
+
+    def enter():
+        with StopSignals() as stop:
+            seen.append(stop.received)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [None]

@@ -1,0 +1,218 @@
+import json
+import random
+import time
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transformerlm.errors import ConfigError
+from transformerlm.tokenizer import train_bpe_from_texts
+from transformerlm.tokenizer.bpe import (
+    MergeRules,
+    apply_merges,
+    train_from_counts,
+)
+from transformerlm.tokenizer.files import text_to_token, token_to_text
+from transformerlm.tokenizer.reference import (
+    count_pairs,
+    encode_slowly,
+    merge_word,
+    split_bytes,
+    train_slowly,
+)
+
+# Few letters, so that pairs overlap and tie; and bytes above 127, which sort after them.
+words = st.text(alphabet="abé", min_size=1, max_size=25)
+corpora = st.dictionaries(words, st.integers(1, 6), max_size=8)
+
+
+@settings(max_examples=500)
+@given(counts=corpora, num_merges=st.integers(0, 60))
+def test_equals_the_slow_trainer(counts, num_merges):
+    vocab, merges = train_from_counts(counts, 256 + num_merges)
+    assert merges == train_slowly(counts, num_merges)
+    learned = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
+    assert vocab == dict(enumerate(learned))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_equals_the_slow_trainer_on_larger_corpora(seed):
+    generator = random.Random(seed)
+    letters = "abcdefgh"[: generator.randint(2, 8)]
+    lengths = [generator.randint(1, 12) for _ in range(40)]
+    counts = {"".join(generator.choices(letters, k=length)): generator.randint(1, 9) for length in lengths}
+    assert train_from_counts(counts, 256 + 150)[1] == train_slowly(counts, 150)
+
+
+def test_a_tie_goes_to_the_greatest_pair_of_byte_strings():
+    # All occur once. "c" > "b" > "a", and a longer string is greater than one that it begins with.
+    _, merges = train_from_counts({"ab": 1, "ca": 1, "cb": 1, "é": 1, "bc": 1}, 256 + 5)
+    assert merges == [(b"\xc3", b"\xa9"), (b"c", b"b"), (b"c", b"a"), (b"b", b"c"), (b"a", b"b")]
+    _, merges = train_from_counts({"ab": 9, "abc": 2, "ac": 2}, 256 + 3)
+    assert merges == [(b"a", b"b"), (b"ab", b"c"), (b"a", b"c")]
+
+
+def test_overlapping_pairs_count_and_merge_from_left_to_right():
+    assert count_pairs({split_bytes("aaa"): 5}) == {(b"a", b"a"): 10}
+    assert merge_word(split_bytes("aaaaa"), (b"a", b"a")) == (b"aa", b"aa", b"a")
+    # "aaa" holds (a, a) twice, which is more than (c, d) once with its count of 3.
+    _, merges = train_from_counts({"aaa": 2, "cd": 3}, 256 + 3)
+    assert merges == [(b"a", b"a"), (b"c", b"d"), (b"aa", b"a")]
+
+
+def test_order_and_kind_of_the_counts_do_not_matter():
+    counts = {"low": 5, "lower": 2, "newest": 6, "widest": 3, "müde": 2}
+    expected = train_from_counts(counts, 280)
+    assert train_from_counts(dict(reversed(counts.items())), 280) == expected
+    assert train_from_counts({word.encode(): count for word, count in counts.items()}, 280) == expected
+
+
+def test_counts_beyond_32_bits_rank_correctly():
+    counts = {"ab": 2**40, "cd": 2**40 + 1, "ef": 2**40 - 1, "gh": 2**32 + 5, "ij": 6}
+    _, merges = train_from_counts(counts, 256 + 5)
+    assert [left + right for left, right in merges] == [b"cd", b"ab", b"ef", b"gh", b"ij"]
+
+
+def test_special_tokens_come_last_and_count():
+    vocab, merges = train_from_counts({"abab": 3}, 259, ["<|e|>", "👍"])
+    assert len(merges) == 1
+    assert list(vocab) == list(range(259))
+    assert [vocab[256], vocab[257], vocab[258]] == [b"ab", b"<|e|>", "👍".encode()]
+
+
+def test_a_special_token_that_is_learned_has_one_id():
+    vocab, _ = train_from_counts({"ab": 3, "xy": 2}, 259, ["ab", "<|e|>", "x"])
+    assert [vocab[256], vocab[257], vocab[258]] == [b"ab", b"xy", b"<|e|>"]
+
+
+def test_too_few_pairs_are_no_error():
+    vocab, merges = train_from_counts({"ab": 1}, 1000, ["<|e|>"])
+    assert merges == [(b"a", b"b")]
+    assert len(vocab) == 258
+    assert train_from_counts({}, 300) == ({byte: bytes([byte]) for byte in range(256)}, [])
+
+
+def test_too_small_a_vocabulary_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"expected at least 258 \(256 bytes and 2 special tokens\), got 257"
+    ):
+        train_from_counts({"ab": 1}, 257, ["<|e|>", "<|f|>"])
+    assert len(train_from_counts({"ab": 1}, 256)[0]) == 256
+
+
+def test_progress_is_reported_merge_by_merge():
+    done = []
+    _, merges = train_from_counts({"abcd": 1}, 300, progress=done.append)
+    assert sum(done) == len(merges) == 3
+
+
+def test_one_word_of_200_000_equal_letters_is_not_quadratic():
+    start = time.perf_counter()
+    _, merges = train_from_counts({"a" * 200_000: 1}, 256 + 15)
+    assert time.perf_counter() - start < 5
+    assert merges == train_slowly({"a" * 200_000: 1}, 15)
+
+
+def test_one_long_word_with_many_merges_is_not_quadratic():
+    word = "".join(random.Random(0).choices("abcdefghijklmnop", k=100_000))
+    start = time.perf_counter()
+    _, merges = train_from_counts({word: 1}, 256 + 3000)
+    assert time.perf_counter() - start < 10  # going through the word for every merge would take minutes
+    assert len(merges) == 3000
+
+
+def huggingface_merges(texts, vocab_size, special_tokens=()):
+    """What Hugging Face's trainer learns, as byte strings."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(special_tokens), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [(text_to_token(left), text_to_token(right)) for left, right in merges]
+
+
+def merges_before_the_first_tie(counts, num_merges):
+    """The slow trainer's merges as long as its choice needed no tie rule."""
+    words = {split_bytes(text): count for text, count in counts.items()}
+    merges = []
+    while len(merges) < num_merges and (pairs := count_pairs(words)):
+        (best, highest), *others = pairs.most_common(2)
+        if others and others[0][1] == highest:
+            break
+        merges.append(best)
+        words = {merge_word(word, best): count for word, count in words.items()}
+    return merges
+
+
+def test_equals_huggingface_where_nothing_ties():
+    num_compared = 0
+    for seed in range(40):
+        generator = random.Random(seed)
+        lengths = [generator.choice([2, 2, 2, 3]) for _ in range(60)]
+        counts = {
+            "".join(generator.choices("abcdefghijkl", k=length)): generator.randint(1, 999)
+            for length in lengths
+        }
+        expected = merges_before_the_first_tie(counts, 100)
+        texts = [word for word, count in counts.items() for _ in range(count)]
+        assert huggingface_merges(texts, 256 + 100)[: len(expected)] == expected
+        assert train_from_counts(counts, 256 + 100)[1][: len(expected)] == expected
+        num_compared += len(expected)
+    assert num_compared > 300
+
+
+def test_equals_huggingface_made_to_follow_our_tie_rule(corpus):
+    """Its rule is the smaller pair of ids, and tokens named beforehand get their ids in the order named."""
+    num_merges = 1000
+    text = corpus[:400_000]
+    vocab, merges = train_bpe_from_texts([text], 256 + num_merges, [], num_workers=1)
+    descending = [token_to_text(token) for token in sorted(vocab.values(), reverse=True)]
+    # One id more than is named: the trainer stops when it has made a token that is not among them.
+    theirs = huggingface_merges([text], len(descending) + 1, descending)
+    assert theirs[:num_merges] == merges
+    assert huggingface_merges([text], len(descending))[:num_merges] != merges
+
+
+# Merges in any order, also such as no trainer learns: "abc" from two pairs, a part learned after its use.
+HARD_MERGES = [
+    [("a", "b"), ("ab", "c"), ("b", "c"), ("a", "bc")],
+    [("b", "c"), ("abc", "a"), ("a", "bc"), ("c", "a"), ("ab", "c"), ("a", "b")],
+    [("a", "a"), ("aa", "a"), ("aa", "aa"), ("aaa", "aa")],
+    [("aa", "aa"), ("a", "a"), ("b", "a"), ("ba", "b")],
+]
+
+
+def rules_of(merges):
+    """Ids for merges given as byte strings: the bytes, then the results as they come."""
+    tokens = list(
+        dict.fromkeys([*(bytes([byte]) for byte in range(256)), *(left + right for left, right in merges)])
+    )
+    id_of = {token: index for index, token in enumerate(tokens)}
+    ranks = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(merges)}
+    return MergeRules(ranks, [id_of[left + right] for left, right in merges]), tokens
+
+
+@settings(max_examples=500)
+@given(data=st.data())
+def test_applying_merges_equals_the_slow_encoder(data):
+    if data.draw(st.booleans()):
+        merges = train_slowly(data.draw(corpora), 40)
+    else:
+        merges = [(left.encode(), right.encode()) for left, right in data.draw(st.sampled_from(HARD_MERGES))]
+    rules, tokens = rules_of(merges)
+    word = data.draw(st.text(alphabet="abcé", max_size=40))
+    ids = apply_merges(list(word.encode()), rules)
+    assert tuple(tokens[token_id] for token_id in ids) == encode_slowly(word, merges)
+
+
+def test_applying_merges_to_a_long_pre_token_equals_the_slow_encoder():
+    generator = random.Random(0)
+    merges = train_slowly({"".join(generator.choices("ab", k=200)): 1}, 60)
+    rules, tokens = rules_of(merges)
+    word = "".join(generator.choices("ab", k=2000))
+    ids = apply_merges(list(word.encode()), rules)
+    assert tuple(tokens[token_id] for token_id in ids) == encode_slowly(word, merges)

@@ -1,0 +1,319 @@
+import json
+import re
+import shutil
+
+import pytest
+import tokenizers
+
+from transformerlm.errors import DataError
+from transformerlm.tokenizer import Tokenizer, train_bpe_from_texts
+from transformerlm.tokenizer.files import (
+    read_manifest,
+    read_merges,
+    read_vocab,
+    text_to_token,
+    token_to_text,
+)
+
+SPECIAL_TOKENS = [
+    "<|endoftext|>",
+    "<|endoftext|><|endoftext|>",
+    "<|end of text|>",
+    " leading",
+    "two\nlines\r\n",
+    "\t",
+    "👍🏽",
+    "Ġ",
+    "é",
+    '"quoted\\"',
+    "#version: 0.2",
+    "a b",
+    "\x00",
+]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    text = (
+        "the lowest # the lower #version: 0.2 <|endoftext|> naïve 中文 👍 \\\\ \"quoted\" 'it's'\n\n\tend\r\n"
+        * 3
+    )
+    vocab, merges = train_bpe_from_texts([text], 256 + 70 + 13, SPECIAL_TOKENS, num_workers=1)
+    return Tokenizer(vocab, merges, SPECIAL_TOKENS)
+
+
+def test_gpt2s_spelling_of_bytes():
+    assert token_to_text(b" the\n\x00\xad\xff") == "ĠtheĊĀŃÿ"
+    for byte in range(256):
+        assert text_to_token(token_to_text(bytes([byte]))) == bytes([byte])
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    assert sorted(token_to_text(bytes(range(256)))) == sorted(alphabet)
+    with pytest.raises(ValueError, match=r"' ' in 'a b'"):
+        text_to_token("a b")
+
+
+def test_gpt2s_own_files(shared_data):
+    vocab = read_vocab(shared_data / "gpt2_vocab.json")
+    merges = read_merges(shared_data / "gpt2_merges.txt", vocab)
+    assert (len(vocab), len(merges)) == (50257, 50000)
+    assert merges[:3] == [(b" ", b"t"), (b" ", b"a"), (b"h", b"e")]
+    assert vocab[0] == b"!"
+    assert vocab[50256] == b"<|endoftext|>"
+
+
+def test_a_folder_with_gpt2s_two_files_needs_no_manifest(shared_data, tmp_path, gpt2):
+    shutil.copyfile(shared_data / "gpt2_vocab.json", tmp_path / "vocab.json")
+    shutil.copyfile(shared_data / "gpt2_merges.txt", tmp_path / "merges.txt")
+    loaded = Tokenizer.from_dir(tmp_path)
+    assert loaded.special_token_ids == {"<|endoftext|>": 50256}
+    assert loaded.fingerprint == gpt2.fingerprint
+    assert read_manifest(tmp_path) is None
+
+
+def test_without_a_manifest_a_lost_merge_is_not_taken_for_a_special_token(shared_data, tmp_path):
+    shutil.copyfile(shared_data / "gpt2_vocab.json", tmp_path / "vocab.json")
+    lines = (shared_data / "gpt2_merges.txt").read_text().split("\n")
+    (tmp_path / "merges.txt").write_text("\n".join(lines[:-3]))
+    with pytest.raises(
+        DataError, match=r"merges\.txt: no merge makes b' \w+' of vocab\.json: is a line missing"
+    ):
+        Tokenizer.from_dir(tmp_path)
+
+
+def test_saving_and_loading_changes_nothing(trained, tmp_path, hard_texts):
+    trained.save(tmp_path / "new folder", made_from={"corpus": "é", "sizes": [1, 2]})
+    loaded = Tokenizer.from_dir(tmp_path / "new folder")
+    assert loaded.vocab == trained.vocab
+    assert loaded.merges == trained.merges
+    assert loaded.special_token_ids == trained.special_token_ids
+    assert loaded.fingerprint == trained.fingerprint
+    for text in [*hard_texts, *SPECIAL_TOKENS, "x".join(SPECIAL_TOKENS)]:
+        assert loaded.encode(text) == trained.encode(text)
+        assert loaded.decode(loaded.encode(text)) == text
+
+
+def test_the_two_files_say_the_same_without_the_manifest(trained, tmp_path):
+    trained.save(tmp_path)
+    paths = tmp_path / "vocab.json", tmp_path / "merges.txt"
+    loaded = Tokenizer.from_files(*paths, SPECIAL_TOKENS)
+    assert loaded.fingerprint == trained.fingerprint
+    plain = Tokenizer.from_files(*paths)
+    assert plain.special_token_ids == {}
+    assert len(plain.encode("<|endoftext|>")) > 1
+
+
+def test_a_token_that_looks_like_a_special_one_stays_ordinary(tmp_path):
+    pattern = r"<\|e\|>|\w+|\s+"
+    vocab, merges = train_bpe_from_texts(["<|e|> a <|e|>"] * 9, 300, [], pattern=pattern, num_workers=1)
+    tokenizer = Tokenizer(vocab, merges, pattern=pattern)
+    assert b"<|e|>" in vocab.values()
+    tokenizer.save(tmp_path)
+    loaded = Tokenizer.from_dir(tmp_path)
+    assert loaded.special_token_ids == {}
+    assert loaded.encode("<|e|>") == tokenizer.encode("<|e|>")
+    assert loaded.pretokenizer.pattern == pattern
+
+
+def test_huggingface_reads_what_we_write(trained, tmp_path, hard_texts):
+    trained.save(tmp_path)
+    theirs = tokenizers.ByteLevelBPETokenizer(
+        str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), add_prefix_space=False
+    )
+    ours = Tokenizer(trained.vocab, trained.merges)
+    for text in hard_texts:
+        assert theirs.encode(text).ids == ours.encode(text)
+
+
+def test_special_tokens_that_others_write_as_they_are(trained, tmp_path):
+    trained.save(tmp_path)
+    path = tmp_path / "vocab.json"
+    spelled = json.loads(path.read_text())
+    raw = {{"<|endĠofĠtext|>": "<|end of text|>"}.get(key, key): value for key, value in spelled.items()}
+    path.write_text(json.dumps(raw))
+    loaded = Tokenizer.from_files(path, tmp_path / "merges.txt", SPECIAL_TOKENS)
+    assert loaded.special_token_ids == trained.special_token_ids
+    with pytest.raises(DataError, match=r"vocab\.json:1: ' ' in '<\|end of text\|>'"):
+        read_vocab(path)
+
+
+def test_the_manifest_says_what_the_tokenizer_is(trained, tmp_path):
+    trained.save(tmp_path, made_from={"corpus": "text"})
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    assert content["format_version"] == 1
+    assert content["files"]["vocab.json"]["size"] == (tmp_path / "vocab.json").stat().st_size
+    manifest = read_manifest(tmp_path)
+    assert manifest.made_from == {"corpus": "text"}
+    assert manifest.special_tokens == SPECIAL_TOKENS
+    assert manifest.vocab_size == trained.vocab_size
+    assert manifest.fingerprint == trained.fingerprint
+
+
+def test_saving_twice_writes_the_same_bytes(trained, tmp_path):
+    names = ["manifest.json", "merges.txt", "vocab.json"]
+    trained.save(tmp_path / "1")
+    Tokenizer.from_dir(tmp_path / "1").save(tmp_path / "2")
+    trained.save(tmp_path / "1")
+    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+@pytest.fixture
+def small_dir(tmp_path):
+    """A folder with a hand-made vocabulary: the bytes, one a line from line 2 on, and three merges."""
+    lines = [f" {json.dumps(token_to_text(bytes([byte])))}: {byte}" for byte in range(256)]
+    lines += [' "ab": 256', ' "abc": 257', ' "Ġa": 258']
+    (tmp_path / "vocab.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\nab c\nĠ a\n")
+    return tmp_path
+
+
+def change(path, old, new):
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+
+
+def test_the_hand_made_folder_is_sound(small_dir):
+    tokenizer = Tokenizer.from_dir(small_dir)
+    assert tokenizer.merges == [(b"a", b"b"), (b"ab", b"c"), (b" ", b"a")]
+    assert tokenizer.special_token_ids == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("vocab.json", b"{\n", b"\xef\xbb\xbf{\n"),
+        ("merges.txt", b"#version", b"\xef\xbb\xbf#version"),
+        ("merges.txt", b"#version: 0.2\na b\n", b"#version: 0.2\r\na b\r\n"),
+        ("merges.txt", b"#version: 0.2\n", b""),
+        ("merges.txt", "Ġ a\n".encode(), "Ġ a".encode()),
+        ("merges.txt", "Ġ a\n".encode(), "Ġ a\n\n\n".encode()),
+        ("vocab.json", '"Ġa"'.encode(), b'"\\u0120a"'),
+    ],
+)
+def test_harmless_differences_load(small_dir, name, old, new):
+    expected = Tokenizer.from_dir(small_dir).fingerprint
+    change(small_dir / name, old, new)
+    assert Tokenizer.from_dir(small_dir).fingerprint == expected
+
+
+def test_windows_line_ends_load(small_dir):
+    expected = Tokenizer.from_dir(small_dir).fingerprint
+    for path in small_dir.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert Tokenizer.from_dir(small_dir).fingerprint == expected
+
+
+BAD_FILES = [
+    ("vocab.json", b'"abc": 257', b'"abc": 256', r"259: id 256 is given twice, to b'ab' and b'abc'"),
+    ("vocab.json", b'"abc": 257', b'"ab": 257', r"259: token b'ab' is there twice"),
+    ("vocab.json", b'"abc": 257', b'"abc": 357', r"259: expected the ids 0 to 258, .* got 357 for b'abc'"),
+    ("vocab.json", b'"abc": 257', b'"abc": -1', r"259: expected the ids 0 to 258, .* got -1 for"),
+    ("vocab.json", b'"abc": 257', b'"abc": 257.0', r"259: .* got 257\.0 for"),
+    ("vocab.json", b'"abc": 257', b'"abc": "257"', r"259: .* got '257' for"),
+    ("vocab.json", b'"abc": 257', b'"abc": true', r"259: .* got True for"),
+    ("vocab.json", b'"abc": 257', b'"abc": NaN', r"259: .* got nan for"),
+    ("vocab.json", b'"abc": 257', b'"abc": {"x": 1}', r"259: .* got \[\('x', 1\)\] for"),
+    ("vocab.json", b'"abc": 257', b'"a c": 257', r"259: ' ' in 'a c' is not in GPT-2's alphabet"),
+    ("vocab.json", b'"abc": 257', b'"\\ud800": 257', r"259: '\\ud800' in '\\ud800' is not in"),
+    ("vocab.json", b' "\\"": 34', b' "ba": 34', r"2: expected a token for every byte, got none for 0x22"),
+    ("vocab.json", b'"abc": 257', b'"abc" 257', r"259: not valid JSON: Expecting ':' delimiter"),
+    ("vocab.json", b"{\n", b"[\n", r"2: not valid JSON"),
+    ("vocab.json", b"\n}\n", b"", r"260: not valid JSON"),
+    ("vocab.json", b'"abc": 257', b'"ab\xffc": 257', r"259: not UTF-8 at byte \d+ of the file"),
+    ("vocab.json", b'"abc": 257', b'"abc": ' + b"9" * 5000, r"1: not valid JSON: Exceeds the limit"),
+    ("vocab.json", b'"abc": 257', b'"abc": ' + b"[" * 100_000, r"1: not valid JSON: .*recursion"),
+    ("merges.txt", b"ab c\n", b"ab\n", r"3: expected two tokens with one space between them, got 'ab'"),
+    ("merges.txt", b"ab c\n", b"ab c d\n", r"3: expected two tokens .* got 'ab c d'"),
+    ("merges.txt", b"ab c\n", b"ab  c\n", r"3: expected two tokens"),
+    ("merges.txt", b"ab c\n", b"ab \n", r"3: expected two tokens"),
+    ("merges.txt", b"ab c\n", b"ab\tc\n", r"3: expected two tokens"),
+    ("merges.txt", b"ab c\n", b"xy c\n", r"3: b'xy' \+ b'c': b'xy' is not in the vocabulary"),
+    ("merges.txt", b"ab c\n", b"a c\n", r"3: b'a' \+ b'c': b'ac' is not in the vocabulary"),
+    ("merges.txt", b"ab c\n", b"a b\n", r"3: b'a' \+ b'b' is there twice"),
+    ("merges.txt", b"ab c\n", "ab 中\n".encode(), r"3: '\\u4e2d' in '\\u4e2d' is not in GPT-2's alphabet"),
+    ("merges.txt", b"ab c\n", b"ab \xff\n", r"3: not UTF-8 at byte"),
+    ("merges.txt", b"#version: 0.2\n", b"#comment\n", r"1: expected two tokens"),
+    ("merges.txt", b"ab c\n", b"\n\nab cc\n", r"5: b'ab' \+ b'cc': b'cc' is not in the vocabulary"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "what"), BAD_FILES)
+def test_a_bad_file_fails_with_one_line_that_names_the_place(small_dir, name, old, new, what):
+    change(small_dir / name, old, new)
+    with pytest.raises(DataError) as caught:
+        Tokenizer.from_dir(small_dir)
+    (line,) = caught.value.lines
+    assert re.match(rf"{re.escape(str(small_dir / name))}:{what}", line)
+    assert "\n" not in line
+    assert len(line) < 400
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "null", "{}", '"text"', "[[1, 2]]"])
+def test_json_that_is_no_vocabulary(tmp_path, content):
+    path = tmp_path / "vocab.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"vocab\.json:1: "):
+        read_vocab(path)
+
+
+def test_missing_files_are_named(tmp_path, small_dir):
+    with pytest.raises(DataError, match=r"none/vocab\.json: No such file"):
+        Tokenizer.from_dir(tmp_path / "none")
+    (small_dir / "merges.txt").unlink()
+    with pytest.raises(DataError, match=r"merges\.txt: No such file"):
+        Tokenizer.from_dir(small_dir)
+    with pytest.raises(DataError, match="Is a directory"):
+        Tokenizer.from_files(small_dir, small_dir)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        (b'"format_version": 1', b'"format_version": 2', "expected at most 1, got 2"),
+        (
+            b'"format_version": 1',
+            b'"format_version": "1"',
+            "expected 'format_version' with a value of type int",
+        ),
+        (b'"special_tokens": [', b'"special": [', "expected 'special_tokens' with a value of type list"),
+        (b'"fingerprint": "', b'"fingerprint": "0', "not of this tokenizer"),
+        (b'"pattern": "', b'"pattern": " ', "not of this tokenizer"),
+        (b'"pattern": "', b'"pattern": "(', r"manifest\.json: pre-tokenisation pattern: .*missing \)"),
+        (b'"special_tokens": [', b'"special_tokens": [1,', r"special_tokens: expected text, got \[1, "),
+        (b'"special_tokens": [', b'"special_tokens": ["",', "expected text that is not empty"),
+        (b'"special_tokens": [', b'"special_tokens": ["\\ud800",', "half of a surrogate pair"),
+        (b'"size": ', b'"size": 1', r"expected .* as manifest\.json has it"),
+        (b'"files": {', b'"files": {}, "x": {', r"expected None as manifest\.json has it"),
+        (b'"made_from": {', b'"made_from": [{', "not valid JSON"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(trained, tmp_path, old, new, what):
+    trained.save(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(DataError, match=what) as caught:
+        Tokenizer.from_dir(tmp_path)
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "manifest.json"])
+def test_a_flipped_bit_or_a_lost_byte_is_noticed(trained, tmp_path, name):
+    trained.save(tmp_path)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    for position in range(0, len(whole), max(1, len(whole) // 60)):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << position % 7
+        path.write_bytes(flipped)
+        try:
+            loaded = Tokenizer.from_dir(tmp_path)
+        except DataError:
+            continue
+        # Harmless at most: white space of the JSON, or an unused part of the manifest.
+        assert name == "manifest.json"
+        assert loaded.fingerprint == trained.fingerprint
+    path.write_bytes(whole[:-2])
+    with pytest.raises(DataError):
+        Tokenizer.from_dir(tmp_path)
