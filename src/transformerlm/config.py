@@ -109,7 +109,7 @@ class CorpusConfig(Section):
     """Part of `corpus` held out for validation (0: none); not used with `validation_corpus`."""
     validation_split: Literal["auto", "document", "tail"] = "auto"
     """"document": each document by a hash of its content, so that copies of it stay on one side.
-    "tail": the end of the corpus. "auto": "document" from 20 documents on."""
+    "tail": the end of the corpus. "auto": "document" from 20 documents on, where both sides get one."""
     num_workers: PositiveInt | None = None
     """Processes that read the corpus; the result does not depend on it. None: one per core."""
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from transformerlm.errors import DataError
 
@@ -26,8 +26,9 @@ def available_cores() -> int:
 def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int) -> Iterator[R]:
     """`map(function, items)` on `num_workers` processes, results in the order of the items.
 
-    `function` and the items must pickle; at most `2 * num_workers` items are under way at a time,
-    so `items` may be an endless stream. One worker means this process: nothing is started.
+    `function` travels to each worker once, and the items one by one; all must pickle. At most
+    `2 * num_workers` items are under way at a time, so `items` may be an endless stream. One worker
+    means this process: nothing is started.
 
     Raises:
         DataError: when a worker dies (most often: the machine ran out of memory).
@@ -35,9 +36,9 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
     if num_workers == 1:
         yield from map(function, items)
         return
-    with ProcessPoolExecutor(num_workers, mp_context=_start_method()) as pool:
+    with ProcessPoolExecutor(num_workers, _start_method(), _set_function, (function,)) as pool:
         try:
-            yield from _window(pool, function, items, 2 * num_workers)
+            yield from _window(pool, items, 2 * num_workers)
         except BrokenProcessPool:
             message = (
                 f"one of {num_workers} worker processes died; where memory ran out, use fewer num_workers"
@@ -47,16 +48,27 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _window(
-    pool: ProcessPoolExecutor, function: Callable[[T], R], items: Iterable[T], size: int
-) -> Iterator[R]:
-    pending: deque[Future[R]] = deque()
+def _window(pool: ProcessPoolExecutor, items: Iterable[Any], size: int) -> Iterator[Any]:
+    pending: deque[Future[Any]] = deque()
     for item in items:
-        pending.append(pool.submit(function, item))
+        pending.append(pool.submit(_call_function, item))
         if len(pending) >= size:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
+
+
+def _set_function(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+
+
+def _call_function(item: Any) -> Any:
+    return _function(item)
+
+
+_function: Callable[[Any], Any]
+"""In a worker process: what it does with every item."""
 
 
 def _start_method() -> multiprocessing.context.BaseContext:

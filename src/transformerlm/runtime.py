@@ -86,21 +86,29 @@ def has_quick_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def measured_flops_ceiling(runtime: Runtime, size: int = 2048, seconds: float = 0.25) -> float:
-    """FLOP/s of a large square matrix product on this device in this precision, measured now.
+def measured_flops_ceiling(runtime: Runtime, seconds: float = 0.25) -> float:
+    """FLOP/s of a square matrix product on this device in this precision, measured now.
 
     The ceiling that model FLOPs utilisation is quoted against: a datasheet's figure would be for
-    another machine. The best of several products, so that a busy moment does not lower it.
+    another machine. Sizes double as long as a product is short, and the best of all counts, so that
+    neither a busy moment nor an emulated precision makes it low or long.
     """
+    best, size, deadline = 0.0, 128, time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        elapsed = _time_product(runtime, size)
+        best = max(best, 2 * size**3 / elapsed)
+        if elapsed < seconds / 20 and size < 8192:
+            size *= 2
+    return best
+
+
+def _time_product(runtime: Runtime, size: int) -> float:
     # A generator of its own: measuring must not move the one that a resumed run has restored.
-    own = torch.Generator(runtime.device).manual_seed(0)
+    own = torch.Generator(runtime.device).manual_seed(size)
     left, right = torch.randn(2, size, size, generator=own, device=runtime.device).to(runtime.dtype)
-    best, deadline = float("inf"), time.perf_counter() + seconds
-    left @ right  # the first product pays for loading the library
-    while best == float("inf") or time.perf_counter() < deadline:
-        runtime.synchronize()
-        start = time.perf_counter()
-        left @ right
-        runtime.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+    left[:1] @ right  # pays for loading the library
+    runtime.synchronize()
+    start = time.perf_counter()
+    left @ right
+    runtime.synchronize()
+    return time.perf_counter() - start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager
 
+from transformerlm.logging import say
 from transformerlm.progress import Bar
 
 
@@ -13,14 +14,14 @@ class Terminal:
 
     def say(self, message: str) -> None:
         """One line, above any bar that is being drawn."""
-        from tqdm import tqdm
-
-        tqdm.write(message, file=sys.stderr)
+        say(message)
 
     def bar(self, total: int | None, unit: str, description: str) -> AbstractContextManager[Bar]:
         """A tqdm bar; on a pipe or in a log file none is drawn."""
         from tqdm import tqdm
 
+        # tqdm's thread that watches for slow bars would keep worker processes from being forked.
+        tqdm.monitor_interval = 0
         return tqdm(
             total=total,
             unit=unit,

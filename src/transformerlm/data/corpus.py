@@ -12,7 +12,7 @@ import hashlib
 import os
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,11 @@ from transformerlm.schema import to_dict
 
 STDLIB = "python-stdlib"
 
-_STDLIB_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+# pydoc_data is one large generated text, a sixteenth of all; it is no source, and no other file is like it.
+_STDLIB_SKIPPED = (
+    *("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"),
+    "pydoc_data",
+)
 # What this package writes, token files and the folders of tokenizers and runs, is no text to read, though
 # it may lie within the corpus' own folder.
 _OUTPUT_FILES = ("*.memmap", "*.memmap.json")
@@ -127,9 +131,10 @@ def find_corpus(corpus: str, include: Iterable[str] = ("*",), key: str = "[data]
     """
     path = Path(corpus).expanduser()
     if corpus == STDLIB:
-        return _of_folder(Path(sysconfig.get_paths()["stdlib"]), ("*.py",), _STDLIB_SKIPPED, key)
+        folder = Path(sysconfig.get_paths()["stdlib"])
+        return _of_folder(folder, tuple(include), key, suffix=".py", skipped=_STDLIB_SKIPPED)
     if path.is_dir():
-        return _of_folder(path, tuple(include), set(), key)
+        return _of_folder(path, tuple(include), key)
     if path.is_file():
         return Corpus((_look(path, path.name)[0],))
     # Path.glob would need the pattern divided into a folder and the rest, and knows no absolute ones.
@@ -160,7 +165,9 @@ def read_bytes(path: str, start: int, stop: int) -> bytes:
     return content
 
 
-def _of_folder(folder: Path, include: Sequence[str], skipped: set[str], key: str) -> Corpus:
+def _of_folder(
+    folder: Path, include: Sequence[str], key: str, suffix: str = "", skipped: Collection[str] = ()
+) -> Corpus:
     if not folder.is_dir():
         raise MissingCorpusError(f"{key}: expected a folder at {folder}, got none")
     names: dict[str, Path] = {}
@@ -171,6 +178,8 @@ def _of_folder(folder: Path, include: Sequence[str], skipped: set[str], key: str
         for name in files:
             path = root / name
             if name.startswith(".") or _matches(name, _OUTPUT_FILES) or not path.is_file():
+                continue
+            if not name.endswith(suffix):
                 continue
             suffixes[path.suffix or "(no suffix)"] += 1
             if _matches(name, include):

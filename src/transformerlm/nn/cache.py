@@ -148,10 +148,12 @@ class KVCache:
         """
         kept = _as_list(rows)
         assert len(kept) <= self._keys.shape[1], "a cache cannot hold more rows than it was made for"
-        index = torch.tensor(kept, dtype=torch.long, device=self._keys.device)
-        used = slice(0, self.max_length)
-        for stored in (self._keys, self._values):
-            stored[:, : len(kept), :, used] = stored[:, index, :, used]
+        moved = [(new, old) for new, old in enumerate(kept) if new != old]
+        if moved:
+            new, old = torch.tensor(moved, device=self._keys.device).unbind(-1)
+            used = slice(0, self.max_length)
+            for stored in (self._keys, self._values):
+                stored[:, new, :, used] = stored[:, old, :, used]
         self._set_lengths([self._host_lengths[row] for row in kept])
 
     def reset(self) -> None:
