@@ -57,11 +57,13 @@ def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
 def train_model(config: TrainConfig, data: TokenData, tokenizer: Tokenizer, reporter: Reporter) -> int:
     """Train in the run's folder, from where it stopped before; then show what came of it."""
     # Imported only now: torch takes seconds, and worker processes are quicker to start without it.
+    from transformerlm.infer import check_prompts
     from transformerlm.logging import CombinedLogger, MetricsFile, make_logger, resolved_run_name
     from transformerlm.rundir import RunDirectory
     from transformerlm.runtime import Runtime
     from transformerlm.trainer import Trainer
 
+    check_prompts(tokenizer, config.generation)
     run_name = resolved_run_name(config.logging)
     run = RunDirectory(run_path(config, run_name))
     found = run.resume_point(config.training.resume, reporter)

@@ -97,6 +97,17 @@ def eos_token_id(tokenizer: Tokenizer, generation: GenerationConfig) -> int | No
     return known[generation.eos_token]
 
 
+def check_prompts(tokenizer: Tokenizer, generation: GenerationConfig) -> None:
+    """Find out, before a long training and not after it, that its prompts could not be continued.
+
+    Raises:
+        ConfigError: as `complete` would.
+    """
+    eos = eos_token_id(tokenizer, generation)
+    for prompt in generation.prompts:
+        encode_prompt(tokenizer, prompt, eos)
+
+
 def encode_prompt(tokenizer: Tokenizer, prompt: str, eos: int | None) -> list[int]:
     """The ids that the model starts from: the prompt's, or the end-of-text token's where it is empty.
 

@@ -98,7 +98,7 @@ class WandbLogger(Logger):
             project=self._config.project,
             name=self._run_name,
             config={"architecture": self._logging.architecture, "dataset": self._logging.dataset},
-            dir=self._directory,
+            dir=self._directory.absolute(),  # wandb's own process may work in another folder
             settings=settings,
         )
         say(f"wandb: run {run.name} at {run.url or run.settings.sync_dir}")

@@ -1,0 +1,178 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from transformerlm.checkpoint import checkpoint_paths, latest_checkpoint, read_checkpoint
+from transformerlm.cli import make_data, train, train_tokenizer
+from transformerlm.config import TrainConfig
+from transformerlm.logging import names
+from transformerlm.schema import from_dict
+
+
+def lines_of(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def run(capfd, *argv):
+    status = train.main(["--config", "config.toml", *argv])
+    out, err = capfd.readouterr()
+    return status, out, err
+
+
+def test_from_a_folder_of_text_to_a_model_that_writes(workplace, capfd):
+    status, out, err = run(capfd)
+    assert status == 0
+    records = lines_of(out)  # every line of stdout is JSON
+    assert [r["step"] for r in records if names.LOSS in r] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in records if names.VAL_BITS_PER_BYTE in r] == [3, 6]
+    samples = [r for r in records if names.OUTPUT in r]
+    assert [r[names.PROMPT] for r in samples] == ["The ", "A fox"]
+    assert "tokenizer data/fables/tokenizer: made (320 ids" in err
+    assert "token files in data/fables: made" in err
+    assert "validation: " in err
+    assert "xz -9e on the same text: " in err
+    folder = workplace / "runs" / "fables"
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.toml", "tokenizer", "checkpoints", "metrics.jsonl", "samples.jsonl")
+    }
+    config = from_dict(TrainConfig, tomllib.loads((folder / "config.toml").read_text()))
+    assert (config.training.max_steps, config.model.vocab_size) == (6, 320)
+    kept = lines_of((folder / "metrics.jsonl").read_text())
+    assert [r["step"] for r in kept if names.LOSS in r] == [1, 2, 3, 4, 5, 6]
+    assert not any(names.OUTPUT in r for r in kept)
+    assert [r[names.OUTPUT] for r in lines_of((folder / "samples.jsonl").read_text())] == [
+        r[names.OUTPUT] for r in samples
+    ]
+
+
+def test_a_second_run_reuses_what_matches_and_says_so(workplace, capfd):
+    run(capfd)
+    before = {path: path.stat().st_mtime_ns for path in (workplace / "data").rglob("*")}
+    checkpoints = [path.name for path in checkpoint_paths(workplace / "runs/fables/checkpoints")]
+    status, out, err = run(capfd)
+    assert status == 0
+    assert "tokenizer data/fables/tokenizer: reused (320 ids)" in err
+    assert "token files in data/fables: reused" in err
+    assert "resumed: runs/fables, 6 of 6 steps done" in err
+    assert {path: path.stat().st_mtime_ns for path in (workplace / "data").rglob("*")} == before
+    assert [path.name for path in checkpoint_paths(workplace / "runs/fables/checkpoints")] == checkpoints
+    assert [r for r in lines_of(out) if names.LOSS in r] == []
+    status, out, err = run(capfd, "--training.max_steps=8")
+    assert [r["step"] for r in lines_of(out) if names.LOSS in r] == [7, 8]
+    assert "changed since the checkpoint: [training].max_steps: 6 -> 8" in err
+
+
+def test_the_other_commands_make_the_same_files(workplace, capfd):
+    tables = tomllib.loads(Path("config.toml").read_text())
+    assert tables["data"] == {"corpus": "fables"}
+    words = ["--data.corpus=fables", "--tokenizer.vocab_size=320"]
+    assert train_tokenizer.main(words) == 0
+    assert make_data.main(words) == 0
+    apart = {p.name: p.read_bytes() for p in Path("data").rglob("*") if p.is_file()}
+    _, _, err = run(capfd)
+    assert "tokenizer data/fables/tokenizer: reused" in err
+    assert "token files in data/fables: reused" in err
+    shutil.rmtree("data")
+    shutil.rmtree("runs")
+    run(capfd)
+    assert {p.name: p.read_bytes() for p in Path("data").rglob("*") if p.is_file()} == apart
+
+
+def test_your_own_text_is_one_override(workplace, capfd):
+    Path("My Diary.txt").write_text("Dear diary, today nothing happened. And the day after, nothing.\n" * 200)
+    status, _, err = run(capfd, "--data.corpus=My Diary.txt")
+    assert status == 0
+    assert "into runs/My-Diary" in err
+    assert Path("data/My-Diary/train.memmap").exists()
+    assert latest_checkpoint(Path("runs/My-Diary/checkpoints"), print).step == 6
+
+
+def test_what_was_made_otherwise_is_refused_and_left_alone(workplace, capfd):
+    run(capfd)
+    before = Path("data/fables/tokenizer/vocab.json").read_bytes()
+    status, out, err = run(capfd, "--tokenizer.vocab_size=300")
+    assert (status, out) == (3, "")
+    assert "[tokenizer].vocab_size: 320 -> 300" in err.replace("'", "")
+    assert "--tokenizer.tokenizer_dir" in err
+    assert Path("data/fables/tokenizer/vocab.json").read_bytes() == before
+    status, out, err = run(capfd, "--model.d_ff=48")
+    assert (status, out) == (4, "")
+    assert "[model].d_ff: 32 -> 48" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--model.d_model=33"], 2, "[model].num_heads: expected a divisor of d_model = 33, got 2"),
+        (["--schedule.warmup_steps=6"], 2, "[schedule].warmup_steps: expected fewer than"),
+        (["--data.corpus=nowhere"], 3, "[data].corpus: expected a file, a folder, a glob or python-stdlib"),
+        (["--training.resume=must"], 4, "runs/fables: no checkpoint to go on from"),
+        (
+            ["--model.vocab_size=300"],
+            2,
+            "[model].vocab_size: expected at least the tokenizer's 320 ids, got 300",
+        ),
+        (["--model.context_length=100000"], 3, "[model].context_length"),
+        (["--generation.eos_token=<end>"], 2, "[generation].eos_token: expected a special token"),
+    ],
+)
+def test_mistakes_are_one_line_with_their_status(words, status, message, workplace, capfd):
+    got, _out, err = run(capfd, *words)
+    assert got == status, err
+    assert message in err
+    assert "Traceback" not in err
+    assert not Path("runs").exists() or not list(Path("runs").rglob("*.safetensors"))
+
+
+def start(*argv, **kwargs):
+    command = [sys.executable, "-m", "transformerlm.cli.train", "--config", "config.toml", *argv]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONUNBUFFERED", None)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **kwargs)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(workplace, capfd):
+    process = start("--training.max_steps=100000", stdout=subprocess.PIPE)
+    for line in process.stdout:
+        if json.loads(line).get("step", 0) >= 20:
+            break
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    stopped = latest_checkpoint(workplace / "runs/fables/checkpoints", pytest.fail)
+    assert f"stopped after step {stopped.step}; the same command goes on from there" in err
+    _, out, err = run(capfd, f"--training.max_steps={stopped.step + 2}")
+    assert [r["step"] for r in lines_of(out) if names.LOSS in r] == [stopped.step + 1, stopped.step + 2]
+
+
+def test_a_reader_that_leaves_does_not_stop_the_training(workplace):
+    with start(stdout=subprocess.PIPE) as process:
+        json.loads(process.stdout.readline())
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(60) == 0, err
+    assert "Traceback" not in err
+    assert read_checkpoint(workplace / "runs/fables/checkpoints/step_00000006").step == 6
+
+
+def test_wandb_gets_the_same_records(workplace, capfd, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    status, out, _err = run(capfd, "--logging.backend=wandb", "--logging.run_name=first")
+    assert (status, out) == (0, "")
+    assert list(Path("runs/fables/wandb").glob("offline-run-*/*.wandb"))
+    assert [
+        r["step"] for r in lines_of(Path("runs/fables/metrics.jsonl").read_text()) if names.LOSS in r
+    ] == [*range(1, 7)]
+
+
+def test_a_run_directory_can_carry_the_runs_name(workplace, capfd):
+    status, _, _ = run(capfd, "--training.run_dir=runs/{corpus}/{run_name}", "--logging.run_name=mine")
+    assert status == 0
+    assert Path("runs/fables/mine/config.toml").exists()
