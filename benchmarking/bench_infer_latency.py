@@ -15,8 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from benchmarking.peers import hugging_face_llama
 from transformerlm.cli.common import run_command
 from transformerlm.config import ModelConfig, RuntimeConfig
 from transformerlm.schema import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, Problem, Section
@@ -176,26 +177,9 @@ def hugging_face(config: BenchInferConfig, runtime: Runtime) -> Contestant | Non
     """transformers' LlamaForCausalLM of the same shape, and its own `generate`."""
     import torch
 
-    try:
-        from transformers import LlamaConfig, LlamaForCausalLM
-    except ImportError:
-        print("transformers is not installed: left out", file=sys.stderr)
+    model, bench = hugging_face_llama(config.model), config.bench
+    if model is None:
         return None
-    shape, bench = config.model, config.bench
-    llama = LlamaConfig(
-        vocab_size=shape.vocabulary_rows,
-        hidden_size=shape.d_model,
-        intermediate_size=shape.d_ff,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=shape.context_length,
-        tie_word_embeddings=shape.tie_embeddings,
-        bos_token_id=None,
-        eos_token_id=None,  # nothing ends a text early
-        pad_token_id=0,
-    )
-    model: Any = LlamaForCausalLM(llama)
     model.to(runtime.device, runtime.dtype).eval()
     how = {"do_sample": True, "temperature": bench.temperature, "top_p": bench.top_p, "top_k": 0}
     options = how if bench.temperature else {"do_sample": False}

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from benchmarking.peers import hugging_face_llama
 from transformerlm.cli.common import run_command
 from transformerlm.config import ModelConfig, OptimizerConfig, RuntimeConfig
 from transformerlm.schema import NonNegativeInt, PositiveInt, Section
@@ -140,23 +141,9 @@ def hugging_face_step(config: BenchTrainConfig, runtime: Runtime) -> Step | None
     """A training step of transformers' LlamaForCausalLM of the same shape with torch's AdamW."""
     import torch
 
-    try:
-        from transformers import LlamaConfig, LlamaForCausalLM
-    except ImportError:
-        print("transformers is not installed: left out", file=sys.stderr)
+    model, settings = hugging_face_llama(config.model), config.optimizer
+    if model is None:
         return None
-    shape, settings = config.model, config.optimizer
-    llama = LlamaConfig(
-        vocab_size=shape.vocabulary_rows,
-        hidden_size=shape.d_model,
-        intermediate_size=shape.d_ff,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=shape.context_length,
-        tie_word_embeddings=shape.tie_embeddings,
-    )
-    model: torch.nn.Module = LlamaForCausalLM(llama)
     model.to(runtime.device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -69,6 +72,30 @@ def test_measuring_leaves_the_random_numbers_alone():
     before = torch.get_rng_state()
     measured_flops_ceiling(Runtime(CPU, torch.float32), seconds=0.01)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+COMPILE_WITHOUT_A_COMPILER = """
+import torch
+from transformerlm.progress import SilentReporter
+from transformerlm.runtime import Runtime, compiled
+
+class Heard(SilentReporter):
+    def say(self, message):
+        print(message)
+
+model, runtime = torch.nn.Linear(4, 4), Runtime(torch.device("cpu"), torch.float32)
+assert compiled(model, torch.ones(2, 4), runtime, Heard()) is model
+assert all(parameter.grad is None for parameter in model.parameters())
+"""
+
+
+def test_where_compiling_fails_there_is_one_warning_and_the_model_itself(tmp_path):
+    environment = os.environ | {"CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", COMPILE_WITHOUT_A_COMPILER]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("torch.compile failed, going on without it: ")
+    assert done.stdout.count("\n") == 1
 
 
 @pytest.mark.gpu

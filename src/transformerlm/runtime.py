@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+from torch import Tensor, nn
 
 from transformerlm.config import RuntimeConfig
 from transformerlm.errors import ConfigError
+from transformerlm.progress import Reporter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -84,6 +87,23 @@ def has_quick_bfloat16(device: torch.device) -> bool:
         tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
         return any(getattr(torch.cpu, test, lambda: False)() for test in tests)
     return False
+
+
+def compiled(model: nn.Module, example: Tensor, runtime: Runtime, reporter: Reporter) -> nn.Module:
+    """`torch.compile(model)`, proven on a forward and backward pass over `example`.
+
+    Where that fails there is one warning, and the model itself comes back.
+    """
+    try:
+        candidate = cast(nn.Module, torch.compile(model))
+        with runtime.autocast():
+            candidate(example).sum().backward()
+    except RuntimeError as error:  # what torch's compiler raises when it, or the C++ compiler, gives up
+        reporter.say(f"torch.compile failed, going on without it: {str(error).splitlines()[0]}")
+        return model
+    finally:
+        model.zero_grad(set_to_none=True)
+    return candidate
 
 
 def measured_flops_ceiling(runtime: Runtime, seconds: float = 0.25) -> float:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from transformerlm.nn import TransformerLM, cross_entropy, training_flops_per_to
 from transformerlm.optim import AdamW, clip_grad_norm_, cosine_schedule, parameter_groups
 from transformerlm.progress import Bar, Reporter
 from transformerlm.rundir import RunDirectory, check_same_run, environment, identity
-from transformerlm.runtime import Runtime, measured_flops_ceiling
+from transformerlm.runtime import Runtime, compiled, measured_flops_ceiling
 from transformerlm.schema import to_dict
 from transformerlm.signals import StopSignals
 
@@ -107,7 +107,8 @@ class Trainer:
             NumericalError: when loss or gradient are no longer finite; the last checkpoint is from before.
         """
         if self.config.runtime.compile:
-            self.forward = compiled(self.model, self.runtime, self.reporter)
+            example = torch.zeros(1, 2, dtype=torch.long, device=self.runtime.device)
+            self.forward = compiled(self.model, example, self.runtime, self.reporter)
         self.clock.flops_ceiling = measured_flops_ceiling(self.runtime)
         max_steps = self.config.training.max_steps
         with StopSignals() as stop, self.reporter.bar(max_steps, "step", "training") as bar:
@@ -187,12 +188,18 @@ class Trainer:
         self.check_finite(result)
         training, model = self.config.training, self.config.model
         tokens_per_step = training.batch_size * model.context_length
-        tokens_per_second = self.clock.steps_per_second(self.step) * tokens_per_step
+        steps_per_second = self.clock.steps_per_second(self.step)
+        tokens_per_second = steps_per_second * tokens_per_step
         flops_per_token = training_flops_per_token(model, model.context_length)
-        values = {names.LOSS: result.loss.item(), names.LR: result.lr}
-        values[names.GRAD_L2_NORM] = result.grad_norm.item()
-        values |= {names.TOKENS: self.step * tokens_per_step, names.TOKENS_PER_SECOND: tokens_per_second}
-        values[names.MFU] = tokens_per_second * flops_per_token / self.clock.flops_ceiling
+        values = {
+            names.LOSS: result.loss.item(),
+            names.LR: result.lr,
+            names.GRAD_L2_NORM: result.grad_norm.item(),
+            names.TOKENS: self.step * tokens_per_step,
+            names.TOKENS_PER_SECOND: tokens_per_second,
+            names.MFU: tokens_per_second * flops_per_token / self.clock.flops_ceiling,
+            names.SECONDS_REMAINING: (training.max_steps - self.step) / steps_per_second,
+        }
         values |= to_floats(result.activation_norms)
         if self.config.logging.weight_norms:
             values |= to_floats(weight_norms(self.model))
@@ -273,21 +280,6 @@ class Trainer:
             torch.cuda.set_rng_state_all(state["rng"]["cuda"])
         self.best, self.newest = _from_plain(state["best"]), _from_plain(state["newest"])
         self.step = self.saved_step = found.step
-
-
-def compiled(model: TransformerLM, runtime: Runtime, reporter: Reporter) -> nn.Module:
-    """`torch.compile(model)`, proven on one small step; the model itself, and a warning, where it fails."""
-    example = torch.zeros(1, min(2, model.config.context_length), dtype=torch.long, device=runtime.device)
-    try:
-        candidate = cast(nn.Module, torch.compile(model))
-        with runtime.autocast():
-            candidate(example).sum().backward()
-    except RuntimeError as error:  # what torch's compiler raises when it, or the C++ compiler, gives up
-        reporter.say(f"torch.compile failed, going on without it: {str(error).splitlines()[0]}")
-        return model
-    finally:
-        model.zero_grad(set_to_none=True)
-    return candidate
 
 
 def _to_plain(validation: Validation | None) -> list[Any]:

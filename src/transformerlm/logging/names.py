@@ -24,6 +24,8 @@ TOKENS_PER_SECOND = "metrics.tokens_per_second"
 """Throughput since the record before."""
 MFU = "metrics.mfu"
 """Model FLOPs utilisation: the model's own arithmetic over the device's measured ceiling, 0 to 1."""
+SECONDS_REMAINING = "metrics.seconds_remaining"
+"""What the remaining steps take at the present throughput; validating and saving are not counted."""
 
 LATENCY_MS = "metrics.latency_ms"
 """Milliseconds from a prompt to the end of its text."""
