@@ -110,7 +110,8 @@ def test_it_learns_and_leaves_a_run_behind(data, tmp_path):
     assert trainer.status == 0
     last = read_checkpoint(checkpoint_paths(tmp_path / "checkpoints")[-1])
     assert last.step == 60
-    assert last.about["val_loss"] == records(tmp_path, names.VAL_LOSS)[-1][names.VAL_LOSS]
+    validated = records(tmp_path, names.VAL_LOSS)[-1]
+    assert last.about["newest_validation"][:2] == [60, validated[names.VAL_LOSS]]
 
 
 def test_a_step_is_what_plain_torch_would_do(data, tmp_path):
@@ -297,6 +298,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(data, tmp_pa
     ):
         trainer.train(NullLogger())
     assert checkpoint_paths(tmp_path / "checkpoints") == []
+
+
+def test_a_broken_number_is_not_saved_on_a_signal_either(data, tmp_path):
+    trainer = make(changed(CONFIG, training={"log_every": 12, "validate_every": 0}), data, tmp_path)
+    with torch.no_grad():
+        trainer.model.final_norm.weight[0] = float("nan")
+    trainer.model.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(NumericalError, match="step 1: not finite"):
+        trainer.train(NullLogger())
+    assert checkpoint_paths(tmp_path / "checkpoints") == []
+
+
+@pytest.mark.parametrize(
+    "every", [{"checkpoint_every": 6, "validate_every": 0}, {"checkpoint_every": 0, "validate_every": 6}]
+)
+def test_the_last_step_is_validated_and_saved_once(every, data, tmp_path):
+    config = changed(CONFIG, training={"max_steps": 12, **every})
+    run(config, data, tmp_path)
+    run(config, data, tmp_path)  # there is nothing left to do, and nothing is done twice
+    assert [record["step"] for record in records(tmp_path, names.VAL_LOSS)].count(12) == 1
+    last = read_checkpoint(tmp_path / "checkpoints" / "step_00000012")
+    assert last.about["newest_validation"][0] == 12
 
 
 def test_norms_are_logged_where_asked_for_and_change_nothing(data, tmp_path):

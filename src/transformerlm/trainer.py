@@ -114,13 +114,14 @@ class Trainer:
         with StopSignals() as stop, self.reporter.bar(max_steps, "step", "training") as bar:
             bar.update(self.step)
             self.clock.restart(self.step)
+            result: StepResult | None = None
             while self.step < max_steps and not stop.received:
                 result = self.take_step()
                 bar.update(1)
                 self.after_step(result, logger, bar)
             if not stop.received:
                 self.validate(logger)
-            self.save(logger)
+            self.save(result, logger)
         return stop.exit_status
 
     def take_step(self) -> StepResult:
@@ -179,9 +180,9 @@ class Trainer:
         if self.is_due(self.step, training.validate_every):
             self.validate(logger)
         is_new_best = self.best is not None and self.best.step == self.step
-        if is_new_best or self.is_due(self.step, training.checkpoint_every):
-            self.check_finite(result)
-            self.save(logger)
+        is_last = self.step == training.max_steps  # then `train` saves, after the last validation
+        if not is_last and (is_new_best or self.is_due(self.step, training.checkpoint_every)):
+            self.save(result, logger)
 
     def log_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
         """Fetch what the step has to tell and log it. The host waits for the device here."""
@@ -233,17 +234,16 @@ class Trainer:
         logger.log(values | {names.VAL_BITS_PER_BYTE: found.bits_per_byte}, self.step)
         self.clock.restart(self.step)
 
-    def save(self, logger: Logger) -> None:
+    def save(self, result: StepResult | None, logger: Logger) -> None:
         """Write a checkpoint of this step, unless there is one, and remove those past their time."""
-        if self.saved_step == self.step:
+        if result is None or self.saved_step == self.step:
             return
+        self.check_finite(result)
         about = {
             "config": to_dict(self.config),
             "identity": identity(self.config, self.data),
             "environment": environment(),
-            "val_loss": self.newest.evaluation.loss
-            if self.newest and self.newest.step == self.step
-            else None,
+            "newest_validation": _to_plain(self.newest),
         }
         model, training = self.model.state_dict(), self.training_state()
         written = write_checkpoint(self.run.checkpoints, self.step, model, training, about)
