@@ -21,9 +21,10 @@ from transformerlm.data.split import nothing_left
 from transformerlm.errors import DataError
 from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.schema import to_dict
-from transformerlm.tokenizer import Pretokenizer, Tokenizer, train_bpe_from_texts
-from transformerlm.tokenizer.bpe import NUM_BYTES
+from transformerlm.tokenizer import Pretokenizer, Tokenizer
+from transformerlm.tokenizer.bpe import NUM_BYTES, train_from_counts
 from transformerlm.tokenizer.files import VOCAB_FILE, read_manifest
+from transformerlm.tokenizer.train import count_pretokens
 
 
 def fill_placeholders(path: str, data: CorpusConfig) -> str:
@@ -110,18 +111,13 @@ def _train_tokenizer(
     corpora = _list_files(data, reporter)
     safe_cut = Pretokenizer(config.pattern, config.special_tokens).safe_cut
     num_merges = config.vocab_size - NUM_BYTES - len(config.special_tokens)
-    with (
-        reporter.bar(corpora.num_bytes, "B", "counting words") as counting,
-        reporter.bar(num_merges, "merge", "learning merges") as learning,
-    ):
-        vocab, merges = train_bpe_from_texts(
-            training_texts(data, corpora, safe_cut, counting),
-            config.vocab_size,
-            config.special_tokens,
-            pattern=config.pattern,
-            num_workers=data.num_workers,
-            merge_progress=learning.update,
+    with reporter.bar(corpora.num_bytes, "B", "counting words") as bar:
+        texts = training_texts(data, corpora, safe_cut, bar)
+        counts = count_pretokens(
+            texts, config.special_tokens, pattern=config.pattern, num_workers=data.num_workers
         )
+    with reporter.bar(num_merges, "merge", "learning merges") as bar:
+        vocab, merges = train_from_counts(counts, config.vocab_size, config.special_tokens, bar.update)
     tokenizer = Tokenizer(vocab, merges, config.special_tokens, pattern=config.pattern)
     recipe = {**settings(data), **corpora.summary()}
     tokenizer.save(directory, made_from={**_tokenizer_settings(config), **recipe})
