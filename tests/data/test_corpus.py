@@ -99,11 +99,17 @@ def test_the_user_s_own_folder(folder, monkeypatch):
     assert len(find_corpus("~/my texts").sources) == 5
 
 
+def test_a_part_of_the_standard_library_can_be_chosen():
+    some = names(find_corpus("python-stdlib", ["[st]*.py"]))
+    assert "socket.py" in some
+    assert all(name.rpartition("/")[2][0] in "st" for name in some)
+
+
 def test_the_standard_library_is_source_without_tests():
     corpus = find_corpus("python-stdlib")
     root = Path(sysconfig.get_paths()["stdlib"])
     everything = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
-    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "pydoc_data"}
     expected = sorted(name for name in everything if not skipped & set(name.split("/")[:-1]))
     assert names(corpus) == expected
     assert len(corpus.sources) > 500
