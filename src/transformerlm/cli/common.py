@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import os
 import sys
 import tomllib
 import traceback
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from transformerlm.errors import ConfigError, TransformerLMError
+from transformerlm.logging.terminal import silence
 from transformerlm.schema import (
     SchemaError,
     Section,
@@ -34,7 +34,8 @@ from transformerlm.schema import (
 
 C = TypeVar("C", bound=Section)
 
-FLAGS = {"print_config": "--print-config", "debug": "--debug", "help": "--help"}
+FLAGS = {"--print-config": "print_config", "--debug": "debug", "--help": "help", "-h": "help"}
+"""Options that take no value, and their names in Arguments."""
 EXIT_STATUSES = """exit status:
   0 done   1 failed otherwise   2 config or argument   3 corpus, tokenizer or token file   4 checkpoint
   6 loss or gradient not finite   74 disk or other input/output   130, 143 interrupted (Ctrl-C, SIGTERM)"""
@@ -88,7 +89,7 @@ def report(error: BaseException, *, debug: bool) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     if isinstance(error, BrokenPipeError):  # the reader of stdout has left, as in `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return 0
     if isinstance(error, TransformerLMError):
         print("\n".join(error.lines), file=sys.stderr)
@@ -107,12 +108,11 @@ def parse_arguments(argv: Sequence[str], shortcuts: Mapping[str, str]) -> Argume
     while rest:
         word = rest.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
-        flag = {"-h": "help"}.get(word, name.replace("-", "_"))
-        if word in FLAGS.values() or word == "-h":
-            setattr(arguments, flag, True)
+        if word in FLAGS:
+            setattr(arguments, FLAGS[word], True)
             continue
         if not word.startswith("--") or not (name in ("config", *shortcuts) or "." in name):
-            known = [*FLAGS.values(), "--config", *(f"--{shortcut}" for shortcut in shortcuts)]
+            known = ["--config", *FLAGS, *(f"--{shortcut}" for shortcut in shortcuts)]
             problems.append(f"command line: {word}: {unknown(word, known).replace('key', 'argument')}")
             continue
         if not equals and (not rest or rest[0].startswith("--")):
