@@ -183,6 +183,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(dtype, stop, data, tmp_
     assert without_speed(records(tmp_path / "straight")) == without_speed(records(tmp_path / "stopped"))
 
 
+def test_a_signal_in_the_last_step_leaves_a_complete_run(data, tmp_path):
+    config = changed(CONFIG, training={"validate_every": 0})
+    assert run(config, data, tmp_path, signal_at=SignalAt(12)).status == 143
+    assert run(config, data, tmp_path).status == 0
+    assert [record["step"] for record in records(tmp_path, names.VAL_LOSS)] == [12]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_saves_and_says_so_in_the_status(number, data, tmp_path):
     stopped = run(CONFIG, data, tmp_path, signal_at=SignalAt(2, number))

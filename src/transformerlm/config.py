@@ -95,7 +95,8 @@ class CorpusConfig(Section):
     """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library.
     Files ending in .jsonl hold one document a line; any other file is text."""
     include: tuple[Text, ...] = ("*",)
-    """Which files of a folder to read (shell patterns on a file's name); hidden and binary ones never are."""
+    """Which files of a folder or of "python-stdlib" to read: shell patterns on a file's name.
+    Hidden and binary files never are."""
     document_separator: str = "<|endoftext|>"
     """Where a text file's documents part, and the special token that ends each document in the token
     file. "": a document is a file, and nothing marks its end."""

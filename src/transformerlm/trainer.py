@@ -107,7 +107,8 @@ class Trainer:
             NumericalError: when loss or gradient are no longer finite; the last checkpoint is from before.
         """
         if self.config.runtime.compile:
-            example = torch.zeros(1, 2, dtype=torch.long, device=self.runtime.device)
+            length = min(2, self.config.model.context_length)
+            example = torch.zeros(1, length, dtype=torch.long, device=self.runtime.device)
             self.forward = compiled(self.model, example, self.runtime, self.reporter)
         self.clock.flops_ceiling = measured_flops_ceiling(self.runtime)
         max_steps = self.config.training.max_steps
@@ -119,7 +120,7 @@ class Trainer:
                 result = self.take_step()
                 bar.update(1)
                 self.after_step(result, logger, bar)
-            if not stop.received:
+            if self.step == max_steps:  # also where a signal came in the last step: the run is complete
                 self.validate(logger)
             self.save(result, logger)
         return stop.exit_status
