@@ -57,6 +57,8 @@ def test_the_agent_starts_a_run_that_trains(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
+        monkeypatch.setenv(name, "")  # the agent sets them in this process: afterwards they have to go
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     generator = random.Random(0)
     drawn = {name: draw(generator, parameter) for name, parameter in SWEEP["parameters"].items()}
