@@ -1,4 +1,4 @@
-"""An ordered map over worker processes, in bounded memory; it knows nothing of text or tokens."""
+"""Ordered maps over worker processes and over threads; they know nothing of text or tokens."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -23,12 +23,14 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int) -> Iterator[R]:
-    """`map(function, items)` on `num_workers` processes, results in the order of the items.
+def ordered_map(
+    function: Callable[[T], R], items: Iterable[T], num_workers: int, *, threads: bool = False
+) -> Iterator[R]:
+    """`map(function, items)` on `num_workers` processes or threads, results in the order of the items.
 
-    `function` travels to each worker once, and the items one by one; all must pickle. At most
+    `function` travels to each process once, and the items one by one; all must pickle. At most
     `2 * num_workers` items are under way at a time, so `items` may be an endless stream. One worker
-    means this process: nothing is started.
+    means this thread: nothing is started.
 
     Raises:
         DataError: when a worker dies (most often: the machine ran out of memory).
@@ -36,9 +38,13 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
     if num_workers == 1:
         yield from map(function, items)
         return
+    if threads:
+        with ThreadPoolExecutor(num_workers) as pool:
+            yield from _window(pool, function, items, 2 * num_workers)
+        return
     with ProcessPoolExecutor(num_workers, _start_method(), _set_function, (function,)) as pool:
         try:
-            yield from _window(pool, items, 2 * num_workers)
+            yield from _window(pool, _call_function, items, 2 * num_workers)
         except BrokenProcessPool:
             message = (
                 f"one of {num_workers} worker processes died; where memory ran out, use fewer num_workers"
@@ -48,10 +54,44 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _window(pool: ProcessPoolExecutor, items: Iterable[Any], size: int) -> Iterator[Any]:
+def threaded_map(
+    function: Callable[[T], R], items: Sequence[T], num_threads: int | None, size: Callable[[T], int]
+) -> list[R]:
+    """`list(map(function, items))` on threads, for a function that lets others run meanwhile.
+
+    Items go to threads in groups of similar size, several for each, so that all have work to the end.
+
+    Args:
+        num_threads: None: one per core.
+        size: how much work an item is.
+    """
+    num_threads = num_threads or available_cores()
+    if num_threads == 1 or len(items) < 2:
+        return list(map(function, items))
+    groups = _groups(items, 1 + sum(map(size, items)) // (8 * num_threads), size)
+    with ThreadPoolExecutor(num_threads) as pool:
+        return [result for results in pool.map(lambda group: list(map(function, group)), groups) for result in results]
+
+
+def _groups(items: Sequence[T], enough: int, size: Callable[[T], int]) -> list[list[T]]:
+    """Items in order, in lists of at least `enough` in all."""
+    groups: list[list[T]] = [[]]
+    filled = 0
+    for item in items:
+        groups[-1].append(item)
+        filled += size(item)
+        if filled >= enough:
+            groups.append([])
+            filled = 0
+    return groups
+
+
+def _window(
+    pool: Executor, function: Callable[[Any], Any], items: Iterable[Any], size: int
+) -> Iterator[Any]:
     pending: deque[Future[Any]] = deque()
     for item in items:
-        pending.append(pool.submit(_call_function, item))
+        pending.append(pool.submit(function, item))
         if len(pending) >= size:
             yield pending.popleft().result()
     while pending:

@@ -8,8 +8,17 @@ import tokenizers
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.tokenizer import Tokenizer
+from transformerlm.tokenizer.native import CHOICE_VARIABLE
 
 SHARED_DATA = Path(__file__).parents[2] / "../shared/data"
+
+
+@pytest.fixture(scope="session", autouse=True, params=["never", "always"])
+def kernels(request):
+    """Everything is tested in plain Python, and again on the compiled kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CHOICE_VARIABLE, request.param)
+        yield request.param
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +29,7 @@ def shared_data():
 
 
 @pytest.fixture(scope="session")
-def gpt2(shared_data):
+def gpt2(shared_data, kernels):
     return Tokenizer.from_files(
         shared_data / "gpt2_vocab.json", shared_data / "gpt2_merges.txt", ["<|endoftext|>"]
     )

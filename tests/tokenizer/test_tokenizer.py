@@ -117,12 +117,17 @@ def test_encoding_again_gives_the_same(gpt2, hard_texts):
     assert [gpt2.encode(text) for text in hard_texts] == first
 
 
-def test_a_full_cache_starts_again(small, monkeypatch):
-    monkeypatch.setattr("transformerlm.tokenizer.tokenizer._MOST_CACHED", 10)
+def test_a_full_cache_starts_again(small, monkeypatch, kernels):
+    monkeypatch.setattr("transformerlm.tokenizer.plain_encode._MOST_CACHED", 10)
+    monkeypatch.setattr("transformerlm.tokenizer.fast_encode._FIRST_CAPACITY", 8)
+    monkeypatch.setattr("transformerlm.tokenizer.fast_encode._MOST_WORDS", 32)
     copy = pickle.loads(pickle.dumps(small))
-    text = " ".join(f"low{number}" for number in range(100))
+    text = " ".join(f"low{number} {number}{'longer than sixteen bytes' * (number % 3)}" for number in range(100))
     assert copy.encode(text) == small.encode(text)
-    assert len(copy._encoded) <= 10
+    if kernels == "never":
+        assert len(copy._plain.cache) <= 10
+    else:
+        assert len(copy._fast._idle[0]._words["table"]) == 4 * 32
 
 
 def chunkings(text):
@@ -280,7 +285,7 @@ def test_the_fingerprint_is_of_all_that_matters(small):
 def test_survives_pickling_without_its_cache(gpt2):
     gpt2.encode("some text to remember")
     copy = pickle.loads(pickle.dumps(gpt2))
-    assert not copy._encoded
+    assert not {"_plain", "_fast"} & vars(copy).keys()
     assert copy.encode("it's 👍<|endoftext|>") == gpt2.encode("it's 👍<|endoftext|>")
     assert copy.pretokenizer.pattern == GPT2_PATTERN
 

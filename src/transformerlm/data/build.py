@@ -1,4 +1,4 @@
-"""From a corpus to token files, through worker processes, in bounded memory.
+"""From a corpus to token files, through worker threads or processes, in bounded memory.
 
 The result is a function of the text, the settings and the tokenizer: not of the number of workers, nor
 of how the text is divided into work. The items of work are a function of the text as well, so that
@@ -29,7 +29,7 @@ from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.tokenizer import Tokenizer
 
 WORKER_BYTES = 2 * 2**20
-"""Text that is worth a process: with less than twice this, none is started."""
+"""Text that is worth a worker: with less than twice this, none is started."""
 
 _MAX_LISTED = 1000  # files that a sidecar names; the summary of their names and sizes covers them all
 
@@ -109,10 +109,11 @@ def encode_corpora(
     items = corpus_items(config, corpora, tokenizer.pretokenizer.safe_cut, piece_bytes)
     num_workers = min(config.num_workers or available_cores(), max(1, corpora.num_bytes // WORKER_BYTES))
     left = corpora.num_bytes
+    threads = tokenizer.uses_kernels(left)  # else other threads would only wait for this one
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context((reporter or SilentReporter()).bar(left, "B", "encoding"))
         writers = _open_writers(stack, config, corpora, tokenizer, directory)
-        for num_read, parts in ordered_map(encode, items, num_workers):
+        for num_read, parts in ordered_map(encode, items, num_workers, threads=threads):
             for split, ids, num_documents, num_bytes in parts:
                 writers[split].write(ids, num_documents=num_documents, num_bytes=num_bytes)
             bar.update(num_read)
@@ -140,11 +141,15 @@ def encode_item(
     parts = []
     for split in (TRAIN, VAL):
         own = [document for document in documents if document.split == split]
-        num_bytes = sum(len(document.text.encode()) for document in own)
+        num_bytes = sum(_num_bytes(document.text) for document in own)
         if own:
             ids = _encode(tokenizer, own, config.document_separator)
             parts.append(Tokens(split, ids, sum(document.is_end for document in own), num_bytes))
     return sum(piece.stop - piece.start for piece in item), parts
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _encode(tokenizer: Tokenizer, documents: Sequence[Document], separator: str) -> Ids:

@@ -22,9 +22,9 @@ from transformerlm.errors import DataError
 from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.schema import to_dict
 from transformerlm.tokenizer import Pretokenizer, Tokenizer
-from transformerlm.tokenizer.bpe import NUM_BYTES, train_from_counts
+from transformerlm.tokenizer.bpe import NUM_BYTES
 from transformerlm.tokenizer.files import VOCAB_FILE, read_manifest
-from transformerlm.tokenizer.train import count_pretokens
+from transformerlm.tokenizer.train import count_words, learn_merges
 
 
 def fill_placeholders(path: str, data: CorpusConfig) -> str:
@@ -113,11 +113,11 @@ def _train_tokenizer(
     num_merges = config.vocab_size - NUM_BYTES - len(config.special_tokens)
     with reporter.bar(corpora.num_bytes, "B", "counting words") as bar:
         texts = training_texts(data, corpora, safe_cut, bar)
-        counts = count_pretokens(
+        words = count_words(
             texts, config.special_tokens, pattern=config.pattern, num_workers=data.num_workers
         )
     with reporter.bar(num_merges, "merge", "learning merges") as bar:
-        vocab, merges = train_from_counts(counts, config.vocab_size, config.special_tokens, bar.update)
+        vocab, merges = learn_merges(words, config.vocab_size, config.special_tokens, bar.update)
     tokenizer = Tokenizer(vocab, merges, config.special_tokens, pattern=config.pattern)
     recipe = {**settings(data), **corpora.summary()}
     tokenizer.save(directory, made_from={**_tokenizer_settings(config), **recipe})

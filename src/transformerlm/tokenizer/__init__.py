@@ -5,7 +5,8 @@ Read `pretokenize.py` first (what may merge), then `bpe.py` (what does), then `t
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.tokenizer.pretokenize import Pretokenizer
-from transformerlm.tokenizer.tokenizer import StreamDecoder, Tokenizer
+from transformerlm.tokenizer.stream import StreamDecoder
+from transformerlm.tokenizer.tokenizer import Tokenizer
 from transformerlm.tokenizer.train import train_bpe, train_bpe_from_texts
 from transformerlm.tokenizer.verify import verify_merges
 

@@ -56,7 +56,7 @@ def train_from_counts(
     """
     tokens = [bytes([byte]) for byte in range(NUM_BYTES)]
     merges: Merges = []
-    special = _still_without_id(special_tokens, tokens, vocab_size)
+    special = room_for_merges(special_tokens, tokens, vocab_size)
     corpus = _Corpus(counts)
     queue = _Queue(corpus.counts, tokens)
     while len(tokens) + len(special) < vocab_size and (pair := queue.pop()):
@@ -72,9 +72,7 @@ def train_from_counts(
     return dict(enumerate([*tokens, *special])), merges
 
 
-def _still_without_id(
-    special_tokens: Sequence[str], tokens: list[bytes], vocab_size: int
-) -> dict[bytes, None]:
+def room_for_merges(special_tokens: Sequence[str], tokens: list[bytes], vocab_size: int) -> dict[bytes, None]:
     """The special tokens that are not among `tokens`, in order, provided that there is room for them."""
     special = {token.encode(): None for token in special_tokens if token.encode() not in tokens}
     least = len(tokens) + len(special)

@@ -1,37 +1,40 @@
 """The tokenizer: text to ids and back, with one vocabulary and one list of merges.
 
 What a pre-token is, how merges are applied and how the files look is said elsewhere; this file puts
-them together and remembers what it has encoded.
+them together. Encoding runs in plain Python or on compiled kernels, with the same result.
 """
 
 from __future__ import annotations
 
-import codecs
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
-from transformerlm.tokenizer import files
-from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, Vocab, apply_merges
-from transformerlm.tokenizer.pretokenize import PIECE_SIZE, Pretokenizer, utf8
-from transformerlm.tokenizer.vocabulary import merges_fault, vocab_fault
+from transformerlm.parallel import threaded_map
+from transformerlm.tokenizer import files, native
+from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.fast_encode import FastEncoder
+from transformerlm.tokenizer.plain_encode import PlainEncoder
+from transformerlm.tokenizer.pretokenize import PIECE_SIZE, Pretokenizer
+from transformerlm.tokenizer.vocabulary import Ids, are_in_order, merges_fault, no_such_id, vocab_fault
 
-Ids = npt.NDArray[np.unsignedinteger[Any]]
+AllowedSpecial = Literal["all", "none"] | Collection[str]
+"""Which special tokens a text may hold: all, none, or these; any other is text like the rest."""
 
-_MOST_CACHED = 1 << 18  # pre-tokens; some 50 MB
-_LONGEST_CACHED = 64  # characters
+_PLAIN_BYTES_PER_SECOND = 3e6  # of text that is new; roughly, and the same for decoding
 
 
 class Tokenizer:
     """Byte-pair encoding: every text has ids, and `decode(encode(text))` is the text again.
+
+    Threads may use one tokenizer at the same time.
 
     Args:
         vocab: id -> token; ids 0 to n - 1, and among the tokens every single byte.
@@ -60,16 +63,16 @@ class Tokenizer:
         if fault:
             raise DataError(f"merges[{fault.index}]: {fault.what}")
         self.pretokenizer = Pretokenizer(pattern, special_tokens or ())
-        id_of = {token: token_id for token_id, token in vocab.items()}
+        self._id_of = {token: token_id for token_id, token in vocab.items()}
         self.special_token_ids: dict[str, int] = {
-            token: id_of.setdefault(token.encode(), len(id_of)) for token in self.pretokenizer.special_tokens
+            token: self._id_of.setdefault(token.encode(), len(self._id_of))
+            for token in self.pretokenizer.special_tokens
         }
-        self.vocab: Vocab = {token_id: token for token, token_id in id_of.items()}
+        self.vocab: Vocab = {token_id: token for token, token_id in self._id_of.items()}
         self.merges: Merges = [(left, right) for left, right in merges]
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
-        self._byte_ids = [id_of[bytes([byte])] for byte in range(NUM_BYTES)]
-        self._rules = _rules(self.merges, id_of)
-        self._encoded = _Cache(self._encode_pretoken)
+        self._allowed: dict[frozenset[str], Pretokenizer] = {}
+        self._plain_bytes = 0
 
     @classmethod
     def from_files(
@@ -143,23 +146,48 @@ class Tokenizer:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text. A special token in it is its one id."""
-        ids: list[int] = self.encode_array(text).tolist()
+    def encode(self, text: str, *, allowed_special: AllowedSpecial = "all") -> list[int]:
+        """The ids of a text. A special token in it is its one id, where it is allowed.
+
+        Raises:
+            DataError: for half a surrogate pair, which is no character.
+            ConfigError: `allowed_special` names one that this tokenizer does not have.
+        """
+        ids: list[int] = self.encode_array(text, allowed_special=allowed_special).tolist()
         return ids
 
-    def encode_array(self, text: str) -> Ids:
+    def encode_array(self, text: str, *, allowed_special: AllowedSpecial = "all") -> Ids:
         """The ids of a text as an array of `dtype` (uint16 where the vocabulary allows it, else uint32)."""
-        encoded = bytearray().join(map(self._encode_piece, self.pretokenizer.pieces([text])))
-        return np.frombuffer(encoded, self.dtype)
+        pretokenizer = self.pretokenizer
+        if allowed_special != "all":
+            pretokenizer = self._pretokenizer_for(allowed_special)
+        return self._encoder(len(text)).encode(text, pretokenizer)
 
-    def encode_iterable(self, chunks: Iterable[str], *, piece_size: int = PIECE_SIZE) -> Iterator[int]:
+    def encode_batch(
+        self, texts: Sequence[str], *, allowed_special: AllowedSpecial = "all", num_threads: int | None = None
+    ) -> list[Ids]:
+        """The ids of each of many texts, as arrays.
+
+        Args:
+            num_threads: None: one per core. Without the kernels, one is all that helps.
+        """
+        is_fast = self.uses_kernels(sum(map(len, texts)))
+        encode = functools.partial(self.encode_array, allowed_special=allowed_special)
+        return threaded_map(encode, texts, num_threads if is_fast else 1, len)
+
+    def encode_iterable(
+        self,
+        chunks: Iterable[str],
+        *,
+        allowed_special: AllowedSpecial = "all",
+        piece_size: int = PIECE_SIZE,
+    ) -> Iterator[int]:
         """The ids of the text that all chunks make together, however they divide it.
 
         Memory: a few pieces of `piece_size` characters, or the longest stretch that cannot be divided.
         """
-        for piece in self.pretokenizer.pieces(chunks, piece_size):
-            yield from np.frombuffer(self._encode_piece(piece), self.dtype).tolist()
+        for piece in self._pretokenizer_for(allowed_special).pieces(chunks, piece_size):
+            yield from self.encode(piece, allowed_special=allowed_special)
 
     def decode(self, ids: Iterable[int] | Ids) -> str:
         """The text of some ids (a list, an array, any iterable); bytes that are not UTF-8 become U+FFFD.
@@ -167,7 +195,7 @@ class Tokenizer:
         Raises:
             DataError: an id that is not in the vocabulary.
         """
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+        return str(self._decoded(ids), "utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int] | Ids) -> bytes:
         """The bytes of some ids, whether or not they are UTF-8.
@@ -175,71 +203,70 @@ class Tokenizer:
         Raises:
             DataError: an id that is not in the vocabulary.
         """
-        # A dictionary finds plain numbers several times as fast as an array's own.
-        numbers = ids.tolist() if isinstance(ids, np.ndarray) else ids
-        try:
-            return b"".join(map(self.vocab.__getitem__, numbers))
-        except KeyError as error:
-            what = f"expected ids from 0 to {self.vocab_size - 1}, got {error.args[0]!r}"
-            raise DataError(f"cannot decode: {what}") from None
+        return bytes(self._decoded(ids))
+
+    def decode_batch(
+        self, batch: Sequence[Sequence[int] | Ids], *, num_threads: int | None = None
+    ) -> list[str]:
+        """The text of each of many lists or arrays of ids."""
+        is_fast = self.uses_kernels(sum(map(len, batch)))
+        return threaded_map(self.decode, batch, num_threads if is_fast else 1, len)
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[Any, ...]]:
-        # To a worker process goes what defines a tokenizer, not what it has cached.
+        # To a worker process goes what defines a tokenizer, not what it has remembered.
         make = functools.partial(Tokenizer, pattern=self.pretokenizer.pattern)
         return make, (self.vocab, self.merges, list(self.special_token_ids))
 
-    def _encode_piece(self, text: str) -> bytes:
-        encoded: list[bytes] = []
-        for segment, is_special in self.pretokenizer.split_special(text):
-            if is_special:
-                encoded.append(self._to_bytes([self.special_token_ids[segment]]))
-            else:
-                encoded.extend(map(self._encoded.__getitem__, self.pretokenizer.pretokens(segment)))
-        return b"".join(encoded)
+    def _decoded(self, ids: Iterable[int] | Ids) -> bytes | memoryview:
+        if not isinstance(ids, np.ndarray):
+            ids = ids if isinstance(ids, Sequence) else list(ids)
+            if not self.uses_kernels(len(ids)) or len(ids) < 100:
+                return self._plain.decode_bytes(ids)
+            ids = np.array(ids)
+        if ids.dtype.kind not in "iu" and ids.size:
+            raise no_such_id(ids.flat[0], self.vocab_size)
+        encoder = self._encoder(ids.size)
+        return encoder.decode_bytes(ids.reshape(-1))
 
-    def _encode_pretoken(self, pretoken: str) -> bytes:
-        return self._to_bytes(apply_merges([self._byte_ids[byte] for byte in utf8(pretoken)], self._rules))
+    def _pretokenizer_for(self, allowed: AllowedSpecial) -> Pretokenizer:
+        if isinstance(allowed, str):
+            if allowed == "all":
+                return self.pretokenizer
+            if allowed != "none":
+                raise ConfigError(
+                    f'allowed_special: expected "all", "none" or special tokens, got {allowed!r}'
+                )
+            allowed = ()
+        key = frozenset(allowed)
+        if key not in self._allowed:
+            unknown = sorted(key - self.special_token_ids.keys())
+            if unknown:
+                known = sorted(self.special_token_ids)
+                raise ConfigError(f"allowed_special: expected some of {known}, got {unknown[0]!r}")
+            self._allowed[key] = Pretokenizer(self.pretokenizer.pattern, sorted(key))
+        return self._allowed[key]
 
-    def _to_bytes(self, ids: list[int]) -> bytes:
-        return np.array(ids, self.dtype).tobytes()
+    def _encoder(self, size: int) -> PlainEncoder | FastEncoder:
+        return self._fast if self.uses_kernels(size) else self._plain
 
+    def uses_kernels(self, size: int) -> bool:
+        """Whether the compiled kernels are used from now on, with `size` more characters or ids at hand."""
+        if "_fast" in self.__dict__:
+            return True
+        self._plain_bytes += size
+        return native.are_worth(self._plain_bytes / _PLAIN_BYTES_PER_SECOND) and self._has_kernels
 
-class StreamDecoder:
-    """Decodes ids one by one, and holds back a character until its last byte is there."""
+    @functools.cached_property
+    def _has_kernels(self) -> bool:
+        return self.pretokenizer.pattern == GPT2_PATTERN and are_in_order(self.merges)
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    @functools.cached_property
+    def _fast(self) -> FastEncoder:
+        return FastEncoder(self.vocab, self._id_of, self.merges, self.special_token_ids, self.dtype)
 
-    def feed(self, token_id: int) -> str:
-        """The text that `token_id` completes: "" while it is within a character."""
-        return self._decoder.decode(self.tokenizer.decode_bytes([token_id]))
-
-    def flush(self) -> str:
-        """What is left at the end: U+FFFD for a character that was never completed, else ""."""
-        text = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return text
-
-
-class _Cache(dict[str, bytes]):
-    """Pre-token -> its ids as bytes, encoded when first asked for. A full one starts again."""
-
-    def __init__(self, encode: Callable[[str], bytes]) -> None:
-        self.encode = encode
-
-    def __missing__(self, pretoken: str) -> bytes:
-        encoded = self.encode(pretoken)
-        if len(pretoken) <= _LONGEST_CACHED:
-            if len(self) >= _MOST_CACHED:
-                self.clear()
-            self[pretoken] = encoded
-        return encoded
-
-
-def _rules(merges: Merges, id_of: dict[bytes, int]) -> MergeRules:
-    ranks = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(merges)}
-    return MergeRules(ranks, [id_of[left + right] for left, right in merges])
+    @functools.cached_property
+    def _plain(self) -> PlainEncoder:
+        return PlainEncoder(self.vocab, self._id_of, self.merges, self.special_token_ids, self.dtype)
 
 
 def _special_tokens_of(vocab: Vocab, merges: Merges, merges_path: Path) -> list[str]:

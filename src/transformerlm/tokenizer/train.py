@@ -1,16 +1,17 @@
 """From text to a vocabulary: pre-tokens are counted in parallel, then merges are learned from the counts.
 
 The result is a function of the text alone: not of the number of workers, of the chunks that the text
-is read in, or of anything random.
+is read in, of whether the compiled kernels are used, or of anything random.
 """
 
 from __future__ import annotations
 
 import codecs
 import functools
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
@@ -18,13 +19,19 @@ from typing import BinaryIO
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import DataError
 from transformerlm.parallel import available_cores, ordered_map
+from transformerlm.tokenizer import fast_train, native
 from transformerlm.tokenizer.bpe import Merges, Progress, Vocab, train_from_counts
 from transformerlm.tokenizer.pretokenize import Pretokenizer, utf8
 
 CHUNK_BYTES = 1 << 20
 """Text that one worker counts at a time; the counts come back as a table of its distinct pre-tokens."""
 
+_PLAIN_BYTES_PER_SECOND = 1e6  # of text, counting and learning
+_PLAIN_WORD_BYTES_PER_SECOND = 3e5  # of different words, learning alone
+_LOOKAHEAD = 1 << 25  # characters of an iterator that are kept until it is clear how to go on
+
 StrPath = str | os.PathLike[str]
+Words = Counter[str] | fast_train.WordList
 
 
 def train_bpe(
@@ -46,7 +53,7 @@ def train_bpe(
         vocab_size: ids in all: 256 bytes, the merges' results, the special tokens. Where the corpus
             has too few pairs to merge, the vocabulary is smaller.
         special_tokens: strings that are one id each and part the text; nothing is learned from them.
-        num_workers: processes that count. None: one per core.
+        num_workers: threads that count on the kernels, or processes that do without. None: one per core.
         progress: called with bytes of text counted since its last call.
         merge_progress: called with 1 after every merge.
 
@@ -60,8 +67,11 @@ def train_bpe(
     paths = [input_path] if isinstance(input_path, str | os.PathLike) else input_path
     pretokenizer = Pretokenizer(pattern, special_tokens)
     pieces = (pretokenizer.pieces(read_text(path, chunk_bytes), chunk_bytes) for path in paths)
-    counts = _count_all(chain.from_iterable(pieces), pretokenizer, num_workers, chunk_bytes, progress)
-    return train_from_counts(counts, vocab_size, special_tokens, merge_progress)
+    num_bytes = sum(map(_size, paths))
+    words = _count_all(
+        chain.from_iterable(pieces), pretokenizer, num_workers, chunk_bytes, progress, num_bytes
+    )
+    return learn_merges(words, vocab_size, special_tokens, merge_progress)
 
 
 def train_bpe_from_texts(
@@ -78,10 +88,36 @@ def train_bpe_from_texts(
 
     Arguments and result as in `train_bpe`; the texts are drawn one after the other and not kept.
     """
-    counts = count_pretokens(
-        texts, special_tokens, pattern=pattern, num_workers=num_workers, progress=progress
-    )
-    return train_from_counts(counts, vocab_size, special_tokens, merge_progress)
+    words = count_words(texts, special_tokens, pattern=pattern, num_workers=num_workers, progress=progress)
+    return learn_merges(words, vocab_size, special_tokens, merge_progress)
+
+
+def count_words(
+    texts: Iterable[str],
+    special_tokens: Sequence[str],
+    *,
+    pattern: str = GPT2_PATTERN,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Words:
+    """What `learn_merges` needs to know of independent texts: their pre-tokens, and how often each occurs.
+
+    Arguments as in `train_bpe`.
+    """
+    pretokenizer = Pretokenizer(pattern, special_tokens)
+    pieces = chain.from_iterable(pretokenizer.pieces([text], CHUNK_BYTES) for text in texts)
+    return _count_all(pieces, pretokenizer, num_workers, CHUNK_BYTES, progress)
+
+
+def learn_merges(
+    words: Words, vocab_size: int, special_tokens: Sequence[str] = (), progress: Progress | None = None
+) -> tuple[Vocab, Merges]:
+    """`bpe.train_from_counts`, on the kernels where they make it quicker."""
+    if isinstance(words, Mapping):
+        if not native.are_worth(sum(map(len, words)) / _PLAIN_WORD_BYTES_PER_SECOND):
+            return train_from_counts(words, vocab_size, special_tokens, progress)
+        words = fast_train.WordList.from_counts(words)
+    return fast_train.learn_merges(words, vocab_size, special_tokens, progress)
 
 
 def count_pretokens(
@@ -92,13 +128,13 @@ def count_pretokens(
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Counter[str]:
-    """How often each pre-token occurs in independent texts: all that training needs to know of them.
+    """How often each pre-token occurs in independent texts, counted in plain Python.
 
     Arguments as in `train_bpe`.
     """
     pretokenizer = Pretokenizer(pattern, special_tokens)
     pieces = chain.from_iterable(pretokenizer.pieces([text], CHUNK_BYTES) for text in texts)
-    return _count_all(pieces, pretokenizer, num_workers, CHUNK_BYTES, progress)
+    return _count_plainly(pieces, pretokenizer, num_workers, CHUNK_BYTES, progress)
 
 
 def read_text(path: StrPath, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
@@ -114,6 +150,11 @@ def read_text(path: StrPath, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
             yield _decode(decoder, chunk, path, position)
             position += len(chunk)
     yield _decode(decoder, b"", path, position)
+
+
+def _size(path: StrPath) -> int:
+    with _open(path) as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def _open(path: StrPath) -> BinaryIO:
@@ -135,6 +176,42 @@ def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, path: StrPath, pos
 
 
 def _count_all(
+    pieces: Iterator[str],
+    pretokenizer: Pretokenizer,
+    num_workers: int | None,
+    batch_size: int,
+    progress: Progress | None,
+    num_bytes: float | None = None,
+) -> Words:
+    """Count on the kernels if there is enough text, which an iterator's first pieces must tell."""
+    head: list[str] = []
+    is_fast = False
+    if pretokenizer.pattern == GPT2_PATTERN and native.are_worth(math.inf):
+        if num_bytes is None:
+            head, num_bytes = _look_ahead(pieces)
+        is_fast = native.are_worth(num_bytes / _PLAIN_BYTES_PER_SECOND)
+    pieces = chain(head, pieces)
+    if is_fast:
+        num_workers = num_workers or available_cores()
+        return fast_train.count_words(pieces, pretokenizer.special_tokens, num_workers, progress)
+    return _count_plainly(pieces, pretokenizer, num_workers, batch_size, progress)
+
+
+def _look_ahead(pieces: Iterator[str]) -> tuple[list[str], float]:
+    """The first pieces, and about how much text there is: more than can be looked at is endless."""
+    head: list[str] = []
+    size = 0
+    for piece in pieces:
+        head.append(piece)
+        size += len(piece)
+        if size > _LOOKAHEAD:
+            return head, math.inf
+        if native.are_worth(size / _PLAIN_BYTES_PER_SECOND):
+            break
+    return head, size
+
+
+def _count_plainly(
     pieces: Iterable[str],
     pretokenizer: Pretokenizer,
     num_workers: int | None,

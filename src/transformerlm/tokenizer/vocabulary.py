@@ -9,6 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from transformerlm.errors import DataError
+
+Ids = NDArray[np.unsignedinteger[Any]]
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -51,3 +58,22 @@ def merges_fault(merges: Iterable[tuple[bytes, bytes]], vocab: Mapping[int, byte
             return Fault(index, f"{left!r} + {right!r} is there twice")
         seen.add((left, right))
     return None
+
+
+def are_in_order(merges: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether each merge makes a new token, of bytes and of what merges before it have made.
+
+    So it is with every list that was learned. Then merging one occurrence at a time, the earliest
+    learned pair first, gives what merging all occurrences of a pair at once gives.
+    """
+    made = {bytes([byte]) for byte in range(256)}
+    for left, right in merges:
+        if left not in made or right not in made or left + right in made:
+            return False
+        made.add(left + right)
+    return True
+
+
+def no_such_id(found: Any, vocab_size: int) -> DataError:
+    """The error for something to decode that is no id."""
+    return DataError(f"cannot decode: expected ids from 0 to {vocab_size - 1}, got {found!r:.60}")

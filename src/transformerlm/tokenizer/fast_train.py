@@ -1,0 +1,245 @@
+"""Training on the kernels: counting words in threads, and learning merges from the counts.
+
+The results are those of `train.py` and `bpe.py`; what happens is in `kernels.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from transformerlm.errors import DataError
+from transformerlm.parallel import ordered_map
+from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Progress, Vocab, room_for_merges
+from transformerlm.tokenizer.layout import (
+    ARENA_BYTES,
+    DONE,
+    FULL,
+    GAP,
+    NEEDED,
+    NONE,
+    NUM_TOKENS,
+    NUM_WORDS,
+    PADDING,
+    PAIR,
+    POSITION,
+    STATE,
+    WORD_BYTES,
+)
+from transformerlm.tokenizer.native import Array, kernels
+from transformerlm.tokenizer.workspace import (
+    grow_words,
+    special_arrays,
+    utf8_memory,
+    window_arrays,
+    word_table,
+)
+
+_FIRST_CAPACITY = 1 << 16
+_MERGES_AT_A_TIME = 256  # so that progress shows and Ctrl-C is heard
+_MOST_BYTES = 1 << 31
+_INSERTS_PER_BYTE_PAIR = 1 << 16
+
+
+@dataclass(frozen=True)
+class WordList:
+    """Words and how often each occurs, those that occur most first."""
+
+    text: Array
+    """u8: their bytes, a gap of one byte before and behind each."""
+    gaps: Array
+    """i64, `[num_words + 1]`: where the gaps are."""
+    counts: Array
+    """i64, `[num_words]`."""
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int] | Mapping[bytes, int]) -> WordList:
+        """From pre-token -> how often it occurs."""
+        words = sorted(counts.items(), key=lambda item: -item[1])
+        contents = [word.encode() if isinstance(word, str) else word for word, _ in words]
+        text = b"\0".join([b"", *contents, b""]) if contents else b"\0"
+        ends = np.cumsum([len(content) + 1 for content in contents], dtype=np.int64)
+        numbers = np.array([count for _, count in words], np.int64)
+        return cls(np.frombuffer(text, np.uint8), np.concatenate([np.zeros(1, np.int64), ends]), numbers)
+
+    def items(self) -> Iterator[tuple[bytes, int]]:
+        """(word, how often it occurs)."""
+        content = self.text.tobytes()
+        for start, end, count in zip(self.gaps[:-1].tolist(), self.gaps[1:].tolist(), self.counts.tolist()):
+            yield content[start + 1 : end], count
+
+
+class WordCounter:
+    """Counts pre-tokens, divided by GPT-2's pattern; for one thread."""
+
+    def __init__(self, special_tokens: Sequence[str]) -> None:
+        fixed = {**window_arrays(), **special_arrays(dict.fromkeys(special_tokens, 0))}
+        self._state: Array = fixed["state"]  # type: ignore[assignment]
+        self._fixed, self._words = fixed, word_table(_FIRST_CAPACITY)
+
+    def add(self, text: str) -> int:
+        """Count the pre-tokens of a text; its number of bytes."""
+        memory, num_bytes = utf8_memory(text)
+        self._state[POSITION] = 0
+        count = kernels().count
+        while True:
+            rest = count.arguments(**self._fixed, **self._words)
+            if count.function(memory, num_bytes, *rest) == DONE:
+                return num_bytes
+            self._grow(int(self._state[NUM_WORDS]) + 1, int(self._state[NEEDED]))
+
+    def absorb(self, other: WordCounter) -> None:
+        """Add what another one has counted."""
+        self._grow(int(other._state[NUM_WORDS]), int(other._state[ARENA_BYTES]))
+        kernels().absorb(
+            other=other._words["table"],
+            other_capacity=other._words["capacity"],
+            other_arena=other._words["arena"],
+            state=self._state,
+            keys=self._fixed["keys"],
+            **self._words,
+        )
+
+    def words(self) -> WordList:
+        """All words in which something may merge: those of two bytes and more."""
+        number, num_bytes = int(self._state[NUM_WORDS]), int(self._state[WORD_BYTES])
+        table = {"table": self._words["table"]}
+        entries, counts = np.empty(number, np.int64), np.empty(number, np.int64)
+        number = kernels().list_words(
+            **table, capacity=self._words["capacity"], entries=entries, counts=counts
+        )
+        order = np.argsort(-counts[:number])
+        text, gaps = np.empty(num_bytes + number + PADDING, np.uint8), np.empty(number + 1, np.int64)
+        end = kernels().write_words(
+            **table,
+            arena=self._words["arena"],
+            entries=entries[order],
+            number=number,
+            text=text,
+            gaps=gaps,
+        )
+        return WordList(text[:end], gaps, counts[order])
+
+    def _grow(self, num_words: int, arena_bytes: int) -> None:
+        """Make room for at least so many more words, with so many bytes of long ones."""
+        state, words = self._state, self._words
+        grow_words(words, int(state[NUM_WORDS]) + num_words, int(state[ARENA_BYTES]) + arena_bytes + PADDING)
+
+
+def count_words(
+    pieces: Iterable[str], special_tokens: Sequence[str], num_threads: int, progress: Progress | None = None
+) -> WordList:
+    """Count the pre-tokens of texts, each on whichever thread is free.
+
+    Args:
+        pieces: texts, each treated apart.
+        progress: called with bytes of text counted since its last call.
+    """
+    idle: deque[WordCounter] = deque()
+
+    def count(piece: str) -> int:
+        try:
+            counter = idle.pop()
+        except IndexError:
+            counter = WordCounter(special_tokens)
+        num_bytes = counter.add(piece)
+        idle.append(counter)
+        return num_bytes
+
+    for num_bytes in ordered_map(count, pieces, num_threads, threads=True):
+        if progress:
+            progress(num_bytes)
+    total = idle.pop() if idle else WordCounter(special_tokens)
+    while idle:
+        total.absorb(idle.pop())
+    return total.words()
+
+
+def learn_merges(
+    words: WordList, vocab_size: int, special_tokens: Sequence[str] = (), progress: Progress | None = None
+) -> tuple[Vocab, Merges]:
+    """`bpe.train_from_counts` on the kernels: the same arguments, the same result.
+
+    Raises:
+        ConfigError: when the bytes and the special tokens alone are more than `vocab_size`.
+        DataError: more than 2 GiB of different words.
+    """
+    tokens = [bytes([byte]) for byte in range(NUM_BYTES)]
+    special = room_for_merges(special_tokens, tokens, vocab_size)
+    merges: Merges = []
+    learner = _Learner(words, vocab_size)
+    while len(tokens) + len(special) < vocab_size:
+        wanted = min(len(tokens) + _MERGES_AT_A_TIME, vocab_size - len(special))
+        pairs = learner.learn(wanted)
+        for pair in pairs:
+            left, right = tokens[pair >> 32], tokens[pair & 0xFFFFFFFF]
+            merges.append((left, right))
+            tokens.append(left + right)
+            special.pop(left + right, None)
+        if progress:
+            progress(len(pairs))
+        if len(tokens) < wanted:
+            break
+    return dict(enumerate([*tokens, *special])), merges
+
+
+class _Learner:
+    """A corpus, and the merges that have been made in it."""
+
+    def __init__(self, words: WordList, vocab_size: int) -> None:
+        length = len(words.text)
+        if length > _MOST_BYTES:
+            raise DataError(f"expected at most {_MOST_BYTES:,} bytes of different words, got {length:,}")
+        ids = words.text.astype(np.int32)
+        ids[words.gaps] = GAP
+        changes = np.flatnonzero(np.diff(words.counts)) + 1 if len(words.counts) else np.zeros(0, np.int64)
+        first = np.concatenate([np.zeros(min(1, len(words.counts)), np.int64), changes])
+        self._capacity = 1 << 17
+        self._state = np.zeros(STATE, np.int64)
+        self._merges = np.zeros(vocab_size, np.uint64)
+        self._pairs = np.full(PAIR * self._capacity, NONE, np.uint64)
+        self._heap = np.empty(2 * self._capacity, np.uint64)
+        size = max(vocab_size, _INSERTS_PER_BYTE_PAIR)
+        self._fixed: dict[str, Array | int] = {
+            "state": self._state,
+            "text": words.text,
+            "ids": ids,
+            "length": length,
+            "groups": np.append(words.gaps[first], length),
+            "weights": words.counts[first],
+            "num_groups": len(first),
+            # A place enters a list when a pair arises there: two bytes at first, then a merge's result
+            # with what is to the right; that with what is to the left takes the merged pair's space.
+            "places": np.empty(2 * length + PADDING, np.uint32),
+            "stash": np.empty(3 * length, np.int64),
+            "lengths": np.zeros(vocab_size, np.int32),
+            "examples": np.zeros(vocab_size, np.int64),
+            "prefixes": np.zeros(vocab_size, np.uint64),
+            "merges": self._merges,
+            **{f"{side}_touched": np.zeros(size, np.int32) for side in ("left", "right")},
+            **{f"{side}_weights": np.zeros(size, np.int64) for side in ("left", "right")},
+            **{f"{side}_numbers": np.zeros(size, np.int64) for side in ("left", "right")},
+        }
+
+    def learn(self, wanted: int) -> list[int]:
+        """Merge until there are `wanted` tokens, or nothing is left to merge; the pairs, left << 32 | right."""
+        before = max(int(self._state[NUM_TOKENS]), NUM_BYTES)
+        tables: dict[str, Any]
+        while True:
+            tables = {"pairs": self._pairs, "heap": self._heap, "capacity": self._capacity}
+            if kernels().learn(wanted=wanted, **self._fixed, **tables) != FULL:
+                return self._merges[before : int(self._state[NUM_TOKENS])].tolist()  # type: ignore[no-any-return]
+            self._grow()
+
+    def _grow(self) -> None:
+        old, old_capacity = self._pairs, self._capacity
+        self._capacity *= 2
+        self._pairs = np.full(PAIR * self._capacity, NONE, np.uint64)
+        kernels().move_pairs(old=old, old_capacity=old_capacity, pairs=self._pairs, capacity=self._capacity)
+        heap = np.empty(2 * self._capacity, np.uint64)
+        heap[: len(self._heap)] = self._heap
+        self._heap = heap

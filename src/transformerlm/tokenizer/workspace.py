@@ -1,0 +1,97 @@
+"""Memory for the kernels: text as they read it, special tokens, and what a thread needs to look at text."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transformerlm.tokenizer.layout import BATCH, ENTRY, LONGEST_KEPT, MASKS, PADDING, STATE, WINDOW
+from transformerlm.tokenizer.native import Array, kernels
+from transformerlm.tokenizer.pretokenize import utf8
+
+_as_utf8 = ctypes.pythonapi.PyUnicode_AsUTF8AndSize
+_as_utf8.argtypes, _as_utf8.restype = [ctypes.py_object, ctypes.c_void_p], ctypes.c_void_p
+
+
+def utf8_memory(text: str) -> tuple[int | bytes, int]:
+    """The UTF-8 bytes of a text, for a kernel, and their number; valid as long as both objects live.
+
+    Python keeps ASCII text as UTF-8, so nothing is copied there.
+
+    Raises:
+        DataError: for half a surrogate pair.
+    """
+    if text.isascii():
+        address: int = _as_utf8(text, None)
+        return address, len(text)
+    content = utf8(text)
+    return content, len(content)
+
+
+def special_arrays(special_token_ids: Mapping[str, int]) -> dict[str, Array | int]:
+    """Special tokens as the kernels' parameters, longest first."""
+    tokens = sorted(((utf8(token), token_id) for token, token_id in special_token_ids.items()), key=_longest)
+    firsts = sorted({token[0] for token, _ in tokens})
+    lengths = [len(token) for token, _ in tokens]
+    return {
+        "special_text": np.frombuffer(b"".join(token for token, _ in tokens) + b"\0", np.uint8),
+        "special_bounds": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "special_ids": np.array([token_id for _, token_id in tokens] or [0], np.int32),
+        "firsts": np.array(firsts or [0], np.uint8),
+        "num_specials": len(tokens),
+        "num_firsts": len(firsts),
+    }
+
+
+def _longest(item: tuple[bytes, int]) -> int:
+    return -len(item[0])
+
+
+def window_arrays() -> dict[str, Array | int]:
+    """What a thread needs to look at a text, as the kernels' parameters."""
+    return {
+        "state": np.zeros(STATE, np.int64),
+        "keys": np.zeros(4 * BATCH, np.uint64),
+        "window": np.zeros(WINDOW + PADDING, np.uint8),
+        "masks": np.zeros((WINDOW // 64 + 2) * MASKS, np.uint64),
+        "starts": np.zeros(WINDOW + PADDING, np.int32),
+        "classes": kernels().classes,
+    }
+
+
+def word_table(capacity: int) -> dict[str, Array | int]:
+    """An empty table of words, as the kernels' parameters.
+
+    Args:
+        capacity: entries, a power of two; half of them may be in use.
+    """
+    arena_size = 4 * capacity + 2 * LONGEST_KEPT
+    return {
+        "table": np.zeros(ENTRY * capacity, np.uint64),
+        "capacity": capacity,
+        "arena": np.empty(arena_size + PADDING, np.uint8),
+        "arena_size": arena_size,
+    }
+
+
+def grow_words(words: dict[str, Array | int], num_words: int, arena_bytes: int) -> None:
+    """Make a table larger, so that it holds so many words, and so many bytes of long ones in all."""
+    arena, capacity = words["arena"], int(words["capacity"])
+    assert isinstance(arena, np.ndarray)
+    if arena_bytes > int(words["arena_size"]):
+        words["arena_size"] = max(arena_bytes, 2 * int(words["arena_size"]))
+        larger = np.empty(words["arena_size"] + PADDING, np.uint8)
+        larger[: len(arena)] = arena
+        words["arena"] = larger
+    new_capacity = capacity
+    while new_capacity < 2 * num_words:
+        new_capacity *= 2
+    if new_capacity > capacity:
+        table = np.zeros(ENTRY * new_capacity, np.uint64)
+        old = words["table"]
+        kernels().move_words(old=old, old_capacity=capacity, table=table, capacity=new_capacity)
+        words["table"], words["capacity"] = table, new_capacity
