@@ -30,9 +30,24 @@ FRAGMENTS = [
 BROKEN = [b"\xff", b"\xe2\x82", b"\xf0\x9f\x98", b"\x80", "\ufffd".encode()]
 
 
-def after_spaces(text):
+def anywhere(text, *, is_tail=False):
+    return len(text)
+
+
+def after_spaces(text, *, is_tail=False):
     """A safe cut that is seldom: only behind the last space."""
     return text.rfind(" ") + 1
+
+
+def nowhere(text, *, is_tail=False):
+    return 0
+
+
+@pytest.fixture(autouse=True, params=[4, 2**14], scope="module")
+def tail_bytes(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformerlm.data.pieces._TAIL_BYTES", request.param)
+        yield
 
 
 def read_whole(content, config):
@@ -65,7 +80,7 @@ def path(tmp_path_factory):
     parts=st.lists(st.sampled_from(FRAGMENTS), max_size=30),
     separator=st.sampled_from(SEPARATORS),
     piece_bytes=st.integers(1, 40),
-    safe_cut=st.sampled_from([len, after_spaces, lambda text: 0]),
+    safe_cut=st.sampled_from([anywhere, after_spaces, nowhere]),
 )
 def test_pieces_of_any_size_hold_the_documents_of_the_whole(path, parts, separator, piece_bytes, safe_cut):
     path.write_text("".join(parts), newline="")
@@ -78,7 +93,7 @@ def test_pieces_of_any_size_hold_the_documents_of_the_whole(path, parts, separat
     parts=st.lists(st.sampled_from([*BROKEN, *(part.encode() for part in FRAGMENTS)]), max_size=20),
     separator=st.sampled_from(SEPARATORS),
     piece_bytes=st.integers(1, 40),
-    safe_cut=st.sampled_from([len, after_spaces]),
+    safe_cut=st.sampled_from([anywhere, after_spaces]),
 )
 def test_broken_characters_are_replaced_as_in_the_whole(path, parts, separator, piece_bytes, safe_cut):
     path.write_bytes(b"".join(parts))
@@ -96,7 +111,7 @@ def test_broken_characters_are_replaced_as_in_the_whole(path, parts, separator, 
 def test_the_first_broken_byte_is_named_wherever_pieces_end(path, before, broken, after, piece_bytes):
     path.write_bytes(before.encode() + broken + after.encode())
     with pytest.raises(DataError, match=rf"but byte {len(before.encode())} is 0x{broken[0]:02x}"):
-        read_in_pieces(path, CorpusConfig(), len, piece_bytes)
+        read_in_pieces(path, CorpusConfig(), anywhere, piece_bytes)
 
 
 @settings(max_examples=200, deadline=None)
@@ -108,15 +123,15 @@ def test_lines_are_never_cut(tmp_path_factory, lines, size):
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
     path.write_text("\n".join(lines), newline="")
     expected = [line[10:-2] for line in lines if line.startswith("{")]
-    assert read_in_pieces(path, CorpusConfig(), len, size) == expected
+    assert read_in_pieces(path, CorpusConfig(), anywhere, size) == expected
 
 
 @pytest.mark.parametrize("content", ["word " * 10_000, "word <|endoftext|>" * 3000, "漢" * 9000])
 def test_pieces_follow_each_other_and_are_no_larger_than_asked_for(path, content):
     path.write_text(content)
     region = Region(str(path), 0, path.stat().st_size, TRAIN)
-    found = list(pieces(region, CorpusConfig(), len, 1000))
-    assert found == list(pieces(region, CorpusConfig(), len, 1000))
+    found = list(pieces(region, CorpusConfig(), anywhere, 1000))
+    assert found == list(pieces(region, CorpusConfig(), anywhere, 1000))
     assert all(500 < piece.stop - piece.start <= 1000 for piece in found[:-1])
     for one, following in pairwise(found):
         assert one.stop <= following.start <= one.stop + len("<|endoftext|>")
@@ -126,7 +141,7 @@ def test_pieces_follow_each_other_and_are_no_larger_than_asked_for(path, content
 def test_text_without_a_safe_cut_is_one_piece(path):
     path.write_text("a" * 10_000 + "<|endoftext|>" + "b")
     region = Region(str(path), 0, path.stat().st_size, TRAIN)
-    found = list(pieces(region, CorpusConfig(), lambda text: 0, 10))
+    found = list(pieces(region, CorpusConfig(), nowhere, 10))
     assert [(piece.start, piece.stop, piece.extent) for piece in found] == [
         (0, 10_000, "documents"),
         (10_013, 10_014, "documents"),

@@ -14,6 +14,7 @@ from transformerlm.tokenizer.bpe import (
     apply_merges,
     train_from_counts,
 )
+from transformerlm.tokenizer.fast_train import WordList, learn_merges
 from transformerlm.tokenizer.files import text_to_token, token_to_text
 from transformerlm.tokenizer.reference import (
     count_pairs,
@@ -23,6 +24,15 @@ from transformerlm.tokenizer.reference import (
     train_slowly,
 )
 
+
+@pytest.fixture(scope="session")
+def train(kernels):
+    """Both trainers: the one that is read, and the one on compiled kernels."""
+    if kernels == "never":
+        return train_from_counts
+    return lambda counts, *rest, **named: learn_merges(WordList.from_counts(counts), *rest, **named)
+
+
 # Few letters, so that pairs overlap and tie; and bytes above 127, which sort after them.
 words = st.text(alphabet="abé", min_size=1, max_size=25)
 corpora = st.dictionaries(words, st.integers(1, 6), max_size=8)
@@ -30,95 +40,95 @@ corpora = st.dictionaries(words, st.integers(1, 6), max_size=8)
 
 @settings(max_examples=500)
 @given(counts=corpora, num_merges=st.integers(0, 60))
-def test_equals_the_slow_trainer(counts, num_merges):
-    vocab, merges = train_from_counts(counts, 256 + num_merges)
+def test_equals_the_slow_trainer(train, counts, num_merges):
+    vocab, merges = train(counts, 256 + num_merges)
     assert merges == train_slowly(counts, num_merges)
     learned = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
     assert vocab == dict(enumerate(learned))
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_equals_the_slow_trainer_on_larger_corpora(seed):
+def test_equals_the_slow_trainer_on_larger_corpora(train, seed):
     generator = random.Random(seed)
     letters = "abcdefgh"[: generator.randint(2, 8)]
     lengths = [generator.randint(1, 12) for _ in range(40)]
     counts = {"".join(generator.choices(letters, k=length)): generator.randint(1, 9) for length in lengths}
-    assert train_from_counts(counts, 256 + 150)[1] == train_slowly(counts, 150)
+    assert train(counts, 256 + 150)[1] == train_slowly(counts, 150)
 
 
-def test_a_tie_goes_to_the_greatest_pair_of_byte_strings():
+def test_a_tie_goes_to_the_greatest_pair_of_byte_strings(train):
     # All occur once. "c" > "b" > "a", and a longer string is greater than one that it begins with.
-    _, merges = train_from_counts({"ab": 1, "ca": 1, "cb": 1, "é": 1, "bc": 1}, 256 + 5)
+    _, merges = train({"ab": 1, "ca": 1, "cb": 1, "é": 1, "bc": 1}, 256 + 5)
     assert merges == [(b"\xc3", b"\xa9"), (b"c", b"b"), (b"c", b"a"), (b"b", b"c"), (b"a", b"b")]
-    _, merges = train_from_counts({"ab": 9, "abc": 2, "ac": 2}, 256 + 3)
+    _, merges = train({"ab": 9, "abc": 2, "ac": 2}, 256 + 3)
     assert merges == [(b"a", b"b"), (b"ab", b"c"), (b"a", b"c")]
 
 
-def test_overlapping_pairs_count_and_merge_from_left_to_right():
+def test_overlapping_pairs_count_and_merge_from_left_to_right(train):
     assert count_pairs({split_bytes("aaa"): 5}) == {(b"a", b"a"): 10}
     assert merge_word(split_bytes("aaaaa"), (b"a", b"a")) == (b"aa", b"aa", b"a")
     # "aaa" holds (a, a) twice, which is more than (c, d) once with its count of 3.
-    _, merges = train_from_counts({"aaa": 2, "cd": 3}, 256 + 3)
+    _, merges = train({"aaa": 2, "cd": 3}, 256 + 3)
     assert merges == [(b"a", b"a"), (b"c", b"d"), (b"aa", b"a")]
 
 
-def test_order_and_kind_of_the_counts_do_not_matter():
+def test_order_and_kind_of_the_counts_do_not_matter(train):
     counts = {"low": 5, "lower": 2, "newest": 6, "widest": 3, "müde": 2}
-    expected = train_from_counts(counts, 280)
-    assert train_from_counts(dict(reversed(counts.items())), 280) == expected
-    assert train_from_counts({word.encode(): count for word, count in counts.items()}, 280) == expected
+    expected = train(counts, 280)
+    assert train(dict(reversed(counts.items())), 280) == expected
+    assert train({word.encode(): count for word, count in counts.items()}, 280) == expected
 
 
-def test_counts_beyond_32_bits_rank_correctly():
+def test_counts_beyond_32_bits_rank_correctly(train):
     counts = {"ab": 2**40, "cd": 2**40 + 1, "ef": 2**40 - 1, "gh": 2**32 + 5, "ij": 6}
-    _, merges = train_from_counts(counts, 256 + 5)
+    _, merges = train(counts, 256 + 5)
     assert [left + right for left, right in merges] == [b"cd", b"ab", b"ef", b"gh", b"ij"]
 
 
-def test_special_tokens_come_last_and_count():
-    vocab, merges = train_from_counts({"abab": 3}, 259, ["<|e|>", "👍"])
+def test_special_tokens_come_last_and_count(train):
+    vocab, merges = train({"abab": 3}, 259, ["<|e|>", "👍"])
     assert len(merges) == 1
     assert list(vocab) == list(range(259))
     assert [vocab[256], vocab[257], vocab[258]] == [b"ab", b"<|e|>", "👍".encode()]
 
 
-def test_a_special_token_that_is_learned_has_one_id():
-    vocab, _ = train_from_counts({"ab": 3, "xy": 2}, 259, ["ab", "<|e|>", "x"])
+def test_a_special_token_that_is_learned_has_one_id(train):
+    vocab, _ = train({"ab": 3, "xy": 2}, 259, ["ab", "<|e|>", "x"])
     assert [vocab[256], vocab[257], vocab[258]] == [b"ab", b"xy", b"<|e|>"]
 
 
-def test_too_few_pairs_are_no_error():
-    vocab, merges = train_from_counts({"ab": 1}, 1000, ["<|e|>"])
+def test_too_few_pairs_are_no_error(train):
+    vocab, merges = train({"ab": 1}, 1000, ["<|e|>"])
     assert merges == [(b"a", b"b")]
     assert len(vocab) == 258
-    assert train_from_counts({}, 300) == ({byte: bytes([byte]) for byte in range(256)}, [])
+    assert train({}, 300) == ({byte: bytes([byte]) for byte in range(256)}, [])
 
 
-def test_too_small_a_vocabulary_is_refused():
+def test_too_small_a_vocabulary_is_refused(train):
     with pytest.raises(
         ConfigError, match=r"expected at least 258 \(256 bytes and 2 special tokens\), got 257"
     ):
-        train_from_counts({"ab": 1}, 257, ["<|e|>", "<|f|>"])
-    assert len(train_from_counts({"ab": 1}, 256)[0]) == 256
+        train({"ab": 1}, 257, ["<|e|>", "<|f|>"])
+    assert len(train({"ab": 1}, 256)[0]) == 256
 
 
-def test_progress_is_reported_merge_by_merge():
+def test_progress_is_reported_merge_by_merge(train):
     done = []
-    _, merges = train_from_counts({"abcd": 1}, 300, progress=done.append)
+    _, merges = train({"abcd": 1}, 300, progress=done.append)
     assert sum(done) == len(merges) == 3
 
 
-def test_one_word_of_200_000_equal_letters_is_not_quadratic():
+def test_one_word_of_200_000_equal_letters_is_not_quadratic(train):
     start = time.perf_counter()
-    _, merges = train_from_counts({"a" * 200_000: 1}, 256 + 15)
+    _, merges = train({"a" * 200_000: 1}, 256 + 15)
     assert time.perf_counter() - start < 5
     assert merges == train_slowly({"a" * 200_000: 1}, 15)
 
 
-def test_one_long_word_with_many_merges_is_not_quadratic():
+def test_one_long_word_with_many_merges_is_not_quadratic(train):
     word = "".join(random.Random(0).choices("abcdefghijklmnop", k=100_000))
     start = time.perf_counter()
-    _, merges = train_from_counts({word: 1}, 256 + 3000)
+    _, merges = train({word: 1}, 256 + 3000)
     assert time.perf_counter() - start < 10  # going through the word for every merge would take minutes
     assert len(merges) == 3000
 
@@ -148,7 +158,7 @@ def merges_before_the_first_tie(counts, num_merges):
     return merges
 
 
-def test_equals_huggingface_where_nothing_ties():
+def test_equals_huggingface_where_nothing_ties(train):
     num_compared = 0
     for seed in range(40):
         generator = random.Random(seed)
@@ -160,7 +170,7 @@ def test_equals_huggingface_where_nothing_ties():
         expected = merges_before_the_first_tie(counts, 100)
         texts = [word for word, count in counts.items() for _ in range(count)]
         assert huggingface_merges(texts, 256 + 100)[: len(expected)] == expected
-        assert train_from_counts(counts, 256 + 100)[1][: len(expected)] == expected
+        assert train(counts, 256 + 100)[1][: len(expected)] == expected
         num_compared += len(expected)
     assert num_compared > 300
 

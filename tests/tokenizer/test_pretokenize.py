@@ -108,6 +108,22 @@ def test_a_safe_cut_changes_nothing_whatever_follows(text, more, special_tokens,
     assert units(pretokenizer, text[:cut]) + units(pretokenizer, text[cut:] + more) == whole
 
 
+@settings(max_examples=1000)
+@given(before=texts, text=texts, more=texts, special_tokens=special_sets, pattern=st.sampled_from(PATTERNS))
+@example(before="<|", text="e|> x y", more="", special_tokens=["<|e|>", "> x"], pattern=GPT2_PATTERN)
+def test_a_safe_cut_of_a_tail_changes_nothing_whatever_comes_before(
+    before, text, more, special_tokens, pattern
+):
+    pretokenizer = Pretokenizer(pattern, special_tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformerlm.tokenizer.pretokenize._WINDOW", 1)
+        cut = pretokenizer.safe_cut(text, is_tail=True)
+    if cut:
+        text, cut = before + text, len(before) + cut
+        whole = units(pretokenizer, text + more)
+        assert units(pretokenizer, text[:cut]) + units(pretokenizer, text[cut:] + more) == whole
+
+
 def test_other_cuts_do_change_something():
     """The property above can fail: these cuts are refused for a reason."""
     pretokenizer = Pretokenizer(special_tokens=["<|e|>"])

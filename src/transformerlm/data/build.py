@@ -141,25 +141,21 @@ def encode_item(
     parts = []
     for split in (TRAIN, VAL):
         own = [document for document in documents if document.split == split]
-        num_bytes = sum(_num_bytes(document.text) for document in own)
+        num_bytes = sum(len(document.utf8) for document in own)
         if own:
             ids = _encode(tokenizer, own, config.document_separator)
             parts.append(Tokens(split, ids, sum(document.is_end for document in own), num_bytes))
     return sum(piece.stop - piece.start for piece in item), parts
 
 
-def _num_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
-
-
 def _encode(tokenizer: Tokenizer, documents: Sequence[Document], separator: str) -> Ids:
     """The ids of documents in order, each that ends followed by the separator's id."""
     if separator and stands_alone(separator, tokenizer.special_token_ids):
         # One call instead of one a document: the separator is a special token, so nothing merges across it.
-        texts = (document.text + separator * document.is_end for document in documents)
-        return tokenizer.encode_array("".join(texts))
+        ends = separator.encode()
+        return tokenizer.encode_utf8(b"".join(part.utf8 + ends * part.is_end for part in documents))
     end = np.array([tokenizer.special_token_ids[separator]] if separator else [], tokenizer.dtype)
-    arrays = [(tokenizer.encode_array(document.text), end[: document.is_end]) for document in documents]
+    arrays = [(tokenizer.encode_utf8(part.utf8), end[: part.is_end]) for part in documents]
     return np.concatenate([array for pair in arrays for array in pair])
 
 

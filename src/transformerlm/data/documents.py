@@ -44,9 +44,15 @@ class Document(NamedTuple):
     """A document, or a part of a long one."""
 
     split: Split
-    text: str
+    utf8: bytes
+    """Its text, valid UTF-8: most of it goes from the file to the tokenizer as it is."""
     is_end: bool
     """Whether the document ends with this text."""
+
+    @property
+    def text(self) -> str:
+        """Its text."""
+        return self.utf8.decode()
 
 
 def is_jsonl(path: str) -> bool:
@@ -62,18 +68,23 @@ def documents_of(piece: Piece, config: CorpusConfig) -> Iterator[Document]:
     """
     data = read_bytes(piece.path, piece.start, piece.stop)
     if is_jsonl(piece.path):
-        texts = _jsonl_texts(data, piece, config)
+        contents = (text.encode() for text in _jsonl_texts(data, piece, config))
     else:
-        text = decode(data, piece.path, piece.start, config.encoding_errors)
+        data = _valid_utf8(data, piece, config)
         if piece.extent != "documents":
             assert piece.split is not None
-            yield Document(piece.split, text, piece.extent == "end")
+            yield Document(piece.split, data, piece.extent == "end")
             return
-        separator = config.document_separator
-        texts = iter(text.split(separator) if separator else [text])
-    for text in texts:
-        if not is_blank(text):
-            yield Document(piece.split or split_by_content(text, config.validation_fraction), text, True)
+        separator = config.document_separator.encode()
+        contents = iter(data.split(separator) if separator else [data])
+    for content in contents:
+        if content.strip(_WHITE_SPACE.encode()):
+            yield Document(piece.split or split_of_utf8(content, config.validation_fraction), content, True)
+
+
+def _valid_utf8(data: bytes, piece: Piece, config: CorpusConfig) -> bytes:
+    text = decode(data, piece.path, piece.start, config.encoding_errors)
+    return data if config.encoding_errors == "strict" or "\ufffd" not in text else text.encode()
 
 
 def is_blank(text: str) -> bool:
@@ -87,8 +98,14 @@ def split_by_content(text: str, validation_fraction: float) -> Split:
     It depends on nothing else, so that a document stays on its side when others come, go or are
     reordered, and all copies of it are on one side.
     """
-    head = text[:HASHED_CHARACTERS].encode()
-    digest = hashlib.blake2b(head, digest_size=8, person=b"validation split").digest()
+    return split_of_utf8(text[:HASHED_CHARACTERS].encode(), validation_fraction)
+
+
+def split_of_utf8(content: bytes, validation_fraction: float) -> Split:
+    """The same of a document's UTF-8 bytes."""
+    if len(content) > HASHED_CHARACTERS:  # no character takes more than four bytes
+        content = content[: 4 * HASHED_CHARACTERS].decode(errors="ignore")[:HASHED_CHARACTERS].encode()
+    digest = hashlib.blake2b(content, digest_size=8, person=b"validation split").digest()
     return VAL if int.from_bytes(digest, "big") < validation_fraction * 2**64 else TRAIN
 
 

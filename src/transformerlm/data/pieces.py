@@ -8,8 +8,9 @@ reading the text is left to whoever gets the piece.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Literal, NamedTuple
+import codecs
+from collections.abc import Generator, Iterable, Iterator
+from typing import Literal, NamedTuple, Protocol
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.corpus import read_bytes
@@ -25,8 +26,20 @@ from transformerlm.data.documents import (
 PIECE_BYTES = 2**20
 """About how much text one piece of work is; memory in use is a few times that, for each worker."""
 
-SafeCut = Callable[[str], int]
-"""The largest index at which a text may be cut, whatever follows it; 0 where there is none."""
+_TAIL_BYTES = 2**14
+"""How much of a piece's end is looked at first for a place to cut."""
+_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
+
+
+class SafeCut(Protocol):
+    """Finds places where encoding a text's two parts gives what encoding the text gives."""
+
+    def __call__(self, text: str, *, is_tail: bool = False) -> int:
+        """The largest index at which `text` may be cut, whatever follows it; 0 where there is none.
+
+        Args:
+            is_tail: something comes before `text`.
+        """
 
 
 class Region(NamedTuple):
@@ -119,6 +132,20 @@ def _cut(data: bytes, piece: Piece, config: CorpusConfig, safe_cut: SafeCut | No
     """Number of bytes up to the last safe cut in `data`, with which `piece` begins; 0 if there is none."""
     if not safe_cut:
         return len(data)
+    return _cut_in_tail(data, safe_cut) or _cut_in_all(data, piece, config, safe_cut)
+
+
+def _cut_in_tail(data: bytes, safe_cut: SafeCut) -> int:
+    """The same, from a look at the end alone; 0 where that does not tell."""
+    tail = data[-_TAIL_BYTES:].lstrip(_CONTINUATION_BYTES)
+    text, num_bytes = codecs.utf_8_decode(tail, "replace", False)
+    index = safe_cut(text, is_tail=True)
+    if index == 0 or "\ufffd" in text:
+        return 0
+    return len(data) - len(tail) + num_bytes - len(text[index:].encode())
+
+
+def _cut_in_all(data: bytes, piece: Piece, config: CorpusConfig, safe_cut: SafeCut) -> int:
     text, num_bytes = decode_beginning(data, piece.path, piece.start, config.encoding_errors)
     index = safe_cut(text)
     if index == 0:

@@ -13,6 +13,7 @@ from transformerlm.tokenizer.layout import (
     ARENA_BYTES,
     DONE,
     FULL,
+    ID_BITS,
     LONGEST_KEPT,
     NEEDED,
     NONE,
@@ -20,7 +21,9 @@ from transformerlm.tokenizer.layout import (
     OUTPUT,
     PADDING,
     POSITION,
+    SHORT_MERGE,
     SPILLED,
+    TOO_LONG,
     WINDOW,
     WORD_BYTES,
 )
@@ -72,8 +75,8 @@ class FastEncoder:
         self._specials: dict[tuple[str, ...], dict[str, Array | int]] = {}
         self._idle: deque[_Workspace] = deque()
 
-    def encode(self, text: str, pretokenizer: Pretokenizer) -> Ids:
-        """The ids of a text."""
+    def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids:
+        """The ids of a text, which may be given as UTF-8."""
         specials = self._specials.get(pretokenizer.special_tokens)
         if specials is None:
             ids = {token: self.special_token_ids[token] for token in pretokenizer.special_tokens}
@@ -117,44 +120,52 @@ class _Workspace:
 
     def __init__(self, rules: Mapping[str, Array | int], dtype: np.dtype[np.unsignedinteger[Any]]) -> None:
         self._kernel, self._dtype = kernels().encode, dtype
-        self._fixed = {**window_arrays(), **rules}
+        self._places = self._kernel.places("text", "stop", "out16", "out32")
+        self._fixed = {**window_arrays(), **rules, "links": np.empty(2 * SHORT_MERGE, np.int32)}
         self._state: Array = self._fixed["state"]  # type: ignore[assignment]
+        self._numbers = memoryview(self._state)  # gives Python's own numbers, and more quickly
         self._words = word_table(_FIRST_CAPACITY)
         self._spill = np.empty(2 * _FIRST_CAPACITY + LONGEST_KEPT, np.int32)
         self._short = np.empty(_SHORT + PADDING, dtype)
         self._short_address = self._short.ctypes.data
         self._scratch(WINDOW + PADDING)
 
-    def encode(self, text: str, specials: Mapping[str, Array | int]) -> Ids:
+    def encode(self, text: str | bytes, specials: Mapping[str, Array | int]) -> Ids:
         """The ids of a text."""
-        memory, num_bytes = utf8_memory(text)
+        address, num_bytes, alive = utf8_memory(text)
         if num_bytes <= _SHORT:
-            number = self._run(memory, num_bytes, self._short_address, specials)
+            number = self._run(address, num_bytes, self._short_address, specials)
             return self._short[:number].copy()
         ids = np.empty(num_bytes + PADDING, self._dtype)
-        number = self._run(memory, num_bytes, ids.ctypes.data, specials)
+        number = self._run(address, num_bytes, ids.ctypes.data, specials)
         # In place: the end of it has never been touched, so it was never memory.
         ids.resize(number, refcheck=False)
+        del alive
         return ids
 
-    def _run(self, memory: int | bytes, num_bytes: int, out: int, specials: Mapping[str, Array | int]) -> int:
-        state = self._state
+    def _run(self, address: int, num_bytes: int, out: int, specials: Mapping[str, Array | int]) -> int:
+        state = self._numbers
         state[POSITION] = state[OUTPUT] = 0
-        while True:
-            if self._bound is not specials:
-                self._bind(specials)
-            status = self._kernel.function(memory, num_bytes, out, out, *self._rest)
-            if status == DONE:
-                return int(state[OUTPUT])
+        status = None
+        while status != DONE:
             if status == FULL:
                 self._make_room()
-            else:
-                self._scratch(int(state[NEEDED]))
+            elif status == TOO_LONG:
+                self._scratch(state[NEEDED])
+            if self._bound is not specials:
+                self._bind(specials)
+            frame, places = self._frame, self._places
+            frame[places[0]], frame[places[1]], frame[places[2]], frame[places[3]] = address, num_bytes, out, out
+            status = self._kernel.run(self._frame_address)
+        return state[OUTPUT]
 
     def _bind(self, specials: Mapping[str, Array | int]) -> None:
-        values = {"spill": self._spill, "spill_size": len(self._spill), "scratch_size": len(self._ids)}
-        scratch = {"ids": self._ids, "heap": self._heap}
-        self._rest = self._kernel.arguments(**self._fixed, **self._words, **values, **scratch, **specials)
+        scratch = {
+            **{"spill": self._spill, "spill_size": len(self._spill)},
+            **{"ids": self._ids, "heap": self._heap, "scratch_size": len(self._ids)},
+        }
+        frame = self._kernel.frame(**self._fixed, **self._words, **scratch, **specials)
+        self._frame, self._frame_address = memoryview(frame), frame.ctypes.data
         self._bound: Mapping[str, Array | int] | None = specials
 
     def _make_room(self) -> None:
@@ -177,15 +188,16 @@ class _Workspace:
 def _pair_table(merges: Merges, id_of: Mapping[bytes, int]) -> dict[str, Array | int]:
     """The merges as a hash table, pair -> rank and result."""
     number = len(merges)
-    parts = [(id_of[left], id_of[right], id_of[left + right]) for left, right in merges]
-    left, right, merged = np.array(parts, np.uint64).reshape(number, 3).T
+    left, right, merged = (
+        np.fromiter(map(id_of.__getitem__, tokens), np.uint64, number)
+        for tokens in ([left for left, _ in merges], [right for _, right in merges], map(b"".join, merges))
+    )
     capacity = 1 << max(4, (2 * number).bit_length())
-    pairs = np.full(2 * capacity, NONE, np.uint64)
+    pairs = np.full(capacity, NONE, np.uint64)
     kernels().enter_rules(
-        keys=left << np.uint64(32) | right,
-        values=np.arange(number, dtype=np.uint64) << np.uint64(32) | merged,
+        keys=left << np.uint64(ID_BITS) | right,
         number=number,
         pairs=pairs,
         pairs_capacity=capacity,
     )
-    return {"pairs": pairs, "pairs_capacity": capacity}
+    return {"pairs": pairs, "pairs_capacity": capacity, "results": merged.astype(np.int32)}

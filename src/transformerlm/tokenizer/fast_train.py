@@ -17,7 +17,6 @@ from transformerlm.parallel import ordered_map
 from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Progress, Vocab, room_for_merges
 from transformerlm.tokenizer.layout import (
     ARENA_BYTES,
-    DONE,
     FULL,
     GAP,
     NEEDED,
@@ -39,7 +38,7 @@ from transformerlm.tokenizer.workspace import (
     word_table,
 )
 
-_FIRST_CAPACITY = 1 << 16
+_FIRST_CAPACITY, _FIRST_PAIRS = 1 << 16, 1 << 17  # entries of the tables, which grow
 _MERGES_AT_A_TIME = 256  # so that progress shows and Ctrl-C is heard
 _MOST_BYTES = 1 << 31
 _INSERTS_PER_BYTE_PAIR = 1 << 16
@@ -83,14 +82,12 @@ class WordCounter:
 
     def add(self, text: str) -> int:
         """Count the pre-tokens of a text; its number of bytes."""
-        memory, num_bytes = utf8_memory(text)
+        address, num_bytes, alive = utf8_memory(text)
         self._state[POSITION] = 0
-        count = kernels().count
-        while True:
-            rest = count.arguments(**self._fixed, **self._words)
-            if count.function(memory, num_bytes, *rest) == DONE:
-                return num_bytes
+        while kernels().count(text=address, stop=num_bytes, **self._fixed, **self._words) == FULL:
             self._grow(int(self._state[NUM_WORDS]) + 1, int(self._state[NEEDED]))
+        del alive
+        return num_bytes
 
     def absorb(self, other: WordCounter) -> None:
         """Add what another one has counted."""
@@ -198,7 +195,7 @@ class _Learner:
         ids[words.gaps] = GAP
         changes = np.flatnonzero(np.diff(words.counts)) + 1 if len(words.counts) else np.zeros(0, np.int64)
         first = np.concatenate([np.zeros(min(1, len(words.counts)), np.int64), changes])
-        self._capacity = 1 << 17
+        self._capacity = _FIRST_PAIRS
         self._state = np.zeros(STATE, np.int64)
         self._merges = np.zeros(vocab_size, np.uint64)
         self._pairs = np.full(PAIR * self._capacity, NONE, np.uint64)

@@ -28,6 +28,7 @@ from transformerlm.tokenizer.layout import (
     GAP,
     GONE,
     HEAP_SIZE,
+    ID_BITS,
     INLINE_IDS,
     LETTER,
     LONG,
@@ -45,7 +46,9 @@ from transformerlm.tokenizer.layout import (
     PADDING,
     PAIR,
     POSITION,
+    RANK_BITS,
     SHORT_BYTES,
+    SHORT_MERGE,
     SPACE,
     SPILLED,
     TOO_LONG,
@@ -57,7 +60,7 @@ u64 = np.uint64
 i64 = np.int64
 
 ONE, TOP, WORD = u64(1), u64(63), u64(64)
-LOW32, LOW56 = u64(0xFFFFFFFF), u64((1 << 56) - 1)
+LOW32, LOW56, RANKS = u64(0xFFFFFFFF), u64((1 << 56) - 1), u64((1 << RANK_BITS) - 1)
 MIX1, MIX2 = u64(0x9E3779B97F4A7C15), u64(0xD6E8FEB86659FD93)
 
 # ---- instructions that Python has no name for -------------------------------------------------------
@@ -244,17 +247,18 @@ def first_special(specials, window, num_bytes, text, position, stop):
 
 
 @njit
-def character_class(classes, text, at):
-    """Class and number of bytes of the character that begins at `at`."""
+def character_class(classes, text, at, stop):
+    """Class and number of bytes of the character that begins at `at`; of one that is cut off, OTHER and 1."""
     byte = i64(text[at])
     if byte < 0x80:
         return classes[byte], 1
-    if byte < 0xE0:
-        return classes[(byte & 31) << 6 | (text[at + 1] & 63)], 2
-    if byte < 0xF0:
-        return classes[(byte & 15) << 12 | i64(text[at + 1] & 63) << 6 | (text[at + 2] & 63)], 3
-    high = (byte & 7) << 18 | i64(text[at + 1] & 63) << 12
-    return classes[high | i64(text[at + 2] & 63) << 6 | (text[at + 3] & 63)], 4
+    length = 2 + (byte >= 0xE0) + (byte >= 0xF0)
+    if at + length > stop:
+        return OTHER, 1
+    code = byte & (0x7F >> length)
+    for i in range(1, length):
+        code = code << 6 | i64(text[at + i] & 63)
+    return classes[code], length
 
 
 @njit
@@ -278,7 +282,7 @@ def classify_character(window, at):
     """Mark all bytes of the character that begins at `at`, if one does."""
     if window.bytes[at] < 0xC0:
         return
-    kind, length = character_class(window.classes, window.bytes, at)
+    kind, length = character_class(window.classes, window.bytes, at, WINDOW + PADDING)
     if kind == OTHER:
         return
     column = LETTERS if kind == LETTER else (NUMBERS if kind == NUMBER else SPACES)
@@ -391,13 +395,13 @@ def long_token_end(classes, text, position, stop):
     """Where the pre-token that begins at `position` ends, contractions not looked for; any length."""
     at = position
     if text[at] == 32 and at + 1 < stop:
-        kind, length = character_class(classes, text, at + 1)
+        kind, length = character_class(classes, text, at + 1, stop)
         if kind != SPACE:
             at += 1
-    kind, length = character_class(classes, text, at)
+    kind, length = character_class(classes, text, at, stop)
     last = at
     while at < stop:
-        found, length = character_class(classes, text, at)
+        found, length = character_class(classes, text, at, stop)
         if found != kind:
             # White space leaves its last character to what follows.
             return last if kind == SPACE and last > position else at
@@ -407,12 +411,13 @@ def long_token_end(classes, text, position, stop):
 
 
 @njit
-def next_special(specials, text, position, stop):
-    """Where the next special token begins that is not at `position`; `stop` where there is none."""
-    for at in range(position + 1, stop):
-        if special_at(specials, text, at, stop) >= 0:
-            return at
-    return stop
+def next_special(specials, text, position, limit, stop):
+    """Where the next special token begins, behind `position` and before `limit`; `limit` where none does."""
+    if specials.number:
+        for at in range(position + 1, limit):
+            if special_at(specials, text, at, stop) >= 0:
+                return at
+    return limit
 
 
 def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], special_kernel: Any) -> Any:
@@ -444,10 +449,10 @@ def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], 
                     return FULL
                 continue
             end = long_token_end(window.classes, text, position, stop)
-            special_begin = (
-                next_special(specials, text, position, min(stop, end + 8)) if specials.number else stop
-            )
-            if special_begin < min(stop, end + 8):
+            # A character more, because white space ends otherwise before a special token.
+            limit = min(stop, end + 8)
+            special_begin = next_special(specials, text, position, limit, stop)
+            if special_begin < limit:
                 end = long_token_end(window.classes, text, position, special_begin)
             status = long_kernel(sink, text, position, end)
             if status != DONE:
@@ -476,12 +481,10 @@ class Words(NamedTuple):
 
 
 @njit
-def mix(key0, key1):
-    """64 bits that depend on all bits of both."""
-    value = (key0 ^ (key1 * MIX1)) * MIX2
-    value ^= value >> u64(32)
-    value *= MIX1
-    return value ^ (value >> u64(29))
+def slot_of(key0, key1, capacity):
+    """Where in a table of that many entries, a power of two, a key belongs; depends on all bits of both."""
+    product = (key0 ^ (key1 * MIX1)) * MIX2
+    return i64(product >> (WORD - u64(lowest_bit(u64(capacity)))))
 
 
 @njit
@@ -498,12 +501,11 @@ def hash_bytes(text, start, length):
 @njit
 def hash_batch(words, window, first, number):
     """Keys and places of pre-tokens `first` ... of the window, and ask for those places' memory."""
-    mask = words.capacity - 1
     for i in range(number):
         start = i64(window.starts[first + i])
         length = i64(window.starts[first + i + 1]) - start
         key0, key1 = word_key(window.bytes, start, length)
-        slot = i64(mix(key0, key1)) & mask
+        slot = slot_of(key0, key1, words.capacity)
         words.keys[4 * i], words.keys[4 * i + 1], words.keys[4 * i + 2] = key0, key1, u64(slot)
         prefetch(words.table, slot * ENTRY)
 
@@ -583,12 +585,14 @@ class Rules(NamedTuple):
     """The merges."""
 
     pairs: Any
-    """u64[2 * capacity]: a hash table, pair -> rank and result."""
+    """u64[capacity]: a hash table of pairs and their ranks, as `layout.py` describes it."""
     capacity: Any
     byte_ids: Any
     """i32[256]."""
     lengths: Any
     """i32: bytes of each token."""
+    results: Any
+    """i32: by rank, the id that a merge makes."""
 
 
 class Encoder(NamedTuple):
@@ -607,23 +611,24 @@ class Encoder(NamedTuple):
     """i32[scratch_size]."""
     heap: Any
     """u64[2 * scratch_size]."""
+    links: Any
+    """i32[2 * SHORT_MERGE]: the places behind and before each."""
     scratch_size: Any
     state: Any
 
 
 @njit
 def find_pair(rules, left, right):
-    """rank << 32 | result of a pair of ids; NONE where it never merges."""
-    key = u64(left) << u64(32) | u64(right)
-    mask = rules.capacity - 1
-    slot = i64(mix(key, ONE)) & mask
+    """The rank of a pair of ids; NONE where it never merges."""
+    key = u64(left) << u64(ID_BITS) | u64(right)
+    slot = slot_of(key, ONE, rules.capacity)
     while True:
-        found = rules.pairs[2 * slot]
-        if found == key:
-            return rules.pairs[2 * slot + 1]
+        found = rules.pairs[slot]
+        if found >> u64(RANK_BITS) == key:
+            return found & RANKS
         if found == NONE:
             return NONE
-        slot = (slot + 1) & mask
+        slot = (slot + 1) & (rules.capacity - 1)
 
 
 @njit
@@ -655,28 +660,53 @@ def heap_pop(heap, size):
 
 @njit
 def merge_short(encoder, text, start, length):
-    """Ids of a short pre-token, in encoder.ids: the least rank is looked for again after each merge."""
+    """Ids of a pre-token of at most SHORT_MERGE bytes, in encoder.ids: after each merge, the least rank
+    of all is looked for again.
+
+    A place keeps its number; ranks[place] is rank << 8 | place of the pair that begins there.
+    """
     rules, ids, ranks = encoder.rules, encoder.ids, encoder.heap
-    number = length
-    for i in range(number):
+    links = encoder.links
+    for i in range(length):
         ids[i] = rules.byte_ids[text[start + i]]
-    for i in range(number - 1):
-        ranks[i] = find_pair(rules, ids[i], ids[i + 1])
-    ranks[number - 1] = NONE
+        links[i] = i + 1
+        links[SHORT_MERGE + i] = i - 1
+    for i in range(length - 1):
+        ranks[i] = rank_at(rules, ids, i, i + 1)
+    ranks[length - 1] = NONE
+    number = length
     while True:
-        best = 0
-        for i in range(1, number):
-            if ranks[i] < ranks[best]:
-                best = i
-        if ranks[best] == NONE:
-            return number
-        ids[best] = i64(ranks[best] & LOW32)
+        least = NONE
+        for i in range(length):
+            least = min(least, ranks[i])
+        if least == NONE:
+            break
+        place = i64(least & u64(255))
+        second = i64(links[place])
+        behind = i64(links[second])
+        ids[place] = rules.results[i64(least >> u64(8))]
+        links[place] = behind
+        ranks[second] = NONE
         number -= 1
-        for i in range(best + 1, number):
-            ids[i], ranks[i] = ids[i + 1], ranks[i + 1]
-        ranks[best] = find_pair(rules, ids[best], ids[best + 1]) if best + 1 < number else NONE
-        if best > 0:
-            ranks[best - 1] = find_pair(rules, ids[best - 1], ids[best])
+        ranks[place] = NONE
+        if behind < length:
+            links[SHORT_MERGE + behind] = place
+            ranks[place] = rank_at(rules, ids, place, behind)
+        before = i64(links[SHORT_MERGE + place])
+        if before >= 0:
+            ranks[before] = rank_at(rules, ids, before, place)
+    place = 0
+    for i in range(number):
+        ids[i] = ids[place]
+        place = i64(links[place])
+    return number
+
+
+@njit
+def rank_at(rules, ids, place, second):
+    """rank << 8 | place of the pair at two places; NONE where it never merges."""
+    found = find_pair(rules, ids[place], ids[second])
+    return found if found == NONE else found << u64(8) | u64(place)
 
 
 @njit
@@ -706,9 +736,9 @@ def merge_long(encoder, text, start, length):
         if right < 0:
             continue
         found = find_pair(rules, left, right)
-        if found == NONE or found >> u64(32) != item >> u64(32):
+        if found != item >> u64(32):
             continue
-        merged, behind = i64(found & LOW32), second + lengths[right]
+        merged, behind = rules.results[i64(found)], second + lengths[right]
         ids[second] = GONE
         ids[behind - 1] = ids[place] = merged
         if place > 0:
@@ -731,14 +761,14 @@ def push_pair(rules, heap, size, left, right, place):
     found = find_pair(rules, left, right)
     if found == NONE:
         return size
-    heap_push(heap, size, (found >> u64(32)) << u64(32) | u64(place))
+    heap_push(heap, size, found << u64(32) | u64(place))
     return size + 1
 
 
 @njit
 def merge_word(encoder, text, start, length):
     """Ids of a pre-token, in encoder.ids; their number."""
-    if length <= 64:
+    if length <= SHORT_MERGE:
         return merge_short(encoder, text, start, length)
     return merge_long(encoder, text, start, length)
 
@@ -855,6 +885,7 @@ def encode(
     spill_size,
     ids,
     heap,
+    links,
     scratch_size,
     keys,
     window,
@@ -865,6 +896,7 @@ def encode(
     pairs_capacity,
     byte_ids,
     lengths,
+    results,
     special_text,
     special_bounds,
     special_ids,
@@ -874,8 +906,8 @@ def encode(
 ):
     """Encode text[state[POSITION] : stop]."""
     words = Words(table, capacity, arena, arena_size, keys, state)
-    rules = Rules(pairs, pairs_capacity, byte_ids, lengths)
-    encoder = Encoder(words, rules, out16, out32, is_wide, spill, spill_size, ids, heap, scratch_size, state)
+    rules = Rules(pairs, pairs_capacity, byte_ids, lengths, results)
+    encoder = Encoder(words, rules, out16, out32, is_wide, spill, spill_size, ids, heap, links, scratch_size, state)
     specials = Specials(special_text, special_bounds, special_ids, firsts, num_specials, num_firsts)
     return encode_text(text, stop, encoder, Window(window, masks, starts, classes), specials)
 
@@ -884,7 +916,7 @@ def move_words(old, old_capacity, table, capacity):
     """Enter all words of a table into an empty, larger one with the same arena."""
     for entry in range(0, old_capacity * ENTRY, ENTRY):
         if old[entry + 1]:
-            slot = i64(mix(old[entry], min(old[entry + 1], LONG))) & (capacity - 1)
+            slot = slot_of(old[entry], min(old[entry + 1], LONG), capacity)
             while table[slot * ENTRY + 1]:
                 slot = (slot + 1) & (capacity - 1)
             for i in range(ENTRY):
@@ -892,13 +924,13 @@ def move_words(old, old_capacity, table, capacity):
     return DONE
 
 
-def enter_rules(keys, values, number, pairs, pairs_capacity):
-    """Fill an empty table of pairs."""
-    for i in range(number):
-        slot = i64(mix(keys[i], ONE)) & (pairs_capacity - 1)
-        while pairs[2 * slot] != NONE:
+def enter_rules(keys, number, pairs, pairs_capacity):
+    """Fill an empty table of pairs; `keys` is left and right of each rank, as the table has them."""
+    for rank in range(number):
+        slot = slot_of(keys[rank], ONE, pairs_capacity)
+        while pairs[slot] != NONE:
             slot = (slot + 1) & (pairs_capacity - 1)
-        pairs[2 * slot], pairs[2 * slot + 1] = keys[i], values[i]
+        pairs[slot] = keys[rank] << u64(RANK_BITS) | u64(rank)
     return DONE
 
 
@@ -973,7 +1005,7 @@ def count_window(counts, window, number):
 def count_long(counts, text, start, end):
     """Count one long pre-token."""
     key0, key1 = word_key(text, start, end - start)
-    slot = i64(mix(key0, key1)) & (counts.words.capacity - 1)
+    slot = slot_of(key0, key1, counts.words.capacity)
     counts.state[NEEDED] = end - start
     return DONE if count_word(counts, text, start, end - start, key0, key1, slot) else FULL
 
@@ -1022,7 +1054,7 @@ def absorb(other, other_capacity, other_arena, state, table, capacity, arena, ar
             if key1 >= LONG:
                 start = i64(key1 & LOW56) + 8
                 length, key1 = i64(load64(other_arena, start - 8)), LONG
-            slot = i64(mix(key0, key1)) & (capacity - 1)
+            slot = slot_of(key0, key1, capacity)
             at = find_word(words, other_arena, start, length, key0, key1, slot)
             if table[at + 1] == 0:
                 add_word(words, at, other_arena, start, length, key0, key1)
@@ -1187,7 +1219,7 @@ def pop_candidate(trainer):
 @njit
 def pair_entry(pairs, capacity, pair):
     """The entry of a pair, or the empty one where it belongs."""
-    slot = i64(mix(pair, ONE)) & (capacity - 1)
+    slot = slot_of(pair, ONE, capacity)
     while pairs[slot * PAIR] != pair and pairs[slot * PAIR] != NONE:
         slot = (slot + 1) & (capacity - 1)
     return slot * PAIR
@@ -1443,8 +1475,8 @@ _TYPES = {
     "u8*": "text out arena other_arena window classes special_text firsts",
     "u16*": "out16 ids16",
     "u32*": "out32 ids32 places",
-    "i32*": "spill ids starts byte_ids lengths special_ids left_touched right_touched",
-    "u64*": "table other heap keys masks pairs old spans prefixes merges values",
+    "i32*": "spill ids starts byte_ids lengths results links special_ids left_touched right_touched",
+    "u64*": "table other heap keys masks pairs old spans prefixes merges",
     "i64*": "state special_bounds entries counts gaps groups weights stash examples"
     " left_weights left_numbers right_weights right_numbers",
 }

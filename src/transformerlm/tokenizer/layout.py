@@ -26,8 +26,13 @@ LONGEST_KEPT = 1024
 # Values of an encoder's table: up to three ids, or where they are in `spill`; number of ids at the top.
 INLINE_IDS = 3
 
-# A table of pairs: left << 32 | right, then rank << 32 | result.
+SHORT_MERGE = 64
+"""Bytes of the longest pre-token whose merges are found by looking at all of it again and again."""
+
+# An entry of an encoder's table of pairs is left, right and rank in one 64-bit word.
+ID_BITS, RANK_BITS = 20, 24
 NONE = (1 << 64) - 1
+"""An empty entry, and no rank."""
 
 # State: what a kernel leaves behind when it returns.
 POSITION, OUTPUT, NUM_WORDS, ARENA_BYTES, SPILLED, WORD_BYTES, NEEDED = range(7)

@@ -42,8 +42,9 @@ class PlainEncoder:
         self._rules = MergeRules(ranks, [id_of[left + right] for left, right in merges])
         self.cache = _Cache(self._encode_pretoken)
 
-    def encode(self, text: str, pretokenizer: Pretokenizer) -> Ids:
-        """The ids of a text."""
+    def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids:
+        """The ids of a text, which may be given as UTF-8."""
+        text = text if isinstance(text, str) else text.decode()
         encoded = bytearray()
         for piece in pretokenizer.pieces([text]):
             for segment, is_special in pretokenizer.split_special(piece):

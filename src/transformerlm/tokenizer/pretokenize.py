@@ -64,7 +64,7 @@ class Pretokenizer:
             return self._pattern.findall(text)
         return list(_matches_and_gaps(self._pattern, text))
 
-    def safe_cut(self, text: str) -> int:
+    def safe_cut(self, text: str, *, is_tail: bool = False) -> int:
         """The largest i at which `text` can be cut, whatever may follow it; 0 where there is none.
 
         The pre-tokens and special tokens of text[:i], followed by those of text[i:] + more, are those of
@@ -72,10 +72,15 @@ class Pretokenizer:
         of any other pattern nothing is known, and only the edges of special tokens qualify.
         An end of text that may still grow into a special token is never cut. Takes time in
         proportion to len(text) - i, wherever special tokens do not overlap without end.
+
+        Args:
+            is_tail: something comes before `text`, and may end with a part of a special token.
         """
         window = max(_WINDOW, 2 * self._reach)
         while True:
             start = self._sure_start(text, len(text) - window)
+            if is_tail and start < self._reach:  # 0 where there are no special tokens
+                return 0
             cut = self._last_cut(text, start)
             if cut or start == 0:
                 return cut

@@ -21,6 +21,7 @@ from transformerlm.parallel import threaded_map
 from transformerlm.tokenizer import files, native
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.fast_encode import FastEncoder
+from transformerlm.tokenizer.layout import ID_BITS
 from transformerlm.tokenizer.plain_encode import PlainEncoder
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, Pretokenizer
 from transformerlm.tokenizer.vocabulary import Ids, are_in_order, merges_fault, no_such_id, vocab_fault
@@ -28,6 +29,7 @@ from transformerlm.tokenizer.vocabulary import Ids, are_in_order, merges_fault, 
 AllowedSpecial = Literal["all", "none"] | Collection[str]
 """Which special tokens a text may hold: all, none, or these; any other is text like the rest."""
 
+_FEW_IDS = 100  # for a list of fewer, an array is not worth making
 _PLAIN_BYTES_PER_SECOND = 3e6  # of text that is new; roughly, and the same for decoding
 
 
@@ -138,13 +140,13 @@ class Tokenizer:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of all that decides which ids a text gets."""
-        parts = {
-            "pattern": self.pretokenizer.pattern,
-            "special_tokens": sorted(self.special_token_ids.items()),
-            "vocab": [self.vocab[token_id].hex() for token_id in range(self.vocab_size)],
-            "merges": [[left.hex(), right.hex()] for left, right in self.merges],
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        settings = [self.pretokenizer.pattern, sorted(self.special_token_ids.items())]
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        vocab = [self.vocab[token_id] for token_id in range(self.vocab_size)]
+        for tokens in (vocab, [left for left, _ in self.merges], [right for _, right in self.merges]):
+            digest.update(np.fromiter(map(len, tokens), "<u8").tobytes())  # where each begins
+            digest.update(b"".join(tokens))
+        return digest.hexdigest()
 
     def encode(self, text: str, *, allowed_special: AllowedSpecial = "all") -> list[int]:
         """The ids of a text. A special token in it is its one id, where it is allowed.
@@ -162,6 +164,11 @@ class Tokenizer:
         if allowed_special != "all":
             pretokenizer = self._pretokenizer_for(allowed_special)
         return self._encoder(len(text)).encode(text, pretokenizer)
+
+    def encode_utf8(self, content: bytes) -> Ids:
+        """`encode_array` of a text that is given as UTF-8, which is not checked again."""
+        encoder = self._encoder(len(content))
+        return encoder.encode(content, self.pretokenizer)
 
     def encode_batch(
         self, texts: Sequence[str], *, allowed_special: AllowedSpecial = "all", num_threads: int | None = None
@@ -218,15 +225,16 @@ class Tokenizer:
         return make, (self.vocab, self.merges, list(self.special_token_ids))
 
     def _decoded(self, ids: Iterable[int] | Ids) -> bytes | memoryview:
-        if not isinstance(ids, np.ndarray):
-            ids = ids if isinstance(ids, Sequence) else list(ids)
-            if not self.uses_kernels(len(ids)) or len(ids) < 100:
-                return self._plain.decode_bytes(ids)
-            ids = np.array(ids)
-        if ids.dtype.kind not in "iu" and ids.size:
-            raise no_such_id(ids.flat[0], self.vocab_size)
-        encoder = self._encoder(ids.size)
-        return encoder.decode_bytes(ids.reshape(-1))
+        if isinstance(ids, np.ndarray):
+            if ids.size and ids.dtype.kind not in "iu":
+                raise no_such_id(ids.flat[0].item(), self.vocab_size)
+            return self._encoder(ids.size).decode_bytes(ids.reshape(-1))
+        ids = list(ids)
+        if len(ids) > _FEW_IDS and self.uses_kernels(len(ids)):
+            array = np.array(ids)
+            if array.dtype.kind in "iu":
+                return self._fast.decode_bytes(array)
+        return self._plain.decode_bytes(ids)
 
     def _pretokenizer_for(self, allowed: AllowedSpecial) -> Pretokenizer:
         if isinstance(allowed, str):
@@ -258,7 +266,8 @@ class Tokenizer:
 
     @functools.cached_property
     def _has_kernels(self) -> bool:
-        return self.pretokenizer.pattern == GPT2_PATTERN and are_in_order(self.merges)
+        is_small = self.vocab_size < 1 << ID_BITS
+        return self.pretokenizer.pattern == GPT2_PATTERN and is_small and are_in_order(self.merges)
 
     @functools.cached_property
     def _fast(self) -> FastEncoder:

@@ -28,6 +28,8 @@ class Fault:
 
 def vocab_fault(entries: Sequence[tuple[bytes, Any]]) -> Fault | None:
     """What is wrong with (token, id) entries: the ids must be 0 to n - 1, and every byte a token."""
+    if _is_sound(entries):
+        return None
     seen: dict[int, bytes] = {}
     tokens: set[bytes] = set()
     for index, (token, token_id) in enumerate(entries):
@@ -46,9 +48,23 @@ def vocab_fault(entries: Sequence[tuple[bytes, Any]]) -> Fault | None:
     return None
 
 
+def _is_sound(entries: Sequence[tuple[bytes, Any]]) -> bool:
+    """Whether nothing is wrong, in a fraction of the time that it takes to say what."""
+    tokens, ids = {token for token, _ in entries}, {token_id for _, token_id in entries}
+    return (
+        len(tokens) == len(ids) == len(entries) >= 256
+        and {type(token_id) for token_id in ids} == {int}
+        and (min(ids), max(ids)) == (0, len(ids) - 1)
+        and all(bytes([byte]) in tokens for byte in range(256))
+    )
+
+
 def merges_fault(merges: Iterable[tuple[bytes, bytes]], vocab: Mapping[int, bytes]) -> Fault | None:
     """What is wrong with merges: both parts and the result must be tokens, and no pair comes twice."""
-    tokens = set(vocab.values())
+    merges, tokens = list(merges), set(vocab.values())
+    parts = {part for pair in merges for part in pair}
+    if parts <= tokens and {left + right for left, right in merges} <= tokens and len(set(merges)) == len(merges):
+        return None
     seen: set[tuple[bytes, bytes]] = set()
     for index, (left, right) in enumerate(merges):
         unknown = [token for token in (left, right, left + right) if token not in tokens]
@@ -66,11 +82,10 @@ def are_in_order(merges: Iterable[tuple[bytes, bytes]]) -> bool:
     So it is with every list that was learned. Then merging one occurrence at a time, the earliest
     learned pair first, gives what merging all occurrences of a pair at once gives.
     """
-    made = {bytes([byte]) for byte in range(256)}
-    for left, right in merges:
-        if left not in made or right not in made or left + right in made:
+    order = {bytes([byte]): -1 for byte in range(256)}
+    for rank, (left, right) in enumerate(merges):
+        if order.setdefault(left + right, rank) != rank or left not in order or right not in order:
             return False
-        made.add(left + right)
     return True
 
 

@@ -13,23 +13,24 @@ from transformerlm.tokenizer.layout import BATCH, ENTRY, LONGEST_KEPT, MASKS, PA
 from transformerlm.tokenizer.native import Array, kernels
 from transformerlm.tokenizer.pretokenize import utf8
 
-_as_utf8 = ctypes.pythonapi.PyUnicode_AsUTF8AndSize
-_as_utf8.argtypes, _as_utf8.restype = [ctypes.py_object, ctypes.c_void_p], ctypes.c_void_p
+_python = ctypes.pythonapi
+_utf8_of_text, _memory_of_bytes = _python.PyUnicode_AsUTF8AndSize, _python.PyBytes_AsString
+_utf8_of_text.argtypes, _utf8_of_text.restype = [ctypes.py_object, ctypes.c_void_p], ctypes.c_void_p
+_memory_of_bytes.argtypes, _memory_of_bytes.restype = [ctypes.py_object], ctypes.c_void_p
 
 
-def utf8_memory(text: str) -> tuple[int | bytes, int]:
-    """The UTF-8 bytes of a text, for a kernel, and their number; valid as long as both objects live.
+def utf8_memory(text: str | bytes) -> tuple[int, int, object]:
+    """The UTF-8 bytes of a text: their address, their number, and what must live as long as they are used.
 
     Python keeps ASCII text as UTF-8, so nothing is copied there.
 
     Raises:
         DataError: for half a surrogate pair.
     """
-    if text.isascii():
-        address: int = _as_utf8(text, None)
-        return address, len(text)
-    content = utf8(text)
-    return content, len(content)
+    if isinstance(text, str) and text.isascii():
+        return _utf8_of_text(text, None), len(text), text
+    content = utf8(text) if isinstance(text, str) else text
+    return _memory_of_bytes(content), len(content), content
 
 
 def special_arrays(special_token_ids: Mapping[str, int]) -> dict[str, Array | int]:

@@ -1,0 +1,114 @@
+"""The kernels' machine code: compiled once, kept, checked, and not used where that would cost time."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import regex
+
+from transformerlm.tokenizer import native
+from transformerlm.tokenizer.native import CACHE_VARIABLE, CHOICE_VARIABLE
+
+ENCODE = """
+from transformerlm.tokenizer import Tokenizer
+tokenizer = Tokenizer({byte: bytes([byte]) for byte in range(256)} | {256: b"ab"}, [(b"a", b"b")])
+print(tokenizer.encode("cab ab" * 2), "_fast" in vars(tokenizer))
+"""
+ANSWER = "[99, 256, 32, 256, 99, 256, 32, 256]"
+
+
+pytestmark = pytest.mark.parametrize("kernels", ["always"], indirect=True, scope="session")
+
+
+def run(code, **environment):
+    environment = {**os.environ, **environment}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    native._cache_path.cache_clear()
+    yield tmp_path
+    native._cache_path.cache_clear()
+
+
+def test_small_work_needs_neither_numba_nor_llvm():
+    modules = "import sys; print(*sorted({'numba', 'llvmlite', 'torch'} & {name.split('.')[0] for name in sys.modules}))"
+    assert run(ENCODE + modules, **{CHOICE_VARIABLE: "auto"})[0] == f"{ANSWER} False"
+
+
+def test_loading_needs_no_numba(kernels):
+    native.kernels()  # compiles them where they are not yet
+    code = ENCODE + "import sys; print('numba' in sys.modules)"
+    assert run(code, **{CHOICE_VARIABLE: "always"}) == (f"{ANSWER} True\nFalse", "")
+
+
+def test_when_kernels_are_worth_their_cost(own_cache, monkeypatch):
+    monkeypatch.setattr(native, "_loaded", [])
+    monkeypatch.setenv(CHOICE_VARIABLE, "auto")
+    assert not native.are_worth(0.01)
+    assert not native.are_worth(5)  # they would have to be compiled
+    assert native.are_worth(1000)
+    native._cache_path().write_bytes(b"")
+    assert native.are_worth(5)
+    assert not native.are_worth(0.01)
+    for choice, expected in (("always", True), ("never", False)):
+        monkeypatch.setenv(CHOICE_VARIABLE, choice)
+        assert native.are_worth(0) is native.are_worth(1e9) is expected
+
+
+def test_damaged_machine_code_is_never_run(own_cache, monkeypatch):
+    native._cache_path.cache_clear()
+    monkeypatch.delenv(CACHE_VARIABLE)
+    native.kernels()
+    content = native._cache_path().read_bytes()
+    native._cache_path.cache_clear()
+    monkeypatch.setenv(CACHE_VARIABLE, str(own_cache))
+    assert native._load() is None
+    for damaged in (b"", content[:-1], content[:100], content.replace(b"encode", b"encodE", 1), content + b"\0"):
+        native._cache_path().write_bytes(damaged)
+        assert native._load() is None
+    native._cache_path().write_bytes(content)
+    assert native._load() is not None
+
+
+def test_arguments_are_checked():
+    measure = native.kernels().measure
+    good = {"ids16": 0, "ids32": 0, "is_wide": 0, "number": 0, "spans": np.zeros(1, np.uint64), "num_tokens": 1}
+    assert measure(**good) == 0
+    with pytest.raises(AssertionError, match="spans: expected"):
+        measure(**{**good, "spans": np.zeros(1)})
+    with pytest.raises(AssertionError, match="num_tokens"):
+        measure(**{name: value for name, value in good.items() if name != "num_tokens"})
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        native.kernels().nothing_like_it
+
+
+def test_characters_have_the_classes_that_the_pattern_gives_them():
+    classes = native.kernels().classes
+    assert len(classes) == 1 << 21
+    for name, kind in ((r"\p{L}", native.LETTER), (r"\p{N}", native.NUMBER), (r"\s", native.SPACE)):
+        matches = regex.compile(name).fullmatch
+        for code in (*range(0x3000), *range(0x3000, 0x110000, 7)):
+            if not 0xD800 <= code < 0xE000:
+                assert bool(matches(chr(code))) == (classes[code] == kind), hex(code)
+
+
+@pytest.mark.slow
+def test_compiling_says_so_once_and_a_folder_that_cannot_be_written_is_no_error(tmp_path):
+    environment = {CHOICE_VARIABLE: "always", CACHE_VARIABLE: str(tmp_path / "cache")}
+    answer, said = run(ENCODE, **environment)
+    assert answer == f"{ANSWER} True"
+    assert said.count("\n") == 1
+    assert "compiling the tokenizer's kernels" in said
+    assert run(ENCODE, **environment) == (f"{ANSWER} True", "")
+    (tmp_path / "file").write_text("")
+    answer, said = run(ENCODE, **{**environment, CACHE_VARIABLE: str(tmp_path / "file" / "cache")})
+    assert answer == f"{ANSWER} True"
+    assert "compiled again" in said
+    assert len(said.splitlines()) == 2
