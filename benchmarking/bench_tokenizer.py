@@ -2,58 +2,104 @@
 
     python -m benchmarking.bench_tokenizer --config configs/bench_tokenizer.toml
 
-All contestants do the same work on the same text in the same process, in turn, and the medians are
-compared. Training uses as many cores as each takes (ours: [bench].num_workers), encoding and decoding
-one. Results are JSON lines on stdout; no file is written.
+All contestants do the same work on the same text, each in a process of its own, in turn, and the medians
+are compared. Results are JSON lines on stdout, and tables in Markdown on stderr at the end. What is written
+meanwhile is in a temporary folder.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib.util
-import statistics
+import os
 import sys
-import sysconfig
-import time
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
+from benchmarking.corpora import Corpus, gather, identical_letters, random_letters, write
+from benchmarking.timing import Contestants, Outcome, Task
+from benchmarking.tokenizer_jobs import Job, make_vocabulary
+from benchmarking.tokenizer_report import Result, Results, record, report
+from benchmarking.tokenizer_works import OURS, WORKS, package_of, task
 from transformerlm.cli.common import run_command
-from transformerlm.config import GPT2_PATTERN
+from transformerlm.errors import DataError
 from transformerlm.logging import ConsoleLogger, say
+from transformerlm.parallel import available_cores
 from transformerlm.schema import NonNegativeInt, PositiveFloat, PositiveInt, Problem, Section, Text
-from transformerlm.tokenizer import Pretokenizer, Tokenizer, train_bpe_from_texts
-from transformerlm.tokenizer.files import token_to_text
+
+TEN_WORDS = "The quick brown fox jumps over the lazy dog again"
+VOCABULARY_BYTES = 4_000_000
+"""Of the first corpus, where a vocabulary has to be trained."""
+MOST_OF_ONE_CORE = 1.3
+"""Processor time over wall time, measured on one thread, that the shortest works may seem to take."""
+
+WorkName = Literal[
+    "train",
+    "train_memory",
+    "encode_array",
+    "encode_list",
+    "encode_batch",
+    "decode_bytes",
+    "decode_text",
+    "decode_batch",
+    "make_data",
+    "encode_short",
+    "encode_letters",
+]
+Peer = Literal["tokenizers", "tiktoken", "rustbpe", "gigatoken"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchSection(Section):
     """[bench]: what to measure, on what, and how often."""
 
-    corpora: tuple[Text, ...] = ("python-stdlib",)
-    """Files, folders, or "python-stdlib": the source of this Python's standard library."""
-    max_megabytes: PositiveFloat = 4.0
+    corpora: tuple[Text, ...] = ("python-machine",)
+    """Files, folders, or "python-machine": the Python source of the standard library, then of this
+    environment's packages, each file once."""
+    extra_source_dirs: tuple[Text, ...] = ()
+    """Where "python-machine" looks when that is not enough."""
+    max_megabytes: PositiveFloat = 100.0
     """Of each corpus, from its beginning."""
-    work: tuple[Literal["train", "encode", "decode"], ...] = ("train", "encode", "decode")
-    """What to measure."""
+    huggingface_megabytes: PositiveFloat = 4.0
+    """Of each corpus, for Hugging Face's encoder and decoder, which would take minutes over all of it."""
+    document_kilobytes: PositiveInt = 64
+    """About how long a document of a batch is; it ends where a line does."""
+    letters_megabytes: tuple[PositiveFloat, ...] = (1.0, 10.0)
+    """Lengths of the endless words: one of a single letter, one of random letters."""
+    work: tuple[WorkName, ...] = (
+        "train",
+        "train_memory",
+        "encode_array",
+        "encode_list",
+        "encode_batch",
+        "decode_bytes",
+        "decode_text",
+        "decode_batch",
+        "make_data",
+        "encode_short",
+        "encode_letters",
+    )
+    """What to measure. "train_memory" is one more training, in a fresh process."""
     train_vocab_size: PositiveInt = 10000
     """Ids that training learns."""
     num_workers: PositiveInt | None = None
-    """Processes of our trainer. None: one per core."""
+    """Threads or processes of training, batches and data building. None: one per core. All else has one."""
     vocab_path: Text | None = None
-    """vocab.json of the tokenizer that encodes and decodes. None: one that is trained on the corpus."""
+    """vocab.json of the tokenizer that encodes and decodes. None: one that is trained on the first corpus."""
     merges_path: Text | None = None
     """merges.txt that belongs to it."""
     warmup_rounds: NonNegativeInt = 1
     """Rounds that are not counted."""
     rounds: PositiveInt = 5
     """Rounds that are; in each, every contestant works once."""
-    peers: tuple[Literal["tokenizers", "tiktoken", "rustbpe", "gigatoken"], ...] = ("tokenizers", "tiktoken")
+    time_limit_seconds: PositiveFloat = 600.0
+    """Of a round; who takes longer is said and left out."""
+    letters_time_limit_seconds: PositiveFloat = 20.0
+    """The same for endless words, on which some are quadratic."""
+    peers: tuple[Peer, ...] = ("tokenizers", "tiktoken", "rustbpe", "gigatoken")
     """What to compare with; one that is not installed is said and left out."""
 
     def conflicts(self) -> Iterator[Problem]:
@@ -69,71 +115,134 @@ class BenchTokenizerConfig(Section):
     bench: BenchSection = field(default_factory=BenchSection)
 
 
-Runs = dict[str, Callable[[], Any]]
-"""Contestant -> what does the work once."""
-
-OURS = "transformerlm"
-SPECIAL_TOKENS = ["<|endoftext|>"]
-
-
 def main() -> int:
     """The command."""
     return run_command(BenchTokenizerConfig, bench, description="Measure tokenizers.")
 
 
-def bench(config: BenchTokenizerConfig) -> None:
-    """Let all contestants work on every corpus."""
+def bench(config: BenchTokenizerConfig) -> int:
+    """All works, on all texts, by all contestants."""
     settings = config.bench
-    peers = installed(settings.peers)
-    for corpus in settings.corpora:
-        text = corpus_text(corpus, int(settings.max_megabytes * 1e6))
-        if not text:
-            say(f"{corpus}: not found or empty, left out")
-            continue
-        tokenizer = load_or_train(settings, text)
-        if "train" in settings.work:
-            compare(settings, corpus, "train", text, trainers(settings, text, peers), same=None)
-        if "encode" in settings.work:
-            ids = tokenizer.encode_array(text)
-            runs = encoders(settings, text, tokenizer, peers)
-            compare(settings, corpus, "encode", text, runs, functools.partial(np.array_equal, ids))
-        if "decode" in settings.work:
-            compare(settings, corpus, "decode", text, decoders(text, tokenizer, peers), text.__eq__)
+    num_threads = settings.num_workers or available_cores()
+    # Read by the Rust libraries when their threads start; what is to run on one thread is asked for so.
+    os.environ.update(RAYON_NUM_THREADS=str(num_threads), TOKENIZERS_PARALLELISM="true")
+    with tempfile.TemporaryDirectory(prefix="bench_tokenizer.") as directory, Contestants(say) as contestants:
+        meeting = Meeting(settings, num_threads, Path(directory), contestants)
+        results = Results(list(meeting.results()))
+    say(f"{report(results, num_threads)}\n\n{conditions(settings)}")
+    return 0 if meeting.is_complete else 1
 
 
-def compare(
-    settings: BenchSection,
-    corpus: str,
-    work: str,
-    text: str,
-    runs: Runs,
-    same: Callable[[Any], bool] | None,
-) -> None:
-    """Time the contestants in turn and print a line for each; `same` says whether a result is right."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    is_right: dict[str, bool] = {}
-    for number in range(settings.warmup_rounds + settings.rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            result = run()
-            stop = time.perf_counter()
-            if number >= settings.warmup_rounds:
-                seconds[name].append(stop - start)
-            if same and name not in is_right:
-                is_right[name] = bool(same(result))
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        values: dict[str, float | str] = {
-            "bench.corpus": corpus,
-            "bench.work": work,
-            "bench.contestant": name,
-            "metrics.megabytes_per_second": len(text.encode()) / 1e6 / median,
-            "bench.seconds": median,
-            "bench.fastest_seconds": min(times),
-            "bench.slowest_seconds": max(times),
-            "bench.times_slower_than_ours": median / statistics.median(seconds[OURS]),
-        }
-        ConsoleLogger().log(values | ({"bench.equal_to_ours": is_right[name]} if same else {}))
+def conditions(settings: BenchSection) -> str:
+    """What the tables do not say."""
+    return (
+        f"Medians of {settings.rounds} rounds in turn, after {settings.warmup_rounds} that are not counted. "
+        f"Training: {settings.train_vocab_size} ids. "
+        f"Batches: documents of {settings.document_kilobytes} kB, cut at line ends. "
+        f"tokenizers encodes and decodes the first {settings.huggingface_megabytes:g} MB of each corpus."
+    )
+
+
+class Meeting:
+    """All races, with what they have in common."""
+
+    def __init__(
+        self, settings: BenchSection, num_threads: int, directory: Path, contestants: Contestants
+    ) -> None:
+        self.settings, self.num_threads = settings, num_threads
+        self.directory, self.contestants = directory, contestants
+        self.packages = {OURS, *installed(settings.peers)}
+        self.is_complete = True
+        """Whether ours has done all its work."""
+
+    def results(self) -> Iterator[Result]:
+        """Hold the races; each result is also printed as a record."""
+        texts = texts_of(self.settings, self.directory)
+        self.make_vocabulary(texts["corpora"][0])
+        logger = ConsoleLogger()
+        for work_name in self.settings.work:
+            for corpus in texts[WORKS[work_name].texts]:
+                results = self.race(work_name, corpus)
+                ours = next((result for result in results if result.contestant == OURS), None)
+                self.is_complete &= ours is not None
+                for result in results:
+                    logger.log(record(result, ours))
+                    if result.cores > MOST_OF_ONE_CORE and not WORKS[work_name].is_parallel:
+                        say(f"{work_name}: {result.contestant} used {result.cores:.2f} cores instead of one")
+                yield from results
+
+    def make_vocabulary(self, corpus: Corpus) -> None:
+        """Have our process write the vocabulary of all contestants, and compile the kernels."""
+        vocab_path, merges_path = self.settings.vocab_path, self.settings.merges_path
+        if vocab_path and merges_path and not (Path(vocab_path).exists() and Path(merges_path).exists()):
+            say(f"{vocab_path}, {merges_path}: not found, a vocabulary is trained instead")
+            vocab_path, merges_path = None, None
+        job = self.job(corpus, min(corpus.num_bytes, VOCABULARY_BYTES))
+        make = functools.partial(make_vocabulary, job, vocab_path, merges_path)
+        making = Task(make, str, self.settings.time_limit_seconds)
+        if not self.contestants.race("vocabulary", {OURS: making}):
+            raise DataError("without a vocabulary there is nothing to measure")
+
+    def race(self, work_name: WorkName, corpus: Corpus) -> list[Result]:
+        """One work on one text."""
+        names = [name for name in WORKS[work_name].contestants if package_of(name) in self.packages]
+        sizes = {name: self.size(work_name, name, corpus) for name in names}
+        tasks = {name: self.task(work_name, name, corpus, sizes[name]) for name in names}
+        outcomes = self.outcomes(work_name, corpus, tasks)
+        expected = self.expected(work_name, corpus, set(sizes.values()), outcomes)
+        return [
+            Result(work_name, corpus.name, name, sizes[name], outcome, expected.get(sizes[name]))
+            for name, outcome in outcomes.items()
+        ]
+
+    def expected(
+        self, work_name: WorkName, corpus: Corpus, sizes: set[int], outcomes: dict[str, Outcome]
+    ) -> dict[int, str]:
+        """Fingerprints of our results for so much of the text; none where ours has failed."""
+        if OURS not in outcomes:
+            return {}
+        expected = {corpus.num_bytes: outcomes[OURS].fingerprint}
+        for size in sizes - {corpus.num_bytes}:
+            ours = self.task(work_name, OURS, corpus, size)
+            for outcome in self.contestants.race(corpus.name, {OURS: ours}).values():
+                expected[size] = outcome.fingerprint
+        return expected
+
+    def outcomes(self, work_name: WorkName, corpus: Corpus, tasks: dict[str, Task]) -> dict[str, Outcome]:
+        """The tasks, done in turn or each alone."""
+        title, settings = f"{work_name}, {corpus.name}", self.settings
+        if not WORKS[work_name].is_alone:
+            warmup_rounds, rounds = settings.warmup_rounds, settings.rounds
+            return self.contestants.race(title, tasks, warmup_rounds=warmup_rounds, rounds=rounds)
+        outcomes: dict[str, Outcome] = {}
+        for name in tasks:
+            with Contestants(say) as alone:
+                outcomes |= alone.race(title, {name: tasks[name]})
+        return outcomes
+
+    def size(self, work_name: WorkName, name: str, corpus: Corpus) -> int:
+        """Bytes of the text that a contestant works on."""
+        if WORKS[work_name].is_long and name == "tokenizers":
+            return min(corpus.num_bytes, int(self.settings.huggingface_megabytes * 1e6))
+        return corpus.num_bytes
+
+    def task(self, work_name: WorkName, name: str, corpus: Corpus, num_bytes: int) -> Task:
+        """What a contestant is to do."""
+        is_letters, settings = WORKS[work_name].texts == "letters", self.settings
+        limit = settings.letters_time_limit_seconds if is_letters else settings.time_limit_seconds
+        return task(work_name, name, self.job(corpus, num_bytes), limit)
+
+    def job(self, corpus: Corpus, num_bytes: int) -> Job:
+        """What it works on, and with what."""
+        return Job(
+            path=corpus.path,
+            num_bytes=num_bytes,
+            document_bytes=self.settings.document_kilobytes * 1000,
+            vocabulary_dir=self.directory / "vocabulary",
+            vocab_size=self.settings.train_vocab_size,
+            num_threads=self.num_threads,
+            scratch_dir=self.directory / "scratch",
+        )
 
 
 def installed(peers: tuple[str, ...]) -> list[str]:
@@ -145,125 +254,30 @@ def installed(peers: tuple[str, ...]) -> list[str]:
     return found
 
 
-def corpus_text(corpus: str, max_bytes: int) -> str:
-    """The beginning of a corpus as text; empty where there is none."""
-    root = Path(sysconfig.get_paths()["stdlib"] if corpus == "python-stdlib" else corpus)
-    files = [root] if root.is_file() else sorted(root.rglob("*.py" if corpus == "python-stdlib" else "*"))
-    content = bytearray()
-    for path in files:
-        if path.is_file() and "site-packages" not in path.parts and len(content) < max_bytes:
-            content += path.read_bytes()
-    return content[:max_bytes].decode(errors="ignore")
+def texts_of(settings: BenchSection, directory: Path) -> dict[str, list[Corpus]]:
+    """The texts of every kind, in files."""
+    max_bytes = int(settings.max_megabytes * 1e6)
+    corpora = []
+    for name in settings.corpora:
+        corpus = gather(name, max_bytes, directory, settings.extra_source_dirs)
+        if corpus.num_bytes:
+            corpora.append(corpus)
+            say(f"{name}: {corpus.num_bytes / 1e6:.2f} MB, up to {settings.max_megabytes:g} were asked for")
+        else:
+            say(f"{name}: not found or empty, left out")
+    if not corpora:
+        raise DataError(f"expected texts to measure on, got none of {', '.join(settings.corpora)}")
+    words = write("ten words", [TEN_WORDS.encode()], max_bytes, directory)
+    return {"corpora": corpora, "words": [words], "letters": list(endless_words(settings, directory))}
 
 
-def load_or_train(settings: BenchSection, text: str) -> Tokenizer:
-    """The tokenizer that encodes and decodes."""
-    if settings.vocab_path and settings.merges_path:
-        if Path(settings.vocab_path).exists() and Path(settings.merges_path).exists():
-            return Tokenizer.from_files(settings.vocab_path, settings.merges_path, SPECIAL_TOKENS)
-        say(f"{settings.vocab_path}, {settings.merges_path}: not found, a vocabulary is trained instead")
-    return Tokenizer(*train_bpe_from_texts([text], settings.train_vocab_size, SPECIAL_TOKENS), SPECIAL_TOKENS)
-
-
-def trainers(settings: BenchSection, text: str, peers: list[str]) -> Runs:
-    """Train on the same pieces, which all may share out among their threads as they like."""
-    pieces = list(Pretokenizer().pieces([text]))
-    size = settings.train_vocab_size
-    runs: Runs = {OURS: lambda: train_bpe_from_texts(pieces, size, [], num_workers=settings.num_workers)}
-    if "tokenizers" in peers:
-        runs["tokenizers"] = lambda: train_huggingface(pieces, size)
-    if "rustbpe" in peers:
-        import rustbpe
-
-        runs["rustbpe"] = lambda: rustbpe.Tokenizer().train_from_iterator(
-            iter(pieces), size, pattern=GPT2_PATTERN
-        )
-    if "gigatoken" in peers:
-        from gigatoken.gigatoken_rs import train_bpe
-
-        content = text.encode()
-        runs["gigatoken"] = lambda: train_bpe(content, size, [])
-    return runs
-
-
-def train_huggingface(pieces: list[str], vocab_size: int) -> None:
-    """Train Hugging Face's byte-level tokenizer."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(pieces, trainer)
-
-
-def encoders(settings: BenchSection, text: str, tokenizer: Tokenizer, peers: list[str]) -> Runs:
-    """Encode the whole text on one thread, to an array where a contestant can.
-
-    Ours remembers pre-tokens; the contestant "(new)" is one that has not seen any yet.
-    """
-    new = iter([copy.copy(tokenizer) for _ in range(settings.warmup_rounds + settings.rounds)])
-    runs: Runs = {
-        OURS: lambda: tokenizer.encode_array(text),
-        f"{OURS} (new)": lambda: next(new).encode_array(text),
-    }
-    if "tiktoken" in peers:
-        encoding = as_tiktoken(tokenizer)
-        runs["tiktoken"] = lambda: encoding.encode_to_numpy(text, allowed_special="all")
-    if "tokenizers" in peers:
-        huggingface = as_huggingface(tokenizer)
-        runs["tokenizers"] = lambda: huggingface.encode(text).ids
-    if "gigatoken" in peers:
-        gigatoken, content = as_gigatoken(tokenizer), text.encode()
-        runs["gigatoken"] = lambda: gigatoken.encode(content)
-    return runs
-
-
-def decoders(text: str, tokenizer: Tokenizer, peers: list[str]) -> Runs:
-    """Decode all ids at once, from an array where a contestant can."""
-    ids = tokenizer.encode_array(text)
-    id_list = ids.tolist()
-    runs: Runs = {OURS: lambda: tokenizer.decode(ids)}
-    if "tiktoken" in peers:
-        encoding = as_tiktoken(tokenizer)
-        runs["tiktoken"] = lambda: encoding.decode(id_list)
-    if "tokenizers" in peers:
-        huggingface = as_huggingface(tokenizer)
-        runs["tokenizers"] = lambda: huggingface.decode(id_list, skip_special_tokens=False)
-    if "gigatoken" in peers:
-        gigatoken, wide_ids = as_gigatoken(tokenizer), ids.astype(np.uint32)
-        runs["gigatoken"] = lambda: gigatoken.decode(wide_ids).decode()
-    return runs
-
-
-def as_tiktoken(tokenizer: Tokenizer) -> Any:
-    """The same tokenizer as a tiktoken.Encoding."""
-    import tiktoken
-
-    special = tokenizer.special_token_ids
-    ranks = {token: number for number, token in tokenizer.vocab.items() if number not in special.values()}
-    pattern = tokenizer.pretokenizer.pattern
-    return tiktoken.Encoding("bench", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
-
-
-def as_huggingface(tokenizer: Tokenizer) -> Any:
-    """The same tokenizer as one of Hugging Face's."""
-    import tokenizers
-
-    vocab = {token_to_text(token): number for number, token in tokenizer.vocab.items()}
-    merges = [(token_to_text(left), token_to_text(right)) for left, right in tokenizer.merges]
-    peer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
-    peer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    peer.decoder = tokenizers.decoders.ByteLevel()
-    peer.add_special_tokens(list(tokenizer.special_token_ids))
-    return peer
-
-
-def as_gigatoken(tokenizer: Tokenizer) -> Any:
-    """The same tokenizer as gigatoken's, by way of Hugging Face's format."""
-    from gigatoken.gigatoken_rs import load_hf_json
-
-    return load_hf_json(as_huggingface(tokenizer).to_str())
+def endless_words(settings: BenchSection, directory: Path) -> Iterator[Corpus]:
+    """A single letter and random ones, in each length."""
+    kinds = {"one letter": identical_letters, "random letters": random_letters}
+    for kind, make in kinds.items():
+        for megabytes in settings.letters_megabytes:
+            num_bytes = max(1, int(megabytes * 1e6))
+            yield write(f"{kind}, {megabytes:g} MB", [make(num_bytes)], num_bytes, directory)
 
 
 if __name__ == "__main__":

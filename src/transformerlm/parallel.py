@@ -70,7 +70,11 @@ def threaded_map(
         return list(map(function, items))
     groups = _groups(items, 1 + sum(map(size, items)) // (8 * num_threads), size)
     with ThreadPoolExecutor(num_threads) as pool:
-        return [result for results in pool.map(lambda group: list(map(function, group)), groups) for result in results]
+        return [
+            result
+            for results in pool.map(lambda group: list(map(function, group)), groups)
+            for result in results
+        ]
 
 
 def _groups(items: Sequence[T], enough: int, size: Callable[[T], int]) -> list[list[T]]:
@@ -86,9 +90,7 @@ def _groups(items: Sequence[T], enough: int, size: Callable[[T], int]) -> list[l
     return groups
 
 
-def _window(
-    pool: Executor, function: Callable[[Any], Any], items: Iterable[Any], size: int
-) -> Iterator[Any]:
+def _window(pool: Executor, function: Callable[[Any], Any], items: Iterable[Any], size: int) -> Iterator[Any]:
     pending: deque[Future[Any]] = deque()
     for item in items:
         pending.append(pool.submit(function, item))

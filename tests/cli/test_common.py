@@ -166,6 +166,31 @@ def test_help_names_every_key(capsys):
             assert f"\n  {field.name} = " in printed
 
 
+def test_a_mode_is_run_in_place_of_the_usual_function(capsys):
+    def check(config):
+        """Check it all.
+
+        And more than that.
+        """
+        return 7
+
+    def run_with_mode(*argv):
+        return run_command(
+            TrainConfig, lambda config: 0, description="Train.", modes={"check": check}, argv=argv
+        )
+
+    assert run_with_mode() == 0
+    assert run_with_mode("--check") == run_with_mode("--optimizer.lr=1", "--check", "--debug") == 7
+    assert run_with_mode("--help") == 0
+    assert "\n  --check                 Check it all.\n" in capsys.readouterr().out
+    assert run_with_mode("--check", "--print-config") == 0
+    capsys.readouterr()
+    for words in (["--check=1"], ["--chekc"], ["check"]):
+        assert run_with_mode(*words) == 2
+        assert '--check"' in capsys.readouterr().err
+    assert run(["--check"]) == 2
+
+
 def test_errors_of_the_users_making_have_their_status_and_no_traceback(capsys):
     def fail(error):
         def function(config):

@@ -59,7 +59,9 @@ def test_a_window_s_end_divides_nothing(hard_texts, shift):
             assert counted([whole], ["<|endoftext|>"]) == plainly([whole], ["<|endoftext|>"])
 
 
-@pytest.mark.parametrize("length", [7, 8, 9, 15, 16, 17, 63, 1024, 1025, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW])
+@pytest.mark.parametrize(
+    "length", [7, 8, 9, 15, 16, 17, 63, 1024, 1025, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW]
+)
 def test_words_of_every_length(length):
     texts = [character * length + end for character in "a!5 é\u3000" for end in ("", " x", "\n\n", "<|e|>  ")]
     assert counted(texts, SPECIAL) == plainly(texts, SPECIAL)

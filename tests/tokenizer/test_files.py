@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import Tokenizer, train_bpe_from_texts
@@ -158,13 +160,18 @@ def test_saving_twice_writes_the_same_bytes(trained, tmp_path):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
-@pytest.fixture
-def small_dir(tmp_path):
-    """A folder with a hand-made vocabulary: the bytes, one a line from line 2 on, and three merges."""
+def write_small_files(folder):
+    """A hand-made vocabulary, the bytes one a line from line 2 on, and three merges."""
+    folder.mkdir(exist_ok=True)
     lines = [f" {json.dumps(token_to_text(bytes([byte])))}: {byte}" for byte in range(256)]
     lines += [' "ab": 256', ' "abc": 257', ' "Ġa": 258']
-    (tmp_path / "vocab.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\nab c\nĠ a\n")
+    (folder / "vocab.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    (folder / "merges.txt").write_text("#version: 0.2\na b\nab c\nĠ a\n")
+
+
+@pytest.fixture
+def small_dir(tmp_path):
+    write_small_files(tmp_path)
     return tmp_path
 
 
@@ -190,6 +197,7 @@ def test_the_hand_made_folder_is_sound(small_dir):
         ("merges.txt", "Ġ a\n".encode(), "Ġ a".encode()),
         ("merges.txt", "Ġ a\n".encode(), "Ġ a\n\n\n".encode()),
         ("vocab.json", '"Ġa"'.encode(), b'"\\u0120a"'),
+        ("vocab.json", b' "ab": 256,\n "abc": 257', b' "abc": 257,\n\n "ab"  :\n256'),
     ],
 )
 def test_harmless_differences_load(small_dir, name, old, new):
@@ -198,10 +206,11 @@ def test_harmless_differences_load(small_dir, name, old, new):
     assert Tokenizer.from_dir(small_dir).fingerprint == expected
 
 
-def test_windows_line_ends_load(small_dir):
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_windows_line_ends_load(small_dir, mark):
     expected = Tokenizer.from_dir(small_dir).fingerprint
     for path in small_dir.iterdir():
-        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+        path.write_bytes(mark + path.read_bytes().replace(b"\n", b"\r\n"))
     assert Tokenizer.from_dir(small_dir).fingerprint == expected
 
 
@@ -224,6 +233,12 @@ BAD_FILES = [
     ("vocab.json", b'"abc": 257', b'"ab\xffc": 257', r"259: not UTF-8 at byte \d+ of the file"),
     ("vocab.json", b'"abc": 257', b'"abc": ' + b"9" * 5000, r"1: not valid JSON: Exceeds the limit"),
     ("vocab.json", b'"abc": 257', b'"abc": ' + b"[" * 100_000, r"1: not valid JSON: .*recursion"),
+    ("vocab.json", b'"abc": 257', b'"abc": null', r"259: .* got None for"),
+    ("vocab.json", b'"abc": 257', b'"abc": [257]', r"259: .* got \[257\] for"),
+    ("vocab.json", b' "abc": 257,\n', b"", r"259: expected the ids 0 to 257, .* got 258 for b' a'"),
+    ("vocab.json", b'"abc": 257', b'"ab\x00c": 257', r"259: not valid JSON: Invalid control character"),
+    ("vocab.json", b"{\n", b"\xff\xfe{\n", r"1: not UTF-8 at byte 0 of the file"),
+    ("vocab.json", b"\n}\n", b"\n}\n}\n", r"262: not valid JSON: Extra data"),
     ("merges.txt", b"ab c\n", b"ab\n", r"3: expected two tokens with one space between them, got 'ab'"),
     ("merges.txt", b"ab c\n", b"ab c d\n", r"3: expected two tokens .* got 'ab c d'"),
     ("merges.txt", b"ab c\n", b"ab  c\n", r"3: expected two tokens"),
@@ -235,6 +250,16 @@ BAD_FILES = [
     ("merges.txt", b"ab c\n", "ab 中\n".encode(), r"3: '\\u4e2d' in '\\u4e2d' is not in GPT-2's alphabet"),
     ("merges.txt", b"ab c\n", b"ab \xff\n", r"3: not UTF-8 at byte"),
     ("merges.txt", b"#version: 0.2\n", b"#comment\n", r"1: expected two tokens"),
+    (
+        "merges.txt",
+        b"#version: 0.2\n",
+        b"\n#version: 0.2\n",
+        r"2: b'#version:' \+ b'0\.2': b'#version:' is not in",
+    ),
+    ("merges.txt", b"#version: 0.2\n", b"\xff\xfe#version: 0.2\n", r"1: not UTF-8 at byte 0 of the file"),
+    ("merges.txt", b"ab c\n", b" ab c\n", r"3: expected two tokens"),
+    ("merges.txt", b"a b\nab c\n", b"a b\rab c\r", r"2: expected two tokens .* got 'a b\\rab c"),
+    ("merges.txt", "Ġ a\n".encode(), "Ġ".encode(), r"4: expected two tokens .* got '\\u0120'"),
     ("merges.txt", b"ab c\n", b"\n\nab cc\n", r"5: b'ab' \+ b'cc': b'cc' is not in the vocabulary"),
 ]
 
@@ -248,6 +273,43 @@ def test_a_bad_file_fails_with_one_line_that_names_the_place(small_dir, name, ol
     assert re.match(rf"{re.escape(str(small_dir / name))}:{what}", line)
     assert "\n" not in line
     assert len(line) < 400
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_a_file_that_ends_too_early_fails_wherever_it_ends(small_dir, name):
+    whole = (small_dir / name).read_bytes()
+    for end in range(0, len(whole) - 1, 1 if name == "merges.txt" else 23):
+        (small_dir / name).write_bytes(whole[:end])
+        with pytest.raises(DataError) as caught:
+            Tokenizer.from_dir(small_dir)
+        (line,) = caught.value.lines
+        assert re.match(rf"{re.escape(str(small_dir / name))}(:\d+)?: ", line)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from(["vocab.json", "merges.txt"]),
+    position=st.integers(0, 10**6),
+    length=st.integers(0, 3),
+    new=st.binary(max_size=3) | st.sampled_from([b" ", b"\n", b"a", b'"', b"\r\n", b"256", b"\\", b"}"]),
+)
+def test_whatever_is_put_anywhere_the_files_load_or_fail_with_one_line(
+    tmp_path_factory, name, position, length, new
+):
+    folder = tmp_path_factory.getbasetemp() / "altered"
+    write_small_files(folder)
+    content = (folder / name).read_bytes()
+    position %= len(content) + 1
+    (folder / name).write_bytes(content[:position] + new + content[position + length :])
+    try:
+        tokenizer = Tokenizer.from_dir(folder)
+    except DataError as error:
+        (line,) = error.lines
+        assert re.match(rf"{re.escape(str(folder))}/(vocab\.json|merges\.txt)(:\d+)?: ", line)
+        assert len(line.splitlines()) == 1
+        return
+    assert sorted(tokenizer.vocab) == list(range(tokenizer.vocab_size))
+    assert tokenizer.decode(tokenizer.encode("abc a é")) == "abc a é"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", "null", "{}", '"text"', "[[1, 2]]"])

@@ -38,8 +38,8 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def test_small_work_needs_neither_numba_nor_llvm():
-    modules = "import sys; print(*sorted({'numba', 'llvmlite', 'torch'} & {name.split('.')[0] for name in sys.modules}))"
-    assert run(ENCODE + modules, **{CHOICE_VARIABLE: "auto"})[0] == f"{ANSWER} False"
+    modules = "import sys; print([name for name in ('numba', 'llvmlite', 'torch') if name in sys.modules])"
+    assert run(ENCODE + modules, **{CHOICE_VARIABLE: "auto"}) == (f"{ANSWER} False\n[]", "")
 
 
 def test_loading_needs_no_numba(kernels):
@@ -70,7 +70,13 @@ def test_damaged_machine_code_is_never_run(own_cache, monkeypatch):
     native._cache_path.cache_clear()
     monkeypatch.setenv(CACHE_VARIABLE, str(own_cache))
     assert native._load() is None
-    for damaged in (b"", content[:-1], content[:100], content.replace(b"encode", b"encodE", 1), content + b"\0"):
+    for damaged in (
+        b"",
+        content[:-1],
+        content[:100],
+        content.replace(b"encode", b"encodE", 1),
+        content + b"\0",
+    ):
         native._cache_path().write_bytes(damaged)
         assert native._load() is None
     native._cache_path().write_bytes(content)
@@ -79,14 +85,19 @@ def test_damaged_machine_code_is_never_run(own_cache, monkeypatch):
 
 def test_arguments_are_checked():
     measure = native.kernels().measure
-    good = {"ids16": 0, "ids32": 0, "is_wide": 0, "number": 0, "spans": np.zeros(1, np.uint64), "num_tokens": 1}
+    good = {
+        "ids16": 0,
+        "ids32": 0,
+        "is_wide": 0,
+        "number": 0,
+        "spans": np.zeros(1, np.uint64),
+        "num_tokens": 1,
+    }
     assert measure(**good) == 0
     with pytest.raises(AssertionError, match="spans: expected"):
         measure(**{**good, "spans": np.zeros(1)})
     with pytest.raises(AssertionError, match="num_tokens"):
         measure(**{name: value for name, value in good.items() if name != "num_tokens"})
-    with pytest.raises(AttributeError, match="nothing_like_it"):
-        native.kernels().nothing_like_it
 
 
 def test_characters_have_the_classes_that_the_pattern_gives_them():

@@ -122,7 +122,9 @@ def test_a_full_cache_starts_again(small, monkeypatch, kernels):
     monkeypatch.setattr("transformerlm.tokenizer.fast_encode._FIRST_CAPACITY", 8)
     monkeypatch.setattr("transformerlm.tokenizer.fast_encode._MOST_WORDS", 32)
     copy = pickle.loads(pickle.dumps(small))
-    text = " ".join(f"low{number} {number}{'longer than sixteen bytes' * (number % 3)}" for number in range(100))
+    text = " ".join(
+        f"low{number} {number}{'longer than sixteen bytes' * (number % 3)}" for number in range(100)
+    )
     assert copy.encode(text) == small.encode(text)
     if kernels == "never":
         assert len(copy._plain.cache) <= 10

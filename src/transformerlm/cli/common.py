@@ -13,7 +13,7 @@ import tomllib
 import traceback
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -51,6 +51,8 @@ class Arguments:
     print_config: bool = False
     debug: bool = False
     help: bool = False
+    mode: str = ""
+    """Which of the command's modes; "": its usual one."""
 
 
 def run_command(
@@ -59,24 +61,27 @@ def run_command(
     *,
     description: str,
     shortcuts: Mapping[str, str] | None = None,
+    modes: Mapping[str, Callable[[C], int | None]] | None = None,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; the exit status comes back.
 
-    `shortcuts` maps a short option to the key it stands for: {"resume": "training.resume"}.
+    `shortcuts` maps a short option to the key it stands for: {"resume": "training.resume"}; `modes` an
+    option without a value to what is run in place of `function`.
     Errors of the user's making are printed to stderr, one line each, without a traceback.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    shortcuts, modes = shortcuts or {}, modes or {}
     try:
-        arguments = parse_arguments(argv, shortcuts or {})
+        arguments = parse_arguments(argv, shortcuts, modes)
         if arguments.help:
-            print(help_text(config_class, description, shortcuts or {}))
+            print(help_text(config_class, description, shortcuts, modes))
             return 0
         config = load_config(config_class, arguments)
         if arguments.print_config:
             print(to_toml(config, documented=True), end="")
             return 0
-        return function(config) or 0
+        return modes.get(arguments.mode, function)(config) or 0
     except (TransformerLMError, OSError, KeyboardInterrupt) as error:
         return report(error, debug="--debug" in argv)
 
@@ -98,7 +103,9 @@ def report(error: BaseException, *, debug: bool) -> int:
     return 74
 
 
-def parse_arguments(argv: Sequence[str], shortcuts: Mapping[str, str]) -> Arguments:
+def parse_arguments(
+    argv: Sequence[str], shortcuts: Mapping[str, str], modes: Collection[str] = ()
+) -> Arguments:
     """Take a command line apart.
 
     Raises:
@@ -111,8 +118,11 @@ def parse_arguments(argv: Sequence[str], shortcuts: Mapping[str, str]) -> Argume
         if word in FLAGS:
             setattr(arguments, FLAGS[word], True)
             continue
+        if word == f"--{name}" and name in modes:
+            arguments.mode = name
+            continue
         if not word.startswith("--") or not (name in ("config", *shortcuts) or "." in name):
-            known = ["--config", *FLAGS, *(f"--{shortcut}" for shortcut in shortcuts)]
+            known = ["--config", *FLAGS, *(f"--{option}" for option in (*shortcuts, *modes))]
             problems.append(f"command line: {word}: {unknown(word, known).replace('key', 'argument')}")
             continue
         if not equals and (not rest or rest[0].startswith("--")):
@@ -211,12 +221,20 @@ def _literal(text: str) -> Any:
         return text
 
 
-def help_text(config_class: type[Section], description: str, shortcuts: Mapping[str, str]) -> str:
+def help_text(
+    config_class: type[Section],
+    description: str,
+    shortcuts: Mapping[str, str],
+    modes: Mapping[str, Callable[..., Any]],
+) -> str:
     """What --help prints: the options, then every key with its default, type and meaning."""
     lines = [description, "", "options:", "  --config FILE.toml      read the config from a file"]
     lines += ["  --print-config          print the resolved config as TOML, and do nothing else"]
     lines += ["  --debug                 show the traceback of an error"]
     lines += [f"  --{short:<21} short for --{key}" for short, key in shortcuts.items()]
+    for name, function in modes.items():
+        summary, _, _ = (function.__doc__ or "").partition("\n")
+        lines.append(f"  --{name:<21} {summary}")
     lines += ["  --SECTION.KEY=VALUE     override any key of the config", "", EXIT_STATUSES, ""]
     for table, section in field_types(config_class).items():
         defaults = section()

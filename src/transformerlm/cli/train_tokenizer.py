@@ -13,7 +13,8 @@ from transformerlm.config import TrainTokenizerConfig
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command."""
     description = "Train a byte-level BPE tokenizer on the training part of a corpus."
-    return run_command(TrainTokenizerConfig, train_tokenizer, description=description, argv=argv)
+    modes = {"verify": verify}
+    return run_command(TrainTokenizerConfig, train_tokenizer, description=description, modes=modes, argv=argv)
 
 
 def train_tokenizer(config: TrainTokenizerConfig) -> None:
@@ -21,6 +22,16 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
     from transformerlm.data import prepare_tokenizer
 
     prepare_tokenizer(config.data, config.tokenizer, Terminal())
+
+
+def verify(config: TrainTokenizerConfig) -> None:
+    """Train or reuse the tokenizer, then check that each merge was of the most frequent pair."""
+    from transformerlm.data import prepare_tokenizer
+    from transformerlm.data.verify import verify_tokenizer
+
+    terminal = Terminal()
+    tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal)
+    verify_tokenizer(config.data, config.tokenizer, tokenizer, terminal)
 
 
 if __name__ == "__main__":

@@ -67,8 +67,9 @@ def documents_of(piece: Piece, config: CorpusConfig) -> Iterator[Document]:
         DataError: the text cannot be read as the config says it is.
     """
     data = read_bytes(piece.path, piece.start, piece.stop)
+    contents: Iterator[bytes]
     if is_jsonl(piece.path):
-        contents = (text.encode() for text in _jsonl_texts(data, piece, config))
+        contents = map(str.encode, _jsonl_texts(data, piece, config))
     else:
         data = _valid_utf8(data, piece, config)
         if piece.extent != "documents":

@@ -24,6 +24,7 @@ from transformerlm.schema import to_dict
 from transformerlm.tokenizer import Pretokenizer, Tokenizer
 from transformerlm.tokenizer.bpe import NUM_BYTES
 from transformerlm.tokenizer.files import VOCAB_FILE, read_manifest
+from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
 from transformerlm.tokenizer.train import count_words, learn_merges
 
 
@@ -45,7 +46,7 @@ def prepare_tokenizer(
     """
     reporter = reporter or SilentReporter()
     directory = Path(fill_placeholders(config.tokenizer_dir, data))
-    if not (directory / VOCAB_FILE).exists():
+    if not any((directory / name).exists() for name in (VOCAB_FILE, TOKENIZER_JSON)):
         return _train_tokenizer(data, config, directory, reporter)
     tokenizer = Tokenizer.from_dir(directory)
     manifest = read_manifest(directory)

@@ -14,7 +14,6 @@ from transformerlm.tokenizer.layout import (
     DONE,
     FULL,
     ID_BITS,
-    LONGEST_KEPT,
     NEEDED,
     NONE,
     NUM_WORDS,
@@ -27,7 +26,7 @@ from transformerlm.tokenizer.layout import (
     WINDOW,
     WORD_BYTES,
 )
-from transformerlm.tokenizer.native import Array, kernels
+from transformerlm.tokenizer.native import Arguments, Array, kernels
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.vocabulary import Ids, no_such_id
 from transformerlm.tokenizer.workspace import (
@@ -63,7 +62,7 @@ class FastEncoder:
     ) -> None:
         self.dtype, self.special_token_ids = dtype, special_token_ids
         self._lengths = np.array([len(vocab[token_id]) for token_id in range(len(vocab))], np.int32)
-        self._rules: dict[str, Array | int] = {
+        self._rules: Arguments = {
             **_pair_table(merges, id_of),
             "byte_ids": np.array([id_of[bytes([byte])] for byte in range(NUM_BYTES)], np.int32),
             "lengths": self._lengths,
@@ -72,7 +71,7 @@ class FastEncoder:
         self._text = np.frombuffer(b"".join(map(vocab.__getitem__, range(len(vocab)))) + bytes(16), np.uint8)
         begins = np.cumsum(self._lengths, dtype=np.uint64) - self._lengths.astype(np.uint64)
         self._spans = begins << np.uint64(32) | self._lengths.astype(np.uint64)
-        self._specials: dict[tuple[str, ...], dict[str, Array | int]] = {}
+        self._specials: dict[tuple[str, ...], Arguments] = {}
         self._idle: deque[_Workspace] = deque()
 
     def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids:
@@ -96,7 +95,7 @@ class FastEncoder:
         Raises:
             DataError: an id that is not in the vocabulary.
         """
-        return memoryview(self._decoded(ids)).cast("B")
+        return self._decoded(ids).data.cast("B")
 
     def _decoded(self, ids: Ids) -> Array:
         if ids.dtype not in (np.uint16, np.uint32):
@@ -105,8 +104,9 @@ class FastEncoder:
                 raise no_such_id(int(wrong[0]), len(self._spans))
             ids = ids.astype(np.uint32)
         ids = np.ascontiguousarray(ids)
-        numbers = {"is_wide": int(ids.dtype == np.uint32), "number": len(ids), "spans": self._spans}
-        both = {"ids16": ids.ctypes.data, "ids32": ids.ctypes.data, **numbers}
+        address, is_wide = ids.ctypes.data, int(ids.dtype == np.uint32)
+        both: Arguments = {"ids16": address, "ids32": address, "is_wide": is_wide, "number": len(ids)}
+        both |= {"spans": self._spans}
         size = kernels().measure(**both, num_tokens=len(self._spans))
         if size < 0:
             raise no_such_id(int(ids[-1 - size]), len(self._spans))
@@ -118,21 +118,21 @@ class FastEncoder:
 class _Workspace:
     """One thread's memory: the words that it has seen, and scratch."""
 
-    def __init__(self, rules: Mapping[str, Array | int], dtype: np.dtype[np.unsignedinteger[Any]]) -> None:
+    def __init__(self, rules: Arguments, dtype: np.dtype[np.unsignedinteger[Any]]) -> None:
         self._kernel, self._dtype = kernels().encode, dtype
         self._places = self._kernel.places("text", "stop", "out16", "out32")
         self._fixed = {**window_arrays(), **rules, "links": np.empty(2 * SHORT_MERGE, np.int32)}
         self._state: Array = self._fixed["state"]  # type: ignore[assignment]
-        self._numbers = memoryview(self._state)  # gives Python's own numbers, and more quickly
+        self._numbers = self._state.data  # gives Python's own numbers, and more quickly
         self._words = word_table(_FIRST_CAPACITY)
-        self._spill = np.empty(2 * _FIRST_CAPACITY + LONGEST_KEPT, np.int32)
+        self._spill = np.empty(2 * _FIRST_CAPACITY + WINDOW, np.int32)
         self._short = np.empty(_SHORT + PADDING, dtype)
         self._short_address = self._short.ctypes.data
         self._scratch(WINDOW + PADDING)
 
-    def encode(self, text: str | bytes, specials: Mapping[str, Array | int]) -> Ids:
+    def encode(self, text: str | bytes, specials: Arguments) -> Ids:
         """The ids of a text."""
-        address, num_bytes, alive = utf8_memory(text)
+        address, num_bytes = utf8_memory(text)
         if num_bytes <= _SHORT:
             number = self._run(address, num_bytes, self._short_address, specials)
             return self._short[:number].copy()
@@ -140,10 +140,9 @@ class _Workspace:
         number = self._run(address, num_bytes, ids.ctypes.data, specials)
         # In place: the end of it has never been touched, so it was never memory.
         ids.resize(number, refcheck=False)
-        del alive
         return ids
 
-    def _run(self, address: int, num_bytes: int, out: int, specials: Mapping[str, Array | int]) -> int:
+    def _run(self, address: int, num_bytes: int, out: int, specials: Arguments) -> int:
         state = self._numbers
         state[POSITION] = state[OUTPUT] = 0
         status = None
@@ -155,18 +154,21 @@ class _Workspace:
             if self._bound is not specials:
                 self._bind(specials)
             frame, places = self._frame, self._places
-            frame[places[0]], frame[places[1]], frame[places[2]], frame[places[3]] = address, num_bytes, out, out
+            frame[places[0]], frame[places[1]], frame[places[2]], frame[places[3]] = (
+                address,
+                num_bytes,
+                out,
+                out,
+            )
             status = self._kernel.run(self._frame_address)
         return state[OUTPUT]
 
-    def _bind(self, specials: Mapping[str, Array | int]) -> None:
-        scratch = {
-            **{"spill": self._spill, "spill_size": len(self._spill)},
-            **{"ids": self._ids, "heap": self._heap, "scratch_size": len(self._ids)},
-        }
+    def _bind(self, specials: Arguments) -> None:
+        scratch: Arguments = {"ids": self._ids, "heap": self._heap, "scratch_size": len(self._ids)}
+        scratch |= {"spill": self._spill, "spill_size": len(self._spill)}
         frame = self._kernel.frame(**self._fixed, **self._words, **scratch, **specials)
-        self._frame, self._frame_address = memoryview(frame), frame.ctypes.data
-        self._bound: Mapping[str, Array | int] | None = specials
+        self._frame, self._frame_address = frame.data, frame.ctypes.data
+        self._bound: Arguments | None = specials
 
     def _make_room(self) -> None:
         """Room for four times as many words; where there are as many as may be, all are forgotten."""
@@ -185,7 +187,7 @@ class _Workspace:
         self._ids, self._heap = np.empty(size, np.int32), np.empty(2 * size, np.uint64)
 
 
-def _pair_table(merges: Merges, id_of: Mapping[bytes, int]) -> dict[str, Array | int]:
+def _pair_table(merges: Merges, id_of: Mapping[bytes, int]) -> Arguments:
     """The merges as a hash table, pair -> rank and result."""
     number = len(merges)
     left, right, merged = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from transformerlm.tokenizer.layout import (
     STATE,
     WORD_BYTES,
 )
-from transformerlm.tokenizer.native import Array, kernels
+from transformerlm.tokenizer.native import Arguments, Array, kernels
 from transformerlm.tokenizer.workspace import (
     grow_words,
     special_arrays,
@@ -59,7 +60,7 @@ class WordList:
     def from_counts(cls, counts: Mapping[str, int] | Mapping[bytes, int]) -> WordList:
         """From pre-token -> how often it occurs."""
         words = sorted(counts.items(), key=lambda item: -item[1])
-        contents = [word.encode() if isinstance(word, str) else word for word, _ in words]
+        contents: list[bytes] = [word if isinstance(word, bytes) else str(word).encode() for word, _ in words]
         text = b"\0".join([b"", *contents, b""]) if contents else b"\0"
         ends = np.cumsum([len(content) + 1 for content in contents], dtype=np.int64)
         numbers = np.array([count for _, count in words], np.int64)
@@ -68,7 +69,7 @@ class WordList:
     def items(self) -> Iterator[tuple[bytes, int]]:
         """(word, how often it occurs)."""
         content = self.text.tobytes()
-        for start, end, count in zip(self.gaps[:-1].tolist(), self.gaps[1:].tolist(), self.counts.tolist()):
+        for (start, end), count in zip(pairwise(self.gaps.tolist()), self.counts.tolist(), strict=True):
             yield content[start + 1 : end], count
 
 
@@ -82,11 +83,10 @@ class WordCounter:
 
     def add(self, text: str) -> int:
         """Count the pre-tokens of a text; its number of bytes."""
-        address, num_bytes, alive = utf8_memory(text)
+        address, num_bytes = utf8_memory(text)
         self._state[POSITION] = 0
         while kernels().count(text=address, stop=num_bytes, **self._fixed, **self._words) == FULL:
             self._grow(int(self._state[NUM_WORDS]) + 1, int(self._state[NEEDED]))
-        del alive
         return num_bytes
 
     def absorb(self, other: WordCounter) -> None:
@@ -201,7 +201,7 @@ class _Learner:
         self._pairs = np.full(PAIR * self._capacity, NONE, np.uint64)
         self._heap = np.empty(2 * self._capacity, np.uint64)
         size = max(vocab_size, _INSERTS_PER_BYTE_PAIR)
-        self._fixed: dict[str, Array | int] = {
+        self._fixed: Arguments = {
             "state": self._state,
             "text": words.text,
             "ids": ids,
@@ -223,7 +223,7 @@ class _Learner:
         }
 
     def learn(self, wanted: int) -> list[int]:
-        """Merge until there are `wanted` tokens, or nothing is left to merge; the pairs, left << 32 | right."""
+        """Merge until there are `wanted` tokens, if so many can be; the pairs, left << 32 | right."""
         before = max(int(self._state[NUM_TOKENS]), NUM_BYTES)
         tables: dict[str, Any]
         while True:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from typing import Any
 from transformerlm.errors import DataError
 from transformerlm.files import write_files
 from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.json_file import line_of, parse_json, read_bytes, read_utf8
+from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.vocabulary import Fault, merges_fault, vocab_fault
 
 VOCAB_FILE, MERGES_FILE, MANIFEST_FILE = "vocab.json", "merges.txt", "manifest.json"
 FORMAT_VERSION = 1
-
-_JSON_KEY = re.compile(r'"(?:[^"\\]|\\.)*"\s*:')
 
 
 def _gpt2_alphabet() -> str:
@@ -93,8 +92,8 @@ def read_vocab(path: str | Path, special_tokens: Sequence[str] = ()) -> Vocab:
     Raises:
         DataError: `file:line: what`, for anything but the ids 0 to n - 1, one for each of n tokens.
     """
-    text = _read(path)
-    pairs = _parse(path, text, list)
+    text = read_utf8(path)
+    pairs = parse_json(path, text, list)
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise DataError(f"{path}:1: expected a JSON object of tokens and their ids")
     entries: list[tuple[bytes, Any]] = []
@@ -107,7 +106,7 @@ def read_vocab(path: str | Path, special_tokens: Sequence[str] = ()) -> Vocab:
             break
     fault = fault or vocab_fault(entries)
     if fault:
-        raise DataError(f"{path}:{_line_of_key(text, fault.index)}: {fault.what}")
+        raise DataError(f"{path}:{line_of(text, [fault.index])}: {fault.what}")
     return {token_id: token for token, token_id in entries}
 
 
@@ -119,7 +118,7 @@ def read_merges(path: str | Path, vocab: Vocab) -> Merges:
     """
     merges: Merges = []
     numbers: list[int] = []
-    for number, line in enumerate(_read(path).split("\n"), start=1):
+    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
         content = line.removesuffix("\r")
         if not content or (number == 1 and content.startswith("#version")):
             continue
@@ -134,6 +133,21 @@ def read_merges(path: str | Path, vocab: Vocab) -> Merges:
     return merges
 
 
+def special_tokens_of(vocab: Vocab, merges: Merges, merges_path: Path) -> list[str]:
+    """The tokens that no merge makes and none ever could, as the pattern divides their text."""
+    made = {left + right for left, right in merges}
+    pretokenizer = Pretokenizer()
+    special: list[str] = []
+    for _, token in sorted(vocab.items()):
+        if len(token) > 1 and token not in made:
+            text = token.decode(errors="replace")
+            if text.encode() != token or len(pretokenizer.pretokens(text)) == 1:
+                why = f"is a line missing? (Special tokens such as this would need a {MANIFEST_FILE})"
+                raise DataError(f"{merges_path}: no merge makes {token!r} of {VOCAB_FILE}: {why}")
+            special.append(text)
+    return special
+
+
 def read_manifest(directory: str | Path) -> Manifest | None:
     """Read a `manifest.json` and check that the files beside it are the ones it was written with.
 
@@ -145,7 +159,7 @@ def read_manifest(directory: str | Path) -> Manifest | None:
     path = Path(directory) / MANIFEST_FILE
     if not path.exists():
         return None
-    content = _parse(path, _read(path), dict)
+    content = parse_json(path, read_utf8(path), dict)
     for name, kind in {"format_version": int, "files": dict, **_MANIFEST_KINDS}.items():
         if not isinstance(content, dict) or type(content.get(name)) is not kind:
             raise DataError(f"{path}:1: expected {name!r} with a value of type {kind.__name__}")
@@ -173,41 +187,10 @@ def _identity(content: bytes) -> dict[str, Any]:
 
 
 def _check_identity(path: Path, expected: Any) -> None:
-    found = _identity(_read_bytes(path))
+    found = _identity(read_bytes(path))
     if found != expected:
         what = f"expected {expected} as {MANIFEST_FILE} has it, got {found}"
         raise DataError(f"{path}: {what}: one of the two is damaged or not of this tokenizer")
-
-
-def _read_bytes(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-
-
-def _read(path: str | Path) -> str:
-    content = _read_bytes(path)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not UTF-8 at byte {error.start} of the file") from None
-
-
-def _parse(path: str | Path, text: str, pairs_hook: Callable[[list[tuple[str, Any]]], Any]) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=pairs_hook)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
-        raise DataError(f"{path}:1: not valid JSON: {error}") from None
-
-
-def _line_of_key(text: str, index: int) -> int:
-    """The line of an object's key number `index`, as the JSON parser does not tell it."""
-    key = next(itertools.islice(_JSON_KEY.finditer(text), index, None), None)
-    return text.count("\n", 0, key.start()) + 1 if key else 1
 
 
 def _token_of(key: str, special_tokens: Sequence[str]) -> bytes:

@@ -32,7 +32,6 @@ from transformerlm.tokenizer.layout import (
     INLINE_IDS,
     LETTER,
     LONG,
-    LONGEST_KEPT,
     MASKS,
     NEEDED,
     NONE,
@@ -513,43 +512,45 @@ def hash_batch(words, window, first, number):
 @njit
 def word_key(text, start, length):
     """A pre-token's key; the 16 bytes from its start on must be readable."""
-    if length <= 8:
-        return load64(text, start) & (~u64(0) >> (WORD - u64(length * 8))), u64(length) << u64(56)
-    if length <= SHORT_BYTES:
-        rest = load64(text, start + 8) & (~u64(0) >> (WORD - u64((length - 8) * 8)))
-        return load64(text, start), rest | u64(length) << u64(56)
-    return hash_bytes(text, start, length), LONG
+    if length > SHORT_BYTES:
+        return hash_bytes(text, start, length), LONG
+    # Shifts instead of a branch that the lengths of words would make hard to foresee.
+    first = load64(text, start) & (~u64(0) >> (WORD - u64(min(length, 8) * 8)))
+    rest = load64(text, start + 8) & ((ONE << u64(max(length - 8, 0) * 8)) - ONE)
+    return first, rest | u64(length) << u64(56)
 
 
 @njit
 def same_bytes(words, offset, text, start, length):
     """Whether the arena holds this pre-token at `offset`."""
     arena = words.arena
-    if load64(arena, offset) != u64(length):
+    if load64(arena, offset - 8) != u64(length):
         return False
     for i in range(0, length - 8, 8):
-        if load64(arena, offset + 8 + i) != load64(text, start + i):
+        if load64(arena, offset + i) != load64(text, start + i):
             return False
-    return load64(arena, offset + length) == load64(text, start + length - 8)
+    return load64(arena, offset + length - 8) == load64(text, start + length - 8)
 
 
 @njit
 def find_word(words, text, start, length, key0, key1, slot):
     """The entry of a pre-token, or the empty one where it belongs."""
-    table, mask = words.table, words.capacity - 1
+    table = words.table
     while True:
         at = slot * ENTRY
         found = table[at + 1]
-        if found == 0:
+        if found == 0 or is_word(table, at, key0, key1):
             return at
-        if table[at] == key0:
-            if found == key1:
-                if key1 != LONG:
-                    return at
-            if key1 == LONG and found >= LONG:
-                if same_bytes(words, i64(found & LOW56), text, start, length):
-                    return at
-        slot = (slot + 1) & mask
+        is_like = key1 == LONG and found > LONG and table[at] == key0
+        if is_like and same_bytes(words, i64(found & LOW56), text, start, length):
+            return at
+        slot = (slot + 1) & (words.capacity - 1)
+
+
+@njit
+def is_word(table, at, key0, key1):
+    """Whether an entry is that of a short pre-token; never for a long one, whose bytes must be compared."""
+    return ((table[at] ^ key0) | (table[at + 1] ^ key1)) == 0
 
 
 @njit
@@ -566,12 +567,12 @@ def add_word(words, at, text, start, length, key0, key1):
     """Enter a word at its empty entry."""
     state = words.state
     if key1 == LONG:
-        offset = state[ARENA_BYTES]
-        store64(words.arena, offset, u64(length))
+        offset = state[ARENA_BYTES] + 8
+        store64(words.arena, offset - 8, u64(length))
         for i in range(0, length - 8, 8):
-            store64(words.arena, offset + 8 + i, load64(text, start + i))
-        store64(words.arena, offset + length, load64(text, start + length - 8))
-        state[ARENA_BYTES] = offset + 8 + length
+            store64(words.arena, offset + i, load64(text, start + i))
+        store64(words.arena, offset + length - 8, load64(text, start + length - 8))
+        state[ARENA_BYTES] = offset + length
         key1 = LONG | u64(offset)
     words.table[at], words.table[at + 1] = key0, key1
     state[NUM_WORDS] += 1
@@ -823,28 +824,33 @@ def put_word(encoder, at, out):
 @njit
 def encode_window(encoder, window, number):
     """Write the ids of the window's pre-tokens; how many of them, fewer where a table is full."""
-    state, words, text = encoder.state, encoder.words, window.bytes
+    state, words = encoder.state, encoder.words
     out = state[OUTPUT]
     for first in range(0, number, BATCH):
         size = min(BATCH, number - first)
         hash_batch(words, window, first, size)
         for i in range(size):
-            key0, key1, slot = words.keys[4 * i], words.keys[4 * i + 1], i64(words.keys[4 * i + 2])
-            start = i64(window.starts[first + i])
-            length = i64(window.starts[first + i + 1]) - start
-            if length > LONGEST_KEPT:
-                for j in range(merge_word(encoder, text, start, length)):
-                    put(encoder, out, encoder.ids[j])
-                    out += 1
-                continue
-            at = find_word(words, text, start, length, key0, key1, slot)
-            if words.table[at + 1] == 0:
-                if not learn_word(encoder, at, text, start, length, key0, key1):
+            key0, key1, at = words.keys[4 * i], words.keys[4 * i + 1], i64(words.keys[4 * i + 2]) * ENTRY
+            if not is_word(words.table, at, key0, key1):
+                at = look_for_word(encoder, window, first + i, key0, key1, i64(words.keys[4 * i + 2]))
+                if at < 0:
                     state[OUTPUT] = out
                     return first + i
             out = put_word(encoder, at, out)
     state[OUTPUT] = out
     return number
+
+
+@njit
+def look_for_word(encoder, window, index, key0, key1, slot):
+    """The entry of a pre-token that is not at its first place, new or not; -1 where there is no room."""
+    words = encoder.words
+    start = i64(window.starts[index])
+    length = i64(window.starts[index + 1]) - start
+    at = find_word(words, window.bytes, start, length, key0, key1, slot)
+    if words.table[at + 1] == 0 and not learn_word(encoder, at, window.bytes, start, length, key0, key1):
+        return -1
+    return at
 
 
 @njit
@@ -907,7 +913,9 @@ def encode(
     """Encode text[state[POSITION] : stop]."""
     words = Words(table, capacity, arena, arena_size, keys, state)
     rules = Rules(pairs, pairs_capacity, byte_ids, lengths, results)
-    encoder = Encoder(words, rules, out16, out32, is_wide, spill, spill_size, ids, heap, links, scratch_size, state)
+    encoder = Encoder(
+        words, rules, out16, out32, is_wide, spill, spill_size, ids, heap, links, scratch_size, state
+    )
     specials = Specials(special_text, special_bounds, special_ids, firsts, num_specials, num_firsts)
     return encode_text(text, stop, encoder, Window(window, masks, starts, classes), specials)
 
@@ -1051,8 +1059,8 @@ def absorb(other, other_capacity, other_arena, state, table, capacity, arena, ar
         key0, key1 = other[entry], other[entry + 1]
         if key1:
             start, length = 0, i64(key1 >> u64(56))
-            if key1 >= LONG:
-                start = i64(key1 & LOW56) + 8
+            if key1 > LONG:
+                start = i64(key1 & LOW56)
                 length, key1 = i64(load64(other_arena, start - 8)), LONG
             slot = slot_of(key0, key1, capacity)
             at = find_word(words, other_arena, start, length, key0, key1, slot)
@@ -1079,8 +1087,8 @@ def write_words(table, arena, entries, number, text, gaps):
     for i in range(number):
         entry = entries[i]
         key0, key1 = table[entry], table[entry + 1]
-        if key1 >= LONG:
-            start = i64(key1 & LOW56) + 8
+        if key1 > LONG:
+            start = i64(key1 & LOW56)
             length = i64(load64(arena, start - 8))
             for j in range(length):
                 text[at + j] = arena[start + j]

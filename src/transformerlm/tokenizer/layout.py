@@ -16,12 +16,11 @@ OTHER, LETTER, NUMBER, SPACE = range(4)
 
 # A table of words is an open-addressing hash table; an entry is four 64-bit words: the first eight
 # bytes of the pre-token; up to seven more, with the number of bytes at the top; and two values. Of a
-# longer pre-token there are instead a hash, and where its bytes are in the arena (below LONG).
+# longer pre-token there are instead a hash, and LONG | where in the arena its bytes are; before them stands
+# their number, so that this is never LONG itself.
 ENTRY = 4
 SHORT_BYTES = 15
 LONG = 255 << 56
-LONGEST_KEPT = 1024
-"""Bytes of the longest pre-token whose ids are remembered."""
 
 # Values of an encoder's table: up to three ids, or where they are in `spill`; number of ids at the top.
 INLINE_IDS = 3

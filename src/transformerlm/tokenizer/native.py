@@ -44,6 +44,8 @@ _NEVER = "".join(
 )
 
 Array = NDArray[Any]
+Arguments = dict[str, Array | int]
+"""What a kernel takes, by name."""
 
 
 class Kernel:
@@ -60,9 +62,7 @@ class Kernel:
     def frame(self, **values: Array | int) -> Array:
         """The arguments as an array; those that are not given are 0, to be set later."""
         assert values.keys() <= self.parameters.keys(), values.keys() - self.parameters.keys()
-        arguments = (
-            _argument(name, values.get(name, 0), kind) for name, kind in self.parameters.items()
-        )
+        arguments = (_argument(name, values.get(name, 0), kind) for name, kind in self.parameters.items())
         return np.fromiter(arguments, np.int64, len(self.parameters))
 
     def places(self, *names: str) -> list[int]:
@@ -199,7 +199,9 @@ def _compile_one(name: str) -> Any:
 
     kinds = list(parameters(name).values())
     arguments = [
-        types.CPointer(getattr(types, str(_DTYPES[kind]))) if kind in _DTYPES else types.int64
+        types.CPointer(getattr(types, str(_DTYPES[kind])))  # type: ignore[no-untyped-call]
+        if kind in _DTYPES
+        else types.int64
         for kind in kinds
     ]
     compiled = cfunc(types.int64(*arguments), error_model="numpy")(ENTRIES[name])
@@ -219,7 +221,8 @@ def _taking_a_frame(name: str, kinds: Sequence[str]) -> str:
     types = ["ptr" if kind in _DTYPES else "i64" for kind in kinds]
     values = ", ".join(f"{kind} %value{place}" for place, kind in enumerate(types))
     reads = "".join(
-        f"%at{place} = getelementptr i64, ptr %frame, i64 {place}\n%value{place} = load {kind}, ptr %at{place}\n"
+        f"%at{place} = getelementptr i64, ptr %frame, i64 {place}\n"
+        f"%value{place} = load {kind}, ptr %at{place}\n"
         for place, kind in enumerate(types)
     )
     return f"""declare i64 @{name}_of_arguments({", ".join(types)})

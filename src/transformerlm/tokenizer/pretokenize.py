@@ -8,7 +8,8 @@ knows of bytes, merges or ids.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Literal
 
 import regex
 
@@ -20,6 +21,9 @@ from transformerlm.errors import ConfigError, DataError
 # before a number or white space, because an apostrophe and the letter after it may be one pre-token
 # ('s). No cut after white space is safe: how a run of it divides depends on what follows the run.
 _GPT2_CUT = r"(?r)(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=[^\s\p{L}\p{N}])(?=[\s\p{N}])"
+
+AllowedSpecial = Literal["all", "none"] | Collection[str]
+"""Which special tokens a text may hold: all, none, or these."""
 
 PIECE_SIZE = 1 << 16
 """Characters that are treated at a time where a text is long or comes in chunks."""
@@ -46,12 +50,32 @@ class Pretokenizer:
         self.special_tokens = tuple(dict.fromkeys(special_tokens))
         if not all(map(utf8, self.special_tokens)):
             raise ConfigError("special tokens: expected text that is not empty, got an empty one")
+        self._allowing: dict[frozenset[str], Pretokenizer] = {}
         self._pattern = _compile(pattern)
         self._cut = regex.compile(_GPT2_CUT) if pattern == GPT2_PATTERN else None
         longest_first = sorted(self.special_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
         self._reach = max(map(len, longest_first), default=0)
         self._beginnings = {token[:end] for token in longest_first for end in range(1, len(token))}
+
+    def allowing(self, allowed: AllowedSpecial) -> Pretokenizer:
+        """The same with fewer special tokens: what is not allowed is text like the rest.
+
+        Raises:
+            ConfigError: one that is not among the special tokens.
+        """
+        if allowed == "all":
+            return self
+        if isinstance(allowed, str) and allowed != "none":
+            raise ConfigError(f'allowed_special: expected "all", "none" or special tokens, got {allowed!r}')
+        tokens = frozenset(() if allowed == "none" else allowed)
+        if tokens not in self._allowing:
+            unknown = sorted(tokens.difference(self.special_tokens))
+            if unknown:
+                known = sorted(self.special_tokens)
+                raise ConfigError(f"allowed_special: expected some of {known}, got {unknown[0]!r}")
+            self._allowing[tokens] = Pretokenizer(self.pattern, sorted(tokens))
+        return self._allowing[tokens]
 
     def split_special(self, text: str) -> Iterator[tuple[str, bool]]:
         """The text in order, as segments: (segment, whether it is a special token). None is empty."""

@@ -7,27 +7,33 @@ them together. Encoding runs in plain Python or on compiled kernels, with the sa
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.parallel import threaded_map
 from transformerlm.tokenizer import files, native
 from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.exports import write_tokenizer_json
 from transformerlm.tokenizer.fast_encode import FastEncoder
 from transformerlm.tokenizer.layout import ID_BITS
+from transformerlm.tokenizer.offsets import character_offsets
 from transformerlm.tokenizer.plain_encode import PlainEncoder
-from transformerlm.tokenizer.pretokenize import PIECE_SIZE, Pretokenizer
-from transformerlm.tokenizer.vocabulary import Ids, are_in_order, merges_fault, no_such_id, vocab_fault
-
-AllowedSpecial = Literal["all", "none"] | Collection[str]
-"""Which special tokens a text may hold: all, none, or these; any other is text like the rest."""
+from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer
+from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON, read_tokenizer_json
+from transformerlm.tokenizer.vocabulary import (
+    Ids,
+    are_in_order,
+    fingerprint,
+    merges_fault,
+    no_such_id,
+    vocab_fault,
+)
 
 _FEW_IDS = 100  # for a list of fewer, an array is not worth making
 _PLAIN_BYTES_PER_SECOND = 3e6  # of text that is new; roughly, and the same for decoding
@@ -72,8 +78,9 @@ class Tokenizer:
         }
         self.vocab: Vocab = {token_id: token for token, token_id in self._id_of.items()}
         self.merges: Merges = [(left, right) for left, right in merges]
-        self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
-        self._allowed: dict[frozenset[str], Pretokenizer] = {}
+        self.dtype: np.dtype[np.unsignedinteger[Any]] = np.dtype(
+            np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
+        )
         self._plain_bytes = 0
 
     @classmethod
@@ -94,8 +101,18 @@ class Tokenizer:
         return cls(vocab, files.read_merges(merges_path, vocab), special_tokens, pattern=pattern)
 
     @classmethod
+    def from_file(cls, path: str | Path) -> Tokenizer:
+        """Load a `tokenizer.json` of Hugging Face's, byte-level BPE; see `read_tokenizer_json`.
+
+        Raises:
+            DataError: one that cannot be used, or that holds what this tokenizer does not do.
+        """
+        parts = read_tokenizer_json(path)
+        return cls(parts.vocab, parts.merges, parts.special_tokens, pattern=parts.pattern)
+
+    @classmethod
     def from_dir(cls, directory: str | Path) -> Tokenizer:
-        """Load a folder that `save` has written, or one that holds GPT-2's two files.
+        """Load a folder that `save` has written, one that holds GPT-2's two files, or a `tokenizer.json`.
 
         Without a manifest the pattern is GPT-2's, and special are the tokens that no merge makes.
 
@@ -104,10 +121,12 @@ class Tokenizer:
         """
         vocab_path, merges_path = Path(directory) / files.VOCAB_FILE, Path(directory) / files.MERGES_FILE
         manifest = files.read_manifest(directory)
+        if not vocab_path.exists() and (Path(directory) / TOKENIZER_JSON).exists():
+            return cls.from_file(Path(directory) / TOKENIZER_JSON)
         if manifest is None:
             vocab = files.read_vocab(vocab_path)
             merges = files.read_merges(merges_path, vocab)
-            return cls(vocab, merges, _special_tokens_of(vocab, merges, merges_path))
+            return cls(vocab, merges, files.special_tokens_of(vocab, merges, merges_path))
         special_tokens, manifest_path = manifest.special_tokens, Path(directory) / files.MANIFEST_FILE
         try:
             tokenizer = cls.from_files(vocab_path, merges_path, special_tokens, pattern=manifest.pattern)
@@ -132,6 +151,10 @@ class Tokenizer:
         )
         files.write_tokenizer(directory, self.vocab, self.merges, manifest)
 
+    def export_tokenizer_json(self, directory: str | Path, *, eos_token: str | None = None) -> None:
+        """Write what `tokenizers` and `transformers.AutoTokenizer` load; see `write_tokenizer_json`."""
+        write_tokenizer_json(directory, self, eos_token=eos_token)
+
     @property
     def vocab_size(self) -> int:
         """Number of ids, special tokens included."""
@@ -140,13 +163,8 @@ class Tokenizer:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of all that decides which ids a text gets."""
-        settings = [self.pretokenizer.pattern, sorted(self.special_token_ids.items())]
-        digest = hashlib.sha256(json.dumps(settings).encode())
-        vocab = [self.vocab[token_id] for token_id in range(self.vocab_size)]
-        for tokens in (vocab, [left for left, _ in self.merges], [right for _, right in self.merges]):
-            digest.update(np.fromiter(map(len, tokens), "<u8").tobytes())  # where each begins
-            digest.update(b"".join(tokens))
-        return digest.hexdigest()
+        tokens = [self.vocab[token_id] for token_id in range(self.vocab_size)]
+        return fingerprint(self.pretokenizer.pattern, self.special_token_ids, tokens, self.merges)
 
     def encode(self, text: str, *, allowed_special: AllowedSpecial = "all") -> list[int]:
         """The ids of a text. A special token in it is its one id, where it is allowed.
@@ -160,10 +178,18 @@ class Tokenizer:
 
     def encode_array(self, text: str, *, allowed_special: AllowedSpecial = "all") -> Ids:
         """The ids of a text as an array of `dtype` (uint16 where the vocabulary allows it, else uint32)."""
-        pretokenizer = self.pretokenizer
-        if allowed_special != "all":
-            pretokenizer = self._pretokenizer_for(allowed_special)
-        return self._encoder(len(text)).encode(text, pretokenizer)
+        return self._encoder(len(text)).encode(text, self.pretokenizer.allowing(allowed_special))
+
+    def encode_with_offsets(
+        self, text: str, *, allowed_special: AllowedSpecial = "all"
+    ) -> tuple[Ids, NDArray[np.int64]]:
+        """The ids, and for each the characters of `text` that it is of: first and last + 1, `[num_ids, 2]`.
+
+        A token that holds a part of a character is of the whole character.
+        """
+        ids = self.encode_array(text, allowed_special=allowed_special)
+        lengths = np.fromiter(map(len, map(self.vocab.__getitem__, ids.tolist())), np.int64, len(ids))
+        return ids, character_offsets(text, lengths)
 
     def encode_utf8(self, content: bytes) -> Ids:
         """`encode_array` of a text that is given as UTF-8, which is not checked again."""
@@ -193,7 +219,7 @@ class Tokenizer:
 
         Memory: a few pieces of `piece_size` characters, or the longest stretch that cannot be divided.
         """
-        for piece in self._pretokenizer_for(allowed_special).pieces(chunks, piece_size):
+        for piece in self.pretokenizer.allowing(allowed_special).pieces(chunks, piece_size):
             yield from self.encode(piece, allowed_special=allowed_special)
 
     def decode(self, ids: Iterable[int] | Ids) -> str:
@@ -236,24 +262,6 @@ class Tokenizer:
                 return self._fast.decode_bytes(array)
         return self._plain.decode_bytes(ids)
 
-    def _pretokenizer_for(self, allowed: AllowedSpecial) -> Pretokenizer:
-        if isinstance(allowed, str):
-            if allowed == "all":
-                return self.pretokenizer
-            if allowed != "none":
-                raise ConfigError(
-                    f'allowed_special: expected "all", "none" or special tokens, got {allowed!r}'
-                )
-            allowed = ()
-        key = frozenset(allowed)
-        if key not in self._allowed:
-            unknown = sorted(key - self.special_token_ids.keys())
-            if unknown:
-                known = sorted(self.special_token_ids)
-                raise ConfigError(f"allowed_special: expected some of {known}, got {unknown[0]!r}")
-            self._allowed[key] = Pretokenizer(self.pretokenizer.pattern, sorted(key))
-        return self._allowed[key]
-
     def _encoder(self, size: int) -> PlainEncoder | FastEncoder:
         return self._fast if self.uses_kernels(size) else self._plain
 
@@ -276,18 +284,3 @@ class Tokenizer:
     @functools.cached_property
     def _plain(self) -> PlainEncoder:
         return PlainEncoder(self.vocab, self._id_of, self.merges, self.special_token_ids, self.dtype)
-
-
-def _special_tokens_of(vocab: Vocab, merges: Merges, merges_path: Path) -> list[str]:
-    """The tokens that no merge makes and none ever could, as the pattern divides their text."""
-    made = {left + right for left, right in merges}
-    pretokenizer = Pretokenizer()
-    special: list[str] = []
-    for _, token in sorted(vocab.items()):
-        if len(token) > 1 and token not in made:
-            text = token.decode(errors="replace")
-            if text.encode() != token or len(pretokenizer.pretokens(text)) == 1:
-                why = f"is a line missing? (Special tokens such as this would need a {files.MANIFEST_FILE})"
-                raise DataError(f"{merges_path}: no merge makes {token!r} of {files.VOCAB_FILE}: {why}")
-            special.append(text)
-    return special

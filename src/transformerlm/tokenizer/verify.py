@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from transformerlm.tokenizer.reference import Pair, count_pairs, merge_word, split_bytes
+from transformerlm.tokenizer.reference import Pair, merge_word, split_bytes
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,17 @@ class WrongMerge:
 
 
 def verify_merges(
-    counts: Mapping[str, int] | Mapping[bytes, int], merges: Sequence[Pair]
+    counts: Mapping[str, int] | Mapping[bytes, int],
+    merges: Sequence[Pair],
+    progress: Callable[[int], object] | None = None,
 ) -> WrongMerge | None:
     """Replay merges on a corpus given as pre-token -> count; the first wrong one, None if all are right.
 
     Right is a merge of a pair that is as frequent as any other at its moment. Which of several equally
     frequent ones comes first is the trainer's choice.
+
+    Args:
+        progress: called with 1 after every merge that was right.
     """
     replay = _Replay(counts)
     for index, pair in enumerate(merges):
@@ -45,6 +51,8 @@ def verify_merges(
         if count < best_count or not count:
             return WrongMerge(index, pair, count, best, best_count)
         replay.merge(pair)
+        if progress:
+            progress(1)
     return None
 
 
@@ -77,11 +85,13 @@ class _Replay:
             heapq.heappush(self.queue, (-self.pairs[other], other))
 
     def _count(self, index: int, sign: int) -> set[Pair]:
-        counts = count_pairs({self.words[index]: sign * self.weights[index]})
-        self.pairs.update(counts)
-        for pair in counts:
-            if sign > 0:
-                self.words_with[pair].add(index)
-            else:
-                self.words_with[pair].discard(index)
-        return set(counts)
+        """Add a word's pairs (sign 1) or take them away (-1); returns which they are."""
+        pairs = list(pairwise(self.words[index]))
+        weight = sign * self.weights[index]
+        for pair in pairs:
+            self.pairs[pair] += weight
+        note = set.add if sign > 0 else set.discard
+        different = set(pairs)
+        for pair in different:
+            note(self.words_with[pair], index)
+        return different

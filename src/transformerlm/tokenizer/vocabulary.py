@@ -5,6 +5,8 @@ Pure checks; the caller says where the fault lies (a line of a file, an argument
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transformerlm.errors import DataError
+from transformerlm.tokenizer.bpe import Merges
 
 Ids = NDArray[np.unsignedinteger[Any]]
 
@@ -50,10 +53,11 @@ def vocab_fault(entries: Sequence[tuple[bytes, Any]]) -> Fault | None:
 
 def _is_sound(entries: Sequence[tuple[bytes, Any]]) -> bool:
     """Whether nothing is wrong, in a fraction of the time that it takes to say what."""
+    if {type(token_id) for _, token_id in entries} != {int}:
+        return False
     tokens, ids = {token for token, _ in entries}, {token_id for _, token_id in entries}
     return (
         len(tokens) == len(ids) == len(entries) >= 256
-        and {type(token_id) for token_id in ids} == {int}
         and (min(ids), max(ids)) == (0, len(ids) - 1)
         and all(bytes([byte]) in tokens for byte in range(256))
     )
@@ -63,7 +67,11 @@ def merges_fault(merges: Iterable[tuple[bytes, bytes]], vocab: Mapping[int, byte
     """What is wrong with merges: both parts and the result must be tokens, and no pair comes twice."""
     merges, tokens = list(merges), set(vocab.values())
     parts = {part for pair in merges for part in pair}
-    if parts <= tokens and {left + right for left, right in merges} <= tokens and len(set(merges)) == len(merges):
+    if (
+        parts <= tokens
+        and {left + right for left, right in merges} <= tokens
+        and len(set(merges)) == len(merges)
+    ):
         return None
     seen: set[tuple[bytes, bytes]] = set()
     for index, (left, right) in enumerate(merges):
@@ -87,6 +95,17 @@ def are_in_order(merges: Iterable[tuple[bytes, bytes]]) -> bool:
         if order.setdefault(left + right, rank) != rank or left not in order or right not in order:
             return False
     return True
+
+
+def fingerprint(
+    pattern: str, special_token_ids: Mapping[str, int], tokens: Sequence[bytes], merges: Merges
+) -> str:
+    """SHA-256, in hexadecimal, of all that decides which ids a text gets."""
+    digest = hashlib.sha256(json.dumps([pattern, sorted(special_token_ids.items())]).encode())
+    for part in (tokens, [left for left, _ in merges], [right for _, right in merges]):
+        digest.update(np.fromiter(map(len, part), "<u8").tobytes())  # where each begins
+        digest.update(b"".join(part))
+    return digest.hexdigest()
 
 
 def no_such_id(found: Any, vocab_size: int) -> DataError:

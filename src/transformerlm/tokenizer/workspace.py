@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from transformerlm.tokenizer.layout import BATCH, ENTRY, LONGEST_KEPT, MASKS, PADDING, STATE, WINDOW
-from transformerlm.tokenizer.native import Array, kernels
+from transformerlm.tokenizer.layout import BATCH, ENTRY, MASKS, PADDING, STATE, WINDOW
+from transformerlm.tokenizer.native import Arguments, kernels
 from transformerlm.tokenizer.pretokenize import utf8
 
 _python = ctypes.pythonapi
@@ -19,21 +17,27 @@ _utf8_of_text.argtypes, _utf8_of_text.restype = [ctypes.py_object, ctypes.c_void
 _memory_of_bytes.argtypes, _memory_of_bytes.restype = [ctypes.py_object], ctypes.c_void_p
 
 
-def utf8_memory(text: str | bytes) -> tuple[int, int, object]:
-    """The UTF-8 bytes of a text: their address, their number, and what must live as long as they are used.
+def utf8_memory(text: str | bytes) -> tuple[int, int]:
+    """The UTF-8 bytes of a text, which must outlive their use: their address and their number.
 
-    Python keeps ASCII text as UTF-8, so nothing is copied there.
+    Python keeps ASCII text as UTF-8 anyway; other text keeps its UTF-8 from its first use on.
 
     Raises:
         DataError: for half a surrogate pair.
     """
-    if isinstance(text, str) and text.isascii():
-        return _utf8_of_text(text, None), len(text), text
-    content = utf8(text) if isinstance(text, str) else text
-    return _memory_of_bytes(content), len(content), content
+    if isinstance(text, bytes):
+        return _memory_of_bytes(text), len(text)
+    if text.isascii():
+        return _utf8_of_text(text, None), len(text)
+    size = ctypes.c_ssize_t()
+    try:
+        return _utf8_of_text(text, ctypes.byref(size)), size.value
+    except UnicodeEncodeError:
+        utf8(text)  # says what is wrong
+        raise
 
 
-def special_arrays(special_token_ids: Mapping[str, int]) -> dict[str, Array | int]:
+def special_arrays(special_token_ids: Mapping[str, int]) -> Arguments:
     """Special tokens as the kernels' parameters, longest first."""
     tokens = sorted(((utf8(token), token_id) for token, token_id in special_token_ids.items()), key=_longest)
     firsts = sorted({token[0] for token, _ in tokens})
@@ -52,7 +56,7 @@ def _longest(item: tuple[bytes, int]) -> int:
     return -len(item[0])
 
 
-def window_arrays() -> dict[str, Array | int]:
+def window_arrays() -> Arguments:
     """What a thread needs to look at a text, as the kernels' parameters."""
     return {
         "state": np.zeros(STATE, np.int64),
@@ -64,13 +68,13 @@ def window_arrays() -> dict[str, Array | int]:
     }
 
 
-def word_table(capacity: int) -> dict[str, Array | int]:
+def word_table(capacity: int) -> Arguments:
     """An empty table of words, as the kernels' parameters.
 
     Args:
         capacity: entries, a power of two; half of them may be in use.
     """
-    arena_size = 4 * capacity + 2 * LONGEST_KEPT
+    arena_size = 4 * capacity + WINDOW + PADDING
     return {
         "table": np.zeros(ENTRY * capacity, np.uint64),
         "capacity": capacity,
@@ -79,7 +83,7 @@ def word_table(capacity: int) -> dict[str, Array | int]:
     }
 
 
-def grow_words(words: dict[str, Array | int], num_words: int, arena_bytes: int) -> None:
+def grow_words(words: Arguments, num_words: int, arena_bytes: int) -> None:
     """Make a table larger, so that it holds so many words, and so many bytes of long ones in all."""
     arena, capacity = words["arena"], int(words["capacity"])
     assert isinstance(arena, np.ndarray)

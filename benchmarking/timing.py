@@ -1,0 +1,284 @@
+"""Contestants of a benchmark, each in a process of its own, timed in turn.
+
+A process can be given its number of threads, can be ended when it takes too long, and says how much
+memory it needed. What a contestant does is a function that the caller passes; this file knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+Run = Callable[[], Any]
+"""Does the work once."""
+
+
+class LeftOutError(Exception):
+    """A contestant that does not take part any more, and why."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a contestant is to do. Everything travels to its process, so functions must be importable."""
+
+    make: Callable[[], Run]
+    """Prepares the work, outside the timing."""
+    fingerprint: Callable[[Any], str]
+    """Of a result: equal results have equal ones."""
+    time_limit: float
+    """Seconds after which its preparation or one round has failed."""
+    is_new: bool = False
+    """Prepare anew before every round: nothing is remembered from one round to the next."""
+    calls: int = 1
+    """How often a round does the work; its time is the median call's."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peaks since the process began, in bytes."""
+
+    peak: int
+    largest_child: int
+    """Of the processes that it started and that have ended. Pages may be shared: the two do not add up."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One round."""
+
+    seconds: float
+    cores: float
+    """Processor time over wall time, other processes that were started and have ended included."""
+    memory: Memory
+    fingerprint: str
+    """Of the result, where it was asked for."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a contestant did in a race."""
+
+    before: Memory
+    """When its task was prepared."""
+    rounds: tuple[Measured, ...]
+    """Those that count."""
+    fingerprint: str
+    """Of the first round's result."""
+
+
+class Contestants:
+    """A process for each contestant, started when it is first needed. Use it in a `with` block."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._processes: dict[str, Contestant] = {}
+
+    def race(
+        self, title: str, tasks: Mapping[str, Task], *, warmup_rounds: int = 0, rounds: int = 1
+    ) -> dict[str, Outcome]:
+        """Let contestants do their tasks in turn, a round each; one that fails is said and left out."""
+        for name, task in tasks.items():
+            if name not in self._processes:
+                self._processes[name] = Contestant()
+            self._processes[name].prepare(task)
+        waited = {name: self._attempt(title, name, Contestant.wait) for name in tasks}
+        before = {name: memory for name, memory in waited.items() if memory}
+        measured: dict[str, list[Measured]] = {name: [] for name in before}
+        for number in range(warmup_rounds + rounds):
+            for name in list(measured):
+                result = self._attempt(title, name, Contestant.run, number == 0)
+                if result:
+                    measured[name].append(result)
+                else:
+                    del measured[name]
+        return {
+            name: Outcome(before[name], tuple(results[warmup_rounds:]), results[0].fingerprint)
+            for name, results in measured.items()
+        }
+
+    def _attempt(self, title: str, name: str, step: Callable[..., T], *arguments: object) -> T | None:
+        try:
+            return step(self._processes[name], *arguments)
+        except LeftOutError as error:
+            self._say(f"{title}: {name} {error}: left out")
+            del self._processes[name]
+            return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.close()
+
+
+class Contestant:
+    """A process that prepares a task and then does it, a round at a time, when it is told to."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        # Not a daemon: a daemon may not start processes of its own.
+        self._process = context.Process(target=serve, args=(theirs,))
+        self._process.start()
+        theirs.close()
+
+    def prepare(self, task: Task) -> None:
+        """Tell it to prepare `task` in place of the last one; it does so while others prepare theirs."""
+        self._time_limit = task.time_limit
+        self._send(task)
+
+    def wait(self) -> Memory:
+        """Wait until the task is prepared; what that and everything before took of memory.
+
+        Raises:
+            LeftOutError: after the task's time limit, or when the process fails. It is then ended.
+        """
+        memory: Memory = self._receive()
+        return memory
+
+    def run(self, check: bool) -> Measured:
+        """One round; with `check` also the result's fingerprint.
+
+        Raises:
+            LeftOutError: as `wait` does.
+        """
+        self._send(check)
+        measured: Measured = self._receive()
+        return measured
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has failed, and `_receive` will say so
+            self._connection.send(message)
+
+    def _receive(self) -> Any:
+        try:
+            if self._connection.poll(self._time_limit):
+                return self._connection.recv()
+            reason = f"took more than {self._time_limit:g} seconds"
+        except (EOFError, ConnectionResetError):
+            reason = "failed (its own words are above)"
+        self.close()
+        raise LeftOutError(reason)
+
+    def close(self) -> None:
+        """End the process and those it has started, whatever they are doing. Closing twice is allowed."""
+        if self._connection.closed:
+            return
+        self._connection.close()
+        assert self._process.pid
+        with contextlib.suppress(ProcessLookupError):  # it has not come to leading a group yet
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def serve(connection: Connection[Any, Any]) -> None:
+    """What a contestant's process does until it is ended: prepare the tasks it gets and do their rounds."""
+    # A group of its own: it is ended together with what it has started, and Ctrl-C is the parent's business.
+    os.setsid()
+    task: Task | None = None
+    run: Run | None = None
+    while True:
+        try:
+            message = connection.recv()
+        except EOFError:
+            return
+        if isinstance(message, Task):
+            run = None  # frees what the last task holds
+            task, run = message, prepared(message)
+            connection.send(memory())
+        else:
+            assert task
+            connection.send(measure(task, run or prepared(task), check=message))
+            run = None if task.is_new else run
+
+
+def prepared(task: Task) -> Run:
+    """The task's work, ready to be done."""
+    run = task.make()
+    gc.collect()
+    return run
+
+
+def measure(task: Task, run: Run, *, check: bool) -> Measured:
+    """Do one round."""
+    seconds = []
+    with quiet():
+        cpu_start, start = cpu_seconds(), time.perf_counter()
+        for _ in range(task.calls):
+            result = None  # freed outside the timing
+            call_start = time.perf_counter()
+            result = run()
+            seconds.append(time.perf_counter() - call_start)
+        cores = (cpu_seconds() - cpu_start) / (time.perf_counter() - start)
+    fingerprint = task.fingerprint(result) if check else ""
+    return Measured(statistics.median(seconds), cores, memory(), fingerprint)
+
+
+def cpu_seconds() -> float:
+    """Processor time of all threads of this process, and of its children that have ended."""
+    import resource
+
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def memory() -> Memory:
+    """The peaks so far."""
+    import resource
+
+    return Memory(own_peak(), maximum_rss(resource.RUSAGE_CHILDREN))
+
+
+def own_peak() -> int:
+    """Most memory that this process has had, in bytes."""
+    import resource
+
+    # Linux counts in getrusage also what the parent had when it started this process.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return maximum_rss(resource.RUSAGE_SELF)
+
+
+def maximum_rss(who: int) -> int:
+    """What getrusage calls ru_maxrss, in bytes."""
+    import resource
+
+    return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing reaches stdout or stderr: Rust libraries print there what cannot be turned off."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.ExitStack() as stack:
+        null = os.open(os.devnull, os.O_WRONLY)
+        stack.callback(os.close, null)
+        for descriptor in (1, 2):
+            saved = os.dup(descriptor)
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, descriptor)
+            os.dup2(null, descriptor)
+        yield

@@ -1,0 +1,87 @@
+"""What a tokenizer is given to work on, and the vocabulary that all of them use."""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from benchmarking.timing import Run
+
+SPECIAL_TOKENS = ["<|endoftext|>"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a contestant works on, and with what."""
+
+    path: Path
+    """The text."""
+    num_bytes: int
+    """Of it, from its beginning (training takes all)."""
+    document_bytes: int
+    """About how long a document is; it ends where a line does."""
+    vocabulary_dir: Path
+    """vocab.json and merges.txt of the tokenizer."""
+    vocab_size: int
+    """Ids that training learns."""
+    num_threads: int
+    """Where all cores may be used."""
+    scratch_dir: Path
+    """For files."""
+
+    def text(self) -> str:
+        """The whole text."""
+        with self.path.open("rb") as file:
+            return file.read(self.num_bytes).decode(errors="ignore")
+
+    def documents(self) -> list[str]:
+        """The text in documents."""
+        return list(documents(io.BytesIO(self.text().encode()), self.document_bytes))
+
+    def stored_documents(self) -> Iterator[str]:
+        """The documents, read while they are consumed."""
+        with self.path.open("rb") as file:
+            yield from documents(file, self.document_bytes)
+
+
+def documents(stream: BinaryIO, num_bytes: int) -> Iterator[str]:
+    """A text in documents of about `num_bytes`, cut at line ends."""
+    while lines := stream.readlines(num_bytes):
+        yield b"".join(lines).decode()
+
+
+def make_vocabulary(job: Job, vocab_path: str | None, merges_path: str | None) -> Run:
+    """Bring a vocabulary's files to `job.vocabulary_dir`; where there are none, it is trained on the text."""
+    from transformerlm.tokenizer import Tokenizer, native, train_bpe_from_texts
+
+    # A text that is not worth compiling the kernels for is still to be measured with them.
+    if native.are_worth(math.inf):
+        native.kernels()
+    if vocab_path and merges_path:
+        tokenizer = Tokenizer.from_files(vocab_path, merges_path, SPECIAL_TOKENS)
+    else:
+        learned = train_bpe_from_texts(job.documents(), job.vocab_size, SPECIAL_TOKENS)
+        tokenizer = Tokenizer(*learned, SPECIAL_TOKENS)
+    return lambda: tokenizer.save(job.vocabulary_dir)
+
+
+def empty_directory(path: Path) -> Path:
+    """`path` as a folder with nothing in it."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def run_module(module: str, arguments: list[str], output: Path) -> Path:
+    """Run a module in a fresh interpreter, and return the file that it has written."""
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{module}: {done.stderr}")
+    return output
