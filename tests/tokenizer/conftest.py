@@ -13,9 +13,20 @@ from transformerlm.tokenizer.native import CHOICE_VARIABLE
 SHARED_DATA = Path(__file__).parents[2] / "../shared/data"
 
 
-@pytest.fixture(scope="session", autouse=True, params=["never", "always"])
+BOTH_WAYS = {"test_bpe", "test_exports", "test_stream", "test_tokenizer", "test_tokenizer_json", "test_train"}
+"""Files of tests that are run in plain Python, and again on the compiled kernels."""
+
+
+def pytest_generate_tests(metafunc):
+    marked = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "kernels" not in marked:
+        ways = ["never", "always"] if metafunc.module.__name__.split(".")[-1] in BOTH_WAYS else ["never"]
+        metafunc.parametrize("kernels", ways, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session", autouse=True)
 def kernels(request):
-    """Everything is tested in plain Python, and again on the compiled kernels."""
+    """When the compiled kernels are used."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CHOICE_VARIABLE, request.param)
         yield request.param

@@ -39,7 +39,7 @@ from transformerlm.tokenizer.workspace import (
 
 _FIRST_CAPACITY, _MOST_WORDS = 1 << 15, 1 << 20
 """Entries of the table in which a thread remembers words: from 1 MB to 32 MB."""
-_SHORT = 1 << 13  # bytes of text whose ids fit in a buffer that is there already
+_SHORT = 1 << 17  # bytes of text whose ids go through a buffer that is there already
 
 
 class FastEncoder:

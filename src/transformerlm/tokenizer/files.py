@@ -35,6 +35,8 @@ def _gpt2_alphabet() -> str:
 
 _CHARACTERS = dict(enumerate(_gpt2_alphabet()))
 _BYTES = {character: byte for byte, character in _CHARACTERS.items()}
+# From the alphabet to the bytes as Latin-1 has them; what Latin-1 has besides, to what it has not.
+_LATIN_1 = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for character, byte in _BYTES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +65,10 @@ def text_to_token(text: str) -> bytes:
         ValueError: for a character that stands for no byte.
     """
     try:
-        return bytes(map(_BYTES.__getitem__, text))
-    except KeyError as error:
-        raise ValueError(f"{error.args[0]!a} in {text!a} is not in GPT-2's alphabet of bytes") from None
+        return text.translate(_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError as error:
+        character = text[error.start]
+        raise ValueError(f"{character!a} in {text!a} is not in GPT-2's alphabet of bytes") from None
 
 
 def write_tokenizer(directory: str | Path, vocab: Vocab, merges: Merges, manifest: Manifest) -> None:
