@@ -112,7 +112,8 @@ class CorpusConfig(Section):
     """"document": each document by a hash of its content, so that copies of it stay on one side.
     "tail": the end of the corpus. "auto": "document" from 20 documents on, where both sides get one."""
     num_workers: PositiveInt | None = None
-    """Processes that read the corpus; the result does not depend on it. None: one per core."""
+    """Threads, or processes where the kernels are not used, that read the corpus; the result does
+    not depend on it. None: one per core."""
 
     @property
     def corpus_name(self) -> str:

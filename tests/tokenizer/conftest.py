@@ -6,6 +6,7 @@ import pytest
 import tiktoken
 import tokenizers
 
+from benchmarking.corpora import python_sources
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.native import CHOICE_VARIABLE
@@ -68,6 +69,17 @@ def gpt2_huggingface(shared_data):
 def corpus(request, shared_data):
     """A whole corpus, its line ends untouched."""
     return (shared_data / request.param).read_bytes().decode()
+
+
+@pytest.fixture(scope="session")
+def python_source():
+    """A hundred megabytes of it, or what the machine has."""
+    content = bytearray()
+    for source in python_sources():
+        content += source
+        if len(content) > 100e6:
+            break
+    return content.decode()
 
 
 @pytest.fixture(scope="session")

@@ -152,3 +152,14 @@ def test_utf8_is_encoded_as_the_text_that_it_is(gpt2, hard_texts):
 @given(content=st.binary(max_size=200), repeat=st.sampled_from([1, 300]))
 def test_what_is_not_utf8_does_no_harm(gpt2, content, repeat):
     assert gpt2.decode_bytes(gpt2.encode_utf8(content * repeat)) == content * repeat
+
+
+@pytest.mark.slow
+def test_a_hundred_megabytes_of_source_have_the_ids_of_others(
+    gpt2, gpt2_tiktoken, gpt2_huggingface, python_source
+):
+    ids = gpt2.encode_array(python_source)
+    assert np.array_equal(ids, gpt2_tiktoken.encode_to_numpy(python_source, allowed_special="all"))
+    beginning = python_source[:10_000_000]
+    assert gpt2.encode(beginning) == gpt2_huggingface.encode(beginning).ids
+    assert gpt2.decode(ids) == python_source

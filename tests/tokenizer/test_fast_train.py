@@ -135,6 +135,16 @@ def test_corpora_train_as_in_plain_python(corpus):
     assert verify_merges(counts, merges) is None
 
 
+@pytest.mark.slow
+def test_a_hundred_megabytes_of_source_train_as_in_plain_python(python_source):
+    words = count_words(Pretokenizer().pieces([python_source], 1 << 20), [], 2)
+    counts = dict(words.items())
+    assert counts == plainly([python_source])
+    vocab, merges = learn_merges(words, 1000)
+    assert (vocab, merges) == train_from_counts(counts, 1000)
+    assert verify_merges(counts, merges) is None
+
+
 def test_progress_and_limits(monkeypatch):
     done = []
     words = WordList.from_counts({"abcdefgh": 2, "bcdefghi": 1})

@@ -200,48 +200,64 @@ class Specials(NamedTuple):
     """u8: the different bytes with which they begin."""
     number: Any
     num_firsts: Any
+    num_shared: Any
+    """Bytes with which all of them begin."""
 
 
 @njit
-def copy_window(window, text, position, stop):
-    """Copy text from `position` on; the number of bytes."""
-    num_bytes = min(WINDOW, stop - position)
-    for i in range(num_bytes):
-        window.bytes[i] = text[position + i]
-    for i in range(64 + 64):
-        window.bytes[num_bytes + i] = 0
-    return num_bytes
+def same_text(one, at, other, other_at, length):
+    """Whether `length` bytes are the same."""
+    for i in range(length):
+        if one[at + i] != other[other_at + i]:
+            return False
+    return True
 
 
 @njit
 def special_at(specials, text, position, stop):
     """Which special token stands at `position`; -1 where none does."""
+    shared = specials.num_shared
+    if position + shared > stop or not same_text(text, position, specials.text, 0, shared):
+        return -1
     for index in range(specials.number):
-        begin, end = specials.bounds[index], specials.bounds[index + 1]
-        if position + end - begin <= stop:
-            same = True
-            for i in range(end - begin):
-                if text[position + i] != specials.text[begin + i]:
-                    same = False
-                    break
-            if same:
-                return index
+        begin, length = specials.bounds[index], specials.bounds[index + 1] - specials.bounds[index]
+        if position + length <= stop and same_text(text, position, specials.text, begin, length):
+            return index
     return -1
 
 
 @njit
-def first_special(specials, window, num_bytes, text, position, stop):
-    """Where in the window the first special token begins; `num_bytes` where none does."""
-    if specials.number:
-        for base in range(0, num_bytes, 64):
-            found = u64(0)
-            for i in range(specials.num_firsts):
-                found |= equal_in_64(window.bytes, base, specials.firsts[i])
-            while found:
-                at = base + lowest_bit(found)
-                if at < num_bytes and special_at(specials, text, position + at, stop) >= 0:
-                    return at
-                found &= found - ONE
+def next_special(specials, text, position, limit, stop):
+    """Where the next special token begins, behind `position` and before `limit`; `limit` where none does."""
+    at = position + 1
+    if specials.number == 0:
+        return limit
+    while at < limit:
+        if at + 64 > stop:  # what is behind the text must not be read
+            if special_at(specials, text, at, stop) >= 0:
+                return at
+            at += 1
+            continue
+        found = u64(0)
+        for i in range(specials.num_firsts):
+            found |= equal_in_64(text, at, specials.firsts[i])
+        while found:
+            place = at + lowest_bit(found)
+            if place < limit and special_at(specials, text, place, stop) >= 0:
+                return place
+            found &= found - ONE
+        at += 64
+    return limit
+
+
+@njit
+def fill_window(window, text, position, stop):
+    """Copy a text's next bytes, and zeros behind; the number of bytes."""
+    num_bytes = min(WINDOW, stop - position)
+    for i in range(num_bytes):
+        window.bytes[i] = text[position + i]
+    for i in range(num_bytes, num_bytes + PADDING):
+        window.bytes[i] = 0
     return num_bytes
 
 
@@ -409,16 +425,6 @@ def long_token_end(classes, text, position, stop):
     return stop
 
 
-@njit
-def next_special(specials, text, position, limit, stop):
-    """Where the next special token begins, behind `position` and before `limit`; `limit` where none does."""
-    if specials.number:
-        for at in range(position + 1, limit):
-            if special_at(specials, text, at, stop) >= 0:
-                return at
-    return limit
-
-
 def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], special_kernel: Any) -> Any:
     """A loop over a text that hands pre-tokens to one kernel, long ones and special tokens to others.
 
@@ -435,12 +441,10 @@ def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], 
                 special_kernel(sink, specials.ids[special])
                 state[POSITION] += specials.bounds[special + 1] - specials.bounds[special]
                 continue
-            copied = copy_window(window, text, position, stop)
-            num_bytes = first_special(specials, window, copied, text, position, stop)
-            if num_bytes < copied:
-                for i in range(128):
-                    window.bytes[num_bytes + i] = 0
-            number = divide(window, num_bytes, num_bytes < copied or position + num_bytes == stop)
+            end = next_special(specials, text, position, min(stop, position + WINDOW), stop)
+            # What fills the window may go on behind it; before a special token a text ends.
+            is_end = end < position + WINDOW
+            number = divide(window, fill_window(window, text, position, end), is_end)
             if number > 0:
                 done = window_kernel(sink, window, number)
                 state[POSITION] += window.starts[done]
@@ -909,6 +913,7 @@ def encode(
     firsts,
     num_specials,
     num_firsts,
+    num_shared,
 ):
     """Encode text[state[POSITION] : stop]."""
     words = Words(table, capacity, arena, arena_size, keys, state)
@@ -916,7 +921,9 @@ def encode(
     encoder = Encoder(
         words, rules, out16, out32, is_wide, spill, spill_size, ids, heap, links, scratch_size, state
     )
-    specials = Specials(special_text, special_bounds, special_ids, firsts, num_specials, num_firsts)
+    specials = Specials(
+        special_text, special_bounds, special_ids, firsts, num_specials, num_firsts, num_shared
+    )
     return encode_text(text, stop, encoder, Window(window, masks, starts, classes), specials)
 
 
@@ -1045,10 +1052,13 @@ def count(
     firsts,
     num_specials,
     num_firsts,
+    num_shared,
 ):
     """Count the pre-tokens of text[state[POSITION] : stop]."""
     counts = Counts(Words(table, capacity, arena, arena_size, keys, state), state)
-    specials = Specials(special_text, special_bounds, special_ids, firsts, num_specials, num_firsts)
+    specials = Specials(
+        special_text, special_bounds, special_ids, firsts, num_specials, num_firsts, num_shared
+    )
     return count_text(text, stop, counts, Window(window, masks, starts, classes), specials)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from itertools import takewhile
 
 import numpy as np
 
@@ -49,7 +50,12 @@ def special_arrays(special_token_ids: Mapping[str, int]) -> Arguments:
         "firsts": np.array(firsts or [0], np.uint8),
         "num_specials": len(tokens),
         "num_firsts": len(firsts),
+        "num_shared": sum(1 for _ in takewhile(_is_one, zip(*(token for token, _ in tokens), strict=False))),
     }
+
+
+def _is_one(column: tuple[int, ...]) -> bool:
+    return len(set(column)) == 1
 
 
 def _longest(item: tuple[bytes, int]) -> int:
