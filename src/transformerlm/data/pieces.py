@@ -23,8 +23,9 @@ from transformerlm.data.documents import (
     split_by_content,
 )
 
-PIECE_BYTES = 2**20
-"""About how much text one piece of work is; memory in use is a few times that, for each worker."""
+PIECE_BYTES = 2**18
+"""About how much text one piece of work is. Memory in use is a few times that, for each worker; with much
+larger pieces, C's allocator keeps hundreds of megabytes that it finds no use for."""
 
 _TAIL_BYTES = 2**14
 """How much of a piece's end is looked at first for a place to cut."""

@@ -30,6 +30,7 @@ from transformerlm.tokenizer.native import Arguments, Array, kernels
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.vocabulary import Ids, no_such_id
 from transformerlm.tokenizer.workspace import (
+    extended,
     grow_words,
     special_arrays,
     utf8_memory,
@@ -37,9 +38,9 @@ from transformerlm.tokenizer.workspace import (
     word_table,
 )
 
-_FIRST_CAPACITY, _MOST_WORDS = 1 << 15, 1 << 20
-"""Entries of the table in which a thread remembers words: from 1 MB to 32 MB."""
-_SHORT = 1 << 17  # bytes of text whose ids go through a buffer that is there already
+_FIRST_CAPACITY, _MOST_WORDS = 1 << 14, 1 << 20
+"""Entries of the table in which a thread remembers words: from 0.5 MB to 32 MB."""
+_SHORT = 1 << 18  # bytes of text whose ids go through a buffer that is there already
 
 
 class FastEncoder:
@@ -173,13 +174,13 @@ class _Workspace:
     def _make_room(self) -> None:
         """Room for four times as many words; where there are as many as may be, all are forgotten."""
         self._bound = None
-        state, capacity = self._state, int(self._words["capacity"])
+        state, capacity = self._numbers, int(self._words["capacity"])
         if capacity >= _MOST_WORDS:
             self._words["table"][:] = 0  # type: ignore[index]
             state[NUM_WORDS] = state[ARENA_BYTES] = state[WORD_BYTES] = state[SPILLED] = 0
             return
-        grow_words(self._words, 2 * capacity, 4 * int(self._words["arena_size"]))
-        self._spill = np.resize(self._spill, 4 * len(self._spill))
+        grow_words(self._words, 2 * capacity, 4 * int(self._words["arena_size"]), state[ARENA_BYTES])
+        self._spill = extended(self._spill, 4 * len(self._spill), state[SPILLED])
 
     def _scratch(self, size: int) -> None:
         """Memory for pre-tokens of so many bytes."""

@@ -123,8 +123,8 @@ class WordCounter:
 
     def _grow(self, num_words: int, arena_bytes: int) -> None:
         """Make room for at least so many more words, with so many bytes of long ones."""
-        state, words = self._state, self._words
-        grow_words(words, int(state[NUM_WORDS]) + num_words, int(state[ARENA_BYTES]) + arena_bytes + PADDING)
+        used, num_words = int(self._state[ARENA_BYTES]), int(self._state[NUM_WORDS]) + num_words
+        grow_words(self._words, num_words, used + arena_bytes + PADDING, used)
 
 
 def count_words(

@@ -1,7 +1,7 @@
 """Compiles the kernels once, keeps the machine code on disk, and loads it without numba.
 
 What is on disk belongs to one processor and one version of the source: anything else has another name.
-Loading takes some milliseconds and needs llvmlite alone; compiling takes some ten seconds, and numba.
+Loading takes some milliseconds and needs llvmlite alone; compiling takes some 20 seconds, and numba.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _load() -> Kernels | None:
 
 
 def _compile() -> Kernels:
-    _say("compiling the tokenizer's kernels for this machine (once; some ten seconds) ...")
+    _say("compiling the tokenizer's kernels for this machine (once; some 20 seconds) ...")
     machine_code, parameters = compile_kernels()
     header = {"parameters": parameters, "classes": class_runs()}
     rest = json.dumps(header).encode() + b"\n" + machine_code

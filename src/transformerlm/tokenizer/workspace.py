@@ -9,7 +9,7 @@ from itertools import takewhile
 import numpy as np
 
 from transformerlm.tokenizer.layout import BATCH, ENTRY, MASKS, PADDING, STATE, WINDOW
-from transformerlm.tokenizer.native import Arguments, kernels
+from transformerlm.tokenizer.native import Arguments, Array, kernels
 from transformerlm.tokenizer.pretokenize import utf8
 
 _python = ctypes.pythonapi
@@ -89,15 +89,20 @@ def word_table(capacity: int) -> Arguments:
     }
 
 
-def grow_words(words: Arguments, num_words: int, arena_bytes: int) -> None:
+def extended(array: Array, size: int, used: int) -> Array:
+    """A larger array with the same beginning; the rest of it is not touched, and so no memory yet."""
+    larger = np.empty(size, array.dtype)
+    larger[:used] = array[:used]
+    return larger
+
+
+def grow_words(words: Arguments, num_words: int, arena_size: int, arena_used: int) -> None:
     """Make a table larger, so that it holds so many words, and so many bytes of long ones in all."""
     arena, capacity = words["arena"], int(words["capacity"])
     assert isinstance(arena, np.ndarray)
-    if arena_bytes > int(words["arena_size"]):
-        words["arena_size"] = max(arena_bytes, 2 * int(words["arena_size"]))
-        larger = np.empty(words["arena_size"] + PADDING, np.uint8)
-        larger[: len(arena)] = arena
-        words["arena"] = larger
+    if arena_size > int(words["arena_size"]):
+        words["arena_size"] = arena_size = max(arena_size, 2 * int(words["arena_size"]))
+        words["arena"] = extended(arena, arena_size + PADDING, arena_used)
     new_capacity = capacity
     while new_capacity < 2 * num_words:
         new_capacity *= 2
