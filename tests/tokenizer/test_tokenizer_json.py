@@ -1,4 +1,5 @@
 import json
+import pickle
 import random
 import re
 
@@ -10,7 +11,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import DataError
-from transformerlm.tokenizer import Tokenizer
+from transformerlm.tokenizer import Tokenizer, to_tiktoken
 from transformerlm.tokenizer.files import token_to_text
 from transformerlm.tokenizer.tokenizer_json import read_tokenizer_json
 
@@ -79,8 +80,7 @@ def theirs(request, shared_data):
 
 
 def load(path):
-    parts = read_tokenizer_json(path)
-    return Tokenizer(parts.vocab, parts.merges, parts.special_tokens, pattern=parts.pattern)
+    return Tokenizer.from_file(path)
 
 
 @pytest.fixture(scope="module")
@@ -499,17 +499,42 @@ def test_whatever_is_put_anywhere_there_are_the_same_ids_or_one_line(tmp_path_fa
     assert theirs.encode(text, add_special_tokens=False).ids == tokenizer.encode(text)
 
 
-def test_tokens_that_merges_do_not_lead_to_matter_where_merges_are_ignored(tmp_path):
+def without_merges_to_a_token(tmp_path):
+    """A file as Llama 3's: merges are ignored where a pre-token is a token, and none leads to "abd"."""
     content = changed(small_content(), 258, "model", "vocab", "abd")
     del content["model"]["vocab"]["Ġa"], content["model"]["merges"][2]
-    plain = load(written(tmp_path, content))
-    path = written(tmp_path, changed(content, True, "model", "ignore_merges"))
-    theirs = tokenizers.Tokenizer.from_file(str(path))
-    assert theirs.encode("abd").ids == [258] != plain.encode("abd")
-    with pytest.raises(
-        DataError, match=r"ignore_merges: .* no merges lead to 1 of the tokens, b'abd' the first"
-    ):
-        read_tokenizer_json(path)
+    return content, written(tmp_path, changed(content, True, "model", "ignore_merges"))
+
+
+def test_where_merges_are_ignored_a_pre_token_is_the_token_that_it_is(tmp_path):
+    content, path = without_merges_to_a_token(tmp_path)
+    theirs, whole = tokenizers.Tokenizer.from_file(str(path)), load(path)
+    assert whole.whole_words
+    assert "_fast" not in vars(whole)
+    for text in ("abd", "ab abd abda", "abd<|e|>abd's", "é abd\n\nabd", "x" * 50):
+        assert whole.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+        assert whole.decode(whole.encode(text)) == text
+    plain = load(written(tmp_path, changed(content, False, "model", "ignore_merges")))
+    assert plain.encode("abd") != whole.encode("abd") == [258]
+    assert plain.fingerprint != whole.fingerprint
+
+
+def test_that_setting_stays_with_the_tokenizer(tmp_path):
+    _, path = without_merges_to_a_token(tmp_path)
+    whole = load(path)
+    whole.save(tmp_path / "saved")
+    whole.export_tokenizer_json(tmp_path / "exported")
+    copies = [Tokenizer.from_dir(tmp_path / name) for name in ("saved", "exported")]
+    for copy in (*copies, pickle.loads(pickle.dumps(whole))):
+        assert copy.fingerprint == whole.fingerprint
+        assert copy.encode("abd ab") == whole.encode("abd ab")
+    with pytest.raises(DataError, match="whole_words is on"):
+        to_tiktoken(whole)
+    # Manifests of before say nothing of it.
+    manifest = tmp_path / "saved" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(' "whole_words": true,\n', ""))
+    with pytest.raises(DataError, match="not of this tokenizer, or damaged"):
+        Tokenizer.from_dir(tmp_path / "saved")
 
 
 def test_a_token_that_no_text_has_by_itself_does_not_matter_where_merges_are_ignored(tmp_path):

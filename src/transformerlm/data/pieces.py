@@ -23,7 +23,7 @@ from transformerlm.data.documents import (
     split_by_content,
 )
 
-PIECE_BYTES = 2**18
+PIECE_BYTES = 2**19
 """About how much text one piece of work is. Memory in use is a few times that, for each worker; with much
 larger pieces, C's allocator keeps hundreds of megabytes that it finds no use for."""
 

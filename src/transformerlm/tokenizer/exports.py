@@ -95,6 +95,8 @@ def to_tiktoken(tokenizer: Tokenizer, name: str = "transformerlm") -> tiktoken.E
         import tiktoken
     except ImportError:
         raise ConfigError("to_tiktoken: the package tiktoken is not installed; install it") from None
+    if tokenizer.whole_words:
+        raise _refusal("tiktoken", "whole_words is on, and tokens that no merge makes would be lost there")
     pattern = tokenizer.pretokenizer.pattern
     if pattern != GPT2_PATTERN:
         _check_pattern(pattern, "tiktoken")
@@ -148,7 +150,7 @@ def _model(tokenizer: Tokenizer) -> dict[str, Any]:
     # Merges as text are read by every version of tokenizers, and are one a line.
     spelled = [f"{token_to_text(left)} {token_to_text(right)}" for left, right in merges]
     unused = dict.fromkeys(["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"])
-    flags = {"fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
+    flags = {"fuse_unk": False, "byte_fallback": False, "ignore_merges": tokenizer.whole_words}
     return {"type": "BPE", **unused, **flags, "vocab": vocab, "merges": spelled}
 
 

@@ -40,7 +40,7 @@ from transformerlm.tokenizer.workspace import (
 
 _FIRST_CAPACITY, _MOST_WORDS = 1 << 14, 1 << 20
 """Entries of the table in which a thread remembers words: from 0.5 MB to 32 MB."""
-_SHORT = 1 << 18  # bytes of text whose ids go through a buffer that is there already
+_SHORT = 1 << 19  # bytes of text whose ids go through a buffer that is there already
 
 
 class FastEncoder:

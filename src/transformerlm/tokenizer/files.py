@@ -45,6 +45,8 @@ class Manifest:
 
     pattern: str
     """The pre-tokenisation pattern."""
+    whole_words: bool
+    """Whether a pre-token that is a token is that token, whatever merges make of it."""
     special_tokens: list[str]
     vocab_size: int
     fingerprint: str
@@ -163,6 +165,8 @@ def read_manifest(directory: str | Path) -> Manifest | None:
     if not path.exists():
         return None
     content = parse_json(path, read_utf8(path), dict)
+    if isinstance(content, dict):
+        content.setdefault("whole_words", False)  # manifests of before say nothing of it
     for name, kind in {"format_version": int, "files": dict, **_MANIFEST_KINDS}.items():
         if not isinstance(content, dict) or type(content.get(name)) is not kind:
             raise DataError(f"{path}:1: expected {name!r} with a value of type {kind.__name__}")
@@ -178,6 +182,7 @@ def read_manifest(directory: str | Path) -> Manifest | None:
 
 _MANIFEST_KINDS: dict[str, type] = {
     "pattern": str,
+    "whole_words": bool,
     "special_tokens": list,
     "vocab_size": int,
     "fingerprint": str,

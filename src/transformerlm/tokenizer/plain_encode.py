@@ -25,6 +25,7 @@ class PlainEncoder:
         id_of: token -> id.
         merges: in the order in which they were learned.
         special_token_ids: special token -> id.
+        whole_words: see `Tokenizer`.
     """
 
     def __init__(
@@ -34,12 +35,15 @@ class PlainEncoder:
         merges: Merges,
         special_token_ids: Mapping[str, int],
         dtype: np.dtype[np.unsignedinteger],
+        *,
+        whole_words: bool = False,
     ) -> None:
         self.vocab, self.dtype = vocab, dtype
         self.special_token_ids = special_token_ids
         self._byte_ids = [id_of[bytes([byte])] for byte in range(NUM_BYTES)]
         ranks = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(merges)}
         self._rules = MergeRules(ranks, [id_of[left + right] for left, right in merges])
+        self._words = _whole_words(id_of, merges, special_token_ids) if whole_words else {}
         self.cache = _Cache(self._encode_pretoken)
 
     def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids:
@@ -69,10 +73,22 @@ class PlainEncoder:
             raise no_such_id(error.args[0], len(self.vocab)) from None
 
     def _encode_pretoken(self, pretoken: str) -> bytes:
-        return self._to_bytes(apply_merges([self._byte_ids[byte] for byte in utf8(pretoken)], self._rules))
+        content = utf8(pretoken)
+        if content in self._words:
+            return self._to_bytes([self._words[content]])
+        return self._to_bytes(apply_merges([self._byte_ids[byte] for byte in content], self._rules))
 
     def _to_bytes(self, ids: list[int]) -> bytes:
         return np.array(ids, self.dtype).tobytes()
+
+
+def _whole_words(
+    id_of: Mapping[bytes, int], merges: Merges, special_token_ids: Mapping[str, int]
+) -> dict[bytes, int]:
+    """The tokens that a pre-token may be: all but special ones that are nothing else."""
+    made = {left + right for left, right in merges}
+    special = {token.encode() for token in special_token_ids}
+    return {token: token_id for token, token_id in id_of.items() if token in made or token not in special}
 
 
 class _Cache(dict[str, bytes]):

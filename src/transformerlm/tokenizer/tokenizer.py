@@ -50,6 +50,8 @@ class Tokenizer:
         special_tokens: strings that are one id wherever they occur. One that is in `vocab` has its id
             there, any other is added as the next id.
         pattern: the pre-tokenisation pattern (syntax of the `regex` package).
+        whole_words: a pre-token that is in the vocabulary is that token, whatever merges make of it
+            (`ignore_merges` in Hugging Face's files, as Llama 3 has it).
 
     Raises:
         DataError: a vocabulary or merges that cannot be used.
@@ -63,6 +65,7 @@ class Tokenizer:
         special_tokens: Sequence[str] | None = None,
         *,
         pattern: str = GPT2_PATTERN,
+        whole_words: bool = False,
     ) -> None:
         fault = vocab_fault([(token, token_id) for token_id, token in vocab.items()])
         if fault:
@@ -77,6 +80,7 @@ class Tokenizer:
             for token in self.pretokenizer.special_tokens
         }
         self.vocab: Vocab = {token_id: token for token, token_id in self._id_of.items()}
+        self.whole_words = whole_words
         self.merges: Merges = [(left, right) for left, right in merges]
         self.dtype: np.dtype[np.unsignedinteger[Any]] = np.dtype(
             np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
@@ -91,6 +95,7 @@ class Tokenizer:
         special_tokens: Sequence[str] | None = None,
         *,
         pattern: str = GPT2_PATTERN,
+        whole_words: bool = False,
     ) -> Tokenizer:
         """Load a `vocab.json` and a `merges.txt`, ours or GPT-2's.
 
@@ -98,7 +103,8 @@ class Tokenizer:
             DataError: files that cannot be used; one line, `file:line: what`.
         """
         vocab = files.read_vocab(vocab_path, special_tokens or ())
-        return cls(vocab, files.read_merges(merges_path, vocab), special_tokens, pattern=pattern)
+        merges = files.read_merges(merges_path, vocab)
+        return cls(vocab, merges, special_tokens, pattern=pattern, whole_words=whole_words)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -108,7 +114,8 @@ class Tokenizer:
             DataError: one that cannot be used, or that holds what this tokenizer does not do.
         """
         parts = read_tokenizer_json(path)
-        return cls(parts.vocab, parts.merges, parts.special_tokens, pattern=parts.pattern)
+        settings: dict[str, Any] = {"pattern": parts.pattern, "whole_words": parts.whole_words}
+        return cls(parts.vocab, parts.merges, parts.special_tokens, **settings)
 
     @classmethod
     def from_dir(cls, directory: str | Path) -> Tokenizer:
@@ -129,7 +136,8 @@ class Tokenizer:
             return cls(vocab, merges, files.special_tokens_of(vocab, merges, merges_path))
         special_tokens, manifest_path = manifest.special_tokens, Path(directory) / files.MANIFEST_FILE
         try:
-            tokenizer = cls.from_files(vocab_path, merges_path, special_tokens, pattern=manifest.pattern)
+            settings: dict[str, Any] = {key: getattr(manifest, key) for key in ("pattern", "whole_words")}
+            tokenizer = cls.from_files(vocab_path, merges_path, special_tokens, **settings)
         except ConfigError as error:
             raise DataError(f"{manifest_path}: {error}") from None
         if tokenizer.fingerprint != manifest.fingerprint:
@@ -144,6 +152,7 @@ class Tokenizer:
         """
         manifest = files.Manifest(
             pattern=self.pretokenizer.pattern,
+            whole_words=self.whole_words,
             special_tokens=list(self.special_token_ids),
             vocab_size=self.vocab_size,
             fingerprint=self.fingerprint,
@@ -164,7 +173,8 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of all that decides which ids a text gets."""
         tokens = [self.vocab[token_id] for token_id in range(self.vocab_size)]
-        return fingerprint(self.pretokenizer.pattern, self.special_token_ids, tokens, self.merges)
+        settings = [self.pretokenizer.pattern, *(["whole words"] if self.whole_words else [])]
+        return fingerprint(settings, self.special_token_ids, tokens, self.merges)
 
     def encode(self, text: str, *, allowed_special: AllowedSpecial = "all") -> list[int]:
         """The ids of a text. A special token in it is its one id, where it is allowed.
@@ -193,8 +203,7 @@ class Tokenizer:
 
     def encode_utf8(self, content: bytes) -> Ids:
         """`encode_array` of a text that is given as UTF-8, which is not checked again."""
-        encoder = self._encoder(len(content))
-        return encoder.encode(content, self.pretokenizer)
+        return self._encoder(len(content)).encode(content, self.pretokenizer)
 
     def encode_batch(
         self, texts: Sequence[str], *, allowed_special: AllowedSpecial = "all", num_threads: int | None = None
@@ -247,7 +256,8 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[Any, ...]]:
         # To a worker process goes what defines a tokenizer, not what it has remembered.
-        make = functools.partial(Tokenizer, pattern=self.pretokenizer.pattern)
+        settings: dict[str, Any] = {"pattern": self.pretokenizer.pattern, "whole_words": self.whole_words}
+        make = functools.partial(Tokenizer, **settings)
         return make, (self.vocab, self.merges, list(self.special_token_ids))
 
     def _decoded(self, ids: Iterable[int] | Ids) -> bytes | memoryview:
@@ -275,7 +285,8 @@ class Tokenizer:
     @functools.cached_property
     def _has_kernels(self) -> bool:
         is_small = self.vocab_size < 1 << ID_BITS
-        return self.pretokenizer.pattern == GPT2_PATTERN and is_small and are_in_order(self.merges)
+        is_usual = self.pretokenizer.pattern == GPT2_PATTERN and not self.whole_words
+        return is_usual and is_small and are_in_order(self.merges)
 
     @functools.cached_property
     def _fast(self) -> FastEncoder:
@@ -283,4 +294,5 @@ class Tokenizer:
 
     @functools.cached_property
     def _plain(self) -> PlainEncoder:
-        return PlainEncoder(self.vocab, self._id_of, self.merges, self.special_token_ids, self.dtype)
+        parts = (self.vocab, self._id_of, self.merges, self.special_token_ids, self.dtype)
+        return PlainEncoder(*parts, whole_words=self.whole_words)

@@ -98,10 +98,10 @@ def are_in_order(merges: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def fingerprint(
-    pattern: str, special_token_ids: Mapping[str, int], tokens: Sequence[bytes], merges: Merges
+    settings: Sequence[str], special_token_ids: Mapping[str, int], tokens: Sequence[bytes], merges: Merges
 ) -> str:
     """SHA-256, in hexadecimal, of all that decides which ids a text gets."""
-    digest = hashlib.sha256(json.dumps([pattern, sorted(special_token_ids.items())]).encode())
+    digest = hashlib.sha256(json.dumps([settings, sorted(special_token_ids.items())]).encode())
     for part in (tokens, [left for left, _ in merges], [right for _, right in merges]):
         digest.update(np.fromiter(map(len, part), "<u8").tobytes())  # where each begins
         digest.update(b"".join(part))
