@@ -62,6 +62,12 @@ def test_words_of_every_length(gpt2, length):
             assert gpt2.encode(whole) == plainly(gpt2, whole)
 
 
+def test_many_long_words(gpt2):
+    texts = [chr(97 + number % 26) * (WINDOW // 2 + 37 * number) for number in range(300)]
+    text = " ".join(texts)
+    assert gpt2.encode(text) == plainly(gpt2, text)
+
+
 def test_ids_of_both_widths(small):
     vocab = dict(small.vocab)
     while len(vocab) <= 1 << 16:

@@ -76,6 +76,12 @@ def test_tables_grow(monkeypatch):
     assert counted([" ".join(texts)]) == plainly([" ".join(texts)])
 
 
+def test_tables_grow_for_long_words(monkeypatch):
+    monkeypatch.setattr(fast_train, "_FIRST_CAPACITY", 1 << 12)
+    texts = [chr(97 + number % 26) * (WINDOW // 2 + 37 * number) for number in range(200)]
+    assert counted([" ".join(texts)]) == plainly([" ".join(texts)])
+
+
 def test_counters_add_up():
     one, other = WordCounter([]), WordCounter([])
     one.add("some words and some that are much longer than fifteen bytes: extraordinarily")

@@ -28,6 +28,7 @@ from transformerlm.tokenizer.layout import (
     PAIR,
     POSITION,
     STATE,
+    WINDOW,
     WORD_BYTES,
 )
 from transformerlm.tokenizer.native import Arguments, Array, kernels
@@ -42,7 +43,7 @@ from transformerlm.tokenizer.workspace import (
 _FIRST_CAPACITY, _FIRST_PAIRS = 1 << 16, 1 << 17  # entries of the tables, which grow
 _MERGES_AT_A_TIME = 256  # so that progress shows and Ctrl-C is heard
 _MOST_BYTES = 1 << 31
-_INSERTS_PER_BYTE_PAIR = 1 << 16
+_BYTE_PAIRS = 1 << 16  # are counted first, in memory that serves another purpose later
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ class WordCounter:
     def _grow(self, num_words: int, arena_bytes: int) -> None:
         """Make room for at least so many more words, with so many bytes of long ones."""
         used, num_words = int(self._state[ARENA_BYTES]), int(self._state[NUM_WORDS]) + num_words
-        grow_words(self._words, num_words, used + arena_bytes + PADDING, used)
+        # A window's worth more: of the words within it the kernel does not say how long they are.
+        grow_words(self._words, num_words, used + arena_bytes + WINDOW + PADDING, used)
 
 
 def count_words(
@@ -200,7 +202,7 @@ class _Learner:
         self._merges = np.zeros(vocab_size, np.uint64)
         self._pairs = np.full(PAIR * self._capacity, NONE, np.uint64)
         self._heap = np.empty(2 * self._capacity, np.uint64)
-        size = max(vocab_size, _INSERTS_PER_BYTE_PAIR)
+        size = max(vocab_size, _BYTE_PAIRS)
         self._fixed: Arguments = {
             "state": self._state,
             "text": words.text,
