@@ -18,6 +18,15 @@ def test_the_first_signal_is_remembered(number, status):
     assert signal.getsignal(number) is before
 
 
+@pytest.fixture
+def python_s_own_handler():
+    """Of SIGINT, which a job that a shell has started in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_s_own_handler")
 def test_a_second_signal_acts_at_once():
     with pytest.raises(KeyboardInterrupt), StopSignals():
         os.kill(os.getpid(), signal.SIGINT)
