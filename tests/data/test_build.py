@@ -20,7 +20,7 @@ from transformerlm.data import build
 from transformerlm.data.build import TokenData, make_data, stands_alone
 from transformerlm.data.documents import TRAIN, VAL, split_by_content
 from transformerlm.errors import DataError
-from transformerlm.tokenizer import Tokenizer
+from transformerlm.tokenizer import Tokenizer, native
 
 EOT = "<|endoftext|>"
 FRAGMENTS = [
@@ -410,6 +410,7 @@ def test_the_sidecar_knows_the_sources_and_the_settings(tmp_path, tokenizer):
 
 def peak_of_one_long_line(folder, tokenizer, num_bytes):
     """Peak memory, in bytes, of building from one line of that length, in a process of its own."""
+    native.kernels()  # compiling them takes memory too, once
     line = "the cat's on the mat, isn't it? The 12 cats — das Mädchen, 漢字。 "
     path = folder / "line.txt"
     path.write_text(line * (num_bytes // len(line.encode()) + 1))
