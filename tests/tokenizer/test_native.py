@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import regex
 
+from transformerlm.errors import ConfigError
 from transformerlm.tokenizer import native
 from transformerlm.tokenizer.native import CACHE_VARIABLE, CHOICE_VARIABLE
 
@@ -60,6 +61,25 @@ def test_when_kernels_are_worth_their_cost(own_cache, monkeypatch):
     for choice, expected in (("always", True), ("never", False)):
         monkeypatch.setenv(CHOICE_VARIABLE, choice)
         assert native.are_worth(0) is native.are_worth(1e9) is expected
+
+
+def test_an_unknown_choice_is_one_line(monkeypatch):
+    monkeypatch.setenv(CHOICE_VARIABLE, "yes")
+    with pytest.raises(ConfigError, match=r"TRANSFORMERLM_KERNELS: expected .*, got 'yes'"):
+        native.are_worth(1)
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch):
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def nowhere(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(native.Path, "expanduser", nowhere)
+    assert not (native._cache_dir() / "kernels").exists()
+    with pytest.raises(OSError, match="Not a directory"):
+        native._cache_dir().mkdir(parents=True)
 
 
 def test_damaged_machine_code_is_never_run(own_cache, monkeypatch):

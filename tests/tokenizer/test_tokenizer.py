@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformerlm.errors import ConfigError, DataError
-from transformerlm.tokenizer import GPT2_PATTERN, StreamDecoder, Tokenizer, train_bpe_from_texts
+from transformerlm.tokenizer import GPT2_PATTERN, StreamDecoder, Tokenizer, native, train_bpe_from_texts
 from transformerlm.tokenizer.reference import encode_slowly
 
 BYTES = {byte: bytes([byte]) for byte in range(256)}
@@ -130,6 +130,24 @@ def test_a_full_cache_starts_again(small, monkeypatch, kernels):
         assert len(copy._plain.cache) <= 10
     else:
         assert len(copy._fast._idle[0]._words["table"]) == 4 * 32
+
+
+@pytest.mark.parametrize("kernels", ["auto"], indirect=True, scope="session")
+def test_small_texts_add_up_until_the_kernels_are_worth_it(kernels, gpt2, monkeypatch):
+    asked = []
+    monkeypatch.setattr(native, "are_worth", lambda seconds: asked.append(seconds) or seconds > 1)
+    copy = pickle.loads(pickle.dumps(gpt2))
+    text = "some words " * 100_000
+    assert not copy.uses_kernels(len(text))
+    assert not copy.uses_kernels(len(text))  # asking is not encoding
+    assert asked[0] == asked[1]
+    for _ in range(2):
+        copy.encode(text)
+        assert "_fast" not in vars(copy)
+    expected = gpt2.encode(text)
+    assert copy.encode(text) == expected
+    assert "_fast" in vars(copy)
+    assert copy.encode("a few") == gpt2.encode("a few")
 
 
 def chunkings(text):

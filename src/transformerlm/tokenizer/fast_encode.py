@@ -185,7 +185,9 @@ class _Workspace:
     def _scratch(self, size: int) -> None:
         """Memory for pre-tokens of so many bytes."""
         self._bound = None
-        self._ids, self._heap = np.empty(size, np.int32), np.empty(2 * size, np.uint64)
+        # In this order: Ctrl-C must not leave ids, whose number is the size, with too small a heap.
+        self._heap = np.empty(2 * size, np.uint64)
+        self._ids = np.empty(size, np.int32)
 
 
 def _pair_table(merges: Merges, id_of: Mapping[bytes, int]) -> Arguments:

@@ -23,6 +23,7 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
+from transformerlm.errors import ConfigError
 from transformerlm.files import committed_file
 from transformerlm.tokenizer.layout import LETTER, NUMBER, OTHER, SPACE
 
@@ -108,13 +109,22 @@ _loaded: list[Kernels] = []
 
 
 def are_worth(plain_seconds: float) -> bool:
-    """Whether work that takes so long without the kernels takes less with them, getting them included."""
+    """Whether work that takes so long without the kernels takes less with them, getting them included.
+
+    Raises:
+        ConfigError: for an unknown choice in the environment.
+    """
     choice = os.environ.get(CHOICE_VARIABLE, "auto")
+    if choice not in ("auto", "always", "never"):
+        raise ConfigError(f'{CHOICE_VARIABLE}: expected "auto", "always" or "never", got {choice!r}')
     if choice != "auto":
         return choice == "always"
     if _loaded:
         return True
-    return plain_seconds > _LOADING_SECONDS and (plain_seconds > _COMPILING_SECONDS or _cache_path().exists())
+    if plain_seconds <= _LOADING_SECONDS:
+        return False
+    # os.path, because a folder that may not be looked into holds nothing for us, and is no error.
+    return plain_seconds > _COMPILING_SECONDS or os.path.exists(_cache_path())  # noqa: PTH110
 
 
 def kernels() -> Kernels:
@@ -262,7 +272,10 @@ def _cache_dir() -> Path:
     own = os.environ.get(CACHE_VARIABLE)
     if own:
         return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    except RuntimeError:  # a user without a home, as containers have them: nothing can be kept
+        base = os.devnull
     return Path(base) / "transformerlm"
 
 

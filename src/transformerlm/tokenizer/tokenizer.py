@@ -30,6 +30,7 @@ from transformerlm.tokenizer.vocabulary import (
     Ids,
     are_in_order,
     fingerprint,
+    id_dtype,
     merges_fault,
     no_such_id,
     vocab_fault,
@@ -82,9 +83,7 @@ class Tokenizer:
         self.vocab: Vocab = {token_id: token for token, token_id in self._id_of.items()}
         self.whole_words = whole_words
         self.merges: Merges = [(left, right) for left, right in merges]
-        self.dtype: np.dtype[np.unsignedinteger[Any]] = np.dtype(
-            np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
-        )
+        self.dtype = id_dtype(self.vocab_size)
         self._plain_bytes = 0
 
     @classmethod
@@ -272,21 +271,25 @@ class Tokenizer:
                 return self._fast.decode_bytes(array)
         return self._plain.decode_bytes(ids)
 
-    def _encoder(self, size: int) -> PlainEncoder | FastEncoder:
-        return self._fast if self.uses_kernels(size) else self._plain
-
     def uses_kernels(self, size: int) -> bool:
         """Whether the compiled kernels are used from now on, with `size` more characters or ids at hand."""
-        if "_fast" in self.__dict__:
-            return True
+        if "_fast" not in self.__dict__:
+            plain_seconds = (self._plain_bytes + size) / _PLAIN_BYTES_PER_SECOND
+            if not (native.are_worth(plain_seconds) and self._has_kernels):
+                return False
+            _ = self._fast  # what comes in small parts after this uses them too
+        return True
+
+    def _encoder(self, size: int) -> PlainEncoder | FastEncoder:
+        if self.uses_kernels(size):
+            return self._fast
         self._plain_bytes += size
-        return native.are_worth(self._plain_bytes / _PLAIN_BYTES_PER_SECOND) and self._has_kernels
+        return self._plain
 
     @functools.cached_property
     def _has_kernels(self) -> bool:
-        is_small = self.vocab_size < 1 << ID_BITS
-        is_usual = self.pretokenizer.pattern == GPT2_PATTERN and not self.whole_words
-        return is_usual and is_small and are_in_order(self.merges)
+        is_usual = self.pretokenizer.pattern == GPT2_PATTERN and self.vocab_size < 1 << ID_BITS
+        return is_usual and not self.whole_words and are_in_order(self.merges)
 
     @functools.cached_property
     def _fast(self) -> FastEncoder:

@@ -55,7 +55,7 @@ def train_bpe(
         special_tokens: strings that are one id each and part the text; nothing is learned from them.
         num_workers: threads that count on the kernels, or processes that do without. None: one per core.
         progress: called with bytes of text counted since its last call.
-        merge_progress: called with 1 after every merge.
+        merge_progress: called with the number of merges learned since its last call.
 
     Returns:
         (id -> token, merges in the order learned): what `Tokenizer` takes.

@@ -108,6 +108,11 @@ def fingerprint(
     return digest.hexdigest()
 
 
+def id_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """What ids are kept in: uint16 where the vocabulary allows it, else uint32."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
 def no_such_id(found: Any, vocab_size: int) -> DataError:
     """The error for something to decode that is no id."""
     return DataError(f"cannot decode: expected ids from 0 to {vocab_size - 1}, got {found!r:.60}")

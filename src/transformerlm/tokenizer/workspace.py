@@ -101,8 +101,10 @@ def grow_words(words: Arguments, num_words: int, arena_size: int, arena_used: in
     arena, capacity = words["arena"], int(words["capacity"])
     assert isinstance(arena, np.ndarray)
     if arena_size > int(words["arena_size"]):
-        words["arena_size"] = arena_size = max(arena_size, 2 * int(words["arena_size"]))
-        words["arena"] = extended(arena, arena_size + PADDING, arena_used)
+        arena_size = max(arena_size, 2 * int(words["arena_size"]))
+        larger = extended(arena, arena_size + PADDING, arena_used)
+        # Both at once: Ctrl-C must not leave a size without its memory.
+        words.update(arena=larger, arena_size=arena_size)
     new_capacity = capacity
     while new_capacity < 2 * num_words:
         new_capacity *= 2
@@ -110,4 +112,4 @@ def grow_words(words: Arguments, num_words: int, arena_size: int, arena_used: in
         table = np.zeros(ENTRY * new_capacity, np.uint64)
         old = words["table"]
         kernels().move_words(old=old, old_capacity=capacity, table=table, capacity=new_capacity)
-        words["table"], words["capacity"] = table, new_capacity
+        words.update(table=table, capacity=new_capacity)
