@@ -239,11 +239,7 @@ class Tokenizer:
         return str(self._decoded(ids), "utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int] | Ids) -> bytes:
-        """The bytes of some ids, whether or not they are UTF-8.
-
-        Raises:
-            DataError: an id that is not in the vocabulary.
-        """
+        """The bytes of some ids, whether or not they are UTF-8; raises as `decode` does."""
         return bytes(self._decoded(ids))
 
     def decode_batch(
