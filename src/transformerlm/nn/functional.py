@@ -16,6 +16,12 @@ def widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a matrix product would take `x`: autocast's while that is on, else its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def softmax(x: Tensor, dim: int) -> Tensor:
     """Exponentials that sum to one along `dim`: exp(x_i - max x) / sum_j exp(x_j - max x).
 
