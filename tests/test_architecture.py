@@ -17,9 +17,10 @@ SOURCE = ROOT / "src" / "transformerlm"
 
 FLOORS = [
     {"errors", "files", "progress", "signals"},
-    {"schema", "parallel", "tensorfile"},
-    {"config"},
-    {"nn", "optim", "tokenizer", "logging", "runtime"},
+    {"schema", "parallel", "tensorfile", "native_compile", "world"},
+    {"config", "native", "kernels"},
+    {"cpu"},
+    {"nn", "optim", "tokenizer", "logging", "runtime", "distributed"},
     {"data", "infer", "checkpoint", "evaluate"},
     {"rundir"},
     {"trainer"},

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from transformerlm.config import ModelConfig
-from transformerlm.evaluate import Evaluation, evaluate, xz_bits_per_byte
-from transformerlm.nn import TransformerLM
+from transformerlm.evaluate import Evaluation, Validation, evaluate, xz_bits_per_byte
+from transformerlm.nn import NextTokenLoss, TransformerLM, cross_entropy
 from transformerlm.runtime import Runtime
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32)
@@ -21,8 +21,9 @@ def test_every_target_counts_once_whatever_the_batches():
     with torch.no_grad():
         log_probabilities = torch.log_softmax(model(inputs).double(), -1)
     expected = -log_probabilities.gather(-1, targets.unsqueeze(-1)).mean().item()
-    whole = evaluate(model, [(inputs, targets)], RUNTIME, tokens_per_byte=0.5)
-    parts = evaluate(model, [(inputs[:3], targets[:3]), (inputs[3:], targets[3:])], RUNTIME, 0.5)
+    loss = NextTokenLoss(model)
+    whole = evaluate(loss, [(inputs, targets)], RUNTIME, tokens_per_byte=0.5)
+    parts = evaluate(loss, [(inputs[:3], targets[:3]), (inputs[3:], targets[3:])], RUNTIME, 0.5)
     assert whole.loss == pytest.approx(expected, rel=1e-6)
     assert parts.loss == pytest.approx(expected, rel=1e-6)
     assert whole.perplexity == pytest.approx(math.exp(expected))
@@ -32,11 +33,17 @@ def test_every_target_counts_once_whatever_the_batches():
 
 def test_a_uniform_guess_over_bytes_costs_eight_bits_per_byte():
     class Uniform(torch.nn.Module):
-        def forward(self, ids):
-            return torch.zeros(*ids.shape, 256)
+        def forward(self, inputs, targets):
+            return cross_entropy(torch.zeros(*inputs.shape, 256), targets)
 
     ids = torch.randint(256, (2, 16))
     assert evaluate(Uniform(), [(ids, ids)], RUNTIME, tokens_per_byte=1.0).bits_per_byte == pytest.approx(8)
+
+
+def test_a_validation_survives_being_made_plain():
+    validation = Validation(500, Evaluation(2.5, 1.25))
+    assert Validation.from_plain(validation.to_plain()) == validation
+    assert Validation.from_plain([]) is None
 
 
 def test_a_hopeless_loss_has_an_infinite_perplexity():

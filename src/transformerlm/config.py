@@ -113,7 +113,7 @@ class CorpusConfig(Section):
     "tail": the end of the corpus. "auto": "document" from 20 documents on, where both sides get one."""
     num_workers: PositiveInt | None = None
     """Threads, or processes where the kernels are not used, that read the corpus; the result does
-    not depend on it. None: one per core."""
+    not depend on it. None: one per core, divided among the ranks of a machine."""
 
     @property
     def corpus_name(self) -> str:

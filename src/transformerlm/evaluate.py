@@ -6,11 +6,11 @@ import lzma
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from transformerlm.nn import cross_entropy
 from transformerlm.runtime import Runtime
 
 
@@ -31,27 +31,46 @@ class Evaluation:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
+class Validation(NamedTuple):
+    """The validation split, as the model was after `step` steps."""
+
+    step: int
+    evaluation: Evaluation
+
+    @classmethod
+    def from_plain(cls, plain: list[Any]) -> Self | None:
+        """What `to_plain` gave; None from an empty list."""
+        return cls(plain[0], Evaluation(*plain[1:])) if plain else None
+
+    def to_plain(self) -> list[Any]:
+        """Numbers that JSON can hold."""
+        return [self.step, self.evaluation.loss, self.evaluation.bits_per_byte]
+
+
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime, tokens_per_byte: float
+    loss: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime, tokens_per_byte: float
 ) -> Evaluation:
     """Evaluate on batches of (inputs, targets), each `[batch, time]`; every target counts once.
 
-    The total is kept in float64 on the device: one host sync, at the end.
+    `loss` is a model with its loss, such as nn.NextTokenLoss: inputs and targets -> the mean nats. The total
+    is kept in float64 on the device: one host sync, at the end.
     """
-    was_training = model.training
-    model.eval()
+    was_training = loss.training
+    loss.eval()
     # mps has no float64; there the per-batch sums are added on the host instead.
     home = torch.device("cpu") if runtime.device.type == "mps" else runtime.device
     total, count = torch.zeros((), dtype=torch.float64, device=home), 0
-    for inputs, targets in batches:
-        with runtime.autocast():
-            logits = model(inputs)
-        total += cross_entropy(logits, targets).to(home, torch.float64) * targets.numel()
-        count += targets.numel()
-    model.train(was_training)
-    loss = total.item() / count
-    return Evaluation(loss, loss / math.log(2) * tokens_per_byte)
+    try:
+        for inputs, targets in batches:
+            with runtime.autocast():
+                nats = loss(inputs, targets)
+            total += nats.to(home, torch.float64) * targets.numel()
+            count += targets.numel()
+    finally:
+        loss.train(was_training)
+    mean = total.item() / count
+    return Evaluation(mean, mean / math.log(2) * tokens_per_byte)
 
 
 def xz_bits_per_byte(text: bytes) -> float:

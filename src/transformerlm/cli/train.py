@@ -28,18 +28,39 @@ XZ_LIMIT_BYTES = 16_000_000
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command."""
     description = "Train a language model; a tokenizer and token files that are missing are made first."
-    shortcuts = {"resume": "training.resume"}
-    return run_command(TrainConfig, train, description=description, shortcuts=shortcuts, argv=argv)
+    shortcuts, modes = {"resume": "training.resume"}, {"plan": plan}
+    return run_command(
+        TrainConfig, train, description=description, shortcuts=shortcuts, modes=modes, argv=argv
+    )
 
 
 def train(config: TrainConfig) -> int:
     """Tokenizer, token files, training, samples: what is there and fits is used, the rest is made."""
+    reporter = Terminal()
+    tokenizer, data = prepare(config, reporter)
+    return train_model(with_vocabulary(config, tokenizer), data, tokenizer, reporter)
+
+
+def plan(config: TrainConfig) -> None:
+    """Say what training would take (memory, disk, time), after a few steps on the data, and do no more."""
+    reporter = Terminal()
+    tokenizer, data = prepare(config, reporter)
+    from transformerlm.logging import resolved_run_name
+    from transformerlm.plan import make_plan, plan_lines
+    from transformerlm.runtime import Runtime
+
+    config = with_vocabulary(config, tokenizer)
+    path = run_path(config, resolved_run_name(config.logging))
+    found = make_plan(config, data, path, Runtime.from_config(config.runtime), reporter)
+    print("\n".join(plan_lines(found)))
+
+
+def prepare(config: TrainConfig, reporter: Reporter) -> tuple[Tokenizer, TokenData]:
+    """The tokenizer and the token files, made where they are missing."""
     from transformerlm.data import prepare_data, prepare_tokenizer
 
-    reporter = Terminal()
     tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter)
-    data = prepare_data(config.data, config.tokenizer, tokenizer, reporter)
-    return train_model(with_vocabulary(config, tokenizer), data, tokenizer, reporter)
+    return tokenizer, prepare_data(config.data, config.tokenizer, tokenizer, reporter)
 
 
 def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
@@ -101,16 +122,13 @@ def introduce(trainer: Trainer, reporter: Reporter) -> None:
     """Say what is about to be trained, on what, and where."""
     from transformerlm.nn import num_parameters
 
-    config, train_tokens = trainer.config, trainer.data.train.num_tokens
-    tokens_per_step = config.training.batch_size * config.model.context_length
-    tokens = config.training.max_steps * tokens_per_step
-    reporter.say(f"model: {num_parameters(config.model):,} parameters, on {trainer.runtime}")
-    reporter.say(
-        f"training: {config.training.max_steps} steps of {tokens_per_step:,} tokens, "
-        f"{tokens / train_tokens:.2f} passes over {train_tokens:,} tokens, into {trainer.run.path}"
-    )
+    budget, train_tokens = trainer.budget, trainer.data.train.num_tokens
+    reporter.say(f"model: {num_parameters(trainer.config.model):,} parameters, on {trainer.runtime}")
+    steps = trainer.config.training.steps_in_budget(trainer.config.model.context_length)
+    passes = f"{steps * budget.tokens_per_step / train_tokens:.2f} passes over" if steps else "on"
+    reporter.say(f"training: {budget}, {passes} {train_tokens:,} tokens, into {trainer.run.path}")
     if trainer.step:
-        reporter.say(f"resumed: {trainer.run.path}, {trainer.step} of {config.training.max_steps} steps done")
+        reporter.say(f"resumed: {trainer.run.path}, {budget.done(trainer.step)}")
 
 
 def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) -> None:

@@ -34,6 +34,16 @@ def softmax(x: Tensor, dim: int) -> Tensor:
     return (exponentials / exponentials.sum(dim, keepdim=True)).to(x.dtype)
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """weight * x / sqrt(mean(x^2) + eps) over the last dimension.
+
+    Computed in float32 at least, returned in the dtype of `x`.
+    """
+    wide = widen(x)
+    inverse_rms = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return (wide * inverse_rms * weight).to(x.dtype)
+
+
 def silu(x: Tensor) -> Tensor:
     """x * sigmoid(x), element by element.
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transformerlm import cpu
+from transformerlm.nn import fused
 from transformerlm.nn.functional import product_dtype, widen
 from transformerlm.nn.transformer import TransformerLM
 
@@ -50,7 +52,7 @@ def linear_cross_entropy(
     Source: Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024, section 3.2.
     """
     rows, ids = hidden.flatten(0, -2), targets.flatten()
-    nats: Tensor = _LinearCrossEntropy.apply(rows, weight, ids, num_targets or len(ids))  # type: ignore[no-untyped-call]
+    nats: Tensor = _LinearCrossEntropy.apply(rows, weight, ids, num_targets or len(ids))
     return nats
 
 
@@ -89,6 +91,8 @@ def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
 
     The gradient is scale * (softmax(logits) - one_hot(targets)).
     """
+    if cpu.can_serve(logits):
+        return fused.nats_and_gradient_(logits, targets, scale)
     wide = widen(logits)
     shifted = wide - wide.amax(-1, keepdim=True)
     log_sum = shifted.logsumexp(-1, keepdim=True)
