@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import random
 
 import pytest
@@ -121,7 +122,7 @@ class Machine:
     def changes(self):
         """Of the learning rate from step to step, after the warm-up."""
         after = self.factors[self.config.schedule.warmup_steps :]
-        return [right - left for left, right in zip(after, after[1:], strict=False)]
+        return [right - left for left, right in itertools.pairwise(after)]
 
 
 def started(*args, **kwargs) -> Machine:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from transformerlm.errors import TransformerLMError
-from transformerlm.microbatch import MicroBatches, is_out_of_memory, largest_divisor
+from transformerlm.microbatch import MicroBatches, is_out_of_memory, largest_divisor, memory_for
 from transformerlm.progress import SilentReporter
 
 
@@ -76,6 +76,17 @@ def test_at_one_sequence_there_is_one_clear_line():
         micro_batches.run(lambda size: no_memory(), clear=lambda: None)
     assert len(caught.value.lines) == 1
     assert caught.value.__context__ is None  # nothing holds on to the failed attempt
+
+
+def test_what_has_no_smaller_parts_ends_in_one_line_too():
+    with (
+        pytest.raises(TransformerLMError, match="out of memory for the optimizer: take a smaller") as caught,
+        memory_for("the optimizer"),
+    ):
+        no_memory()
+    assert len(caught.value.lines) == 1
+    with pytest.raises(RuntimeError, match="another"), memory_for("the optimizer"):
+        raise RuntimeError("another")
 
 
 def test_what_the_failed_attempt_held_is_free_before_the_next_one():

@@ -368,10 +368,12 @@ def test_float16_scales_its_loss(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_run_follows_the_plain_one(data, tmp_path):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_compiled_run_follows_the_plain_one(checkpointing, data, tmp_path):
     heard = Heard()
     plain = run(CONFIG, data, tmp_path / "plain")
-    fast = run(changed(CONFIG, runtime={"compile": True}), data, tmp_path / "compiled", heard)
+    config = changed(CONFIG, runtime={"compile": True, "activation_checkpointing": checkpointing})
+    fast = run(config, data, tmp_path / "compiled", heard)
     assert heard.messages == []
     for left, right in zip(plain.model.parameters(), fast.model.parameters(), strict=True):
         torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3)
@@ -571,6 +573,14 @@ def test_another_micro_batch_is_said(data, tmp_path):
         "changed since the checkpoint: [training].micro_batch_size: auto -> 2",
         "micro-batches of 4 -> 2 sequences: not to the same last bits",
     ]
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_activation_checkpointing_changes_no_bit_of_a_run(kernels, data, tmp_path):
+    config = changed(CONFIG, runtime={"kernels": kernels, "dtype": "bfloat16"})
+    plain = run(config, data, tmp_path / "plain")
+    config = changed(config, runtime={"activation_checkpointing": True})
+    assert_same_weights(plain, run(config, data, tmp_path / "checkpointed"))
 
 
 def test_how_long_steps_wait_for_their_data_is_logged(data, tmp_path):

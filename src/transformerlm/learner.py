@@ -20,7 +20,7 @@ from transformerlm.checkpoint import load_model_state, load_optimizer_state
 from transformerlm.config import TrainConfig
 from transformerlm.logging import ActivationNorms
 from transformerlm.memory import micro_batch_size, uses_kernels
-from transformerlm.microbatch import MicroBatches
+from transformerlm.microbatch import MicroBatches, memory_for
 from transformerlm.nn import NextTokenLoss, TransformerLM
 from transformerlm.optim import clip_grad_norm_, make_optimizer
 from transformerlm.progress import Reporter
@@ -70,7 +70,7 @@ class Learner:
         the blocks' outputs come back too.
 
         Raises:
-            TransformerLMError: where there is not even memory for one sequence.
+            TransformerLMError: where there is not even memory for one sequence, or none for the optimizer.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * lr_factor
@@ -78,7 +78,8 @@ class Learner:
             loss, norms = self.micro_batches.run(
                 lambda size: self.accumulate_gradients(inputs, targets, size, watch), self.optimizer.zero_grad
             )
-            grad_norm = self.update()
+            with memory_for("the optimizer"):
+                grad_norm = self.update()
         self._wait_for_the_step_before()
         return StepResult(loss, self.config.optimizer.lr * lr_factor, grad_norm, norms)
 

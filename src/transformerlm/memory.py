@@ -57,9 +57,8 @@ def training_memory(config: TrainConfig, runtime: Runtime, micro_batch_size: int
     )
     block = accounting.block_activation_bytes_per_token(model, itemsize, fused=fused, num_scores=num_scores)
     copies = itemsize * accounting.num_hidden_matrix_parameters(model) if fused or itemsize < 4 else 0
-    if (
-        checkpointing
-    ):  # what is inside of a block is there for one block at a time, and then beside its gradients
+    if checkpointing:
+        # What is inside of a block is there for one block at a time, and then beside its gradients.
         block, copies = 2 * block, copies // model.num_layers
     weights, logits = 4 * accounting.num_parameters(model), _logit_bytes(config, runtime, tokens)
     return TrainingMemory(
@@ -97,6 +96,12 @@ def largest_that_fits(config: TrainConfig, runtime: Runtime, batch_size: int, av
     return next((size for size in divisors if fits(size)), 1)
 
 
+def uses_kernels(config: TrainConfig, runtime: Runtime) -> bool:
+    """Whether training runs in the CPU's own kernels; they do not know float16."""
+    can = runtime.device.type == "cpu" and runtime.dtype != torch.float16
+    return can and config.runtime.kernels and not config.runtime.compile
+
+
 def device_memory(device: torch.device) -> int | None:
     """Bytes of memory that the device has (a CPU: the machine, or this container); None where unknown."""
     if device.type == "cuda":
@@ -123,9 +128,3 @@ def _logit_bytes(config: TrainConfig, runtime: Runtime, tokens: int) -> int:
     # In PyTorch's operations the steps from logits to their gradient are tensors in float32.
     wide = 0 if uses_kernels(config, runtime) else 3 * 4 if itemsize == 4 else 4 * 4
     return chunk * vocab_size * (itemsize + wide) + 2 * 4 * vocab_size * config.model.d_model
-
-
-def uses_kernels(config: TrainConfig, runtime: Runtime) -> bool:
-    """Whether training runs in the CPU's own kernels; they do not know float16."""
-    can = runtime.device.type == "cpu" and runtime.dtype != torch.float16
-    return can and config.runtime.kernels and not config.runtime.compile

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from transformerlm.progress import Reporter
 
 T = TypeVar("T")
 
+ADVICE = "take a smaller model or [model].context_length, or [runtime].activation_checkpointing = true"
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "MPS backend out of memory",
@@ -27,6 +29,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+@contextlib.contextmanager
+def memory_for(what: str) -> Iterator[None]:
+    """Where nothing smaller can be tried, have a lack of memory end in one line that says for what.
+
+    Raises:
+        TransformerLMError: in the place of PyTorch's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TransformerLMError(f"out of memory for {what}: {ADVICE} ({_first_line(error)})") from None
 
 
 def largest_divisor(number: int, limit: float) -> int:
@@ -64,15 +81,14 @@ class MicroBatches:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = str(error).splitlines()[0]
+                reason = _first_line(error)
             # Only here is the error gone, and with it the frames that held the tensors of the attempt.
             clear()
             self._shrink(reason)
 
     def _shrink(self, reason: str) -> None:
         if self.size == 1:
-            advice = "take a smaller model or [model].context_length, or [runtime].activation_checkpointing"
-            raise TransformerLMError(f"out of memory with one sequence at a time: {advice} ({reason})")
+            raise TransformerLMError(f"out of memory with one sequence at a time: {ADVICE} ({reason})")
         before, self.size = self.size, largest_divisor(self.batch_size, self.size - 1)
         self.limit = self.size
         gc.collect()
@@ -80,3 +96,7 @@ class MicroBatches:
             torch.cuda.empty_cache()
         what = f"going on with {self.size} sequences at a time instead of {before}"
         self._reporter.say(f"out of memory: {what}; the mathematics is the same")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -60,6 +60,8 @@ class Trainer:
         self.newest: Validation | None = None
         self.saved_step: int | None = None
         self.flops_ceiling = math.inf
+        self.lap = self.clock.lap()
+        """The steps, and what they took, up to the record before."""
 
     def train(self, logger: Logger) -> int:
         """Run to the end of the budget or to a signal; return 0, or 128 + the signal's number.

@@ -52,6 +52,42 @@ def test_from_a_folder_of_text_to_a_model_that_writes(workplace, capfd):
     ]
 
 
+def test_a_plan_says_what_a_run_would_take_and_leaves_none(workplace, capfd):
+    status, out, err = run(capfd, "--plan", "--training.max_steps=5000")
+    assert status == 0
+    assert "tokenizer data/fables/tokenizer: made (320 ids" in err
+    assert "token files in data/fables: made" in err
+    rows = {" ".join(line[:32].split()): line[32:] for line in out.splitlines()}
+    assert rows["time steps"] == "5,000"
+    assert rows["step sequences"] == "4 of 32 tokens"
+    for what in ("memory weights", "activations", "logits", "checkpoints", "tokens per second", "time steps"):
+        assert what in rows, out
+    assert not Path("runs").exists()
+    assert run(capfd)[0] == 0  # and the run begins as if nothing had been
+
+
+def test_a_time_as_the_budget(workplace, capfd):
+    words = ["--training.max_steps=None", "--training.max_time=2s", "--schedule.warmup_steps=2"]
+    status, out, err = run(capfd, *words)
+    assert status == 0
+    assert "training: 2s of steps of 128 tokens, on " in err
+    steps = [r["step"] for r in lines_of(out) if names.LOSS in r]
+    assert f"trained: {steps[-1]} steps in 2s" in err
+    status, out, err = run(capfd, *words)
+    assert status == 0
+    assert f"resumed: runs/fables, 2s of 2s done, {steps[-1]} steps" in err
+    assert not [r for r in lines_of(out) if names.LOSS in r]
+
+
+def test_two_budgets_are_one_too_many(workplace, capfd):
+    status, _, err = run(capfd, "--training.max_time=20m")
+    assert status == 2
+    assert err == (
+        "command line: [training].max_time: expected one budget, got max_steps and max_time; "
+        "say None to those not meant\n"
+    )
+
+
 def test_a_second_run_reuses_what_matches_and_says_so(workplace, capfd):
     run(capfd)
     before = {path: path.stat().st_mtime_ns for path in (workplace / "data").rglob("*")}

@@ -45,6 +45,7 @@ def plan(config: TrainConfig) -> None:
     """Say what training would take (memory, disk, time), after a few steps on the data, and do no more."""
     reporter = Terminal()
     tokenizer, data = prepare(config, reporter)
+    # Imported only now, as in train_model.
     from transformerlm.logging import resolved_run_name
     from transformerlm.plan import make_plan, plan_lines
     from transformerlm.runtime import Runtime
@@ -105,6 +106,9 @@ def train_model(config: TrainConfig, data: TokenData, tokenizer: Tokenizer, repo
         if status:
             reporter.say(f"stopped after step {trainer.step}; the same command goes on from there")
             return status
+        if config.training.max_time is not None:
+            short = ", all of them in the warm-up" if trainer.step <= config.schedule.warmup_steps else ""
+            reporter.say(f"trained: {trainer.step} steps in {config.training.max_time}{short}")
         compare_with_xz(trainer, tokenizer, reporter)
         write_samples(trainer, tokenizer, backend)
     reporter.say(f'done: {run.path}; more text: transformerlm-infer --infer.checkpoint="{run.path}"')
