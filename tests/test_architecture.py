@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "transformerlm"
 
 FLOORS = [
-    {"errors", "files", "progress", "signals"},
-    {"schema", "parallel", "tensorfile", "native_compile", "world"},
+    {"errors", "files", "progress", "signals", "clock"},
+    {"schema", "parallel", "tensorfile", "native_compile", "world", "microbatch"},
     {"config", "native", "kernels"},
     {"cpu"},
     {"nn", "optim", "tokenizer", "logging", "runtime", "distributed"},
-    {"data", "infer", "checkpoint", "evaluate"},
-    {"rundir"},
-    {"trainer"},
+    {"data", "infer", "checkpoint", "evaluate", "budget", "memory", "activation_checkpointing"},
+    {"rundir", "learner"},
+    {"trainer", "plan"},
     {"cli"},
 ]
 """From the ground up. A room imports from the floors below its own, never from beside or above it."""

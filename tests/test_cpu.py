@@ -53,6 +53,8 @@ def test_kernels_take_plain_float32_and_bfloat16_tensors_alone():
         assert not cpu.can_serve(torch.ones(2).half())
         assert not cpu.can_serve(torch.ones(2).as_subclass(Sharded))
         assert not cpu.can_serve(torch.ones(2, device="meta"))
+        with torch.autocast("cpu", torch.float16):
+            assert not cpu.can_serve(torch.ones(2))
 
 
 FAULTS = """

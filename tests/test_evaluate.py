@@ -3,11 +3,14 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from transformerlm.config import ModelConfig
-from transformerlm.evaluate import Evaluation, Validation, evaluate, xz_bits_per_byte
+from transformerlm.evaluate import Evaluation, Validation, evaluate, own_share, xz_bits_per_byte
 from transformerlm.nn import NextTokenLoss, TransformerLM, cross_entropy
 from transformerlm.runtime import Runtime
+from transformerlm.world import World
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32)
 
@@ -53,3 +56,19 @@ def test_a_hopeless_loss_has_an_infinite_perplexity():
 def test_xz():
     text = b"to be or not to be, " * 100
     assert xz_bits_per_byte(text) == 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / 2000
+
+
+@given(st.integers(2, 400), st.integers(1, 17), st.integers(1, 5), st.integers(1, 9))
+def test_ranks_share_all_targets_in_whole_windows_and_make_as_many_passes(num_tokens, length, batch, size):
+    shares = [own_share(num_tokens, length, batch, World(rank, size)) for rank in range(size)]
+    targets = [target for first, last, _ in shares for target in range(first, last)]
+    assert targets == list(range(num_tokens - 1))
+    assert all(first % length == 0 for first, last, _ in shares if first < last)
+    windows = [-(-(last - first) // length) for first, last, _ in shares]
+    assert max(windows) - min(windows) <= 1
+    passes = set()
+    for first, last, idle in shares:
+        starts = range(first, last, length)
+        whole = sum(start + length <= last for start in starts)
+        passes.add(len(range(0, whole, batch)) + len(starts) - whole + idle)
+    assert len(passes) == 1

@@ -23,9 +23,11 @@ from transformerlm.memory import (
     training_memory,
     uses_kernels,
 )
+from transformerlm.nn import TransformerLM
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.progress import SilentReporter
 from transformerlm.runtime import Runtime
+from transformerlm.world import ALONE, World
 
 CONFIG = TrainConfig(
     model=ModelConfig(vocab_size=2000, context_length=128, d_model=128, num_layers=4, num_heads=4, d_ff=352),
@@ -131,6 +133,25 @@ def test_activation_checkpointing_lets_more_fit():
     runtime = Runtime(torch.device("cuda"), torch.bfloat16)
     sizes = [largest_that_fits(config, runtime, 1024, memory) for config in (plain, checkpointed)]
     assert sizes[1] >= 4 * sizes[0] > 4
+
+
+def test_each_of_several_ranks_has_its_part():
+    copies = changed(CONFIG, training={"micro_batch_size": "auto"})
+    parts = changed(copies, runtime={"sharding": "full"})
+    runtime, world = Runtime.from_config(CONFIG.runtime), World(0, 4, 0, 2)
+    alone, copy = (training_memory(copies, runtime, 4, ranks) for ranks in (ALONE, world))
+    assert copy == alone
+    assert training_memory(parts, runtime, 4) == alone
+    part = training_memory(parts, runtime, 4, world)  # the four of each rank at a time
+    model = TransformerLM(CONFIG.model)
+    blocks = [sum(p.nbytes for p in block.parameters() if p.dim() > 1) for block in model.blocks]
+    outside = alone.weights - sum(blocks)
+    assert part.optimizer == alone.optimizer // 4
+    assert part.weights == alone.weights // 4 + outside + 2 * blocks[0]
+    assert part.gradients == alone.weights // 4 + outside + blocks[0]
+    in_two = training_memory(parts, runtime, 2, world)
+    assert in_two.gradients == alone.weights // 4 + alone.weights
+    assert device_memory(runtime.device, world) == device_memory(runtime.device) // 2
 
 
 def test_the_memory_of_this_machine_is_known_and_stays_the_same():

@@ -166,6 +166,8 @@ class OptimizerConfig(Section):
     """Peak learning rate of Muon; follows the same schedule."""
     muon_momentum: Fraction = 0.95
     """Decay of Muon's running sum of gradients."""
+    muon_steps: PositiveInt = 5
+    """Steps of the iteration that makes Muon's updates orthogonal: fewer are quicker and less exact."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """Decay of the running mean of gradients and of their squares."""
     eps: PositiveFloat = 1e-8

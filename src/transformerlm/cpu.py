@@ -40,7 +40,9 @@ def kernels(choice: bool = True) -> Iterator[None]:
 
 def can_serve(*tensors: Tensor) -> bool:
     """Whether the kernels are on and take such tensors: on a CPU, in float32 or bfloat16."""
-    return _are_used and all(
+    if not _are_used or (torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") not in _NAMES):
+        return False
+    return all(
         type(tensor) in _PLAIN and tensor.device.type == "cpu" and tensor.dtype in _NAMES
         for tensor in tensors
     )

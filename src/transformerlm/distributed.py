@@ -1,7 +1,8 @@
 """Ranks: the processes, on one machine or many, that torchrun starts to do one piece of work together.
 
-The only importer of torch.distributed. What travels is bytes, never objects, so nothing is unpickled;
-of text, tokens and models nothing is known here. A single rank exchanges nothing and imports no torch.
+With sharding.py, which divides a model among them, the only importer of torch.distributed. What travels
+here is bytes and numbers, never objects, so nothing is unpickled; of text, tokens and models nothing is
+known. A single rank exchanges nothing and imports no torch.
 A function that takes a `World` is called by all ranks, by each at the same place of its work.
 """
 
@@ -10,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Literal
 
@@ -24,6 +27,7 @@ the others notice at once: this is for a machine without power or network. For l
 
 _BUSY = b"busy"
 _PULSE_SECONDS = 60.0
+_LAST_WORD = "transformerlm: last word"
 
 
 class AgreedError(TransformerLMError):
@@ -45,7 +49,7 @@ def process_group(world: World, backend: Literal["gloo", "nccl"] = "gloo") -> It
     Does nothing for a single rank, and where they are connected already.
 
     Args:
-        backend: how tensors travel: "gloo" from CPU to CPU; "nccl" from GPU to GPU as well.
+        backend: how tensors travel: "gloo" from CPU to CPU; "nccl", where there are GPUs, between those too.
 
     Raises:
         ConfigError: nobody says where rank 0 is (MASTER_ADDR, MASTER_PORT).
@@ -54,6 +58,7 @@ def process_group(world: World, backend: Literal["gloo", "nccl"] = "gloo") -> It
     if world.size == 1:
         yield
         return
+    import torch
     import torch.distributed as dist
 
     with contextlib.ExitStack() as stack:
@@ -62,10 +67,14 @@ def process_group(world: World, backend: Literal["gloo", "nccl"] = "gloo") -> It
                 raise ConfigError(
                     f"environment: expected {' and '.join(sorted(missing))}, as torchrun sets them"
                 )
-            backends = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}[backend]
+            has_gpus = backend == "nccl" and torch.cuda.is_available()
             with _connected():
+                backends = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"
                 dist.init_process_group(backends, timeout=TIMEOUT, world_size=world.size, rank=world.rank)
             stack.callback(dist.destroy_process_group)
+            # Gloo's threads let go of a tensor a moment after its exchange; those that come to it only when
+            # Python is being shut down abort the process.
+            stack.callback(time.sleep, 0.1)
         yield
 
 
@@ -112,6 +121,52 @@ def pulse(world: World) -> Callable[[], None]:
     return beat
 
 
+@contextlib.contextmanager
+def rank_0_alone(world: World) -> Iterator[None]:
+    """An `agreement` in which rank 0 works, however long it takes, and exchanges nothing; the others wait."""
+    is_awaited = world.is_main and world.size > 1
+    with agreement(world), _pulsing(world) if is_awaited else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def shared_fate(world: World) -> Iterator[None]:
+    """What ends one rank ends all, at whatever place of their work, and all know why.
+
+    For work in which ranks exchange more than what is here, as in training: an error that is not agreed on
+    is left in writing before its rank goes; the others, whose connections break, find it there.
+
+    Raises:
+        AgreedError: another rank's error.
+        LostRankError: another rank has ended without a word.
+    """
+    if world.size == 1:
+        yield
+        return
+    try:
+        with _connected():
+            yield
+    except AgreedError:
+        raise
+    except LostRankError:
+        if word := _last_word():
+            raise AgreedError(*json.loads(word)) from None
+        raise
+    except TransformerLMError as error:
+        _last_word([error.lines, error.exit_status])
+        raise
+    except OSError as error:
+        _last_word([[f"error: {error}"], 74])
+        raise
+
+
+def part(world: World) -> None:
+    """Wait for each other at the end of all work, unless it has ended badly for one alone."""
+    with contextlib.suppress(LostRankError):
+        if not _last_word():
+            barrier(world)
+
+
 def gathered(world: World, own: Iterator[bytes]) -> Iterator[bytes]:
     """On rank 0 what all ranks' iterators give: the first of each, in their order, the second of each, ...
 
@@ -134,6 +189,20 @@ def gathered(world: World, own: Iterator[bytes]) -> Iterator[bytes]:
 def all_gather_bytes(world: World, data: bytes) -> list[bytes]:
     """What each rank gives, in their order, on all of them."""
     return _exchanged(world, data, _sizes(world, len(data)), everywhere=True)
+
+
+def all_gather_numbers(world: World, numbers: Sequence[float]) -> list[list[float]]:
+    """What each rank gives, as many on each, in their order, on all of them: a single exchange."""
+    if world.size == 1:
+        return [list(numbers)]
+    import torch
+    import torch.distributed as dist
+
+    own = torch.tensor(numbers, dtype=torch.float64)
+    found = [torch.empty_like(own) for _ in range(world.size)]
+    with _connected():
+        dist.all_gather(found, own)
+    return [row.tolist() for row in found]
 
 
 def broadcast_bytes(world: World, data: bytes) -> bytes:
@@ -166,15 +235,7 @@ def _confer(world: World, message: bytes) -> bool:
 
 def _sizes(world: World, size: int) -> list[int]:
     """A number of each rank, on all."""
-    if world.size == 1:
-        return [size]
-    import torch
-    import torch.distributed as dist
-
-    found = [torch.zeros(1, dtype=torch.int64) for _ in range(world.size)]
-    with _connected():
-        dist.all_gather(found, torch.tensor([size]))
-    return [int(number) for number in found]
+    return [int(number) for (number,) in all_gather_numbers(world, [size])]
 
 
 def _exchanged(world: World, data: bytes, sizes: list[int], *, everywhere: bool) -> list[bytes]:
@@ -195,9 +256,43 @@ def _exchanged(world: World, data: bytes, sizes: list[int], *, everywhere: bool)
 
 
 @contextlib.contextmanager
+def _pulsing(world: World) -> Iterator[None]:
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(_PULSE_SECONDS):
+            _confer(world, _BUSY)
+
+    with ThreadPoolExecutor(1) as thread:
+        beating = thread.submit(beat)
+        try:
+            yield
+        finally:
+            done.set()
+            beating.result()  # where that has raised an error, the others have left already
+
+
+def _last_word(own: object = None) -> bytes:
+    """Leave this rank's `own`; or read what a rank has left, nothing where none has."""
+    import torch.distributed as dist
+
+    with contextlib.suppress(RuntimeError):  # who keeps it may be gone
+        store = dist.distributed_c10d._get_default_store()
+        if own:
+            store.set(_LAST_WORD, json.dumps(own))
+        elif store.check([_LAST_WORD]):
+            return bytes(store.get(_LAST_WORD))
+    return b""
+
+
+@contextlib.contextmanager
 def _connected() -> Iterator[None]:
+    import torch.distributed as dist
+
     try:
         yield
     except RuntimeError as error:  # what torch raises where a connection breaks, or nothing comes in time
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
+            raise
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise LostRankError(f"another rank has ended, or cannot be reached: {reason}") from None

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from transformerlm.distributed import all_gather_numbers
 from transformerlm.runtime import Runtime
+from transformerlm.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,20 @@ class Validation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    loss: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime, tokens_per_byte: float
+    loss: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    runtime: Runtime,
+    tokens_per_byte: float,
+    world: World = ALONE,
+    idle_passes: int = 0,
 ) -> Evaluation:
     """Evaluate on batches of (inputs, targets), each `[batch, time]`; every target counts once.
 
     `loss` is a model with its loss, such as nn.NextTokenLoss: inputs and targets -> the mean nats. The total
     is kept in float64 on the device: one host sync, at the end.
+
+    Several ranks have batches of their own, and the result is that of all of them. `idle_passes` are what a
+    rank has fewer than others: it makes them all the same, where each has a part of the model.
     """
     was_training = loss.training
     loss.eval()
@@ -67,10 +77,35 @@ def evaluate(
                 nats = loss(inputs, targets)
             total += nats.to(home, torch.float64) * targets.numel()
             count += targets.numel()
+        for _ in range(idle_passes):
+            nothing = torch.zeros((1, 1), dtype=torch.long, device=runtime.device)
+            with runtime.autocast():
+                loss(nothing, nothing)
     finally:
         loss.train(was_training)
-    mean = total.item() / count
+    totals = all_gather_numbers(world, [total.item(), count])
+    mean = sum(nats for nats, _ in totals) / sum(targets for _, targets in totals)
     return Evaluation(mean, mean / math.log(2) * tokens_per_byte)
+
+
+def own_share(num_tokens: int, context_length: int, batch_size: int, world: World) -> tuple[int, int, int]:
+    """A rank's part of a text: the places of its first input and its last target; and its idle passes.
+
+    Parts are whole windows of context_length, but for what is left over at the end of the text.
+    """
+    num_windows = -(-(num_tokens - 1) // context_length)
+
+    def bounds(rank: int) -> tuple[int, int]:
+        first, last = (num_windows * r // world.size * context_length for r in (rank, rank + 1))
+        return first, min(last, num_tokens - 1)
+
+    def num_passes(rank: int) -> int:
+        first, last = bounds(rank)
+        num_whole, rest = divmod(last - first, context_length)
+        return -(-num_whole // batch_size) + (rest > 0)
+
+    most = max(map(num_passes, range(world.size)))
+    return *bounds(world.rank), most - num_passes(world.rank)
 
 
 def xz_bits_per_byte(text: bytes) -> float:

@@ -5,6 +5,10 @@ first-level cache until all that is to be done with it is done. Numbers in memor
 as the upper half of one; in between they are float32. Every kernel does one `part` of `parts`, so that
 threads share the work; nothing depends on how they divide it but the order of the sums over rows.
 
+A loop that adds up stores nothing. The compiler guards a loop that does both with a test whether memory
+overlaps, as it does not; but where two arrays lie close together it takes the slow copy of the loop, which
+adds in another order, and the last bits would depend on where the allocator happens to put things.
+
 Importing this file imports numba, which is needed to compile and not to run: see `native.py`.
 """
 
@@ -138,12 +142,12 @@ def rms_norm_back(grad, x, weight, inverse_rms, grad_x, grad_weight, rows, width
         at, inverse = row * width, inverse_rms[row]
         dot = ZERO
         for i in range(width):
-            upper, value = wide(grad[at + i]), wide(x[at + i])
-            dot += upper * weight[i] * value
-            grad_weight[gains + i] += upper * value * inverse
+            dot += wide(grad[at + i]) * weight[i] * wide(x[at + i])
         along = dot * inverse * inverse / f32(width)
         for i in range(width):
-            put(grad_x, at + i, inverse * (wide(grad[at + i]) * weight[i] - wide(x[at + i]) * along))
+            upper, value = wide(grad[at + i]), wide(x[at + i])
+            grad_weight[gains + i] += upper * value * inverse
+            put(grad_x, at + i, inverse * (upper * weight[i] - value * along))
     return 0
 
 
@@ -229,9 +233,9 @@ def attend(scores, log_sums, scratch, rows, queries, first_query, keys, scale, p
         total = ZERO
         for i in range(end):
             power = exp((wide(scores[at + i]) - highest) * factor)
-            power = power if i < number else ZERO
-            scratch[powers + i] = power
-            total += power
+            scratch[powers + i] = power if i < number else ZERO
+        for i in range(end):
+            total += scratch[powers + i]
         log_sums[row] = highest * factor + np.log(total)
         inverse = ONE / total
         for i in range(end):
@@ -251,9 +255,9 @@ def attend_back(scores, grad, log_sums, scratch, rows, queries, first_query, key
         dot = ZERO
         for i in range(end):
             weight = exp(wide(scores[at + i]) * factor - log_sum)
-            weight = weight if i < number else ZERO
-            scratch[weights + i] = weight
-            dot += weight * wide(grad[at + i])
+            scratch[weights + i] = weight if i < number else ZERO
+        for i in range(end):
+            dot += scratch[weights + i] * wide(grad[at + i])
         for i in range(end):
             weight = scratch[weights + i]
             put(grad, at + i, weight * (wide(grad[at + i]) - dot) * factor)

@@ -14,6 +14,7 @@ from transformerlm.progress import Reporter
 
 T = TypeVar("T")
 
+SMALLER = "take a smaller [training].micro_batch_size"
 ADVICE = "take a smaller model or [model].context_length, or [runtime].activation_checkpointing = true"
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -32,7 +33,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def memory_for(what: str) -> Iterator[None]:
+def memory_for(what: str, advice: str = ADVICE) -> Iterator[None]:
     """Where nothing smaller can be tried, have a lack of memory end in one line that says for what.
 
     Raises:
@@ -43,7 +44,7 @@ def memory_for(what: str) -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise TransformerLMError(f"out of memory for {what}: {ADVICE} ({_first_line(error)})") from None
+        raise TransformerLMError(f"out of memory for {what}: {advice} ({_first_line(error)})") from None
 
 
 def largest_divisor(number: int, limit: float) -> int:
@@ -68,6 +69,13 @@ class MicroBatches:
         """Take no more at a time than an earlier process could."""
         if limit is not None:
             self.limit, self.size = limit, largest_divisor(self.batch_size, min(self.size, limit))
+
+    def agree(self, size: float) -> None:
+        """Take no more at a time than the rank can that can least."""
+        if size < self.size:
+            before = self.size
+            self.restrict(int(size))
+            self._reporter.say(f"out of memory on another rank: {_instead(self.size, before)}")
 
     def run(self, attempt: Callable[[int], T], clear: Callable[[], object] = lambda: None) -> T:
         """`attempt(size)`; where memory runs out, `clear()` and the same again with the next smaller size.
@@ -94,8 +102,11 @@ class MicroBatches:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        what = f"going on with {self.size} sequences at a time instead of {before}"
-        self._reporter.say(f"out of memory: {what}; the mathematics is the same")
+        self._reporter.say(f"out of memory: {_instead(self.size, before)}")
+
+
+def _instead(size: int, before: int) -> str:
+    return f"going on with {size} sequences at a time instead of {before}; the mathematics is the same"
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from transformerlm.budget import make_budget, tokens_per_step
 from transformerlm.clock import FIRST_STEPS, Clock, duration
 from transformerlm.config import TrainConfig
 from transformerlm.data import BatchSampler, TokenData
+from transformerlm.distributed import all_gather_numbers
 from transformerlm.learner import Learner
 from transformerlm.memory import TrainingMemory, device_memory, training_memory
 from transformerlm.nn import num_non_embedding_parameters, num_parameters, training_flops_per_token
@@ -19,6 +20,7 @@ from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.optim import lr_factor
 from transformerlm.progress import Reporter
 from transformerlm.runtime import Runtime, measured_flops_ceiling
+from transformerlm.world import ALONE, World
 
 MEASURED_SECONDS = 3.0
 """How long steps are taken to see how fast they are; at least one after the first few."""
@@ -30,9 +32,12 @@ class Plan:
 
     config: TrainConfig
     runtime: Runtime
+    num_ranks: int
     micro_batch_size: int
     memory: TrainingMemory
+    """Of each rank."""
     device_memory: int | None
+    """Of each rank."""
     checkpoint_bytes: int
     token_bytes: int
     free_bytes: int
@@ -40,6 +45,7 @@ class Plan:
     measured_steps: int
     seconds_per_step: float
     flops_ceiling: float
+    """Of all ranks."""
     steps: float
     """Of the whole run."""
     seconds: float
@@ -53,10 +59,11 @@ def make_plan(
     runtime: Runtime,
     reporter: Reporter,
     now: Callable[[], float] = time.perf_counter,
+    world: World = ALONE,
 ) -> Plan:
     """Take a few real steps on real data, forget what was learned, and work out the rest."""
-    learner = Learner(config, runtime, reporter)
-    learner.compile()
+    learner = Learner(config, runtime, reporter, world)
+    learner.prepare()
     steps, seconds_per_step = measured_pace(learner, data, now)
     clock = Clock(now)
     budget = make_budget(config, clock, data.val.num_tokens if data.val else 0)
@@ -66,16 +73,17 @@ def make_plan(
     return Plan(
         config=config,
         runtime=runtime,
+        num_ranks=world.size,
         micro_batch_size=size,
-        memory=training_memory(config, runtime, size),
-        device_memory=device_memory(runtime.device),
+        memory=training_memory(config, runtime, size, world),
+        device_memory=device_memory(runtime.device, world),
         checkpoint_bytes=checkpoint_bytes(config.model, config.optimizer.name),
         token_bytes=sum(file.path.stat().st_size for file in files),
         free_bytes=shutil.disk_usage(_existing(run_path)).free,
         train_tokens=data.train.num_tokens,
         measured_steps=steps,
         seconds_per_step=seconds_per_step,
-        flops_ceiling=measured_flops_ceiling(runtime),
+        flops_ceiling=world.size * measured_flops_ceiling(runtime),
         steps=whole_run[0],
         seconds=whole_run[1],
     )
@@ -83,7 +91,7 @@ def make_plan(
 
 def measured_pace(learner: Learner, data: TokenData, now: Callable[[], float]) -> tuple[int, float]:
     """Steps taken, and mean seconds of one, the first few left out."""
-    config, runtime = learner.config, learner.runtime
+    config, runtime, world = learner.config, learner.runtime, learner.world
     training, context_length = config.training, config.model.context_length
     sampler = BatchSampler(data.train.tokens, training.batch_size, context_length, training.batch_order)
     step, start, measured = 0, now(), 0.0
@@ -91,9 +99,10 @@ def measured_pace(learner: Learner, data: TokenData, now: Callable[[], float]) -
         if step == FIRST_STEPS:
             start = now()
         factor = lr_factor(step + 1, config.schedule, config.schedule_steps or 1e9)
-        learner.learn(*sampler.batch(step, device=runtime.device), factor)
+        learner.learn(*sampler.batch(step, world.rank, world.size, runtime.device), factor)
         runtime.synchronize()
-        step, measured = step + 1, now() - start
+        # All ranks go by rank 0's clock, and stop after the same step.
+        step, ((measured,), *_) = step + 1, all_gather_numbers(world, [now() - start])
     return step - FIRST_STEPS, measured / (step - FIRST_STEPS)
 
 
@@ -110,8 +119,9 @@ Rows = list[tuple[str, str, str]]
 def _model(plan: Plan) -> Rows:
     config, parameters = plan.config, num_parameters(plan.config.model)
     tokens = plan.steps * tokens_per_step(config)
-    micro_batches = config.training.batch_size // plan.micro_batch_size
+    micro_batches = config.training.batch_size // plan.num_ranks // plan.micro_batch_size
     passes = "pass" if micro_batches == 1 else "passes"
+    ranks = f" on each of {plan.num_ranks} ranks" if plan.num_ranks > 1 else ""
     return [
         ("model", "parameters", f"{parameters:,}"),
         ("", "without the embedding", f"{num_non_embedding_parameters(config.model):,}"),
@@ -119,7 +129,7 @@ def _model(plan: Plan) -> Rows:
         ("", "trained on", f"{tokens:,.0f}, {tokens / plan.train_tokens:.2f} passes"),
         ("", "per parameter", f"{tokens / parameters:.2g}"),
         ("step", "sequences", f"{config.training.batch_size} of {config.model.context_length} tokens"),
-        ("", "at a time", f"{plan.micro_batch_size}, in {micro_batches} {passes}"),
+        ("", "at a time", f"{plan.micro_batch_size}{ranks}, in {micro_batches} {passes}"),
     ]
 
 
@@ -129,7 +139,8 @@ def _memory(plan: Plan) -> Rows:
     rows = [("", name, readable(getattr(memory, name))) for name in parts]
     of_device = f" of {readable(device)}, {memory.total / device:.0%}" if device else ""
     too_much = ": more than there is" if device and memory.total > device else ""
-    rows.append(("", "in all", f"{readable(memory.total)}{of_device}{too_much}"))
+    each = ", on each rank" if plan.num_ranks > 1 else ""
+    rows.append(("", "in all", f"{readable(memory.total)}{of_device}{each}{too_much}"))
     return [("memory", *rows[0][1:]), *rows[1:]]
 
 
@@ -150,9 +161,10 @@ def _time(plan: Plan) -> Rows:
     config = plan.config
     tokens_per_second = tokens_per_step(config) / plan.seconds_per_step
     flops = tokens_per_second * training_flops_per_token(config.model, config.model.context_length)
+    places = f"{plan.num_ranks} x " if plan.num_ranks > 1 else ""
     share = f"{flops / plan.flops_ceiling:.0%} of {plan.flops_ceiling / 1e12:.3g} TFLOP/s, both measured"
     return [
-        ("speed", "device", str(plan.runtime)),
+        ("speed", "device", f"{places}{plan.runtime}"),
         ("", "tokens per second", f"{tokens_per_second:,.0f}, over {plan.measured_steps} steps"),
         ("", "of the ceiling", share),
         ("time", "steps", f"{plan.steps:,.0f}"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from transformerlm.budget import make_budget
@@ -17,17 +17,20 @@ from transformerlm.checkpoint import Checkpoint, prune_checkpoints, write_checkp
 from transformerlm.clock import SAVING, STARTING, VALIDATING, Clock
 from transformerlm.config import TrainConfig
 from transformerlm.data import BatchSampler, TokenData, TokenFile, validation_windows
+from transformerlm.data.sampler import Batch
+from transformerlm.distributed import agreement, rank_0_alone
 from transformerlm.errors import NumericalError
-from transformerlm.evaluate import Evaluation, Validation, evaluate
+from transformerlm.evaluate import Evaluation, Validation, evaluate, own_share
 from transformerlm.learner import Learner, StepResult
-from transformerlm.logging import Logger, names, to_floats, weight_norms
-from transformerlm.nn import training_flops_per_token
+from transformerlm.lockstep import Lockstep
+from transformerlm.logging import Logger, names, to_floats
+from transformerlm.nn import TransformerLM, training_flops_per_token
 from transformerlm.optim import lr_factor
 from transformerlm.progress import Bar, Reporter
 from transformerlm.rundir import RunDirectory, check_same_run, environment, identity
 from transformerlm.runtime import Runtime, measured_flops_ceiling
 from transformerlm.schema import to_dict
-from transformerlm.signals import StopSignals
+from transformerlm.world import ALONE, World
 
 
 class Trainer:
@@ -36,6 +39,8 @@ class Trainer:
     `config.model.vocab_size` must be known. The model starts from [runtime].seed, or from the run
     directory's newest valid checkpoint, as [training].resume says. `now` gives the seconds that a budget in
     time is counted in.
+
+    Several ranks have one each, all do the same at the same time, and rank 0 alone logs and writes.
     """
 
     def __init__(
@@ -46,15 +51,19 @@ class Trainer:
         runtime: Runtime,
         reporter: Reporter,
         now: Callable[[], float] = time.perf_counter,
+        world: World = ALONE,
     ) -> None:
         self.config, self.data, self.run, self.runtime, self.reporter = config, data, run, runtime, reporter
-        self.learner = Learner(config, runtime, reporter)
+        self.world = world
+        self.learner = Learner(config, runtime, reporter, world)
         self.model = self.learner.model
         size, context_length = config.training.batch_size, config.model.context_length
         order, seed = config.training.batch_order, config.runtime.seed
         self.sampler = BatchSampler(data.train.tokens, size, context_length, order, seed)
         self.clock = Clock(now)
-        self.budget = make_budget(config, self.clock, data.val.num_tokens if data.val else 0)
+        self.lockstep = Lockstep(self.clock, world)
+        validation_tokens = data.val.num_tokens if data.val else 0
+        self.budget = make_budget(config, self.lockstep.clock, validation_tokens)
         self.step = 0
         self.best: Validation | None = None
         self.newest: Validation | None = None
@@ -71,14 +80,16 @@ class Trainer:
             TransformerLMError: when there is not even memory for one sequence.
         """
         self.clock.start()
-        self.learner.compile()
-        self.flops_ceiling = measured_flops_ceiling(self.runtime)
+        self.learner.prepare()
+        self.flops_ceiling = self.world.size * measured_flops_ceiling(self.runtime)
         self.clock.spend(STARTING)
         self.lap = self.clock.lap()
-        with StopSignals() as stop, self.reporter.bar(*self.budget.bar, "training") as bar:
+        with self.lockstep.signals, self.reporter.bar(*self.budget.bar, "training") as bar:
             result, shown = None, 0
-            while not (is_last := self.budget.is_spent(self.step)) and not stop.received:
+            self.lockstep.confer()
+            while not (is_last := self.budget.is_spent(self.step)) and not self.lockstep.received:
                 result = self.take_step()
+                self.lockstep.confer()
                 self.after_step(result, logger, bar)
                 bar.update(self.budget.used(self.step) - shown)
                 shown = self.budget.used(self.step)
@@ -86,7 +97,7 @@ class Trainer:
                 self.budget.complete()
                 self.validate(logger)
             self.save(result, logger)
-        return stop.exit_status
+        return self.lockstep.exit_status
 
     def take_step(self) -> StepResult:
         """One optimizer step over one global batch."""
@@ -95,7 +106,8 @@ class Trainer:
         factor = lr_factor(step, self.config.schedule, self.budget.schedule_steps(step))
         watch = self.config.logging.activation_norms and is_due(step, training.log_every)
         self.clock.spend_on_step(times=0)
-        inputs, targets = self.sampler.batch(self.step, device=self.runtime.device)
+        rank, device = self.world.rank, self.runtime.device
+        inputs, targets = self.sampler.batch(self.step, rank, self.world.size, device)
         self.clock.spend_on_data()
         result = self.learner.learn(inputs, targets, factor, watch)
         self.step = step
@@ -135,7 +147,7 @@ class Trainer:
         }
         values |= to_floats(result.activation_norms)
         if self.config.logging.weight_norms:
-            values |= to_floats(weight_norms(self.model))
+            values |= to_floats(self.learner.weight_norms())
         logger.log(values, self.step)
         bar.set_postfix_str(f"loss {result.loss:.3f}, {tokens_per_second:,.0f} tokens/s")
 
@@ -145,10 +157,11 @@ class Trainer:
         With loss scaling a gradient that overflowed is no fault: the scaler has skipped that step.
         """
         finite = result.loss.isfinite() & (result.grad_norm.isfinite() | self.learner.scaler.is_enabled())
-        if not finite.item():
-            numbers = f"loss {result.loss.item()}, gradient norm {result.grad_norm.item()}"
-            advice = f"no checkpoint has it; try a lower [optimizer].lr than {self.config.optimizer.lr}"
-            raise NumericalError(f"step {self.step}: not finite: {numbers}; {advice}")
+        with agreement(self.world):
+            if not finite.item():
+                numbers = f"loss {result.loss.item()}, gradient norm {result.grad_norm.item()}"
+                advice = f"no checkpoint has it; try a lower [optimizer].lr than {self.config.optimizer.lr}"
+                raise NumericalError(f"step {self.step}: not finite: {numbers}; {advice}")
 
     def validate(self, logger: Logger) -> None:
         """Evaluate on the whole validation split, in its fixed order, unless that was just done."""
@@ -156,20 +169,26 @@ class Trainer:
         if val is None or (self.newest and self.newest.step == self.step):
             return
         self.clock.spend_on_step(times=0)
-        found = self.learner.micro_batches.run(lambda size: self.evaluate(val, size))
+        found = self.learner.in_micro_batches(lambda size: self.evaluate(val, size))
         self.newest = Validation(self.step, found)
         if self.best is None or found.loss < self.best.evaluation.loss:
             self.best = self.newest
         values = {names.VAL_LOSS: found.loss, names.VAL_PERPLEXITY: found.perplexity}
         logger.log(values | {names.VAL_BITS_PER_BYTE: found.bits_per_byte}, self.step)
         self.clock.spend(VALIDATING)
+        self.lockstep.confer()
 
     def evaluate(self, data: TokenFile, batch_size: int) -> Evaluation:
-        """The model on all of a token file, some windows at a time."""
+        """The model on all of a token file, some windows at a time; each of several ranks has its part."""
         context_length, device = self.config.model.context_length, self.runtime.device
-        batches = validation_windows(data.tokens, context_length, batch_size, device)
+        first, last, idle_passes = own_share(data.num_tokens, context_length, batch_size, self.world)
+        batches: Iterable[Batch] = ()
+        if last > first or data.num_tokens < 2:  # the latter is refused there
+            share = data.tokens[first : last + 1]
+            batches = validation_windows(share, context_length, batch_size, device)
+        forward, tokens_per_byte = self.learner.forward, data.num_tokens / data.num_bytes
         with self.learner.kernels():
-            return evaluate(self.learner.forward, batches, self.runtime, data.num_tokens / data.num_bytes)
+            return evaluate(forward, batches, self.runtime, tokens_per_byte, self.world, idle_passes)
 
     def save(self, result: StepResult | None, logger: Logger) -> None:
         """Write a checkpoint of this step, unless there is one, and remove those past their time."""
@@ -180,19 +199,33 @@ class Trainer:
         about = {
             "config": to_dict(self.config),
             "identity": identity(self.config, self.data),
-            "environment": environment(),
+            "environment": environment(self.world),
             "newest_validation": self.newest.to_plain() if self.newest else [],
             "micro_batch_size": self.learner.micro_batches.size,
             "clock": self.clock.state(),
             "completed_seconds": self.budget.completed_seconds,
         }
-        model, training = self.model.state_dict(), self.training_state()
-        written = write_checkpoint(self.run.checkpoints, self.step, model, training, about)
-        best_step = self.best.step if self.best else None
-        prune_checkpoints(self.run.checkpoints, self.config.training.keep_checkpoints, best_step)
+        model, training = self.learner.model_state(), self.training_state()
+        with rank_0_alone(self.world):
+            if self.world.is_main:
+                written = write_checkpoint(self.run.checkpoints, self.step, model, training, about)
+                best_step = self.best.step if self.best else None
+                prune_checkpoints(self.run.checkpoints, self.config.training.keep_checkpoints, best_step)
+                logger.log_artifact(written.path, f"checkpoint-{self.run.path.name}", "checkpoint")
         self.saved_step = self.step
-        logger.log_artifact(written.path, f"checkpoint-{self.run.path.name}", "checkpoint")
         self.clock.spend(SAVING)
+        self.lockstep.confer()
+
+    def whole_model(self) -> TransformerLM:
+        """The model as one process can use it: on rank 0; the others have no use for theirs."""
+        if not self.learner.is_sharded:
+            return self.model
+        state = self.learner.model_state()
+        if not self.world.is_main:
+            return self.model
+        model = TransformerLM(self.config.model, backend=self.model.backend, device=self.runtime.device)
+        model.load_state_dict(state)
+        return model
 
     def training_state(self) -> dict[str, Any]:
         """What it takes, besides the weights, to go on to the same bits."""
@@ -208,9 +241,13 @@ class Trainer:
         Raises:
             CheckpointError: where it is of another model, tokenizer or data.
         """
-        check_same_run(found, identity(self.config, self.data), self.config, self.reporter)
-        state = found.training_state()
-        self.learner.load(found.model_state(), state, str(found.path))
+        now = identity(self.config, self.data)
+        with rank_0_alone(self.world):
+            check_same_run(found, now, self.config, self.reporter, self.world)
+            model_state = found.model_state() if self.world.is_main else {}
+            saved = found.training_state() if self.world.is_main else {}
+        with agreement(self.world):
+            state = self.learner.load(model_state, saved, str(found.path))
         self.best, self.newest = (Validation.from_plain(state[key]) for key in ("best", "newest"))
         self.step = self.saved_step = found.step
         before, size = found.about.get("micro_batch_size"), self.learner.micro_batches.size

@@ -135,6 +135,30 @@ def test_attention_is_causal_to_the_bit():
     assert torch.equal(fused.attention(q, k, v)[:, :, :20], before[:, :, :20])
 
 
+@pytest.mark.parametrize("gap", [0, 4, 8, 16, 32, 1000])
+def test_the_bits_do_not_depend_on_where_memory_lies(gap):
+    rows, times = 2 * 40, 40
+    numbers = torch.randn(2 * rows * times)
+
+    def run(gap):
+        """Everything that the kernel writes, with so many numbers between its arrays."""
+        sizes = {"scores": rows * times, "grad": rows * times, "log_sums": rows, "scratch": 2 * times}
+        memory, start, arrays = torch.zeros(sum(sizes.values()) + 4 * gap), 0, []
+        for size in sizes.values():
+            arrays.append(memory[start : start + size])
+            start += size + gap
+        scores, grad, log_sums, scratch = arrays
+        scores.copy_(numbers[: rows * times])
+        grad.copy_(numbers[rows * times : 2 * rows * times])
+        shape = rows, times, 0, times, 0.3
+        cpu.run("attend", (torch.float32,), scores, log_sums, scratch, *shape)
+        first = scores.clone()
+        cpu.run("attend_back", (torch.float32,), scores, grad, log_sums, scratch, *shape)
+        return torch.cat([first, scores, grad, log_sums])
+
+    assert torch.equal(run(gap), run(10_000))
+
+
 @pytest.mark.parametrize("vocab_size", [2, 65, 1000])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cross_entropy(dtype, vocab_size):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from transformerlm.cli.common import report
-from transformerlm.distributed import LostRankError, barrier, process_group
+from transformerlm.distributed import part, process_group
 from transformerlm.errors import TransformerLMError
 from transformerlm.world import World
 
@@ -33,8 +33,7 @@ def on_ranks(command: Callable[[], int], backend: Literal["gloo", "nccl"] = "glo
             status = command()
             if status != _INTERRUPTED:
                 # torchrun ends all ranks as soon as one has failed: that one waits until rank 0 has said why.
-                with contextlib.suppress(LostRankError):
-                    barrier(world)
+                part(world)
             return status
     except TransformerLMError as error:  # before the command began: what it raises it has reported
         return report(error, debug=False)

@@ -1,4 +1,7 @@
-"""transformerlm-train: from text, or from what was made of it before, to a model that writes."""
+"""transformerlm-train: from text, or from what was made of it before, to a model that writes.
+
+`torchrun --nproc-per-node N -m transformerlm.cli.train` trains on N devices, of one machine or several.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformerlm.cli.common import run_command
+from transformerlm.cli.ranks import on_ranks
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import TrainConfig
+from transformerlm.distributed import agreement, barrier, broadcast_bytes, rank_0_alone, shared_fate
 from transformerlm.errors import ConfigError
+from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict
+from transformerlm.world import ALONE, World
 
 if TYPE_CHECKING:
     from transformerlm.data import TokenData
     from transformerlm.logging import Logger
+    from transformerlm.nn import TransformerLM
+    from transformerlm.runtime import Runtime
     from transformerlm.tokenizer import Tokenizer
     from transformerlm.trainer import Trainer
 
@@ -29,39 +38,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console command."""
     description = "Train a language model; a tokenizer and token files that are missing are made first."
     shortcuts, modes = {"resume": "training.resume"}, {"plan": plan}
-    return run_command(
-        TrainConfig, train, description=description, shortcuts=shortcuts, modes=modes, argv=argv
+    return on_ranks(
+        lambda: run_command(
+            TrainConfig, train, description=description, shortcuts=shortcuts, modes=modes, argv=argv
+        ),
+        backend="nccl",
     )
 
 
 def train(config: TrainConfig) -> int:
     """Tokenizer, token files, training, samples: what is there and fits is used, the rest is made."""
-    reporter = Terminal()
-    tokenizer, data = prepare(config, reporter)
-    return train_model(with_vocabulary(config, tokenizer), data, tokenizer, reporter)
+    reporter, world = Terminal(), World.from_environment()
+    with shared_fate(world):
+        tokenizer, data = prepare(config, reporter, world)
+        status = train_model(with_vocabulary(config, tokenizer), data, tokenizer, reporter, world)
+        barrier(world)
+    return status
 
 
 def plan(config: TrainConfig) -> None:
     """Say what training would take (memory, disk, time), after a few steps on the data, and do no more."""
-    reporter = Terminal()
-    tokenizer, data = prepare(config, reporter)
-    # Imported only now, as in train_model.
-    from transformerlm.logging import resolved_run_name
-    from transformerlm.plan import make_plan, plan_lines
-    from transformerlm.runtime import Runtime
+    reporter, world = Terminal(), World.from_environment()
+    with shared_fate(world):
+        tokenizer, data = prepare(config, reporter, world)
+        # Imported only now, as in train_model.
+        from transformerlm.learner import share_of_batch
+        from transformerlm.logging import resolved_run_name
+        from transformerlm.plan import make_plan, plan_lines
 
-    config = with_vocabulary(config, tokenizer)
-    path = run_path(config, resolved_run_name(config.logging))
-    found = make_plan(config, data, path, Runtime.from_config(config.runtime), reporter)
-    print("\n".join(plan_lines(found)))
+        config = with_vocabulary(config, tokenizer)
+        path = run_path(config, resolved_run_name(config.logging))
+        with agreement(world):
+            share_of_batch(config, world)
+            runtime = runtime_of(config, world)
+        found = make_plan(config, data, path, runtime, reporter, world=world)
+        print("\n".join(plan_lines(found)))
 
 
-def prepare(config: TrainConfig, reporter: Reporter) -> tuple[Tokenizer, TokenData]:
-    """The tokenizer and the token files, made where they are missing."""
+def prepare(config: TrainConfig, reporter: Reporter, world: World = ALONE) -> tuple[Tokenizer, TokenData]:
+    """The tokenizer and the token files, made where they are missing; all ranks read the latter."""
     from transformerlm.data import prepare_data, prepare_tokenizer
 
-    tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter)
-    return tokenizer, prepare_data(config.data, config.tokenizer, tokenizer, reporter)
+    with agreement(world):
+        tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter, world)
+        return tokenizer, prepare_data(config.data, config.tokenizer, tokenizer, reporter, world)
 
 
 def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
@@ -76,43 +96,102 @@ def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=asked or needed))
 
 
-def train_model(config: TrainConfig, data: TokenData, tokenizer: Tokenizer, reporter: Reporter) -> int:
+def runtime_of(config: TrainConfig, world: World) -> Runtime:
+    """What this rank computes on: its own GPU, or its part of the CPU's cores.
+
+    Raises:
+        ConfigError: where there is no such device, or none for each rank.
+    """
+    import torch
+
+    from transformerlm.runtime import Runtime, resolve_device
+
+    runtime = config.runtime
+    if world.size == 1:
+        return Runtime.from_config(runtime)
+    device = resolve_device(runtime.device).type
+    if device == "mps":
+        raise ConfigError('[runtime].device: several ranks compute on "cuda" or "cpu", got mps')
+    if device == "cuda":
+        if world.local_size > torch.cuda.device_count():
+            what = f"{world.local_size} ranks of this machine, got {torch.cuda.device_count()}"
+            raise ConfigError(f"[runtime].device: expected a GPU for each of the {what}")
+        torch.cuda.set_device(world.local_rank)
+    num_threads = runtime.num_threads or max(1, available_cores() // world.local_size)
+    return Runtime.from_config(dataclasses.replace(runtime, num_threads=num_threads))
+
+
+def train_model(
+    config: TrainConfig, data: TokenData, tokenizer: Tokenizer, reporter: Reporter, world: World = ALONE
+) -> int:
     """Train in the run's folder, from where it stopped before; then show what came of it."""
     # Imported only now: torch takes seconds, and worker processes are quicker to start without it.
     from transformerlm.infer import check_prompts
-    from transformerlm.logging import CombinedLogger, MetricsFile, make_logger, resolved_run_name
-    from transformerlm.rundir import RunDirectory
-    from transformerlm.runtime import Runtime
+    from transformerlm.logging import CombinedLogger, resolved_run_name
+
+    with agreement(world):
+        check_prompts(tokenizer, config.generation)
+    run_name = broadcast_bytes(world, resolved_run_name(config.logging).encode()).decode()
+    trainer = make_trainer(config, data, run_path(config, run_name), reporter, world)
+    with agreement(world):
+        loggers = begin(trainer, tokenizer, run_name, reporter) if world.is_main else []
+    with CombinedLogger(loggers) as logger:
+        logger.log_config(to_dict(config))
+        run_dir = trainer.run.path
+        logger.log_artifact(run_dir / "tokenizer", f"tokenizer-{run_dir.name}", "tokenizer")
+        status = trainer.train(logger)
+        if status:
+            reporter.say(f"stopped after step {trainer.step}; the same command goes on from there")
+            return status
+        show(trainer, tokenizer, reporter, loggers)
+    reporter.say(f'done: {run_dir}; more text: transformerlm-infer --infer.checkpoint="{run_dir}"')
+    return 0
+
+
+def make_trainer(
+    config: TrainConfig, data: TokenData, path: Path, reporter: Reporter, world: World
+) -> Trainer:
+    """A run's trainer, as it was when it stopped before."""
+    from transformerlm.rundir import RunDirectory, check_same_on_all_ranks, identity
     from transformerlm.trainer import Trainer
 
-    check_prompts(tokenizer, config.generation)
-    run_name = resolved_run_name(config.logging)
-    run = RunDirectory(run_path(config, run_name))
-    found = run.resume_point(config.training.resume, reporter)
-    trainer = Trainer(config, data, run, Runtime.from_config(config.runtime), reporter)
+    with agreement(world):
+        check_same_on_all_ranks(world, config, identity(config, data))
+    run = RunDirectory(path)
+    found = run.resume_point(config.training.resume, reporter, world)
+    with agreement(world):
+        runtime = runtime_of(config, world)
+        trainer = Trainer(config, data, run, runtime, reporter, world=world)
     if found:
         trainer.restore(found)
+    return trainer
+
+
+def begin(trainer: Trainer, tokenizer: Tokenizer, run_name: str, reporter: Reporter) -> list[Logger]:
+    """Write what a run's folder begins with, and say what it is; where to log: the backend and a file."""
+    from transformerlm.logging import MetricsFile, make_logger
+
+    config, run = trainer.config, trainer.run
     run.start(config, tokenizer)
     metrics = MetricsFile(run.metrics)
     metrics.truncate_after(trainer.step)
     introduce(trainer, reporter)
     dataset = config.logging.dataset or config.data.corpus_name
     logging = dataclasses.replace(config.logging, dataset=dataset)
-    backend = make_logger(logging, config.wandb, run.path, run_name)
-    with CombinedLogger([backend, metrics]) as logger:
-        logger.log_config(to_dict(config))
-        logger.log_artifact(run.path / "tokenizer", f"tokenizer-{run.path.name}", "tokenizer")
-        status = trainer.train(logger)
-        if status:
-            reporter.say(f"stopped after step {trainer.step}; the same command goes on from there")
-            return status
-        if config.training.max_time is not None:
-            short = ", all of them in the warm-up" if trainer.step <= config.schedule.warmup_steps else ""
-            reporter.say(f"trained: {trainer.step} steps in {config.training.max_time}{short}")
-        compare_with_xz(trainer, tokenizer, reporter)
-        write_samples(trainer, tokenizer, backend)
-    reporter.say(f'done: {run.path}; more text: transformerlm-infer --infer.checkpoint="{run.path}"')
-    return 0
+    return [make_logger(logging, config.wandb, run.path, run_name), metrics]
+
+
+def show(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter, loggers: list[Logger]) -> None:
+    """Say how good the model has become, and let it write."""
+    config, step = trainer.config, trainer.step
+    model = trainer.whole_model()
+    with rank_0_alone(trainer.world):
+        if trainer.world.is_main:
+            if config.training.max_time is not None:
+                short = ", all of them in the warm-up" if step <= config.schedule.warmup_steps else ""
+                reporter.say(f"trained: {step} steps in {config.training.max_time}{short}")
+            compare_with_xz(trainer, tokenizer, reporter)
+            write_samples(trainer, model, tokenizer, loggers[0])
 
 
 def run_path(config: TrainConfig, run_name: str) -> Path:
@@ -127,7 +206,8 @@ def introduce(trainer: Trainer, reporter: Reporter) -> None:
     from transformerlm.nn import num_parameters
 
     budget, train_tokens = trainer.budget, trainer.data.train.num_tokens
-    reporter.say(f"model: {num_parameters(trainer.config.model):,} parameters, on {trainer.runtime}")
+    places = f"{trainer.world.size} x " if trainer.world.size > 1 else ""
+    reporter.say(f"model: {num_parameters(trainer.config.model):,} parameters, on {places}{trainer.runtime}")
     steps = trainer.config.training.steps_in_budget(trainer.config.model.context_length)
     passes = f"{steps * budget.tokens_per_step / train_tokens:.2f} passes over" if steps else "on"
     reporter.say(f"training: {budget}, {passes} {train_tokens:,} tokens, into {trainer.run.path}")
@@ -153,14 +233,14 @@ def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) 
         reporter.say(f"xz -9e on the same text: {xz_bits_per_byte(text):.3f} bits per byte")
 
 
-def write_samples(trainer: Trainer, tokenizer: Tokenizer, logger: Logger) -> None:
+def write_samples(trainer: Trainer, model: TransformerLM, tokenizer: Tokenizer, logger: Logger) -> None:
     """Continue the prompts of [generation], log the texts and keep them in the run's folder."""
     from transformerlm.infer import complete, completion_values
     from transformerlm.logging import MetricsFile
 
     config, run, generation = trainer.config, trainer.run, trainer.config.generation
     with trainer.runtime.autocast():
-        completions = complete(trainer.model, tokenizer, generation, seed=config.runtime.seed)
+        completions = complete(model, tokenizer, generation, seed=config.runtime.seed)
     run.samples.unlink(missing_ok=True)
     with MetricsFile(run.samples) as samples:
         for completion in completions:

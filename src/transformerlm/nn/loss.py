@@ -51,6 +51,8 @@ def linear_cross_entropy(
 
     Source: Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024, section 3.2.
     """
+    if not torch.is_grad_enabled():
+        hidden, weight = hidden.detach(), weight.detach()  # else gradients would be made for nobody
     rows, ids = hidden.flatten(0, -2), targets.flatten()
     nats: Tensor = _LinearCrossEntropy.apply(rows, weight, ids, num_targets or len(ids))
     return nats

@@ -28,6 +28,7 @@ def make_optimizer(
             _muon_groups(model, config),
             lr=config.muon_lr,
             momentum=config.muon_momentum,
+            num_steps=config.muon_steps,
             betas=config.betas,
             eps=config.eps,
             dtype=dtype,
