@@ -56,8 +56,7 @@ SAME = {
     "accumulating": {"training": {"micro_batch_size": 1}},
     "without_kernels": {"runtime": {"kernels": False}, "model": MODEL},
     "checkpointed": {"runtime": {"activation_checkpointing": True}, "training": {"micro_batch_size": 1}},
-    "muon": {"optimizer": {"name": "muon"}, "model": MODEL},
-    "muon_accumulating": {"optimizer": {"name": "muon"}, "training": {"micro_batch_size": 1}},
+    "muon": {"optimizer": {"name": "muon"}, "model": MODEL, "training": {"micro_batch_size": 1}},
 }
 """What has to be the same on any number of ranks, by case: what differs from TABLES."""
 
@@ -92,7 +91,7 @@ def all_cases(folder, alone):
         cases[f"signalled_{sharding}"] = case({}, sharding, signal_at=[1, 3])
         time = {"max_steps": None, "max_time": "40s", "validate_every": 10, "checkpoint_every": 10}
         cases[f"timed_{sharding}"] = case(
-            {"training": time, "schedule": {"cosine_steps": None}}, sharding, clock=0.25
+            {"training": time, "schedule": {"cosine_steps": None}}, sharding, clock=0.5
         )
         cases[f"nan_{sharding}"] = case({}, sharding, nan=True)
     for sharding in ("none", "full"):
@@ -289,7 +288,7 @@ def test_a_signal_to_one_rank_ends_all_after_the_same_step(place, sharding):
 def test_a_budget_in_time_is_one_of_rank_0_s_clock(place, sharding):
     everybody = results(place, f"timed_{sharding}")
     assert len({(result["step"], result["seconds"]) for result in everybody}) == 1
-    assert everybody[0]["seconds"] == pytest.approx(40, abs=2)
+    assert everybody[0]["seconds"] == pytest.approx(40, abs=4)  # two steps
     assert everybody[0]["step"] > 10
     assert records(place / f"timed_{sharding}")[-1][names.LR] == pytest.approx(1e-3, rel=0.1)
 

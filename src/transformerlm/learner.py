@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -99,27 +100,28 @@ class Learner:
                 block.compile()
 
     def _rehearse(self) -> None:
-        """Have all ranks' copies take the passes of a step once, and forget what comes of them.
+        """Have all ranks' copies take the passes of a small step, and forget what comes of them.
 
         Alone at first: where one has not enough memory, it can begin anew, and all take what is enough for
         that. Then together: from the first passes DDP learns in which order gradients come, and exchanges
         them in another way thereafter. No step that counts is computed unlike the others.
         """
-        context_length, micro_batches = self.config.model.context_length, self.micro_batches
-        ids = torch.zeros(
-            (micro_batches.batch_size, context_length), dtype=torch.long, device=self.runtime.device
-        )
+        sizes = self.micro_batches.batch_size, self.config.model.context_length
+        ids = torch.zeros(sizes, dtype=torch.long, device=self.runtime.device)
         # The optimizer's state comes with its first step: until then something of its size is in its place.
-        size = 0 if self.optimizer.state else optimizer_bytes(self.config.model, self.config.optimizer.name)
-        in_its_place = torch.empty(size, dtype=torch.uint8, device=self.runtime.device)
+        num_bytes = optimizer_bytes(self.config.model, self.config.optimizer.name)
+        state = torch.empty(0 if self.optimizer.state else num_bytes, dtype=torch.uint8, device=ids.device)
+
+        def two_passes(size: int, *, synchronised: bool) -> None:
+            some = ids[: 2 * size]  # the second one finds gradients there: no later one takes more memory
+            self.accumulate_gradients(some, some, size, synchronised=synchronised)
+
         with self.kernels():
-            micro_batches.run(
-                lambda size: self.accumulate_gradients(ids, ids, size, synchronised=False),
-                self.optimizer.zero_grad,
-            )
-            micro_batches.agree(min(size for (size,) in all_gather_numbers(self.world, [micro_batches.size])))
-            self.accumulate_gradients(ids, ids, micro_batches.size)
-        del in_its_place
+            self.micro_batches.run(partial(two_passes, synchronised=False), self.optimizer.zero_grad)
+            sizes_found = all_gather_numbers(self.world, [self.micro_batches.size])
+            self.micro_batches.agree(min(size for (size,) in sizes_found))
+            two_passes(self.micro_batches.size, synchronised=True)
+        del state
         self.optimizer.zero_grad()
 
     def learn(self, inputs: Tensor, targets: Tensor, lr_factor: float, watch: bool = False) -> StepResult:

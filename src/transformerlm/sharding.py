@@ -66,7 +66,7 @@ def micro_batch(module: nn.Module, *, synchronised: bool) -> Iterator[None]:
 
 
 def mean(world: World, values: Tensor) -> Tensor:
-    """The ranks' mean of a tensor, on all of them; it is not kept."""
+    """The ranks' mean of a tensor, on all of them; `values` become their sum."""
     dist.all_reduce(values)
     return values / world.size
 

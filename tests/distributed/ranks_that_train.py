@@ -13,10 +13,12 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from transformerlm import distributed, trainer
 from transformerlm.checkpoint import checkpoint_paths, read_checkpoint
@@ -41,6 +43,10 @@ def main(folder):
     with process_group(world):
         wait_for_rank_0(world)
         compare_configs(world)
+        tables = json.loads((folder / "cases.json").read_text())
+        for case in ("plain_none", "plain_full"):
+            if case in tables:
+                exchange_gradients_once(world, folder, tables[case]["tables"])
         for name, options in json.loads((folder / "cases.json").read_text()).items():
             result = run_case(world, folder, name, **options)
             (folder / f"{name}.{world.rank}.json").write_text(json.dumps(result))
@@ -71,15 +77,15 @@ def run_case(
         if begun and world.is_main:
             shutil.copytree(folder / begun, run.path)
     config, heard = from_dict(TrainConfig, tables), Heard()
-    data = TokenData(*(TokenFile.open(folder / f"{name}.memmap") for name in ("train", val)))
     try:
         with shared_fate(world):
             check_same_on_all_ranks(world, config, {})
             found = run.resume_point(config.training.resume, heard, world)
             with agreement(world):
-                runtime = Runtime.from_config(config.runtime)
                 now = time.perf_counter if clock is None else ticking(clock * (1 + 10 * world.rank))
-                made = Trainer(config, data, run, runtime, heard, now, world)
+                made = Trainer(
+                    config, tokens(folder, val), run, Runtime.from_config(config.runtime), heard, now, world
+                )
             if found:
                 made.restore(found)
             disturb(made, world, folder, no_memory, signal_at, nan, killed)
@@ -99,6 +105,10 @@ def run_case(
         if world.is_main
         else None,
     }
+
+
+def tokens(folder, val):
+    return TokenData(*(TokenFile.open(folder / f"{name}.memmap") for name in ("train", val)))
 
 
 def saved(made):
@@ -168,6 +178,28 @@ def compare_configs(world):
         check_same_on_all_ranks(world, TrainConfig(runtime=runtime), {"train data": "a"})
     with pytest.raises(ConfigError, match="rank 1: train data: 0 -> 1"):
         check_same_on_all_ranks(world, TrainConfig(), {"train data": str(world.rank)})
+
+
+def exchange_gradients_once(world, folder, tables):
+    """In a step of several micro-batches as often as in one of one."""
+    counts = []
+    for size in (8 // world.size, 1):
+        config = from_dict(TrainConfig, {**tables, "training": {"batch_size": 8, "micro_batch_size": size}})
+        made = Trainer(
+            config,
+            tokens(folder, "val"),
+            RunDirectory(folder / "none"),
+            Runtime.from_config(config.runtime),
+            Heard(),
+            world=world,
+        )
+        made.learner.prepare()
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            made.take_step()
+        operations = [event.name for event in profiled.events() if event.name.startswith("c10d::")]
+        counts.append(Counter(name for name in operations if "reduce" in name))
+    assert counts[0] == counts[1]
+    assert counts[0].total() > 1
 
 
 if __name__ == "__main__":
