@@ -21,7 +21,8 @@ FLOORS = [
     {"config", "native", "kernels"},
     {"cpu"},
     {"nn", "optim", "tokenizer", "logging", "runtime", "distributed"},
-    {"data", "infer", "checkpoint", "evaluate", "budget", "memory", "activation_checkpointing"},
+    {"data", "infer", "checkpoint", "evaluate", "budget", "memory", "activation_checkpointing"}
+    | {"sharding", "lockstep"},
     {"rundir", "learner"},
     {"trainer", "plan"},
     {"cli"},
@@ -73,6 +74,16 @@ def test_only_one_place_reads_toml_and_one_talks_to_wandb():
     talkers = {p.name for p in SOURCE.rglob("*.py") if "wandb" in imported_modules(p)}
     assert readers == {"common.py"}
     assert talkers == {"wandb.py"}
+
+
+def test_two_files_know_of_torch_distributed():
+    knowing = {
+        p.name
+        for p in SOURCE.rglob("*.py")
+        if any(module.startswith("torch.distributed") for module in imported_modules(p))
+        or "DistributedDataParallel" in p.read_text()
+    }
+    assert knowing == {"distributed.py", "sharding.py"}
 
 
 def test_nothing_unpickles():

@@ -1,4 +1,4 @@
-"""What a step does is in test_trainer.py; here is what it does where memory really ends."""
+"""What a step does is in test_trainer.py; here is where it goes on from, and where memory really ends."""
 
 import dataclasses
 import json
@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from transformerlm.config import ModelConfig, RuntimeConfig, TrainConfig, TrainingConfig
+from transformerlm.learner import Learner
 from transformerlm.memory import training_memory
+from transformerlm.progress import SilentReporter
 from transformerlm.runtime import Runtime
 from transformerlm.schema import to_dict
 
@@ -81,6 +83,22 @@ def train(config, room):
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_going_on_takes_its_numbers_from_the_config_of_today(name):
+    def learner(**changes):
+        config = changed(CONFIG, optimizer={"name": name} | changes, runtime={"kernels": False})
+        return Learner(config, Runtime.from_config(config.runtime), SilentReporter())
+
+    before = learner()
+    before.learn(*torch.randint(500, (2, 8, 128)), 1.0)
+    numbers = {"betas": (0.8, 0.99), "eps": 1e-6, "weight_decay": 0.3, "lr": 0.5, "muon_momentum": 0.5}
+    fresh, again = learner(**numbers), learner(**numbers)
+    again.load(before.model_state(), before.state(), "here")
+    assert again.optimizer.state_dict()["param_groups"] == fresh.optimizer.state_dict()["param_groups"]
+    saved, loaded = before.optimizer.state_dict()["state"], again.optimizer.state_dict()["state"]
+    torch.testing.assert_close(loaded, saved, rtol=0, atol=0)
 
 
 def changed(config, **tables) -> TrainConfig:

@@ -145,7 +145,7 @@ def test_every_config_file_is_one_that_its_command_takes():
         "infer": InferConfig,
     }
     paths = [path for path in (ROOT / "configs").rglob("*.toml") if not path.name.startswith("bench_")]
-    assert len(paths) == 12
+    assert len(paths) == 13
     for path in paths:
         kind = next(kinds[name] for name in kinds if path.name.startswith(name))
         load_config(kind, Arguments(config_path=path))

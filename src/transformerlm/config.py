@@ -297,7 +297,8 @@ class RuntimeConfig(Section):
     deterministic: bool = False
     """Only operations that give the same bits each time, some of them slower (a CPU has no others)."""
     num_threads: PositiveInt | None = None
-    """CPU threads of torch. None: torch's own choice."""
+    """CPU threads of torch. None: torch's own choice, or its part of the cores where several ranks share
+    a machine."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights, of the order of the data, and of sampling."""
 

@@ -70,7 +70,7 @@ class Learner:
         """What is called in `loss`' place: the same, compiled where [runtime] says so."""
         self.replica: nn.Module | None = None
         """What is called in training instead, where each rank has a copy of the model."""
-        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.optimizer = make_optimizer(self.model, config.optimizer, runtime.dtype)
         # float16 has too few exponent bits for gradients: they are scaled up before they underflow.
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
         self.micro_batches = MicroBatches(share, micro_batch_size(config, runtime, share, world), reporter)
@@ -246,7 +246,6 @@ class Learner:
         Returns:
             `state`, on all ranks, with what else its giver has put into it.
 
-
         Raises:
             CheckpointError: where they are of another model; `name` says in it where they came from.
         """
@@ -254,7 +253,10 @@ class Learner:
             model_state = sharding.from_rank_0(self.world, model_state, self._part)
             state = sharding.from_rank_0(self.world, state, self._part_of_state)
         load_model_state(self.model, model_state, name)
+        numbers = [dict(group) for group in self.optimizer.param_groups]
         load_optimizer_state(self.optimizer, state["optimizer"], name)
+        for group, own in zip(self.optimizer.param_groups, numbers, strict=True):
+            group.update(own)  # betas, decay and their like are those of the config, which may have changed
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"]["cpu"])
         if len(state["rng"]["cuda"]) == torch.cuda.device_count() > 0:

@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -133,24 +131,6 @@ class Together:
 def assert_models_close(ours: nn.Module, theirs: nn.Module) -> None:
     for (name, our), their in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert_close(our, their, msg=lambda text, name=name: f"{name}: {text}")
-
-
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_a_loaded_state_leaves_the_peak_of_the_config(name):
-    model = small_model()
-    optimizer = make_optimizer(model, OptimizerConfig(name=name))
-    train(model, optimizer)
-    again = make_optimizer(model, OptimizerConfig(name=name, lr=0.5, muon_lr=0.25))
-    state = copy.deepcopy(optimizer.state_dict())
-    for group in state["param_groups"]:
-        group["lr"] = 0.125
-    again.load_state_dict(state)
-    assert {group["lr"] for group in again.param_groups} == {0.125}
-    assert {group["peak_lr"] for group in again.param_groups} == ({0.25, 0.5} if name == "muon" else {0.5})
-    for group in state["param_groups"]:
-        del group["peak_lr"]  # as in a checkpoint of before there were any
-    again.load_state_dict(state)
-    assert again.param_groups[-1]["peak_lr"] == 0.5
 
 
 def test_a_state_of_the_other_optimizer_is_refused():

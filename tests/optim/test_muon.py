@@ -242,8 +242,8 @@ def mixed(weights: list[Tensor]) -> Muon:
     """Muon for the matrices, AdamW for a matrix and vectors."""
     return Muon(
         [
-            {"params": weights[:6], "algorithm": "muon", "peak_lr": 0.05},
-            {"params": weights[6:], "algorithm": "adamw", "betas": (0.8, 0.99), "peak_lr": 0.01},
+            {"params": weights[:6], "algorithm": "muon"},
+            {"params": weights[6:], "algorithm": "adamw", "betas": (0.8, 0.99)},
         ]
     )
 

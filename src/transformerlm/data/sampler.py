@@ -22,7 +22,7 @@ Batch = tuple[Tensor, Tensor]
 """Inputs and targets, int64, each `[batch, time]`: targets[b, t] follows inputs[b, t] in the text."""
 
 _NUM_ROUNDS = 8
-_BLOCK_WINDOWS = 4096  # whose places are worked out together: for a few it takes as long
+_BLOCK_WINDOWS = 4096  # whose starts are worked out together: for a few it takes as long
 
 
 def get_batch(
@@ -73,11 +73,10 @@ class BatchSampler:
         _require(tokens, context_length)
         self.tokens, self.batch_size, self.context_length = tokens, batch_size, context_length
         self.order, self.seed = order, seed
-        self._block: tuple[int, NDArray[np.int64]] | None = (
-            None  # the last one worked out, and from which step
-        )
         self.num_windows = len(tokens) // context_length
         """Windows of an epoch."""
+        # From which step on, and the starts of what was worked out last. Kept for speed alone.
+        self._block: tuple[int, NDArray[np.int64]] | None = None
 
     def batch(
         self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
@@ -104,7 +103,7 @@ class BatchSampler:
         if self.order == "random":
             num_starts = len(self.tokens) - self.context_length
             return (_random_words(self.seed, step, self.batch_size) % np.uint64(num_starts)).astype(np.int64)
-        steps = max(1, _BLOCK_WINDOWS // self.batch_size)
+        steps = max(1, min(_BLOCK_WINDOWS, self.num_windows) // self.batch_size)
         first = step // steps * steps
         if self._block is None or self._block[0] != first:
             self._block = first, self._starts_in_order(first * self.batch_size, steps * self.batch_size)

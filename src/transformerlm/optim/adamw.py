@@ -12,10 +12,6 @@ from torch import Tensor
 
 from transformerlm import cpu
 
-KEPT = {"algorithm", "peak_lr"}
-"""What a group does not take over from a saved one: which algorithm serves it, and the peak that the
-config of today gives it."""
-
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
 
@@ -28,8 +24,7 @@ class AdamW(torch.optim.Optimizer):
     by a kernel where those are used.
 
     Args:
-        params: parameters, or groups of them with their own lr, betas, eps, weight_decay. A group may
-            carry a `peak_lr` for whoever moves its lr; loading a state leaves it as it is.
+        params: parameters, or groups of them with their own lr, betas, eps, weight_decay.
         lr: learning rate.
         betas: decay of the two running means, each from 0 to below 1.
         eps: added to the root of the second moment.
@@ -86,7 +81,7 @@ class AdamW(torch.optim.Optimizer):
         before = [dict(group) for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, own in zip(self.param_groups, before, strict=True):
-            group.update({key: own[key] for key in own if key in KEPT or key not in group})
+            group.update({key: own[key] for key in own if key == "algorithm" or key not in group})
         # torch casts all state to its parameter's dtype, which would round that of half-precision weights.
         for _, parameter, saved in self._saved_states(state_dict):
             for name, value in saved.items():

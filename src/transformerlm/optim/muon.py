@@ -47,7 +47,7 @@ class Muon(AdamW):
 
     Args:
         params: matrices, or groups of parameters with their own numbers and an `algorithm`, "muon" or
-            "adamw". A group may carry a `peak_lr`, as in AdamW.
+            "adamw".
         lr: learning rate: how much an update changes the RMS of a matrix' outputs, per RMS of its inputs.
         momentum: decay of the sum of gradients, from 0 to below 1.
         weight_decay: share of a weight taken away per unit of learning rate and step.
