@@ -1,5 +1,6 @@
 import lzma
 import math
+import random
 
 import pytest
 import torch
@@ -56,6 +57,13 @@ def test_a_hopeless_loss_has_an_infinite_perplexity():
 def test_xz():
     text = b"to be or not to be, " * 100
     assert xz_bits_per_byte(text) == 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / 2000
+
+
+def test_xz_that_has_read_another_text():
+    text, other = (random.Random(seed).randbytes(3000) for seed in range(2))
+    assert xz_bits_per_byte(text) > 8
+    assert xz_bits_per_byte(text, after=other) == pytest.approx(8, abs=0.2)
+    assert xz_bits_per_byte(text, after=other + text + other) < 0.2
 
 
 @given(st.integers(2, 400), st.integers(1, 17), st.integers(1, 5), st.integers(1, 9))

@@ -23,7 +23,7 @@ from transformerlm.schema import to_dict
 from transformerlm.world import ALONE, World
 
 if TYPE_CHECKING:
-    from transformerlm.data import TokenData
+    from transformerlm.data import TokenData, TokenFile
     from transformerlm.logging import Logger
     from transformerlm.nn import TransformerLM
     from transformerlm.runtime import Runtime
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformerlm.trainer import Trainer
 
 XZ_LIMIT_BYTES = 16_000_000
-"""Validation texts larger than this are not compressed for comparison: xz takes about a second a megabyte."""
+"""Larger texts are not compressed for comparison: xz takes about a second a megabyte."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -219,7 +219,7 @@ def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) 
     """Say what the validation text costs the model and what it costs a good compressor."""
     from transformerlm.evaluate import xz_bits_per_byte
 
-    val, newest = trainer.data.val, trainer.newest
+    train, val, newest = trainer.data.train, trainer.data.val, trainer.newest
     if val is None or newest is None:
         return
     found = newest.evaluation
@@ -227,10 +227,17 @@ def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) 
         f"{found.bits_per_byte:.3f} bits per byte (loss {found.loss:.3f}, perplexity {found.perplexity:.1f})"
     )
     reporter.say(f"validation: {ours}")
-    if val.num_bytes <= XZ_LIMIT_BYTES:
-        separator = tokenizer.special_token_ids.get(trainer.config.data.document_separator, -1)
-        text = tokenizer.decode_bytes(val.tokens[val.tokens != separator])
-        reporter.say(f"xz -9e on the same text: {xz_bits_per_byte(text):.3f} bits per byte")
+    if val.num_bytes > XZ_LIMIT_BYTES:
+        return
+    separator = tokenizer.special_token_ids.get(trainer.config.data.document_separator, -1)
+
+    def text(file: TokenFile) -> bytes:
+        return tokenizer.decode_bytes(file.tokens[file.tokens != separator])
+
+    line = f"xz -9e on the same text: {xz_bits_per_byte(text(val)):.3f} bits per byte"
+    if train.num_bytes + val.num_bytes <= XZ_LIMIT_BYTES:
+        line += f"; {xz_bits_per_byte(text(val), after=text(train)):.3f} when it has read the training text"
+    reporter.say(line)
 
 
 def write_samples(trainer: Trainer, model: TransformerLM, tokenizer: Tokenizer, logger: Logger) -> None:
