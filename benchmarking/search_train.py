@@ -29,7 +29,7 @@ class SearchSection(Section):
 
     train_config: Text = "configs/train.toml"
     """The config that candidates differ from."""
-    arguments: Text = "--training.max_time=60s --training.max_steps=None"
+    arguments: str = ""
     """Overrides that all candidates have, as in a shell."""
     candidates: tuple[str, ...] = ("",)
     """The overrides of each, as in a shell; "" is the config as it is."""

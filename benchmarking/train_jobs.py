@@ -15,19 +15,19 @@ from transformerlm.config import ModelConfig, OptimizerConfig, RuntimeConfig, Tr
 if TYPE_CHECKING:
     import torch
 
+    from transformerlm.runtime import Runtime
+
 Step = Callable[[], object]
 
 
 def our_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int) -> Step:
     """As transformerlm-train takes it, with everything at its default but the shape."""
-    from transformerlm import cpu
     from transformerlm.learner import Learner
     from transformerlm.progress import SilentReporter
     from transformerlm.runtime import Runtime
 
     config = TrainConfig(model=shape, runtime=runtime, training=TrainingConfig(batch_size=batch_size))
     resolved = Runtime.from_config(runtime)
-    cpu.kernels(resolved.device.type == "cpu" and runtime.kernels and not runtime.compile).__enter__()
     learner = Learner(config, resolved, SilentReporter())
     learner.compile()
     inputs, targets = batch(shape, batch_size, resolved.device)
@@ -44,9 +44,8 @@ def hugging_face_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: in
     import torch
 
     from benchmarking.peers import hugging_face_llama
-    from transformerlm.runtime import Runtime
 
-    resolved, settings = Runtime.from_config(runtime), OptimizerConfig()
+    resolved, settings = peer_runtime(runtime), OptimizerConfig()
     model: Any = hugging_face_llama(shape)
     model.to(resolved.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=0.1)
@@ -66,9 +65,7 @@ def nanogpt_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int, ch
     import torch
     from model import GPT, GPTConfig  # type: ignore[import-not-found]
 
-    from transformerlm.runtime import Runtime
-
-    resolved, settings = Runtime.from_config(runtime), OptimizerConfig()
+    resolved, settings = peer_runtime(runtime), OptimizerConfig()
     config = GPTConfig(
         block_size=shape.context_length,
         vocab_size=shape.vocabulary_rows,
@@ -85,6 +82,14 @@ def nanogpt_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int, ch
     return peer_step(lambda: forward(inputs, targets)[1], model, optimizer, runtime)
 
 
+def peer_runtime(config: RuntimeConfig) -> Runtime:
+    """Device and precision alone: what `Runtime.from_config` does to a process speeds up others too."""
+    from transformerlm.runtime import Runtime, resolve_device, resolve_dtype
+
+    device = resolve_device(config.device)
+    return Runtime(device, resolve_dtype(config.dtype, device))
+
+
 def peer_step(
     loss: Callable[[], torch.Tensor],
     model: torch.nn.Module,
@@ -94,9 +99,7 @@ def peer_step(
     """A training step in PyTorch's own operations."""
     import torch
 
-    from transformerlm.runtime import Runtime
-
-    resolved = Runtime.from_config(runtime)
+    resolved = peer_runtime(runtime)
 
     def step() -> None:
         with resolved.autocast():
@@ -125,21 +128,22 @@ def our_adamw(shape: ModelConfig) -> Step:
     from transformerlm import cpu
     from transformerlm.optim import make_optimizer
 
-    model = with_gradients(shape)
-    cpu.keep_freed_memory()
-    cpu.kernels(not torch.cuda.is_available()).__enter__()
-    return make_optimizer(model, OptimizerConfig()).step
+    optimizer = make_optimizer(with_gradients(shape), OptimizerConfig())
+
+    def step() -> None:
+        with cpu.kernels(not torch.cuda.is_available()):
+            optimizer.step()
+
+    return step
 
 
 def torch_adamw(shape: ModelConfig) -> Step:
     """The same of torch's, fused."""
     import torch
 
-    from transformerlm import cpu
     from transformerlm.optim import parameter_groups
 
     model = with_gradients(shape)
-    cpu.keep_freed_memory()
     return torch.optim.AdamW(parameter_groups(model, 0.1), betas=(0.9, 0.95), fused=True).step
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 CONFIG = """
 [search]
@@ -53,6 +55,7 @@ def test_a_candidate_that_cannot_be_trained_is_named(tmp_path):
     assert done.stderr.splitlines()[-1] == f"[search].candidates: expected one that trains, {expected}"
 
 
+@pytest.mark.slow
 def test_candidates_are_trained_and_compared(tmp_path):
     done = search(tmp_path)
     assert done.returncode == 0, done.stderr

@@ -24,6 +24,7 @@ SHORT = {
     "model.context_length": 16,
     "training.batch_size": 2,
     "training.max_steps": 6,
+    "training.max_time": None,
     "schedule.warmup_steps": 2,
     "training.validate_every": 0,
     "training.checkpoint_every": 0,

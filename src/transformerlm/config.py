@@ -223,7 +223,7 @@ class TrainingConfig(Section):
     """Sequences per optimizer step, over all devices."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Sequences per forward pass, on each device; must divide its part of batch_size. "auto": what fits
-    in memory and, on a CPU, in its caches. It is halved where memory runs out."""
+    in memory; on a CPU at most 8,192 tokens. It is halved where memory runs out."""
     batch_order: Literal["epoch", "random"] = "epoch"
     """"epoch": every window once, shuffled, then again in another order. "random": windows anywhere."""
     validate_every: NonNegativeInt = 250

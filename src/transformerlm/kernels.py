@@ -57,6 +57,16 @@ def float_of(context: Any, bits: Any) -> Any:
     return types.float32(types.uint32), build
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def floats_at(context: Any, address: Any) -> Any:
+    """The float32 numbers that lie at an address."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.float32)(types.int64), build
+
+
 def wide(x):
     """A number from memory as float32."""
 
@@ -296,17 +306,23 @@ def cross_entropy(logits, targets, nats, rows, width, scale, part, parts):
 # ---- optimizer --------------------------------------------------------------------------------------
 
 
-def adamw(weight, grad, exp_avg, exp_avg_sq, number, beta1, beta2, step_size, decay, root, eps, part, parts):
-    """w = decay w - step_size m / (root sqrt(v) + eps), after m and v have taken in the gradient."""
-    first, last = share_of(number, part, parts)
+def adamw(addresses, sizes, tensors, beta1, beta2, step_size, decay, root, eps, part, parts):
+    """w = decay w - step_size m / (root sqrt(v) + eps), after m and v have taken in the gradient.
+
+    Of many tensors at once; `addresses` [4, tensors] are those of w, gradient, m and v.
+    """
     b1, b2, size, kept, by, least = f32(beta1), f32(beta2), f32(step_size), f32(decay), f32(root), f32(eps)
     new1, new2 = f32(1 - beta1), f32(1 - beta2)
-    for i in range(first, last):
-        g = grad[i]
-        m = b1 * exp_avg[i] + new1 * g
-        v = b2 * exp_avg_sq[i] + new2 * g * g
-        exp_avg[i], exp_avg_sq[i] = m, v
-        weight[i] = kept * weight[i] - size * m / (by * np.sqrt(v) + least)
+    for tensor in range(tensors):
+        weight, grad = floats_at(addresses[tensor]), floats_at(addresses[tensors + tensor])
+        mean, square = floats_at(addresses[2 * tensors + tensor]), floats_at(addresses[3 * tensors + tensor])
+        first, last = share_of(sizes[tensor], part, parts)
+        for i in range(first, last):
+            g = grad[i]
+            m = b1 * mean[i] + new1 * g
+            v = b2 * square[i] + new2 * g * g
+            mean[i], square[i] = m, v
+            weight[i] = kept * weight[i] - size * m / (by * np.sqrt(v) + least)
     return 0
 
 
@@ -314,8 +330,8 @@ def adamw(weight, grad, exp_avg, exp_avg_sq, number, beta1, beta2, step_size, de
 
 _FLOAT32 = {
     *("weight", "inverse_rms", "grad_weight", "cos", "sin", "log_sums", "scratch", "nats"),
-    *("exp_avg", "exp_avg_sq"),
 }
+_INT64 = {"targets", "addresses", "sizes"}
 _NUMBERS = {"eps", "sign", "scale", "beta1", "beta2", "step_size", "decay", "root"}
 MEMORY = {"float32": "f32*", "bfloat16": "u16*"}
 """What numbers of a dtype are in memory."""
@@ -323,9 +339,7 @@ MEMORY = {"float32": "f32*", "bfloat16": "u16*"}
 
 def _variants() -> dict[str, tuple[Callable[..., int], dict[str, str]]]:
     """Each kernel for each dtype that it serves: name -> (function, dtype of what can be either)."""
-    table: dict[str, tuple[Callable[..., int], dict[str, str]]] = {
-        "adamw_float32": (adamw, {"grad": "float32"})
-    }
+    table: dict[str, tuple[Callable[..., int], dict[str, str]]] = {"adamw_float32": (adamw, {})}
     for inside in MEMORY:
         for kernel in (swiglu, swiglu_back, rotate, attend, attend_back, cross_entropy):
             table[f"{kernel.__name__}_{inside}"] = kernel, dict.fromkeys(signature(kernel).parameters, inside)
@@ -346,5 +360,5 @@ def parameters(name: str) -> dict[str, str]:
     """A kernel's parameters in order, and the type of each: "f32*" is an array, "f64" a number."""
     kernel, dtypes = _VARIANTS[name]
     kinds = {parameter: MEMORY[dtype] for parameter, dtype in dtypes.items() if parameter in _EITHER}
-    kinds |= dict.fromkeys(_FLOAT32, "f32*") | dict.fromkeys(_NUMBERS, "f64") | {"targets": "i64*"}
+    kinds |= dict.fromkeys(_FLOAT32, "f32*") | dict.fromkeys(_NUMBERS, "f64") | dict.fromkeys(_INT64, "i64*")
     return {parameter: kinds.get(parameter, "i64") for parameter in signature(kernel).parameters}

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tomllib
@@ -214,15 +215,8 @@ def test_a_run_directory_can_carry_the_runs_name(workplace, capfd):
     assert Path("runs/fables/mine/config.toml").exists()
 
 
-def start_ranks(*argv, num_ranks=2):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(num_ranks),
-    ]
+def start_ranks(*argv, num_ranks=2, where=("--standalone",)):
+    command = [sys.executable, "-m", "torch.distributed.run", *where, "--nproc-per-node", str(num_ranks)]
     command += ["-m", "transformerlm.cli.train", "--config", "config.toml", *argv]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -252,6 +246,28 @@ def test_two_ranks_train_what_one_process_trains(sharding, workplace, trained):
     assert [r[names.PROMPT] for r in records if names.OUTPUT in r] == ["The ", "A fox"]
     assert [err.count(words) for words in ("reused", "made", "model:", "done:")] == [0, 2, 1, 1]
     assert "on 2 x cpu, float32, " in err
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_nodes_train_what_one_process_trains(sharding, workplace, trained):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", port]
+    nodes = [
+        start_ranks(f"--runtime.sharding={sharding}", num_ranks=1, where=[*address, "--node-rank", number])
+        for number in "01"
+    ]
+    (out, _), (other_out, _) = (node.communicate(timeout=120) for node in nodes)
+    assert [node.returncode for node in nodes] == [0, 0]
+    theirs = lines_of((trained / "runs/fables/metrics.jsonl").read_text())
+    for name in (names.LOSS, names.VAL_LOSS):
+        ours = [r[name] for r in lines_of(out) if name in r]
+        assert ours == pytest.approx([r[name] for r in theirs if name in r], abs=1e-5)
+    assert files_of(workplace) == files_of(trained)
+    assert other_out == ""
 
 
 @pytest.mark.distributed

@@ -40,7 +40,7 @@ class _RMSNorm(Function):
         x, weight, inverse_rms = ctx.saved_tensors
         grad, grad_x = grad.contiguous(), torch.empty_like(x)
         rows, width = len(inverse_rms), x.shape[-1]
-        parts = torch.empty(torch.get_num_threads(), width)
+        parts = torch.zeros(torch.get_num_threads(), width)  # of fewer threads than asked for the rest stays
         tensors = (grad, x, weight, inverse_rms, grad_x, parts)
         cpu.run("rms_norm_back", (x.dtype, grad.dtype), *tensors, rows, width)
         return grad_x, parts.sum(0), None, None

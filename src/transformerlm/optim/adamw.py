@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, overload
 
 import torch
@@ -153,26 +154,29 @@ def _update_many(
 ) -> None:
     """`adamw_update_` for parameters that are at the same step, on one device, with the same dtypes."""
     numbers: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    tensors = parameters, grads, exp_avgs, exp_avg_sqs
     one_dtype = parameters[0].dtype == grads[0].dtype == exp_avgs[0].dtype
-    # A CPU takes one parameter after the other: it stays in the cache from one operation to the next.
     if one_dtype and parameters[0].device.type != "cpu":
-        multi_tensor_adamw_update_(parameters, grads, exp_avgs, exp_avg_sqs, step, **numbers)
-        return
-    for tensors in zip(parameters, grads, exp_avgs, exp_avg_sqs, strict=True):
-        update_ = _kernel_adamw_update_ if _kernel_serves(*tensors) else adamw_update_
-        update_(*tensors, step, **numbers)
+        multi_tensor_adamw_update_(*tensors, step, **numbers)
+    elif _kernel_serves(chain(*tensors)):
+        _kernel_adamw_update_(*tensors, step, **numbers)
+    else:
+        # A CPU takes one parameter after the other: it stays in the cache from one operation to the next.
+        for row in zip(*tensors, strict=True):
+            adamw_update_(*row, step, **numbers)
 
 
-def _kernel_serves(*tensors: Tensor) -> bool:
+def _kernel_serves(tensors: Iterable[Tensor]) -> bool:
+    tensors = list(tensors)
     is_float32 = all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
     return is_float32 and cpu.can_serve(*tensors)
 
 
 def _kernel_adamw_update_(
-    parameter: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
+    parameters: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
     step: int,
     *,
     lr: float,
@@ -180,11 +184,13 @@ def _kernel_adamw_update_(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """`adamw_update_` of float32 in one go through memory."""
+    """`adamw_update_` for many parameters in float32, each in one go through memory."""
     beta1, beta2 = betas
     step_size, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
-    numbers = parameter.numel(), beta1, beta2, step_size, 1 - lr * weight_decay, root, eps
-    cpu.run("adamw", (torch.float32,), parameter, grad, exp_avg, exp_avg_sq, *numbers)
+    numbers = beta1, beta2, step_size, 1 - lr * weight_decay, root, eps
+    addresses = torch.tensor([t.data_ptr() for t in chain(parameters, grads, exp_avgs, exp_avg_sqs)])
+    sizes = torch.tensor([parameter.numel() for parameter in parameters])
+    cpu.run("adamw", (torch.float32,), addresses, sizes, len(sizes), *numbers)
 
 
 def adamw_update_(
