@@ -20,6 +20,7 @@ SHORT = {
     "data.corpus": None,  # filled in
     "tokenizer.vocab_size": 300,
     "model.d_model": 32,
+    "model.num_heads": 2,
     "model.d_ff": 32,
     "model.context_length": 16,
     "training.batch_size": 2,
