@@ -1,44 +1,60 @@
-"""Training throughput: ours beside Hugging Face's Llama of the same shape, on random tokens.
+"""Training beside those that people would use instead: steps, optimizers, memory, and time to a loss.
 
     python -m benchmarking.bench_train --config configs/bench_train.toml
+    python -m benchmarking.bench_train --config configs/bench_train.toml --bench.nanogpt_dir=path/to/nanoGPT
 
-Both take whole training steps (forward, backward, clipping, AdamW) in the same process, in turn, and
-the medians are compared. Results are JSON lines on stdout; no file is written.
+Every contestant has a process of its own and they take turns, a step each. Results are JSON lines on
+stdout, what cannot be compared is said on stderr; no file is left behind.
 """
 
 from __future__ import annotations
 
-import gc
+import functools
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
-from benchmarking.peers import hugging_face_llama
+from benchmarking.timing import Contestants, Outcome, Task
+from benchmarking.train_jobs import (
+    hugging_face_step,
+    nanogpt_step,
+    nothing,
+    our_adamw,
+    our_step,
+    torch_adamw,
+)
+from benchmarking.train_race import time_to_loss
 from transformerlm.cli.common import run_command
-from transformerlm.config import ModelConfig, OptimizerConfig, RuntimeConfig
-from transformerlm.schema import NonNegativeInt, PositiveInt, Section
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from transformerlm.runtime import Runtime
+from transformerlm.config import ModelConfig, RuntimeConfig
+from transformerlm.schema import NonNegativeInt, PositiveFloat, PositiveInt, Section, Text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchSection(Section):
-    """[bench]: how much to run."""
+    """[bench]: what to run, and how often."""
 
+    work: tuple[Literal["small", "medium", "large", "adamw", "time_to_loss"], ...] = ("small", "medium")
+    """"small", "medium" and "large": steps of a model of that shape; "adamw": of the optimizer alone on the
+    medium one; "time_to_loss": whole trainings on tiny Shakespeare."""
     batch_size: PositiveInt = 32
     """Sequences per step."""
-    warmup_steps: NonNegativeInt = 1
-    """Steps of each model that are not counted."""
-    steps: PositiveInt = 5
-    """Steps of each model that are; the models take turns."""
-    peers: tuple[Literal["transformers"], ...] = ("transformers",)
-    """What to compare with; one that is not installed is said and left out."""
+    warmup_rounds: NonNegativeInt = 1
+    """Steps of each contestant that are not counted."""
+    rounds: PositiveInt = 5
+    """Steps of each contestant that are."""
+    time_limit_seconds: PositiveFloat = 300.0
+    """For preparing, and for a step."""
+    races: PositiveInt = 3
+    """Trainings of each contestant in "time_to_loss"."""
+    nanogpt_dir: Text | None = None
+    """A checkout of nanoGPT. None: without it."""
+    text_path: Text = "../shared/data/tinyshakespeare.txt"
+    """Tiny Shakespeare, for "time_to_loss"."""
+    train_config: Text = "configs/train_shakespeare.toml"
+    """Our config for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,120 +62,123 @@ class BenchTrainConfig(Section):
     """benchmarking.bench_train."""
 
     bench: BenchSection = field(default_factory=BenchSection)
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=10000))
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    small: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=65))
+    medium: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=10000))
+    large: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=50304))
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-
-
-Step = Callable[["Tensor", "Tensor"], object]
 
 
 def main() -> int:
     """The command."""
-    return run_command(BenchTrainConfig, bench, description="Measure tokens per second of training.")
+    return run_command(BenchTrainConfig, bench, description="Measure how fast training is, beside others.")
 
 
 def bench(config: BenchTrainConfig) -> int:
-    """Run all contestants in turn and print their medians."""
-    import torch
-
-    from transformerlm.logging import ConsoleLogger
-    from transformerlm.nn import num_parameters, training_flops_per_token
-    from transformerlm.runtime import Runtime, measured_flops_ceiling
-
-    runtime = Runtime.from_config(config.runtime)
-    ceiling = measured_flops_ceiling(runtime)
-    contestants: dict[str, Step] = {"transformerlm": our_step(config, runtime)}
-    if "transformers" in config.bench.peers and (peer := hugging_face_step(config, runtime)):
-        contestants["transformers"] = peer
-    shape = (config.bench.batch_size, config.model.context_length)
-    batches = [torch.randint(config.model.vocabulary_rows, shape, device=runtime.device) for _ in range(2)]
-    seconds = alternate(contestants, (batches[0], batches[1]), config.bench, runtime)
-    flops_per_token = training_flops_per_token(config.model, config.model.context_length)
-    for name, times in seconds.items():
-        tokens_per_second = shape[0] * shape[1] / statistics.median(times)
-        values: dict[str, float | str] = {
-            "bench.contestant": name,
-            "bench.device": str(runtime),
-            "bench.num_parameters": num_parameters(config.model),
-            "metrics.tokens_per_second": tokens_per_second,
-            "metrics.mfu": tokens_per_second * flops_per_token / ceiling,
-            "bench.seconds_per_step": statistics.median(times),
-            "bench.fastest_seconds": min(times),
-            "bench.slowest_seconds": max(times),
-            "bench.times_slower_than_ours": statistics.median(times)
-            / statistics.median(seconds["transformerlm"]),
-        }
-        ConsoleLogger().log(values)
+    """Run all that is asked for."""
+    for work in config.bench.work:
+        if work == "time_to_loss":
+            section = config.bench
+            text, checkout = Path(section.text_path), section.nanogpt_dir
+            time_to_loss(text, section.train_config, checkout, section.races)
+        elif work == "adamw":
+            run(config, work, config.medium, adamw_contestants(config))
+        else:
+            shape: ModelConfig = getattr(config, work)
+            run(config, work, shape, contestants(config, shape))
     return 0
 
 
-def alternate(
-    contestants: dict[str, Step], batch: tuple[Tensor, Tensor], bench: BenchSection, runtime: Runtime
-) -> dict[str, list[float]]:
-    """Seconds of every counted step of every contestant, run in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(bench.warmup_steps + bench.steps):
-        for name, step in contestants.items():
-            gc.collect()
-            runtime.synchronize()
-            start = time.perf_counter()
-            step(*batch)
-            runtime.synchronize()
-            if number >= bench.warmup_steps:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+CALLS = 20
+"""Of an optimizer in a round: one takes some milliseconds."""
+
+Make = Callable[[], Callable[[], object]]
 
 
-def our_step(config: BenchTrainConfig, runtime: Runtime) -> Step:
-    """A training step of this package's model and optimizer."""
-    import torch
-
-    from transformerlm.nn import TransformerLM, cross_entropy
-    from transformerlm.optim import AdamW, clip_grad_norm_, parameter_groups
-
-    model: torch.nn.Module = TransformerLM(
-        config.model, backend=config.runtime.attention, device=runtime.device
-    )
-    settings = config.optimizer
-    groups = parameter_groups(model, settings.weight_decay)
-    optimizer = AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps)
-    forward = torch.compile(model) if config.runtime.compile else model
-
-    def step(inputs: Tensor, targets: Tensor) -> None:
-        with runtime.autocast():
-            loss = cross_entropy(forward(inputs), targets)
-        torch.autograd.backward(loss)
-        clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+def contestants(config: BenchTrainConfig, shape: ModelConfig) -> dict[str, Make]:
+    """Ours with its defaults and with each speed-up off, and the peers, in both precisions."""
+    bench, runtime = config.bench, config.runtime
+    plain = replace(runtime, dtype="float32")
+    narrow = replace(runtime, dtype="bfloat16")
+    ours = functools.partial(our_step, shape)
+    found: dict[str, Make] = {
+        "transformerlm": functools.partial(ours, runtime, bench.batch_size),
+        "transformerlm float32": functools.partial(ours, plain, bench.batch_size),
+        "transformerlm without kernels": functools.partial(
+            ours, replace(runtime, kernels=False), bench.batch_size
+        ),
+        "transformers bfloat16": functools.partial(hugging_face_step, shape, narrow, bench.batch_size),
+        "transformers float32": functools.partial(hugging_face_step, shape, plain, bench.batch_size),
+    }
+    if bench.nanogpt_dir:
+        for precision, chosen in (("bfloat16", narrow), ("float32", plain)):
+            arguments = shape, chosen, bench.batch_size, bench.nanogpt_dir
+            found[f"nanoGPT {precision}"] = functools.partial(nanogpt_step, *arguments)
+    return found
 
 
-def hugging_face_step(config: BenchTrainConfig, runtime: Runtime) -> Step | None:
-    """A training step of transformers' LlamaForCausalLM of the same shape with torch's AdamW."""
-    import torch
+def adamw_contestants(config: BenchTrainConfig) -> dict[str, Make]:
+    """Two optimizers on the same parameters."""
+    return {
+        "transformerlm": functools.partial(our_adamw, config.medium),
+        "torch fused": functools.partial(torch_adamw, config.medium),
+    }
 
-    model, settings = hugging_face_llama(config.model), config.optimizer
-    if model is None:
-        return None
-    model.to(runtime.device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
-    )
-    forward = torch.compile(model) if config.runtime.compile else model
 
-    def step(inputs: Tensor, targets: Tensor) -> None:
-        with runtime.autocast():
-            logits = forward(input_ids=inputs, use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+def run(config: BenchTrainConfig, work: str, shape: ModelConfig, makers: dict[str, Make]) -> None:
+    """Race the contestants and print a line for each."""
+    bench = config.bench
+    calls = CALLS if work == "adamw" else 1
+    tasks = {
+        name: Task(make, nothing, bench.time_limit_seconds, calls=calls) for name, make in makers.items()
+    }
+    with Contestants(functools.partial(print, file=sys.stderr)) as processes:
+        outcomes = processes.race(work, tasks, warmup_rounds=bench.warmup_rounds, rounds=bench.rounds)
+    ceiling = ceiling_in_bfloat16(config.runtime) if work != "adamw" else 0.0
+    for name, outcome in outcomes.items():
+        report(config, work, shape, name, outcomes, outcome, ceiling)
 
-    return step
+
+def ceiling_in_bfloat16(runtime: RuntimeConfig) -> float:
+    """FLOP/s of this machine's matrix products, now."""
+    from transformerlm.runtime import Runtime, measured_flops_ceiling
+
+    return measured_flops_ceiling(Runtime.from_config(replace(runtime, dtype="bfloat16")), seconds=2)
+
+
+def report(
+    config: BenchTrainConfig,
+    work: str,
+    shape: ModelConfig,
+    name: str,
+    outcomes: dict[str, Outcome],
+    outcome: Outcome,
+    ceiling: float,
+) -> None:
+    """A line of what one contestant did."""
+    from transformerlm.logging import ConsoleLogger
+    from transformerlm.nn import num_parameters, training_flops_per_token
+
+    seconds = [measured.seconds for measured in outcome.rounds]
+    median = statistics.median(seconds)
+    ours = statistics.median(measured.seconds for measured in outcomes["transformerlm"].rounds)
+    values: dict[str, float | str] = {
+        "bench.work": work,
+        "bench.contestant": name,
+        "bench.seconds_per_step": median,
+        "bench.fastest_seconds": min(seconds),
+        "bench.slowest_seconds": max(seconds),
+        "bench.ours_is_faster_by": median / ours,
+        "bench.peak_bytes": outcome.rounds[-1].memory.peak,
+    }
+    if work != "adamw":
+        tokens_per_second = config.bench.batch_size * shape.context_length / median
+        flops = tokens_per_second * training_flops_per_token(shape, shape.context_length)
+        values |= {
+            "bench.num_parameters_of_ours": num_parameters(shape),
+            "metrics.tokens_per_second": tokens_per_second,
+            "bench.share_of_bfloat16_ceiling": flops / ceiling,
+        }
+    ConsoleLogger().log(values)
 
 
 if __name__ == "__main__":

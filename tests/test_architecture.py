@@ -16,13 +16,15 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "transformerlm"
 
 FLOORS = [
-    {"errors", "files", "progress", "signals"},
-    {"schema", "parallel", "tensorfile"},
-    {"config"},
-    {"nn", "optim", "tokenizer", "logging", "runtime"},
-    {"data", "infer", "checkpoint", "evaluate"},
-    {"rundir"},
-    {"trainer"},
+    {"errors", "files", "progress", "signals", "clock"},
+    {"schema", "parallel", "tensorfile", "native_compile", "world", "microbatch"},
+    {"config", "native", "kernels"},
+    {"cpu"},
+    {"nn", "optim", "tokenizer", "logging", "runtime", "distributed"},
+    {"data", "infer", "checkpoint", "evaluate", "budget", "memory", "activation_checkpointing"}
+    | {"sharding", "lockstep"},
+    {"rundir", "learner"},
+    {"trainer", "plan"},
     {"cli"},
 ]
 """From the ground up. A room imports from the floors below its own, never from beside or above it."""
@@ -72,6 +74,16 @@ def test_only_one_place_reads_toml_and_one_talks_to_wandb():
     talkers = {p.name for p in SOURCE.rglob("*.py") if "wandb" in imported_modules(p)}
     assert readers == {"common.py"}
     assert talkers == {"wandb.py"}
+
+
+def test_two_files_know_of_torch_distributed():
+    knowing = {
+        p.name
+        for p in SOURCE.rglob("*.py")
+        if any(module.startswith("torch.distributed") for module in imported_modules(p))
+        or "DistributedDataParallel" in p.read_text()
+    }
+    assert knowing == {"distributed.py", "sharding.py"}
 
 
 def test_nothing_unpickles():

@@ -1,7 +1,11 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from itertools import count, islice
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +58,44 @@ def test_an_error_in_a_worker_reaches_the_caller(num_workers):
 def test_a_worker_that_is_killed_is_an_error_in_words_and_not_a_hang():
     with pytest.raises(DataError, match="worker processes died"):
         list(ordered_map(die, range(3), 2))
+
+
+WAITING = """
+import itertools, os, sys, time
+from transformerlm.parallel import ordered_map
+
+def own_process(_):
+    time.sleep(0.05)
+    return os.getpid()
+
+def items():
+    yield from range(8)
+    time.sleep(60)
+
+for process in itertools.islice(ordered_map(own_process, items(), 2), 4):
+    print(process, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are looked for in /proc")
+def test_workers_end_with_a_parent_that_is_killed():
+    done = subprocess.run([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True, timeout=30)
+    assert done.returncode == -signal.SIGKILL
+    workers = set(map(int, done.stdout.split()))
+    assert workers
+    end = time.monotonic() + 10
+    while (left := [worker for worker in workers if is_running(worker)]) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not left
+
+
+def is_running(process: int) -> bool:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_it_works_beside_threads():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 TINY = [
     *('--data.include=["[ab]*.py"]', "--data.validation_fraction=0.2", "--tokenizer.vocab_size=300"),
     *("--model.d_model=32", "--model.num_layers=1", "--model.num_heads=2", "--model.d_ff=32"),
-    *("--training.max_steps=4", "--training.batch_size=2", "--schedule.warmup_steps=1"),
+    *(
+        "--training.max_steps=4",
+        "--training.max_time=None",
+        "--training.batch_size=2",
+        "--schedule.warmup_steps=1",
+    ),
     *("--generation.max_new_tokens=4", "--runtime.compile=false"),
 ]
 
@@ -29,6 +35,10 @@ SHORTER = {
     "transformerlm-train --config configs/tinystories/train.toml": TINY[2:],
     "transformerlm-train-tokenizer --config configs/tinystories": TINY[2:3],
     "transformerlm-make-data --config configs/tinystories": TINY[2:3],
+    "torchrun --nproc-per-node 2 -m transformerlm.cli.train ": ["--training.max_steps=60"],
+    "python -m benchmarking.search_train": [
+        *('--search.candidates=[""]', f"--search.arguments={shlex.join(TINY)}"),
+    ],
     "pytest": ["--collect-only", "-q"],
 }
 """What is added to a command that begins so, to make it short."""
@@ -50,9 +60,8 @@ def shortened(command: str) -> str:
     extra = next((words for start, words in SHORTER.items() if name.startswith(start)), [])
     if "--print-config" in command:
         extra = []
-    quoted = " ".join(f"'{word}'" for word in extra)
     # The environment is the one that the tests run in; uv would make another one for the copy.
-    return f"{command} {quoted}".replace("uv run ", "")
+    return f"{command} {shlex.join(extra)}".replace("uv run ", "")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +104,7 @@ def test_every_command_works_as_written_and_in_order(clone):
             ["bash", "-c", shortened(command)], cwd=clone, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        if name.startswith("transformerlm-") and "--print-config" not in command:
+        if name.startswith("transformerlm-") and not {"--print-config", "--plan"} & set(command.split()):
             for line in done.stdout.splitlines():
                 json.loads(line)
         run += 1
@@ -144,8 +153,10 @@ def test_every_config_file_is_one_that_its_command_takes():
         "train": TrainConfig,
         "infer": InferConfig,
     }
-    paths = [path for path in (ROOT / "configs").rglob("*.toml") if not path.name.startswith("bench_")]
-    assert len(paths) == 12
+    paths = [
+        path for path in (ROOT / "configs").rglob("*.toml") if not path.name.startswith(("bench_", "search_"))
+    ]
+    assert len(paths) == 13
     for path in paths:
         kind = next(kinds[name] for name in kinds if path.name.startswith(name))
         load_config(kind, Arguments(config_path=path))

@@ -84,7 +84,7 @@ class Heard(SilentReporter):
         print(message)
 
 model, runtime = torch.nn.Linear(4, 4), Runtime(torch.device("cpu"), torch.float32)
-assert compiled(model, torch.ones(2, 4), runtime, Heard()) is model
+assert compiled(model, (torch.ones(2, 4),), runtime, Heard()) is model
 assert all(parameter.grad is None for parameter in model.parameters())
 """
 

@@ -20,10 +20,12 @@ SHORT = {
     "data.corpus": None,  # filled in
     "tokenizer.vocab_size": 300,
     "model.d_model": 32,
+    "model.num_heads": 2,
     "model.d_ff": 32,
     "model.context_length": 16,
     "training.batch_size": 2,
     "training.max_steps": 6,
+    "training.max_time": None,
     "schedule.warmup_steps": 2,
     "training.validate_every": 0,
     "training.checkpoint_every": 0,

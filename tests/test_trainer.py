@@ -1,13 +1,16 @@
 import dataclasses
+import functools
 import json
 import math
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from transformerlm import trainer as trainers
 from transformerlm.checkpoint import checkpoint_paths, read_checkpoint
 from transformerlm.config import (
     ModelConfig,
@@ -22,11 +25,21 @@ from transformerlm.data import TokenData, TokenFile, TokenWriter
 from transformerlm.errors import CheckpointError, NumericalError
 from transformerlm.evaluate import evaluate
 from transformerlm.logging import CombinedLogger, MetricsFile, NullLogger, names
-from transformerlm.nn import TransformerLM, cross_entropy
+from transformerlm.nn import NextTokenLoss, TransformerLM, cross_entropy
+from transformerlm.optim import lr_factor
 from transformerlm.progress import SilentReporter
 from transformerlm.rundir import RunDirectory
 from transformerlm.runtime import Runtime
 from transformerlm.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def ceiling_measured_once(monkeypatch):
+    # It is for one figure in the records, and takes a quarter of a second in each of some hundred runs.
+    monkeypatch.setattr(trainers, "measured_flops_ceiling", measured_once)
+
+
+measured_once = functools.cache(trainers.measured_flops_ceiling)
 
 MODEL = ModelConfig(vocab_size=64, context_length=16, d_model=16, num_layers=2, num_heads=2, d_ff=32)
 CONFIG = TrainConfig(
@@ -66,18 +79,21 @@ def data(tmp_path_factory) -> TokenData:
     return TokenData(TokenFile.open(folder / "train.memmap"), TokenFile.open(folder / "val.memmap"))
 
 
-def make(config, data, path, reporter=None) -> Trainer:
+def make(config, data, path, reporter=None, now=time.perf_counter) -> Trainer:
     reporter = reporter or SilentReporter()
     run = RunDirectory(path)
     found = run.resume_point(config.training.resume, reporter)
-    trainer = Trainer(config, data, run, Runtime.from_config(config.runtime), reporter)
+    trainer = Trainer(config, data, run, Runtime.from_config(config.runtime), reporter, now)
     if found:
         trainer.restore(found)
     return trainer
 
 
 def run(config, data, path, reporter=None, signal_at=None) -> Trainer:
-    trainer = make(config, data, path, reporter)
+    return finish(make(config, data, path, reporter), path, signal_at)
+
+
+def finish(trainer, path, signal_at=None) -> Trainer:
     metrics = MetricsFile(path / "metrics.jsonl")
     metrics.truncate_after(trainer.step)
     with CombinedLogger([metrics, signal_at or NullLogger()]) as logger:
@@ -91,7 +107,7 @@ def records(path, key=None) -> list[dict]:
 
 
 def without_speed(found: list[dict]) -> list[dict]:
-    measured = (names.TOKENS_PER_SECOND, names.MFU, names.SECONDS_REMAINING)
+    measured = (names.TOKENS_PER_SECOND, names.MFU, names.DATA_WAIT_FRACTION, names.SECONDS_REMAINING)
     return [{k: v for k, v in r.items() if k not in measured} for r in found]
 
 
@@ -129,7 +145,7 @@ def test_a_step_is_what_plain_torch_would_do(data, tmp_path):
     )
     for step in range(6):
         for group in optimizer.param_groups:
-            group["lr"] = trainer.learning_rate(step + 1)
+            group["lr"] = 1e-2 * lr_factor(step + 1, config.schedule, 12)
         inputs, targets = trainer.sampler.batch(step)
         loss = torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         loss.backward()
@@ -151,7 +167,7 @@ def test_the_learning_rate_logged_is_the_one_used(data, tmp_path):
     used = []
     for _ in range(12):
         result = trainer.take_step()
-        used.append({group["lr"] for group in trainer.optimizer.param_groups})
+        used.append({group["lr"] for group in trainer.learner.optimizer.param_groups})
         assert used[-1] == {result.lr}
     assert [lr for (lr,) in used] == pytest.approx(expected)
     assert expected[-1] == pytest.approx(minimum)
@@ -311,7 +327,7 @@ def test_a_broken_number_is_not_saved_on_a_signal_either(data, tmp_path):
     trainer = make(changed(CONFIG, training={"log_every": 12, "validate_every": 0}), data, tmp_path)
     with torch.no_grad():
         trainer.model.final_norm.weight[0] = float("nan")
-    trainer.model.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    trainer.model.final_norm.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(NumericalError, match="step 1: not finite"):
         trainer.train(NullLogger())
     assert checkpoint_paths(tmp_path / "checkpoints") == []
@@ -346,16 +362,18 @@ def test_norms_are_logged_where_asked_for_and_change_nothing(data, tmp_path):
 def test_float16_scales_its_loss(data, tmp_path):
     config = changed(CONFIG, runtime={"dtype": "float16"}, training={"max_steps": 30})
     trainer = run(config, data, tmp_path)
-    assert trainer.scaler.is_enabled()
+    assert trainer.learner.scaler.is_enabled()
     losses = [record[names.LOSS] for record in records(tmp_path, names.LOSS)]
     assert losses[-1] < losses[0] - 0.5
 
 
 @pytest.mark.slow
-def test_a_compiled_run_follows_the_plain_one(data, tmp_path):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_compiled_run_follows_the_plain_one(checkpointing, data, tmp_path):
     heard = Heard()
     plain = run(CONFIG, data, tmp_path / "plain")
-    fast = run(changed(CONFIG, runtime={"compile": True}), data, tmp_path / "compiled", heard)
+    config = changed(CONFIG, runtime={"compile": True, "activation_checkpointing": checkpointing})
+    fast = run(config, data, tmp_path / "compiled", heard)
     assert heard.messages == []
     for left, right in zip(plain.model.parameters(), fast.model.parameters(), strict=True):
         torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3)
@@ -367,6 +385,214 @@ def test_training_on_a_gpu(data, tmp_path):
     config = changed(CONFIG, runtime={"device": "cuda", "dtype": "bfloat16"}, training={"max_steps": 40})
     trainer = run(config, data, tmp_path)
     found = evaluate(
-        trainer.model, [trainer.sampler.batch(0, device="cuda")], trainer.runtime, tokens_per_byte=1.0
+        NextTokenLoss(trainer.model),
+        [trainer.sampler.batch(0, device="cuda")],
+        trainer.runtime,
+        tokens_per_byte=1.0,
     )
     assert found.loss < 3
+
+
+class FakeTime:
+    """Time that passes only where it is told to: in forward passes, and where checkpoints are written."""
+
+    def __init__(self, step_seconds=1.0, validating=0.0, saving=0.0):
+        self.seconds, self.step_seconds, self.validating, self.saving = 0.0, step_seconds, validating, saving
+
+    def __call__(self):
+        return self.seconds
+
+    def watch(self, trainer):
+        batches = math.ceil(trainer.data.val.num_tokens / 16 / trainer.learner.micro_batches.size)
+
+        def pass_by(norm, inputs, output):
+            self.seconds += self.step_seconds if norm.training else self.validating / batches
+
+        trainer.model.final_norm.register_forward_hook(pass_by)
+        return self
+
+    def logger(self):
+        outer = self
+
+        class Saving(NullLogger):
+            def log_artifact(self, path, name, kind):
+                outer.seconds += outer.saving
+
+        return Saving()
+
+
+TIMED = changed(
+    CONFIG,
+    schedule={"warmup_steps": 5},
+    training={"max_steps": None, "max_time": "100s", "validate_every": 0, "checkpoint_every": 0},
+)
+
+
+def timed(config, data, path, time, signal_at=None) -> Trainer:
+    trainer = make(config, data, path, now=time)
+    time.watch(trainer)
+    metrics = MetricsFile(path / "metrics.jsonl")
+    metrics.truncate_after(trainer.step)
+    loggers = [metrics, time.logger(), signal_at or NullLogger()]
+    with CombinedLogger(loggers) as logger:
+        trainer.status = trainer.train(logger)
+    return trainer
+
+
+@pytest.mark.parametrize("name", ["cosine", "wsd"])
+def test_a_run_that_is_given_a_time_ends_then_and_annealed(name, data, tmp_path):
+    config = changed(
+        TIMED,
+        schedule={"name": name},
+        training={"validate_every": 20, "checkpoint_every": 10, "log_every": 7},
+    )
+    time = FakeTime(validating=3.0, saving=0.5)
+    trainer = timed(config, data, tmp_path, time)
+    assert time.seconds == pytest.approx(100, abs=1)
+    found = records(tmp_path, names.LOSS)
+    assert found[-1]["step"] == trainer.step
+    assert found[-1][names.LR] == pytest.approx(1e-3, rel=0.03)
+    rates = [record[names.LR] for record in found]
+    assert rates == sorted(rates[:1]) + sorted(rates[1:], reverse=True)
+    last = read_checkpoint(checkpoint_paths(tmp_path / "checkpoints")[-1])
+    assert last.about["newest_validation"][0] == last.step == trainer.step
+    assert found[0][names.SECONDS_REMAINING] == 93.0
+
+
+def test_a_timed_run_goes_on_with_its_time_and_with_a_longer_one(data, tmp_path):
+    time = FakeTime(saving=0.25)
+    stopped = timed(TIMED, data, tmp_path, time, SignalAt(40))
+    assert (stopped.status, stopped.step) == (143, 40)
+    time.seconds += 9999
+    started = time.seconds
+    resumed = timed(TIMED, data, tmp_path, time)
+    assert resumed.status == 0
+    assert resumed.step == 99  # the validation at the end was taken for one step's time
+    assert time.seconds - started == pytest.approx(60, abs=1)
+    again = timed(TIMED, data, tmp_path, time)
+    assert (again.status, again.step) == (0, 99)
+    longer = timed(changed(TIMED, training={"max_time": "200s"}), data, tmp_path, time)
+    assert longer.step == pytest.approx(200, abs=1)
+    rates = {r["step"]: r[names.LR] for r in records(tmp_path, names.LOSS)}
+    assert rates[99] == pytest.approx(1e-3, rel=0.01)
+    half_way = 1e-2 * lr_factor(100, TIMED.schedule, longer.step)
+    assert rates[100] == pytest.approx(half_way, rel=0.02)
+    assert rates[longer.step] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_in_real_time(data, tmp_path):
+    config = changed(TIMED, training={"max_time": "4s", "validate_every": 100, "log_every": 50})
+    start = time.perf_counter()
+    trainer = make(config, data, tmp_path)
+    made = time.perf_counter()
+    finish(trainer, tmp_path)
+    elapsed = time.perf_counter() - made
+    # One step and what this machine does to the last validation; the model itself takes no time to make.
+    assert elapsed == pytest.approx(4, abs=0.25 + (made - start))
+    assert records(tmp_path, names.LOSS)[-1][names.LR] == pytest.approx(1e-3, rel=0.05)
+
+
+def test_tokens_are_a_budget_too(data, tmp_path):
+    tokens = changed(CONFIG, training={"max_steps": None, "max_tokens": 12 * 4 * 16})
+    assert_same_weights(run(CONFIG, data, tmp_path / "steps"), run(tokens, data, tmp_path / "tokens"))
+
+
+@pytest.mark.parametrize(("size", "expected"), [("auto", 4), (2, 2)])
+def test_a_micro_batch_is_what_fits_or_what_was_asked_for(size, expected, data, tmp_path):
+    trainer = make(changed(CONFIG, training={"micro_batch_size": size}), data, tmp_path)
+    assert trainer.learner.micro_batches.size == expected
+
+
+def take_memory_away(trainer, step, above, training=True):
+    """From `step` on there is no memory in the last block's forward pass over more than `above` sequences."""
+
+    def allocate(block, inputs):
+        if trainer.step + 1 >= step and len(inputs[0]) > above and block.training == training:
+            torch.empty(2**60, dtype=torch.uint8)
+
+    trainer.model.blocks[1].register_forward_pre_hook(allocate)
+
+
+def test_where_memory_runs_out_it_goes_on_with_smaller_micro_batches(data, tmp_path):
+    heard = Heard()
+    config = dataclasses.replace(CONFIG, logging=TrainLoggingConfig(activation_norms=True))
+    failing = make(config, data, tmp_path / "failing", heard)
+    take_memory_away(failing, step=6, above=1)
+    finish(failing, tmp_path / "failing")
+    assert heard.messages == [
+        "out of memory: going on with 2 sequences at a time instead of 4; the mathematics is the same",
+        "out of memory: going on with 1 sequences at a time instead of 2; the mathematics is the same",
+    ]
+    # Whole for five steps and one by one from then on: what a run does that changes there on purpose.
+    expected = make(config, data, tmp_path / "expected")
+    forward = expected.learner.loss.register_forward_pre_hook(
+        lambda *_: expected.learner.micro_batches.restrict(1 if expected.step + 1 >= 5 else None)
+    )
+    finish(expected, tmp_path / "expected")
+    forward.remove()
+    left, right = (records(tmp_path / name, names.LOSS) for name in ("failing", "expected"))
+    assert without_speed(left) == without_speed(right)
+    assert_same_weights(failing, expected)
+    whole = run(config, data, tmp_path / "whole")
+    torch.testing.assert_close(
+        [r[names.LOSS] for r in left], [r[names.LOSS] for r in records(tmp_path / "whole", names.LOSS)]
+    )
+    torch.testing.assert_close(failing.model.state_dict(), whole.model.state_dict(), atol=1e-4, rtol=1e-3)
+
+
+def test_memory_that_runs_out_while_validating_does_no_harm(data, tmp_path):
+    failing = make(CONFIG, data, tmp_path / "failing")
+    take_memory_away(failing, step=1, above=2, training=False)
+    finish(failing, tmp_path / "failing")
+    assert failing.learner.micro_batches.size == 2
+    assert failing.model.training
+    run(CONFIG, data, tmp_path / "straight")
+    left, right = (records(tmp_path / name, names.VAL_LOSS) for name in ("failing", "straight"))
+    torch.testing.assert_close([r[names.VAL_LOSS] for r in left], [r[names.VAL_LOSS] for r in right])
+
+
+def test_a_resumed_run_remembers_what_memory_was_enough_for(data, tmp_path):
+    straight = make(CONFIG, data, tmp_path / "straight")
+    take_memory_away(straight, step=3, above=2)
+    finish(straight, tmp_path / "straight")
+    stopped = make(CONFIG, data, tmp_path / "stopped")
+    take_memory_away(stopped, step=3, above=2)
+    finish(stopped, tmp_path / "stopped", SignalAt(6))
+    heard = Heard()
+    resumed = run(CONFIG, data, tmp_path / "stopped", heard)
+    assert heard.messages == []
+    assert resumed.learner.micro_batches.size == 2
+    assert_same_weights(straight, resumed)
+
+
+def test_another_micro_batch_is_said(data, tmp_path):
+    run(changed(CONFIG, training={"max_steps": 4}), data, tmp_path)
+    heard = Heard()
+    run(changed(CONFIG, training={"max_steps": 4, "micro_batch_size": 2}), data, tmp_path, heard)
+    assert heard.messages == [
+        "changed since the checkpoint: [training].micro_batch_size: auto -> 2",
+        "micro-batches of 4 -> 2 sequences: not to the same last bits",
+    ]
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_activation_checkpointing_changes_no_bit_of_a_run(kernels, data, tmp_path):
+    config = changed(CONFIG, runtime={"kernels": kernels, "dtype": "bfloat16"})
+    plain = run(config, data, tmp_path / "plain")
+    config = changed(config, runtime={"activation_checkpointing": True})
+    assert_same_weights(plain, run(config, data, tmp_path / "checkpointed"))
+
+
+def test_how_long_steps_wait_for_their_data_is_logged(data, tmp_path):
+    trainer = make(changed(CONFIG, training={"max_steps": 8}), data, tmp_path)
+    batch = trainer.sampler.batch
+
+    def slow(*args, **kwargs):
+        time.sleep(0.02)
+        return batch(*args, **kwargs)
+
+    trainer.sampler.batch = slow
+    finish(trainer, tmp_path)
+    shares = [record[names.DATA_WAIT_FRACTION] for record in records(tmp_path, names.LOSS)]
+    assert min(shares[3:]) > 0.3
+    assert max(shares) < 1

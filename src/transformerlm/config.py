@@ -113,7 +113,7 @@ class CorpusConfig(Section):
     "tail": the end of the corpus. "auto": "document" from 20 documents on, where both sides get one."""
     num_workers: PositiveInt | None = None
     """Threads, or processes where the kernels are not used, that read the corpus; the result does
-    not depend on it. None: one per core."""
+    not depend on it. None: one per core, divided among the ranks of a machine."""
 
     @property
     def corpus_name(self) -> str:
@@ -156,10 +156,18 @@ class TokenizerConfig(Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig(Section):
-    """[optimizer]: AdamW and gradient clipping."""
+    """[optimizer]: AdamW or Muon, and gradient clipping."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """"adamw" for everything; or "muon" for the matrices inside the blocks and AdamW for the rest."""
     lr: PositiveFloat = 1e-3
-    """Peak learning rate."""
+    """Peak learning rate of AdamW."""
+    muon_lr: PositiveFloat = 0.02
+    """Peak learning rate of Muon; follows the same schedule."""
+    muon_momentum: Fraction = 0.95
+    """Decay of Muon's running sum of gradients."""
+    muon_steps: PositiveInt = 5
+    """Steps of the iteration that makes Muon's updates orthogonal: fewer are quicker and less exact."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """Decay of the running mean of gradients and of their squares."""
     eps: PositiveFloat = 1e-8
@@ -170,21 +178,28 @@ class OptimizerConfig(Section):
     """Clip the global L2 norm of the gradients to this. 0: never clip."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """A beta of 1 would never forget, and never learn."""
+        """A running mean that never forgets never learns."""
         if 1.0 in self.betas:
             yield Problem(("betas",), f"expected two numbers from 0 to below 1, got {list(self.betas)}")
+        if self.muon_momentum == 1.0:
+            yield Problem(("muon_momentum",), "expected a number from 0 to below 1, got 1.0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleConfig(Section):
-    """[schedule]: linear warm-up, then a cosine down to a fraction of the peak."""
+    """[schedule]: linear warm-up, then down to a fraction of the peak by the end of the budget."""
 
+    name: Literal["cosine", "wsd"] = "cosine"
+    """After the warm-up: "cosine" falls all the way; "wsd" (warm-up, stable, decay) stays at the peak
+    and falls in a straight line at the end."""
     warmup_steps: NonNegativeInt = 100
     """Steps of linear warm-up from 0."""
     cosine_steps: PositiveInt | None = None
-    """Step at which the cosine reaches its end. None: [training].max_steps."""
+    """Step at which the learning rate reaches its end. None: where [training]'s budget ends."""
+    decay_fraction: Probability = 0.2
+    """Part of the steps in which "wsd" falls."""
     final_lr_fraction: Fraction = 0.1
-    """The learning rate at the end, as a fraction of [optimizer].lr."""
+    """The learning rate at the end, as a fraction of the peak."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,12 +212,18 @@ class TrainingConfig(Section):
     resume: Literal["auto", "never", "must"] = "auto"
     """"auto": go on from the run's newest valid checkpoint where there is one. "never": refuse a folder
     that holds a run. "must": refuse a folder that holds none."""
-    max_steps: PositiveInt = 1000
-    """Optimizer steps in all."""
+    max_steps: PositiveInt | None = None
+    """Budget: optimizer steps in all. None: 1000, unless max_tokens or max_time says how long."""
+    max_tokens: PositiveInt | None = None
+    """Budget: tokens to train on, instead of max_steps; rounded up to whole steps."""
+    max_time: Text | None = None
+    """Budget: wall-clock time, instead of max_steps: "90s", "20m", "2h", "1d", "1h30m". Validating and
+    saving count, pauses between two runs in the same folder do not. The schedule ends with it."""
     batch_size: PositiveInt = 32
     """Sequences per optimizer step, over all devices."""
-    micro_batch_size: PositiveInt | None = None
-    """Sequences per forward pass; must divide batch_size. None: batch_size."""
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Sequences per forward pass, on each device; must divide its part of batch_size. "auto": what fits
+    in memory; on a CPU at most 8,192 tokens. It is halved where memory runs out."""
     batch_order: Literal["epoch", "random"] = "epoch"
     """"epoch": every window once, shuffled, then again in another order. "random": windows anywhere."""
     validate_every: NonNegativeInt = 250
@@ -215,15 +236,40 @@ class TrainingConfig(Section):
     """Steps between lines of metrics."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """Accumulation is a whole number of forward passes."""
-        if self.batch_size % self.forward_batch_size:
+        """One budget; and accumulation is a whole number of forward passes."""
+        budgets = [name for name in ("max_steps", "max_tokens", "max_time") if getattr(self, name)]
+        if len(budgets) > 1:
+            what = f"expected one budget, got {' and '.join(budgets)}; say None to those not meant"
+            yield Problem((budgets[-1],), what)
+        if self.max_time is not None and seconds_of(self.max_time) is None:
+            what = f'expected a time such as "90s", "20m", "2h" or "1h30m", got "{self.max_time}"'
+            yield Problem(("max_time",), what)
+        if self.micro_batch_size != "auto" and self.batch_size % self.micro_batch_size:
             what = f"expected a divisor of batch_size = {self.batch_size}, got {self.micro_batch_size}"
             yield Problem(("micro_batch_size",), what)
 
     @property
-    def forward_batch_size(self) -> int:
-        """Sequences per forward pass, with None resolved."""
-        return self.micro_batch_size or self.batch_size
+    def max_seconds(self) -> float | None:
+        """`max_time` in seconds."""
+        return None if self.max_time is None else seconds_of(self.max_time)
+
+    def steps_in_budget(self, context_length: int) -> int | None:
+        """Optimizer steps that `max_steps` or `max_tokens` comes to; None where a time is the budget."""
+        if self.max_time is not None:
+            return None
+        if self.max_tokens is not None:
+            return -(-self.max_tokens // (self.batch_size * context_length))
+        return self.max_steps or 1000
+
+
+def seconds_of(text: str) -> float | None:
+    """Seconds of a time as "1h30m" or "90s" has it; None where it is none."""
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    found = re.fullmatch("".join(rf"(?:(\d+(?:\.\d+)?){unit}\s*)?" for unit in units), text.strip())
+    if found is None or not any(found.groups()):
+        return None
+    seconds = sum(float(part or 0) * size for part, size in zip(found.groups(), units.values(), strict=True))
+    return seconds or None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,10 +283,22 @@ class RuntimeConfig(Section):
     quick at it, else float32."""
     attention: Literal["auto", "reference", "torch"] = "auto"
     """"reference": the mathematics, step by step. "torch": PyTorch's fused kernel. "auto": the quicker."""
+    kernels: bool = True
+    """On a CPU, run norms, activations, rotations, attention, loss and optimizer in kernels of this
+    package's own, compiled once. false: in PyTorch's operations."""
     compile: bool = False
-    """torch.compile; where it fails, one warning, and on without it."""
+    """torch.compile; where it fails, one warning, and on without it. Takes the place of kernels."""
+    activation_checkpointing: bool = False
+    """Training forgets what is inside a block and computes it again for the backward pass: less memory,
+    about a third more time."""
+    sharding: Literal["none", "full"] = "none"
+    """Several devices (torchrun): "none" keeps the whole model on each (DDP); "full" divides weights,
+    gradients and optimizer state among them (FSDP2)."""
+    deterministic: bool = False
+    """Only operations that give the same bits each time, some of them slower (a CPU has no others)."""
     num_threads: PositiveInt | None = None
-    """CPU threads of torch. None: torch's own choice."""
+    """CPU threads of torch. None: torch's own choice, or its part of the cores where several ranks share
+    a machine."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights, of the order of the data, and of sampling."""
 
@@ -351,15 +409,16 @@ class TrainConfig(Section):
 
     def conflicts(self) -> Iterator[Problem]:
         """The schedule has to fit the run, and the model the tokenizer."""
-        warmup_steps = self.schedule.warmup_steps
-        if warmup_steps >= self.cosine_steps:
-            what = f"expected fewer than the schedule's {self.cosine_steps} steps, got {warmup_steps}"
+        warmup_steps, steps = self.schedule.warmup_steps, self.schedule_steps
+        if steps is not None and warmup_steps >= steps:
+            what = f"expected fewer than the schedule's {steps} steps, got {warmup_steps}"
             yield Problem(("schedule", "warmup_steps"), what)
 
     @property
-    def cosine_steps(self) -> int:
-        """Step at which the learning rate reaches its minimum, with None resolved."""
-        return self.schedule.cosine_steps or self.training.max_steps
+    def schedule_steps(self) -> int | None:
+        """Step at which the learning rate reaches its minimum; None: where [training].max_time ends."""
+        budget = self.training.steps_in_budget(self.model.context_length)
+        return self.schedule.cosine_steps or budget
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

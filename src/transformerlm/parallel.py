@@ -103,6 +103,16 @@ def _window(pool: Executor, function: Callable[[Any], Any], items: Iterable[Any]
 def _set_function(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A worker whose parent was killed would wait for work for ever, and keep open what it has inherited:
+    # other processes that are connected with the parent could not tell that it is gone.
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
 
 
 def _call_function(item: Any) -> Any:

@@ -27,7 +27,7 @@ class Reporter(Protocol):
         """One line, for the person who started the job."""
 
     def bar(self, total: int | None, unit: str, description: str) -> AbstractContextManager[Bar]:
-        """A bar over `total` units (None: unknown); unit "B" counts bytes and shows MB/s."""
+        """A bar over `total` units (None: unknown); units "B" and "token" are shown in k and M."""
 
 
 class SilentReporter:

@@ -10,6 +10,7 @@ run_dir/
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +22,16 @@ from transformerlm import __version__
 from transformerlm.checkpoint import Checkpoint, checkpoint_paths, latest_checkpoint
 from transformerlm.config import TrainConfig
 from transformerlm.data import TokenData
-from transformerlm.errors import CheckpointError
+from transformerlm.distributed import all_gather_bytes, broadcast_bytes, rank_0_alone
+from transformerlm.errors import CheckpointError, ConfigError
 from transformerlm.files import committed_file
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict, to_toml
 from transformerlm.tokenizer import Tokenizer
+from transformerlm.world import ALONE, World
+
+SAME_ON_ALL_RANKS = ("model", "optimizer", "schedule", "training", "runtime", "logging")
+"""Tables of the config that decide what a rank does, and when."""
 
 
 class RunDirectory:
@@ -61,13 +67,22 @@ class RunDirectory:
         if not (self.path / "tokenizer").exists():
             tokenizer.save(self.path / "tokenizer")
 
-    def resume_point(self, resume: str, reporter: Reporter) -> Checkpoint | None:
+    def resume_point(self, resume: str, reporter: Reporter, world: World = ALONE) -> Checkpoint | None:
         """The checkpoint to go on from, as [training].resume says; None for a fresh start.
+
+        Of several ranks the first one looks; what it tells the others says all but the tensors.
 
         Raises:
             CheckpointError: "never" in a folder that holds a run, "must" in one that holds none, or a
                 folder whose checkpoints are all damaged.
         """
+        with rank_0_alone(world):
+            found = self._resume_point(resume, reporter) if world.is_main else None
+        fields = [str(found.path), found.step, found.about, found.members] if found else []
+        path, *others = json.loads(broadcast_bytes(world, json.dumps(fields).encode())) or [None]
+        return Checkpoint(Path(path), *others) if path else None
+
+    def _resume_point(self, resume: str, reporter: Reporter) -> Checkpoint | None:
         if resume == "never" and checkpoint_paths(self.checkpoints):
             what = 'holds a run already, and [training].resume is "never"'
             raise CheckpointError(f"{self.path}: {what}; choose another [training].run_dir or remove it")
@@ -88,7 +103,7 @@ def identity(config: TrainConfig, data: TokenData) -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, Any]:
+def environment(world: World = ALONE) -> dict[str, Any]:
     """What decides the last bits of a result besides the config."""
     return {
         "transformerlm": __version__,
@@ -96,7 +111,22 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "num_threads": torch.get_num_threads(),
+        "num_ranks": world.size,
     }
+
+
+def check_same_on_all_ranks(world: World, config: TrainConfig, now: Mapping[str, Any]) -> None:
+    """Refuse ranks that would train something else than the first one does.
+
+    Raises:
+        ConfigError: one line per difference to the first rank that differs.
+    """
+    own = {**{table: to_dict(config)[table] for table in SAME_ON_ALL_RANKS}, **now}
+    first, *others = map(json.loads, all_gather_bytes(world, json.dumps(own).encode()))
+    for rank, other in enumerate(others, 1):
+        if changes := differences(first, other):
+            what = f"expected the same on all ranks; rank 0 -> rank {rank}"
+            raise ConfigError([f"{what}: {line}" for line in changes])
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -112,7 +142,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def check_same_run(
-    found: Checkpoint, now: Mapping[str, Any], config: TrainConfig, reporter: Reporter
+    found: Checkpoint, now: Mapping[str, Any], config: TrainConfig, reporter: Reporter, world: World = ALONE
 ) -> None:
     """Refuse a checkpoint of another model, tokenizer or data; say what else has changed.
 
@@ -123,7 +153,7 @@ def check_same_run(
     if changes := differences(about["identity"], now):
         advice = "choose another [training].run_dir, or undo the change"
         raise CheckpointError([f"{found.path}: {line}" for line in changes] + [f"cannot go on: {advice}"])
-    if changes := differences(about["environment"], environment()):
+    if changes := differences(about["environment"], environment(world)):
         reporter.say(f"not bit for bit the run that was stopped: {'; '.join(changes)}")
     if changes := differences(about["config"], to_dict(config)):
         reporter.say(f"changed since the checkpoint: {'; '.join(changes)}")

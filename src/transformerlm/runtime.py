@@ -6,6 +6,7 @@ Resolved once, at the start of a command; nothing else in the package asks which
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass
 from typing import cast
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from transformerlm.config import RuntimeConfig
+from transformerlm.cpu import keep_freed_memory
 from transformerlm.errors import ConfigError
 from transformerlm.progress import Reporter
 
@@ -35,8 +37,14 @@ class Runtime:
             ConfigError: where the device asked for is not at hand.
         """
         device = resolve_device(config.device)
+        if device.type == "cpu":
+            keep_freed_memory()
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+        if config.deterministic:
+            # Read by cuBLAS when it starts; without it torch refuses its products.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
         torch.manual_seed(config.seed)
         return cls(device, resolve_dtype(config.dtype, device))
 
@@ -89,20 +97,22 @@ def has_quick_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def compiled(model: nn.Module, example: Tensor, runtime: Runtime, reporter: Reporter) -> nn.Module:
-    """`torch.compile(model)`, proven on a forward and backward pass over `example`.
+def compiled(
+    module: nn.Module, example: tuple[Tensor, ...], runtime: Runtime, reporter: Reporter
+) -> nn.Module:
+    """`torch.compile(module)`, proven on a forward and backward pass over the `example` arguments.
 
-    Where that fails there is one warning, and the model itself comes back.
+    Where that fails there is one warning, and the module itself comes back.
     """
     try:
-        candidate = cast(nn.Module, torch.compile(model))
+        candidate = cast(nn.Module, torch.compile(module))
         with runtime.autocast():
-            candidate(example).sum().backward()
+            candidate(*example).sum().backward()
     except RuntimeError as error:  # what torch's compiler raises when it, or the C++ compiler, gives up
         reporter.say(f"torch.compile failed, going on without it: {str(error).splitlines()[0]}")
-        return model
+        return module
     finally:
-        model.zero_grad(set_to_none=True)
+        module.zero_grad(set_to_none=True)
     return candidate
 
 

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tomllib
@@ -50,6 +51,42 @@ def test_from_a_folder_of_text_to_a_model_that_writes(workplace, capfd):
     assert [r[names.OUTPUT] for r in lines_of((folder / "samples.jsonl").read_text())] == [
         r[names.OUTPUT] for r in samples
     ]
+
+
+def test_a_plan_says_what_a_run_would_take_and_leaves_none(workplace, capfd):
+    status, out, err = run(capfd, "--plan", "--training.max_steps=5000")
+    assert status == 0
+    assert "tokenizer data/fables/tokenizer: made (320 ids" in err
+    assert "token files in data/fables: made" in err
+    rows = {" ".join(line[:32].split()): line[32:] for line in out.splitlines()}
+    assert rows["time steps"] == "5,000"
+    assert rows["step sequences"] == "4 of 32 tokens"
+    for what in ("memory weights", "activations", "logits", "checkpoints", "tokens per second", "time steps"):
+        assert what in rows, out
+    assert not Path("runs").exists()
+    assert run(capfd)[0] == 0  # and the run begins as if nothing had been
+
+
+def test_a_time_as_the_budget(workplace, capfd):
+    words = ["--training.max_steps=None", "--training.max_time=2s", "--schedule.warmup_steps=2"]
+    status, out, err = run(capfd, *words)
+    assert status == 0
+    assert "training: 2s of steps of 128 tokens, on " in err
+    steps = [r["step"] for r in lines_of(out) if names.LOSS in r]
+    assert f"trained: {steps[-1]} steps in 2s" in err
+    status, out, err = run(capfd, *words)
+    assert status == 0
+    assert f"resumed: runs/fables, 2s of 2s done, {steps[-1]} steps" in err
+    assert not [r for r in lines_of(out) if names.LOSS in r]
+
+
+def test_two_budgets_are_one_too_many(workplace, capfd):
+    status, _, err = run(capfd, "--training.max_time=20m")
+    assert status == 2
+    assert err == (
+        "command line: [training].max_time: expected one budget, got max_steps and max_time; "
+        "say None to those not meant\n"
+    )
 
 
 def test_a_second_run_reuses_what_matches_and_says_so(workplace, capfd):
@@ -176,3 +213,117 @@ def test_a_run_directory_can_carry_the_runs_name(workplace, capfd):
     status, _, _ = run(capfd, "--training.run_dir=runs/{corpus}/{run_name}", "--logging.run_name=mine")
     assert status == 0
     assert Path("runs/fables/mine/config.toml").exists()
+
+
+def start_ranks(*argv, num_ranks=2, where=("--standalone",)):
+    command = [sys.executable, "-m", "torch.distributed.run", *where, "--nproc-per-node", str(num_ranks)]
+    command += ["-m", "transformerlm.cli.train", "--config", "config.toml", *argv]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, env=environment)
+
+
+def files_of(folder):
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
+def test_two_ranks_train_what_one_process_trains(sharding, workplace, trained):
+    process = start_ranks(f"--runtime.sharding={sharding}")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    kept = {
+        folder: lines_of((folder / "runs/fables/metrics.jsonl").read_text())
+        for folder in (workplace, trained)
+    }
+    for name in (names.LOSS, names.VAL_LOSS):
+        ours, theirs = ([r[name] for r in records if name in r] for records in kept.values())
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    assert files_of(workplace) == files_of(trained)
+    records = lines_of(out)  # and nothing twice
+    assert [r["step"] for r in records if names.LOSS in r] == [1, 2, 3, 4, 5, 6]
+    assert [r[names.PROMPT] for r in records if names.OUTPUT in r] == ["The ", "A fox"]
+    assert [err.count(words) for words in ("reused", "made", "model:", "done:")] == [0, 2, 1, 1]
+    assert "on 2 x cpu, float32, " in err
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_nodes_train_what_one_process_trains(sharding, workplace, trained):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", port]
+    nodes = [
+        start_ranks(f"--runtime.sharding={sharding}", num_ranks=1, where=[*address, "--node-rank", number])
+        for number in "01"
+    ]
+    (out, _), (other_out, _) = (node.communicate(timeout=120) for node in nodes)
+    assert [node.returncode for node in nodes] == [0, 0]
+    theirs = lines_of((trained / "runs/fables/metrics.jsonl").read_text())
+    for name in (names.LOSS, names.VAL_LOSS):
+        ours = [r[name] for r in lines_of(out) if name in r]
+        assert ours == pytest.approx([r[name] for r in theirs if name in r], abs=1e-5)
+    assert files_of(workplace) == files_of(trained)
+    assert other_out == ""
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_ranks_plan_and_refuse_and_end_as_one(workplace, capfd):
+    process = start_ranks("--plan", "--runtime.sharding=full")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.count("memory  weights ") == 1
+    assert "2 on each of 2 ranks, in 1 pass\n" in out
+    assert ", on each rank\n" in out
+    assert not Path("runs").exists()
+    process = start_ranks("--training.batch_size=5")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.count("[training].batch_size: expected a multiple of the 2 ranks, got 5\n") == 1
+    assert not files_of(Path("runs"))
+
+
+def ranks_of(process):
+    """The processes that torchrun has started, by rank."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = {
+        Path(f"/proc/{child}/environ").read_bytes().partition(b"\0RANK=")[2][:1]: child for child in children
+    }
+    return {int(rank): int(child) for rank, child in ranks.items() if rank}
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds ranks in /proc")
+@pytest.mark.parametrize("whose", ["a rank's", "torchrun's"])
+def test_sigterm_to_one_rank_or_to_torchrun_saves_once(whose, workplace, capfd):
+    process = start_ranks("--training.max_steps=100000")
+    for line in process.stdout:
+        if json.loads(line).get("step", 0) >= 20:
+            break
+    os.kill(ranks_of(process)[1] if whose == "a rank's" else process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    stopped = latest_checkpoint(workplace / "runs/fables/checkpoints", pytest.fail)
+    assert err.count(f"stopped after step {stopped.step}; the same command goes on from there") == 1
+    _, out, _ = run(capfd, f"--training.max_steps={stopped.step + 2}")
+    assert [r["step"] for r in lines_of(out) if names.LOSS in r] == [stopped.step + 1, stopped.step + 2]
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds ranks in /proc")
+def test_a_killed_rank_ends_the_run_with_one_line(workplace):
+    process = start_ranks("--training.max_steps=100000")
+    for line in process.stdout:
+        if json.loads(line).get("step", 0) >= 20:
+            break
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert err.count("another rank has ended, or cannot be reached") == 1
+    assert err.partition("another rank has ended")[0].count("Traceback") == 0

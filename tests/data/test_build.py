@@ -221,6 +221,37 @@ def test_workers_change_nothing(tmp_path, tokenizer, monkeypatch):
     assert all(result == results[0] for result in results)
 
 
+@given(
+    block=st.lists(
+        st.tuples(
+            st.integers(0, 2**40),
+            st.lists(
+                st.builds(
+                    build.Tokens,
+                    st.sampled_from([TRAIN, VAL]),
+                    st.lists(st.integers(0, 2**16 - 1)).map(lambda ids: np.array(ids, np.uint16)),
+                    st.integers(0, 9),
+                    st.integers(0, 2**40),
+                ),
+                max_size=4,
+            ),
+        ),
+        max_size=4,
+    )
+)
+def test_a_block_of_work_arrives_as_it_was(block):
+    num_read, arrived = build._from_bytes(build._to_bytes(block), np.dtype(np.uint16))
+    assert num_read == sum(size for size, _ in block)
+    for split in (TRAIN, VAL):
+        sent = [part for _, parts in block for part in parts if part.split == split]
+        numbers = [
+            (part.ids.tolist(), part.num_documents, part.num_bytes) for part in arrived if part[0] == split
+        ]
+        ids = [token_id for part in sent for token_id in part.ids.tolist()]
+        expected = (ids, sum(part.num_documents for part in sent), sum(part.num_bytes for part in sent))
+        assert numbers == ([expected] if ids or expected[1] else [])
+
+
 def test_hash_seeds_change_nothing(tmp_path, tokenizer):
     corpus = corpus_of_stories(tmp_path / "corpus", 50)
     tokenizer.save(tmp_path / "tokenizer")

@@ -5,14 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformerlm.config import CorpusConfig
+from transformerlm.data import corpus
 from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.data.pieces import Region, pieces, work_items
 from transformerlm.errors import DataError
 
-SEPARATORS = ["<|endoftext|>", "", "\n\n", "aa", "。", "ab"]
+SEPARATORS = ["<|endoftext|>", "", "\n\n", "aa", "。", "ab", "aba"]
 FRAGMENTS = [
     "a",
     "aa",
+    "ba",
     "b",
     " ",
     "\n",
@@ -136,6 +138,21 @@ def test_pieces_follow_each_other_and_are_no_larger_than_asked_for(path, content
     for one, following in pairwise(found):
         assert one.stop <= following.start <= one.stop + len("<|endoftext|>")
     assert path.stat().st_size - found[-1].stop <= len("<|endoftext|>")
+
+
+def test_listing_pieces_reads_little_of_many_short_documents(path, monkeypatch):
+    path.write_text("a short story <|endoftext|>" * 40_000)
+    num_read = []
+
+    def read_bytes(path, start, stop):
+        num_read.append(stop - start)
+        return corpus.read_bytes(path, start, stop)
+
+    monkeypatch.setattr("transformerlm.data.pieces._TAIL_BYTES", 2**14)
+    monkeypatch.setattr("transformerlm.data.pieces.read_bytes", read_bytes)
+    region = Region(str(path), 0, path.stat().st_size, TRAIN)
+    assert len(list(pieces(region, CorpusConfig(), nowhere))) == 3
+    assert sum(num_read) < path.stat().st_size / 20
 
 
 def test_text_without_a_safe_cut_is_one_piece(path):

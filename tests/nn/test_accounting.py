@@ -1,12 +1,15 @@
+import contextlib
 import dataclasses
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from transformerlm import cpu
 from transformerlm.config import ModelConfig
 from transformerlm.nn import (
     KVCache,
+    NextTokenLoss,
     TransformerLM,
     cross_entropy,
     flops_per_token,
@@ -15,6 +18,7 @@ from transformerlm.nn import (
     num_parameters,
     training_flops_per_token,
 )
+from transformerlm.nn.accounting import activation_bytes_per_token, num_hidden_matrix_parameters
 
 BASE = ModelConfig(vocab_size=97, context_length=24, d_model=48, num_layers=3, num_heads=4, d_ff=80)
 VARIANTS = [
@@ -32,6 +36,8 @@ def test_parameters_equal_the_built_model(config):
     tables = {id(model.embedding.weight), id(model.head.weight)}
     others = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
     assert num_non_embedding_parameters(config) == others
+    matrices = sum(parameter.numel() for parameter in model.blocks.parameters() if parameter.dim() == 2)
+    assert num_hidden_matrix_parameters(config) == matrices
 
 
 @every_variant
@@ -69,3 +75,35 @@ def test_cache_bytes_equal_the_cache(config, dtype):
     layers = KVCache.for_model(config, batch_size=3, dtype=dtype, capacity=7).layers(0)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
     assert held == 3 * 7 * kv_cache_bytes_per_token(config, dtype.itemsize)
+
+
+def kept_bytes(loss, dtype, ids) -> int:
+    """Bytes of the tensors that a forward pass keeps for the backward pass, the model's own left out."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*loss.parameters(), *loss.buffers())}
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    half = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), half:
+        loss(ids, ids)
+    return sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in own)
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("backend", "fused"), [("torch", False), ("reference", False), ("auto", True)])
+def test_activation_bytes_equal_what_autograd_keeps(config, dtype, backend, fused):
+    config = dataclasses.replace(config, d_model=64)
+    loss = NextTokenLoss(TransformerLM(config, backend=backend))
+    few, many = torch.randint(97, (4, 24)), torch.randint(97, (12, 24))
+    with cpu.kernels(fused):
+        # What does not grow with the batch, such as copies of the weights, falls out.
+        per_token = (kept_bytes(loss, dtype, many) - kept_bytes(loss, dtype, few)) / (8 * 24)
+    num_scores = 24 if backend == "reference" else 0
+    formula = activation_bytes_per_token(config, dtype.itemsize, fused=fused, num_scores=num_scores)
+    # Where all heads share one key, its values need no copy, and keep all projections that they are part of.
+    tolerance = 0 if config.kv_heads > 1 or not fused else 0.1
+    assert formula == pytest.approx(per_token, rel=tolerance, abs=1e-6)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from transformerlm.optim import AdamW
-from transformerlm.optim.adamw import adamw_update_
+from transformerlm import cpu
+from transformerlm.optim import AdamW, Muon, clip_grad_norm_
+from transformerlm.optim.adamw import _update_many, adamw_update_, multi_tensor_adamw_update_
 
 
 def small_model(dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -78,6 +79,72 @@ def test_an_update_is_the_formula():
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_multi_tensor_update_is_the_single_one_to_the_bit(dtype):
+    numbers = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-6, "weight_decay": 0.3}
+    shapes = [(17, 33), (5,), (), (2, 3, 4), (0,)]
+    singly = [[torch.randn(shape, dtype=dtype) for shape in shapes] for _ in range(3)]
+    singly[2] = [x.square() for x in singly[2]]
+    together = copy.deepcopy(singly)
+    for step in (3, 4, 5):
+        grads = [torch.randn(shape, dtype=dtype) for shape in shapes]
+        for parameter, exp_avg, exp_avg_sq, grad in zip(*singly, grads, strict=True):
+            adamw_update_(parameter, grad, exp_avg, exp_avg_sq, step, **numbers)
+        parameters, exp_avgs, exp_avg_sqs = together
+        multi_tensor_adamw_update_(parameters, grads, exp_avgs, exp_avg_sqs, step, **numbers)
+    assert_close(together, singly, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_agrees():
+    """Within float32's rounding: there a multiplication and an addition may round once."""
+    here = [nn.Parameter(torch.randn(shape)) for shape in ((30, 40), (7,), (3, 5))]
+    there = [nn.Parameter(parameter.detach().cuda()) for parameter in here]
+    ours, theirs = AdamW(here, lr=1e-2), AdamW(there, lr=1e-2)
+    for _ in range(20):
+        for parameter, other in zip(here, there, strict=True):
+            parameter.grad = torch.randn_like(parameter)
+            other.grad = parameter.grad.cuda()
+        ours.step()
+        theirs.step()
+    for our, their in zip(here, there, strict=True):
+        assert_close(our, their.cpu())
+    assert {state["step"].device.type for state in theirs.state.values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("kind", [AdamW, Muon])
+def test_a_step_reads_nothing_back_from_the_device(kind):
+    """Tensors on "meta" hold no numbers: whoever asked for one would fail."""
+    parameters = [nn.Parameter(torch.ones(shape, device="meta")) for shape in ((3, 4), (3, 4), (7, 2))]
+    optimizer = kind(parameters)
+    for _ in range(2):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+
+def test_parameters_of_one_group_may_differ_in_step_and_precision():
+    def make() -> list[Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        dtypes = (torch.float32, torch.float32, torch.float64, torch.float64, torch.float32)
+        return [nn.Parameter(torch.randn(6, generator=generator).to(dtype)) for dtype in dtypes]
+
+    ours, theirs = make(), make()
+    optimizer, peer = AdamW(ours, lr=0.1), torch.optim.AdamW(theirs, lr=0.1)
+    for step in range(12):
+        for i, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+            grad = torch.randn(6).to(our.dtype)
+            has_one = i == 0 or step % (i + 1) == 0  # each parameter misses other steps
+            our.grad, their.grad = (grad, grad.clone()) if has_one else (None, None)
+        optimizer.step()
+        peer.step()
+    assert len({state["step"].item() for state in optimizer.state.values()}) > 3
+    for our, their in zip(ours, theirs, strict=True):
+        assert_close(our, their)
+
+
 def test_decay_does_not_depend_on_the_gradient():
     parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
     optimizer = AdamW([parameter], lr=0.1, weight_decay=0.5)
@@ -133,6 +200,39 @@ def test_a_state_dict_of_an_optimizer_that_never_stepped():
     optimizer.load_state_dict(AdamW(small_model().parameters(), lr=0.25).state_dict())
     assert optimizer.param_groups[0]["lr"] == 0.25
     train(model, optimizer, range(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["state"][0].pop("exp_avg"), "expected .*'exp_avg'.* for a parameter, got"),
+        (lambda state: state["state"][0].update(max_exp_avg_sq=torch.ones(9, 5)), "got .*max_exp_avg_sq"),
+        (
+            lambda state: state["state"][0].update(exp_avg=torch.ones(5, 9)),
+            r"expected exp_avg of shape \(9, 5\), got \(5, 9\)",
+        ),
+        (lambda state: state["state"][1].update(step=7), r"expected step of shape \(\), got int"),
+        (lambda state: state["param_groups"].pop(), r"expected groups of \[2, 2\] parameters, got \[2\]"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change, message):
+    model = small_model()
+    optimizer = AdamW(groups(model))
+    train(model, optimizer, range(3))
+    before = copy.deepcopy(optimizer.state_dict())
+    state = copy.deepcopy(before)
+    state["param_groups"][0]["lr"] = 0.5
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    assert_states_equal(optimizer.state_dict(), before)
+
+
+def test_a_group_keeps_what_the_state_does_not_name():
+    optimizer = AdamW([{"params": [nn.Parameter(torch.ones(2))], "note": "kept"}])
+    optimizer.load_state_dict(AdamW([nn.Parameter(torch.ones(2))], lr=0.125).state_dict())
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["note"]) == (0.125, "kept")
 
 
 def test_state_is_float32_for_half_precision_and_small_updates_are_not_lost_in_it():
@@ -228,3 +328,28 @@ def test_numbers_out_of_range_are_refused(bad):
         AdamW([nn.Parameter(torch.ones(1))], **bad)
     with pytest.raises(ValueError, match=next(iter(bad))):
         AdamW([{"params": [nn.Parameter(torch.ones(1))], **bad}])
+
+
+@pytest.mark.parametrize("shape", [(1,), (5, 7), (300, 700)])
+def test_the_cpus_kernel_does_the_same(shape):
+    exact = [torch.randn(shape, dtype=torch.float64) for _ in range(4)]
+    exact[3].abs_()
+    ours = [tensor.float() for tensor in exact]
+    numbers = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    for step in range(1, 6):
+        adamw_update_(*exact, step, **numbers)
+        with cpu.kernels():
+            _update_many(*([tensor] for tensor in ours), step, **numbers)
+    for got, expected in zip(ours, exact, strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("tensors", [torch.randn(4, 3, 3, dtype=torch.float64), torch.randn(4, 3, 2).mT])
+def test_what_the_kernel_cannot_take_gets_the_plain_update(tensors):
+    tensors = [*tensors[:3], tensors[3].abs()]
+    plain = [tensor.clone() for tensor in tensors]
+    numbers = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    adamw_update_(*plain, 1, **numbers)
+    with cpu.kernels():
+        _update_many(*([tensor] for tensor in tensors), 1, **numbers)
+    assert all(map(torch.equal, tensors, plain))

@@ -74,3 +74,36 @@ def test_half_precision_gradients_do_not_overflow():
 def test_no_gradient_at_all_has_norm_zero():
     assert clip_grad_norm_([nn.Parameter(torch.ones(3))], 1.0).item() == 0
     assert clip_grad_norm_([], 1.0).item() == 0
+
+
+def test_precisions_may_differ_and_each_gradient_keeps_its_own():
+    mixed = [nn.Parameter(torch.zeros(40, dtype=dtype)) for dtype in (torch.bfloat16, torch.float32) * 2]
+    for parameter in mixed:
+        parameter.grad = torch.randn(40).to(parameter.dtype)
+    before = [parameter.grad.double() for parameter in mixed]
+    exact = torch.cat(before).norm()
+    norm = clip_grad_norm_(mixed, 0.5)
+    assert norm.dtype == torch.float32
+    assert_close(norm.double(), exact, rtol=1e-6, atol=0)
+    for parameter, gradient in zip(mixed, before, strict=True):
+        expected = (gradient * 0.5 / (exact + 1e-6)).to(parameter.dtype)
+        assert parameter.grad.dtype == parameter.dtype
+        assert_close(parameter.grad, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("scale", [1e-3, 100.0])
+def test_a_gpu_agrees_without_waiting(scale):
+    here = parameters(scale)
+    there = [nn.Parameter(parameter.detach().cuda()) for parameter in here]
+    for parameter, other in zip(here[:3], there, strict=False):
+        other.grad = parameter.grad.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        norm = clip_grad_norm_(there, 0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert_close(norm.cpu(), clip_grad_norm_(here, 0.5))
+    for our, their in zip(here[:3], there, strict=False):
+        assert_close(our.grad, their.grad.cpu())

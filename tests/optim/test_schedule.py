@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformerlm.optim import cosine_schedule
+from transformerlm.config import ScheduleConfig
+from transformerlm.optim import cosine_schedule, lr_factor, wsd_schedule
+
+SCHEDULES = st.builds(
+    ScheduleConfig,
+    name=st.sampled_from(["cosine", "wsd"]),
+    warmup_steps=st.integers(0, 60),
+    decay_fraction=st.floats(0.001, 1),
+    final_lr_fraction=st.floats(0, 1),
+)
 
 
 def test_values_on_the_way():
@@ -23,10 +32,33 @@ def test_values_on_the_way():
 
 def test_without_warm_up_it_starts_at_the_maximum():
     assert cosine_schedule(0, 3e-4, 0.0, 0, 100) == 3e-4
+    assert wsd_schedule(0, 3e-4, 0.0, 0, 20, 100) == 3e-4
 
 
 def test_without_a_cosine_it_stays_at_the_minimum():
     assert cosine_schedule(5, 1.0, 0.25, 5, 5) == 0.25
+
+
+def test_warm_up_stable_decay():
+    def lr(step: int) -> float:
+        return wsd_schedule(
+            step,
+            max_learning_rate=2.0,
+            min_learning_rate=0.2,
+            warmup_steps=10,
+            decay_steps=20,
+            total_steps=50,
+        )
+
+    assert [lr(step) for step in (0, 1, 5, 9)] == pytest.approx([0, 0.2, 1.0, 1.8])
+    assert {lr(step) for step in range(10, 31)} == {2.0}
+    assert [lr(step) for step in (31, 35, 40, 49)] == pytest.approx([1.91, 1.55, 1.1, 0.29])
+    assert [lr(step) for step in (50, 51, 10**9)] == [0.2, 0.2, 0.2]
+
+
+def test_a_decay_that_would_begin_within_the_warm_up_begins_at_its_end():
+    values = [wsd_schedule(step, 1.0, 0.0, 4, 100, 8) for step in range(9)]
+    assert values == [0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0]
 
 
 @given(
@@ -34,14 +66,59 @@ def test_without_a_cosine_it_stays_at_the_minimum():
     length=st.integers(1, 200),
     maximum=st.floats(1e-6, 1),
     fraction=st.floats(0, 1),
+    decay_steps=st.floats(0, 300),
 )
-def test_it_rises_then_falls_and_stays_between_its_ends(warmup_steps, length, maximum, fraction):
+def test_both_rise_then_fall_and_stay_between_their_ends(
+    warmup_steps, length, maximum, fraction, decay_steps
+):
     minimum = fraction * maximum
     last = warmup_steps + length
-    values = [cosine_schedule(step, maximum, minimum, warmup_steps, last) for step in range(last + 5)]
-    up, down = values[: warmup_steps + 1], values[warmup_steps:]
-    assert up == sorted(up)
-    assert all(later <= earlier * (1 + 1e-12) for earlier, later in itertools.pairwise(down))
-    assert values[warmup_steps] == pytest.approx(maximum)
-    assert values[last] == minimum
-    assert max(values) <= maximum * (1 + 1e-12)
+    steps = range(last + 5)
+    for values in (
+        [cosine_schedule(step, maximum, minimum, warmup_steps, last) for step in steps],
+        [wsd_schedule(step, maximum, minimum, warmup_steps, decay_steps, last) for step in steps],
+    ):
+        up, down = values[: warmup_steps + 1], values[warmup_steps:]
+        assert up == sorted(up)
+        assert all(later <= earlier * (1 + 1e-12) for earlier, later in itertools.pairwise(down))
+        assert values[warmup_steps] == pytest.approx(maximum)
+        assert values[last] == minimum
+        assert max(values) <= maximum * (1 + 1e-12)
+
+
+@given(
+    step=st.integers(0, 10**6),
+    schedule=SCHEDULES,
+    total_steps=st.one_of(st.floats(0, 1e6), st.integers(0, 200).map(float), st.just(math.inf)),
+)
+def test_the_factor_is_a_fraction_whatever_the_budget_comes_to(step, schedule, total_steps):
+    factor = lr_factor(step, schedule, total_steps)
+    assert 0 <= factor <= 1 + 1e-12
+    if step < schedule.warmup_steps:
+        assert factor == step / schedule.warmup_steps
+    elif step >= total_steps:
+        assert factor == schedule.final_lr_fraction
+
+
+@given(
+    step=st.integers(0, 150), schedule=SCHEDULES, total_steps=st.floats(100, 130), shift=st.floats(-0.5, 0.5)
+)
+def test_an_estimate_that_moves_a_little_moves_the_factor_a_little(step, schedule, total_steps, shift):
+    """Half a step of another end changes it by no more than the steepest step of the fall, or of its end."""
+    room = min(schedule.decay_fraction * 99, 39)
+    steepest = max(math.pi / 2 / 39, 1 / room)
+    before, after = (lr_factor(step, schedule, total) for total in (total_steps, total_steps + shift))
+    assert abs(before - after) <= steepest + 1e-9
+
+
+@given(schedule=SCHEDULES, total_steps=st.integers(61, 300))
+def test_the_factor_is_the_schedule_the_config_names(schedule, total_steps):
+    last, warmup_steps = schedule.final_lr_fraction, schedule.warmup_steps
+    for step in range(0, total_steps + 1, 7):
+        if schedule.name == "cosine":
+            expected = 0.5 * cosine_schedule(step, 2.0, 2 * last, warmup_steps, total_steps)
+        else:
+            decay_steps = schedule.decay_fraction * total_steps
+            expected = 0.5 * wsd_schedule(step, 2.0, 2 * last, warmup_steps, decay_steps, total_steps)
+        assert lr_factor(step, schedule, total_steps) == pytest.approx(expected)
+    assert lr_factor(total_steps, schedule, total_steps) == last

@@ -3,14 +3,17 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import regex
 
 from transformerlm.errors import ConfigError
+from transformerlm.native import CACHE_VARIABLE, cache_dir
 from transformerlm.tokenizer import native
-from transformerlm.tokenizer.native import CACHE_VARIABLE, CHOICE_VARIABLE
+from transformerlm.tokenizer.layout import LETTER, NUMBER, SPACE
+from transformerlm.tokenizer.native import CHOICE_VARIABLE, LIBRARY
 
 ENCODE = """
 from transformerlm.tokenizer import Tokenizer
@@ -33,9 +36,7 @@ def run(code, **environment):
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    native._cache_path.cache_clear()
-    yield tmp_path
-    native._cache_path.cache_clear()
+    return tmp_path
 
 
 def test_small_work_needs_neither_numba_nor_llvm():
@@ -50,12 +51,12 @@ def test_loading_needs_no_numba(kernels):
 
 
 def test_when_kernels_are_worth_their_cost(own_cache, monkeypatch):
-    monkeypatch.setattr(native, "_loaded", [])
+    monkeypatch.setattr(LIBRARY, "_loaded", [])
     monkeypatch.setenv(CHOICE_VARIABLE, "auto")
     assert not native.are_worth(0.01)
     assert not native.are_worth(5)  # they would have to be compiled
     assert native.are_worth(1000)
-    native._cache_path().write_bytes(b"")
+    LIBRARY.cache_path().write_bytes(b"")
     assert native.are_worth(5)
     assert not native.are_worth(0.01)
     for choice, expected in (("always", True), ("never", False)):
@@ -76,20 +77,18 @@ def test_a_user_without_a_home_keeps_nothing(monkeypatch):
     def nowhere(path):
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(native.Path, "expanduser", nowhere)
-    assert not (native._cache_dir() / "kernels").exists()
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    assert not (cache_dir() / "kernels").exists()
     with pytest.raises(OSError, match="Not a directory"):
-        native._cache_dir().mkdir(parents=True)
+        cache_dir().mkdir(parents=True)
 
 
 def test_damaged_machine_code_is_never_run(own_cache, monkeypatch):
-    native._cache_path.cache_clear()
     monkeypatch.delenv(CACHE_VARIABLE)
     native.kernels()
-    content = native._cache_path().read_bytes()
-    native._cache_path.cache_clear()
+    content = LIBRARY.cache_path().read_bytes()
     monkeypatch.setenv(CACHE_VARIABLE, str(own_cache))
-    assert native._load() is None
+    assert LIBRARY.load() is None
     for damaged in (
         b"",
         content[:-1],
@@ -97,10 +96,10 @@ def test_damaged_machine_code_is_never_run(own_cache, monkeypatch):
         content.replace(b"encode", b"encodE", 1),
         content + b"\0",
     ):
-        native._cache_path().write_bytes(damaged)
-        assert native._load() is None
-    native._cache_path().write_bytes(content)
-    assert native._load() is not None
+        LIBRARY.cache_path().write_bytes(damaged)
+        assert LIBRARY.load() is None
+    LIBRARY.cache_path().write_bytes(content)
+    assert LIBRARY.load() is not None
 
 
 def test_arguments_are_checked():
@@ -121,9 +120,9 @@ def test_arguments_are_checked():
 
 
 def test_characters_have_the_classes_that_the_pattern_gives_them():
-    classes = native.kernels().classes
+    classes = native.classes()
     assert len(classes) == 1 << 21
-    for name, kind in ((r"\p{L}", native.LETTER), (r"\p{N}", native.NUMBER), (r"\s", native.SPACE)):
+    for name, kind in ((r"\p{L}", LETTER), (r"\p{N}", NUMBER), (r"\s", SPACE)):
         matches = regex.compile(name).fullmatch
         for code in (*range(0x3000), *range(0x3000, 0x110000, 7)):
             if not 0xD800 <= code < 0xE000:

@@ -1,4 +1,7 @@
-"""transformerlm-make-data: from text to token files, with the tokenizer made first where it is missing."""
+"""transformerlm-make-data: from text to token files, with the tokenizer made first where it is missing.
+
+`torchrun -m transformerlm.cli.make_data` divides the work among ranks, of one machine or several.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,27 @@ import sys
 from collections.abc import Sequence
 
 from transformerlm.cli.common import run_command
+from transformerlm.cli.ranks import on_ranks
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import MakeDataConfig
+from transformerlm.distributed import agreement
+from transformerlm.world import World
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command."""
     description = "Encode a corpus into train.memmap and val.memmap, through worker processes."
-    return run_command(MakeDataConfig, make_data, description=description, argv=argv)
+    return on_ranks(lambda: run_command(MakeDataConfig, make_data, description=description, argv=argv))
 
 
 def make_data(config: MakeDataConfig) -> None:
     """Make the token files, unless those that are there were made in the same way."""
-    from transformerlm.data import prepare_data, prepare_tokenizer
+    from transformerlm.data.prepare import make_token_files, prepare_tokenizer
 
-    terminal = Terminal()
-    tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal)
-    prepare_data(config.data, config.tokenizer, tokenizer, terminal)
+    world, terminal = World.from_environment(), Terminal()
+    with agreement(world):
+        tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal, world)
+        make_token_files(config.data, config.tokenizer, tokenizer, terminal, world)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class Terminal:
             total=total,
             unit=unit,
             desc=description,
-            unit_scale=unit == "B",
+            unit_scale=unit in ("B", "token"),
             dynamic_ncols=True,
             disable=None,
             file=sys.stderr,

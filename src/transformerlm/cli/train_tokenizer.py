@@ -1,4 +1,7 @@
-"""transformerlm-train-tokenizer: from text to vocab.json and merges.txt."""
+"""transformerlm-train-tokenizer: from text to vocab.json and merges.txt.
+
+`torchrun -m transformerlm.cli.train_tokenizer` divides the work among ranks, of one machine or several.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,33 @@ import sys
 from collections.abc import Sequence
 
 from transformerlm.cli.common import run_command
+from transformerlm.cli.ranks import on_ranks
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import TrainTokenizerConfig
+from transformerlm.distributed import agreement
+from transformerlm.world import World
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command."""
-    description = "Train a byte-level BPE tokenizer on the training part of a corpus."
-    modes = {"verify": verify}
-    return run_command(TrainTokenizerConfig, train_tokenizer, description=description, modes=modes, argv=argv)
+    return on_ranks(
+        lambda: run_command(
+            TrainTokenizerConfig,
+            train_tokenizer,
+            description="Train a byte-level BPE tokenizer on the training part of a corpus.",
+            modes={"verify": verify},
+            argv=argv,
+        )
+    )
 
 
 def train_tokenizer(config: TrainTokenizerConfig) -> None:
     """Train the tokenizer, unless the one that is there was trained in the same way."""
     from transformerlm.data import prepare_tokenizer
 
-    prepare_tokenizer(config.data, config.tokenizer, Terminal())
+    world = World.from_environment()
+    with agreement(world):
+        prepare_tokenizer(config.data, config.tokenizer, Terminal(), world)
 
 
 def verify(config: TrainTokenizerConfig) -> None:
@@ -29,9 +43,11 @@ def verify(config: TrainTokenizerConfig) -> None:
     from transformerlm.data import prepare_tokenizer
     from transformerlm.data.verify import verify_tokenizer
 
-    terminal = Terminal()
-    tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal)
-    verify_tokenizer(config.data, config.tokenizer, tokenizer, terminal)
+    world, terminal = World.from_environment(), Terminal()
+    with agreement(world):
+        tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal, world)
+    if world.is_main:
+        verify_tokenizer(config.data, config.tokenizer, tokenizer, terminal)
 
 
 if __name__ == "__main__":

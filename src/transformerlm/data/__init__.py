@@ -2,7 +2,7 @@
 
 Read `corpus.py` (which files), `documents.py` and `pieces.py` (what is in them), `split.py` (what
 validates) and `build.py` (text to tokens); `format.py` and `sidecar.py` are the token file, `sampler.py`
-is what training draws from it, and `prepare.py` what the commands call.
+is what training draws from it, `prepare.py` what the commands call, and `share.py` how ranks share the work.
 
 Names are imported when they are first used: making token files needs no torch.
 """

@@ -1,14 +1,15 @@
 """From a corpus to token files, through worker threads or processes, in bounded memory.
 
-The result is a function of the text, the settings and the tokenizer: not of the number of workers, nor
-of how the text is divided into work. The items of work are a function of the text as well, so that
-several machines can share them out.
+The result is a function of the text, the settings and the tokenizer: not of the number of workers or of
+ranks, nor of how the text is divided into work. The items of work are a function of the text as well:
+every rank lists them all and encodes its share, and rank 0 writes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,14 @@ from transformerlm.data.corpus import Corpora, find_corpora, settings
 from transformerlm.data.documents import TRAIN, VAL, Document, Piece, Split, documents_of
 from transformerlm.data.format import TokenFile, TokenWriter
 from transformerlm.data.pieces import PIECE_BYTES, SafeCut, pieces, work_items
+from transformerlm.data.share import blocks, check_same_files, num_workers, own_items
 from transformerlm.data.split import has_validation, nothing_left, regions
+from transformerlm.distributed import agreement, gathered
 from transformerlm.errors import DataError
-from transformerlm.parallel import available_cores, ordered_map
-from transformerlm.progress import Reporter, SilentReporter
+from transformerlm.parallel import ordered_map
+from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.tokenizer import Tokenizer
+from transformerlm.world import ALONE, World
 
 WORKER_BYTES = 2 * 2**20
 """Text that is worth a worker: with less than twice this, none is started."""
@@ -34,6 +38,8 @@ WORKER_BYTES = 2 * 2**20
 _MAX_LISTED = 1000  # files that a sidecar names; the summary of their names and sizes covers them all
 
 Ids = NDArray[np.unsignedinteger[Any]]
+Item = tuple[Piece, ...]
+"""What a worker gets at a time."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,10 @@ class Tokens(NamedTuple):
     """UTF-8 bytes of their text."""
 
 
+Encoded = tuple[int, list[Tokens]]
+"""What a worker makes of it: bytes read, and tokens for each split."""
+
+
 def token_paths(config: CorpusConfig, directory: Path) -> list[Path]:
     """The token files that the config asks for: train.memmap and, where there is validation, val.memmap."""
     return [directory / f"{split}.memmap" for split in _splits(config)]
@@ -77,6 +87,7 @@ def make_data(
     reporter: Reporter | None = None,
     *,
     piece_bytes: int = PIECE_BYTES,
+    world: World = ALONE,
 ) -> TokenData:
     """Encode a corpus into `directory`: train.memmap and, where the config asks for it, val.memmap.
 
@@ -85,13 +96,17 @@ def make_data(
 
     Args:
         piece_bytes: about how much text a worker gets at a time; the result does not depend on it.
+        world: ranks that do this together, each seeing the whole corpus, and `directory` as well.
 
     Raises:
         DataError: a corpus that cannot be read, a split in which nothing is left, or a tokenizer that
             does not know the separator.
     """
-    corpora = find_corpora(config)
-    return encode_corpora(config, corpora, tokenizer, directory, reporter, piece_bytes=piece_bytes)
+    with agreement(world):
+        corpora = find_corpora(config)
+    encode_corpora(config, corpora, tokenizer, directory, reporter, piece_bytes=piece_bytes, world=world)
+    with agreement(world):
+        return TokenData.open(config, directory)
 
 
 def encode_corpora(
@@ -102,18 +117,42 @@ def encode_corpora(
     reporter: Reporter | None = None,
     *,
     piece_bytes: int = PIECE_BYTES,
-) -> TokenData:
-    """`make_data`, from files that are listed already."""
-    _check_separator(config, tokenizer)
-    encode = functools.partial(encode_item, tokenizer, config)
-    items = corpus_items(config, corpora, tokenizer.pretokenizer.safe_cut, piece_bytes)
-    num_workers = min(config.num_workers or available_cores(), max(1, corpora.num_bytes // WORKER_BYTES))
+    world: World = ALONE,
+) -> None:
+    """`make_data`, from files that are listed already; only rank 0 needs `directory`."""
+    check_same_files(world, corpora)
+    with agreement(world):
+        _check_separator(config, tokenizer)
+        items = own_items(world, corpus_items(config, corpora, tokenizer.pretokenizer.safe_cut, piece_bytes))
+        encoded = _encode_all(config, tokenizer, items, corpora.num_bytes // world.size, world)
+        if world.is_main:
+            with (reporter or SilentReporter()).bar(corpora.num_bytes, "B", "encoding") as bar:
+                _write_all(config, corpora, tokenizer, directory, _in_order(world, encoded, tokenizer), bar)
+        else:
+            deque(_in_order(world, encoded, tokenizer), maxlen=0)
+
+
+def _encode_all(
+    config: CorpusConfig, tokenizer: Tokenizer, items: Iterable[Item], num_bytes: int, world: World
+) -> Iterator[Encoded]:
+    """Encode items of about `num_bytes` in all, in order."""
+    workers = min(num_workers(config, world), max(1, num_bytes // WORKER_BYTES))
+    threads = tokenizer.uses_kernels(num_bytes)  # else other threads would only wait for this one
+    return ordered_map(functools.partial(encode_item, tokenizer, config), items, workers, threads=threads)
+
+
+def _write_all(
+    config: CorpusConfig,
+    corpora: Corpora,
+    tokenizer: Tokenizer,
+    directory: Path,
+    encoded: Iterable[Encoded],
+    bar: Bar,
+) -> None:
     left = corpora.num_bytes
-    threads = tokenizer.uses_kernels(left)  # else other threads would only wait for this one
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context((reporter or SilentReporter()).bar(left, "B", "encoding"))
         writers = _open_writers(stack, config, corpora, tokenizer, directory)
-        for num_read, parts in ordered_map(encode, items, num_workers, threads=threads):
+        for num_read, parts in encoded:
             for split, ids, num_documents, num_bytes in parts:
                 writers[split].write(ids, num_documents=num_documents, num_bytes=num_bytes)
             bar.update(num_read)
@@ -122,20 +161,44 @@ def encode_corpora(
         for split, writer in writers.items():
             if not writer.num_tokens:
                 raise nothing_left(config, split)
-    return TokenData.open(config, directory)
+
+
+def _in_order(world: World, own: Iterator[Encoded], tokenizer: Tokenizer) -> Iterator[Encoded]:
+    """On rank 0 what all ranks have encoded, in the order of the text; on the others nothing."""
+    if world.size == 1:
+        return own
+    received = gathered(world, map(_to_bytes, blocks(own)))
+    return (_from_bytes(data, tokenizer.dtype) for data in received)
+
+
+def _to_bytes(block: Sequence[Encoded]) -> bytes:
+    """A block of work as one: bytes read; of each split its ids, documents, bytes of text; and the ids."""
+    numbers, contents = [sum(num_read for num_read, _ in block)], []
+    for split in (TRAIN, VAL):
+        parts = [part for _, parts in block for part in parts if part.split == split]
+        numbers.append(sum(part.ids.size for part in parts))
+        numbers.append(sum(part.num_documents for part in parts))
+        numbers.append(sum(part.num_bytes for part in parts))
+        contents += [part.ids.tobytes() for part in parts]
+    return b"".join([np.array(numbers, np.int64).tobytes(), *contents])
+
+
+def _from_bytes(data: bytes, dtype: np.dtype[np.unsignedinteger[Any]]) -> Encoded:
+    num_read, *numbers = np.frombuffer(data, np.int64, count=7).tolist()
+    ids = np.frombuffer(data, dtype, offset=7 * 8)
+    train, val = Tokens(TRAIN, ids[: numbers[0]], *numbers[1:3]), Tokens(VAL, ids[numbers[0] :], *numbers[4:])
+    return num_read, [tokens for tokens in (train, val) if tokens.num_documents or tokens.ids.size]
 
 
 def corpus_items(
     config: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, piece_bytes: int = PIECE_BYTES
-) -> Iterator[tuple[Piece, ...]]:
+) -> Iterator[Item]:
     """The whole corpus as items of work, in order."""
     parts = regions(config, corpora)
     return work_items((p for part in parts for p in pieces(part, config, safe_cut, piece_bytes)), piece_bytes)
 
 
-def encode_item(
-    tokenizer: Tokenizer, config: CorpusConfig, item: Sequence[Piece]
-) -> tuple[int, list[Tokens]]:
+def encode_item(tokenizer: Tokenizer, config: CorpusConfig, item: Item) -> Encoded:
     """Read and encode one item of work, in any process: bytes read, and tokens for each split."""
     documents = [document for piece in item for document in documents_of(piece, config)]
     parts = []

@@ -93,9 +93,22 @@ def work_items(all_pieces: Iterable[Piece], piece_bytes: int = PIECE_BYTES) -> I
 
 def _end_of_whole(path: str, start: int, stop: int, end: bytes) -> int:
     """Where the last document that is whole in these bytes ends, what parts it from the next included."""
+    if not end:
+        return start
+    if not _overlaps_itself(end):
+        # The last one tells, however many there are: most often the bytes at the end are enough.
+        tail = max(start, stop - _TAIL_BYTES)
+        found = read_bytes(path, tail, stop).rfind(end)
+        if found >= 0:
+            return tail + found + len(end)
     data = read_bytes(path, start, stop)
-    # Divided from the left, as everywhere: the separator may overlap itself.
-    return stop - len(data.split(end)[-1]) if end and end in data else start
+    # Divided from the left, as everywhere: one that overlaps itself is not always where the last one seems.
+    return stop - len(data.split(end)[-1]) if end in data else start
+
+
+def _overlaps_itself(separator: bytes) -> bool:
+    """Whether two of them can share bytes, as in "aaa" two "aa" do."""
+    return any(separator.startswith(separator[-length:]) for length in range(1, len(separator)))
 
 
 def _long_document(

@@ -6,7 +6,8 @@ nor overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora,
 from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.data.format import TokenFile
 from transformerlm.data.pieces import SafeCut
+from transformerlm.data.share import blocks, check_same_files, num_workers, own_items, shared_tokenizer
 from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import nothing_left
+from transformerlm.distributed import agreement, all_gather_bytes, broadcast_bytes, gathered, pulse
 from transformerlm.errors import DataError
 from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.schema import to_dict
@@ -25,7 +28,8 @@ from transformerlm.tokenizer import Pretokenizer, Tokenizer
 from transformerlm.tokenizer.bpe import NUM_BYTES
 from transformerlm.tokenizer.files import VOCAB_FILE, read_manifest
 from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
-from transformerlm.tokenizer.train import count_words, learn_merges
+from transformerlm.tokenizer.train import Words, count_words, learn_merges, sum_words, words_to_bytes
+from transformerlm.world import ALONE, World
 
 
 def fill_placeholders(path: str, data: CorpusConfig) -> str:
@@ -34,11 +38,12 @@ def fill_placeholders(path: str, data: CorpusConfig) -> str:
 
 
 def prepare_tokenizer(
-    data: CorpusConfig, config: TokenizerConfig, reporter: Reporter | None = None
+    data: CorpusConfig, config: TokenizerConfig, reporter: Reporter | None = None, world: World = ALONE
 ) -> Tokenizer:
     """The tokenizer in `config.tokenizer_dir`; where there is none, one is trained on the training split.
 
-    One that this package has not made (GPT-2's own files, for instance) is taken as it is.
+    One that this package has not made (GPT-2's own files, for instance) is taken as it is. Of several
+    ranks only the first needs the folder; all train and all get the tokenizer.
 
     Raises:
         DataError: one that was made from another corpus or with other settings; a corpus that cannot
@@ -46,8 +51,94 @@ def prepare_tokenizer(
     """
     reporter = reporter or SilentReporter()
     directory = Path(fill_placeholders(config.tokenizer_dir, data))
+    tokenizer = None
+    with agreement(world):
+        if world.is_main:
+            tokenizer = _existing_tokenizer(data, config, directory, reporter)
+    tokenizer = shared_tokenizer(world, tokenizer)
+    if tokenizer is None:
+        tokenizer = shared_tokenizer(world, _train_tokenizer(data, config, directory, reporter, world))
+        assert tokenizer
+    return tokenizer
+
+
+def prepare_data(
+    data: DataConfig,
+    config: TokenizerConfig,
+    tokenizer: Tokenizer,
+    reporter: Reporter | None = None,
+    world: World = ALONE,
+) -> TokenData:
+    """The token files in `data.token_dir`; where they are missing, they are made from the corpus.
+
+    Raises:
+        DataError: ones that were made from another corpus, with other settings or with another
+            tokenizer; a corpus that cannot be read; damaged files.
+    """
+    make_token_files(data, config, tokenizer, reporter, world)
+    with agreement(world):
+        return TokenData.open(data, Path(fill_placeholders(data.token_dir, data)))
+
+
+def make_token_files(
+    data: DataConfig,
+    config: TokenizerConfig,
+    tokenizer: Tokenizer,
+    reporter: Reporter | None = None,
+    world: World = ALONE,
+) -> None:
+    """`prepare_data`, without opening the files: of several ranks only the first needs their folder."""
+    reporter = reporter or SilentReporter()
+    directory = Path(fill_placeholders(data.token_dir, data))
+    is_whole = False
+    with agreement(world):
+        # What is there is rank 0's to say: others may not see it, or not yet.
+        if world.is_main:
+            is_whole = _fits(data, config, tokenizer, directory, reporter)
+    is_whole = bool(broadcast_bytes(world, b"whole" * is_whole))
+    if not is_whole:
+        corpora = _list_files(data, reporter, world)
+        encode_corpora(data, corpora, tokenizer, directory, reporter, world=world)
+    if world.is_main:
+        found = TokenData.open(data, directory)
+        numbers = " + ".join(f"{file.num_tokens:,}" for file in (found.train, found.val) if file)
+        reporter.say(f"token files in {directory}: {'reused' if is_whole else 'made'} ({numbers} tokens)")
+
+
+def training_texts(
+    data: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, bar: Bar | None = None, world: World = ALONE
+) -> Iterator[str]:
+    """The text of the training split: documents, and parts of long ones that can be encoded apart.
+
+    Each of several ranks gets its share of them, and all go forward in step: what one of them cannot
+    read soon ends all.
+
+    Raises:
+        DataError: a corpus that cannot be read, or one of which nothing is left to train on.
+    """
+    found = b""
+    rounds = blocks(corpus_items(data, corpora, safe_cut), world.size)
+    while True:
+        with agreement(world):
+            items = next(rounds, [])
+            for piece in chain.from_iterable(own_items(world, items)):
+                for document in documents_of(piece, data):
+                    if document.split == TRAIN:
+                        found = b"text"
+                        yield document.text
+        if not items:
+            break
+        if bar:
+            bar.update(sum(piece.stop - piece.start for item in items for piece in item))
+    if not any(all_gather_bytes(world, found)):
+        raise nothing_left(data, TRAIN)
+
+
+def _existing_tokenizer(
+    data: CorpusConfig, config: TokenizerConfig, directory: Path, reporter: Reporter
+) -> Tokenizer | None:
     if not any((directory / name).exists() for name in (VOCAB_FILE, TOKENIZER_JSON)):
-        return _train_tokenizer(data, config, directory, reporter)
+        return None
     tokenizer = Tokenizer.from_dir(directory)
     manifest = read_manifest(directory)
     if manifest and manifest.made_from:
@@ -57,17 +148,10 @@ def prepare_tokenizer(
     return tokenizer
 
 
-def prepare_data(
-    data: DataConfig, config: TokenizerConfig, tokenizer: Tokenizer, reporter: Reporter | None = None
-) -> TokenData:
-    """The token files in `data.token_dir`; where they are missing, they are made from the corpus.
-
-    Raises:
-        DataError: ones that were made from another corpus, with other settings or with another
-            tokenizer; a corpus that cannot be read; damaged files.
-    """
-    reporter = reporter or SilentReporter()
-    directory = Path(fill_placeholders(data.token_dir, data))
+def _fits(
+    data: DataConfig, config: TokenizerConfig, tokenizer: Tokenizer, directory: Path, reporter: Reporter
+) -> bool:
+    """Whether the token files are all there; DataError where they are not those that are asked for."""
     paths = token_paths(data, directory)
     files = [TokenFile.open(path) for path in paths if sidecar_path(path).exists()]
     key = f"tokenizer {fill_placeholders(config.tokenizer_dir, data)}"
@@ -76,60 +160,56 @@ def prepare_data(
         made_from = {**file.made_from, key: file.fingerprint}
         _check(made_from, {**recipe, key: tokenizer.fingerprint}, file.path, "--data.token_dir")
     # Fewer than all are what an interrupted build has left.
-    is_whole = len(files) == len(paths)
-    if not is_whole:
-        encode_corpora(data, _list_files(data, reporter), tokenizer, directory, reporter)
-    found = TokenData.open(data, directory)
-    numbers = " + ".join(f"{file.num_tokens:,}" for file in (found.train, found.val) if file)
-    reporter.say(f"token files in {directory}: {'reused' if is_whole else 'made'} ({numbers} tokens)")
-    return found
-
-
-def training_texts(
-    data: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, bar: Bar | None = None
-) -> Iterator[str]:
-    """The text of the training split: documents, and parts of long ones that can be encoded apart.
-
-    Raises:
-        DataError: a corpus that cannot be read, or one of which nothing is left to train on.
-    """
-    is_empty = True
-    for item in corpus_items(data, corpora, safe_cut):
-        for piece in item:
-            for document in documents_of(piece, data):
-                if document.split == TRAIN:
-                    is_empty = False
-                    yield document.text
-            if bar:
-                bar.update(piece.stop - piece.start)
-    if is_empty:
-        raise nothing_left(data, TRAIN)
+    return len(files) == len(paths)
 
 
 def _train_tokenizer(
-    data: CorpusConfig, config: TokenizerConfig, directory: Path, reporter: Reporter
-) -> Tokenizer:
-    corpora = _list_files(data, reporter)
-    safe_cut = Pretokenizer(config.pattern, config.special_tokens).safe_cut
-    num_merges = config.vocab_size - NUM_BYTES - len(config.special_tokens)
-    with reporter.bar(corpora.num_bytes, "B", "counting words") as bar:
-        texts = training_texts(data, corpora, safe_cut, bar)
-        words = count_words(
-            texts, config.special_tokens, pattern=config.pattern, num_workers=data.num_workers
-        )
-    with reporter.bar(num_merges, "merge", "learning merges") as bar:
-        vocab, merges = learn_merges(words, config.vocab_size, config.special_tokens, bar.update)
-    tokenizer = Tokenizer(vocab, merges, config.special_tokens, pattern=config.pattern)
-    recipe = {**settings(data), **corpora.summary()}
-    tokenizer.save(directory, made_from={**_tokenizer_settings(config), **recipe})
-    short = config.vocab_size - tokenizer.vocab_size
-    note = f"; {short} fewer than asked for, the text has no more to merge" if short else ""
-    reporter.say(f"tokenizer {directory}: made ({tokenizer.vocab_size} ids{note})")
+    data: CorpusConfig, config: TokenizerConfig, directory: Path, reporter: Reporter, world: World
+) -> Tokenizer | None:
+    """Count on all ranks; on rank 0 learn, save, and return the tokenizer."""
+    corpora = _list_files(data, reporter, world)
+    check_same_files(world, corpora)
+    words = _count_words(data, config, corpora, reporter, world)
+    tokenizer = None
+    with agreement(world):
+        if world.is_main:
+            tokenizer = _learn(words, config, reporter, pulse(world))
+            recipe = {**settings(data), **corpora.summary()}
+            tokenizer.save(directory, made_from={**_tokenizer_settings(config), **recipe})
+            short = config.vocab_size - tokenizer.vocab_size
+            note = f"; {short} fewer than asked for, the text has no more to merge" if short else ""
+            reporter.say(f"tokenizer {directory}: made ({tokenizer.vocab_size} ids{note})")
     return tokenizer
 
 
-def _list_files(data: CorpusConfig, reporter: Reporter) -> Corpora:
-    corpora = find_corpora(data)
+def _count_words(
+    data: CorpusConfig, config: TokenizerConfig, corpora: Corpora, reporter: Reporter, world: World
+) -> Words:
+    """The pre-tokens of the training split and how often each occurs: on rank 0, elsewhere of no use."""
+    safe_cut = Pretokenizer(config.pattern, config.special_tokens).safe_cut
+    with agreement(world), reporter.bar(corpora.num_bytes, "B", "counting words") as bar:
+        texts = training_texts(data, corpora, safe_cut, bar, world)
+        words = count_words(
+            texts, config.special_tokens, pattern=config.pattern, num_workers=num_workers(data, world)
+        )
+    return words if world.size == 1 else sum_words(gathered(world, words_to_bytes(words)))
+
+
+def _learn(words: Words, config: TokenizerConfig, reporter: Reporter, beat: Callable[[], None]) -> Tokenizer:
+    num_merges = config.vocab_size - NUM_BYTES - len(config.special_tokens)
+    with reporter.bar(num_merges, "merge", "learning merges") as bar:
+
+        def progress(number: int) -> None:
+            bar.update(number)
+            beat()
+
+        vocab, merges = learn_merges(words, config.vocab_size, config.special_tokens, progress)
+    return Tokenizer(vocab, merges, config.special_tokens, pattern=config.pattern)
+
+
+def _list_files(data: CorpusConfig, reporter: Reporter, world: World) -> Corpora:
+    with agreement(world):
+        corpora = find_corpora(data)
     for name, corpus in ((data.corpus, corpora.main), (data.validation_corpus, corpora.validation)):
         if corpus and (corpus.num_hidden or corpus.num_binary):
             passed_over = f"passed over: {corpus.num_hidden} hidden, {corpus.num_binary} binary"

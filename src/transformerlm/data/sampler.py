@@ -1,7 +1,7 @@
 """Batches from token files: random windows, or every window once an epoch, and validation in order.
 
 A training batch is a pure function of (seed, step): resuming needs to remember nothing but the step,
-and the batches are the same on any number of ranks. There is no iterator here, no state and no queue.
+and the batches are the same on any number of ranks. There is no iterator here and no queue.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ Batch = tuple[Tensor, Tensor]
 """Inputs and targets, int64, each `[batch, time]`: targets[b, t] follows inputs[b, t] in the text."""
 
 _NUM_ROUNDS = 8
+_BLOCK_WINDOWS = 4096  # whose starts are worked out together: for a few it takes as long
 
 
 def get_batch(
@@ -70,10 +71,14 @@ class BatchSampler:
         seed: int = 0,
     ) -> None:
         _require(tokens, context_length)
-        self.tokens, self.batch_size, self.context_length = tokens, batch_size, context_length
+        # Still mapped, but no longer a np.memmap: that makes every slice of it cost microseconds.
+        self.tokens = np.asarray(tokens)
+        self.batch_size, self.context_length = batch_size, context_length
         self.order, self.seed = order, seed
         self.num_windows = len(tokens) // context_length
         """Windows of an epoch."""
+        # From which step on, and the starts of what was worked out last. Kept for speed alone.
+        self._block: tuple[int, NDArray[np.int64]] | None = None
 
     def batch(
         self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
@@ -100,10 +105,17 @@ class BatchSampler:
         if self.order == "random":
             num_starts = len(self.tokens) - self.context_length
             return (_random_words(self.seed, step, self.batch_size) % np.uint64(num_starts)).astype(np.int64)
-        position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epoch, index = np.divmod(position, self.num_windows)
-        parts = [self._epoch_starts(int(e), index[epoch == e]) for e in np.unique(epoch)]
-        return np.concatenate(parts)
+        steps = max(1, min(_BLOCK_WINDOWS, self.num_windows) // self.batch_size)
+        first = step // steps * steps
+        if self._block is None or self._block[0] != first:
+            self._block = first, self._starts_in_order(first * self.batch_size, steps * self.batch_size)
+        at = (step - first) * self.batch_size
+        return self._block[1][at : at + self.batch_size]
+
+    def _starts_in_order(self, first: int, number: int) -> NDArray[np.int64]:
+        """Of windows `first` to `first + number`, counted through all epochs."""
+        epoch, index = np.divmod(np.arange(first, first + number), self.num_windows)
+        return np.concatenate([self._epoch_starts(int(e), index[epoch == e]) for e in np.unique(epoch)])
 
     def _epoch_starts(self, epoch: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
         offset, *keys = _random_words(self.seed, epoch, 1 + _NUM_ROUNDS)

@@ -24,6 +24,8 @@ TOKENS_PER_SECOND = "metrics.tokens_per_second"
 """Throughput since the record before."""
 MFU = "metrics.mfu"
 """Model FLOPs utilisation: the model's own arithmetic over the device's measured ceiling, 0 to 1."""
+DATA_WAIT_FRACTION = "metrics.data_wait_fraction"
+"""Part of the steps' time since the record before that was spent waiting for their data, 0 to 1."""
 SECONDS_REMAINING = "metrics.seconds_remaining"
 """What the remaining steps take at the present throughput; validating and saving are not counted."""
 

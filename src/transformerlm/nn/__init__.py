@@ -13,6 +13,7 @@ from transformerlm.nn.embedding import Embedding
 from transformerlm.nn.feedforward import SwiGLU
 from transformerlm.nn.functional import cross_entropy, silu, softmax
 from transformerlm.nn.linear import Linear
+from transformerlm.nn.loss import NextTokenLoss, linear_cross_entropy
 from transformerlm.nn.norm import RMSNorm
 from transformerlm.nn.rope import RotaryPositionEmbedding
 from transformerlm.nn.sdpa import resolve_backend, scaled_dot_product_attention
@@ -23,6 +24,7 @@ __all__ = [
     "KVCache",
     "Linear",
     "MultiHeadSelfAttention",
+    "NextTokenLoss",
     "RMSNorm",
     "RotaryPositionEmbedding",
     "SwiGLU",
@@ -31,6 +33,7 @@ __all__ = [
     "cross_entropy",
     "flops_per_token",
     "kv_cache_bytes_per_token",
+    "linear_cross_entropy",
     "num_non_embedding_parameters",
     "num_parameters",
     "resolve_backend",

@@ -1,4 +1,4 @@
-"""What a model costs, from its config alone: parameters, floating-point operations, cache.
+"""What a model costs, from its config alone: parameters, floating-point operations, bytes.
 
 Formulas, checked in the tests against the built model; nothing is measured here.
 """
@@ -17,7 +17,15 @@ def num_parameters(config: ModelConfig) -> int:
 def num_non_embedding_parameters(config: ModelConfig) -> int:
     """Those that do not grow with the vocabulary: without the embedding and the head."""
     norms = 2 * config.d_model + (2 * config.d_head if config.qk_norm else 0)
-    return config.num_layers * (_block_matrix_parameters(config) + norms) + config.d_model
+    return num_hidden_matrix_parameters(config) + config.num_layers * norms + config.d_model
+
+
+def num_hidden_matrix_parameters(config: ModelConfig) -> int:
+    """Those in the blocks' matrices."""
+    queries_and_output = 2 * config.d_model * config.d_model
+    keys_and_values = 2 * config.d_model * _d_keys(config)
+    feedforward = 3 * config.d_model * config.d_ff
+    return config.num_layers * (queries_and_output + keys_and_values + feedforward)
 
 
 def flops_per_token(config: ModelConfig, num_keys: int) -> int:
@@ -32,7 +40,7 @@ def flops_per_token(config: ModelConfig, num_keys: int) -> int:
 
     Source: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022, appendix B.
     """
-    matrices = config.num_layers * _block_matrix_parameters(config) + config.vocabulary_rows * config.d_model
+    matrices = num_hidden_matrix_parameters(config) + config.vocabulary_rows * config.d_model
     return 2 * matrices + 4 * config.num_layers * config.d_model * num_keys
 
 
@@ -46,11 +54,77 @@ def training_flops_per_token(config: ModelConfig, num_keys: int) -> int:
 
 def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_number: int) -> int:
     """Bytes that one token of one row takes in a KVCache: a key and a value per layer and key head."""
-    return 2 * config.num_layers * config.kv_heads * config.d_head * bytes_per_number
+    return 2 * config.num_layers * _d_keys(config) * bytes_per_number
 
 
-def _block_matrix_parameters(config: ModelConfig) -> int:
-    queries_and_output = 2 * config.d_model * config.d_model
-    keys_and_values = 2 * config.d_model * config.kv_heads * config.d_head
-    feedforward = 3 * config.d_model * config.d_ff
-    return queries_and_output + keys_and_values + feedforward
+def optimizer_bytes(config: ModelConfig, optimizer: str) -> int:
+    """Bytes of the optimizer's running means, in float32.
+
+    "adamw" has two for every parameter, "muon" one for those in the blocks' matrices and two for the others.
+    """
+    with_one = num_hidden_matrix_parameters(config) if optimizer == "muon" else 0
+    return 4 * (2 * num_parameters(config) - with_one)
+
+
+def checkpoint_bytes(config: ModelConfig, optimizer: str) -> int:
+    """Bytes of a checkpoint: weights and the optimizer's state. Its JSON is left out, some 100 kB at most."""
+    return 4 * num_parameters(config) + optimizer_bytes(config, optimizer)
+
+
+def block_activation_bytes_per_token(
+    config: ModelConfig, bytes_per_number: int, *, fused: bool = False, num_scores: int = 0
+) -> int:
+    """Bytes per token that one block's forward pass keeps for its backward pass.
+
+    A norm keeps its input (and, `fused` apart, the normalised one) in float32, a matrix its input, attention
+    its queries, keys and values (and, where it has neither scores nor kernels of its own, its output) in the
+    dtype of the products, all d_model wide; keys and values less where heads share them, unless scores are
+    kept. SwiGLU keeps both projections and their product, all d_ff wide; `fused` apart also the sigmoid and
+    silu in between.
+
+    Args:
+        bytes_per_number: 4, or 2 where products are taken in half precision.
+        fused: in the CPU's own kernels (fused.py), not in PyTorch's operations.
+        num_scores: where attention keeps them, scores per query and head.
+
+    Source: the way of counting is that of Korthikanti et al., "Reducing Activation Recomputation in Large
+    Transformer Models", 2022, section 4.
+    """
+    heads, d_model, queries_and_keys = config.num_heads, config.d_model, config.d_model + _d_keys(config)
+    # Half precision makes a copy for each product, where float32 has one input for all.
+    copies = 3 if fused or bytes_per_number == 4 else 6
+    outputs = 0 if fused or num_scores else 1
+    keys_and_values = 2 * (d_model if num_scores else _d_keys(config))
+    half = (1 + outputs + copies) * d_model + keys_and_values
+    wide = 2 * (1 if fused else 2) * d_model + 2 + heads
+    if config.qk_norm:
+        wide += heads + config.kv_heads + (0 if fused else 2 * queries_and_keys)
+        half += queries_and_keys if fused else 0
+    half += (3 if fused else 5) * config.d_ff
+    scores = num_scores * heads * (bytes_per_number + 4)
+    return 4 * wide + bytes_per_number * half + scores
+
+
+def activation_bytes_per_token(
+    config: ModelConfig,
+    bytes_per_number: int,
+    *,
+    fused: bool = False,
+    num_scores: int = 0,
+    checkpointing: bool = False,
+) -> int:
+    """Bytes per token that the model's forward pass keeps, its last norm and the loss' gradient included.
+
+    With activation checkpointing it keeps the input of every block and nothing inside. Other arguments as for
+    `block_activation_bytes_per_token`.
+    """
+    ends = 8 + 4 * ((1 if fused else 2) * config.d_model + 1) + bytes_per_number * config.d_model
+    if checkpointing:
+        return ends + config.num_layers * 4 * config.d_model
+    block = block_activation_bytes_per_token(config, bytes_per_number, fused=fused, num_scores=num_scores)
+    return ends + config.num_layers * block
+
+
+def _d_keys(config: ModelConfig) -> int:
+    """Width of all heads' keys, and of all their values."""
+    return config.kv_heads * config.d_head

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from transformerlm import cpu
 from transformerlm.nn.cache import LayerCache
-from transformerlm.nn.linear import Linear
+from transformerlm.nn.linear import Linear, together
 from transformerlm.nn.norm import RMSNorm
 from transformerlm.nn.rope import RotaryPositionEmbedding
 from transformerlm.nn.sdpa import resolve_backend, scaled_dot_product_attention
@@ -66,10 +67,13 @@ class MultiHeadSelfAttention(nn.Module):
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each [..., heads, T, d_head], from [..., T, d_model]."""
-        q, k, v = (
-            projected.view(*x.shape[:-1], -1, self.d_head).transpose(-3, -2)
-            for projected in (self.q_proj(x), self.k_proj(x), self.v_proj(x))
-        )
+        layers = self.q_proj, self.k_proj, self.v_proj
+        if cpu.can_serve(x) and x.shape[-2] > 1:
+            widths = [layer.weight.shape[0] for layer in layers]
+            projections = torch.split(together(x, *layers), widths, -1)
+        else:
+            projections = tuple(layer(x) for layer in layers)
+        q, k, v = (p.view(*p.shape[:-1], -1, self.d_head).transpose(-3, -2) for p in projections)
         if self.q_norm is None or self.k_norm is None:
             return q, k, v
         return self.q_norm(q), self.k_norm(k), v

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from transformerlm import cpu
+from transformerlm.nn import fused
 from transformerlm.nn.functional import silu
-from transformerlm.nn.linear import Linear
+from transformerlm.nn.linear import Linear, together
 
 
 class SwiGLU(nn.Module):
@@ -29,6 +31,9 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model] -> [..., d_model], through [..., d_ff]."""
-        activated: Tensor = silu(self.w1(x)) * self.w3(x)
+        if cpu.can_serve(x) and x.shape[-2] > 1:
+            activated = fused.swiglu(together(x, self.w1, self.w3))
+        else:
+            activated = silu(self.w1(x)) * self.w3(x)
         output: Tensor = self.w2(activated)
         return output

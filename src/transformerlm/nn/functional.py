@@ -16,6 +16,12 @@ def widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a matrix product would take `x`: autocast's while that is on, else its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def softmax(x: Tensor, dim: int) -> Tensor:
     """Exponentials that sum to one along `dim`: exp(x_i - max x) / sum_j exp(x_j - max x).
 
@@ -26,6 +32,16 @@ def softmax(x: Tensor, dim: int) -> Tensor:
     # The result does not depend on the shift, so no gradient has to flow through it.
     exponentials = (wide - wide.detach().amax(dim, keepdim=True)).exp()
     return (exponentials / exponentials.sum(dim, keepdim=True)).to(x.dtype)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """weight * x / sqrt(mean(x^2) + eps) over the last dimension.
+
+    Computed in float32 at least, returned in the dtype of `x`.
+    """
+    wide = widen(x)
+    inverse_rms = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return (wide * inverse_rms * weight).to(x.dtype)
 
 
 def silu(x: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transformerlm.nn.functional import widen
+from transformerlm import cpu
+from transformerlm.nn import fused
+from transformerlm.nn.functional import product_dtype, rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -30,9 +32,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model] -> [..., d_model]."""
-        wide = widen(x)
-        inverse_rms = (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()
-        return (wide * inverse_rms * self.weight).to(x.dtype)
+        if cpu.can_serve(x, self.weight):
+            # What comes next is a matrix product, which would round to this dtype anyway.
+            return fused.rms_norm(x, self.weight, self.eps, product_dtype(x))
+        return rms_norm(x, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

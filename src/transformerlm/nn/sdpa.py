@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transformerlm import cpu
 from transformerlm.errors import ConfigError
+from transformerlm.nn import fused
 from transformerlm.nn.functional import softmax
 
 
@@ -64,10 +66,6 @@ def resolve_backend(backend: str, device: torch.device | str | None = None) -> s
     Raises:
         ConfigError: for an unknown name.
     """
-    if backend == "auto":
-        # On every device: it needs no memory for the scores. Only below some 100 positions in bfloat16 on
-        # a CPU is the reference quicker.
-        return "torch"
     _backend_function(backend)
     return backend
 
@@ -100,6 +98,14 @@ def _torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
     )
 
 
+def _auto(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """The CPU's kernels for the whole of a text that is not too long for them, else PyTorch's."""
+    is_whole = causal and mask is None and q.dim() == 4 and 1 < q.shape[-2] == k.shape[-2] <= MOST_QUERIES
+    if is_whole and cpu.can_serve(q, k, v):
+        return fused.attention(q, k, v)
+    return _torch(q, k, v, mask, causal)
+
+
 def _grouped(q: Tensor, k: Tensor) -> bool:
     if q.dim() < 3 or q.shape[-3] == k.shape[-3]:
         return False
@@ -118,9 +124,13 @@ def _hide_later(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
     return earlier if mask is None else earlier & mask
 
 
+MOST_QUERIES = 1024
+"""Up to here the CPU's kernels, which hold all scores of a head at once, are quicker than PyTorch's."""
+
 BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]] = {
     "reference": _reference,
     "torch": _torch,
+    "auto": _auto,
 }
 """Name -> function of (q, k, v, mask, causal). A new kernel enters here, and nowhere else."""
 

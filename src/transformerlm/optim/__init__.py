@@ -1,8 +1,19 @@
-"""The optimizer and what goes with it, from scratch."""
+"""The optimizers and what goes with them, from scratch."""
 
 from transformerlm.optim.adamw import AdamW
 from transformerlm.optim.clip import clip_grad_norm_
-from transformerlm.optim.groups import parameter_groups
-from transformerlm.optim.schedule import cosine_schedule
+from transformerlm.optim.groups import make_optimizer, parameter_groups
+from transformerlm.optim.muon import Muon, orthogonalized
+from transformerlm.optim.schedule import cosine_schedule, lr_factor, wsd_schedule
 
-__all__ = ["AdamW", "clip_grad_norm_", "cosine_schedule", "parameter_groups"]
+__all__ = [
+    "AdamW",
+    "Muon",
+    "clip_grad_norm_",
+    "cosine_schedule",
+    "lr_factor",
+    "make_optimizer",
+    "orthogonalized",
+    "parameter_groups",
+    "wsd_schedule",
+]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, overload
 
 import torch
 from torch import Tensor
+
+from transformerlm import cpu
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
@@ -18,7 +21,8 @@ class AdamW(torch.optim.Optimizer):
 
     State of a parameter: `exp_avg` and `exp_avg_sq`, the running means of its gradient and of the
     gradient's square, in float32 at least; `step`, a float32 scalar on the CPU. Parameters without a
-    gradient are left alone. The update is `adamw_update_`.
+    gradient are left alone. The update is `adamw_update_`: on a GPU of many parameters at once, on a CPU
+    by a kernel where those are used.
 
     Args:
         params: parameters, or groups of them with their own lr, betas, eps, weight_decay.
@@ -61,35 +65,132 @@ class AdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            numbers = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay")}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, **numbers)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if any(parameter.grad.is_sparse for parameter in parameters):
+                raise ValueError(f"{type(self).__name__} takes no sparse gradients")
+            if parameters:
+                self._update_group(group, parameters)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict()` gave, to the bit."""
+        """Take over what `state_dict()` gave, to the bit; nothing where it does not fit.
+
+        Raises:
+            ValueError: for the state of other groups, of another algorithm or of other shapes.
+        """
+        self._check_state(state_dict)
+        before = [dict(group) for group in self.param_groups]
         super().load_state_dict(state_dict)
+        for group, own in zip(self.param_groups, before, strict=True):
+            group.update({key: own[key] for key in own if key == "algorithm" or key not in group})
         # torch casts all state to its parameter's dtype, which would round that of half-precision weights.
-        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        own = chain.from_iterable(group["params"] for group in self.param_groups)
-        for key, parameter in zip(saved, own, strict=True):
-            for name, value in state_dict["state"].get(key, {}).items():
-                device = value.device if name == "step" else parameter.device
+        for _, parameter, saved in self._saved_states(state_dict):
+            for name, value in saved.items():
+                device = torch.device("cpu") if name == "step" else parameter.device
                 self.state[parameter][name] = value.to(device, copy=True)
 
-    def _update(self, parameter: Tensor, grad: Tensor, **numbers: Any) -> None:
-        if grad.is_sparse:
-            raise ValueError("AdamW takes no sparse gradients")
-        state = self.state[parameter]
+    def _update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        states = [self._started_state(parameter) for parameter in parameters]
+        counts = [state["step"] for state in states]
+        torch._foreach_add_(counts, 1)
+        alike = defaultdict(list)
+        # The counts are on the CPU: nothing waits.
+        for step, parameter, state in zip(torch.stack(counts).tolist(), parameters, states, strict=True):
+            grad, exp_avg = parameter.grad, state["exp_avg"]
+            assert grad is not None
+            key = (int(step), parameter.device, parameter.dtype, grad.dtype, exp_avg.dtype)
+            alike[key].append((parameter, grad, exp_avg, state["exp_avg_sq"]))
+        numbers = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay")}
+        for (step, *_), rows in alike.items():
+            some, grads, exp_avgs, exp_avg_sqs = (list(column) for column in zip(*rows, strict=True))
+            _update_many(some, grads, exp_avgs, exp_avg_sqs, step, **numbers)
+
+    def _started_state(self, parameter: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[parameter]
         if not state:
             dtype = torch.promote_types(parameter.dtype, torch.float32)
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"] = torch.zeros_like(parameter, dtype=dtype)
             state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=dtype)
-        state["step"] += 1
-        step = int(state["step"].item())  # on the CPU: nothing waits
-        adamw_update_(parameter, grad, state["exp_avg"], state["exp_avg_sq"], step, **numbers)
+        return state
+
+    def _state_names(self, group: dict[str, Any]) -> set[str]:
+        return {"step", "exp_avg", "exp_avg_sq"}
+
+    def _saved_states(
+        self, state_dict: dict[str, Any]
+    ) -> Iterator[tuple[dict[str, Any], Tensor, dict[str, Any]]]:
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for parameter, key in zip(group["params"], saved["params"], strict=True):
+                yield group, parameter, state_dict["state"].get(key, {})
+
+    def _check_state(self, state_dict: dict[str, Any]) -> None:
+        groups = self.param_groups, state_dict["param_groups"]
+        expected, got = ([len(group["params"]) for group in either] for either in groups)
+        if expected != got:
+            raise ValueError(f"expected groups of {expected} parameters, got {got}")
+        for group, parameter, saved in self._saved_states(state_dict):
+            names = self._state_names(group)
+            if saved and saved.keys() != names:
+                raise ValueError(f"expected {sorted(names)} for a parameter, got {sorted(saved)}")
+            for name, value in saved.items():
+                expected_shape = () if name == "step" else tuple(parameter.shape)
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                if shape != expected_shape:
+                    raise ValueError(f"expected {name} of shape {expected_shape}, got {shape}")
+
+
+def _update_many(
+    parameters: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    step: int,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """`adamw_update_` for parameters that are at the same step, on one device, with the same dtypes."""
+    numbers: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    tensors = parameters, grads, exp_avgs, exp_avg_sqs
+    one_dtype = parameters[0].dtype == grads[0].dtype == exp_avgs[0].dtype
+    if one_dtype and parameters[0].device.type != "cpu":
+        multi_tensor_adamw_update_(*tensors, step, **numbers)
+    elif _kernel_serves(chain(*tensors)):
+        _kernel_adamw_update_(*tensors, step, **numbers)
+    else:
+        # A CPU takes one parameter after the other: it stays in the cache from one operation to the next.
+        for row in zip(*tensors, strict=True):
+            adamw_update_(*row, step, **numbers)
+
+
+def _kernel_serves(tensors: Iterable[Tensor]) -> bool:
+    tensors = list(tensors)
+    is_float32 = all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
+    return is_float32 and cpu.can_serve(*tensors)
+
+
+def _kernel_adamw_update_(
+    parameters: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    step: int,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """`adamw_update_` for many parameters in float32, each in one go through memory."""
+    beta1, beta2 = betas
+    step_size, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+    numbers = beta1, beta2, step_size, 1 - lr * weight_decay, root, eps
+    addresses = torch.tensor([t.data_ptr() for t in chain(parameters, grads, exp_avgs, exp_avg_sqs)])
+    sizes = torch.tensor([parameter.numel() for parameter in parameters])
+    cpu.run("adamw", (torch.float32,), addresses, sizes, len(sizes), *numbers)
 
 
 def adamw_update_(
@@ -122,6 +223,35 @@ def adamw_update_(
     weight.mul_(1 - lr * weight_decay).addcdiv_(exp_avg, root, value=-lr / (1 - beta1**step))
     if weight is not parameter:
         parameter.copy_(weight)
+
+
+def multi_tensor_adamw_update_(
+    parameters: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    step: int,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """`adamw_update_` for many parameters of one dtype: each operation is one launch for all of them.
+
+    The same operations in the same order, so on a CPU the same bits; a GPU's fused multiplications and
+    additions may round otherwise. Needs as much memory again as the parameters while it runs.
+    """
+    beta1, beta2 = betas
+    torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
+    torch._foreach_mul_(exp_avg_sqs, beta2)
+    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
+
+    roots = torch._foreach_sqrt(exp_avg_sqs)
+    torch._foreach_div_(roots, math.sqrt(1 - beta2**step))
+    torch._foreach_add_(roots, eps)
+    torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+    torch._foreach_addcdiv_(parameters, exp_avgs, roots, -lr / (1 - beta1**step))
 
 
 def _check(group: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -25,15 +26,26 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, eps:
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not grads:
         return torch.zeros(())
-    norms = [_norm(grad).to(grads[0].device) for grad in grads]
-    norm = _norm(torch.stack(norms))
+    alike = _by_device_and_dtype(grads)
+    norms = [norm.to(grads[0].device) for some in alike for norm in _norms(some)]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     factor = (max_norm / (norm + eps)).clamp(max=1).where(norm.isfinite(), 1.0)
-    for grad in grads:
-        grad.mul_(factor.to(grad.device))
+    if factor.device.type == "cpu" and factor.item() == 1:  # on the CPU asking costs less than multiplying
+        return norm
+    for some in alike:
+        torch._foreach_mul_(some, factor.to(some[0].device))
     return norm
 
 
-def _norm(x: Tensor) -> Tensor:
+def _norms(grads: list[Tensor]) -> tuple[Tensor, ...]:
     # Without the wider dtype the squares of float16 would end in infinity from 256 on.
-    norm: Tensor = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
-    return norm
+    dtype = torch.promote_types(grads[0].dtype, torch.float32)
+    # Named only where it is another one: a DTensor's operation does not know the argument.
+    return torch._foreach_norm(grads) if dtype == grads[0].dtype else torch._foreach_norm(grads, dtype=dtype)
+
+
+def _by_device_and_dtype(tensors: list[Tensor]) -> list[list[Tensor]]:
+    alike = defaultdict(list)
+    for tensor in tensors:
+        alike[tensor.device, tensor.dtype].append(tensor)
+    return list(alike.values())

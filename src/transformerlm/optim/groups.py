@@ -1,10 +1,41 @@
-"""Which parameters decay."""
+"""Which parameters decay, and which algorithm serves them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from transformerlm.config import OptimizerConfig
+from transformerlm.optim.adamw import AdamW
+from transformerlm.optim.muon import Muon
+
+
+def make_optimizer(
+    model: nn.Module, config: OptimizerConfig, dtype: torch.dtype | None = None
+) -> torch.optim.Optimizer:
+    """The one optimizer of a run, as [optimizer] says; each group's `peak_lr` is what a schedule scales.
+
+    `dtype` is the precision of Muon's iteration (None: bfloat16 on CUDA, float32 elsewhere).
+    """
+    if config.name == "adamw":
+        groups = parameter_groups(model, config.weight_decay)
+        optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    else:
+        optimizer = Muon(
+            _muon_groups(model, config),
+            lr=config.muon_lr,
+            momentum=config.muon_momentum,
+            num_steps=config.muon_steps,
+            betas=config.betas,
+            eps=config.eps,
+            dtype=dtype,
+        )
+    for group in optimizer.param_groups:
+        group["peak_lr"] = group["lr"]
+    return optimizer
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -13,7 +44,32 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     Every parameter is in exactly one group, also one that two modules share. Order as in
     `model.parameters()`; a group that would be empty is left out.
     """
-    parameters = list(model.parameters())
+    return _by_decay(model.parameters(), weight_decay)
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon serves this parameter: a matrix inside a block.
+
+    Neither the embedding nor the head, one matrix or two: rows of an embedding are looked up and never mix,
+    and a head learns better with AdamW (Jordan et al., "Muon", 2024).
+    """
+    return name.startswith("blocks.") and parameter.dim() == 2
+
+
+def _muon_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    weight_decay = config.weight_decay
+    hidden: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (hidden if is_hidden_matrix(name, parameter) else others).append(parameter)
+    groups = [{**group, "algorithm": "adamw", "lr": config.lr} for group in _by_decay(others, weight_decay)]
+    if hidden:
+        groups.insert(0, {"params": hidden, "algorithm": "muon", "weight_decay": weight_decay})
+    return groups
+
+
+def _by_decay(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    parameters = list(parameters)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import math
 
+from transformerlm.config import ScheduleConfig
+
+
+def lr_factor(step: int, schedule: ScheduleConfig, total_steps: float) -> float:
+    """The learning rate of `step` as a fraction of its peak, as [schedule] says; from 0 to 1.
+
+    `total_steps` is where the schedule ends: `cosine_steps`, or what the budget comes to. It need be neither
+    whole nor the same from step to step (a budget in time can only be estimated), nor larger than the
+    warm-up: then the ramp goes as far as it gets.
+    """
+    last, warmup_steps = schedule.final_lr_fraction, schedule.warmup_steps
+    if schedule.name == "cosine":
+        return cosine_schedule(step, 1.0, last, warmup_steps, total_steps)
+    return wsd_schedule(step, 1.0, last, warmup_steps, schedule.decay_fraction * total_steps, total_steps)
+
 
 def cosine_schedule(
-    step: int, max_learning_rate: float, min_learning_rate: float, warmup_steps: int, cosine_steps: int
+    step: int, max_learning_rate: float, min_learning_rate: float, warmup_steps: int, cosine_steps: float
 ) -> float:
     """Linear from 0 to the maximum at `warmup_steps`, half a cosine down to the minimum at `cosine_steps`.
 
@@ -26,3 +41,30 @@ def cosine_schedule(
     return min_learning_rate + (1 + math.cos(math.pi * progress)) / 2 * (
         max_learning_rate - min_learning_rate
     )
+
+
+def wsd_schedule(
+    step: int,
+    max_learning_rate: float,
+    min_learning_rate: float,
+    warmup_steps: int,
+    decay_steps: float,
+    total_steps: float,
+) -> float:
+    """Warm-up, stable, decay: up in a line, then constant, then down in a line to end at `total_steps`.
+
+    From 0 to the maximum at `warmup_steps`; the maximum; from `decay_steps` before the end on down to the
+    minimum, which is kept. What the warm-up leaves no room for is cut from the decay's length.
+
+    Source: Hu et al., "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training
+    Strategies", 2024, equation 1; Haegele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations", 2024, for a decay in a straight line.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps * max_learning_rate
+    if step >= total_steps:
+        return min_learning_rate
+    remaining, length = total_steps - step, min(decay_steps, total_steps - warmup_steps)
+    if remaining >= length:
+        return max_learning_rate
+    return min_learning_rate + remaining / length * (max_learning_rate - min_learning_rate)

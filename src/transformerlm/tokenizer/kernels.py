@@ -1510,6 +1510,10 @@ ENTRIES = {
 """The kernels by name. Each returns a number."""
 
 
+OPTIONS: dict[str, object] = {}
+"""Of numba's compiler."""
+
+
 def parameters(name: str) -> dict[str, str]:
     """A kernel's parameters in order, and the type of each: "u8*" is an array, "i64" a number."""
     return {parameter: _TYPE_OF.get(parameter, "i64") for parameter in signature(ENTRIES[name]).parameters}

@@ -16,6 +16,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import DataError
 from transformerlm.parallel import available_cores, ordered_map
@@ -28,10 +30,12 @@ CHUNK_BYTES = 1 << 20
 
 _PLAIN_BYTES_PER_SECOND = 1e6  # of text, counting and learning
 _PLAIN_WORD_BYTES_PER_SECOND = 3e5  # of different words, learning alone
+_PART_WORDS = 1 << 18  # that travel together
 _LOOKAHEAD = 1 << 25  # characters of an iterator that are kept until it is clear how to go on
 
 StrPath = str | os.PathLike[str]
-Words = Counter[str] | fast_train.WordList
+Words = Counter[str] | Counter[bytes] | fast_train.WordList
+"""Pre-tokens, and how often each occurs; in their order is no meaning."""
 
 
 def train_bpe(
@@ -118,6 +122,33 @@ def learn_merges(
             return train_from_counts(words, vocab_size, special_tokens, progress)
         words = fast_train.WordList.from_counts(words)
     return fast_train.learn_merges(words, vocab_size, special_tokens, progress)
+
+
+def words_to_bytes(words: Words) -> Iterator[bytes]:
+    """Words and their counts in parts of some megabytes that `sum_words` understands, in any process.
+
+    Each is the number of its words; how often each occurs; where the gaps between them are; and the words,
+    with a gap of one byte before and behind each: int64, int64, int64, UTF-8.
+    """
+    if isinstance(words, Mapping):
+        words = fast_train.WordList.from_counts(words)
+    for first in range(0, len(words.counts), _PART_WORDS):
+        counts, gaps = words.counts[first : first + _PART_WORDS], words.gaps[first : first + _PART_WORDS + 1]
+        text = words.text[gaps[0] : gaps[-1] + 1]
+        numbers = np.concatenate([[len(counts)], counts, gaps - gaps[0]])
+        yield numbers.astype(np.int64).tobytes() + text.tobytes()
+
+
+def sum_words(parts: Iterable[bytes]) -> Counter[bytes]:
+    """The sum of counts from several processes, or one's: what `words_to_bytes` has made of them."""
+    total: Counter[bytes] = Counter()
+    for part in parts:
+        number = int(np.frombuffer(part, np.int64, 1)[0])
+        numbers = np.frombuffer(part, np.int64, 2 * number + 2)
+        text = np.frombuffer(part, np.uint8, offset=numbers.nbytes)
+        words = fast_train.WordList(text, gaps=numbers[number + 1 :], counts=numbers[1 : number + 1])
+        total.update(dict(words.items()))
+    return total
 
 
 def count_pretokens(

@@ -9,7 +9,7 @@ from itertools import takewhile
 import numpy as np
 
 from transformerlm.tokenizer.layout import BATCH, ENTRY, MASKS, PADDING, STATE, WINDOW
-from transformerlm.tokenizer.native import Arguments, Array, kernels
+from transformerlm.tokenizer.native import Arguments, Array, classes, kernels
 from transformerlm.tokenizer.pretokenize import utf8
 
 _python = ctypes.pythonapi
@@ -70,7 +70,7 @@ def window_arrays() -> Arguments:
         "window": np.zeros(WINDOW + PADDING, np.uint8),
         "masks": np.zeros((WINDOW // 64 + 2) * MASKS, np.uint64),
         "starts": np.zeros(WINDOW + PADDING, np.int32),
-        "classes": kernels().classes,
+        "classes": classes(),
     }
 
 

@@ -1,0 +1,32 @@
+"""Less memory for more time, applied to a finished model from outside: the model knows nothing of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from transformerlm.nn import TransformerLM
+
+
+def checkpoint_activations(model: TransformerLM) -> None:
+    """Have every block forget what is inside it, and compute that again for the backward pass.
+
+    What is kept of a block is its input; what is inside exists for one block at a time. Parameters, their
+    names and the numbers stay as they are.
+
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, section 4.1.
+    """
+    for block in model.blocks:
+        # In the place of the method, not around the module: hooks on the block and all names stay.
+        block.forward = functools.partial(_forward, block.forward)
+
+
+def _forward(forward: Callable[..., Any], *arguments: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*arguments)
+    # Nothing in a block is random, so that no generator has to be brought back.
+    return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False)

@@ -1,0 +1,364 @@
+"""Training's inner loops on a CPU: what nn and optim say in PyTorch's operations, once through memory.
+
+Each of those operations reads its inputs from memory and writes its output there; here a row stays in the
+first-level cache until all that is to be done with it is done. Numbers in memory are float32, or bfloat16
+as the upper half of one; in between they are float32. Every kernel does one `part` of `parts`, so that
+threads share the work; nothing depends on how they divide it but the order of the sums over rows.
+
+A loop that adds up stores nothing. The compiler guards a loop that does both with a test whether memory
+overlaps, as it does not; but where two arrays lie close together it takes the slow copy of the loop, which
+adds in another order, and the last bits would depend on where the allocator happens to put things.
+
+Importing this file imports numba, which is needed to compile and not to run: see `native.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+f32, u32, i32, i64 = np.float32, np.uint32, np.int32, np.int64
+ONE, HALF, ZERO = f32(1), f32(0.5), f32(0)
+
+OPTIONS: dict[str, object] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+"""Of numba's compiler: sums may be taken in vectors. Infinity and NaN keep their meaning."""
+
+compiled = njit(error_model="numpy", **OPTIONS)
+
+LANES = 32
+"""Rows that causality cuts are worked on to the next multiple of this, so that all of it is vectors."""
+
+# ---- numbers ---------------------------------------------------------------------------------------
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def bits_of(context: Any, x: Any) -> Any:
+    """A float32 as its 32 bits."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def float_of(context: Any, bits: Any) -> Any:
+    """The opposite of `bits_of`."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def floats_at(context: Any, address: Any) -> Any:
+    """The float32 numbers that lie at an address."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.float32)(types.int64), build
+
+
+def wide(x):
+    """A number from memory as float32."""
+
+
+@overload(wide, inline="always")
+def _wide(x):
+    if x == types.uint16:
+        return lambda x: float_of(u32(x) << u32(16))
+    return lambda x: x
+
+
+def put(memory, at, x):
+    """Store a float32, rounded to the nearest bfloat16 (ties to even) where memory holds those."""
+
+
+@overload(put, inline="always")
+def _put(memory, at, x):
+    if memory.dtype == types.uint16:
+
+        def store(memory, at, x):
+            bits = bits_of(x)
+            memory[at] = np.uint16((bits + u32(0x7FFF) + ((bits >> u32(16)) & u32(1))) >> u32(16))
+    else:
+
+        def store(memory, at, x):
+            memory[at] = x
+
+    return store
+
+
+LOG2_E, LN2_HIGH, LN2_LOW = f32(1.4426950408889634), f32(0.693359375), f32(-2.12194440e-4)
+EXP_TERMS = tuple(f32(1 / divisor) for divisor in (5040, 720, 120, 24, 6, 2, 1, 1))
+SMALLEST, LARGEST = f32(-87), f32(89)
+
+
+@compiled
+def exp(x):
+    """e^x to a few units in the last place from -87 to 88; below, what it is at -87; above, infinity.
+
+    x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its series to the seventh power, 2^n by its bits.
+    """
+    x = min(max(x, SMALLEST), LARGEST)
+    n = np.floor(x * LOG2_E + HALF)
+    r = x - n * LN2_HIGH - n * LN2_LOW
+    power = EXP_TERMS[0]
+    for term in EXP_TERMS[1:]:
+        power = power * r + term
+    return power * float_of(u32(i32(n) + i32(127)) << u32(23))
+
+
+@compiled
+def share_of(number, part, parts):
+    """First and last + 1 of the things that a part does."""
+    return number * part // parts, number * (part + 1) // parts
+
+
+# ---- norm -------------------------------------------------------------------------------------------
+
+
+def rms_norm(x, weight, out, inverse_rms, rows, width, eps, part, parts):
+    """x [rows, width] -> out, and what each row was multiplied by."""
+    first, last = share_of(rows, part, parts)
+    for row in range(first, last):
+        at = row * width
+        total = ZERO
+        for i in range(width):
+            value = wide(x[at + i])
+            total += value * value
+        inverse = ONE / np.sqrt(total / f32(width) + f32(eps))
+        inverse_rms[row] = inverse
+        for i in range(width):
+            put(out, at + i, wide(x[at + i]) * inverse * weight[i])
+    return 0
+
+
+def rms_norm_back(grad, x, weight, inverse_rms, grad_x, grad_weight, rows, width, part, parts):
+    """grad [rows, width] -> grad_x, and each part's share of the weight's: [parts, width]."""
+    gains = part * width
+    for i in range(width):
+        grad_weight[gains + i] = ZERO
+    first, last = share_of(rows, part, parts)
+    for row in range(first, last):
+        at, inverse = row * width, inverse_rms[row]
+        dot = ZERO
+        for i in range(width):
+            dot += wide(grad[at + i]) * weight[i] * wide(x[at + i])
+        along = dot * inverse * inverse / f32(width)
+        for i in range(width):
+            upper, value = wide(grad[at + i]), wide(x[at + i])
+            grad_weight[gains + i] += upper * value * inverse
+            put(grad_x, at + i, inverse * (upper * weight[i] - value * along))
+    return 0
+
+
+# ---- activation -------------------------------------------------------------------------------------
+
+
+def swiglu(gate_up, out, rows, width, part, parts):
+    """silu(gate) * up, from rows that hold both, one after the other."""
+    first, last = share_of(rows, part, parts)
+    for row in range(first, last):
+        gate, up, at = 2 * row * width, (2 * row + 1) * width, row * width
+        for i in range(width):
+            opened = wide(gate_up[gate + i])
+            put(out, at + i, opened / (ONE + exp(-opened)) * wide(gate_up[up + i]))
+    return 0
+
+
+def swiglu_back(grad, gate_up, grad_gate_up, rows, width, part, parts):
+    """As `swiglu`, backwards."""
+    first, last = share_of(rows, part, parts)
+    for row in range(first, last):
+        gate, up, at = 2 * row * width, (2 * row + 1) * width, row * width
+        for i in range(width):
+            opened, upper = wide(gate_up[gate + i]), wide(grad[at + i])
+            sigmoid = ONE / (ONE + exp(-opened))
+            silu = opened * sigmoid
+            put(grad_gate_up, up + i, upper * silu)
+            slope = sigmoid + silu * (ONE - sigmoid)
+            put(grad_gate_up, gate + i, upper * wide(gate_up[up + i]) * slope)
+    return 0
+
+
+# ---- rotation ---------------------------------------------------------------------------------------
+
+
+def rotate(
+    x, x_batch, x_head, x_time, cos, sin, out, out_batch, out_head, out_time,
+    batch, heads, times, pairs, sign, part, parts,
+):  # fmt: skip
+    """Turn the pairs of each vector by its time's angles, or back where sign is -1.
+
+    `x` and `out` say how far it is from one row of the batch, head and time to the next.
+    """
+    first, last = share_of(batch * heads, part, parts)
+    turn = f32(sign)
+    for row in range(first, last):
+        source = row // heads * x_batch + row % heads * x_head
+        target = row // heads * out_batch + row % heads * out_head
+        for time in range(times):
+            read, write, angle = source + time * x_time, target + time * out_time, time * pairs
+            for i in range(pairs):
+                even, odd = wide(x[read + 2 * i]), wide(x[read + 2 * i + 1])
+                c, s = cos[angle + i], sin[angle + i] * turn
+                put(out, write + 2 * i, even * c - odd * s)
+                put(out, write + 2 * i + 1, even * s + odd * c)
+    return 0
+
+
+# ---- attention --------------------------------------------------------------------------------------
+
+
+@compiled
+def seen(row, queries, first_query, keys):
+    """How many keys the query of a row sees, and the same up to whole vectors."""
+    number = row % queries + first_query + 1
+    return number, min((number + LANES - 1) // LANES * LANES, keys)
+
+
+def attend(scores, log_sums, scratch, rows, queries, first_query, keys, scale, part, parts):
+    """Causal softmax of scores [rows, keys] times `scale`, in place; rows are queries, again and again.
+
+    `log_sums` gets each row's log of the sum of exponentials. Keys that a query does not see get 0.
+    """
+    factor, powers = f32(scale), part * keys
+    first, last = share_of(rows, part, parts)
+    for row in range(first, last):
+        at = row * keys
+        number, end = seen(row, queries, first_query, keys)
+        highest = wide(scores[at])
+        for i in range(end):
+            score = wide(scores[at + i])
+            highest = max(highest, score if i < number else highest)
+        total = ZERO
+        for i in range(end):
+            power = exp((wide(scores[at + i]) - highest) * factor)
+            scratch[powers + i] = power if i < number else ZERO
+        for i in range(end):
+            total += scratch[powers + i]
+        log_sums[row] = highest * factor + np.log(total)
+        inverse = ONE / total
+        for i in range(end):
+            put(scores, at + i, scratch[powers + i] * inverse)
+        for i in range(end, keys):
+            put(scores, at + i, ZERO)
+    return 0
+
+
+def attend_back(scores, grad, log_sums, scratch, rows, queries, first_query, keys, scale, part, parts):
+    """Scores become the softmax again, and `grad`, the gradient of the softmax, that of the scores."""
+    factor, weights = f32(scale), part * keys
+    first, last = share_of(rows, part, parts)
+    for row in range(first, last):
+        at, log_sum = row * keys, log_sums[row]
+        number, end = seen(row, queries, first_query, keys)
+        dot = ZERO
+        for i in range(end):
+            weight = exp(wide(scores[at + i]) * factor - log_sum)
+            scratch[weights + i] = weight if i < number else ZERO
+        for i in range(end):
+            dot += scratch[weights + i] * wide(grad[at + i])
+        for i in range(end):
+            weight = scratch[weights + i]
+            put(grad, at + i, weight * (wide(grad[at + i]) - dot) * factor)
+            put(scores, at + i, weight)
+        for i in range(end, keys):
+            put(grad, at + i, ZERO)
+            put(scores, at + i, ZERO)
+    return 0
+
+
+# ---- loss -------------------------------------------------------------------------------------------
+
+
+def cross_entropy(logits, targets, nats, rows, width, scale, part, parts):
+    """Nats of each row's target; logits [rows, width] become scale * (softmax - one_hot)."""
+    factor = f32(scale)
+    first, last = share_of(rows, part, parts)
+    for row in range(first, last):
+        at = row * width
+        highest = wide(logits[at])
+        for i in range(width):
+            highest = max(highest, wide(logits[at + i]))
+        total = ZERO
+        for i in range(width):
+            total += exp(wide(logits[at + i]) - highest)
+        target = at + targets[row]
+        right = wide(logits[target]) - highest
+        nats[row] = np.log(total) - right
+        share = factor / total
+        for i in range(width):
+            put(logits, at + i, exp(wide(logits[at + i]) - highest) * share)
+        put(logits, target, exp(right) * share - factor)
+    return 0
+
+
+# ---- optimizer --------------------------------------------------------------------------------------
+
+
+def adamw(addresses, sizes, tensors, beta1, beta2, step_size, decay, root, eps, part, parts):
+    """w = decay w - step_size m / (root sqrt(v) + eps), after m and v have taken in the gradient.
+
+    Of many tensors at once; `addresses` [4, tensors] are those of w, gradient, m and v.
+    """
+    b1, b2, size, kept, by, least = f32(beta1), f32(beta2), f32(step_size), f32(decay), f32(root), f32(eps)
+    new1, new2 = f32(1 - beta1), f32(1 - beta2)
+    for tensor in range(tensors):
+        weight, grad = floats_at(addresses[tensor]), floats_at(addresses[tensors + tensor])
+        mean, square = floats_at(addresses[2 * tensors + tensor]), floats_at(addresses[3 * tensors + tensor])
+        first, last = share_of(sizes[tensor], part, parts)
+        for i in range(first, last):
+            g = grad[i]
+            m = b1 * mean[i] + new1 * g
+            v = b2 * square[i] + new2 * g * g
+            mean[i], square[i] = m, v
+            weight[i] = kept * weight[i] - size * m / (by * np.sqrt(v) + least)
+    return 0
+
+
+# ---- the table --------------------------------------------------------------------------------------
+
+_FLOAT32 = {
+    *("weight", "inverse_rms", "grad_weight", "cos", "sin", "log_sums", "scratch", "nats"),
+}
+_INT64 = {"targets", "addresses", "sizes"}
+_NUMBERS = {"eps", "sign", "scale", "beta1", "beta2", "step_size", "decay", "root"}
+MEMORY = {"float32": "f32*", "bfloat16": "u16*"}
+"""What numbers of a dtype are in memory."""
+
+
+def _variants() -> dict[str, tuple[Callable[..., int], dict[str, str]]]:
+    """Each kernel for each dtype that it serves: name -> (function, dtype of what can be either)."""
+    table: dict[str, tuple[Callable[..., int], dict[str, str]]] = {"adamw_float32": (adamw, {})}
+    for inside in MEMORY:
+        for kernel in (swiglu, swiglu_back, rotate, attend, attend_back, cross_entropy):
+            table[f"{kernel.__name__}_{inside}"] = kernel, dict.fromkeys(signature(kernel).parameters, inside)
+    for inside, outside in (("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")):
+        kinds = {"x": inside, "grad_x": inside, "out": outside, "grad": outside}
+        for kernel in (rms_norm, rms_norm_back):
+            table[f"{kernel.__name__}_{inside}_{outside}"] = kernel, kinds
+    return table
+
+
+_VARIANTS = _variants()
+ENTRIES = {name: kernel for name, (kernel, _) in _VARIANTS.items()}
+"""The kernels by name. Each returns a number, which says nothing."""
+_EITHER = {"x", "out", "grad", "grad_x", "gate_up", "grad_gate_up", "scores", "logits"}
+
+
+def parameters(name: str) -> dict[str, str]:
+    """A kernel's parameters in order, and the type of each: "f32*" is an array, "f64" a number."""
+    kernel, dtypes = _VARIANTS[name]
+    kinds = {parameter: MEMORY[dtype] for parameter, dtype in dtypes.items() if parameter in _EITHER}
+    kinds |= dict.fromkeys(_FLOAT32, "f32*") | dict.fromkeys(_NUMBERS, "f64") | dict.fromkeys(_INT64, "i64*")
+    return {parameter: kinds.get(parameter, "i64") for parameter in signature(kernel).parameters}

@@ -1,0 +1,113 @@
+"""How many sequences go through the model at a time, and fewer of them where memory runs out."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+
+from transformerlm.errors import TransformerLMError
+from transformerlm.progress import Reporter
+
+T = TypeVar("T")
+
+SMALLER = "take a smaller [training].micro_batch_size"
+ADVICE = "take a smaller model or [model].context_length, or [runtime].activation_checkpointing = true"
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "MPS backend out of memory",
+    "could not create a primitive",
+)
+"""What PyTorch says where it has no class of its own for it, as CUDA has. The last is oneDNN's word for its
+own work space (it has other reasons too, which smaller micro-batches do not mend)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch found no memory for a tensor."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+@contextlib.contextmanager
+def memory_for(what: str, advice: str = ADVICE) -> Iterator[None]:
+    """Where nothing smaller can be tried, have a lack of memory end in one line that says for what.
+
+    Raises:
+        TransformerLMError: in the place of PyTorch's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TransformerLMError(f"out of memory for {what}: {advice} ({_first_line(error)})") from None
+
+
+def largest_divisor(number: int, limit: float) -> int:
+    """The largest divisor of `number` that is at most `limit`; 1 where none is."""
+    return max((size for size in range(1, number + 1) if number % size == 0 and size <= limit), default=1)
+
+
+class MicroBatches:
+    """The size of a micro-batch: a divisor of `batch_size` that becomes smaller where memory runs out.
+
+    Args:
+        batch_size: sequences of a step on this device.
+        size: sequences to begin with.
+    """
+
+    def __init__(self, batch_size: int, size: int, reporter: Reporter) -> None:
+        self.batch_size, self.size, self._reporter = batch_size, size, reporter
+        self.limit: int | None = None
+        """The size at which memory was enough, after it had run out; None where it never did."""
+
+    def restrict(self, limit: int | None) -> None:
+        """Take no more at a time than an earlier process could."""
+        if limit is not None:
+            self.limit, self.size = limit, largest_divisor(self.batch_size, min(self.size, limit))
+
+    def agree(self, size: float) -> None:
+        """Take no more at a time than the rank can that can least."""
+        if size < self.size:
+            before = self.size
+            self.restrict(int(size))
+            self._reporter.say(f"out of memory on another rank: {_instead(self.size, before)}")
+
+    def run(self, attempt: Callable[[int], T], clear: Callable[[], object] = lambda: None) -> T:
+        """`attempt(size)`; where memory runs out, `clear()` and the same again with the next smaller size.
+
+        Raises:
+            TransformerLMError: where a single sequence is too much.
+        """
+        while True:
+            try:
+                return attempt(self.size)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = _first_line(error)
+            # Only here is the error gone, and with it the frames that held the tensors of the attempt.
+            clear()
+            self._shrink(reason)
+
+    def _shrink(self, reason: str) -> None:
+        if self.size == 1:
+            raise TransformerLMError(f"out of memory with one sequence at a time: {ADVICE} ({reason})")
+        before, self.size = self.size, largest_divisor(self.batch_size, self.size - 1)
+        self.limit = self.size
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._reporter.say(f"out of memory: {_instead(self.size, before)}")
+
+
+def _instead(size: int, before: int) -> str:
+    return f"going on with {size} sequences at a time instead of {before}; the mathematics is the same"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,106 @@
+"""What training minimises: the nats that a model needs for every next token, without all logits at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transformerlm import cpu
+from transformerlm.nn import fused
+from transformerlm.nn.functional import product_dtype, widen
+from transformerlm.nn.transformer import TransformerLM
+
+CHUNK_BYTES = {"cpu": 32 * 2**20}
+"""Logits that exist at a time, by device: few enough for a CPU's last cache ..."""
+DEFAULT_CHUNK_BYTES = 512 * 2**20
+"""... and elsewhere enough to keep a GPU busy."""
+
+
+class NextTokenLoss(nn.Module):
+    """A model and its loss as one module, which is what gets compiled, replicated or sharded."""
+
+    def __init__(self, model: TransformerLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, token_ids: Tensor, targets: Tensor, num_targets: int | None = None) -> Tensor:
+        """Ids and targets [batch, T] -> the sum of the targets' nats over `num_targets`, a float32 scalar.
+
+        `num_targets` is their own number by default (then it is the mean), or that of the whole step that
+        this is a micro-batch of: the losses of its micro-batches then add up to its mean.
+        """
+        hidden = self.model.hidden_states(token_ids)
+        return linear_cross_entropy(hidden, self.model.head.weight, targets, num_targets)
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, num_targets: int | None = None
+) -> Tensor:
+    """`cross_entropy(hidden @ weight.T, targets, "sum") / num_targets`, some positions at a time.
+
+    The logits of 8,192 positions and 10,000 tokens take 330 MB in float32, and their gradient as much. Here
+    a chunk's gradient is made as soon as its logits are, and both are gone before the next chunk.
+
+    Args:
+        hidden: [..., d_model]
+        weight: [vocab_size, d_model]
+        targets: [...], ids.
+        num_targets: None: as many as there are targets.
+
+    Source: Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024, section 3.2.
+    """
+    if not torch.is_grad_enabled():
+        hidden, weight = hidden.detach(), weight.detach()  # else gradients would be made for nobody
+    rows, ids = hidden.flatten(0, -2), targets.flatten()
+    nats: Tensor = _LinearCrossEntropy.apply(rows, weight, ids, num_targets or len(ids))
+    return nats
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, num_targets: int) -> Tensor:
+        dtype = product_dtype(hidden)
+        x, narrow, wide = hidden.to(dtype), weight.to(dtype), torch.promote_types(dtype, torch.float32)
+        with_gradient = any(ctx.needs_input_grad[:2])
+        grad_x = torch.empty_like(x) if with_gradient else None
+        grad_weight = torch.zeros_like(weight, dtype=wide) if with_gradient else None
+        total = torch.zeros((), dtype=wide, device=x.device)
+        chunk_bytes = CHUNK_BYTES.get(x.device.type, DEFAULT_CHUNK_BYTES)
+        chunk = max(1, chunk_bytes // (len(weight) * x.element_size()))
+        for start in range(0, len(x), chunk):
+            part = slice(start, start + chunk)
+            logits = x[part] @ narrow.T
+            total += nats_and_gradient_(logits, targets[part], 1 / num_targets)
+            if grad_x is not None and grad_weight is not None:
+                torch.mm(logits, narrow, out=grad_x[part])
+                grad_weight += logits.T @ x[part]
+        if with_gradient:
+            ctx.save_for_backward(grad_x, grad_weight)
+            ctx.dtypes = hidden.dtype, weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_x, grad_weight = ctx.saved_tensors
+        hidden, weight = ctx.dtypes
+        return (grad_x * grad).to(hidden), (grad_weight * grad).to(weight), None, None
+
+
+def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """`scale` times the sum of the targets' nats; `logits` [positions, vocab_size] becomes its gradient.
+
+    The gradient is scale * (softmax(logits) - one_hot(targets)).
+    """
+    if cpu.can_serve(logits):
+        return fused.nats_and_gradient_(logits, targets, scale)
+    wide = widen(logits)
+    shifted = wide - wide.amax(-1, keepdim=True)
+    log_sum = shifted.logsumexp(-1, keepdim=True)
+    at_targets = targets.unsqueeze(-1)
+    nats = (log_sum - shifted.gather(-1, at_targets)).sum() * scale
+    gradient = (shifted - log_sum).exp().mul_(scale)
+    gradient.scatter_add_(-1, at_targets, gradient.new_full(at_targets.shape, -scale))
+    logits.copy_(gradient)
+    return nats
