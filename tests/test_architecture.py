@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "transformerlm"
 
 FLOORS = [
-    {"errors", "files", "progress", "signals", "clock"},
+    {"errors", "progress", "signals", "clock"},
+    {"lock"},
+    {"files"},
     {"schema", "parallel", "tensorfile", "native_compile", "world", "microbatch"},
     {"config", "native", "kernels"},
     {"cpu"},

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import pytest
 from transformerlm.files import (
     committed_directory,
     committed_file,
+    remove_dead_temporaries,
     remove_directory,
     sha256_of,
     write_files,
@@ -75,6 +78,41 @@ def test_the_file_is_on_the_disk_before_the_rename_and_the_rename_before_the_end
     with committed_file(tmp_path / "a") as file:
         file.write(b"1")
     assert calls == ["fsync", "replace", "fsync"]
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from transformerlm.files import committed_directory, committed_file
+
+here = Path(sys.argv[1])
+with committed_file(here / "file") as file, committed_directory(here / "folder") as folder:
+    (folder / "member").write_text("half")
+    file.write(b"half")
+    file.flush()
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_has_left_is_removed_and_nothing_else(tmp_path):
+    mine = [".mine.tmp.1", ".x.tmp.99999999.nothexxx", "a.tmp.99999999.0123abcd", "kept"]
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    command = [sys.executable, "-c", WRITE, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    killed, alive = (subprocess.Popen(command, **pipes, text=True) for _ in range(2))
+    for process in (killed, alive):
+        assert process.stdout.readline() == "writing\n"
+    killed.kill()
+    killed.wait()
+    dead = remove_dead_temporaries(tmp_path)
+    assert sorted(path.name.split(".tmp.")[0] for path in dead) == [".file", ".folder"]
+    assert all(f".tmp.{killed.pid}." in path.name for path in dead)
+    assert len(names(tmp_path)) == len(mine) + 2
+    alive.communicate("")
+    assert names(tmp_path) == sorted([*mine, "file", "folder"])
+    assert remove_dead_temporaries(tmp_path) == remove_dead_temporaries(tmp_path / "nowhere") == []
 
 
 def test_removing_a_folder(tmp_path):

@@ -41,3 +41,9 @@ class NumericalError(TransformerLMError, ArithmeticError):
     """A loss or gradient that is not finite."""
 
     exit_status = 6
+
+
+class LockedError(TransformerLMError):
+    """A folder that another process is at work in."""
+
+    exit_status = 75

@@ -1,0 +1,81 @@
+"""One process at a time in a folder: a lock that the system lets go of when its holder ends, however it does.
+
+It keeps this package's own commands apart, and nobody else. The file stays behind: to remove it would let two
+processes each lock a file of that name. Windows has no such locks; there nothing is locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformerlm.errors import LockedError
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK_FILE = ".lock"
+"""In the folder: says who holds it, and who held it last."""
+
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # some network file systems
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a folder, which is made where there is none, until the block ends or the process does.
+
+    Raises:
+        LockedError: at once, where another process holds it; names that process and its machine.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    # Not passed on to programs that this one starts: they may outlive it.
+    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        _acquire(descriptor, directory)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+            yield
+        finally:
+            unlock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Whether an open file or folder is locked now by whoever has opened it so; others have it where not."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    return True
+
+
+def unlock(descriptor: int) -> None:
+    """Let go of it, also for a process that was forked from this one meanwhile and still has it open."""
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _acquire(descriptor: int, directory: Path) -> None:
+    if try_lock(descriptor):
+        return
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        who = f"process {holder['pid']} on {holder['host']}"
+    except (ValueError, KeyError, TypeError):  # it has the lock and has not yet said who it is
+        who = "another process"
+    advice = "wait until it ends, or choose another folder"
+    raise LockedError(f"{directory}: in use by {who}, which holds {directory / LOCK_FILE}; {advice}")
