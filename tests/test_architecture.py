@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "transformerlm"
 
 FLOORS = [
-    {"errors", "progress", "signals", "clock"},
+    {"errors", "progress", "sealed", "signals", "clock"},
     {"lock"},
     {"files"},
     {"schema", "parallel", "tensorfile", "native_compile", "world", "microbatch"},

@@ -43,6 +43,12 @@ class NumericalError(TransformerLMError, ArithmeticError):
     exit_status = 6
 
 
+class OutputError(TransformerLMError):
+    """Something that cannot be written: a full disk, a folder that is gone or read-only."""
+
+    exit_status = 74
+
+
 class LockedError(TransformerLMError):
     """A folder that another process is at work in."""
 

@@ -241,3 +241,28 @@ def test_any_dictionary_makes_a_config_or_lines(data):
 @given(st.text(max_size=20), st.sampled_from([int, float, bool, str, int | None, tuple[float, float]]))
 def test_no_text_breaks_the_reading_of_a_value(text, hint):
     parse_value(text, hint)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--replay", "0"], "command line: --replay: expected a whole number of at least 1, got 0"),
+        (["--replay", "x"], "command line: --replay: expected a whole number of at least 1, got x"),
+        (["--replay=1.5"], "command line: --replay: expected a whole number of at least 1, got 1.5"),
+        (["--replay"], "command line: --replay: expected a value after it, got none"),
+    ],
+)
+def test_a_mode_may_take_a_number(words, line, capsys):
+    def replay(config, steps):
+        """Do it again."""
+        print(steps)
+
+    def run(words):
+        return run_command(TrainConfig, print, description="", modes={"replay": replay}, argv=words)
+
+    assert run(words) == 2
+    assert capsys.readouterr().err == line + "\n"
+    assert run(["--replay", "12"]) == run(["--replay=12"]) == run(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("12\n12\n")
+    assert "--replay STEPS" in out

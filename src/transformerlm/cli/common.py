@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import sys
 import tomllib
 import traceback
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from transformerlm.errors import ConfigError, TransformerLMError
@@ -34,11 +36,15 @@ from transformerlm.schema import (
 
 C = TypeVar("C", bound=Section)
 
+Mode = Callable[[Any], int | None] | Callable[[Any, int], int | None]
+"""What an option has a command do in place of its usual work: a function of the config, or of the config
+and of the whole number, at least 1, behind the option (whose name in the function's signature help shows)."""
+
 FLAGS = {"--print-config": "print_config", "--debug": "debug", "--help": "help", "-h": "help"}
 """Options that take no value, and their names in Arguments."""
 EXIT_STATUSES = """exit status:
   0 done   1 failed otherwise   2 config or argument   3 corpus, tokenizer or token file   4 checkpoint
-  6 loss or gradient not finite   74 disk or other input/output   130, 143 interrupted (Ctrl-C, SIGTERM)"""
+  6 loss or gradient not finite   74 disk or other input/output   75 folder in use   130, 143 interrupted (Ctrl-C, SIGTERM)"""
 
 
 @dataclasses.dataclass
@@ -53,6 +59,8 @@ class Arguments:
     help: bool = False
     mode: str = ""
     """Which of the command's modes; "": its usual one."""
+    mode_value: str = ""
+    """The value behind a mode that takes one, still text."""
 
 
 def run_command(
@@ -61,13 +69,13 @@ def run_command(
     *,
     description: str,
     shortcuts: Mapping[str, str] | None = None,
-    modes: Mapping[str, Callable[[C], int | None]] | None = None,
+    modes: Mapping[str, Mode] | None = None,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; the exit status comes back.
 
     `shortcuts` maps a short option to the key it stands for: {"resume": "training.resume"}; `modes` an
-    option without a value to what is run in place of `function`.
+    option to what is run in place of `function`.
     Errors of the user's making are printed to stderr, one line each, without a traceback.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -81,7 +89,7 @@ def run_command(
         if arguments.print_config:
             print(to_toml(config, documented=True), end="")
             return 0
-        return modes.get(arguments.mode, function)(config) or 0
+        return _call(modes.get(arguments.mode, function), config, arguments) or 0
     except (TransformerLMError, OSError, KeyboardInterrupt) as error:
         return report(error, debug="--debug" in argv)
 
@@ -103,8 +111,24 @@ def report(error: BaseException, *, debug: bool) -> int:
     return 74
 
 
+def _call(mode: Mode, config: Section, arguments: Arguments) -> int | None:
+    if not value_name(mode):
+        return mode(config)  # type: ignore[call-arg]
+    number = _literal(arguments.mode_value)
+    if type(number) is not int or number < 1:
+        what = f"expected a whole number of at least 1, got {arguments.mode_value}"
+        raise ConfigError(f"command line: --{arguments.mode}: {what}")
+    return mode(config, number)  # type: ignore[call-arg]
+
+
+def value_name(mode: Mode) -> str:
+    """What a mode calls the number that it takes behind its option; "" where it takes none."""
+    _, *others = inspect.signature(mode).parameters
+    return "".join(others)
+
+
 def parse_arguments(
-    argv: Sequence[str], shortcuts: Mapping[str, str], modes: Collection[str] = ()
+    argv: Sequence[str], shortcuts: Mapping[str, str], modes: Mapping[str, Mode] = MappingProxyType({})
 ) -> Arguments:
     """Take a command line apart.
 
@@ -118,10 +142,11 @@ def parse_arguments(
         if word in FLAGS:
             setattr(arguments, FLAGS[word], True)
             continue
-        if word == f"--{name}" and name in modes:
+        takes_value = name in modes and value_name(modes[name])
+        if word == f"--{name}" and name in modes and not takes_value:
             arguments.mode = name
             continue
-        if not word.startswith("--") or not (name in ("config", *shortcuts) or "." in name):
+        if not word.startswith("--") or not (name in ("config", *shortcuts) or takes_value or "." in name):
             known = ["--config", *FLAGS, *(f"--{option}" for option in (*shortcuts, *modes))]
             problems.append(f"command line: {word}: {unknown(word, known).replace('key', 'argument')}")
             continue
@@ -129,7 +154,9 @@ def parse_arguments(
             problems.append(f"command line: {word}: expected a value after it, got none")
             continue
         value = value if equals else rest.pop(0)
-        if name == "config":
+        if takes_value:
+            arguments.mode, arguments.mode_value = name, value
+        elif name == "config":
             arguments.config_path = Path(value)
         else:
             arguments.overrides = merge(arguments.overrides, nested(shortcuts.get(name, name), value))
@@ -225,7 +252,7 @@ def help_text(
     config_class: type[Section],
     description: str,
     shortcuts: Mapping[str, str],
-    modes: Mapping[str, Callable[..., Any]],
+    modes: Mapping[str, Mode],
 ) -> str:
     """What --help prints: the options, then every key with its default, type and meaning."""
     lines = [description, "", "options:", "  --config FILE.toml      read the config from a file"]
@@ -234,7 +261,7 @@ def help_text(
     lines += [f"  --{short:<21} short for --{key}" for short, key in shortcuts.items()]
     for name, function in modes.items():
         summary, _, _ = (function.__doc__ or "").partition("\n")
-        lines.append(f"  --{name:<21} {summary}")
+        lines.append(f"  --{f'{name} {value_name(function).upper()}':<21} {summary}")
     lines += ["  --SECTION.KEY=VALUE     override any key of the config", "", EXIT_STATUSES, ""]
     for table, section in field_types(config_class).items():
         defaults = section()
