@@ -44,7 +44,8 @@ FLAGS = {"--print-config": "print_config", "--debug": "debug", "--help": "help",
 """Options that take no value, and their names in Arguments."""
 EXIT_STATUSES = """exit status:
   0 done   1 failed otherwise   2 config or argument   3 corpus, tokenizer or token file   4 checkpoint
-  6 loss or gradient not finite   74 disk or other input/output   75 folder in use   130, 143 interrupted (Ctrl-C, SIGTERM)"""
+  6 loss or gradient not finite   74 disk or other input/output   75 folder in use by another process
+  130, 143 interrupted (Ctrl-C, SIGTERM)"""
 
 
 @dataclasses.dataclass
