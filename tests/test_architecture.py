@@ -19,14 +19,15 @@ FLOORS = [
     {"errors", "progress", "sealed", "signals", "clock"},
     {"lock"},
     {"files"},
-    {"schema", "parallel", "tensorfile", "native_compile", "world", "microbatch"},
+    {"schema", "parallel", "tensorfile", "native_compile", "world"},
     {"config", "native", "kernels"},
     {"cpu"},
-    {"nn", "optim", "tokenizer", "logging", "runtime", "distributed"},
+    {"nn", "optim", "tokenizer", "logging", "runtime", "distributed", "microbatch", "guard"},
     {"data", "infer", "checkpoint", "evaluate", "budget", "memory", "activation_checkpointing"}
     | {"sharding", "lockstep"},
     {"rundir", "learner"},
     {"trainer", "plan"},
+    {"verify_resume"},
     {"cli"},
 ]
 """From the ground up. A room imports from the floors below its own, never from beside or above it."""

@@ -20,10 +20,10 @@ from transformerlm.activation_checkpointing import checkpoint_activations
 from transformerlm.checkpoint import load_model_state, load_optimizer_state
 from transformerlm.config import TrainConfig
 from transformerlm.distributed import all_gather_numbers
-from transformerlm.errors import ConfigError
+from transformerlm.guard import Judge, Verdict, always, first_not_finite
 from transformerlm.logging import ActivationNorms, weight_norms
 from transformerlm.memory import micro_batch_size, uses_kernels
-from transformerlm.microbatch import ADVICE, SMALLER, MicroBatches, memory_for
+from transformerlm.microbatch import ADVICE, SMALLER, MicroBatches, memory_for, share_of_batch
 from transformerlm.nn import NextTokenLoss, TransformerBlock, TransformerLM
 from transformerlm.nn.accounting import optimizer_bytes
 from transformerlm.optim import clip_grad_norm_, make_optimizer
@@ -42,6 +42,10 @@ class StepResult:
     lr: float
     grad_norm: Tensor
     activation_norms: dict[str, Tensor]
+    verdict: Verdict = Verdict.TAKE
+    """Whether it was taken; where not, parameters and optimizer are what they were before."""
+    first_bad: str = ""
+    """Of a fault: the first parameter that is not finite, or whose gradient is not."""
 
 
 class Learner:
@@ -74,7 +78,6 @@ class Learner:
         # float16 has too few exponent bits for gradients: they are scaled up before they underflow.
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
         self.micro_batches = MicroBatches(share, micro_batch_size(config, runtime, share, world), reporter)
-        self._done: torch.cuda.Event | None = None
 
     def prepare(self) -> None:
         """What comes before the first step: compile where [runtime] says so, connect the ranks' copies."""
@@ -124,12 +127,19 @@ class Learner:
         del state
         self.optimizer.zero_grad()
 
-    def learn(self, inputs: Tensor, targets: Tensor, lr_factor: float, watch: bool = False) -> StepResult:
+    def learn(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        lr_factor: float,
+        watch: bool = False,
+        judge: Judge = always,
+    ) -> StepResult:
         """One optimizer step over one global batch, at this part of the peak learning rates.
 
         Where memory runs out the batch is begun anew in smaller micro-batches. With `watch` the norms of
         the blocks' outputs come back too. `inputs` and `targets` are this rank's share of the batch; what
-        comes back is of all of it.
+        comes back is of all of it. `judge` decides, before the optimizer does anything, whether it does.
 
         Raises:
             TransformerLMError: where there is not even memory for one sequence, or none for the optimizer,
@@ -143,9 +153,9 @@ class Learner:
             )
             loss, norms = self._of_all_ranks(loss, norms)
             with memory_for("the optimizer"):
-                grad_norm = self.update()
-        self._wait_for_the_step_before()
-        return StepResult(loss, self.config.optimizer.lr * lr_factor, grad_norm, norms)
+                grad_norm, verdict, first_bad = self.update(loss, judge)
+        lr = self.config.optimizer.lr * lr_factor
+        return StepResult(loss, lr, grad_norm, norms, verdict, first_bad)
 
     def in_micro_batches(self, attempt: Callable[[int], T], clear: Callable[[], object] = lambda: None) -> T:
         """As `MicroBatches.run`; but a rank that others wait for cannot begin anew: there it is an error."""
@@ -159,15 +169,27 @@ class Learner:
         """Have what is computed meanwhile use the CPU's own kernels, where [runtime] says so."""
         return cpu.kernels(uses_kernels(self.config, self.runtime))
 
-    def update(self) -> Tensor:
-        """Clip the gradients, take the optimizer's step, forget them; their norm `[]` before clipping."""
+    def update(self, loss: Tensor, judge: Judge = always) -> tuple[Tensor, Verdict, str]:
+        """Clip the gradients, take the optimizer's step if `judge` agrees, and forget them.
+
+        Returns:
+            Their norm `[]` before clipping, the verdict, and of a fault what is to blame.
+        """
         self.scaler.unscale_(self.optimizer)
         max_norm = self.config.optimizer.max_grad_norm or math.inf
-        grad_norm = clip_grad_norm_(self.model.parameters(), max_norm)
-        self.scaler.step(self.optimizer)
+        grad_norm = self._whole(clip_grad_norm_(self.model.parameters(), max_norm))
+        # The host waits for the device here: what is no number must not reach the parameters.
+        numbers = torch.stack([loss.float(), grad_norm.float()]).tolist()
+        verdict = judge(*numbers, is_scaled=self.scaler.is_enabled())
+        first_bad = first_not_finite(self.model, self._whole) if verdict is Verdict.FAULT else ""
+        if verdict is Verdict.TAKE:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return sharding.whole(grad_norm) if self.is_sharded else grad_norm
+        return grad_norm, verdict, first_bad
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        return sharding.whole(tensor) if self.is_sharded else tensor
 
     def accumulate_gradients(
         self,
@@ -269,29 +291,3 @@ class Learner:
 
     def _part_of_state(self, path: str, tensor: Tensor) -> Tensor:
         return self._part(path, tensor) if path.startswith("optimizer.") else tensor
-
-    def _wait_for_the_step_before(self) -> None:
-        # A GPU may be one step behind, which keeps it busy, and no more: a budget in time, a signal and a
-        # failure all want to know where it is.
-        if self.runtime.device.type == "cuda":
-            before, self._done = self._done, torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._done.record()
-            if before is not None:
-                before.synchronize()
-
-
-def share_of_batch(config: TrainConfig, world: World) -> int:
-    """Sequences of a step on each rank.
-
-    Raises:
-        ConfigError: where they are not equally many, or no whole number of micro-batches.
-    """
-    training = config.training
-    if training.batch_size % world.size:
-        what = f"expected a multiple of the {world.size} ranks, got {training.batch_size}"
-        raise ConfigError(f"[training].batch_size: {what}")
-    share = training.batch_size // world.size
-    if training.micro_batch_size != "auto" and share % training.micro_batch_size:
-        what = f"expected a divisor of the {share} sequences of each of {world.size} ranks"
-        raise ConfigError(f"[training].micro_batch_size: {what}, got {training.micro_batch_size}")
-    return share

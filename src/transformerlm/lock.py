@@ -1,7 +1,7 @@
 """One process at a time in a folder: a lock that the system lets go of when its holder ends, however it does.
 
-It keeps this package's own commands apart, and nobody else. The file stays behind: to remove it would let two
-processes each lock a file of that name. Windows has no such locks; there nothing is locked.
+It keeps this package's own commands apart, and nobody else. The file stays behind where the folder does.
+Windows has no such locks; there nothing is locked.
 """
 
 from __future__ import annotations
@@ -30,22 +30,44 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # 
 def locked(directory: Path) -> Iterator[None]:
     """Hold a folder, which is made where there is none, until the block ends or the process does.
 
+    Where nothing else has come into the folder meanwhile, it is removed again.
+
     Raises:
         LockedError: at once, where another process holds it; names that process and its machine.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    # Not passed on to programs that this one starts: they may outlive it.
-    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = _open_locked(directory)
     try:
-        _acquire(descriptor, directory)
-        try:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-            yield
-        finally:
-            unlock(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        yield
     finally:
+        _remove_if_empty(directory)
+        unlock(descriptor)
         os.close(descriptor)
+
+
+def _open_locked(directory: Path) -> int:
+    path = directory / LOCK_FILE
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        # Not passed on to programs that this one starts: they may outlive it.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _acquire(descriptor, directory)
+            # Whoever held it may have removed it between our two calls: then it is a lock on nothing.
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):  # of no account, and on Windows not possible
+        if [path.name for path in directory.iterdir()] == [LOCK_FILE]:
+            (directory / LOCK_FILE).unlink()
+            directory.rmdir()
 
 
 def try_lock(descriptor: int) -> bool:

@@ -9,8 +9,10 @@ from typing import TypeVar
 
 import torch
 
-from transformerlm.errors import TransformerLMError
+from transformerlm.config import TrainConfig
+from transformerlm.errors import ConfigError, TransformerLMError
 from transformerlm.progress import Reporter
+from transformerlm.world import World
 
 T = TypeVar("T")
 
@@ -111,3 +113,20 @@ def _instead(size: int, before: int) -> str:
 
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
+
+
+def share_of_batch(config: TrainConfig, world: World) -> int:
+    """Sequences of a step on each rank.
+
+    Raises:
+        ConfigError: where they are not equally many, or no whole number of micro-batches.
+    """
+    training = config.training
+    if training.batch_size % world.size:
+        what = f"expected a multiple of the {world.size} ranks, got {training.batch_size}"
+        raise ConfigError(f"[training].batch_size: {what}")
+    share = training.batch_size // world.size
+    if training.micro_batch_size != "auto" and share % training.micro_batch_size:
+        what = f"expected a divisor of the {share} sequences of each of {world.size} ranks"
+        raise ConfigError(f"[training].micro_batch_size: {what}, got {training.micro_batch_size}")
+    return share

@@ -17,13 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from transformerlm import __version__
-from transformerlm.checkpoint import Checkpoint, checkpoint_paths, latest_checkpoint
+from transformerlm.checkpoint import (
+    Checkpoint,
+    checkpoint_paths,
+    latest_checkpoint,
+    prune_checkpoints,
+    write_checkpoint,
+)
 from transformerlm.config import TrainConfig
 from transformerlm.data import TokenData
 from transformerlm.distributed import all_gather_bytes, broadcast_bytes, rank_0_alone
-from transformerlm.errors import CheckpointError, ConfigError
+from transformerlm.errors import CheckpointError, ConfigError, NumericalError, OutputError
 from transformerlm.files import committed_file
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict, to_toml
@@ -66,6 +73,30 @@ class RunDirectory:
             file.write(to_toml(config).encode())
         if not (self.path / "tokenizer").exists():
             tokenizer.save(self.path / "tokenizer")
+
+    def save(
+        self,
+        step: int,
+        model: Mapping[str, Tensor],
+        training: Mapping[str, Any],
+        about: Mapping[str, Any],
+        keep: int,
+        best_step: int | None,
+    ) -> Checkpoint:
+        """Write a checkpoint, and remove all but the newest `keep` and the one of `best_step`.
+
+        Raises:
+            NumericalError: a weight is not finite: the last step has made it so.
+            OutputError: the disk is full, or the run's folder is gone.
+        """
+        for name, weight in model.items():
+            if not weight.isfinite().all():
+                raise NumericalError(f"step {step}: not finite: {name}; no checkpoint has it")
+        if not self.path.is_dir():
+            raise OutputError(f"{self.path}: expected the run's folder, which has been removed meanwhile")
+        written = write_checkpoint(self.checkpoints, step, model, training, about)
+        prune_checkpoints(self.checkpoints, keep, best_step)
+        return written
 
     def resume_point(self, resume: str, reporter: Reporter, world: World = ALONE) -> Checkpoint | None:
         """The checkpoint to go on from, as [training].resume says; None for a fresh start.

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from transformerlm.budget import make_budget
-from transformerlm.checkpoint import Checkpoint, prune_checkpoints, write_checkpoint
+from transformerlm.checkpoint import Checkpoint
 from transformerlm.clock import SAVING, STARTING, VALIDATING, Clock
 from transformerlm.config import TrainConfig
 from transformerlm.data import BatchSampler, TokenData, TokenFile, validation_windows
 from transformerlm.data.sampler import Batch
 from transformerlm.distributed import agreement, rank_0_alone
-from transformerlm.errors import NumericalError
+from transformerlm.errors import OutputError, TransformerLMError, exit_status
 from transformerlm.evaluate import Evaluation, Validation, evaluate, own_share
+from transformerlm.files import make_directory
+from transformerlm.guard import Guard, Verdict
 from transformerlm.learner import Learner, StepResult
 from transformerlm.lockstep import Lockstep
 from transformerlm.logging import Logger, names, to_floats
@@ -64,6 +66,7 @@ class Trainer:
         self.lockstep = Lockstep(self.clock, world)
         validation_tokens = data.val.num_tokens if data.val else 0
         self.budget = make_budget(config, self.lockstep.clock, validation_tokens)
+        self.guard = Guard(config.training)
         self.step = 0
         self.best: Validation | None = None
         self.newest: Validation | None = None
@@ -76,7 +79,8 @@ class Trainer:
         """Run to the end of the budget or to a signal; return 0, or 128 + the signal's number.
 
         Raises:
-            NumericalError: when loss or gradient are no longer finite; the last checkpoint is from before.
+            NumericalError: loss or gradient are not finite, and [training].on_nonfinite knows no other way.
+            OutputError, OSError: the last checkpoint cannot be written; of others that is a warning.
             TransformerLMError: when there is not even memory for one sequence.
         """
         self.clock.start()
@@ -84,32 +88,39 @@ class Trainer:
         self.flops_ceiling = self.world.size * measured_flops_ceiling(self.runtime)
         self.clock.spend(STARTING)
         self.lap = self.clock.lap()
+        make_directory(self.run.path)
         with self.lockstep.signals, self.reporter.bar(*self.budget.bar, "training") as bar:
-            result, shown = None, 0
+            shown = 0
             self.lockstep.confer()
+            if self.step == 0 and self.config.training.on_nonfinite == "rollback":
+                self.save(logger)  # where the first step could go back to
             while not (is_last := self.budget.is_spent(self.step)) and not self.lockstep.received:
                 result = self.take_step()
                 self.lockstep.confer()
-                self.after_step(result, logger, bar)
+                if result.verdict is not Verdict.FAULT or self.passes_over(result):
+                    self.after_step(result, logger, bar)
+                else:
+                    self.roll_back(logger)
                 bar.update(self.budget.used(self.step) - shown)
                 shown = self.budget.used(self.step)
             if is_last:  # also where a signal came in the last step: the run is complete
                 self.budget.complete()
                 self.validate(logger)
-            self.save(result, logger)
+            self.save(logger, is_last=True)
         return self.lockstep.exit_status
 
     def take_step(self) -> StepResult:
-        """One optimizer step over one global batch."""
+        """One optimizer step over one global batch; or none, where the guard is against it."""
         training, step = self.config.training, self.step + 1
         # Of the step that it governs: the first step already learns, the last one has the minimum.
         factor = lr_factor(step, self.config.schedule, self.budget.schedule_steps(step))
         watch = self.config.logging.activation_norms and is_due(step, training.log_every)
         self.clock.spend_on_step(times=0)
         rank, device = self.world.rank, self.runtime.device
-        inputs, targets = self.sampler.batch(self.step, rank, self.world.size, device)
+        number = self.step + self.guard.num_left_out
+        inputs, targets = self.sampler.batch(number, rank, self.world.size, device)
         self.clock.spend_on_data()
-        result = self.learner.learn(inputs, targets, factor, watch)
+        result = self.learner.learn(inputs, targets, factor, watch, self.guard.judge)
         self.step = step
         self.clock.spend_on_step()
         return result
@@ -126,11 +137,32 @@ class Trainer:
         is_new_best = self.best is not None and self.best.step == self.step
         is_wanted = is_new_best or is_due(self.step, training.checkpoint_every)
         if is_wanted and self.budget.has_room_for(SAVING, self.step):
-            self.save(result, logger)
+            self.save(logger)
+
+    def passes_over(self, result: StepResult) -> bool:
+        """Whether a faulty step is passed over and not gone back from; NumericalError where it is the end."""
+        numbers = f"loss {result.loss.item()}, gradient norm {result.grad_norm.item()}"
+        what = f"step {self.step}: not finite: {numbers}; the first that is not: {result.first_bad}"
+        with agreement(self.world):
+            policy = self.guard.meet(what)
+        self.reporter.say(f"warning: {what}: {policy}")
+        return policy == "skip"
+
+    def roll_back(self, logger: Logger) -> None:
+        """Go back to the newest checkpoint, and on without the batches that came after it.
+
+        Source: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022, section 5.1.
+        """
+        found = self.run.resume_point("must", self.reporter, self.world)
+        assert found
+        self.guard.leave_out(self.step - found.step)
+        self.load(found)
+        self.reporter.say(f"back to step {self.step}; {self.guard.num_left_out} batches are left out")
+        with rank_0_alone(self.world):
+            logger.rewind(self.step)
 
     def log_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
         """Fetch what the step has to tell and log it. The host waits for the device here."""
-        self.check_finite(result)
         lap, self.lap = self.clock.lap() - self.lap, self.clock.lap()
         model, tokens_per_step = self.config.model, self.budget.tokens_per_step
         tokens_per_second = lap.steps * tokens_per_step / lap.seconds
@@ -143,6 +175,8 @@ class Trainer:
             names.TOKENS_PER_SECOND: tokens_per_second,
             names.MFU: tokens_per_second * flops_per_token / self.flops_ceiling,
             names.DATA_WAIT_FRACTION: lap.data_seconds / lap.seconds,
+            names.SPIKES: self.guard.num_spikes,
+            names.SKIPPED_STEPS: self.guard.num_skipped,
             names.SECONDS_REMAINING: self.budget.seconds_left(self.step, lap.seconds / lap.steps),
         }
         values |= to_floats(result.activation_norms)
@@ -150,18 +184,6 @@ class Trainer:
             values |= to_floats(self.learner.weight_norms())
         logger.log(values, self.step)
         bar.set_postfix_str(f"loss {result.loss:.3f}, {tokens_per_second:,.0f} tokens/s")
-
-    def check_finite(self, result: StepResult) -> None:
-        """Stop before a broken number is logged or saved. The host waits for the device here.
-
-        With loss scaling a gradient that overflowed is no fault: the scaler has skipped that step.
-        """
-        finite = result.loss.isfinite() & (result.grad_norm.isfinite() | self.learner.scaler.is_enabled())
-        with agreement(self.world):
-            if not finite.item():
-                numbers = f"loss {result.loss.item()}, gradient norm {result.grad_norm.item()}"
-                advice = f"no checkpoint has it; try a lower [optimizer].lr than {self.config.optimizer.lr}"
-                raise NumericalError(f"step {self.step}: not finite: {numbers}; {advice}")
 
     def validate(self, logger: Logger) -> None:
         """Evaluate on the whole validation split, in its fixed order, unless that was just done."""
@@ -190,11 +212,13 @@ class Trainer:
         with self.learner.kernels():
             return evaluate(forward, batches, self.runtime, tokens_per_byte, self.world, idle_passes)
 
-    def save(self, result: StepResult | None, logger: Logger) -> None:
-        """Write a checkpoint of this step, unless there is one, and remove those past their time."""
-        if result is None or self.saved_step == self.step:
+    def save(self, logger: Logger, *, is_last: bool = False) -> None:
+        """Write a checkpoint of this step, unless there is one, and remove those past their time.
+
+        Where that cannot be done, the run goes on, unless it is at its end: then that is an error.
+        """
+        if self.saved_step == self.step:
             return
-        self.check_finite(result)
         self.clock.spend_on_step(times=0)
         about = {
             "config": to_dict(self.config),
@@ -206,13 +230,17 @@ class Trainer:
             "completed_seconds": self.budget.completed_seconds,
         }
         model, training = self.learner.model_state(), self.training_state()
-        with rank_0_alone(self.world):
-            if self.world.is_main:
-                written = write_checkpoint(self.run.checkpoints, self.step, model, training, about)
-                best_step = self.best.step if self.best else None
-                prune_checkpoints(self.run.checkpoints, self.config.training.keep_checkpoints, best_step)
-                logger.log_artifact(written.path, f"checkpoint-{self.run.path.name}", "checkpoint")
-        self.saved_step = self.step
+        try:
+            with rank_0_alone(self.world):
+                if self.world.is_main:
+                    keep, best = self.config.training.keep_checkpoints, self.best.step if self.best else None
+                    written = self.run.save(self.step, model, training, about, keep, best)
+                    logger.log_artifact(written.path, f"checkpoint-{self.run.path.name}", "checkpoint")
+            self.saved_step = self.step
+        except (TransformerLMError, OSError) as error:
+            if is_last or exit_status(error) != OutputError.exit_status:
+                raise
+            self.reporter.say(f"warning: step {self.step} is not saved: {error}; training goes on")
         self.clock.spend(SAVING)
         self.lockstep.confer()
 
@@ -231,6 +259,7 @@ class Trainer:
         """What it takes, besides the weights, to go on to the same bits."""
         return {
             **self.learner.state(),
+            "guard": self.guard.state(),
             "best": self.best.to_plain() if self.best else [],
             "newest": self.newest.to_plain() if self.newest else [],
         }
@@ -244,17 +273,23 @@ class Trainer:
         now = identity(self.config, self.data)
         with rank_0_alone(self.world):
             check_same_run(found, now, self.config, self.reporter, self.world)
+        self.guard.load(self.load(found).get("guard", {}))
+        before, size = found.about.get("micro_batch_size"), self.learner.micro_batches.size
+        if before not in (None, size):
+            self.reporter.say(f"micro-batches of {before} -> {size} sequences: not to the same last bits")
+        self.clock.load(found.about.get("clock", {}))
+        self.budget.completed_seconds = found.about.get("completed_seconds", 0.0)
+
+    def load(self, found: Checkpoint) -> Mapping[str, Any]:
+        """Take model, optimizer and random numbers from a checkpoint; its whole training state comes back."""
+        with rank_0_alone(self.world):
             model_state = found.model_state() if self.world.is_main else {}
             saved = found.training_state() if self.world.is_main else {}
         with agreement(self.world):
             state = self.learner.load(model_state, saved, str(found.path))
         self.best, self.newest = (Validation.from_plain(state[key]) for key in ("best", "newest"))
         self.step = self.saved_step = found.step
-        before, size = found.about.get("micro_batch_size"), self.learner.micro_batches.size
-        if before not in (None, size):
-            self.reporter.say(f"micro-batches of {before} -> {size} sequences: not to the same last bits")
-        self.clock.load(found.about.get("clock", {}))
-        self.budget.completed_seconds = found.about.get("completed_seconds", 0.0)
+        return state
 
 
 def is_due(step: int, every: int) -> bool:

@@ -5,39 +5,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformerlm.cli.common import run_command
+from transformerlm.cli.common import Mode, run_command
+from transformerlm.cli.outcome import introduce, show
 from transformerlm.cli.ranks import on_ranks
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import TrainConfig
-from transformerlm.distributed import agreement, barrier, broadcast_bytes, rank_0_alone, shared_fate
+from transformerlm.distributed import agreement, barrier, broadcast_bytes, shared_fate
 from transformerlm.errors import ConfigError
+from transformerlm.files import remove_dead_temporaries, require_free_bytes
+from transformerlm.lock import locked
 from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict
 from transformerlm.world import ALONE, World
 
 if TYPE_CHECKING:
-    from transformerlm.data import TokenData, TokenFile
+    from transformerlm.data import TokenData
     from transformerlm.logging import Logger
-    from transformerlm.nn import TransformerLM
     from transformerlm.runtime import Runtime
     from transformerlm.tokenizer import Tokenizer
     from transformerlm.trainer import Trainer
-
-XZ_LIMIT_BYTES = 16_000_000
-"""Larger texts are not compressed for comparison: xz takes about a second a megabyte."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command."""
     description = "Train a language model; a tokenizer and token files that are missing are made first."
-    shortcuts, modes = {"resume": "training.resume"}, {"plan": plan}
+    shortcuts = {"resume": "training.resume"}
+    modes: dict[str, Mode] = {"plan": plan, "verify-resume": prove_resume}
     return on_ranks(
         lambda: run_command(
             TrainConfig, train, description=description, shortcuts=shortcuts, modes=modes, argv=argv
@@ -49,11 +50,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(config: TrainConfig) -> int:
     """Tokenizer, token files, training, samples: what is there and fits is used, the rest is made."""
     reporter, world = Terminal(), World.from_environment()
-    with shared_fate(world):
+    with shared_fate(world), own_folder(config, world) as (run_dir, run_name):
         tokenizer, data = prepare(config, reporter, world)
-        status = train_model(with_vocabulary(config, tokenizer), data, tokenizer, reporter, world)
+        config = with_vocabulary(config, tokenizer)
+        status = train_model(config, data, tokenizer, run_dir, run_name, reporter, world)
         barrier(world)
     return status
+
+
+@contextlib.contextmanager
+def own_folder(config: TrainConfig, world: World) -> Iterator[tuple[Path, str]]:
+    """The run's folder and its name, for this process, or these ranks, alone; what killed ones left is gone.
+
+    Raises:
+        LockedError: another process trains there. (AgreedError on several ranks.)
+    """
+    from transformerlm.logging import resolved_run_name
+
+    run_name = broadcast_bytes(world, resolved_run_name(config.logging).encode()).decode()
+    run_dir = run_path(config, run_name)
+    with contextlib.ExitStack() as stack:
+        with agreement(world):
+            if world.is_main:
+                stack.enter_context(locked(run_dir))
+                for folder in (run_dir, run_dir / "checkpoints"):
+                    remove_dead_temporaries(folder)
+        yield run_dir, run_name
+
+
+def prove_resume(config: TrainConfig, steps: int) -> None:
+    """Prove that a stopped run goes on to the same bits: STEPS steps from its newest checkpoint."""
+    reporter, world = Terminal(), World.from_environment()
+    with shared_fate(world), own_folder(config, world) as (run_dir, _):
+        tokenizer, data = prepare(config, reporter, world)
+        config = with_vocabulary(config, tokenizer)
+        # Imported only now, as in train_model.
+        from transformerlm.rundir import RunDirectory
+        from transformerlm.trainer import Trainer
+        from transformerlm.verify_resume import verify_resume
+
+        with agreement(world):
+            runtime = runtime_of(config, world)
+
+        def make(run: RunDirectory) -> Trainer:
+            return Trainer(config, data, run, runtime, reporter, lambda: 0.0, world)
+
+        verify_resume(make, RunDirectory(run_dir), steps)
+        barrier(world)
 
 
 def plan(config: TrainConfig) -> None:
@@ -62,8 +105,8 @@ def plan(config: TrainConfig) -> None:
     with shared_fate(world):
         tokenizer, data = prepare(config, reporter, world)
         # Imported only now, as in train_model.
-        from transformerlm.learner import share_of_batch
         from transformerlm.logging import resolved_run_name
+        from transformerlm.microbatch import share_of_batch
         from transformerlm.plan import make_plan, plan_lines
 
         config = with_vocabulary(config, tokenizer)
@@ -122,22 +165,30 @@ def runtime_of(config: TrainConfig, world: World) -> Runtime:
 
 
 def train_model(
-    config: TrainConfig, data: TokenData, tokenizer: Tokenizer, reporter: Reporter, world: World = ALONE
+    config: TrainConfig,
+    data: TokenData,
+    tokenizer: Tokenizer,
+    run_dir: Path,
+    run_name: str,
+    reporter: Reporter,
+    world: World = ALONE,
 ) -> int:
     """Train in the run's folder, from where it stopped before; then show what came of it."""
     # Imported only now: torch takes seconds, and worker processes are quicker to start without it.
     from transformerlm.infer import check_prompts
-    from transformerlm.logging import CombinedLogger, resolved_run_name
+    from transformerlm.logging import CombinedLogger
+    from transformerlm.nn.accounting import checkpoint_bytes
 
     with agreement(world):
         check_prompts(tokenizer, config.generation)
-    run_name = broadcast_bytes(world, resolved_run_name(config.logging).encode()).decode()
-    trainer = make_trainer(config, data, run_path(config, run_name), reporter, world)
+        if world.is_main:
+            num_bytes = 2 * checkpoint_bytes(config.model, config.optimizer.name)
+            require_free_bytes(run_dir, num_bytes, "two checkpoints")
+    trainer = make_trainer(config, data, run_dir, reporter, world)
     with agreement(world):
         loggers = begin(trainer, tokenizer, run_name, reporter) if world.is_main else []
     with CombinedLogger(loggers) as logger:
         logger.log_config(to_dict(config))
-        run_dir = trainer.run.path
         logger.log_artifact(run_dir / "tokenizer", f"tokenizer-{run_dir.name}", "tokenizer")
         status = trainer.train(logger)
         if status:
@@ -181,79 +232,11 @@ def begin(trainer: Trainer, tokenizer: Tokenizer, run_name: str, reporter: Repor
     return [make_logger(logging, config.wandb, run.path, run_name), metrics]
 
 
-def show(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter, loggers: list[Logger]) -> None:
-    """Say how good the model has become, and let it write."""
-    config, step = trainer.config, trainer.step
-    model = trainer.whole_model()
-    with rank_0_alone(trainer.world):
-        if trainer.world.is_main:
-            if config.training.max_time is not None:
-                short = ", all of them in the warm-up" if step <= config.schedule.warmup_steps else ""
-                reporter.say(f"trained: {step} steps in {config.training.max_time}{short}")
-            compare_with_xz(trainer, tokenizer, reporter)
-            write_samples(trainer, model, tokenizer, loggers[0])
-
-
 def run_path(config: TrainConfig, run_name: str) -> Path:
     """[training].run_dir with its placeholders filled in."""
     from transformerlm.data import fill_placeholders
 
     return Path(fill_placeholders(config.training.run_dir, config.data).replace("{run_name}", run_name))
-
-
-def introduce(trainer: Trainer, reporter: Reporter) -> None:
-    """Say what is about to be trained, on what, and where."""
-    from transformerlm.nn import num_parameters
-
-    budget, train_tokens = trainer.budget, trainer.data.train.num_tokens
-    places = f"{trainer.world.size} x " if trainer.world.size > 1 else ""
-    reporter.say(f"model: {num_parameters(trainer.config.model):,} parameters, on {places}{trainer.runtime}")
-    steps = trainer.config.training.steps_in_budget(trainer.config.model.context_length)
-    passes = f"{steps * budget.tokens_per_step / train_tokens:.2f} passes over" if steps else "on"
-    reporter.say(f"training: {budget}, {passes} {train_tokens:,} tokens, into {trainer.run.path}")
-    if trainer.step:
-        reporter.say(f"resumed: {trainer.run.path}, {budget.done(trainer.step)}")
-
-
-def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) -> None:
-    """Say what the validation text costs the model and what it costs a good compressor."""
-    from transformerlm.evaluate import xz_bits_per_byte
-
-    train, val, newest = trainer.data.train, trainer.data.val, trainer.newest
-    if val is None or newest is None:
-        return
-    found = newest.evaluation
-    ours = (
-        f"{found.bits_per_byte:.3f} bits per byte (loss {found.loss:.3f}, perplexity {found.perplexity:.1f})"
-    )
-    reporter.say(f"validation: {ours}")
-    if val.num_bytes > XZ_LIMIT_BYTES:
-        return
-    separator = tokenizer.special_token_ids.get(trainer.config.data.document_separator, -1)
-
-    def text(file: TokenFile) -> bytes:
-        return tokenizer.decode_bytes(file.tokens[file.tokens != separator])
-
-    line = f"xz -9e on the same text: {xz_bits_per_byte(text(val)):.3f} bits per byte"
-    if train.num_bytes + val.num_bytes <= XZ_LIMIT_BYTES:
-        line += f"; {xz_bits_per_byte(text(val), after=text(train)):.3f} when it has read the training text"
-    reporter.say(line)
-
-
-def write_samples(trainer: Trainer, model: TransformerLM, tokenizer: Tokenizer, logger: Logger) -> None:
-    """Continue the prompts of [generation], log the texts and keep them in the run's folder."""
-    from transformerlm.infer import complete, completion_values
-    from transformerlm.logging import MetricsFile
-
-    config, run, generation = trainer.config, trainer.run, trainer.config.generation
-    with trainer.runtime.autocast():
-        completions = complete(model, tokenizer, generation, seed=config.runtime.seed)
-    run.samples.unlink(missing_ok=True)
-    with MetricsFile(run.samples) as samples:
-        for completion in completions:
-            values = completion_values(completion, generation)
-            logger.log(values, trainer.step)
-            samples.log(values, trainer.step)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ class Logger(Protocol):
         """Hand over a file or folder under `name`; `kind` is a word such as "checkpoint" or "tokenizer"."""
         ...
 
+    def rewind(self, step: int) -> None:
+        """The run has gone back to where `step` steps were completed: what was logged since is void."""
+        ...
+
     def close(self) -> None:
         """Write out what is still under way. Closing twice is allowed."""
         ...
@@ -56,6 +60,9 @@ class NullLogger(Logger):
     def log_artifact(self, path: Path, name: str, kind: str) -> None:
         """Leave `path` where it is."""
 
+    def rewind(self, step: int) -> None:
+        """Nothing was kept."""
+
     def close(self) -> None:
         """There is nothing to close."""
 
@@ -80,6 +87,11 @@ class CombinedLogger(Logger):
         """Hand `path` to each."""
         for logger in self.loggers:
             logger.log_artifact(path, name, kind)
+
+    def rewind(self, step: int) -> None:
+        """Tell each."""
+        for logger in self.loggers:
+            logger.rewind(step)
 
     def close(self) -> None:
         """Close each, also where closing another raises."""

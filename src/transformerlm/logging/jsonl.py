@@ -82,6 +82,10 @@ class MetricsFile(NullLogger):
         with self.path.open("rb") as old, committed_file(self.path) as new:
             new.writelines(_records_until(old, step))
 
+    def rewind(self, step: int) -> None:
+        """Drop the records after `step`."""
+        self.truncate_after(step)
+
     def close(self) -> None:
         """Close the file; `log` opens it again."""
         if self._file is not None:

@@ -1,0 +1,150 @@
+"""Let a command end, or the disk be full, at every one of its calls to the file system, one after the other.
+
+    python -m tests.faults.crashes train --fault power
+
+Prints one JSON object. Each trial is a forked child in a copy of the same folder; after it the same command is
+run again without a fault, and has to come to what it comes to when nothing ever happens.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.faults import small_run
+from tests.faults.watched_disk import WatchedDisk, faults_of_order
+from transformerlm.checkpoint import checkpoint_paths, read_checkpoint
+from transformerlm.data import TokenFile
+from transformerlm.errors import DataError, TransformerLMError
+from transformerlm.tokenizer import Tokenizer
+
+FAULTS = {
+    "crash": lambda number: {"crash_at": number},
+    "power": lambda number: {"crash_at": number, "loses_power": True},
+    "full": lambda number: {"full_at": number},
+    "full-once": lambda number: {"full_at": number, "full_once": True},
+}
+WORDS = {
+    "train": ["--training.max_steps=5", "--training.checkpoint_every=2", "--training.keep_checkpoints=1"]
+    + ["--training.validate_every=0"],
+    "make_data": [],
+    "train_tokenizer": [],
+}
+
+
+@dataclass
+class Found:
+    calls: int = 0
+    trials: int = 0
+    order: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    statuses: dict[int, int] = field(default_factory=dict)
+    bad_messages: list[str] = field(default_factory=list)
+    temporaries_left: list[str] = field(default_factory=list)
+    not_finished: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+
+
+def run(folder: Path, command: str, disk: WatchedDisk | None = None) -> int:
+    """The command in a child, in `folder`; its exit status comes back."""
+
+    def work() -> int:
+        os.chdir(folder)
+        if disk:
+            disk.install()
+        status = small_run.main(command, *WORDS[command])
+        if disk and not (disk.crash_at or disk.full_at):
+            Path("output").write_text(json.dumps(disk.calls))
+        return status
+
+    return small_run.status_of(small_run.in_child(work))
+
+
+def left_by(folder: Path) -> dict[str, bytes | list[str]]:
+    """What a command has made, as far as it is always the same."""
+    files = [path for path in folder.rglob("data/**/*") if path.is_file() and path.name != ".lock"]
+    left = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return left | {"run": small_run.left_by(folder / "run")}
+
+
+def unreadable(folder: Path) -> list[str]:
+    """What readers would take for whole and is not. That something is not there yet is no fault."""
+    found = []
+
+    def look(read: Callable[[], object]) -> None:
+        try:
+            read()
+        except TransformerLMError as error:
+            if not (isinstance(error, DataError) and "no such token file" in str(error)):
+                found.append(str(error))
+
+    for path in checkpoint_paths(folder / "run" / "checkpoints"):
+        look(lambda path=path: read_checkpoint(path).training_state())
+    for sidecar in folder.glob("data/text/*.memmap.json"):
+        look(lambda path=sidecar.with_suffix(""): TokenFile.open(path).verify())
+    tokenizer = folder / "data" / "text" / "tokenizer"
+    if any((tokenizer / name).exists() for name in ("vocab.json", "merges.txt")):
+        look(lambda: Tokenizer.from_dir(tokenizer))
+    return found
+
+
+def temporaries(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob(".*.tmp.*")]
+
+
+def judge_message(output: str, status: int, fault: str, found: Found, where: str) -> None:
+    """A full disk ends in one line with path, what is free, and status 74, or in a warning."""
+    lines = [line for line in output.splitlines() if "Traceback" in line or "o space left" in line]
+    is_said = any("bytes" in line and "free" in line or "could not be written" in line for line in lines)
+    is_good = not any("Traceback" in line for line in lines) and (is_said or not lines)
+    if status not in (0, 74) or (status == 74 and not is_said) or not is_good:
+        found.bad_messages.append(f"{where}: status {status}: {output[-300:]}")
+
+
+def enumerate_faults(work: Path, command: str, fault: str, every: int = 1) -> Found:
+    """Try the fault at every call (or every so many) of the command."""
+    found = Found()
+    small_run.prepare(work / "start")
+    if command == "train":
+        assert run(work / "start", "make_data") == 0
+    shutil.copytree(work / "start", work / "straight")
+    assert run(work / "straight", command, WatchedDisk(work / "straight")) == 0
+    calls = json.loads((work / "straight" / "output").read_text())
+    found.order = faults_of_order(calls)
+    found.calls, expected = len(calls), left_by(work / "straight")
+    for number in range(1, len(calls) + 1, every):
+        folder, where = work / "trial", f"call {number}: {' '.join(calls[number - 1])}"
+        shutil.copytree(work / "start", folder)
+        status = run(folder, command, WatchedDisk(folder, **FAULTS[fault](number)))
+        found.trials += 1
+        found.statuses[status] = found.statuses.get(status, 0) + 1
+        found.unreadable += [f"{where}: {line}" for line in unreadable(folder)]
+        if fault.startswith("full"):
+            judge_message((folder / "output").read_text(), status, fault, found, where)
+            found.temporaries_left += [f"{where}: at once: {path}" for path in temporaries(folder)]
+        if run(folder, command) != 0:
+            found.not_finished.append(f"{where}: {(folder / 'output').read_text()[-300:]}")
+        else:
+            found.temporaries_left += [f"{where}: {path}" for path in temporaries(folder)]
+            found.differences += [
+                f"{where}: {name}"
+                for name, content in expected.items()
+                if left_by(folder).get(name) != content
+            ]
+        shutil.rmtree(folder)
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("command", choices=WORDS)
+    parser.add_argument("--fault", choices=FAULTS, default="crash")
+    parser.add_argument("--every", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary).resolve()
+        print(json.dumps(asdict(enumerate_faults(work, options.command, options.fault, options.every)), indent=1))
