@@ -2,8 +2,9 @@
 
     python -m tests.faults.kills --kills 1000
 
-Prints one JSON object. Torch is imported once and each trial is a forked child; one run in seven is begun by the
-real command in a process of its own. With --control the harness itself is tested: it has to find the fault.
+Prints one JSON object. Torch is imported once and each trial is a forked child; one run in seven is begun by
+the real command in a process of its own. With --control the harness itself is tested: it has
+to find the fault.
 """
 
 import argparse
@@ -159,4 +160,6 @@ if __name__ == "__main__":
     parser.add_argument("--control", choices=CONTROLS, default="")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        print(json.dumps(asdict(kill(Path(temporary), options.kills, options.seed, options.control)), indent=1))
+        print(
+            json.dumps(asdict(kill(Path(temporary), options.kills, options.seed, options.control)), indent=1)
+        )

@@ -17,8 +17,8 @@ from transformerlm.checkpoint import checkpoint_paths, read_checkpoint
 from transformerlm.cli import make_data, train, train_tokenizer
 from transformerlm.logging import names
 
-# They are imported where they are first used, which each child would have to do anew. (PyTorch imports the last
-# when the first optimizer is made.)
+# They are imported where they are first used, which each child would have to do anew. (PyTorch imports the
+# last when the first optimizer is made.)
 for module in ("infer", "learner", "plan", "verify_resume"):
     importlib.import_module(f"transformerlm.{module}")
 importlib.import_module("torch._dynamo")
@@ -132,7 +132,7 @@ def records(run: Path) -> list[dict]:
 def left_by(run: Path) -> list[str]:
     """All that a finished run has left and that does not depend on time: weights, optimizer, RNG, metrics."""
     found = []
-    for path in checkpoint_paths(run / "checkpoints"):
+    for path in checkpoint_paths(run / "checkpoints")[-1:]:
         checkpoint = read_checkpoint(path)
         found += [f"{path.name} {name} {member['sha256']}" for name, member in checkpoint.members.items()]
     for record in records(run):

@@ -1,7 +1,7 @@
 """What this process does to the files below one folder, call by call; and faults at any of the calls.
 
-It stands between Python and the system: every way in which Python code makes, writes, renames or removes a file
-is seen, whether or not the package's own module for that was used.
+It stands between Python and the system: every way in which Python code makes, writes, renames or removes a
+file is seen, whether or not the package's own module for that was used.
 """
 
 import builtins
@@ -84,9 +84,9 @@ class WatchedDisk:
     def relative(self, path, dir_fd=None) -> str | None:
         """The path below the root; None for one that is elsewhere."""
         if isinstance(path, int):
-            path = os.readlink(f"/proc/self/fd/{path}").removesuffix(" (deleted)")
-        folder = os.readlink(f"/proc/self/fd/{dir_fd}") if dir_fd is not None else os.getcwd()
-        absolute = os.path.normpath(os.path.join(folder, os.fspath(path)))
+            path = opened_path(path)
+        folder = opened_path(dir_fd) if dir_fd is not None else str(Path.cwd())
+        absolute = os.path.normpath(Path(folder, path))
         is_below = absolute.startswith(f"{self.root}{os.sep}") and not absolute.endswith("/output")
         return os.path.relpath(absolute, self.root) if is_below else None
 
@@ -144,6 +144,10 @@ class WatchedDisk:
             return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, errors, newline)
 
         return call
+
+
+def opened_path(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink()).removesuffix(" (deleted)")
 
 
 REAL = {"write": os.write}

@@ -19,8 +19,8 @@ from transformerlm.cli.terminal import Terminal
 from transformerlm.config import TrainConfig
 from transformerlm.distributed import agreement, barrier, broadcast_bytes, shared_fate
 from transformerlm.errors import ConfigError
-from transformerlm.files import remove_dead_temporaries, require_free_bytes
-from transformerlm.lock import locked
+from transformerlm.files import full_disk_said, remove_dead_temporaries, require_free_bytes
+from transformerlm.lock import LOCK_FILE, locked
 from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict
@@ -72,7 +72,8 @@ def own_folder(config: TrainConfig, world: World) -> Iterator[tuple[Path, str]]:
     with contextlib.ExitStack() as stack:
         with agreement(world):
             if world.is_main:
-                stack.enter_context(locked(run_dir))
+                with full_disk_said(run_dir / LOCK_FILE):
+                    stack.enter_context(locked(run_dir))
                 for folder in (run_dir, run_dir / "checkpoints"):
                     remove_dead_temporaries(folder)
         yield run_dir, run_name
