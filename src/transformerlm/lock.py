@@ -49,18 +49,30 @@ def locked(directory: Path) -> Iterator[None]:
 def _open_locked(directory: Path) -> int:
     path = directory / LOCK_FILE
     while True:
-        directory.mkdir(parents=True, exist_ok=True)
-        # Not passed on to programs that this one starts: they may outlive it.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            # Not passed on to programs that this one starts: they may outlive it.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except (FileNotFoundError, FileExistsError):  # whoever held the folder has just removed it
+            if directory.exists() and not directory.is_dir():
+                raise
+            continue
         try:
             _acquire(descriptor, directory)
-            # Whoever held it may have removed it between our two calls: then it is a lock on nothing.
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+            # Or the file, between our two calls: then this is a lock on nothing.
+            if _is_still_there(path, descriptor):
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _is_still_there(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _remove_if_empty(directory: Path) -> None:

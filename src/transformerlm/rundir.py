@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,8 @@ def environment(world: World = ALONE) -> dict[str, Any]:
     return {
         "transformerlm": __version__,
         "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "numba": version("numba"),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "num_threads": torch.get_num_threads(),

@@ -1,13 +1,19 @@
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from transformerlm.cli import make_data
 from transformerlm.data import TokenFile
 from transformerlm.tokenizer import Tokenizer
 
 WORDS = ["--data.corpus=fables", "--tokenizer.vocab_size=300"]
+FILES = ["train.memmap", "train.memmap.json", "val.memmap", "val.memmap.json"]
 
 
 def test_it_makes_token_files_that_decode_to_the_corpus(workplace, capfd):
@@ -36,13 +42,130 @@ def test_a_changed_corpus_is_refused(workplace, capfd):
     assert "101 files" in err
 
 
-def test_the_result_does_not_depend_on_the_workers(workplace):
-    for workers in (1, 2):
-        words = [
-            f"--data.num_workers={workers}",
-            f"--data.token_dir=d{workers}",
-            f"--tokenizer.tokenizer_dir=t{workers}",
+EVERY_WAY = """
+import sys
+from pathlib import Path
+from transformerlm.config import DataConfig
+from transformerlm.data import build, make_data
+from transformerlm.tokenizer import Tokenizer
+
+build.WORKER_BYTES = 1
+tokenizer = Tokenizer.from_dir("tok")
+for num_workers in (1, 2, 4):
+    for piece_bytes in (700, 5000, 2**19):
+        config = DataConfig(corpus="fables", num_workers=num_workers)
+        folder = Path(sys.argv[1], f"{num_workers}-{piece_bytes}")
+        make_data(config, tokenizer, folder, piece_bytes=piece_bytes, commit_bytes=3 * piece_bytes)
+"""
+
+
+def test_workers_pieces_hash_seeds_and_kernels_change_no_byte(workplace):
+    """Both files and their sidecars, from real processes with hash seeds of their own."""
+    assert make_data.main([*WORDS, "--data.token_dir=d", "--tokenizer.tokenizer_dir=tok"]) == 0
+    expected = {name: Path("d", name).read_bytes() for name in FILES}
+    for seed, kernels in (("0", "always"), ("1", "never"), ("4294967295", "never")):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "TRANSFORMERLM_KERNELS": kernels}
+        subprocess.run([sys.executable, "-c", EVERY_WAY, seed], env=environment, check=True)
+        folders = list(Path(seed).iterdir())
+        assert len(folders) == 9
+        for folder in folders:
+            assert {name: (folder / name).read_bytes() for name in FILES} == expected
+
+
+def started(*words, **options):
+    command = [sys.executable, "-m", "transformerlm.cli.make_data", *WORDS, *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_of_several_started_at_once_one_makes_it_and_the_others_wait(workplace):
+    processes = [started() for _ in range(4)]
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, errors
+    for what in ("tokenizer data/fables/tokenizer", "token files in data/fables"):
+        assert sorted(re.search(f"{what}: (made|reused)", error)[1] for error in errors) == [
+            "made",
+            *["reused"] * 3,
         ]
-        assert make_data.main(WORDS + words) == 0
-    for name in ("d{}/train.memmap", "d{}/val.memmap", "t{}/vocab.json", "t{}/merges.txt"):
-        assert Path(name.format(1)).read_bytes() == Path(name.format(2)).read_bytes()
+    for name in FILES[::2]:
+        TokenFile.open(Path("data/fables", name)).verify()
+
+
+def test_verify_reads_it_all(workplace, capfd):
+    assert make_data.main([*WORDS, "--verify"]) == 0
+    assert capfd.readouterr().err.count("verified: all") == 2
+    path = Path("data/fables/val.memmap")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+    assert make_data.main(WORDS) == 0  # opening reads nothing
+    capfd.readouterr()
+    assert make_data.main([*WORDS, "--verify"]) == 3
+    *_, line = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: damaged: bytes 0 to {len(content)} are not those that were written")
+
+
+def test_folders_that_are_missing_with_spaces_and_in_any_script(workplace, capfd):
+    Path("my fables").symlink_to("fables")
+    folder = Path("nowhere yet", "Äsops  Fabeln", "寓言 ✓")
+    words = ["--data.corpus=my fables", f"--data.token_dir={folder}"]
+    words += [f"--tokenizer.tokenizer_dir={folder}/un deux", "--tokenizer.vocab_size=300"]
+    for expected in ("made", "reused"):
+        assert make_data.main(words) == 0
+        assert f"token files in {folder}: {expected}" in capfd.readouterr().err
+    assert make_data.main(WORDS) == 0
+    for name in FILES[::2]:
+        assert (folder / name).read_bytes() == Path("data/fables", name).read_bytes()
+
+
+def test_what_is_made_within_the_corpus_is_no_part_of_it(workplace, capfd):
+    words = [*WORDS, "--data.token_dir=fables/tokens", "--tokenizer.tokenizer_dir=fables/tok"]
+    for expected in ("made", "reused", "reused"):
+        assert make_data.main(words) == 0
+        assert f"token files in fables/tokens: {expected}" in capfd.readouterr().err
+        (Path("fables", "tokens", ".unfinished")).mkdir()  # as if killed
+    assert make_data.main(WORDS) == 0
+    assert Path("fables/tokens/train.memmap").read_bytes() == Path("data/fables/train.memmap").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "line"),
+    [
+        (["--data.corpus=d/train.memmap"], 2, "[data].token_dir: expected a folder whose files may"),
+        (["--data.corpus=tok/merges.txt", "--tokenizer.tokenizer_dir=tok"], 2, "[tokenizer].tokenizer_dir: "),
+        (["--data.token_dir=fables/ant-crow.txt"], 74, "fables/ant-crow.txt: File exists"),
+    ],
+)
+def test_what_would_be_overwritten_is_refused_in_a_line_and_stays(workplace, capfd, words, status, line):
+    text = Path("fables/ant-crow.txt").read_text()
+    for path in (Path("d/train.memmap"), Path("tok/merges.txt")):
+        path.parent.mkdir()
+        path.write_text(text * 50)
+    first = ["--data.corpus=fables", "--tokenizer.vocab_size=300", "--data.token_dir=d"]
+    assert make_data.main([*first, "--tokenizer.tokenizer_dir=other", *words]) == status
+    assert line in capfd.readouterr().err.splitlines()[-1]
+    assert Path("d/train.memmap").read_text() == Path("tok/merges.txt").read_text() == text * 50
+    assert Path("fables/ant-crow.txt").read_text() == text
+
+
+def peak_bytes(num_bytes):
+    """The most memory that the real command takes for one line of that length, in bytes."""
+    line = "the cat's on the mat, isn't it? The 12 cats — das Mädchen, 漢字。 "
+    folder = Path(str(num_bytes))
+    folder.mkdir()
+    (folder / "line.txt").write_text(line * (num_bytes // len(line.encode()) + 1))
+    words = [f"--data.corpus={folder}/line.txt", f"--data.token_dir={folder}/d", "--data.num_workers=1"]
+    process = started(*words, "--tokenizer.tokenizer_dir=anybody's")
+    errors = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, errors
+    files = [TokenFile.open(folder / "d" / name) for name in FILES[::2]]
+    assert sum(file.num_bytes for file in files) == (folder / "line.txt").stat().st_size
+    return 1024 * usage.ru_maxrss
+
+
+@pytest.mark.parametrize("num_bytes", [10**7, pytest.param(10**8, marks=pytest.mark.slow)])
+def test_one_line_of_any_length_is_encoded_in_bounded_memory(workplace, num_bytes):
+    """Measured against a line that is a tenth of 10 MB, with the tokenizer there already."""
+    assert make_data.main([*WORDS, "--tokenizer.tokenizer_dir=tok"]) == 0
+    Tokenizer.from_dir("tok").save("anybody's")  # it says nothing of a corpus, so it suits every one
+    assert peak_bytes(num_bytes) - peak_bytes(10**6) < 40 * 2**20

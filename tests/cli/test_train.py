@@ -1,10 +1,13 @@
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -41,7 +44,7 @@ def test_from_a_folder_of_text_to_a_model_that_writes(workplace, capfd):
     assert "xz -9e on the same text: " in err
     folder = workplace / "runs" / "fables"
     assert {path.name for path in folder.iterdir()} == {
-        *("config.toml", "tokenizer", "checkpoints", "metrics.jsonl", "samples.jsonl")
+        *(".lock", "config.toml", "tokenizer", "checkpoints", "metrics.jsonl", "samples.jsonl")
     }
     config = from_dict(TrainConfig, tomllib.loads((folder / "config.toml").read_text()))
     assert (config.training.max_steps, config.model.vocab_size) == (6, 320)
@@ -187,6 +190,129 @@ def test_sigterm_saves_and_the_same_command_goes_on(workplace, capfd):
     assert f"stopped after step {stopped.step}; the same command goes on from there" in err
     _, out, err = run(capfd, f"--training.max_steps={stopped.step + 2}")
     assert [r["step"] for r in lines_of(out) if names.LOSS in r] == [stopped.step + 1, stopped.step + 2]
+
+
+def test_a_second_run_in_the_same_folder_is_told_at_once(workplace):
+    first = start("--training.max_steps=100000", stdout=subprocess.PIPE)
+    first.stdout.readline()
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        second = start(stdout=subprocess.PIPE)
+        out, err = second.communicate(timeout=60)
+        took.append(time.perf_counter() - began)
+        assert (second.returncode, out) == (75, ""), err
+        who = f"in use by process {first.pid} on {socket.gethostname()}, which holds runs/fables/.lock"
+        assert err == f"runs/fables: {who}; wait until it ends, or choose another folder\n"
+    assert min(took) < 2
+    first.kill()
+    first.communicate()
+    done = start("--training.resume=auto", stdout=subprocess.PIPE)
+    done.communicate(timeout=120)
+    assert done.returncode == 0
+
+
+def test_two_signals_end_it_at_once_and_leave_what_was_saved(workplace):
+    process = start("--training.max_steps=100000", "--training.checkpoint_every=5", stdout=subprocess.PIPE)
+    for line in process.stdout:
+        if json.loads(line).get("step", 0) >= 20:
+            break
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert latest_checkpoint(workplace / "runs/fables/checkpoints", pytest.fail).step >= 15
+
+
+def test_a_disk_with_too_little_room_is_refused_before_anything_is_trained(workplace, capfd):
+    with small_disk(workplace / "disk", "200k"):
+        status, out, err = run(capfd, f"--training.run_dir={workplace / 'disk' / 'run'}")
+        assert (status, out) == (74, "")
+        assert re.search(
+            r"disk/run: expected [\d,]+ free bytes for two checkpoints, got [\d,]+; make room", err
+        )
+        assert list((workplace / "disk").iterdir()) == []
+
+
+def test_a_disk_that_fills_while_it_trains_costs_checkpoints_and_the_last_one_74(workplace, capfd):
+    with small_disk(workplace / "disk", "2m"):
+        run_dir = workplace / "disk" / "run"
+        needed = 340_000  # of a checkpoint
+        process = start(
+            f"--training.run_dir={run_dir}",
+            "--training.checkpoint_every=2",
+            "--training.validate_every=0",
+            "--training.max_steps=8",
+            stdout=subprocess.PIPE,
+        )
+        for line in process.stdout:
+            if json.loads(line).get("step", 0) >= 2:
+                fill(workplace / "disk", leave=needed // 2)
+                break
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 74, err
+        assert re.search(r"warning: step \d is not saved: .*step_\d+: cannot be written: No space left", err)
+        last = err.splitlines()[-1]
+        assert re.search(
+            r"step_00000008: cannot be written: No space left on device: [\d,]+ bytes of the [\d,]+", last
+        )
+        assert not list(run_dir.rglob(".*.tmp.*"))
+        (workplace / "disk" / "filler").unlink()
+        done = start(f"--training.run_dir={run_dir}", "--training.max_steps=8", stdout=subprocess.PIPE)
+        _, err = done.communicate(timeout=60)
+        assert done.returncode == 0, err
+        steps = [r["step"] for r in lines_of((run_dir / "metrics.jsonl").read_text()) if names.LOSS in r]
+        assert steps == list(range(1, 9))
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A real file system of this size."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder, leave):
+    with (folder / "filler").open("wb") as file:
+        file.write(bytes(max(0, shutil.disk_usage(folder).free - leave)))
+
+
+@pytest.mark.parametrize("name", ["a run of mine", "läufe/größer/ж 走る", "'quoted' & $HOME"])
+def test_any_name_will_do_for_a_folder(name, workplace, capfd):
+    status, _, err = run(capfd, f"--training.run_dir={name}")
+    assert status == 0, err
+    assert latest_checkpoint(Path(name) / "checkpoints", pytest.fail).step == 6
+
+
+def test_a_run_folder_that_is_a_file_or_cannot_be_written_is_one_line(workplace, capfd):
+    Path("taken").write_text("mine")
+    status, out, err = run(capfd, "--training.run_dir=taken/run")
+    assert (status, out) == (74, "")
+    assert "taken" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert Path("taken").read_text() == "mine"
+
+
+def test_resuming_is_verified_on_the_users_own_run(workplace, capfd):
+    status, out, err = run(capfd, "--verify-resume", "4")
+    assert (status, out) == (4, "")
+    assert "no checkpoint to go on from" in err
+    assert run(capfd, "--training.max_steps=6")[0] == 0
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    status, out, err = run(capfd, "--verify-resume", "4")
+    assert (status, out) == (0, "")
+    assert "4 steps, straight and with a stop after 2: the same bits of weights, optimizer" in err
+    after = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    assert {path: data for path, data in after.items() if path.name != ".lock"} == {
+        path: data for path, data in before.items() if path.name != ".lock"
+    }
 
 
 def test_a_reader_that_leaves_does_not_stop_the_training(workplace):

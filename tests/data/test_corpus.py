@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.corpus import MissingCorpusError, find_corpora, find_corpus, read_bytes
-from transformerlm.errors import DataError
+from transformerlm.data.corpus import (
+    MissingCorpusError,
+    find_corpora,
+    find_corpus,
+    read_bytes,
+    refuse_overlap,
+)
+from transformerlm.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -166,3 +172,32 @@ def test_reading_says_what_went_wrong(folder):
         read_bytes(path, 5, 700)
     with pytest.raises(DataError, match=r"gone\.txt: cannot be read: No such file"):
         read_bytes(str(folder / "gone.txt"), 0, 1)
+
+
+def test_a_file_that_was_written_to_is_noticed_though_its_size_stays(folder):
+    config = CorpusConfig(corpus=str(folder), validation_corpus=str(folder / "a"))
+    seen = {find_corpora(config).times()}
+    assert find_corpora(config).times() in seen
+    for name in ("b.txt", "a/z.txt"):
+        path = folder / name
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+        seen.add(find_corpora(config).times())
+    assert len(seen) == 3
+
+
+def test_what_would_be_replaced_is_found_by_any_name(folder, tmp_path):
+    (tmp_path / "link.md").symlink_to(folder / "a/b/ü.md")
+    corpora = find_corpora(CorpusConfig(corpus=str(folder), validation_corpus=str(folder / "b.txt")))
+    refuse_overlap(corpora, [], "[data].token_dir")
+    refuse_overlap(corpora, [tmp_path / "new", tmp_path / "no such" / "file", folder], "[data].token_dir")
+    for path in (folder / "a.txt", folder / "b.txt", tmp_path / "link.md"):
+        with pytest.raises(ConfigError, match=r"^\[data\]\.token_dir: .* would be replaced") as caught:
+            refuse_overlap(corpora, [tmp_path / "new", path], "[data].token_dir")
+        assert os.path.realpath(path) in caught.value.lines[0]
+
+
+def test_what_this_package_hides_in_a_folder_is_not_counted(folder):
+    for name in (".lock", ".unfinished/train.memmap"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    assert find_corpus(str(folder)).num_hidden == 0

@@ -2,15 +2,20 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from transformerlm.config import DataConfig, TokenizerConfig
-from transformerlm.data import make_data, prepare_data, prepare_tokenizer
+from transformerlm.data import make_data, prepare_data, prepare_tokenizer, turns
 from transformerlm.data.corpus import find_corpora
+from transformerlm.data.format import Written
 from transformerlm.data.prepare import fill_placeholders, training_texts
-from transformerlm.errors import DataError
+from transformerlm.data.unfinished import UNFINISHED, Progress
+from transformerlm.errors import ConfigError, DataError
+from transformerlm.lock import locked
 from transformerlm.tokenizer import Pretokenizer, train_bpe_from_texts
 
 EOT = "<|endoftext|>"
@@ -56,7 +61,9 @@ def road(tmp_path):
 
 
 def content_of(folder):
-    return {path: path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+    """Everything in it but the locks."""
+    files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file() and path.name != ".lock"]
+    return {path: path.read_bytes() for path in files}
 
 
 def test_what_is_missing_is_made_and_what_is_there_is_reused(road, tmp_path):
@@ -279,3 +286,91 @@ def test_making_data_needs_no_torch():
         "assert not hasattr(d, 'nothing')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reuse_takes_no_lock(road, tmp_path):
+    """What is there can be used while somebody else is at work in the folder, or nobody may write there."""
+    data, config = road
+    prepare_data(data, config, prepare_tokenizer(data, config))
+    listener = Listener()
+    with locked(tmp_path / "stories"):
+        prepare_data(data, config, prepare_tokenizer(data, config, listener), listener)
+    assert [message.split(": ")[-1].split()[0] for message in listener.messages] == ["reused", "reused"]
+
+
+def test_who_has_waited_finds_all_made(road, tmp_path, monkeypatch):
+    data, config = road
+    tokenizer = prepare_tokenizer(data, config)
+    monkeypatch.setattr(turns, "POLL_SECONDS", 0.01)
+    listener = Listener()
+    waiter = threading.Thread(target=prepare_data, args=(data, config, tokenizer, listener))
+    with locked(tmp_path / "stories"):
+        waiter.start()
+        while not listener.messages:
+            time.sleep(0.01)
+        for path in make_data(data, tokenizer, tmp_path / "elsewhere").train.path.parent.iterdir():
+            if path.name != ".lock":
+                shutil.copy(path, tmp_path / "stories")
+    waiter.join(20)
+    assert "; waiting" in listener.messages[0]
+    assert "reused" in listener.messages[1]
+    assert listener.bars == []
+
+
+def test_what_only_had_to_be_put_in_place_is_not_made_again(road, tmp_path):
+    """Killed between any two of the last renames, after all was encoded."""
+    data, config = road
+    tokenizer = prepare_tokenizer(data, config)
+    folder = tmp_path / "stories"
+    made = prepare_data(data, config, tokenizer)
+    before = content_of(folder)
+    recipe = {"of": "whatever"}  # what is complete is complete
+    parts = {name: Written() for name in ("train", "val")}
+    names = ["val.memmap", "train.memmap", "val.memmap.json", "train.memmap.json"]
+    for number in range(len(names) + 1):
+        (folder / UNFINISHED).mkdir()
+        for name in names[number:]:
+            (folder / name).rename(folder / UNFINISHED / name)
+        Progress(recipe=recipe, parts=parts, is_complete=True).write(folder)
+        listener = Listener()
+        again = prepare_data(data, config, tokenizer, listener)
+        assert listener.bars == []
+        assert (again.train.sha256, again.val.sha256) == (made.train.sha256, made.val.sha256)
+        assert content_of(folder) == before
+
+
+def test_an_unfinished_rest_beside_whole_files_is_removed(road, tmp_path):
+    data, config = road
+    tokenizer = prepare_tokenizer(data, config)
+    prepare_data(data, config, tokenizer)
+    before = content_of(tmp_path / "stories")
+    (tmp_path / "stories" / UNFINISHED).mkdir()
+    (tmp_path / "stories" / UNFINISHED / "train.memmap").write_bytes(b"x")
+    prepare_data(data, config, tokenizer)
+    assert content_of(tmp_path / "stories") == before
+
+
+@pytest.mark.parametrize("corpus", ["tokens/train.memmap", "tokens/val.memmap.json"])
+def test_a_corpus_that_would_be_replaced_is_refused(road, tmp_path, corpus):
+    data, config = road
+    path = tmp_path / corpus
+    path.parent.mkdir()
+    shutil.copy(data.corpus, path)
+    own = dataclasses.replace(data, corpus=str(path), token_dir=str(tmp_path / "tokens"))
+    with pytest.raises(ConfigError, match=r"^\[data\]\.token_dir: .*would be replaced") as caught:
+        make_data(own, prepare_tokenizer(data, config), tmp_path / "tokens")
+    assert len(caught.value.lines) == 1
+    assert path.read_bytes() == Path(data.corpus).read_bytes()
+
+
+def test_a_corpus_that_a_tokenizer_would_replace_is_refused(road, tmp_path):
+    data, config = road
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "merges.txt").write_text("the cat sat on the mat " * 100)
+    (tmp_path / "link.txt").symlink_to(tmp_path / "tok" / "merges.txt")
+    own = dataclasses.replace(config, tokenizer_dir=str(tmp_path / "tok"))
+    for corpus in ("tok/merges.txt", "link.txt"):
+        named = dataclasses.replace(data, corpus=str(tmp_path / corpus))
+        with pytest.raises(ConfigError, match=r"^\[tokenizer\]\.tokenizer_dir: .*would be replaced"):
+            prepare_tokenizer(named, own)
+    assert (tmp_path / "tok" / "merges.txt").read_text() == "the cat sat on the mat " * 100

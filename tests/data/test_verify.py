@@ -1,10 +1,11 @@
 import dataclasses
+import random
 
 import pytest
 
 from transformerlm.config import DataConfig, TokenizerConfig
-from transformerlm.data import prepare_tokenizer
-from transformerlm.data.verify import verify_tokenizer
+from transformerlm.data import prepare_data, prepare_tokenizer
+from transformerlm.data.verify import verify_token_files, verify_tokenizer
 from transformerlm.errors import DataError
 from transformerlm.progress import SilentReporter
 from transformerlm.tokenizer import Tokenizer
@@ -78,3 +79,40 @@ def test_nothing_to_merge_is_right(road):
     listener = Listener()
     verify_tokenizer(data, config, prepare_tokenizer(data, config), listener)
     assert listener.messages[0].endswith("merges verified: 0 of 0 are of maximal count")
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place // 8] ^= 1 << place % 8
+    path.write_bytes(content)
+
+
+def test_token_files_are_what_was_written(road, tmp_path):
+    data, config = road
+    data = dataclasses.replace(data, token_dir=str(tmp_path / "tokens"))
+    listener = Listener()
+    made = prepare_data(data, config, prepare_tokenizer(data, config))
+    verify_token_files(data, listener)
+    assert listener.messages == [
+        f"{file.path}: verified: all {file.num_tokens:,} tokens are as they were written"
+        for file in (made.train, made.val)
+    ]
+
+
+def test_every_flipped_bit_is_found_and_all_files_are_looked_at(road, tmp_path):
+    data, config = road
+    data = dataclasses.replace(data, token_dir=str(tmp_path / "tokens"))
+    prepare_data(data, config, prepare_tokenizer(data, config))
+    paths = [tmp_path / "tokens" / f"{name}.memmap" for name in ("train", "val")]
+    sizes = [path.stat().st_size for path in paths]
+    generator = random.Random(0)
+    for _ in range(100):
+        places = [generator.randrange(8 * size) for size in sizes]
+        for path, place in zip(paths, places, strict=True):
+            flip(path, place)
+        with pytest.raises(DataError) as caught:
+            verify_token_files(data)
+        for path, place, size, line in zip(paths, places, sizes, caught.value.lines, strict=True):
+            assert line.startswith(f"{path}: damaged: bytes 0 to {size} are not those that were written")
+            flip(path, place)
+    verify_token_files(data)

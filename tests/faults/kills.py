@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -34,13 +36,27 @@ COMMAND = [sys.executable, "-m", "transformerlm.cli.train", "--config", "train.t
 
 
 @dataclass
+class Options:
+    kills: int
+    seed: int
+    control: str
+    signals: bool
+
+
+@dataclass
 class Found:
     kills: int = 0
+    """Or signals that were heeded."""
     kills_of_the_command: int = 0
     runs: int = 0
     unreadable: list[str] = field(default_factory=list)
     went_back: int = 0
     most_steps_lost: int = 0
+    stops: int = 0
+    """Signals upon which the run said that it had saved its step."""
+    not_saved: list[str] = field(default_factory=list)
+    """Such stops whose newest checkpoint was of another step, or that had another status."""
+    stops_of_run: int = 0
     torn_metrics: int = 0
     failed: list[str] = field(default_factory=list)
     temporaries_made: int = 0
@@ -92,29 +108,49 @@ def look_at(run: Path, committed: int, found: Found) -> int:
     return max(steps)
 
 
+def stop(process: int, rng: random.Random, polite: bool) -> int:
+    """End a process: at once, or by a signal that asks for it, and now and then a second one."""
+    number = rng.choice([signal.SIGTERM, signal.SIGINT]) if polite else signal.SIGKILL
+    os.kill(process, number)
+    if polite and rng.random() < 0.3:
+        time.sleep(rng.uniform(0, 0.02))
+        os.kill(process, number)
+    return number
+
+
+def check_stop(folder: Path, status: int, number: int, committed: int, found: Found) -> None:
+    """A run that was asked to stop says which step it has saved, unless it was asked twice."""
+    said = re.findall(r"stopped after step (\d+);", (folder / "output").read_text())
+    if len(said) > found.stops_of_run:
+        found.stops_of_run += 1
+        found.stops += 1
+        if status != 128 + number or int(said[-1]) != committed:
+            found.not_saved.append(f"status {status}, said {said[-1]}, saved {committed}")
+
+
 def kill_until_done(
-    folder: Path, rng: random.Random, found: Found, control: str, longest_wait: float
+    folder: Path, rng: random.Random, found: Found, options: Options, longest_wait: float
 ) -> None:
     """One run, from its beginning to its end, through as many kills as it takes."""
-    is_command = found.runs % 7 == 3
-    committed = 0
+    is_command = found.runs % 7 == 3 and not options.signals
+    committed, found.stops_of_run = 0, 0
     while True:
         if is_command and committed == 0 and found.kills_of_the_command <= found.runs // 7:
             with (folder / "output").open("a") as output:
                 process = subprocess.Popen(COMMAND, cwd=folder, stdout=output, stderr=output).pid
             wait, found.kills_of_the_command = rng.uniform(2.5, 4.5), found.kills_of_the_command + 1
         else:
-            process = small_run.in_child(lambda: train(folder, noisy=not is_command, control=control))
-            wait = rng.uniform(0.005, longest_wait)
+            work = partial(train, folder, noisy=not is_command, control=options.control)
+            process, wait = small_run.in_child(work), rng.uniform(0.005, longest_wait)
         time.sleep(wait)
-        os.kill(process, signal.SIGKILL)
+        number = stop(process, rng, options.signals)
         status = small_run.status_of(process)
-        found.kills += status == -signal.SIGKILL
         committed = max(committed, look_at(folder / "run", committed, found))
-        if status == 0:
-            return
-        if status != -signal.SIGKILL:
-            found.failed.append(f"exit status {status}: {(folder / 'output').read_text()[-500:]}")
+        check_stop(folder, status, number, committed, found)
+        found.kills += status != 0
+        if status not in (-number, 128 + number):
+            if status:
+                found.failed.append(f"exit status {status}: {(folder / 'output').read_text()[-500:]}")
             return
 
 
@@ -123,8 +159,8 @@ def straight(folder: Path, *, noisy: bool) -> list[str]:
     return small_run.left_by(folder / "run")
 
 
-def kill(work: Path, kills: int, seed: int, control: str = "") -> Found:
-    rng, found = random.Random(seed), Found()
+def kill(work: Path, options: Options) -> Found:
+    rng, found = random.Random(options.seed), Found()
     small_run.prepare(work / "start")
 
     def make_data() -> int:
@@ -140,10 +176,10 @@ def kill(work: Path, kills: int, seed: int, control: str = "") -> Found:
         # Where the machine is slow and busy, 0.3 seconds are no more than a start.
         longest_wait = max(0.3, 0.8 * (time.perf_counter() - start))
     assert expected[False] != expected[True]
-    while found.kills < kills and not found.failed:
-        folder, noisy = work / str(found.runs), found.runs % 7 != 3
+    while found.kills < options.kills and not found.failed:
+        folder, noisy = work / str(found.runs), found.runs % 7 != 3 or options.signals
         shutil.copytree(work / "start", folder)
-        kill_until_done(folder, rng, found, control, longest_wait)
+        kill_until_done(folder, rng, found, options, longest_wait)
         if not found.failed:
             left = small_run.left_by(folder / "run")
             found.differences += [f"{a} -> {b}" for a, b in zip_longest(expected[noisy], left) if a != b]
@@ -158,8 +194,7 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--control", choices=CONTROLS, default="")
-    options = parser.parse_args()
+    parser.add_argument("--signals", action="store_true", help="SIGTERM and SIGINT in place of SIGKILL")
+    options = Options(**vars(parser.parse_args()))
     with tempfile.TemporaryDirectory() as temporary:
-        print(
-            json.dumps(asdict(kill(Path(temporary), options.kills, options.seed, options.control)), indent=1)
-        )
+        print(json.dumps(asdict(kill(Path(temporary), options)), indent=1))

@@ -109,6 +109,8 @@ def in_child(work) -> int:
         status = work() or 0
     except SystemExit as end:
         status = int(end.code or 0)
+    except KeyboardInterrupt:  # a second one, when the command was through
+        status = 130
     except BaseException:
         import traceback
 

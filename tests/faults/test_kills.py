@@ -44,3 +44,13 @@ def test_a_resume_that_forgets_the_random_numbers_is_found_out():
     found = run("tests.faults.kills", "--kills", "10", "--control", "no-rng")
     assert found["differences"] != []
     assert found["unreadable"] == []
+
+
+@pytest.mark.parametrize("signals", [40, pytest.param(500, marks=pytest.mark.slow)])
+def test_a_training_that_is_asked_to_stop_saves_its_step_wherever_it_is(signals):
+    found = run("tests.faults.kills", "--signals", "--kills", str(signals), "--seed", str(signals))
+    assert found["kills"] >= signals
+    assert found["stops"] >= signals / 4
+    assert found["failed"] == found["not_saved"] == found["unreadable"] == []
+    assert found["went_back"] == found["torn_metrics"] == 0
+    assert found["differences"] == found["temporaries_left"] == []

@@ -1,5 +1,6 @@
 """transformerlm-make-data: from text to token files, with the tokenizer made first where it is missing.
 
+Interrupted, however that happens, it goes on where it was when it is started again.
 `torchrun -m transformerlm.cli.make_data` divides the work among ranks, of one machine or several.
 """
 
@@ -12,14 +13,21 @@ from transformerlm.cli.common import run_command
 from transformerlm.cli.ranks import on_ranks
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import MakeDataConfig
-from transformerlm.distributed import agreement
+from transformerlm.distributed import agreement, rank_0_alone
 from transformerlm.world import World
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command."""
-    description = "Encode a corpus into train.memmap and val.memmap, through worker processes."
-    return on_ranks(lambda: run_command(MakeDataConfig, make_data, description=description, argv=argv))
+    return on_ranks(
+        lambda: run_command(
+            MakeDataConfig,
+            make_data,
+            description="Encode a corpus into train.memmap and val.memmap, through worker processes.",
+            modes={"verify": verify},
+            argv=argv,
+        )
+    )
 
 
 def make_data(config: MakeDataConfig) -> None:
@@ -30,6 +38,17 @@ def make_data(config: MakeDataConfig) -> None:
     with agreement(world):
         tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal, world)
         make_token_files(config.data, config.tokenizer, tokenizer, terminal, world)
+
+
+def verify(config: MakeDataConfig) -> None:
+    """Make or reuse the token files, then read them all and compare them with their checksums."""
+    from transformerlm.data.verify import verify_token_files
+
+    make_data(config)
+    world = World.from_environment()
+    with rank_0_alone(world):
+        if world.is_main:
+            verify_token_files(config.data, Terminal())
 
 
 if __name__ == "__main__":

@@ -2,42 +2,52 @@
 
 The result is a function of the text, the settings and the tokenizer: not of the number of workers or of
 ranks, nor of how the text is divided into work. The items of work are a function of the text as well:
-every rank lists them all and encodes its share, and rank 0 writes.
+every rank lists them all and encodes its share, and rank 0 writes. So what was interrupted is gone on with
+by passing over as many items as are done (`unfinished.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from transformerlm import __version__
 from transformerlm.config import CorpusConfig
-from transformerlm.data.corpus import Corpora, find_corpora, settings
+from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, VAL, Document, Piece, Split, documents_of
-from transformerlm.data.format import TokenFile, TokenWriter
+from transformerlm.data.encoded import Encoded, Ids, Tokens, from_bytes, to_bytes
+from transformerlm.data.format import TokenFile
 from transformerlm.data.pieces import PIECE_BYTES, SafeCut, pieces, work_items
 from transformerlm.data.share import blocks, check_same_files, num_workers, own_items
+from transformerlm.data.sidecar import FORMAT_VERSION, sidecar_path
 from transformerlm.data.split import has_validation, nothing_left, regions
-from transformerlm.distributed import agreement, gathered
+from transformerlm.data.turns import held
+from transformerlm.data.unfinished import COMMIT_BYTES, Unfinished
+from transformerlm.distributed import agreement, broadcast_bytes, gathered
 from transformerlm.errors import DataError
+from transformerlm.files import require_free_bytes
 from transformerlm.parallel import ordered_map
-from transformerlm.progress import Bar, Reporter, SilentReporter
+from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.world import ALONE, World
 
 WORKER_BYTES = 2 * 2**20
 """Text that is worth a worker: with less than twice this, none is started."""
+BYTES_PER_TOKEN = 2
+"""Of text, by which the room that the disk must have is reckoned. With some thousands of ids, learned from
+the corpus itself, it is 3 to 5; with a few hundred, or in a script that was hardly seen, 1 to 2: the disk may
+still become full, and then what is done is not lost."""
 
 _MAX_LISTED = 1000  # files that a sidecar names; the summary of their names and sizes covers them all
 
-Ids = NDArray[np.unsignedinteger[Any]]
 Item = tuple[Piece, ...]
 """What a worker gets at a time."""
 
@@ -53,22 +63,11 @@ class TokenData:
     def open(cls, config: CorpusConfig, directory: Path) -> TokenData:
         """Open train.memmap and, where the config asks for validation, val.memmap."""
         files = [TokenFile.open(path) for path in token_paths(config, directory)]
+        for file in files[1:]:
+            if (file.made_from, file.fingerprint) != (files[0].made_from, files[0].fingerprint):
+                what = "made from other text, with other settings or another tokenizer than"
+                raise DataError(f"{file.path}: {what} {files[0].path.name} beside it; make both again")
         return cls(files[0], files[1] if len(files) > 1 else None)
-
-
-class Tokens(NamedTuple):
-    """Ids for one split."""
-
-    split: Split
-    ids: Ids
-    num_documents: int
-    """Documents that end among them."""
-    num_bytes: int
-    """UTF-8 bytes of their text."""
-
-
-Encoded = tuple[int, list[Tokens]]
-"""What a worker makes of it: bytes read, and tokens for each split."""
 
 
 def token_paths(config: CorpusConfig, directory: Path) -> list[Path]:
@@ -87,24 +86,39 @@ def make_data(
     reporter: Reporter | None = None,
     *,
     piece_bytes: int = PIECE_BYTES,
+    commit_bytes: int = COMMIT_BYTES,
     world: World = ALONE,
 ) -> TokenData:
     """Encode a corpus into `directory`: train.memmap and, where the config asks for it, val.memmap.
 
     Each document is followed by the id of `config.document_separator`. The files appear when all is
-    done, and replace older ones.
+    done, and replace older ones. What was begun in the same way and interrupted is gone on with.
 
     Args:
         piece_bytes: about how much text a worker gets at a time; the result does not depend on it.
+        commit_bytes: after how much text progress is recorded.
         world: ranks that do this together, each seeing the whole corpus, and `directory` as well.
 
     Raises:
+        ConfigError: a file of the corpus would be replaced.
         DataError: a corpus that cannot be read, a split in which nothing is left, or a tokenizer that
             does not know the separator.
+        OutputError: the disk has not enough room.
     """
+    reporter = reporter or SilentReporter()
     with agreement(world):
         corpora = find_corpora(config)
-    encode_corpora(config, corpora, tokenizer, directory, reporter, piece_bytes=piece_bytes, world=world)
+    with held(directory, reporter, world):
+        encode_corpora(
+            config,
+            corpora,
+            tokenizer,
+            directory,
+            reporter,
+            piece_bytes=piece_bytes,
+            commit_bytes=commit_bytes,
+            world=world,
+        )
     with agreement(world):
         return TokenData.open(config, directory)
 
@@ -117,19 +131,41 @@ def encode_corpora(
     reporter: Reporter | None = None,
     *,
     piece_bytes: int = PIECE_BYTES,
+    commit_bytes: int = COMMIT_BYTES,
     world: World = ALONE,
 ) -> None:
-    """`make_data`, from files that are listed already; only rank 0 needs `directory`."""
+    """`make_data`, from files that are listed already; only rank 0 needs `directory`, and holds it."""
+    reporter = reporter or SilentReporter()
     check_same_files(world, corpora)
-    with agreement(world):
-        _check_separator(config, tokenizer)
-        items = own_items(world, corpus_items(config, corpora, tokenizer.pretokenizer.safe_cut, piece_bytes))
-        encoded = _encode_all(config, tokenizer, items, corpora.num_bytes // world.size, world)
-        if world.is_main:
-            with (reporter or SilentReporter()).bar(corpora.num_bytes, "B", "encoding") as bar:
-                _write_all(config, corpora, tokenizer, directory, _in_order(world, encoded, tokenizer), bar)
-        else:
-            deque(_in_order(world, encoded, tokenizer), maxlen=0)
+    with contextlib.ExitStack() as stack:
+        work = None
+        with agreement(world):
+            _check_separator(config, tokenizer)
+            if world.is_main:
+                refuse_overlap(corpora, _outputs(config, directory), "[data].token_dir")
+                recipe = _recipe(config, corpora, tokenizer, piece_bytes)
+                opened = Unfinished.open(
+                    directory, _splits(config), tokenizer.vocab_size, recipe, reporter, commit_bytes
+                )
+                work = stack.enter_context(opened)
+                _check_room(directory, corpora.num_bytes - work.num_read, tokenizer)
+        num_done, num_read = _shared_numbers(world, work)
+        with agreement(world):
+            items = corpus_items(config, corpora, tokenizer.pretokenizer.safe_cut, piece_bytes)
+            own = own_items(world, itertools.islice(items, num_done, None))
+            num_left = (corpora.num_bytes - num_read) // world.size
+            encoded = _in_order(world, _encode_all(config, tokenizer, own, num_left, world), tokenizer)
+            if work:
+                _write_all(config, corpora, tokenizer, work, encoded, reporter)
+            else:
+                deque(encoded, maxlen=0)
+
+
+def _shared_numbers(world: World, work: Unfinished | None) -> tuple[int, int]:
+    """How many items, and bytes of the corpus, are done, as rank 0 knows."""
+    data = broadcast_bytes(world, f"{work.num_items} {work.num_read}".encode() if work else b"")
+    num_items, num_read = map(int, data.split())
+    return num_items, num_read
 
 
 def _encode_all(
@@ -145,49 +181,37 @@ def _write_all(
     config: CorpusConfig,
     corpora: Corpora,
     tokenizer: Tokenizer,
-    directory: Path,
+    work: Unfinished,
     encoded: Iterable[Encoded],
-    bar: Bar,
+    reporter: Reporter,
 ) -> None:
-    left = corpora.num_bytes
-    with contextlib.ExitStack() as stack:
-        writers = _open_writers(stack, config, corpora, tokenizer, directory)
-        for num_read, parts in encoded:
-            for split, ids, num_documents, num_bytes in parts:
-                writers[split].write(ids, num_documents=num_documents, num_bytes=num_bytes)
-            bar.update(num_read)
-            left -= num_read
-        bar.update(left)  # what was passed over: separators, byte order marks
-        for split, writer in writers.items():
-            if not writer.num_tokens:
-                raise nothing_left(config, split)
+    if work.num_read:
+        done, total = work.num_read / 1e6, corpora.num_bytes / 1e6
+        reporter.say(f"{work.directory}: going on after {done:.1f} of {total:.1f} MB")
+    with reporter.bar(corpora.num_bytes, "B", "encoding") as bar:
+        bar.update(work.num_read)
+        for tokens in encoded:
+            work.write(tokens)
+            bar.update(tokens.num_read)
+        bar.update(corpora.num_bytes - work.num_read)  # what was passed over: separators, byte order marks
+    for split, writer in work.writers.items():
+        if not writer.num_tokens:
+            raise nothing_left(config, split)
+    sources = {TRAIN: corpora.main.sources, VAL: (corpora.validation or corpora.main).sources}
+    made_from = {**settings(config), **corpora.summary()}
+    sidecars = {}
+    for split, writer in work.writers.items():
+        listed = [{"name": s.name, "num_bytes": s.num_bytes} for s in sources[split][:_MAX_LISTED]]
+        sidecars[split] = writer.sidecar(tokenizer.fingerprint, made_from, listed)
+    work.finish(sidecars)
 
 
 def _in_order(world: World, own: Iterator[Encoded], tokenizer: Tokenizer) -> Iterator[Encoded]:
     """On rank 0 what all ranks have encoded, in the order of the text; on the others nothing."""
     if world.size == 1:
         return own
-    received = gathered(world, map(_to_bytes, blocks(own)))
-    return (_from_bytes(data, tokenizer.dtype) for data in received)
-
-
-def _to_bytes(block: Sequence[Encoded]) -> bytes:
-    """A block of work as one: bytes read; of each split its ids, documents, bytes of text; and the ids."""
-    numbers, contents = [sum(num_read for num_read, _ in block)], []
-    for split in (TRAIN, VAL):
-        parts = [part for _, parts in block for part in parts if part.split == split]
-        numbers.append(sum(part.ids.size for part in parts))
-        numbers.append(sum(part.num_documents for part in parts))
-        numbers.append(sum(part.num_bytes for part in parts))
-        contents += [part.ids.tobytes() for part in parts]
-    return b"".join([np.array(numbers, np.int64).tobytes(), *contents])
-
-
-def _from_bytes(data: bytes, dtype: np.dtype[np.unsignedinteger[Any]]) -> Encoded:
-    num_read, *numbers = np.frombuffer(data, np.int64, count=7).tolist()
-    ids = np.frombuffer(data, dtype, offset=7 * 8)
-    train, val = Tokens(TRAIN, ids[: numbers[0]], *numbers[1:3]), Tokens(VAL, ids[numbers[0] :], *numbers[4:])
-    return num_read, [tokens for tokens in (train, val) if tokens.num_documents or tokens.ids.size]
+    received = gathered(world, map(to_bytes, blocks(own)))
+    return (from_bytes(data, tokenizer.dtype) for data in received)
 
 
 def corpus_items(
@@ -199,7 +223,7 @@ def corpus_items(
 
 
 def encode_item(tokenizer: Tokenizer, config: CorpusConfig, item: Item) -> Encoded:
-    """Read and encode one item of work, in any process: bytes read, and tokens for each split."""
+    """Read and encode one item of work, in any process."""
     documents = [document for piece in item for document in documents_of(piece, config)]
     parts = []
     for split in (TRAIN, VAL):
@@ -208,7 +232,7 @@ def encode_item(tokenizer: Tokenizer, config: CorpusConfig, item: Item) -> Encod
         if own:
             ids = _encode(tokenizer, own, config.document_separator)
             parts.append(Tokens(split, ids, sum(document.is_end for document in own), num_bytes))
-    return sum(piece.stop - piece.start for piece in item), parts
+    return Encoded(1, sum(piece.stop - piece.start for piece in item), parts)
 
 
 def _encode(tokenizer: Tokenizer, documents: Sequence[Document], separator: str) -> Ids:
@@ -244,15 +268,25 @@ def _check_separator(config: CorpusConfig, tokenizer: Tokenizer) -> None:
         )
 
 
-def _open_writers(
-    stack: contextlib.ExitStack, config: CorpusConfig, corpora: Corpora, tokenizer: Tokenizer, directory: Path
-) -> dict[Split, TokenWriter]:
-    # What is opened last is committed first: where train.memmap is whole, val.memmap is too.
-    sources = {TRAIN: corpora.main.sources, VAL: (corpora.validation or corpora.main).sources}
-    made_from = {**settings(config), **corpora.summary()}
-    writers: dict[Split, TokenWriter] = {}
-    for split, path in zip(_splits(config), token_paths(config, directory), strict=True):
-        listed = [{"name": s.name, "num_bytes": s.num_bytes} for s in sources[split][:_MAX_LISTED]]
-        writer = TokenWriter.create(path, tokenizer.vocab_size, tokenizer.fingerprint, made_from, listed)
-        writers[split] = stack.enter_context(writer)
-    return writers
+def _outputs(config: CorpusConfig, directory: Path) -> list[Path]:
+    paths = token_paths(config, directory)
+    return [*paths, *map(sidecar_path, paths)]
+
+
+def _recipe(config: CorpusConfig, corpora: Corpora, tokenizer: Tokenizer, piece_bytes: int) -> dict[str, Any]:
+    """All that decides what is in the files and in which steps they are made."""
+    return {
+        **settings(config),
+        **corpora.summary(),
+        "times of files": corpora.times(),
+        "tokenizer": tokenizer.fingerprint,
+        "piece_bytes": piece_bytes,
+        "format_version": FORMAT_VERSION,
+        "transformerlm": __version__,
+    }
+
+
+def _check_room(directory: Path, num_bytes: int, tokenizer: Tokenizer) -> None:
+    """Refuse to begin what the disk will hardly hold; older token files stay until the new ones are whole."""
+    needed = num_bytes * tokenizer.dtype.itemsize // BYTES_PER_TOKEN
+    require_free_bytes(directory, needed, f"the token files of {num_bytes:,} bytes of text")

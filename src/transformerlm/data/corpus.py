@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from transformerlm.config import CorpusConfig
-from transformerlm.errors import DataError
+from transformerlm.data.sidecar import UNFINISHED
+from transformerlm.errors import ConfigError, DataError
+from transformerlm.lock import LOCK_FILE
 from transformerlm.schema import to_dict
 
 STDLIB = "python-stdlib"
@@ -31,6 +33,7 @@ _STDLIB_SKIPPED = (
 # What this package writes, token files and the folders of tokenizers and runs, is no text to read, though
 # it may lie within the corpus' own folder.
 _OUTPUT_FILES = ("*.memmap", "*.memmap.json")
+_OWN_HIDDEN = (LOCK_FILE, UNFINISHED)
 _OUTPUT_FOLDERS = ({"vocab.json", "merges.txt"}, {"config.toml", "metrics.jsonl"})
 _HEAD_BYTES = 8192
 _NOT_RESULTS = ("token_dir", "num_workers")
@@ -51,6 +54,8 @@ class Source:
     num_bytes: int
     start: int = 0
     """Where the text begins: behind the byte order mark, if there is one."""
+    modified: int = 0
+    """When it was last changed, in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,13 @@ class Corpora:
         if self.validation:
             summary["files of [data].validation_corpus"] = self.validation.summary()
         return summary
+
+    def times(self) -> str:
+        """One line that changes when a file is written to, even where its size stays."""
+        times = [
+            source.modified for corpus in (self.main, self.validation) if corpus for source in corpus.sources
+        ]
+        return hashlib.sha256(repr(times).encode()).hexdigest()[:16]
 
 
 def find_corpora(config: CorpusConfig) -> Corpora:
@@ -148,6 +160,23 @@ def find_corpus(corpus: str, include: Iterable[str] = ("*",), key: str = "[data]
     )
 
 
+def refuse_overlap(corpora: Corpora, outputs: Iterable[Path], key: str) -> None:
+    """Check that no file of the corpus is about to be replaced.
+
+    Raises:
+        ConfigError: one of `outputs`, which lie where `key` says, is a file of the corpus, by any name.
+    """
+    taken = {(status.st_dev, status.st_ino) for status in (path.stat() for path in outputs if path.exists())}
+    for corpus in (corpora.main, corpora.validation):
+        for source in corpus.sources if corpus and taken else ():
+            status = Path(source.path).stat()
+            if (status.st_dev, status.st_ino) in taken:
+                raise ConfigError(
+                    f"{key}: expected a folder whose files may be written, but {source.path} belongs to the "
+                    "corpus and would be replaced; choose another folder"
+                )
+
+
 def read_bytes(path: str, start: int, stop: int) -> bytes:
     """Bytes `start` to `stop` of a file.
 
@@ -173,7 +202,7 @@ def _of_folder(
     names: dict[str, Path] = {}
     suffixes, num_hidden = Counter[str](), 0
     for root, folders, files in _walk(folder):
-        num_hidden += sum(name.startswith(".") for name in (*folders, *files))
+        num_hidden += sum(name[0] == "." and name not in _OWN_HIDDEN for name in (*folders, *files))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in skipped)
         for name in files:
             path = root / name
@@ -223,7 +252,7 @@ def _of_files(names: dict[str, Path], num_hidden: int, nothing: str) -> Corpus:
 
 def _look(path: Path, name: str) -> tuple[Source, bool]:
     """A file as a source, and whether it is binary."""
-    size = path.stat().st_size
-    head = read_bytes(str(path), 0, min(size, _HEAD_BYTES))
+    status = path.stat()
+    head = read_bytes(str(path), 0, min(status.st_size, _HEAD_BYTES))
     start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
-    return Source(name, str(path), size, start), b"\0" in head
+    return Source(name, str(path), status.st_size, start, status.st_mtime_ns), b"\0" in head

@@ -16,6 +16,10 @@ from typing import Any, Final, Literal, NamedTuple
 from transformerlm.config import CorpusConfig
 from transformerlm.data.corpus import read_bytes
 from transformerlm.errors import DataError
+from transformerlm.tokenizer.pretokenize import bytes_of, text_of
+
+EncodingErrors = Literal["strict", "replace", "keep"]
+"""What becomes of bytes that are not UTF-8, as `CorpusConfig.encoding_errors` says."""
 
 Split = Literal["train", "val"]
 TRAIN: Final = "train"
@@ -45,14 +49,14 @@ class Document(NamedTuple):
 
     split: Split
     utf8: bytes
-    """Its text, valid UTF-8: most of it goes from the file to the tokenizer as it is."""
+    """Its text: UTF-8, and what else was in the file where the config says that such bytes are kept."""
     is_end: bool
     """Whether the document ends with this text."""
 
     @property
     def text(self) -> str:
-        """Its text."""
-        return self.utf8.decode()
+        """Its text; bytes that are not UTF-8 are in it as `text_of` has them."""
+        return text_of(self.utf8)
 
 
 def is_jsonl(path: str) -> bool:
@@ -69,9 +73,9 @@ def documents_of(piece: Piece, config: CorpusConfig) -> Iterator[Document]:
     data = read_bytes(piece.path, piece.start, piece.stop)
     contents: Iterator[bytes]
     if is_jsonl(piece.path):
-        contents = map(str.encode, _jsonl_texts(data, piece, config))
+        contents = map(bytes_of, _jsonl_texts(data, piece, config))
     else:
-        data = _valid_utf8(data, piece, config)
+        data = _checked(data, piece, config)
         if piece.extent != "documents":
             assert piece.split is not None
             yield Document(piece.split, data, piece.extent == "end")
@@ -83,7 +87,9 @@ def documents_of(piece: Piece, config: CorpusConfig) -> Iterator[Document]:
             yield Document(piece.split or split_of_utf8(content, config.validation_fraction), content, True)
 
 
-def _valid_utf8(data: bytes, piece: Piece, config: CorpusConfig) -> bytes:
+def _checked(data: bytes, piece: Piece, config: CorpusConfig) -> bytes:
+    if config.encoding_errors == "keep":
+        return data
     text = decode(data, piece.path, piece.start, config.encoding_errors)
     return data if config.encoding_errors == "strict" or "\ufffd" not in text else text.encode()
 
@@ -99,38 +105,38 @@ def split_by_content(text: str, validation_fraction: float) -> Split:
     It depends on nothing else, so that a document stays on its side when others come, go or are
     reordered, and all copies of it are on one side.
     """
-    return split_of_utf8(text[:HASHED_CHARACTERS].encode(), validation_fraction)
+    return split_of_utf8(bytes_of(text[:HASHED_CHARACTERS]), validation_fraction)
 
 
 def split_of_utf8(content: bytes, validation_fraction: float) -> Split:
-    """The same of a document's UTF-8 bytes."""
+    """The same of a document's bytes."""
     if len(content) > HASHED_CHARACTERS:  # no character takes more than four bytes
-        content = content[: 4 * HASHED_CHARACTERS].decode(errors="ignore")[:HASHED_CHARACTERS].encode()
+        content = bytes_of(text_of(content[: 4 * HASHED_CHARACTERS])[:HASHED_CHARACTERS])
     digest = hashlib.blake2b(content, digest_size=8, person=b"validation split").digest()
     return VAL if int.from_bytes(digest, "big") < validation_fraction * 2**64 else TRAIN
 
 
-def decode(data: bytes, path: str, start: int, errors: Literal["strict", "replace"]) -> str:
-    """The text of a file's bytes from `start` on.
+def decode(data: bytes, path: str, start: int, errors: EncodingErrors) -> str:
+    """The text of a file's bytes from `start` on; those that are kept are in it as `text_of` has them.
 
     Raises:
-        DataError: bytes that are not UTF-8, unless `errors` is "replace".
+        DataError: bytes that are not UTF-8, where `errors` is "strict".
     """
     return decode_beginning(data, path, start, errors, is_whole=True)[0]
 
 
 def decode_beginning(
-    data: bytes, path: str, start: int, errors: Literal["strict", "replace"], *, is_whole: bool = False
+    data: bytes, path: str, start: int, errors: EncodingErrors, *, is_whole: bool = False
 ) -> tuple[str, int]:
     """The same of bytes that may end within a character: also how many of them the text is made of.
 
     A last character that is not complete is left out, unless the bytes are the whole.
     """
     try:
-        return codecs.utf_8_decode(data, errors, is_whole)
+        return codecs.utf_8_decode(data, "surrogateescape" if errors == "keep" else errors, is_whole)
     except UnicodeDecodeError as error:
         wrong = f"byte {start + error.start} is 0x{data[error.start]:02x} ({error.reason})"
-        advice = 'set [data].encoding_errors = "replace" to read such bytes as U+FFFD'
+        advice = 'set [data].encoding_errors = "replace" to read such bytes as U+FFFD, "keep" to keep them'
         raise DataError(f"{path}: expected UTF-8, but {wrong}; {advice}") from None
 
 
@@ -164,11 +170,17 @@ def _text_of_line(line: str, config: CorpusConfig) -> str:
     text = values.get(config.jsonl_field) if isinstance(values, dict) else None
     if not isinstance(text, str):
         raise ValueError(f'expected text in field "{config.jsonl_field}", got {_found(values, config)}')
-    if _SURROGATE.search(text):
-        if config.encoding_errors == "strict":
-            advice = '[data].encoding_errors = "replace" reads U+FFFD for it'
-            raise ValueError(f"expected Unicode, got half of a surrogate pair (\\ud8xx); {advice}")
-        text = _SURROGATE.sub("\ufffd", text)
+    return _without_surrogates(text, line, config) if _SURROGATE.search(text) else text
+
+
+def _without_surrogates(text: str, line: str, config: CorpusConfig) -> str:
+    if config.encoding_errors == "replace":
+        return _SURROGATE.sub("\ufffd", text)
+    # Where bytes are kept, those that stand for bytes are in the line too. What is written \ud8xx is no byte.
+    written = json.loads(_SURROGATE.sub("\ufffd", line))[config.jsonl_field]
+    if _SURROGATE.search(written):
+        advice = '[data].encoding_errors = "replace" reads U+FFFD for it'
+        raise ValueError(f"expected Unicode, got half of a surrogate pair (\\ud8xx); {advice}")
     return text
 
 

@@ -1,8 +1,9 @@
 """The token file: `NAME.memmap`, raw little-endian ids, and `NAME.memmap.json`, what is known of them.
 
 The sidecar is written last and vouches for the ids: a token file without one is not whole. Opening
-costs the same for any size, because the ids are mapped, not read. What ids mean is the tokenizer's
-business, where they come from the builder's.
+costs the same for any size, because the ids are mapped, not read: that the file is as long as it has to be
+is seen then, that every bit is what was written only by `TokenFile.verify`. What ids mean is the
+tokenizer's business, where they come from the builder's.
 """
 
 from __future__ import annotations
@@ -11,15 +12,22 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transformerlm.data.sidecar import DTYPES, FORMAT_VERSION, Sidecar, damaged, sidecar_path
+from transformerlm.data.sidecar import (
+    DTYPES,
+    FORMAT_VERSION,
+    Sidecar,
+    damaged,
+    read_sidecar,
+    sidecar_path,
+)
 from transformerlm.errors import DataError
 from transformerlm.files import committed_file
 
@@ -38,37 +46,35 @@ class TokenFile:
     It may be pickled and forked: what travels is the path, and each process maps the file itself.
     """
 
-    def __init__(self, path: Path, sidecar: Sidecar) -> None:
-        self.path = path
-        self.sidecar = sidecar
+    def __init__(self, path: Path, sidecar: Sidecar, tokens: NDArray[np.unsignedinteger[Any]]) -> None:
+        self.path, self.sidecar = path, sidecar
+        self.tokens = tokens
+        """All ids, `[num_tokens]`, mapped into memory and not writable."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Open `NAME.memmap`; takes the same time for any size.
 
+        Of one that is replaced meanwhile it is all the old one or all the new one.
+
         Raises:
             DataError: a file or its sidecar is missing, or they do not fit each other.
         """
         path = Path(path)
-        sidecar = Sidecar.read(sidecar_path(path))
-        if not path.is_file():
-            raise damaged(path, "there is only its sidecar")
-        expected, found = sidecar.num_tokens * DTYPES[sidecar.dtype].itemsize, path.stat().st_size
-        if expected != found:
-            what = f"expected {sidecar.num_tokens} tokens of {sidecar.dtype} = {expected} bytes"
-            raise damaged(path, f"{what}, got {found} bytes")
-        return cls(path, sidecar)
+        content = read_sidecar(sidecar_path(path))
+        sidecar = Sidecar.parse(sidecar_path(path), content)
+        try:
+            file = path.open("rb")
+        except (FileNotFoundError, IsADirectoryError):
+            raise damaged(path, "there is only its sidecar") from None
+        with file:
+            # A sidecar goes before its ids do: where it is there still, these are the ids that it knows.
+            if read_sidecar(sidecar_path(path)) != content:
+                return cls.open(path)
+            return cls(path, sidecar, _mapped(path, file, sidecar))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).open, (self.path,)
-
-    @cached_property
-    def tokens(self) -> NDArray[np.unsignedinteger[Any]]:
-        """All ids, `[num_tokens]`, mapped into memory and not writable."""
-        dtype = DTYPES[self.sidecar.dtype]
-        if not self.num_tokens:  # nothing cannot be mapped
-            return np.empty(0, dtype)
-        return np.memmap(self.path, dtype, mode="r")
 
     @property
     def num_tokens(self) -> int:
@@ -105,27 +111,59 @@ class TokenFile:
         """One checksum for all ids: SHA-256 of the blocks' checksums. Reads nothing."""
         return hashlib.sha256(json.dumps(self.sidecar.block_sha256).encode()).hexdigest()
 
-    def verify(self) -> None:
-        """Read the whole file and compare it with its checksums.
+    def verify(self, progress: Callable[[int], object] = lambda num_bytes: None) -> None:
+        """Read the whole file and compare it with its checksums; `progress` is told of bytes read.
 
         Raises:
-            DataError: naming the first bytes that are not what was written.
+            DataError: naming all bytes that are not what was written, as far as checksums tell.
         """
-        size = self.sidecar.block_bytes
+        wrong, position = [], 0
         with self.path.open("rb") as file:
-            found = list(_block_sums(file, size))
-        expected = self.sidecar.block_sha256
-        if len(found) != len(expected):
-            raise damaged(self.path, f"expected {len(expected)} blocks of bytes, got {len(found)}")
-        for index, (sum_expected, sum_found) in enumerate(zip(expected, found, strict=True)):
-            if sum_expected != sum_found:
-                where = f"bytes {index * size} to {(index + 1) * size}"
-                raise damaged(self.path, f"{where} are not those that were written (SHA-256 differs)")
+            for expected in self.sidecar.block_sha256:
+                block = file.read(self.sidecar.block_bytes)
+                if hashlib.sha256(block).hexdigest() != expected:
+                    wrong.append((position, position + len(block)))
+                position += len(block)
+                progress(len(block))
+        size = self.path.stat().st_size
+        if position != size:
+            raise damaged(self.path, f"expected checksums of {size} bytes, got those of {position}")
+        if wrong:
+            where = " and ".join(f"{start} to {stop}" for start, stop in _joined(wrong))
+            raise damaged(self.path, f"bytes {where} are not those that were written (SHA-256 differs)")
 
 
-def _block_sums(file: BinaryIO, size: int) -> Iterator[str]:
-    while block := file.read(size):
-        yield hashlib.sha256(block).hexdigest()
+def _mapped(path: Path, file: BinaryIO, sidecar: Sidecar) -> NDArray[np.unsignedinteger[Any]]:
+    dtype = DTYPES[sidecar.dtype]
+    expected, found = sidecar.num_tokens * dtype.itemsize, os.fstat(file.fileno()).st_size
+    if expected != found:
+        what = f"expected {sidecar.num_tokens} tokens of {sidecar.dtype} = {expected} bytes"
+        raise damaged(path, f"{what}, got {found} bytes")
+    if not found:  # nothing cannot be mapped
+        return np.empty(0, dtype)
+    return np.memmap(file, dtype, mode="r")
+
+
+def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges in order, those that touch made into one."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        if joined and joined[-1][1] == start:
+            start = joined.pop()[0]
+        joined.append((start, stop))
+    return joined
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """What a TokenWriter has written: with the file itself, enough to go on from there."""
+
+    num_tokens: int = 0
+    largest_id: int = -1
+    num_documents: int = 0
+    num_bytes: int = 0
+    block_sha256: list[str] = field(default_factory=list)
+    """As in a sidecar, that of a block that is not full yet included."""
 
 
 class TokenWriter:
@@ -159,11 +197,29 @@ class TokenWriter:
             yield writer
             # A full disk shows here, while the old file can still be kept. After that, and until the new
             # sidecar is there, no reader may take the new ids with the old sidecar for whole.
-            file.flush()
-            os.fsync(file.fileno())
+            writer.sync()
             sidecar_path(path).unlink(missing_ok=True)
-        sidecar = writer._sidecar(fingerprint, dict(made_from or {}), [dict(source) for source in sources])
-        sidecar.write(sidecar_path(path))
+        writer.sidecar(fingerprint, made_from or {}, sources).write(sidecar_path(path))
+
+    @classmethod
+    def resume(cls, path: Path, file: BinaryIO, vocab_size: int, written: Written) -> Self:
+        """Go on in a file that is open for reading and writing; what is behind `written` is cut off.
+
+        Raises:
+            DataError: what is `written` is not there, as far as its last, unfinished block tells.
+        """
+        writer = cls(path, file, vocab_size)
+        writer.num_tokens, writer.largest_id = written.num_tokens, written.largest_id
+        writer.num_documents, writer.num_bytes = written.num_documents, written.num_bytes
+        size = written.num_tokens * writer._dtype.itemsize
+        num_full = size // BLOCK_BYTES
+        writer._sums.done = written.block_sha256[:num_full]
+        file.seek(num_full * BLOCK_BYTES)
+        writer._sums.update(file.read(size % BLOCK_BYTES))
+        if file.tell() != size or writer._sums.so_far() != written.block_sha256:
+            raise damaged(path, f"its first {size} bytes are not those that were written")
+        file.truncate()
+        return writer
 
     def write(self, ids: NDArray[Any], *, num_documents: int = 0, num_bytes: int = 0) -> None:
         """Append ids, `[num_ids]`; count the documents that end with them and the bytes of their text.
@@ -185,20 +241,35 @@ class TokenWriter:
         self.num_documents += num_documents
         self.num_bytes += num_bytes
 
-    def _sidecar(self, fingerprint: str, made_from: dict[str, Any], sources: list[dict[str, Any]]) -> Sidecar:
-        return Sidecar(
-            format_version=FORMAT_VERSION,
-            dtype=dtype_name_for(self.vocab_size),
+    def sync(self) -> None:
+        """Have all that is written on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    @property
+    def written(self) -> Written:
+        """What is written so far."""
+        return Written(
             num_tokens=self.num_tokens,
-            vocab_size=self.vocab_size,
             largest_id=self.largest_id,
             num_documents=self.num_documents,
             num_bytes=self.num_bytes,
+            block_sha256=self._sums.so_far(),
+        )
+
+    def sidecar(
+        self, fingerprint: str, made_from: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]
+    ) -> Sidecar:
+        """The sidecar of what is written so far."""
+        return Sidecar(
+            format_version=FORMAT_VERSION,
+            dtype=dtype_name_for(self.vocab_size),
+            vocab_size=self.vocab_size,
             fingerprint=fingerprint,
             block_bytes=BLOCK_BYTES,
-            block_sha256=self._sums.finish(),
-            made_from=made_from,
-            sources=sources,
+            **asdict(self.written),
+            made_from=dict(made_from),
+            sources=[dict(source) for source in sources],
         )
 
 
@@ -217,13 +288,8 @@ class _BlockSums:
             self.filled += len(part)
             rest = rest[len(part) :]
             if self.filled == BLOCK_BYTES:
-                self._close()
+                self.done.append(self.block.hexdigest())
+                self.block, self.filled = hashlib.sha256(), 0
 
-    def finish(self) -> list[str]:
-        if self.filled:
-            self._close()
-        return self.done
-
-    def _close(self) -> None:
-        self.done.append(self.block.hexdigest())
-        self.block, self.filled = hashlib.sha256(), 0
+    def so_far(self) -> list[str]:
+        return [*self.done, *([self.block.hexdigest()] if self.filled else [])]

@@ -1,7 +1,7 @@
 """What every command does first: a tokenizer and token files, reused where they fit, else made.
 
 What exists is compared, key by key, with what the config asks for. What does not fit is neither used
-nor overwritten.
+nor overwritten. Of several processes that want the same, one makes it and the others wait for it.
 """
 
 from __future__ import annotations
@@ -13,20 +13,23 @@ from typing import Any
 
 from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
 from transformerlm.data.build import TokenData, corpus_items, encode_corpora, token_paths
-from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, settings
+from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.data.format import TokenFile
 from transformerlm.data.pieces import SafeCut
 from transformerlm.data.share import blocks, check_same_files, num_workers, own_items, shared_tokenizer
 from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import nothing_left
+from transformerlm.data.turns import held
+from transformerlm.data.unfinished import discard, is_unfinished, put_in_place
 from transformerlm.distributed import agreement, all_gather_bytes, broadcast_bytes, gathered, pulse
 from transformerlm.errors import DataError
+from transformerlm.files import remove_dead_temporaries
 from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.schema import to_dict
 from transformerlm.tokenizer import Pretokenizer, Tokenizer
 from transformerlm.tokenizer.bpe import NUM_BYTES
-from transformerlm.tokenizer.files import VOCAB_FILE, read_manifest
+from transformerlm.tokenizer.files import MANIFEST_FILE, MERGES_FILE, VOCAB_FILE, read_manifest
 from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
 from transformerlm.tokenizer.train import Words, count_words, learn_merges, sum_words, words_to_bytes
 from transformerlm.world import ALONE, World
@@ -43,22 +46,23 @@ def prepare_tokenizer(
     """The tokenizer in `config.tokenizer_dir`; where there is none, one is trained on the training split.
 
     One that this package has not made (GPT-2's own files, for instance) is taken as it is. Of several
-    ranks only the first needs the folder; all train and all get the tokenizer.
+    ranks only the first needs the folder; all train and all get the tokenizer. Where another process is at
+    work in the folder around it, that one is waited for first.
 
     Raises:
+        ConfigError: a file of the corpus would be replaced.
         DataError: one that was made from another corpus or with other settings; a corpus that cannot
             be read; damaged files.
     """
     reporter = reporter or SilentReporter()
     directory = Path(fill_placeholders(config.tokenizer_dir, data))
-    tokenizer = None
-    with agreement(world):
-        if world.is_main:
-            tokenizer = _existing_tokenizer(data, config, directory, reporter)
-    tokenizer = shared_tokenizer(world, tokenizer)
+    tokenizer = _existing_tokenizer(data, config, directory, reporter, world)
     if tokenizer is None:
-        tokenizer = shared_tokenizer(world, _train_tokenizer(data, config, directory, reporter, world))
-        assert tokenizer
+        # Its own folder cannot be held: it appears with all that is in it, in one step.
+        with held(directory.parent, reporter, world):
+            tokenizer = _existing_tokenizer(data, config, directory, reporter, world)
+            if tokenizer is None:
+                tokenizer = _train_tokenizer(data, config, directory, reporter, world)
     return tokenizer
 
 
@@ -71,9 +75,13 @@ def prepare_data(
 ) -> TokenData:
     """The token files in `data.token_dir`; where they are missing, they are made from the corpus.
 
+    What was begun and interrupted is gone on with; who makes them in another process is waited for.
+
     Raises:
+        ConfigError: a file of the corpus would be replaced.
         DataError: ones that were made from another corpus, with other settings or with another
             tokenizer; a corpus that cannot be read; damaged files.
+        OutputError: the disk has not enough room.
     """
     make_token_files(data, config, tokenizer, reporter, world)
     with agreement(world):
@@ -90,15 +98,15 @@ def make_token_files(
     """`prepare_data`, without opening the files: of several ranks only the first needs their folder."""
     reporter = reporter or SilentReporter()
     directory = Path(fill_placeholders(data.token_dir, data))
-    is_whole = False
-    with agreement(world):
-        # What is there is rank 0's to say: others may not see it, or not yet.
-        if world.is_main:
-            is_whole = _fits(data, config, tokenizer, directory, reporter)
-    is_whole = bool(broadcast_bytes(world, b"whole" * is_whole))
+    is_whole = _says_rank_0(
+        world, lambda: _fits(data, config, tokenizer, directory, reporter) and not is_unfinished(directory)
+    )
     if not is_whole:
-        corpora = _list_files(data, reporter, world)
-        encode_corpora(data, corpora, tokenizer, directory, reporter, world=world)
+        with held(directory, reporter, world):
+            is_whole = _says_rank_0(world, lambda: _is_finished(data, config, tokenizer, directory, reporter))
+            if not is_whole:
+                corpora = _list_files(data, reporter, world)
+                encode_corpora(data, corpora, tokenizer, directory, reporter, world=world)
     if world.is_main:
         found = TokenData.open(data, directory)
         numbers = " + ".join(f"{file.num_tokens:,}" for file in (found.train, found.val) if file)
@@ -135,6 +143,17 @@ def training_texts(
 
 
 def _existing_tokenizer(
+    data: CorpusConfig, config: TokenizerConfig, directory: Path, reporter: Reporter, world: World
+) -> Tokenizer | None:
+    """The tokenizer that is there, on all ranks; None where there is none."""
+    tokenizer = None
+    with agreement(world):
+        if world.is_main:
+            tokenizer = _read_tokenizer(data, config, directory, reporter)
+    return shared_tokenizer(world, tokenizer)
+
+
+def _read_tokenizer(
     data: CorpusConfig, config: TokenizerConfig, directory: Path, reporter: Reporter
 ) -> Tokenizer | None:
     if not any((directory / name).exists() for name in (VOCAB_FILE, TOKENIZER_JSON)):
@@ -163,12 +182,35 @@ def _fits(
     return len(files) == len(paths)
 
 
+def _is_finished(
+    data: DataConfig, config: TokenizerConfig, tokenizer: Tokenizer, directory: Path, reporter: Reporter
+) -> bool:
+    """Whether they are all there once what only had to be put in place is; for who holds the folder."""
+    put_in_place(directory)
+    is_whole = _fits(data, config, tokenizer, directory, reporter)
+    if is_whole:
+        discard(directory)
+    return is_whole
+
+
+def _says_rank_0(world: World, question: Callable[[], bool]) -> bool:
+    """What rank 0 finds, on all: others may not see its files, or not yet."""
+    with agreement(world):
+        answer = world.is_main and question()
+    return bool(broadcast_bytes(world, b"yes" * answer))
+
+
 def _train_tokenizer(
     data: CorpusConfig, config: TokenizerConfig, directory: Path, reporter: Reporter, world: World
-) -> Tokenizer | None:
-    """Count on all ranks; on rank 0 learn, save, and return the tokenizer."""
+) -> Tokenizer:
+    """Count on all ranks; on rank 0 learn and save; the tokenizer on all."""
     corpora = _list_files(data, reporter, world)
     check_same_files(world, corpora)
+    with agreement(world):
+        if world.is_main:
+            remove_dead_temporaries(directory)
+            outputs = [directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
+            refuse_overlap(corpora, outputs, "[tokenizer].tokenizer_dir")
     words = _count_words(data, config, corpora, reporter, world)
     tokenizer = None
     with agreement(world):
@@ -179,6 +221,8 @@ def _train_tokenizer(
             short = config.vocab_size - tokenizer.vocab_size
             note = f"; {short} fewer than asked for, the text has no more to merge" if short else ""
             reporter.say(f"tokenizer {directory}: made ({tokenizer.vocab_size} ids{note})")
+    tokenizer = shared_tokenizer(world, tokenizer)
+    assert tokenizer
     return tokenizer
 
 

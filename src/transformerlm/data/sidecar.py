@@ -1,8 +1,10 @@
-"""The sidecar of a token file, `NAME.memmap.json`: what is known of the ids, and whether they are whole."""
+"""The sidecar of a token file, `NAME.memmap.json`: what is known of the ids, and whether they are whole.
+
+It is sealed with a checksum of its own. That of format 1 is not, and is read as it is.
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -11,8 +13,11 @@ import numpy as np
 
 from transformerlm.errors import DataError
 from transformerlm.files import committed_file
+from transformerlm.sealed import seal, unseal
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+UNFINISHED = ".unfinished"
+"""The folder beside token files in which they are made (`unfinished.py`)."""
 
 _JSON_TYPES = {"int": int, "str": str, "list": list, "dict": dict}
 DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
@@ -48,16 +53,26 @@ class Sidecar:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Parse and check a sidecar.
+        """Read and check a sidecar.
 
         Raises:
             DataError: where it is missing, damaged, or of a newer format than this package knows.
         """
-        values = _read_object(path)
+        return cls.parse(path, read_sidecar(path))
+
+    @classmethod
+    def parse(cls, path: Path, content: bytes) -> Self:
+        """The same of what has been read from `path` already."""
+        try:
+            values, is_sealed = unseal(content)
+        except ValueError as error:
+            raise damaged(path, str(error)) from None
         version = values.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             what = f"expected format {FORMAT_VERSION} or older, got {version}"
             raise DataError(f"{path}: {what}: a newer transformerlm has written it")
+        if version != 1 and not is_sealed:
+            raise damaged(path, "its own checksum is missing")
         for member in fields(cls):
             expected = _JSON_TYPES[str(member.type).partition("[")[0]]
             if type(values.get(member.name)) is not expected:
@@ -69,7 +84,7 @@ class Sidecar:
     def write(self, path: Path) -> None:
         """Write the sidecar, whole or not at all."""
         with committed_file(path) as file:
-            file.write(json.dumps(asdict(self), indent=1).encode() + b"\n")
+            file.write(seal(asdict(self)))
 
 
 def sidecar_path(path: Path) -> Path:
@@ -83,16 +98,19 @@ def damaged(path: Path, what: str) -> DataError:
     return DataError(f"{path}: damaged: {what}; {advice}")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    token_path = path.with_suffix("")
+def read_sidecar(path: Path) -> bytes:
+    """The content of a sidecar.
+
+    Raises:
+        DataError: there is none; says whether there is a token file, or one that is being made.
+    """
     try:
-        values = json.loads(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError:
+        token_path = path.with_suffix("")
+        if path.with_name(UNFINISHED).exists():
+            what = "not finished yet; transformerlm-make-data goes on where it was interrupted"
+            raise DataError(f"{token_path}: {what}") from None
         if not token_path.exists():
             raise DataError(f"{token_path}: no such token file; transformerlm-make-data makes it") from None
         raise damaged(token_path, f"its sidecar {path.name} is missing") from None
-    except (ValueError, RecursionError):
-        raise damaged(path, "not valid JSON") from None
-    if not isinstance(values, dict):
-        raise damaged(path, "not a JSON object")
-    return values

@@ -1,12 +1,17 @@
-"""Is a tokenizer what its corpus makes of it? A check from the text on, which takes nothing on trust.
+"""Is a tokenizer what its corpus makes of it, and are token files what was written? Slow checks, on demand.
 
-It shares reading and dividing the text with what it checks, and neither the kernels nor the trainer.
+That of a tokenizer goes from the text on and takes nothing on trust: it shares reading and dividing the
+text with what it checks, and neither the kernels nor the trainer. That of token files reads every byte.
 """
 
 from __future__ import annotations
 
-from transformerlm.config import CorpusConfig, TokenizerConfig
+from pathlib import Path
+
+from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
+from transformerlm.data.build import token_paths
 from transformerlm.data.corpus import find_corpora
+from transformerlm.data.format import TokenFile
 from transformerlm.data.prepare import fill_placeholders, training_texts
 from transformerlm.errors import DataError
 from transformerlm.progress import Reporter, SilentReporter
@@ -42,3 +47,24 @@ def verify_tokenizer(
         advice = "the tokenizer was learned from other text, or not by counting pairs"
         raise DataError(f"{name}: in this corpus {wrong}: {advice}")
     reporter.say(f"{name}: merges verified: {len(merges)} of {len(merges)} are of maximal count")
+
+
+def verify_token_files(data: DataConfig, reporter: Reporter | None = None) -> None:
+    """Read the token files and compare them with the checksums that were taken when they were written.
+
+    Raises:
+        DataError: one line for each file that is not what was written, with the bytes that are wrong.
+    """
+    reporter = reporter or SilentReporter()
+    lines = []
+    for path in token_paths(data, Path(fill_placeholders(data.token_dir, data))):
+        try:
+            file = TokenFile.open(path)
+            with reporter.bar(file.tokens.nbytes, "B", f"reading {path.name}") as bar:
+                file.verify(bar.update)
+        except DataError as error:
+            lines += error.lines
+        else:
+            reporter.say(f"{path}: verified: all {file.num_tokens:,} tokens are as they were written")
+    if lines:
+        raise DataError(lines)

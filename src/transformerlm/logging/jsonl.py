@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -39,23 +40,34 @@ def _plain(value: Value, digits: int | None) -> Value:
     return value if digits is None else float(f"{value:.{digits}g}")
 
 
+WAITING = 100_000
+"""Records, a few hundred bytes each, that are kept for a disk that takes no more."""
+
+
 class MetricsFile(NullLogger):
     """A run's metrics.jsonl: each record is in the file, whole, when `log` returns.
 
     A resumed run calls `truncate_after` first, and the file then reads as if it had never stopped.
-    A disk that is full costs records, not the run: one warning, and the file stays readable.
+    Where the disk is full there is one warning, and the file stays readable; records wait in memory, the
+    newest WAITING of them, until there is room.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: BinaryIO | None = None
+        self._waiting: deque[bytes] = deque(maxlen=WAITING)
         self._warned = False
 
     def log(self, values: Mapping[str, Value], step: int | None = None) -> None:
         """Append a record; floats are written exactly."""
-        line = to_line(values, step).encode() + b"\n"
+        self._waiting.append(to_line(values, step).encode() + b"\n")
+        self._flush()
+
+    def _flush(self) -> None:
         try:
-            self._append(line)
+            while self._waiting:
+                self._append(self._waiting[0])
+                self._waiting.popleft()
         except OSError as error:
             if not self._warned:
                 warn(f"{self.path}: metrics could not be written ({error.strerror}); training goes on")
@@ -64,7 +76,7 @@ class MetricsFile(NullLogger):
     def _append(self, line: bytes) -> None:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: one line is one write, and a line that failed is not tried again later.
+            # Unbuffered: one line is one write, and is in the file when that returns.
             self._file = self.path.open("ab", buffering=0)
         start = self._file.seek(0, os.SEEK_END)
         if self._file.write(line) < len(line):
@@ -88,6 +100,7 @@ class MetricsFile(NullLogger):
 
     def close(self) -> None:
         """Close the file; `log` opens it again."""
+        self._flush()
         if self._file is not None:
             self._file.close()
         self._file = None

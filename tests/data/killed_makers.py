@@ -1,0 +1,247 @@
+"""Makers of token files that are killed, and what is left of them; a fresh interpreter runs this.
+
+    python tests/data/killed_makers.py kill FOLDER NUM_KILLS [in_place]
+    python tests/data/killed_makers.py crash FOLDER
+
+`kill`: SIGKILL at random moments, start again, until it is done, and again, while another process reads;
+with `in_place` by a maker that writes where the readers look: a control that has to be found out.
+`crash`: the process ends at each call in turn that changes something in the file system.
+The package is imported once; every trial is a fork. What was seen is printed as JSON.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+os.environ["TRANSFORMERLM_KERNELS"] = "never"
+
+from transformerlm.config import CorpusConfig
+from transformerlm.data import build, turns
+from transformerlm.data.build import TokenData, make_data
+from transformerlm.data.format import TokenFile
+from transformerlm.data.sidecar import UNFINISHED
+from transformerlm.errors import DataError
+from transformerlm.tokenizer import Tokenizer, train_bpe_from_texts
+
+EOT = "<|endoftext|>"
+PIECE_BYTES, COMMIT_BYTES = 4000, 20_000
+NAMES = ("train.memmap", "val.memmap")
+FILES = sorted([*NAMES, *(f"{name}.json" for name in NAMES)])
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
+
+
+class Diary:
+    """A Reporter that leaves in writing how far the work had come, whatever happens next."""
+
+    def __init__(self, path):
+        self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+    def say(self, message):
+        pass
+
+    def bar(self, total, unit, description):
+        return self
+
+    def update(self, amount):
+        os.write(self.descriptor, f"{amount}\n".encode())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+
+def write_corpus(folder, num_stories):
+    words = ["the", " cat", " sat", " on", " the", " mat", " 漢字", ".", "\n", "'s", " 123"]
+    generator = random.Random(0)
+    stories = ["".join(generator.choices(words, k=60)) for _ in range(num_stories)]
+    folder.mkdir()
+    (folder / "stories.txt").write_text(EOT.join(stories))
+    (folder / "long.txt").write_text(" ".join(stories[: num_stories // 3]))
+    vocab, merges = train_bpe_from_texts(stories[:20], 300, [EOT])
+    return CorpusConfig(corpus=str(folder), validation_fraction=0.2), Tokenizer(vocab, merges, [EOT])
+
+
+def digests(folder):
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+
+
+def forked(function):
+    """The number of a process that does this and ends."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def poll(folder, whole, results):
+    """Open the files again and again; leave in writing what was seen when told to end."""
+    seen = {"whole": 0, "refused": 0, "partial": 0}
+    ended = []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    while not ended:
+        for name in NAMES:
+            try:
+                file = TokenFile.open(folder / name)
+            except DataError:
+                seen["refused"] += 1
+                continue
+            is_whole = hashlib.sha256(file.tokens.tobytes()).hexdigest() == whole[name]
+            seen["whole" if is_whole and len(file.tokens) == file.num_tokens else "partial"] += 1
+    results.write_text(json.dumps(seen))
+
+
+def in_place(straight, folder):
+    """How it must not be done."""
+    for name in NAMES:
+        shutil.copy(straight / f"{name}.json", folder)
+        content = (straight / name).read_bytes()
+        (folder / name).touch()
+        with (folder / name).open("r+b") as file:  # emptying it would end a reader with SIGBUS
+            file.truncate(len(content))
+            for start in range(0, len(content), 50_000):
+                file.write(content[start : start + 50_000])
+                file.flush()
+                time.sleep(0.01)
+
+
+def is_done(config, folder):
+    try:
+        TokenData.open(config, folder)
+    except DataError:
+        return False
+    return not (folder / UNFINISHED).exists()
+
+
+def kill(place, num_kills, *options):
+    build.WORKER_BYTES, turns.POLL_SECONDS = 1, 0.005
+    generator = random.Random(num_kills)
+    config, tokenizer = write_corpus(place / "corpus", 4000)
+    sizes = {"piece_bytes": PIECE_BYTES, "commit_bytes": COMMIT_BYTES}
+    make_data(config, tokenizer, place / "straight", **sizes)
+    whole, folder, diary = digests(place / "straight"), place / "tokens", place / "diary"
+    folder.mkdir()
+    reader = forked(lambda: poll(folder, whole, place / "seen"))
+    kills, builds, torn, written, redone, starts = 0, 0, 0, 0, [], []
+
+    def maker():
+        if options:
+            in_place(place / "straight", folder)
+        else:
+            workers = random.SystemRandom().choice([1, 1, 2])
+            own = CorpusConfig(corpus=config.corpus, validation_fraction=0.2, num_workers=workers)
+            make_data(own, tokenizer, folder, Diary(diary), **sizes)
+
+    while kills < num_kills or not (builds or options):
+        diary.write_text("")
+        child = forked(maker)
+        if kills < num_kills:
+            time.sleep(generator.uniform(0.001, 0.3))
+            os.kill(child, signal.SIGKILL)
+        kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        amounts = [int(line) for line in diary.read_text().split()]
+        if amounts:  # the first is where it began
+            redone.append(written - amounts[0])
+            written = sum(amounts)
+            starts.append(amounts[0])
+        if is_done(config, folder):
+            torn += digests(folder) != whole
+            assert {path.name for path in folder.iterdir()} <= {*FILES, ".lock"}
+            builds, written = builds + 1, 0
+            for name in reversed(FILES):  # sidecars first
+                (folder / name).unlink()
+    os.kill(reader, signal.SIGTERM)
+    assert os.waitpid(reader, 0)[1] == 0
+    largest = 2 * PIECE_BYTES
+    seen = json.loads((place / "seen").read_text())
+    return {
+        "kills": kills,
+        "builds": builds,
+        "torn": torn,
+        "resumed": sum(start > 0 for start in starts),
+        "most_redone": max(redone, default=0),
+        "allowed": COMMIT_BYTES + largest,
+        **seen,
+    }
+
+
+def crash_at(number):
+    """From now on, end the process before the so-many-th change to the file system."""
+    left = [number]
+
+    def hook(event, arguments):
+        is_writing = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if event in CHANGES or (is_writing and not str(arguments[0]).startswith("/dev/")):
+            left[0] -= 1
+            if left[0] == 0:
+                os._exit(9)
+
+    sys.addaudithook(hook)
+
+
+def crash(place):
+    config, tokenizer = write_corpus(place / "corpus", 200)
+    old = CorpusConfig(corpus=config.corpus, validation_fraction=0.4, num_workers=1)
+    new = CorpusConfig(corpus=config.corpus, validation_fraction=0.2, num_workers=1)
+    sizes = {"piece_bytes": PIECE_BYTES, "commit_bytes": COMMIT_BYTES}
+    known = {}
+    for name, own in (("old", old), ("new", new)):
+        make_data(own, tokenizer, place / name, **sizes)
+        known[name] = digests(place / name)
+    folder, seen, number = place / "tokens", [], 0
+    while True:
+        number += 1
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(place / "old", folder)
+
+        def maker(number=number):
+            crash_at(number)
+            make_data(new, tokenizer, folder, **sizes)
+
+        if os.waitpid(forked(maker), 0)[1] == 0:
+            break
+        seen.append(what_is_there(new, folder, known))
+        make_data(new, tokenizer, folder, **sizes)
+        assert digests(folder) == known["new"]
+        assert {path.name for path in folder.iterdir()} == {*FILES, ".lock"}
+    return {"crashes": number - 1, "seen": sorted(set(seen)), "order": seen}
+
+
+def what_is_there(config, folder, known):
+    """Old, new, or none: each file, and both together, are wholly that."""
+    kinds = set()
+    for name in NAMES:
+        try:
+            file = TokenFile.open(folder / name)
+        except DataError:
+            kinds.add("none")
+            continue
+        digest = hashlib.sha256(file.tokens.tobytes()).hexdigest()
+        (kind,) = (kind for kind, files in known.items() if files[name] == digest)
+        kinds.add(kind)
+    assert not {"old", "new"} <= kinds
+    if len(kinds) == 1 and "none" not in kinds:
+        TokenData.open(config, folder)
+        return kinds.pop()
+    return "none"
+
+
+if __name__ == "__main__":
+    mode, place, *arguments = sys.argv[1:]
+    Path(place).mkdir(parents=True, exist_ok=True)
+    if mode == "kill":
+        print(json.dumps(kill(Path(place), int(arguments[0]), *arguments[1:])))
+    else:
+        print(json.dumps(crash(Path(place))))
