@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "transformerlm"
 
 FLOORS = [
-    {"errors", "progress", "sealed", "signals", "clock"},
+    {"errors", "progress", "sealed", "signals", "clock", "tensorheader"},
     {"lock"},
     {"files"},
     {"schema", "parallel", "tensorfile", "native_compile", "world"},
-    {"config", "native", "kernels"},
+    {"config", "native", "kernels", "state", "manifest"},
     {"cpu"},
     {"nn", "optim", "tokenizer", "logging", "runtime", "distributed", "microbatch", "guard"},
     {"data", "infer", "checkpoint", "evaluate", "budget", "memory", "activation_checkpointing"}

@@ -3,30 +3,54 @@
     checkpoints/step_00000500/
         model.safetensors      the weights alone, under their names in the model
         training.safetensors   optimizer, random number generators, and what else it takes to go on
-        manifest.json          step, config, fingerprints, and size and SHA-256 of the other two
+        manifest.json          step, config, fingerprints, size and SHA-256 of the other two; sealed
 
-A folder appears in one step, and its manifest vouches for its members. Nothing is pickled, so that
-loading a stranger's checkpoint runs none of the stranger's code.
+A folder appears in one step, and its manifest vouches for its members and for itself (sealed.py): no bit of
+the three can change unseen. Nothing is pickled, so that loading a stranger's checkpoint runs none of the
+stranger's code; what the stranger's numbers do in a model, no checksum says.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import hashlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from transformerlm.errors import CheckpointError
-from transformerlm.files import committed_directory, committed_file, remove_directory, sha256_of
-from transformerlm.tensorfile import dump_tree, load_tree, parse_tree, save_tree
+from transformerlm.files import committed_directory, committed_file, remove_directory
+from transformerlm.manifest import (
+    MANIFEST,
+    MODEL,
+    NAME,
+    REPLACED,
+    TRAINING,
+    Checkpoint,
+    load_file,
+    make_manifest,
+    read_checkpoint,
+)
+from transformerlm.state import check_model_state, load_model_state, load_optimizer_state
+from transformerlm.tensorfile import read_tree, tree_chunks
 
-FORMAT_VERSION = 1
-MODEL, TRAINING, MANIFEST = "model.safetensors", "training.safetensors", "manifest.json"
+__all__ = [
+    "Checkpoint",
+    "checkpoint_paths",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "load_model_state",
+    "load_optimizer_state",
+    "open_checkpoint",
+    "prune_checkpoints",
+    "read_checkpoint",
+    "save_checkpoint",
+    "write_checkpoint",
+]
 
 PathOrFile = str | os.PathLike[str] | BinaryIO
 
@@ -38,87 +62,35 @@ def save_checkpoint(
 
     A path is written whole or not at all.
     """
-    tree = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iteration": iteration}
-    if not isinstance(out, str | os.PathLike):
-        out.write(dump_tree(tree))
-        return
-    with committed_file(out) as file:
-        file.write(dump_tree(tree))
+    _, chunks = tree_chunks(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iteration": iteration}
+    )
+    with contextlib.ExitStack() as stack:
+        if isinstance(out, str | os.PathLike):
+            out = stack.enter_context(committed_file(out))
+        for chunk in chunks:
+            out.write(chunk)
 
 
 def load_checkpoint(src: PathOrFile, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore what `save_checkpoint` wrote into `model` and `optimizer`; the iteration comes back.
+    """Restore what `save_checkpoint` wrote into both or, on an error, neither; the iteration comes back.
 
     Raises:
         CheckpointError: for a damaged file, or one of another model or optimizer.
     """
     if isinstance(src, str | os.PathLike):
-        name, tree = str(src), _load_member(Path(src))
+        name, tree = str(src), load_file(Path(src), follow_link=True)
     else:
-        name, tree = "checkpoint", parse_tree(src.read(), "checkpoint")
+        name, tree = "checkpoint", read_tree(src, "checkpoint")
     if not isinstance(tree, dict) or tree.keys() != {"model", "optimizer", "iteration"}:
         raise CheckpointError(f"{name}: not a checkpoint: expected model, optimizer and iteration")
-    load_model_state(model, tree["model"], name)
+    iteration = tree["iteration"]
+    if type(iteration) is not int:
+        raise CheckpointError(f"{name}: iteration: expected a number, got a {type(iteration).__name__}")
+    check_model_state(model, tree["model"], name)
     load_optimizer_state(optimizer, tree["optimizer"], name)
-    return int(tree["iteration"])
-
-
-def load_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> None:
-    """`model.load_state_dict`, strict, after comparing every name and shape: all or nothing.
-
-    Raises:
-        CheckpointError: with one line per tensor that is missing, unknown or of another shape.
-    """
-    own = model.state_dict()
-    problems = [f"{name}: {key}: missing" for key in own.keys() - state.keys()]
-    problems += [f"{name}: {key}: the model has no such tensor" for key in state.keys() - own.keys()]
-    for key in own.keys() & state.keys():
-        expected, got = (tuple(getattr(values[key], "shape", ())) for values in (own, state))
-        if expected != got:
-            problems.append(f"{name}: {key}: expected shape {expected}, got {got}")
-    if problems:
-        raise CheckpointError(sorted(problems))
-    model.load_state_dict(dict(state))
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], name: str) -> None:
-    """`optimizer.load_state_dict` whose refusal is a CheckpointError."""
-    try:
-        optimizer.load_state_dict(state)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{name}: the optimizer's state does not fit: {error}") from None
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A run's checkpoint folder whose manifest has been read."""
-
-    path: Path
-    step: int
-    """Optimizer steps that had been completed."""
-    about: dict[str, Any]
-    """What the run said of itself: config, fingerprints, versions, losses."""
-    members: dict[str, dict[str, Any]]
-    """File name -> num_bytes and sha256."""
-
-    def model_state(self) -> dict[str, Tensor]:
-        """The weights by name, on the CPU."""
-        return dict(_load_member(self.path / MODEL))
-
-    def training_state(self) -> dict[str, Any]:
-        """What else it takes to go on."""
-        return dict(_load_member(self.path / TRAINING))
-
-    def verify(self) -> None:
-        """Compare every member with the manifest; CheckpointError names the first that differs."""
-        for name, promised in self.members.items():
-            member = self.path / name
-            size = member.stat().st_size if member.is_file() else "no file"
-            if size != promised["num_bytes"]:
-                raise CheckpointError(f"{member}: expected {promised['num_bytes']} bytes, got {size}")
-            digest = sha256_of(member)
-            if digest != promised["sha256"]:
-                raise CheckpointError(f"{member}: expected SHA-256 {promised['sha256']}, got {digest}")
+    load_model_state(model, tree["model"], name)
+    return iteration
 
 
 def write_checkpoint(
@@ -128,46 +100,70 @@ def write_checkpoint(
     training_state: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> Checkpoint:
-    """Commit `step_<step>` below `directory`, in the place of an older one of the same step."""
+    """Commit `step_<step>` below `directory`, in the place of an older one of the same step.
+
+    Until the new one is there the older one is.
+
+    Raises:
+        OutputError: the disk is full.
+    """
     target = directory / f"step_{step:08d}"
-    if target.exists():
-        remove_directory(target)
-    with committed_directory(target) as temporary:
-        members = {}
-        for name, tree in ((MODEL, dict(model_state)), (TRAINING, dict(training_state))):
-            save_tree(tree, temporary / name)
-            size = (temporary / name).stat().st_size
-            members[name] = {"num_bytes": size, "sha256": sha256_of(temporary / name)}
-        manifest = {"format_version": FORMAT_VERSION, "step": step, "about": dict(about), "members": members}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    files = {MODEL: tree_chunks(dict(model_state)), TRAINING: tree_chunks(dict(training_state))}
+    num_bytes = sum(size for size, _ in files.values())
+    with _replaced(target), committed_directory(target, num_bytes) as temporary:
+        members = {name: _write(temporary / name, chunks) for name, (_, chunks) in files.items()}
+        (temporary / MANIFEST).write_bytes(make_manifest(target, step, about, members))
     return Checkpoint(target, step, dict(about), members)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint's manifest and verify its members.
+def _write(path: Path, chunks: Iterator[bytes | memoryview]) -> dict[str, Any]:
+    """Write a member; what the manifest says of it is counted on the way, and not by reading it again."""
+    digest, num_bytes = hashlib.sha256(), 0
+    with path.open("xb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            num_bytes += len(chunk)
+    return {"num_bytes": num_bytes, "sha256": digest.hexdigest()}
 
-    Raises:
-        CheckpointError: in one line that names the file and what is wrong with it.
+
+@contextlib.contextmanager
+def _replaced(target: Path) -> Iterator[None]:
+    """Around the making of `target`: an older one waits beside it, under a name that readers know.
+
+    A folder cannot be replaced in one step, and a process can be killed between two.
     """
-    manifest_path = path / MANIFEST
+    older = target.with_name(target.name + REPLACED)
+    if target.exists():
+        # Both are there where a process was killed when the new one was in place, or has since been damaged.
+        if older.exists():
+            _remove(older if _is_valid(target) else target)
+        if target.exists():
+            target.rename(older)
     try:
-        manifest = json.loads(manifest_path.read_bytes())
-        version = manifest["format_version"]
-        if version > FORMAT_VERSION:
-            known = f"this version knows formats up to {FORMAT_VERSION}; update the package"
-            raise CheckpointError(f"{manifest_path}: format {version}: {known}")
-        checkpoint = Checkpoint(path, manifest["step"], manifest["about"], manifest["members"])
-    except OSError as error:
-        raise CheckpointError(f"{manifest_path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{manifest_path}: not a manifest: {type(error).__name__}: {error}") from None
-    checkpoint.verify()
-    return checkpoint
+        yield
+    except BaseException:
+        if older.exists() and not target.exists():
+            older.rename(target)
+        raise
+    if older.exists():
+        _remove(older)
 
 
 def checkpoint_paths(directory: Path) -> list[Path]:
-    """The checkpoint folders in `directory`, oldest step first; half-written ones have other names."""
-    return sorted(path for path in directory.glob("step_*") if path.is_dir())
+    """The checkpoint folders in `directory`, oldest step first; half-written ones have other names.
+
+    Raises:
+        CheckpointError: where there is such a folder, but it cannot be read.
+    """
+    try:
+        found = [(path, NAME.fullmatch(path.name)) for path in directory.iterdir()]
+        paths = [(int(match[1]), not match[2], path) for path, match in found if match and path.is_dir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be read: {error.strerror}") from None
+    return [path for _, _, path in sorted(paths)]
 
 
 def latest_checkpoint(directory: Path, warn: Callable[[str], object]) -> Checkpoint | None:
@@ -177,22 +173,24 @@ def latest_checkpoint(directory: Path, warn: Callable[[str], object]) -> Checkpo
         CheckpointError: where there are checkpoints, but none is valid: starting from zero must be
             somebody's decision.
     """
-    paths = checkpoint_paths(directory)
-    for path in reversed(paths):
+    tried: set[Path] = set()
+    # Looked for anew each time: who trains here may write and remove some while this one reads.
+    while paths := [path for path in checkpoint_paths(directory) if path not in tried]:
         try:
-            return read_checkpoint(path)
+            return read_checkpoint(paths[-1])
         except CheckpointError as error:
             warn(f"skipped a damaged checkpoint: {error}")
-    if paths:
+        tried.add(paths[-1])
+    if tried:
         raise CheckpointError(
-            f"{directory}: none of {len(paths)} checkpoints is valid; remove them to start anew"
+            f"{directory}: none of {len(tried)} checkpoints is valid; remove them to start anew"
         )
     return None
 
 
 def open_checkpoint(path: Path, warn: Callable[[str], object]) -> Checkpoint:
     """A checkpoint by its own folder, or the newest valid one of a run's folder."""
-    if (path / MANIFEST).is_file():
+    if any(os.path.lexists(path / name) for name in (MANIFEST, MODEL, TRAINING)):
         return read_checkpoint(path)
     found = latest_checkpoint(path / "checkpoints", warn)
     if found is None:
@@ -200,15 +198,44 @@ def open_checkpoint(path: Path, warn: Callable[[str], object]) -> Checkpoint:
     return found
 
 
-def prune_checkpoints(directory: Path, keep: int, best_step: int | None) -> None:
-    """Remove all but the newest `keep` checkpoints and the one of `best_step`."""
-    for path in checkpoint_paths(directory)[:-keep]:
-        if path.name != f"step_{best_step or 0:08d}":
-            remove_directory(path)
+def prune_checkpoints(
+    directory: Path, keep: int, best_step: int | None, own_steps: Collection[int] = ()
+) -> None:
+    """Remove all but the newest `keep` valid checkpoints and the one of `best_step`.
+
+    `own_steps` are those that this process has written or read, the one just written among them: they are
+    valid, the others are verified. Those of later steps, which it went back past, do not count: damaged as
+    they are somebody may want to save what can be saved of them, until training comes to their step again.
+    Where none is valid, none is removed.
+    """
+    newest = max(own_steps, default=None)
+    kept: set[int] = set()
+    spare: list[Path] = []
+    for path in reversed(checkpoint_paths(directory)):
+        step = _step_of(path)
+        if newest is not None and step > newest:
+            continue
+        is_wanted = step not in kept and len(kept) < keep
+        if is_wanted and (step in own_steps or _is_valid(path)):
+            kept.add(step)
+        elif step != best_step or step in kept:
+            spare.append(path)
+    for path in spare if kept else []:
+        if not path.is_symlink():  # somebody has put it there
+            _remove(path)
 
 
-def _load_member(path: Path) -> Any:
+def _step_of(path: Path) -> int:
+    return int(path.name.removesuffix(REPLACED).removeprefix("step_"))
+
+
+def _is_valid(path: Path) -> bool:
     try:
-        return load_tree(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+        read_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    path.unlink() if path.is_symlink() else remove_directory(path)

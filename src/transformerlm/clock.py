@@ -98,7 +98,7 @@ class Clock:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self._spent |= {kind: Spent(*spent) for kind, spent in state.items()}
+        self._spent |= {kind: Spent(float(s), int(times)) for kind, (s, times) in state.items()}
 
 
 def duration(seconds: float) -> str:

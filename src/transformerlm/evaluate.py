@@ -43,7 +43,10 @@ class Validation(NamedTuple):
     @classmethod
     def from_plain(cls, plain: list[Any]) -> Self | None:
         """What `to_plain` gave; None from an empty list."""
-        return cls(plain[0], Evaluation(*plain[1:])) if plain else None
+        if not plain:
+            return None
+        step, loss, bits_per_byte = plain
+        return cls(int(step), Evaluation(float(loss), float(bits_per_byte)))
 
     def to_plain(self) -> list[Any]:
         """Numbers that JSON can hold."""

@@ -135,5 +135,5 @@ class Guard:
         for name in vars(self):
             if name.startswith("num_"):
                 setattr(self, name, int(state.get(name, 0)))
-        self._losses = deque(state.get("losses", ()), maxlen=WINDOW)
-        self._grad_norms = deque(state.get("grad_norms", ()), maxlen=WINDOW)
+        self._losses = deque(map(float, state.get("losses", ())), maxlen=WINDOW)
+        self._grad_norms = deque(map(float, state.get("grad_norms", ())), maxlen=WINDOW)

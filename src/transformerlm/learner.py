@@ -29,6 +29,7 @@ from transformerlm.nn.accounting import optimizer_bytes
 from transformerlm.optim import clip_grad_norm_, make_optimizer
 from transformerlm.progress import Reporter
 from transformerlm.runtime import Runtime, compiled
+from transformerlm.state import fitting
 from transformerlm.world import ALONE, World
 
 T = TypeVar("T")
@@ -274,16 +275,17 @@ class Learner:
         if self.world.size > 1:
             model_state = sharding.from_rank_0(self.world, model_state, self._part)
             state = sharding.from_rank_0(self.world, state, self._part_of_state)
-        load_model_state(self.model, model_state, name)
-        numbers = [dict(group) for group in self.optimizer.param_groups]
-        load_optimizer_state(self.optimizer, state["optimizer"], name)
-        for group, own in zip(self.optimizer.param_groups, numbers, strict=True):
-            group.update(own)  # betas, decay and their like are those of the config, which may have changed
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"]["cpu"])
-        if len(state["rng"]["cuda"]) == torch.cuda.device_count() > 0:
-            torch.cuda.set_rng_state_all(state["rng"]["cuda"])
-        self.micro_batches.restrict(state.get("micro_batch_limit"))
+        with fitting(f"{name}: the training state"):
+            load_model_state(self.model, model_state, name)
+            numbers = [dict(group) for group in self.optimizer.param_groups]
+            load_optimizer_state(self.optimizer, state["optimizer"], name)
+            for group, own in zip(self.optimizer.param_groups, numbers, strict=True):
+                group.update(own)  # betas, decay and their like are the config's, which may have changed
+            self.scaler.load_state_dict(state["scaler"])
+            torch.set_rng_state(state["rng"]["cpu"])
+            if len(state["rng"]["cuda"]) == torch.cuda.device_count() > 0:
+                torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+            self.micro_batches.restrict(state.get("micro_batch_limit"))
         return state
 
     def _part(self, path: str, tensor: Tensor) -> Tensor:

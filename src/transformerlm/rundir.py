@@ -50,6 +50,8 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
+        self.own_steps: set[int] = set()
+        """Of the checkpoints that this process has written or read: those need not be verified again."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> RunDirectory:
@@ -64,7 +66,7 @@ class RunDirectory:
             CheckpointError: where it is not the one that the checkpoint was trained with.
         """
         tokenizer = Tokenizer.from_dir(self.path / "tokenizer")
-        if tokenizer.fingerprint != checkpoint.about["identity"]["tokenizer"]:
+        if tokenizer.fingerprint != checkpoint.told("identity", "tokenizer"):
             raise CheckpointError(f"{self.path / 'tokenizer'}: not the tokenizer of {checkpoint.path}")
         return tokenizer
 
@@ -96,7 +98,8 @@ class RunDirectory:
         if not self.path.is_dir():
             raise OutputError(f"{self.path}: expected the run's folder, which has been removed meanwhile")
         written = write_checkpoint(self.checkpoints, step, model, training, about)
-        prune_checkpoints(self.checkpoints, keep, best_step)
+        self.own_steps = {own for own in self.own_steps if own < step} | {step}
+        prune_checkpoints(self.checkpoints, keep, best_step, self.own_steps)
         return written
 
     def resume_point(self, resume: str, reporter: Reporter, world: World = ALONE) -> Checkpoint | None:
@@ -122,6 +125,7 @@ class RunDirectory:
         if found is None and resume == "must":
             what = 'no checkpoint to go on from, and [training].resume is "must"'
             raise CheckpointError(f"{self.path}: {what}")
+        self.own_steps |= {found.step} if found else set()
         return found
 
 

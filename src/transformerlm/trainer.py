@@ -32,6 +32,7 @@ from transformerlm.progress import Bar, Reporter
 from transformerlm.rundir import RunDirectory, check_same_run, environment, identity
 from transformerlm.runtime import Runtime, measured_flops_ceiling
 from transformerlm.schema import to_dict
+from transformerlm.state import fitting
 from transformerlm.world import ALONE, World
 
 
@@ -270,15 +271,17 @@ class Trainer:
         Raises:
             CheckpointError: where it is of another model, tokenizer or data.
         """
-        now = identity(self.config, self.data)
-        with rank_0_alone(self.world):
+        now, what = identity(self.config, self.data), f"{found.path}: what it says of its run"
+        with rank_0_alone(self.world), fitting(what):
             check_same_run(found, now, self.config, self.reporter, self.world)
-        self.guard.load(self.load(found).get("guard", {}))
+        state = self.load(found)
+        with agreement(self.world), fitting(what):
+            self.guard.load(state.get("guard", {}))
+            self.clock.load(found.about.get("clock", {}))
+            self.budget.completed_seconds = float(found.about.get("completed_seconds", 0.0))
         before, size = found.about.get("micro_batch_size"), self.learner.micro_batches.size
         if before not in (None, size):
             self.reporter.say(f"micro-batches of {before} -> {size} sequences: not to the same last bits")
-        self.clock.load(found.about.get("clock", {}))
-        self.budget.completed_seconds = found.about.get("completed_seconds", 0.0)
 
     def load(self, found: Checkpoint) -> Mapping[str, Any]:
         """Take model, optimizer and random numbers from a checkpoint; its whole training state comes back."""
@@ -287,7 +290,8 @@ class Trainer:
             saved = found.training_state() if self.world.is_main else {}
         with agreement(self.world):
             state = self.learner.load(model_state, saved, str(found.path))
-        self.best, self.newest = (Validation.from_plain(state[key]) for key in ("best", "newest"))
+        with agreement(self.world), fitting(f"{found.path}: its validations"):
+            self.best, self.newest = (Validation.from_plain(state[key]) for key in ("best", "newest"))
         self.step = self.saved_step = found.step
         return state
 

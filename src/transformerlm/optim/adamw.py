@@ -138,6 +138,8 @@ class AdamW(torch.optim.Optimizer):
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 if shape != expected_shape:
                     raise ValueError(f"expected {name} of shape {expected_shape}, got {shape}")
+                if not value.is_floating_point():
+                    raise ValueError(f"expected {name} of floating point, got {value.dtype}")
 
 
 def _update_many(
