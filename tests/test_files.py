@@ -1,16 +1,20 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from transformerlm.errors import OutputError
 from transformerlm.files import (
     committed_directory,
     committed_file,
+    free_bytes,
     remove_dead_temporaries,
     remove_directory,
-    sha256_of,
+    require_free_bytes,
+    system_error,
     write_files,
 )
 
@@ -115,12 +119,39 @@ def test_what_a_killed_process_has_left_is_removed_and_nothing_else(tmp_path):
     assert remove_dead_temporaries(tmp_path) == remove_dead_temporaries(tmp_path / "nowhere") == []
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(30, "Read-only file system", "/a/b"), "/a/b: Read-only file system"),
+        (OSError(28, "No space left on device", "x/.b.tmp.12.0123abcd/c"), "x/b/c: No space left on device"),
+        (OSError(13, "Permission denied", ".b.tmp.12.0123abcd", None, "b"), "b: Permission denied"),
+        (OSError(5, "Input/output error"), "error: Input/output error"),
+        (OSError("something else"), "error: something else"),
+    ],
+)
+def test_what_the_system_says_is_about_a_name_that_the_user_knows(error, line):
+    assert system_error(error) == line
+
+
+def test_room_is_asked_for_where_the_file_will_be(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    assert abs(free_bytes(tmp_path / "not" / "there" / "yet") - free) < 2**28
+    require_free_bytes(tmp_path / "new", 1, "a byte")
+    with pytest.raises(
+        OutputError, match=r"new: expected 9,000,000,000,000,000 free bytes for two, got [0-9,]+; "
+    ):
+        require_free_bytes(tmp_path / "new", 9 * 10**15, "two")
+
+
+def test_an_empty_folder_is_filled_in_one_step_and_another_is_refused(tmp_path):
+    (tmp_path / "d").mkdir()
+    write_files(tmp_path / "d", {"a": b"1", "b": b"2"})
+    assert names(tmp_path / "d") == ["a", "b"]
+    with pytest.raises(FileExistsError), committed_directory(tmp_path / "d"):
+        pass
+
+
 def test_removing_a_folder(tmp_path):
     (tmp_path / "d" / "e").mkdir(parents=True)
     remove_directory(tmp_path / "d")
     assert names(tmp_path) == []
-
-
-def test_sha256(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert sha256_of(tmp_path / "a").startswith("ba7816bf 8f01cfea".replace(" ", ""))

@@ -1,4 +1,5 @@
 import dataclasses
+import datetime
 import tomllib
 from typing import Literal
 
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformerlm.schema import (
+    FilePath,
     Fraction,
     PositiveInt,
     Probability,
@@ -146,3 +148,46 @@ def test_docs_are_the_strings_under_the_fields():
     assert docs["width"] == "How wide."
     assert docs["names"] == "Which\nnames."
     assert docs["share"] == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a\0b", 'got "a\\x00b"'),
+        ("  ", 'got "  "'),
+        ("~nobody-of-that-name/x", 'got "~nobody-of-that-name/x"'),
+        ("a\udcffb", 'got "a\\udcffb" (not UTF-8)'),
+        (3, "got 3"),
+    ],
+)
+def test_a_path_that_no_file_can_have(value, expected):
+    @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+    class Files(Section):
+        path: FilePath = "x"
+
+    with pytest.raises(SchemaError) as caught:
+        Files(path=value)
+    assert caught.value.lines == [f"Files: path: expected a path, {expected}"]
+    assert Files(path="données/~x {corpus}*").path == "données/~x {corpus}*"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (2**63, "a number of more than 64 bits"),
+        pytest.param(-(10**5000), "a number of more than 64 bits", id="digits"),
+        pytest.param([10**5000], "a list that is too large to show", id="digits in a list"),
+        ({"a": "x" * 100}, "{'a': '" + "x" * 70 + "..."),
+        (datetime.date(2020, 1, 2), "2020-01-02"),
+        ("a\nb", '"a\\nb"'),
+    ],
+)
+def test_a_value_is_shown_on_one_short_line(value, shown):
+    assert problems_of({"inner": {"width": value}}) == [
+        f"file.toml: [inner].width: expected a whole number of at least 1, got {shown}"
+    ]
+
+
+def test_the_largest_whole_number():
+    assert Inner(width=2**63 - 1).width == 2**63 - 1
+    assert problems_of({"inner": {"share": 10**400}})

@@ -231,7 +231,7 @@ def test_a_save_that_fails_under_way_is_a_warning_and_the_last_one_an_error(data
         " step 5 is not saved:",
     ]
     refused += [12]
-    with pytest.raises(OSError, match=r"[Qq]uota"):
+    with pytest.raises(OutputError, match=r"[Qq]uota"):
         run(CONFIG, data, tmp_path / "b")
     assert written == [8, 10, 12, 8, 10]
 

@@ -7,6 +7,7 @@ line. Nothing here touches the disk or imports torch, so that `--help` answers a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ from typing import Literal
 
 from transformerlm.errors import ConfigError
 from transformerlm.schema import (
+    FilePath,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    NumThreads,
     PositiveFloat,
     PositiveInt,
     Probability,
@@ -91,7 +94,7 @@ class ModelConfig(Section):
 class CorpusConfig(Section):
     """[data], the part about text: where it is, what a document is, which part validates."""
 
-    corpus: Text = "python-stdlib"
+    corpus: FilePath = "python-stdlib"
     """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library.
     Files ending in .jsonl hold one document a line; any other file is text."""
     include: tuple[Text, ...] = ("*",)
@@ -102,16 +105,17 @@ class CorpusConfig(Section):
     file. "": a document is a file, and nothing marks its end."""
     jsonl_field: Text = "text"
     """The field of a .jsonl line that holds the document."""
-    encoding_errors: Literal["strict", "replace"] = "strict"
-    """Bytes that are not UTF-8: "strict" stops with file and byte offset, "replace" reads U+FFFD."""
-    validation_corpus: Text | None = None
+    encoding_errors: Literal["strict", "replace", "keep"] = "strict"
+    """Bytes that are not UTF-8: "strict" stops with file and byte offset, "replace" reads U+FFFD, "keep"
+    has them in the token file as they are (in .jsonl, those within strings)."""
+    validation_corpus: FilePath | None = None
     """A file, folder or glob to validate on. None: a part of `corpus` is held out."""
     validation_fraction: Fraction = 0.05
     """Part of `corpus` held out for validation (0: none); not used with `validation_corpus`."""
     validation_split: Literal["auto", "document", "tail"] = "auto"
     """"document": each document by a hash of its content, so that copies of it stay on one side.
     "tail": the end of the corpus. "auto": "document" from 20 documents on, where both sides get one."""
-    num_workers: PositiveInt | None = None
+    num_workers: NumThreads | None = None
     """Threads, or processes where the kernels are not used, that read the corpus; the result does
     not depend on it. None: one per core, divided among the ranks of a machine."""
 
@@ -126,7 +130,7 @@ class CorpusConfig(Section):
 class DataConfig(CorpusConfig):
     """[data]: the corpus, and the token files that are made of it."""
 
-    token_dir: Text = "data/{corpus}"
+    token_dir: FilePath = "data/{corpus}"
     """Folder of train.memmap and val.memmap; {corpus} stands for the corpus' name."""
 
 
@@ -134,7 +138,7 @@ class DataConfig(CorpusConfig):
 class TokenizerConfig(Section):
     """[tokenizer]: where the tokenizer is, and how to train it where it is missing."""
 
-    tokenizer_dir: Text = "data/{corpus}/tokenizer"
+    tokenizer_dir: FilePath = "data/{corpus}/tokenizer"
     """Folder of vocab.json and merges.txt (GPT-2's formats); {corpus} stands for the corpus' name."""
     vocab_size: PositiveInt = 8192
     """Ids in all: 256 bytes, the merges, the special tokens."""
@@ -206,7 +210,7 @@ class ScheduleConfig(Section):
 class TrainingConfig(Section):
     """[training]: how long, in what batches, and what is kept."""
 
-    run_dir: Text = "runs/{corpus}"
+    run_dir: FilePath = "runs/{corpus}"
     """Folder of this run: config, tokenizer, checkpoints, metrics, samples. {corpus} and {run_name}
     stand for the corpus' name and the run's."""
     resume: Literal["auto", "never", "must"] = "auto"
@@ -234,6 +238,16 @@ class TrainingConfig(Section):
     """Newest checkpoints to keep, beside the best one."""
     log_every: PositiveInt = 10
     """Steps between lines of metrics."""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """A step whose loss or gradient is not finite is never taken. "stop": the run ends. "skip": it goes on
+    with the next batch. "rollback": back to the newest checkpoint, and on without the batches since."""
+    max_faults: PositiveInt = 10
+    """After so many such steps in a row, or so many times back, the run ends all the same."""
+    spike_deviations: PositiveFloat = 6.0
+    """A loss or gradient norm this many standard deviations above the mean of the 128 steps before is
+    counted as a spike."""
+    skip_spikes: bool = False
+    """Leave the steps out in which there is a spike."""
 
     def conflicts(self) -> Iterator[Problem]:
         """One budget; and accumulation is a whole number of forward passes."""
@@ -269,7 +283,7 @@ def seconds_of(text: str) -> float | None:
     if found is None or not any(found.groups()):
         return None
     seconds = sum(float(part or 0) * size for part, size in zip(found.groups(), units.values(), strict=True))
-    return seconds or None
+    return seconds if 0 < seconds < math.inf else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,7 +310,7 @@ class RuntimeConfig(Section):
     gradients and optimizer state among them (FSDP2)."""
     deterministic: bool = False
     """Only operations that give the same bits each time, some of them slower (a CPU has no others)."""
-    num_threads: PositiveInt | None = None
+    num_threads: NumThreads | None = None
     """CPU threads of torch. None: torch's own choice, or its part of the cores where several ranks share
     a machine."""
     seed: NonNegativeInt = 0
@@ -361,11 +375,11 @@ class GenerationConfig(Section):
 class InferSection(Section):
     """[infer]: which model, and where prompts come from."""
 
-    checkpoint: Text = "runs/python-stdlib"
+    checkpoint: FilePath = "runs/python-stdlib"
     """A run's folder (its newest valid checkpoint) or one checkpoint of it."""
     prompt: str | None = None
     """A text to continue; takes the place of [generation].prompts."""
-    prompt_file: Text | None = None
+    prompt_file: FilePath | None = None
     """A file with one prompt a line, "-" for stdin; takes the place of [generation].prompts."""
     stream: bool = True
     """Show a single prompt's text on the terminal (stderr) as it is written."""

@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import Literal
 
 from transformerlm.errors import ConfigError, TransformerLMError
+from transformerlm.files import system_error
 from transformerlm.world import World
 
 TIMEOUT = timedelta(minutes=10)
@@ -99,7 +100,7 @@ def agreement(world: World) -> Iterator[None]:
     except TransformerLMError as error:
         _confer(world, json.dumps([error.lines, error.exit_status]).encode())
     except OSError as error:
-        _confer(world, json.dumps([[f"error: {error}"], 74]).encode())
+        _confer(world, json.dumps([[system_error(error)], 74]).encode())
     else:
         while _confer(world, b""):
             pass
@@ -156,7 +157,7 @@ def shared_fate(world: World) -> Iterator[None]:
         _last_word([error.lines, error.exit_status])
         raise
     except OSError as error:
-        _last_word([[f"error: {error}"], 74])
+        _last_word([[system_error(error)], 74])
         raise
 
 

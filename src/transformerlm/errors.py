@@ -53,8 +53,3 @@ class LockedError(TransformerLMError):
     """A folder that another process is at work in."""
 
     exit_status = 75
-
-
-def exit_status(error: TransformerLMError | OSError) -> int:
-    """What a command ends with that meets this error."""
-    return error.exit_status if isinstance(error, TransformerLMError) else OutputError.exit_status

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import secrets
@@ -35,7 +34,17 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp.{os.getpid()}.{secrets.token_hex(4)}")
 
 
-_TEMPORARY = re.compile(r"\..+\.tmp\.(\d+)\.[0-9a-f]{8}")
+_TEMPORARY = re.compile(r"\.(.+)\.tmp\.(\d+)\.[0-9a-f]{8}")
+
+
+def system_error(error: OSError) -> str:
+    """`PATH: Read-only file system`: the path that was to be read or written, never a temporary one."""
+    path = error.filename if error.filename2 is None else error.filename2
+    what = error.strerror or str(error)
+    if not isinstance(path, str | bytes | os.PathLike):
+        return f"error: {what}"
+    parts = [_TEMPORARY.sub(r"\1", part) for part in Path(os.fsdecode(path)).parts]
+    return f"{Path(*parts)}: {what}"
 
 
 def remove_dead_temporaries(directory: Path) -> list[Path]:
@@ -57,7 +66,7 @@ def _is_dead_temporary(path: Path) -> bool:
         # Between being made and being locked it is nobody's for a moment: of a process that runs, not yet
         # dead. Numbers of processes come again, in a container soon, so that a minute later it is.
         is_young = time.time() - path.stat().st_mtime < _YOUNG_SECONDS
-        may_be_locked_yet = is_young and int(found[1]) != os.getpid() and _is_running(int(found[1]))
+        may_be_locked_yet = is_young and int(found[2]) != os.getpid() and _is_running(int(found[2]))
         return not may_be_locked_yet and try_lock(descriptor)
     return False
 
@@ -212,12 +221,6 @@ def remove_directory(path: Path) -> None:
     grave = temporary_beside(path)
     path.rename(grave)
     shutil.rmtree(grave)
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, in hexadecimal, read in blocks."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_file(path: Path) -> None:

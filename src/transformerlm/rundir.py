@@ -32,7 +32,7 @@ from transformerlm.config import TrainConfig
 from transformerlm.data import TokenData
 from transformerlm.distributed import all_gather_bytes, broadcast_bytes, rank_0_alone
 from transformerlm.errors import CheckpointError, ConfigError, NumericalError, OutputError
-from transformerlm.files import committed_file
+from transformerlm.files import committed_file, system_error
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict, to_toml
 from transformerlm.tokenizer import Tokenizer
@@ -90,16 +90,19 @@ class RunDirectory:
 
         Raises:
             NumericalError: a weight is not finite: the last step has made it so.
-            OutputError: the disk is full, or the run's folder is gone.
+            OutputError: it cannot be written, or the run's folder is gone.
         """
         for name, weight in model.items():
             if not weight.isfinite().all():
                 raise NumericalError(f"step {step}: not finite: {name}; no checkpoint has it")
         if not self.path.is_dir():
             raise OutputError(f"{self.path}: expected the run's folder, which has been removed meanwhile")
-        written = write_checkpoint(self.checkpoints, step, model, training, about)
-        self.own_steps = {own for own in self.own_steps if own < step} | {step}
-        prune_checkpoints(self.checkpoints, keep, best_step, self.own_steps)
+        try:
+            written = write_checkpoint(self.checkpoints, step, model, training, about)
+            self.own_steps = {own for own in self.own_steps if own < step} | {step}
+            prune_checkpoints(self.checkpoints, keep, best_step, self.own_steps)
+        except OSError as error:
+            raise OutputError(system_error(error)) from error
         return written
 
     def resume_point(self, resume: str, reporter: Reporter, world: World = ALONE) -> Checkpoint | None:

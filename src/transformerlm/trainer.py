@@ -19,7 +19,7 @@ from transformerlm.config import TrainConfig
 from transformerlm.data import BatchSampler, TokenData, TokenFile, validation_windows
 from transformerlm.data.sampler import Batch
 from transformerlm.distributed import agreement, rank_0_alone
-from transformerlm.errors import OutputError, TransformerLMError, exit_status
+from transformerlm.errors import OutputError, TransformerLMError
 from transformerlm.evaluate import Evaluation, Validation, evaluate, own_share
 from transformerlm.files import make_directory
 from transformerlm.guard import Guard, Verdict
@@ -81,7 +81,7 @@ class Trainer:
 
         Raises:
             NumericalError: loss or gradient are not finite, and [training].on_nonfinite knows no other way.
-            OutputError, OSError: the last checkpoint cannot be written; of others that is a warning.
+            OutputError: the last checkpoint cannot be written; of others that is a warning.
             TransformerLMError: when there is not even memory for one sequence.
         """
         self.clock.start()
@@ -117,9 +117,8 @@ class Trainer:
         factor = lr_factor(step, self.config.schedule, self.budget.schedule_steps(step))
         watch = self.config.logging.activation_norms and is_due(step, training.log_every)
         self.clock.spend_on_step(times=0)
-        rank, device = self.world.rank, self.runtime.device
-        number = self.step + self.guard.num_left_out
-        inputs, targets = self.sampler.batch(number, rank, self.world.size, device)
+        number, world = self.step + self.guard.num_left_out, self.world
+        inputs, targets = self.sampler.batch(number, world.rank, world.size, self.runtime.device)
         self.clock.spend_on_data()
         result = self.learner.learn(inputs, targets, factor, watch, self.guard.judge)
         self.step = step
@@ -238,8 +237,8 @@ class Trainer:
                     written = self.run.save(self.step, model, training, about, keep, best)
                     logger.log_artifact(written.path, f"checkpoint-{self.run.path.name}", "checkpoint")
             self.saved_step = self.step
-        except (TransformerLMError, OSError) as error:
-            if is_last or exit_status(error) != OutputError.exit_status:
+        except TransformerLMError as error:
+            if is_last or error.exit_status != OutputError.exit_status:
                 raise
             self.reporter.say(f"warning: step {self.step} is not saved: {error}; training goes on")
         self.clock.spend(SAVING)

@@ -51,7 +51,7 @@ def test_the_samples_of_training_come_out_again(run_dir, capfd):
 
 
 def test_prompts_from_a_file_and_from_stdin(run_dir, tmp_path, capfd, monkeypatch):
-    (tmp_path / "prompts.txt").write_text("The fox\n\nÉté\n", encoding="utf-8")
+    (tmp_path / "prompts.txt").write_bytes("\ufeffThe fox\r\n\r\nÉté\n".encode())
     _, records, _ = run(capfd, f"--infer.checkpoint={run_dir}", f"--infer.prompt_file={tmp_path}/prompts.txt")
     assert [r[names.PROMPT] for r in records] == ["The fox", "Été"]
     stdin = SimpleNamespace(buffer=io.BytesIO("The fox\nÉté".encode()))
@@ -76,7 +76,11 @@ def test_the_seed_decides(run_dir, capfd):
         (["--generation.top_p=0"], 2, "[generation].top_p: expected a number above 0 and at most 1, got 0"),
         (["--generation.temperature=-1"], 2, "[generation].temperature: expected a number of at least 0"),
         (["--generation.eos_token=<stop>"], 2, "[generation].eos_token"),
-        (["--infer.prompt_file=nowhere.txt"], 2, "[infer].prompt_file: nowhere.txt: No such file"),
+        (
+            ["--infer.prompt_file=nowhere.txt"],
+            2,
+            "[infer].prompt_file: expected a file of prompts, got nowhere.txt: No such file",
+        ),
         (["--infer.prompt_file=x", "--prompt=y"], 2, "[infer].prompt_file: expected nothing beside a prompt"),
         (["--generation.prompts=[]"], 2, "[generation].prompts: expected a prompt, got none"),
         (["--prompt=", "--generation.eos_token="], 2, "[generation].prompts: expected some text"),

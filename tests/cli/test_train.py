@@ -159,7 +159,7 @@ def test_what_was_made_otherwise_is_refused_and_left_alone(workplace, capfd):
             2,
             "[model].vocab_size: expected at least the tokenizer's 320 ids, got 300",
         ),
-        (["--model.context_length=100000"], 3, "[model].context_length"),
+        (["--model.context_length=100000"], 2, "[model].context_length: expected at most 6027, for the 6028"),
         (["--generation.eos_token=<end>"], 2, "[generation].eos_token: expected a special token"),
     ],
 )

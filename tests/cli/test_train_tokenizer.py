@@ -1,7 +1,15 @@
+import json
+import os
+import random
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 from transformerlm.cli import train_tokenizer
-from transformerlm.tokenizer import Tokenizer, train_bpe_from_texts
+from transformerlm.tokenizer import Tokenizer, native, train_bpe_from_texts
+from transformerlm.tokenizer.native import CHOICE_VARIABLE
 
 WORDS = ["--data.corpus=fables", "--tokenizer.vocab_size=300"]
 
@@ -53,3 +61,110 @@ def test_verify_refuses_a_tokenizer_of_other_text_with_one_line_and_status_3(wor
     assert line.startswith(
         "tokenizer other: in this corpus merge 0 is of (b'z', b'q'), which occurs 0 times, while"
     )
+
+
+def run_killed(folder, *words):
+    program = Path(__file__).with_name("killed_tokenizers.py")
+    command = [sys.executable, str(program), str(folder), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("num_kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_killed_training_leaves_a_whole_tokenizer_or_none(tmp_path, num_kills):
+    seen = run_killed(tmp_path, str(num_kills))
+    print(seen)
+    assert seen["kills"] == num_kills
+    assert seen["torn"] == 0
+    assert (
+        seen["wrong"] == []
+    )  # what is whole loads; the next start makes the same bytes and leaves nothing over
+    assert seen["while_writing"] > num_kills / 20
+    assert seen["temporaries"] > 0  # some kills hit the middle of it
+
+
+def test_files_that_are_written_in_place_are_found_out(tmp_path):
+    assert run_killed(tmp_path, "20", "in_place")["torn"] > 0
+
+
+MANY_WAYS = """
+import functools, hashlib, sys
+from pathlib import Path
+from transformerlm.cli.train_tokenizer import main
+from transformerlm.data import prepare
+from transformerlm.tokenizer import train
+
+corpus_items, made = prepare.corpus_items, set()
+for num_workers in (1, 2, 4):
+    for chunk_bytes in (3_000, 50_000, 1 << 20):
+        prepare.corpus_items = functools.partial(corpus_items, piece_bytes=chunk_bytes)
+        train.CHUNK_BYTES = chunk_bytes
+        folder = Path(sys.argv[1], f"{num_workers}-{chunk_bytes}")
+        words = [f"--data.num_workers={num_workers}", f"--tokenizer.tokenizer_dir={folder}"]
+        assert main(["--data.corpus=corpus", "--tokenizer.vocab_size=900", *words]) == 0
+        contents = [(folder / name).read_bytes() for name in ("vocab.json", "merges.txt", "manifest.json")]
+        made.add(hashlib.sha256(b"".join(contents)).hexdigest())
+print(*made)
+"""
+
+
+def write_words(path, num_bytes, line_end, num_words=3000):
+    """About so many bytes of text in which many words are equally frequent."""
+    generator = random.Random(0)
+    letters = "abcdefghijklmnopqrstuvwxyzäé漢1'. "
+    words = ["".join(generator.choices(letters, k=generator.randint(1, 12))) for _ in range(num_words)]
+    block = (" ".join(generator.choices(words, k=10_000)) + line_end).encode()
+    with path.open("wb") as file:
+        for _ in range(max(1, num_bytes // len(block))):
+            file.write(block)
+
+
+def test_workers_chunks_hash_seeds_and_kernels_change_no_byte(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("corpus").mkdir()
+    for name in "ab":
+        write_words(Path(f"corpus/{name}.txt"), 150_000, "\n\n<|endoftext|>")
+    made = set()
+    for kernels in ("never", "always"):
+        for seed in ("0", "1", "4711"):
+            environment = {**os.environ, "PYTHONHASHSEED": seed, CHOICE_VARIABLE: kernels}
+            command = [sys.executable, "-c", MANY_WAYS, f"{kernels}-{seed}"]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-2000:]
+            made |= set(done.stdout.split())
+    assert len(made) == 1
+    assert len(list(Path().glob("*-*/*/vocab.json"))) == 54
+
+
+PEAK = """
+import sys
+from transformerlm.cli.train_tokenizer import main
+status = main(sys.argv[1:])
+with open("/proc/self/status") as file:
+    print(status, *(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM")))
+"""
+
+
+def peak_megabytes(path, tokenizer_dir):
+    words = [f"--data.corpus={path}", f"--tokenizer.tokenizer_dir={tokenizer_dir}", "--data.num_workers=2"]
+    environment = {**os.environ, CHOICE_VARIABLE: "always"}
+    command = [sys.executable, "-c", PEAK, *words, "--tokenizer.vocab_size=1000"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    status, peak = done.stdout.split()
+    assert status == "0", done.stderr
+    return float(peak)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.parametrize("megabytes", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_file_of_one_line_takes_bounded_memory(tmp_path, megabytes):
+    native.kernels()  # compiled here, if they have to be, and not in what is measured
+    peaks = []
+    for size in (1, megabytes):
+        path = tmp_path / f"{size}.txt"
+        write_words(path, size * 1_000_000, " ")
+        assert b"\n" not in path.read_bytes()
+        peaks.append(peak_megabytes(path, tmp_path / f"tokenizer-{size}"))
+    print(peaks)
+    assert peaks[1] - peaks[0] < 16

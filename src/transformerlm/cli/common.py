@@ -7,25 +7,27 @@ at once; a command imports its heavy parts inside the function that it gives to 
 from __future__ import annotations
 
 import ast
+import codecs
 import dataclasses
-import inspect
+import re
 import sys
 import tomllib
-import traceback
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
+from transformerlm.cli.help import Mode, help_text, value_name
+from transformerlm.cli.report import report
+from transformerlm.cli.streams import print_text, ready_streams
 from transformerlm.errors import ConfigError, TransformerLMError
-from transformerlm.logging.terminal import silence
 from transformerlm.schema import (
+    Problem,
     SchemaError,
     Section,
-    describe,
-    field_docs,
     field_types,
     from_dict,
     is_section,
@@ -36,16 +38,11 @@ from transformerlm.schema import (
 
 C = TypeVar("C", bound=Section)
 
-Mode = Callable[[Any], int | None] | Callable[[Any, int], int | None]
-"""What an option has a command do in place of its usual work: a function of the config, or of the config
-and of the whole number, at least 1, behind the option (whose name in the function's signature help shows)."""
-
 FLAGS = {"--print-config": "print_config", "--debug": "debug", "--help": "help", "-h": "help"}
 """Options that take no value, and their names in Arguments."""
-EXIT_STATUSES = """exit status:
-  0 done   1 failed otherwise   2 config or argument   3 corpus, tokenizer or token file   4 checkpoint
-  6 loss or gradient not finite   74 disk or other input/output   75 folder in use by another process
-  130, 143 interrupted (Ctrl-C, SIGTERM)"""
+
+LARGEST_CONFIG_BYTES = 1_000_000
+"""A larger file is a mistake, such as the corpus or the weights in the config's place."""
 
 
 @dataclasses.dataclass
@@ -79,37 +76,27 @@ def run_command(
     option to what is run in place of `function`.
     Errors of the user's making are printed to stderr, one line each, without a traceback.
     """
+    ready_streams(restart=argv is None)
     argv = sys.argv[1:] if argv is None else list(argv)
     shortcuts, modes = shortcuts or {}, modes or {}
+    arguments = Arguments()
     try:
         arguments = parse_arguments(argv, shortcuts, modes)
         if arguments.help:
-            print(help_text(config_class, description, shortcuts, modes))
+            print_text(help_text(config_class, description, shortcuts, modes))
             return 0
         config = load_config(config_class, arguments)
         if arguments.print_config:
-            print(to_toml(config, documented=True), end="")
+            print_text(to_toml(config, documented=True))
             return 0
-        return _call(modes.get(arguments.mode, function), config, arguments) or 0
-    except (TransformerLMError, OSError, KeyboardInterrupt) as error:
+        status = _call(modes.get(arguments.mode, function), config, arguments) or 0
+        print_text()
+        return status
+    except TransformerLMError as error:
+        error.lines = [_with_source(line, arguments) for line in error.lines]
         return report(error, debug="--debug" in argv)
-
-
-def report(error: BaseException, *, debug: bool) -> int:
-    """Print what went wrong for the user, and return the exit status that says it to a script."""
-    if debug:
-        traceback.print_exception(error)
-    if isinstance(error, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        return 130
-    if isinstance(error, BrokenPipeError):  # the reader of stdout has left, as in `... | head`
-        silence(sys.stdout)
-        return 0
-    if isinstance(error, TransformerLMError):
-        print("\n".join(error.lines), file=sys.stderr)
-        return error.exit_status
-    print(f"error: {error}", file=sys.stderr)
-    return 74
+    except (OSError, KeyboardInterrupt) as error:
+        return report(error, debug="--debug" in argv)
 
 
 def _call(mode: Mode, config: Section, arguments: Arguments) -> int | None:
@@ -120,12 +107,6 @@ def _call(mode: Mode, config: Section, arguments: Arguments) -> int | None:
         what = f"expected a whole number of at least 1, got {arguments.mode_value}"
         raise ConfigError(f"command line: --{arguments.mode}: {what}")
     return mode(config, number)  # type: ignore[call-arg]
-
-
-def value_name(mode: Mode) -> str:
-    """What a mode calls the number that it takes behind its option; "" where it takes none."""
-    _, *others = inspect.signature(mode).parameters
-    return "".join(others)
 
 
 def parse_arguments(
@@ -167,8 +148,8 @@ def parse_arguments(
 
 
 def nested(dotted: str, value: Any) -> dict[str, Any]:
-    """`nested("a.b", 1)` is `{"a": {"b": 1}}`."""
-    for part in reversed(dotted.split(".")):
+    """`nested("a.b", 1)` is `{"a": {"b": 1}}`; what no config has is not nested any deeper."""
+    for part in reversed(dotted.split(".", 3)):
         value = {part: value}
     return typing.cast(dict[str, Any], value)
 
@@ -184,20 +165,55 @@ def load_config(config_class: type[C], arguments: Arguments) -> C:
     try:
         return from_dict(config_class, merge(file_values, overrides))
     except SchemaError as error:
-        file = str(arguments.config_path or "defaults")
-        lines = [p.line("command line" if _holds(overrides, p.path) else file) for p in error.problems]
-        raise ConfigError(lines) from None
+        problems = [_with_home(problem, config_class) for problem in error.problems]
+        raise ConfigError([p.line(_source(p.path, arguments)) for p in problems]) from None
+
+
+def _source(path: tuple[str, ...], arguments: Arguments) -> str:
+    """Where a key has its value from."""
+    return "command line" if _holds(arguments.overrides, path) else str(arguments.config_path or "defaults")
+
+
+def _with_source(line: str, arguments: Arguments) -> str:
+    """`[table].key: ...`, which is found out only later than the config is read, as an error in it."""
+    found = re.match(r"\[(\w+)\]\.(\w+): ", line)
+    return f"{_source((found[1], found[2]), arguments)}: {line}" if found else line
+
+
+def _with_home(problem: Problem, config_class: type[Section]) -> Problem:
+    """An unknown key that is one of another table is said to be."""
+    key = problem.path[-1] if problem.path else ""
+    tables = {table: hint for table, hint in field_types(config_class).items() if is_section(hint)}
+    homes = [table for table, section in tables.items() if key in field_types(section)]
+    if problem.what.startswith("unknown key") and len(homes) == 1:
+        return Problem(problem.path, f'unknown key; did you mean "[{homes[0]}].{key}"?')
+    return problem
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as nested dictionaries; ConfigError in one line where it cannot be read."""
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+            content = file.read(LARGEST_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: expected a TOML file, got: {error.strerror}") from None
+    except ValueError:  # a NUL in it
+        raise ConfigError(f"{path}: expected a TOML file, got no path") from None
+    if len(content) > LARGEST_CONFIG_BYTES:
+        raise ConfigError(f"{path}: expected a TOML file of at most {LARGEST_CONFIG_BYTES:,} bytes, got more")
+    try:
+        return tomllib.loads(content.removeprefix(codecs.BOM_UTF8).decode())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {_fault(error)}") from None
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        line = error.object.count(b"\n", 0, error.start) + 1
+        return f"expected UTF-8, got byte 0x{error.object[error.start]:02x} (at line {line})"
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return str(error)
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of thousands of digits"
 
 
 def _holds(values: Any, path: tuple[str, ...]) -> bool:
@@ -244,34 +260,11 @@ def parse_value(text: str, hint: Any) -> Any:
 
 def _literal(text: str) -> Any:
     try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what would be questionable in a program
+            return ast.literal_eval(text.strip())
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
-def help_text(
-    config_class: type[Section],
-    description: str,
-    shortcuts: Mapping[str, str],
-    modes: Mapping[str, Mode],
-) -> str:
-    """What --help prints: the options, then every key with its default, type and meaning."""
-    lines = [description, "", "options:", "  --config FILE.toml      read the config from a file"]
-    lines += ["  --print-config          print the resolved config as TOML, and do nothing else"]
-    lines += ["  --debug                 show the traceback of an error"]
-    lines += [f"  --{short:<21} short for --{key}" for short, key in shortcuts.items()]
-    for name, function in modes.items():
-        summary, _, _ = (function.__doc__ or "").partition("\n")
-        lines.append(f"  --{f'{name} {value_name(function).upper()}':<21} {summary}")
-    lines += ["  --SECTION.KEY=VALUE     override any key of the config", "", EXIT_STATUSES, ""]
-    for table, section in field_types(config_class).items():
-        defaults = section()
-        lines += [f"[{table}]"]
-        for key, hint in field_types(section).items():
-            lines += [f"  {key} = {getattr(defaults, key)!r}    ({describe(hint)})"]
-            lines += [f"      {line}" for line in field_docs(section)[key].splitlines()]
-        lines += [""]
-    return "\n".join(lines)
-
-
-__all__ = ["Arguments", "load_config", "parse_arguments", "read_toml", "report", "run_command"]
+__all__ = ["Arguments", "Mode", "load_config", "parse_arguments", "read_toml", "report", "run_command"]

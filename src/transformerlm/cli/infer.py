@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformerlm.cli.common import run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import InferConfig, InferSection, ModelConfig
 from transformerlm.errors import ConfigError
+from transformerlm.logging.terminal import tell
 from transformerlm.schema import from_dict, to_dict
+
+MAX_CONTEXT_LENGTH = 2**20
+"""Of a checkpoint, which may be a stranger's: the weights do not show it, and tables are made for it."""
 
 if TYPE_CHECKING:
     from transformerlm.checkpoint import Checkpoint
@@ -45,7 +49,7 @@ def infer(config: InferConfig) -> None:
     on_text = echo(generation.prompts) if config.infer.stream else None
     completions = complete(model, tokenizer, generation, seed=config.runtime.seed, on_text=on_text)
     if on_text:
-        print(file=sys.stderr)
+        tell("\n")
     log_completions(completions, config, run)
 
 
@@ -81,20 +85,26 @@ def read_prompts(config: InferConfig) -> tuple[str, ...]:
     if source.prompt_file is None:
         prompts = config.generation.prompts
     else:
-        prompts = tuple(line for line in _read_text(source.prompt_file).splitlines() if line)
+        prompts = tuple(line for line in _lines(source.prompt_file) if line)
     if not prompts:
-        raise ConfigError(f"{source.prompt_file or '[generation].prompts'}: expected a prompt, got none")
+        key = "[generation].prompts" if source.prompt_file is None else "[infer].prompt_file"
+        raise ConfigError(f"{key}: expected a prompt, got none")
     return prompts
 
 
-def _read_text(path: str) -> str:
+def _lines(path: str) -> list[str]:
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).expanduser().read_bytes()
-        return data.decode()
+        # Not str.splitlines, which takes a form feed and others for the end of a line too.
+        return data.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except OSError as error:
-        raise ConfigError(f"[infer].prompt_file: {path}: {error.strerror}") from None
+        raise ConfigError(
+            f"[infer].prompt_file: expected a file of prompts, got {path}: {error.strerror}"
+        ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"[infer].prompt_file: {path}: byte {error.start}: expected UTF-8") from None
+        raise ConfigError(
+            f"[infer].prompt_file: expected UTF-8, got another byte in {path} at {error.start}"
+        ) from None
 
 
 def load_model(checkpoint: Checkpoint, config: InferConfig, runtime: Runtime) -> TransformerLM:
@@ -102,18 +112,38 @@ def load_model(checkpoint: Checkpoint, config: InferConfig, runtime: Runtime) ->
     from transformerlm.checkpoint import load_model_state
     from transformerlm.nn import TransformerLM
 
-    shape = from_dict(ModelConfig, checkpoint.about["config"]["model"], str(checkpoint.path))
+    state = checkpoint.model_state()
+    shape = from_dict(ModelConfig, checkpoint.told("config", "model"), str(checkpoint.path))
+    check_size(shape, state, checkpoint)
     model = TransformerLM(shape, backend=config.runtime.attention, device=runtime.device)
-    load_model_state(model, checkpoint.model_state(), str(checkpoint.path))
+    load_model_state(model, state, str(checkpoint.path))
     return model.to(runtime.dtype).eval()
+
+
+def check_size(shape: ModelConfig, state: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuse a config that asks for another model than the weights are of, before memory is taken for it.
+
+    Raises:
+        CheckpointError: with both sizes.
+    """
+    from transformerlm.errors import CheckpointError
+    from transformerlm.nn import num_parameters
+
+    expected, got = num_parameters(shape), sum(tensor.numel() for tensor in state.values())
+    if expected != got or shape.num_layers > len(state):
+        what = f"expected {expected:,} weights in {shape.num_layers:,} layers, got {got:,}"
+        raise CheckpointError(f"{checkpoint.path}: {what}")
+    if shape.context_length > MAX_CONTEXT_LENGTH:
+        what = f"expected at most {MAX_CONTEXT_LENGTH:,}, got {shape.context_length:,}"
+        raise CheckpointError(f"{checkpoint.path}: [model].context_length: {what}")
 
 
 def echo(prompts: Sequence[str]) -> OnText | None:
     """Show a text on the terminal as it grows; None where stderr is none, or the texts are several."""
     if len(prompts) > 1 or not sys.stderr.isatty():
         return None
-    print(prompts[0], end="", file=sys.stderr, flush=True)
-    return lambda index, text: print(text, end="", file=sys.stderr, flush=True)
+    tell(prompts[0])
+    return lambda index, text: tell(text)
 
 
 if __name__ == "__main__":

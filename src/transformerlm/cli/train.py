@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> int:
     reporter, world = Terminal(), World.from_environment()
     with shared_fate(world), own_folder(config, world) as (run_dir, run_name):
         tokenizer, data = prepare(config, reporter, world)
-        config = with_vocabulary(config, tokenizer)
+        config = with_vocabulary(config, tokenizer, data)
         status = train_model(config, data, tokenizer, run_dir, run_name, reporter, world)
         barrier(world)
     return status
@@ -84,7 +84,7 @@ def prove_resume(config: TrainConfig, steps: int) -> None:
     reporter, world = Terminal(), World.from_environment()
     with shared_fate(world), own_folder(config, world) as (run_dir, _):
         tokenizer, data = prepare(config, reporter, world)
-        config = with_vocabulary(config, tokenizer)
+        config = with_vocabulary(config, tokenizer, data)
         # Imported only now, as in train_model.
         from transformerlm.rundir import RunDirectory
         from transformerlm.trainer import Trainer
@@ -110,7 +110,7 @@ def plan(config: TrainConfig) -> None:
         from transformerlm.microbatch import share_of_batch
         from transformerlm.plan import make_plan, plan_lines
 
-        config = with_vocabulary(config, tokenizer)
+        config = with_vocabulary(config, tokenizer, data)
         path = run_path(config, resolved_run_name(config.logging))
         with agreement(world):
             share_of_batch(config, world)
@@ -128,15 +128,22 @@ def prepare(config: TrainConfig, reporter: Reporter, world: World = ALONE) -> tu
         return tokenizer, prepare_data(config.data, config.tokenizer, tokenizer, reporter, world)
 
 
-def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
+def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) -> TrainConfig:
     """The config with the model's vocabulary known: the tokenizer's, or a larger one that was asked for.
 
     Raises:
-        ConfigError: for a model with fewer rows than the tokenizer has ids.
+        ConfigError: a model with fewer rows than the tokenizer has ids, or a context longer than the data.
     """
     asked, needed = config.model.vocab_size, tokenizer.vocab_size
+    length, tokens = config.model.context_length, data.train.num_tokens
+    problems = []
     if asked is not None and asked < needed:
-        raise ConfigError(f"[model].vocab_size: expected at least the tokenizer's {needed} ids, got {asked}")
+        problems.append(f"[model].vocab_size: expected at least the tokenizer's {needed} ids, got {asked}")
+    if length >= tokens:
+        what = f"expected at most {tokens - 1}, for the {tokens} tokens to train on"
+        problems.append(f"[model].context_length: {what}, got {length}")
+    if problems:
+        raise ConfigError(problems)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=asked or needed))
 
 

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from transformerlm.logging.base import NullLogger, Value
 from transformerlm.logging.jsonl import to_line
-from transformerlm.logging.terminal import silence, warn, write_line
+from transformerlm.logging.terminal import silence, warn, write
 
 SIGNIFICANT_DIGITS = 6
 """Of a float on the console; metrics.jsonl keeps all of them."""
@@ -34,7 +34,7 @@ class ConsoleLogger(NullLogger):
         if self._stream is None or self._stream.closed:
             return
         try:
-            write_line(self._stream, to_line(values, step, SIGNIFICANT_DIGITS))
+            write(self._stream, to_line(values, step, SIGNIFICANT_DIGITS) + "\n")
         except OSError as error:
             self._fall_silent(self._stream, error)
 

@@ -14,10 +14,15 @@ from typing import TextIO
 
 def say(message: str) -> None:
     """One line on stderr."""
+    tell(message + "\n")
+
+
+def tell(text: str) -> None:
+    """Text on stderr as it is: a part of a line, or several."""
     if sys.stderr is None or sys.stderr.closed:
         return
     try:
-        write_line(sys.stderr, message)
+        write(sys.stderr, text)
     except OSError:
         silence(sys.stderr)
 
@@ -27,8 +32,8 @@ def warn(message: str) -> None:
     say(f"warning: {message}")
 
 
-def write_line(stream: TextIO, line: str) -> None:
-    """Write and flush a line. A progress bar on the same terminal steps aside for it.
+def write(stream: TextIO, text: str) -> None:
+    """Write and flush. A progress bar on the same terminal steps aside for it.
 
     Raises:
         OSError: where the stream cannot be written to, such as a pipe that nobody reads any more.
@@ -37,7 +42,7 @@ def write_line(stream: TextIO, line: str) -> None:
     tqdm = sys.modules.get("tqdm")
     bars = tqdm.tqdm.external_write_mode(file=stream) if tqdm else contextlib.nullcontext()
     with bars:
-        stream.write(line + "\n")
+        stream.write(text)
         stream.flush()
 
 

@@ -1,17 +1,27 @@
-"""Weights & Biases as a logger; the only importer of wandb, and only once it is chosen.
+"""Weights & Biases as a logger; the only importer of wandb, and that in a process of its own.
 
-Training never waits for it: a thread of its own starts the run and sends what is queued, so that a
-server that is slow, unreachable or silent costs nothing but its own record. Where wandb cannot go on
-there is one warning, and everything logged so far and from then on goes to the console logger instead.
+Training never waits for it. A thread hands what is logged to the other process, a call at a time; a server
+that is slow, unreachable or silent costs nothing but its own record. Within the training's process wandb
+would hold the interpreter's lock, for which every operation of a step has to wait; and a thread that hangs
+cannot be ended.
+
+    WandbLogger -> queue -> thread -> a line of JSON -> serve(): wandb
+
+Where wandb cannot go on there is one warning, and all that it has not taken goes to the console logger.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import queue
 import re
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +34,22 @@ if TYPE_CHECKING:
     import wandb
 
 INIT_SECONDS = 30
-"""How long wandb may take to start a run."""
-FINISH_SECONDS = 300
-"""How long the end of the program waits for wandb's last uploads."""
+"""How long wandb may take to start a run, once it is imported."""
+IMPORT_SECONDS = 15
+"""How long it may take to be imported."""
+CALL_SECONDS = 300
+"""How long a single call may take; a large checkpoint is copied in one."""
+FINISH_SECONDS = 120
+"""How long the end of the program waits for the last uploads; `wandb sync` sends what is left then."""
+LARGEST_BACKLOG = 10_000
+"""Records that may wait for a wandb that is slower than the training."""
 
-Call = Callable[[Logger], None]
+Call = list[Any]
+"""The name of one of Logger's methods and its arguments, as JSON has them."""
+
+
+class WandbError(Exception):
+    """wandb cannot go on; says why."""
 
 
 class WandbLogger(Logger):
@@ -42,102 +63,206 @@ class WandbLogger(Logger):
     """
 
     def __init__(self, config: WandbConfig, logging: LoggingConfig, directory: Path, run_name: str) -> None:
-        self._config, self._logging, self._directory, self._run_name = config, logging, directory, run_name
+        self._log_artifacts = config.log_artifacts
+        self._settings = {
+            "init": {
+                "entity": config.entity or None,
+                "project": config.project,
+                "name": run_name,
+                "config": {"architecture": logging.architecture, "dataset": logging.dataset},
+                "dir": str(directory.absolute()),
+            },
+            "settings": {
+                "init_timeout": INIT_SECONDS,
+                # A little earlier than it is ended: it has time to say so.
+                "finish_timeout": 0.9 * FINISH_SECONDS,
+                "finish_timeout_raises": True,
+                "program": sys.argv[0],
+            },
+            "pid": os.getpid(),
+        }
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        # A daemon: a wandb that hangs does not keep the finished program alive.
+        self._wandb = Wandb()
         self._thread = threading.Thread(target=self._serve, name="wandb", daemon=True)
         self._thread.start()
 
     def log(self, values: Mapping[str, Value], step: int | None = None) -> None:
         """Queue a record."""
-        record = dict(values)
-        self._calls.put(lambda target: target.log(record, step))
+        self._calls.put(["log", dict(values), step])
+        if self._calls.qsize() > LARGEST_BACKLOG:
+            self._wandb.give_up(f"{LARGEST_BACKLOG:,} records behind")
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Queue the run's config."""
-        self._calls.put(lambda target: target.log_config(config))
+        self._calls.put(["log_config", dict(config)])
 
     def log_artifact(self, path: Path, name: str, kind: str) -> None:
         """Queue an upload of a file or folder, which must stay where it is until `close`."""
-        if self._config.log_artifacts:
-            self._calls.put(lambda target: target.log_artifact(path, name, kind))
+        if self._log_artifacts:
+            self._calls.put(["log_artifact", str(path.absolute()), name, kind])
+
+    def rewind(self, step: int) -> None:
+        """wandb cannot take records back; it passes over those that come again."""
 
     def close(self) -> None:
         """Send what is queued and finish the run; gives up after `FINISH_SECONDS` with a warning."""
         self._calls.put(None)
-        self._thread.join(INIT_SECONDS + FINISH_SECONDS)
+        self._thread.join(FINISH_SECONDS)
         if self._thread.is_alive():
-            warn(f"wandb did not finish; `wandb sync` uploads what {self._directory / 'wandb'} holds")
+            self._wandb.give_up(f"not done in {FINISH_SECONDS} seconds")
+            self._thread.join(FINISH_SECONDS)
 
     def _serve(self) -> None:
         calls = iter(self._calls.get, None)
         call: Call | None = None
+        consequence = "metrics go to the console instead"
         try:
-            run = _Run(self._start())
+            found = self._wandb.ask(["start", self._settings], IMPORT_SECONDS + INIT_SECONDS)
+            say(f"wandb: {found['run']}")
+            sync = f"`wandb sync {found['sync_dir']}` uploads what is there"
+            consequence = f"{sync}, and metrics go to the console from now on"
             for call in calls:
-                call(run)
-            call = None
-            run.close()
-        except Exception as error:  # another program's whole world of failures, and none may stop training
-            warn(f"wandb: {_first_line(error)}; metrics go to the console instead")
+                self._wandb.ask(call, CALL_SECONDS)
+            call, consequence = None, sync
+            self._wandb.ask(["close"], 2 * FINISH_SECONDS)  # `close` above gives up before
+            self._wandb.leave()
+        except (WandbError, OSError) as error:
+            self._wandb.give_up(str(error))
+            warn(f"wandb: {error}; {consequence}")
             _replay(itertools.chain([call] if call else [], calls), ConsoleLogger())
 
-    def _start(self) -> wandb.Run:
+
+class Wandb:
+    """wandb in a process of its own, that is asked one thing at a time."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._given_up = ""
+
+    def ask(self, call: Call, seconds: float) -> dict[str, str]:
+        """Have something done, and wait for it.
+
+        Raises:
+            WandbError: it failed, its process ended, or it has not answered in time.
+        """
+        if self._given_up:
+            raise WandbError(self._given_up)
+        process = self._process = self._process or self._started()
+        assert process.stdin
+        answer = b""
+        try:
+            process.stdin.write(json.dumps(call).encode() + b"\n")
+            process.stdin.flush()
+            answer = self._answers.get(timeout=seconds)
+        except queue.Empty:
+            raise WandbError(f"no answer in {seconds} seconds") from None
+        except BrokenPipeError:
+            pass
+        if not answer:
+            raise WandbError(self._given_up or f"its process ended with status {process.wait()}")
+        found: dict[str, str] = json.loads(answer)
+        if "error" in found:
+            raise WandbError(found["error"])
+        if "warning" in found:
+            warn(f"wandb: {found['warning']}")
+        return found
+
+    def give_up(self, why: str) -> None:
+        """End it at once: whoever waits for an answer gets `why` as an error."""
+        self._given_up = self._given_up or why
+        if self._process:
+            self._process.kill()
+
+    def leave(self) -> None:
+        """Let it end by itself: it has done everything."""
+        assert self._process
+        assert self._process.stdin
+        self._process.stdin.close()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C in the terminal is for the training, which has more to log then.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-X", "utf8", "-c", f"from {__name__} import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,
+        )
+        threading.Thread(target=self._listen, args=(process,), name="wandb answers", daemon=True).start()
+        return process
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout
+        for line in process.stdout:
+            self._answers.put(line)
+        self._answers.put(b"")
+
+
+def _replay(calls: Iterable[Call], console: ConsoleLogger) -> None:
+    for method, *arguments in calls:
+        if method == "log":
+            console.log(*arguments)
+
+
+def serve() -> None:
+    """What the other process does: a call a line on stdin, an answer a line on stdout, until stdin ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # it ends with the training, and not before
+        signal.signal(number, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what wandb prints is no answer
+    server = _Server()
+    for line in sys.stdin.buffer:
+        method, *arguments = json.loads(line)
+        try:
+            answer = getattr(server, method)(*arguments) or {}
+        except Exception as error:  # another program's whole world of failures
+            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(answer), file=answers, flush=True)
+    server.close(exit_code=1)
+
+
+class _Server:
+    """wandb, in the words of a Logger."""
+
+    run: wandb.Run | None = None
+
+    def start(self, settings: dict[str, Any]) -> dict[str, str]:
         import wandb
 
-        settings = wandb.Settings(
-            init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, console="off", silent=True
-        )
-        online = wandb.setup(settings).settings.mode not in ("offline", "dryrun", "disabled")
+        own = wandb.Settings(**settings["settings"], console="off", silent=True)
+        if hasattr(own, "x_stats_pid"):  # whose memory and processor time it shows; not promised to stay
+            own.x_stats_pid = settings["pid"]
+        online = wandb.setup(own).settings.mode not in ("offline", "dryrun", "disabled")
         # wandb.init would ask on the terminal, under the progress bar of a training that goes on.
         if online and not wandb.login(prompt=False, verify=False):
             raise RuntimeError("not logged in; run `wandb login` first, or set WANDB_MODE=offline")
-        self._directory.mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
-            entity=self._config.entity or None,
-            project=self._config.project,
-            name=self._run_name,
-            config={"architecture": self._logging.architecture, "dataset": self._logging.dataset},
-            dir=self._directory.absolute(),  # wandb's own process may work in another folder
-            settings=settings,
-        )
-        say(f"wandb: run {run.name} at {run.url or run.settings.sync_dir}")
-        return run
+        Path(settings["init"]["dir"]).mkdir(parents=True, exist_ok=True)
+        run = self.run = wandb.init(**settings["init"], settings=own)
+        sync_dir = run.settings.sync_dir
+        return {"run": f"run {run.name} at {run.url or sync_dir}", "sync_dir": str(sync_dir)}
 
+    def log(self, values: dict[str, Value], step: int | None) -> None:
+        assert self.run
+        self.run.log(values, step=step)
 
-class _Run(Logger):
-    """A wandb run as a logger that answers when wandb does."""
+    def log_config(self, config: dict[str, Any]) -> None:
+        assert self.run
+        self.run.config.update(config, allow_val_change=True)  # type: ignore[no-untyped-call]
 
-    def __init__(self, run: wandb.Run) -> None:
-        self._run = run
-
-    def log(self, values: Mapping[str, Value], step: int | None = None) -> None:
-        self._run.log(dict(values), step=step)
-
-    def log_config(self, config: Mapping[str, Any]) -> None:
-        self._run.config.update(dict(config), allow_val_change=True)  # type: ignore[no-untyped-call]
-
-    def log_artifact(self, path: Path, name: str, kind: str) -> None:
+    def log_artifact(self, path: str, name: str, kind: str) -> dict[str, str] | None:
         import wandb
 
-        if not path.exists():  # such as an old checkpoint that was pruned meanwhile
-            warn(f"wandb: {path} is gone and was not uploaded")
-            return
+        assert self.run
+        if not Path(path).exists():  # such as an old checkpoint that was pruned meanwhile
+            return {"warning": f"{path} is gone and was not uploaded"}
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name, flags=re.ASCII), type=kind)
-        if path.is_dir():
-            artifact.add_dir(str(path))
-        else:
-            artifact.add_file(str(path))
-        self._run.log_artifact(artifact)
+        (artifact.add_dir if Path(path).is_dir() else artifact.add_file)(path)
+        self.run.log_artifact(artifact)
+        return None
 
-    def close(self) -> None:
-        self._run.finish()
-
-
-def _replay(calls: Iterable[Call], target: Logger) -> None:
-    for call in calls:
-        call(target)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    def close(self, exit_code: int = 0) -> None:
+        run, self.run = self.run, None
+        if run:
+            run.finish(exit_code)

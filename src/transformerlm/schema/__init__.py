@@ -1,7 +1,7 @@
 """How a dataclass becomes a config: checked values, plain dictionaries in and out, docs per field.
 
-This file knows nothing of language models; `config.py` holds the knobs themselves. A section is a
-frozen dataclass whose fields carry their range in their type:
+It knows nothing of language models: `config.py` holds the knobs themselves. `values.py` is about a single
+value. A section is a frozen dataclass whose fields carry their range in their type:
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Optimizer(Section):
@@ -19,46 +19,30 @@ import difflib
 import functools
 import inspect
 import itertools
-import math
 import sys
-import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args, get_origin
+from typing import Any, TypeGuard, TypeVar
 
 from transformerlm.errors import ConfigError
+from transformerlm.schema.values import (
+    FilePath,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    NumThreads,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Text,
+    convert,
+    describe,
+    one_line,
+    shortened,
+    show,
+)
 
 S = TypeVar("S", bound="Section")
-
-
-class Range:
-    """A condition on a number and its wording."""
-
-    def __init__(self, text: str, low: float, high: float = math.inf, above_low: bool = False) -> None:
-        self.text, self.low, self.high, self.above_low = text, low, high, above_low
-
-    def holds(self, value: float) -> bool:
-        """Whether `value` lies between `low` and `high`; `above_low` leaves `low` itself out."""
-        return self.low <= value <= self.high and not (self.above_low and value == self.low)
-
-
-class NotEmpty:
-    """Marks a string that must not be empty."""
-
-    text = "text that is not empty"
-
-    def holds(self, value: str) -> bool:
-        """Whether there is anything in `value` but white space."""
-        return bool(value.strip())
-
-
-PositiveInt = Annotated[int, Range("a whole number of at least 1", low=1)]
-NonNegativeInt = Annotated[int, Range("a whole number of at least 0", low=0)]
-PositiveFloat = Annotated[float, Range("a number above 0", low=0, above_low=True)]
-NonNegativeFloat = Annotated[float, Range("a number of at least 0", low=0)]
-Fraction = Annotated[float, Range("a number from 0 to 1", low=0, high=1)]
-Probability = Annotated[float, Range("a number above 0 and at most 1", low=0, high=1, above_low=True)]
-Text = Annotated[str, NotEmpty()]
 
 
 class Problem(typing.NamedTuple):
@@ -72,9 +56,8 @@ class Problem(typing.NamedTuple):
     def line(self, source: str) -> str:
         """`FILE: [table].key: expected ..., got ...`, ready to print."""
         *tables, key = self.path or ("",)
-        line = f"{source}: {''.join(f'[{table}].' for table in tables)}{key}: {self.what}"
-        # One line, whatever a key or a value holds.
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        place = "".join(f"[{shortened(table)}]." for table in tables) + shortened(key)
+        return one_line(f"{source}: {place}: {self.what}")
 
 
 class SchemaError(ConfigError):
@@ -117,75 +100,6 @@ def field_types(section: type[Section]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(section)}
 
 
-def describe(hint: Any) -> str:
-    """A type in a user's words: `a number above 0`, `one of "a", "b"`."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return str(arguments[1].text)
-    if origin is Literal:
-        return "one of " + ", ".join(f'"{choice}"' for choice in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join("nothing (None)" if part is type(None) else describe(part) for part in arguments)
-    if origin is tuple and arguments[-1] is ...:
-        return f"a list, each {describe(arguments[0])}"
-    if origin is tuple:
-        return f"a list of {len(arguments)}, each {describe(arguments[0])}"
-    if is_section(hint):
-        return f"a table [{hint.__name__}]"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
-
-
-def convert(value: Any, hint: Any) -> tuple[Any, str]:
-    """`value` as the type asks for it, and what is wrong with it ('' if nothing).
-
-    Only widening conversions are made: a list to a tuple, an int to a float. True is no number,
-    3.7 and "32" are no whole numbers.
-    """
-    fitted = _fit(value, hint)
-    if fitted is _MISFIT:
-        return value, f"expected {describe(hint)}, got {_show(value)}"
-    return fitted, ""
-
-
-_MISFIT = object()
-
-
-def _fit(value: Any, hint: Any) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        fitted = _fit(value, arguments[0])
-        return fitted if fitted is not _MISFIT and arguments[1].holds(fitted) else _MISFIT
-    if origin is Literal:
-        return value if isinstance(value, str) and value in arguments else _MISFIT
-    if origin in (typing.Union, types.UnionType):
-        return next((fit for part in arguments if (fit := _fit(value, part)) is not _MISFIT), _MISFIT)
-    if origin is tuple:
-        return _fit_list(value, arguments)
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint is float:
-        return value if type(value) is float and math.isfinite(value) else _MISFIT
-    if hint is type(None) or is_section(hint):
-        return value if isinstance(value, hint) else _MISFIT
-    return value if type(value) is hint else _MISFIT
-
-
-def _fit_list(value: Any, arguments: tuple[Any, ...]) -> Any:
-    if not isinstance(value, list | tuple):
-        return _MISFIT
-    hints = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
-    if len(hints) != len(value):
-        return _MISFIT
-    fitted = tuple(_fit(item, hint) for item, hint in zip(value, hints, strict=True))
-    return _MISFIT if any(item is _MISFIT for item in fitted) else fitted
-
-
-def _show(value: Any) -> str:
-    words = {True: "true", False: "false"}.get(value) if isinstance(value, bool) else None
-    text = words or (f'"{value}"' if isinstance(value, str) else repr(value))
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def is_section(hint: Any) -> TypeGuard[type[Section]]:
     """Whether an annotation is a nested table."""
     return isinstance(hint, type) and issubclass(hint, Section)
@@ -205,7 +119,7 @@ def from_dict(section: type[S], values: Mapping[str, Any], source: str = "config
 
 def _build(section: type[S], values: Any, path: tuple[str, ...]) -> tuple[S | None, list[Problem]]:
     if not isinstance(values, Mapping):
-        return None, [Problem(path, f"expected a table, got {_show(values)}")]
+        return None, [Problem(path, f"expected a table, got {show(values)}")]
     hints = field_types(section)
     problems = [Problem((*path, key), unknown(key, hints)) for key in values if key not in hints]
     arguments: dict[str, Any] = {}
@@ -296,3 +210,29 @@ def to_toml(config: Section, *, documented: bool = False) -> str:
             lines += [f"# {key} = None"] if value is None else [tomli_w.dumps({key: value}).rstrip()]
         lines += [""]
     return "\n".join(lines)
+
+
+__all__ = [
+    "FilePath",
+    "Fraction",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "NumThreads",
+    "PositiveFloat",
+    "PositiveInt",
+    "Probability",
+    "Problem",
+    "SchemaError",
+    "Section",
+    "Text",
+    "describe",
+    "field_docs",
+    "field_types",
+    "from_dict",
+    "is_section",
+    "merge",
+    "one_line",
+    "to_dict",
+    "to_toml",
+    "unknown",
+]

@@ -1,0 +1,196 @@
+"""Whatever wandb does, training is the same: it starts, no step waits, and the checkpoints are equal."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+CONFIG = """
+[data]
+corpus = "corpus"
+
+[tokenizer]
+vocab_size = 300
+
+[model]
+context_length = 16
+d_model = 16
+num_layers = 1
+num_heads = 2
+d_ff = 32
+
+[schedule]
+warmup_steps = 2
+
+[training]
+max_steps = 100
+batch_size = 4
+validate_every = 50
+checkpoint_every = 50
+log_every = 1
+
+[generation]
+max_new_tokens = 4
+
+[runtime]
+device = "cpu"
+dtype = "float32"
+
+[logging]
+run_name = "the-run"
+"""
+
+SCRIPT = """
+import contextlib, hashlib, io, json, sys, time
+from pathlib import Path
+
+from transformerlm import trainer
+from transformerlm.checkpoint import read_checkpoint
+from transformerlm.cli.train import main
+from transformerlm.logging import CombinedLogger, wandb as ours
+
+ours.IMPORT_SECONDS, ours.INIT_SECONDS, ours.CALL_SECONDS, ours.FINISH_SECONDS = 1, 1, 1, 2
+steps, logs = [], []
+
+
+def timed(method, times):
+    def call(*arguments, **more):
+        before = time.perf_counter()
+        result = method(*arguments, **more)
+        times.append((before, time.perf_counter()))
+        return result
+    return call
+
+
+trainer.Trainer.take_step = timed(trainer.Trainer.take_step, steps)
+CombinedLogger.log = timed(CombinedLogger.log, logs)
+
+
+def run(name, fake=None):
+    steps.clear(), logs.clear()
+    words = ["--config", "config.toml", f"--training.run_dir=runs/{name}"]
+    if fake:
+        sys.path.insert(0, fake)
+        words += ["--logging.backend=wandb"]
+    out, err = io.StringIO(), io.StringIO()
+    began = time.perf_counter()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(words)
+    ended = time.perf_counter()
+    if fake:
+        sys.path.remove(fake)
+    last = read_checkpoint(Path("runs") / name / "checkpoints" / "step_00000100")
+    return {
+        "status": status,
+        "stdout": out.getvalue().splitlines(),
+        "stderr": err.getvalue().splitlines(),
+        "start": steps[0][0] - began,
+        "end": ended - steps[-1][1],
+        "log": max(after - before for before, after in logs),
+        # The first steps compile, with wandb or without.
+        "gap": max(after[0] - before[0] for before, after in zip(steps[5:], steps[6:], strict=False)),
+        "members": {key: member["sha256"] for key, member in last.members.items()},
+    }
+
+
+run("warm")
+print(json.dumps({name: run(name, fake) for name, fake in json.loads(sys.argv[1]).items()}))
+"""
+
+QUICK = ["missing", "init hangs", "logging fails", "logging hangs", "logging is slow", "finishing hangs"]
+CONSOLE = "console"
+
+
+@pytest.fixture
+def train_with(tmp_path, fake_wandb):
+    """Trains in one process of its own, once on the console and once with each faulty wandb."""
+    (tmp_path / "corpus").mkdir()
+    for number in range(40):
+        (tmp_path / "corpus" / f"{number}.txt").write_text(
+            f"The {number}. fox met a crow by the river.\n" * 9
+        )
+    (tmp_path / "config.toml").write_text(CONFIG)
+
+    def train(faults):
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        fakes = {CONSOLE: None, **{fault: str(fake_wandb(fault)) for fault in faults}}
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, json.dumps(fakes)],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return train
+
+
+TIMED = (
+    "metrics.tokens_per_second",
+    "metrics.mfu",
+    "metrics.data_wait_fraction",
+    "metrics.seconds_remaining",
+)
+
+
+def records(path: Path) -> list[dict[str, object]]:
+    """What was logged, without what a clock decides."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in TIMED} for record in found]
+
+
+def check(train_with, folder, fake_wandb, faults):
+    found = train_with(faults)
+    console = found.pop(CONSOLE)
+    wanted = records(folder / "runs" / CONSOLE / "metrics.jsonl")
+    assert [record["step"] for record in wanted if "metrics.loss" in record] == list(range(1, 101))
+    for fault, run in found.items():
+        assert run["status"] == 0, (fault, run)
+        assert run["members"] == console["members"], fault
+        assert records(folder / "runs" / fault / "metrics.jsonl") == wanted, fault
+        assert run["start"] < console["start"] + 5, fault
+        assert run["end"] < console["end"] + 5, fault
+        check_messages(fault, run, console, fake_wandb)
+    return console, found
+
+
+def check_messages(fault, run, console, fake_wandb):
+    warnings = [line for line in run["stderr"] if line.startswith("warning")]
+    if fault in fake_wandb.sound:
+        assert (warnings, run["stdout"]) == ([], []), fault
+        return
+    (warning,) = warnings
+    assert warning.startswith(f"warning: wandb: {fake_wandb.reasons[fault]}"), warning
+    steps = [json.loads(line)["step"] for line in run["stdout"] if "metrics.loss" in line]
+    if "console instead" in warning:
+        assert len(run["stdout"]) == len(console["stdout"])
+    else:  # wandb has the first ones, and a place on the disk
+        assert "`wandb sync the-sync-dir` uploads what is there" in warning
+        assert steps == list(range(101 - len(steps), 101))
+        assert len(steps) < 100
+        assert not fault.startswith("logging") or steps, fault
+
+
+@pytest.mark.parametrize(
+    "every", [pytest.param(False, id="some"), pytest.param(True, id="all", marks=pytest.mark.slow)]
+)
+def test_training_is_the_same_whatever_wandb_does(every, train_with, fake_wandb, tmp_path):
+    slow = Counter()
+    for _ in range(3):  # the machine's own hiccups do not come with the same fault three times
+        console, found = check(train_with, tmp_path, fake_wandb, fake_wandb.faults if every else QUICK)
+        slow.update(
+            fault
+            for fault, run in found.items()
+            if max(run["log"] - console["log"], run["gap"] - console["gap"]) > 0.05
+        )
+        if not slow:
+            break
+    assert max(slow.values(), default=0) < 3, slow
