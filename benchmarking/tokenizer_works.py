@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,6 @@ import numpy as np
 from benchmarking.timing import Run, Task
 from benchmarking.tokenizer_jobs import Job
 from benchmarking.tokenizer_peers import CONTESTANTS
-from transformerlm.files import sha256_of
 
 OURS = "transformerlm"
 
@@ -84,6 +84,12 @@ def of_texts(decoded: Iterable[str]) -> str:
     return hashlib.sha256("".join(map(of_text, decoded)).encode()).hexdigest()
 
 
+def of_file(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 # Of training, the number of merges is compared: which ones are learned depends on how ties are broken.
 WORKS = {
     "train": Work((OURS, "tokenizers", "rustbpe", "gigatoken"), str, is_parallel=True),
@@ -109,7 +115,7 @@ WORKS = {
     "decode_bytes": Work((OURS, "tiktoken", "gigatoken"), of_text),
     "decode_text": Work((OURS, "tokenizers", "tiktoken", "gigatoken"), of_text, is_long=True),
     "decode_batch": Work((OURS, "tokenizers", "tiktoken"), of_texts, is_parallel=True, is_long=True),
-    "make_data": Work((OURS, "gigatoken"), sha256_of, is_parallel=True, is_fresh=True),
+    "make_data": Work((OURS, "gigatoken"), of_file, is_parallel=True, is_fresh=True),
     "encode_short": Work(
         (OURS, "tokenizers", "tiktoken", "gigatoken"),
         of_ids,

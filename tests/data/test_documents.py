@@ -1,11 +1,26 @@
 import json
+import random
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from transformerlm.config import CorpusConfig
-from transformerlm.data.documents import HASHED_CHARACTERS, TRAIN, VAL, Piece, documents_of, split_by_content
+from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
+from transformerlm.data import make_data, prepare_data, prepare_tokenizer
+from transformerlm.data.documents import (
+    HASHED_CHARACTERS,
+    TRAIN,
+    VAL,
+    Piece,
+    documents_of,
+    is_jsonl,
+    split_by_content,
+    split_of_utf8,
+)
 from transformerlm.errors import DataError
+from transformerlm.tokenizer import train_bpe_from_texts
+from transformerlm.tokenizer.pretokenize import bytes_of, text_of
 
 
 @pytest.fixture
@@ -74,6 +89,81 @@ def test_broken_characters(read):
     ]
 
 
+def test_bytes_that_are_kept_are_those_of_the_file(read):
+    content = "ab ü".encode() + b"\xe2\x82 c\xff<|endoftext|>\x80\xed\xa0\x80"
+    first, second = map(bytes_of, read(content, encoding_errors="keep"))
+    assert first == "ab ü".encode() + b"\xe2\x82 c\xff"
+    assert second == b"\x80\xed\xa0\x80"
+    assert read("valid \ufffd text 漢", encoding_errors="keep") == ["valid \ufffd text 漢"]
+
+
+def test_of_json_the_bytes_within_strings_are_kept_and_what_is_written_as_half_a_pair_is_refused(read):
+    lines = b'{"text": "x\xff\\n\xe2\x82"}\n{"\xfe": 1, "text": "\\ud83d\\ude00 \xed\xa0\x80"}'
+    found = [bytes_of(text) for text in read(lines, "a.jsonl", encoding_errors="keep")]
+    assert found == [b"x\xff\n\xe2\x82", "\U0001f600 ".encode() + b"\xed\xa0\x80"]
+    # \\udcff looks to Python as the byte ff does, alone and beside one.
+    for text in (b"\\udcff", b"\\udcff\xff", b"\xff \\ud83d"):
+        with pytest.raises(
+            DataError, match=r"a\.jsonl:2: expected Unicode, got half of a surrogate pair"
+        ) as caught:
+            read(b'{"text": "x"}\n{"text": "' + text + b'"}', "a.jsonl", encoding_errors="keep")
+        assert len(caught.value.lines) == 1
+
+
+def random_bytes(generator, number):
+    """Any bytes but NUL, words, and parts of characters: a text that others would call damaged."""
+    parts = [bytes([byte]) for byte in range(1, 256)] + [b"the ", b" cat", b"'s", b"\n\n", b" 12"] * 20
+    parts += [b"\xe2\x82", b"\xed\xa0\x80", "漢".encode(), "\ufffd".encode(), "😀".encode()] * 10
+    return b"".join(generator.choices(parts, k=number))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    contents=st.lists(
+        st.binary(min_size=1, max_size=80)
+        | st.builds(random_bytes, st.randoms(use_true_random=False), st.integers(1, 60)),
+        min_size=1,
+        max_size=3,
+    ),
+    piece_bytes=st.integers(1, 60),
+)
+def test_the_token_file_of_any_bytes_gives_the_bytes_back(tmp_path_factory, tokenizer, contents, piece_bytes):
+    folder = tmp_path_factory.mktemp("kept")
+    contents = [b"x" + content.replace(b"\0", b"\1") for content in contents]  # with NUL it is no text
+    for number, content in enumerate(contents):
+        (folder / f"{number}.txt").write_bytes(content)
+    config = CorpusConfig(
+        corpus=str(folder), encoding_errors="keep", document_separator="", validation_fraction=0
+    )
+    made = make_data(config, tokenizer, folder / "tokens", piece_bytes=piece_bytes)
+    assert tokenizer.decode_bytes(made.train.tokens) == b"".join(contents)
+    whole = np.concatenate([tokenizer.encode_bytes(content) for content in contents])
+    assert made.train.tokens.tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("name", ["noise.txt", "noise.jsonl"])
+def test_a_tokenizer_is_trained_on_what_is_kept_and_the_data_made_with_it(tmp_path, name):
+    content = random_bytes(random.Random(0), 100_000)
+    documents = [content[start : start + 5000] for start in range(0, len(content), 5000)]
+    lines = [bytes_of(json.dumps({"text": text_of(part)}, ensure_ascii=False)) for part in documents]
+    written = b"\n".join(lines) if is_jsonl(name) else b"<|endoftext|>".join(documents)
+    (tmp_path / name).write_bytes(written)
+    data = DataConfig(
+        corpus=str(tmp_path / name),
+        token_dir=str(tmp_path / "tokens"),
+        encoding_errors="keep",
+        validation_fraction=0,
+    )
+    config = TokenizerConfig(tokenizer_dir=str(tmp_path / "tokenizer"), vocab_size=400)
+    tokenizer = prepare_tokenizer(data, config)
+    vocab, merges = train_bpe_from_texts(map(text_of, documents), 400, config.special_tokens, num_workers=1)
+    assert (tokenizer.vocab, tokenizer.merges) == (vocab, merges)
+    made = prepare_data(data, config, tokenizer)
+    assert tokenizer.decode_bytes(made.train.tokens) == b"".join(
+        part + b"<|endoftext|>" for part in documents
+    )
+
+
 def test_the_split_by_content_keeps_to_the_fraction():
     for fraction in (0.0, 0.05, 0.5, 1.0):
         held_out = sum(split_by_content(f"document {i}", fraction) == VAL for i in range(20_000))
@@ -91,6 +181,15 @@ def test_only_the_beginning_of_a_document_decides():
     splits = [split_by_content(text, 0.5) for text in beginnings]
     assert splits == [split_by_content(text + "more", 0.5) for text in beginnings]
     assert len(set(splits)) == 2
+
+
+@pytest.mark.parametrize("filler", [b"\xff", "ü".encode(), b"a", "😀".encode(), b"\xe2\x82"])
+def test_of_bytes_the_split_is_that_of_their_text(filler):
+    for number in range(4):
+        content = b"%d\xc3" % number + filler * (HASHED_CHARACTERS + 10)
+        assert split_of_utf8(content, 0.5) == split_by_content(text_of(content), 0.5)
+        assert split_of_utf8(content, 0.5) == split_of_utf8(content + b"more", 0.5)
+    assert len({split_of_utf8(b"%d\xff" % number, 0.5) for number in range(20)}) == 2
 
 
 def test_the_split_is_the_one_it_always_was():

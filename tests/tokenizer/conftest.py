@@ -14,7 +14,10 @@ from transformerlm.tokenizer.native import CHOICE_VARIABLE
 SHARED_DATA = Path(__file__).parents[2] / "../shared/data"
 
 
-BOTH_WAYS = {"test_bpe", "test_exports", "test_stream", "test_tokenizer", "test_tokenizer_json", "test_train"}
+BOTH_WAYS = {
+    *("test_any_bytes", "test_bpe", "test_exports", "test_stream"),
+    *("test_tokenizer", "test_tokenizer_json", "test_train"),
+}
 """Files of tests that are run in plain Python, and again on the compiled kernels."""
 
 

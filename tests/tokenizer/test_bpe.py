@@ -23,6 +23,7 @@ from transformerlm.tokenizer.reference import (
     split_bytes,
     train_slowly,
 )
+from transformerlm.tokenizer.verify import verify_merges
 
 
 @pytest.fixture(scope="session")
@@ -185,6 +186,37 @@ def test_equals_huggingface_made_to_follow_our_tie_rule(corpus):
     theirs = huggingface_merges([text], len(descending) + 1, descending)
     assert theirs[:num_merges] == merges
     assert huggingface_merges([text], len(descending))[:num_merges] != merges
+
+
+def random_counts(generator, highest):
+    """Words of a few letters, so that pairs overlap and tie, or of many. Each is a pre-token."""
+    letters = generator.choice(["ab", "abc", "abcdefgh", "aé中𐐷", "abcdefghijklmnopqrstuvwxyz"])
+    longest = generator.choice([2, 4, 12])
+    words = ("".join(generator.choices(letters, k=generator.randint(1, longest))) for _ in range(40))
+    return {word: generator.choice([1, 1, 2, generator.randint(1, highest)]) for word in words}
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_all_agree_on_the_rule(train, seed):
+    """The definition written slowly, this trainer, the replay that knows no tie rule, and Hugging Face."""
+    counts = random_counts(random.Random(seed), highest=60)
+    vocab, merges = train(counts, 256 + 80)
+    assert merges == train_slowly(counts, 80)
+    assert verify_merges(counts, merges) is None
+    descending = [token_to_text(token) for token in sorted(vocab.values(), reverse=True)]
+    texts = [word for word, count in counts.items() for _ in range(count)]
+    assert huggingface_merges(texts, len(descending) + 1, descending)[: len(merges)] == merges
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_all_agree_on_counts_up_to_2_to_the_40(train, seed):
+    """Hugging Face's are of 32 bits. Sums of such counts go beyond 2**40, and so differ by 1 in 2**43."""
+    generator = random.Random(seed)
+    counts = random_counts(generator, highest=6)
+    counts = {word: count * 2**40 + generator.randint(-1, 1) for word, count in counts.items()}
+    merges = train(counts, 256 + 80)[1]
+    assert merges == train_slowly(counts, 80)
+    assert verify_merges(counts, merges) is None
 
 
 # Merges in any order, also such as no trainer learns: "abc" from two pairs, a part learned after its use.

@@ -1,6 +1,8 @@
+import itertools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import tokenizers
@@ -141,7 +143,7 @@ def test_special_tokens_that_others_write_as_they_are(trained, tmp_path):
 def test_the_manifest_says_what_the_tokenizer_is(trained, tmp_path):
     trained.save(tmp_path, made_from={"corpus": "text"})
     content = json.loads((tmp_path / "manifest.json").read_text())
-    assert content["format_version"] == 1
+    assert content["format_version"] == 2
     assert content["files"]["vocab.json"]["size"] == (tmp_path / "vocab.json").stat().st_size
     manifest = read_manifest(tmp_path)
     assert manifest.made_from == {"corpus": "text"}
@@ -333,12 +335,12 @@ def test_missing_files_are_named(tmp_path, small_dir):
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        (b'"format_version": 1', b'"format_version": 2', "expected at most 1, got 2"),
-        (
-            b'"format_version": 1',
-            b'"format_version": "1"',
-            "expected 'format_version' with a value of type int",
-        ),
+        (b'"format_version": 1', b'"format_version": 3', "format_version: expected at most 2, got 3: update"),
+        (b'"format_version": 1', b'"format_version": 2', "expected a seal, as all manifests of format 2"),
+        (b'"format_version": 1', b'"format_version": "1"', "expected 'format_version' with a whole number"),
+        (b'"format_version": 1', b'"format_version": true', "expected 'format_version' with a whole number"),
+        (b'"format_version": 1', b'"format_version": 0', "expected 'format_version' with a whole number"),
+        (b'"whole_words": false', b'"whole_words": true', "not of this tokenizer"),
         (b'"special_tokens": [', b'"special": [', "expected 'special_tokens' with a value of type list"),
         (b'"fingerprint": "', b'"fingerprint": "0', "not of this tokenizer"),
         (b'"pattern": "', b'"pattern": " ', "not of this tokenizer"),
@@ -354,28 +356,128 @@ def test_missing_files_are_named(tmp_path, small_dir):
 def test_a_manifest_that_does_not_fit_is_refused(trained, tmp_path, old, new, what):
     trained.save(tmp_path)
     path = tmp_path / "manifest.json"
-    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    content = json.loads(path.read_bytes())
+    del content["seal"]  # format 1 has none
+    written = json.dumps({**content, "format_version": 1}, indent=1).encode()
+    assert old in written
+    path.write_bytes(written.replace(old, new, 1))
     with pytest.raises(DataError, match=what) as caught:
         Tokenizer.from_dir(tmp_path)
     assert len(caught.value.lines) == 1
 
 
-@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "manifest.json"])
-def test_a_flipped_bit_or_a_lost_byte_is_noticed(trained, tmp_path, name):
+NAMES = ["vocab.json", "merges.txt", "manifest.json"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_flipped_bit_is_found(tmp_path, name):
+    vocab, merges = train_bpe_from_texts(
+        ["low lower lowest newest widest"] * 3, 263, ["<|e|>"], num_workers=1
+    )
+    Tokenizer(vocab, merges, ["<|e|>"]).save(tmp_path)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    with path.open("r+b", buffering=0) as file:
+        for position, bit in itertools.product(range(len(whole)), range(8)):
+            file.seek(position)
+            file.write(bytes([whole[position] ^ 1 << bit]))
+            with pytest.raises(DataError) as caught:
+                Tokenizer.from_dir(tmp_path)
+            (line,) = caught.value.lines
+            assert line.startswith(f"{path}:")
+            file.seek(position)
+            file.write(whole[position : position + 1])
+    assert Tokenizer.from_dir(tmp_path).merges == merges
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lost_or_added_byte_and_a_zeroed_block_are_found(trained, tmp_path, name):
     trained.save(tmp_path)
     path = tmp_path / name
     whole = path.read_bytes()
-    for position in range(0, len(whole), max(1, len(whole) // 60)):
-        flipped = bytearray(whole)
-        flipped[position] ^= 1 << position % 7
-        path.write_bytes(flipped)
+    ends = range(0, len(whole), 7) if name == "manifest.json" else [0, 1, len(whole) // 2, len(whole) - 1]
+    zeroed = whole[:100] + bytes(16) + whole[116:]
+    for content in [*(whole[:end] for end in ends), whole + b"\n", whole + b" ", b"\n" + whole, zeroed]:
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            Tokenizer.from_dir(tmp_path)
+        assert len(caught.value.lines) == 1
+
+
+def test_files_of_two_tokenizers_do_not_mix(trained, tmp_path):
+    trained.save(tmp_path / "one")
+    Tokenizer(trained.vocab, trained.merges[:-1], SPECIAL_TOKENS).save(tmp_path / "other")
+    for name in NAMES:
+        mixed = tmp_path / f"with the other {name}"
+        shutil.copytree(tmp_path / "one", mixed)
+        shutil.copyfile(tmp_path / "other" / name, mixed / name)
+        if (mixed / name).read_bytes() != (tmp_path / "one" / name).read_bytes():
+            with pytest.raises(DataError, match="damaged or not of this tokenizer"):
+                Tokenizer.from_dir(mixed)
+    (mixed / "merges.txt").unlink()
+    with pytest.raises(DataError, match=r"merges\.txt: No such file"):
+        Tokenizer.from_dir(mixed)
+
+
+def test_what_is_replaced_one_by_one_is_at_no_moment_taken_for_whole(trained, tmp_path, monkeypatch):
+    """Beside something else the files cannot appear in one step: vocab.json, which tells, comes last."""
+    (tmp_path / "notes.txt").write_text("mine")
+    states = []
+    replace = type(tmp_path).replace
+    monkeypatch.setattr(
+        type(tmp_path), "replace", lambda path, to: (states.append(seen()), replace(path, to))[1]
+    )
+
+    def seen():
+        if not (tmp_path / "vocab.json").exists():
+            return "none"
         try:
-            loaded = Tokenizer.from_dir(tmp_path)
+            return Tokenizer.from_dir(tmp_path).fingerprint
         except DataError:
-            continue
-        # Harmless at most: white space of the JSON, or an unused part of the manifest.
-        assert name == "manifest.json"
-        assert loaded.fingerprint == trained.fingerprint
-    path.write_bytes(whole[:-2])
-    with pytest.raises(DataError):
+            return "refused"
+
+    trained.save(tmp_path)
+    assert states == ["none", "none", "none"]
+    assert seen() == trained.fingerprint
+    states.clear()
+    other = Tokenizer(trained.vocab, trained.merges[:-1], SPECIAL_TOKENS)
+    other.save(tmp_path)
+    assert states == [trained.fingerprint, "refused", other.fingerprint]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FABLES = [
+    "A fox met a crow by the river. “Good day”, said the crow to the fox. “They've eaten the cheese!”\n",
+    "\n",
+    "Ein Hase läuft, die Schildkröte geht: 12 Schritte, 24 Schritte, 1234 Schritte.\n\n"
+    "  日本語のテキスト、中文文本。 👍🏽 don't, we'll, it's\n",
+]
+"""What the tokenizers in `golden` were trained on, by the versions that wrote format 1."""
+
+
+@pytest.mark.parametrize("name", ["tokenizer_1", "tokenizer_1_without_whole_words"])
+def test_tokenizers_of_format_1_load_and_are_what_they_were(name, tmp_path):
+    manifest = json.loads((GOLDEN / name / "manifest.json").read_bytes())
+    assert manifest["format_version"] == 1
+    assert ("whole_words" in manifest) == (name == "tokenizer_1")
+    loaded = Tokenizer.from_dir(GOLDEN / name)
+    assert list(loaded.special_token_ids.items()) == [("<|endoftext|>", 317), ("<|end|>", 318), ("👍🏽", 319)]
+    assert loaded.encode("the crow, 👍🏽 Schritte<|endoftext|>") == [116, 256, 286, 44, 32, 319, 267, 317]
+    assert loaded.fingerprint == "04e0d208966854097bf2751afd7e556320eba199b9fc19786b5d3e23a62c2737"
+    # Training gives the same still, to the last byte of both files; what is saved now is of today's format.
+    vocab, merges = train_bpe_from_texts(FABLES, 320, list(loaded.special_token_ids), num_workers=1)
+    Tokenizer(vocab, merges, list(loaded.special_token_ids)).save(tmp_path)
+    for file in ("vocab.json", "merges.txt"):
+        assert (tmp_path / file).read_bytes() == (GOLDEN / name / file).read_bytes()
+    assert Tokenizer.from_dir(tmp_path).fingerprint == loaded.fingerprint
+
+
+def test_a_manifest_of_a_later_format_is_refused_though_its_seal_is_another(trained, tmp_path):
+    trained.save(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"format_version": 2', b'"format_version": 12'))
+    with pytest.raises(
+        DataError, match=r"manifest\.json:1: format_version: expected at most 2, got 12: update"
+    ):
         Tokenizer.from_dir(tmp_path)

@@ -240,9 +240,9 @@ def _encode(tokenizer: Tokenizer, documents: Sequence[Document], separator: str)
     if separator and stands_alone(separator, tokenizer.special_token_ids):
         # One call instead of one a document: the separator is a special token, so nothing merges across it.
         ends = separator.encode()
-        return tokenizer.encode_utf8(b"".join(part.utf8 + ends * part.is_end for part in documents))
+        return tokenizer.encode_bytes(b"".join(part.utf8 + ends * part.is_end for part in documents))
     end = np.array([tokenizer.special_token_ids[separator]] if separator else [], tokenizer.dtype)
-    arrays = [(tokenizer.encode_utf8(part.utf8), end[: part.is_end]) for part in documents]
+    arrays = [(tokenizer.encode_bytes(part.utf8), end[: part.is_end]) for part in documents]
     return np.concatenate([array for pair in arrays for array in pair])
 
 

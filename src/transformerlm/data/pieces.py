@@ -22,6 +22,7 @@ from transformerlm.data.documents import (
     is_jsonl,
     split_by_content,
 )
+from transformerlm.tokenizer.pretokenize import bytes_of
 
 PIECE_BYTES = 2**19
 """About how much text one piece of work is. Memory in use is a few times that, for each worker; with much
@@ -164,8 +165,8 @@ def _cut_in_all(data: bytes, piece: Piece, config: CorpusConfig, safe_cut: SafeC
     index = safe_cut(text)
     if index == 0:
         return 0
-    if "\ufffd" not in text[index:]:
-        return num_bytes - len(text[index:].encode())
+    if config.encoding_errors != "replace" or "\ufffd" not in text[index:]:
+        return num_bytes - len(bytes_of(text[index:]))
     # U+FFFD may stand for one, two or three bytes: look for the most bytes that make `index` characters.
     lengths = range(num_bytes + 1)
     return bisect.bisect_right(lengths, index, key=lambda n: len(data[:n].decode(errors="replace"))) - 1

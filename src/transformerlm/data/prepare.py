@@ -58,6 +58,7 @@ def prepare_tokenizer(
     directory = Path(fill_placeholders(config.tokenizer_dir, data))
     tokenizer = _existing_tokenizer(data, config, directory, reporter, world)
     if tokenizer is None:
+        Pretokenizer(config.pattern, config.special_tokens)  # what cannot be used is refused before all else
         # Its own folder cannot be held: it appears with all that is in it, in one step.
         with held(directory.parent, reporter, world):
             tokenizer = _existing_tokenizer(data, config, directory, reporter, world)

@@ -76,7 +76,7 @@ class FastEncoder:
         self._idle: deque[_Workspace] = deque()
 
     def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids:
-        """The ids of a text, which may be given as UTF-8."""
+        """The ids of a text, or of any bytes."""
         specials = self._specials.get(pretokenizer.special_tokens)
         if specials is None:
             ids = {token: self.special_token_ids[token] for token in pretokenizer.special_tokens}

@@ -32,6 +32,7 @@ from transformerlm.tokenizer.layout import (
     WORD_BYTES,
 )
 from transformerlm.tokenizer.native import Arguments, Array, kernels
+from transformerlm.tokenizer.pretokenize import bytes_of
 from transformerlm.tokenizer.workspace import (
     grow_words,
     special_arrays,
@@ -82,9 +83,12 @@ class WordCounter:
         self._state: Array = fixed["state"]  # type: ignore[assignment]
         self._fixed, self._words = fixed, word_table(_FIRST_CAPACITY)
 
-    def add(self, text: str) -> int:
-        """Count the pre-tokens of a text; its number of bytes."""
-        address, num_bytes = utf8_memory(text)
+    def add(self, text: str | bytes) -> int:
+        """Count the pre-tokens of a text, or of any bytes; their number."""
+        try:
+            address, num_bytes = utf8_memory(text)
+        except DataError:
+            return self.add(bytes_of(str(text)))  # bytes that are not UTF-8 may be in it
         self._state[POSITION] = 0
         while kernels().count(text=address, stop=num_bytes, **self._fixed, **self._words) == FULL:
             self._grow(int(self._state[NUM_WORDS]) + 1, int(self._state[NEEDED]))

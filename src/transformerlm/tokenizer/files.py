@@ -2,7 +2,8 @@
 
 The only reader and writer of the three. Both of GPT-2's formats spell a token's bytes in an alphabet
 of 256 printable characters; the manifest holds what they cannot (which tokens are special, the
-pattern), what the tokenizer was made from, and hashes that say whether the other two are whole.
+pattern), what the tokenizer was made from, and hashes that say whether the other two are whole. It is
+sealed: its own damage shows too.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from typing import Any
 
 from transformerlm.errors import DataError
 from transformerlm.files import write_files
+from transformerlm.sealed import seal, unseal
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.json_file import line_of, parse_json, read_bytes, read_utf8
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.vocabulary import Fault, merges_fault, vocab_fault
 
 VOCAB_FILE, MERGES_FILE, MANIFEST_FILE = "vocab.json", "merges.txt", "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: the manifest is sealed. 1: it is not, and early ones say nothing of `whole_words`."""
 
 
 def _gpt2_alphabet() -> str:
@@ -74,17 +77,19 @@ def text_to_token(text: str) -> bytes:
 
 
 def write_tokenizer(directory: str | Path, vocab: Vocab, merges: Merges, manifest: Manifest) -> None:
-    """Write the three files into `directory`, the manifest last."""
+    """Write the three files into `directory`: together where there is nothing in it.
+
+    Where there is, `vocab.json` comes last, so that what is left of an interruption is no tokenizer, or
+    one whose files do not fit the manifest.
+    """
     spelled = {token_to_text(token): token_id for token_id, token in vocab.items()}
     lines = ["#version: 0.2", *(f"{token_to_text(left)} {token_to_text(right)}" for left, right in merges)]
-    members = {
-        # A token a line, so that an error has a line to name and two versions can be compared.
-        VOCAB_FILE: json.dumps(spelled, ensure_ascii=False, indent=0).encode() + b"\n",
-        MERGES_FILE: "\n".join([*lines, ""]).encode(),
-    }
-    hashes = {name: _identity(content) for name, content in members.items()}
-    content = {"format_version": FORMAT_VERSION, **asdict(manifest), "files": hashes}
-    members[MANIFEST_FILE] = json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n"
+    merges_content = "\n".join([*lines, ""]).encode()
+    # A token a line, so that an error has a line to name and two versions can be compared.
+    vocab_content = json.dumps(spelled, ensure_ascii=False, indent=0).encode() + b"\n"
+    hashes = {VOCAB_FILE: _identity(vocab_content), MERGES_FILE: _identity(merges_content)}
+    sealed = seal({"format_version": FORMAT_VERSION, **asdict(manifest), "files": hashes})
+    members = {MERGES_FILE: merges_content, MANIFEST_FILE: sealed, VOCAB_FILE: vocab_content}
     write_files(directory, members)
 
 
@@ -164,20 +169,33 @@ def read_manifest(directory: str | Path) -> Manifest | None:
     path = Path(directory) / MANIFEST_FILE
     if not path.exists():
         return None
-    content = parse_json(path, read_utf8(path), dict)
-    if isinstance(content, dict):
-        content.setdefault("whole_words", False)  # manifests of before say nothing of it
-    for name, kind in {"format_version": int, "files": dict, **_MANIFEST_KINDS}.items():
-        if not isinstance(content, dict) or type(content.get(name)) is not kind:
+    content = _manifest_content(path)
+    for name, kind in {"files": dict, **_MANIFEST_KINDS}.items():
+        if type(content.get(name)) is not kind:
             raise DataError(f"{path}:1: expected {name!r} with a value of type {kind.__name__}")
     if not all(isinstance(token, str) for token in content["special_tokens"]):
         raise DataError(f"{path}:1: special_tokens: expected text, got {content['special_tokens']!r:.60}")
-    if content["format_version"] > FORMAT_VERSION:
-        what = f"expected at most {FORMAT_VERSION}, got {content['format_version']}: update this program"
-        raise DataError(f"{path}:1: format_version: {what}")
     for name in (VOCAB_FILE, MERGES_FILE):
         _check_identity(path.with_name(name), content["files"].get(name))
     return Manifest(**{name: content[name] for name in _MANIFEST_KINDS})
+
+
+def _manifest_content(path: Path) -> dict[str, Any]:
+    """What a manifest of any format says, as the newest says it; checked against its seal, if it has one."""
+    content = parse_json(path, read_utf8(path), dict)
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if type(version) is not int or version < 1:
+        raise DataError(f"{path}:1: expected 'format_version' with a whole number from 1 on")
+    if version > FORMAT_VERSION:
+        what = f"expected at most {FORMAT_VERSION}, got {version}: update this program"
+        raise DataError(f"{path}:1: format_version: {what}")
+    try:
+        content, is_sealed = unseal(read_bytes(path))
+    except ValueError as error:
+        raise DataError(f"{path}:1: {error}") from None
+    if version > 1 and not is_sealed:
+        raise DataError(f"{path}:1: expected a seal, as all manifests of format {version} have one")
+    return {"whole_words": False, **content} if version == 1 else content
 
 
 _MANIFEST_KINDS: dict[str, type] = {

@@ -263,16 +263,20 @@ def fill_window(window, text, position, stop):
 
 @njit
 def character_class(classes, text, at, stop):
-    """Class and number of bytes of the character that begins at `at`; of one that is cut off, OTHER and 1."""
+    """Class and number of bytes of the character that begins at `at`; where none does, OTHER and 1."""
     byte = i64(text[at])
     if byte < 0x80:
         return classes[byte], 1
     length = 2 + (byte >= 0xE0) + (byte >= 0xF0)
-    if at + length > stop:
+    if byte < 0xC2 or byte >= 0xF8 or at + length > stop:
         return OTHER, 1
-    code = byte & (0x7F >> length)
+    code, signs = byte & (0x7F >> length), 0
     for i in range(1, length):
+        signs |= i64(text[at + i]) ^ 0x80
         code = code << 6 | i64(text[at + i] & 63)
+    # Not all of them continue it, or fewer bytes would have done. Of too great a code the class is OTHER.
+    if signs >= 0x40 or code >> (5 * length - 4) == 0:
+        return OTHER, 1
     return classes[code], length
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, Vocab, apply_merges
-from transformerlm.tokenizer.pretokenize import Pretokenizer, utf8
+from transformerlm.tokenizer.pretokenize import Pretokenizer, bytes_of, text_of, utf8
 from transformerlm.tokenizer.vocabulary import Ids, no_such_id
 
 _MOST_CACHED = 1 << 18  # pre-tokens; some 50 MB
@@ -47,8 +47,11 @@ class PlainEncoder:
         self.cache = _Cache(self._encode_pretoken)
 
     def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids:
-        """The ids of a text, which may be given as UTF-8."""
-        text = text if isinstance(text, str) else text.decode()
+        """The ids of a text, or of any bytes, as `text_of` divides them into characters."""
+        if isinstance(text, bytes):
+            text = text_of(text)
+        else:
+            utf8(text)  # refuses halves of surrogate pairs: here they stand for bytes
         encoded = bytearray()
         for piece in pretokenizer.pieces([text]):
             for segment, is_special in pretokenizer.split_special(piece):
@@ -73,7 +76,7 @@ class PlainEncoder:
             raise no_such_id(error.args[0], len(self.vocab)) from None
 
     def _encode_pretoken(self, pretoken: str) -> bytes:
-        content = utf8(pretoken)
+        content = bytes_of(pretoken)
         if content in self._words:
             return self._to_bytes([self._words[content]])
         return self._to_bytes(apply_merges([self._byte_ids[byte] for byte in content], self._rules))

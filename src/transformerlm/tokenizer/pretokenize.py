@@ -175,6 +175,26 @@ class Pretokenizer:
         return len(text)
 
 
+def text_of(content: bytes) -> str:
+    """The text of any bytes: UTF-8, and each byte that is not is one half of a surrogate pair (PEP 383).
+
+    To every rule here such a byte is a character like others, and no letter, number or white space.
+    """
+    return content.decode(errors="surrogateescape")
+
+
+def bytes_of(text: str) -> bytes:
+    """The bytes of such a text: `bytes_of(text_of(content)) == content`.
+
+    Raises:
+        DataError: for half a surrogate pair that stands for no byte.
+    """
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return utf8(text)  # says what is wrong
+
+
 def utf8(text: str) -> bytes:
     """The bytes of a text.
 

@@ -29,7 +29,7 @@ from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON, read_tokenize
 from transformerlm.tokenizer.vocabulary import (
     Ids,
     are_in_order,
-    fingerprint,
+    fingerprints,
     id_dtype,
     merges_fault,
     no_such_id,
@@ -139,7 +139,7 @@ class Tokenizer:
             tokenizer = cls.from_files(vocab_path, merges_path, special_tokens, **settings)
         except ConfigError as error:
             raise DataError(f"{manifest_path}: {error}") from None
-        if tokenizer.fingerprint != manifest.fingerprint:
+        if manifest.fingerprint not in tokenizer._fingerprints():
             raise DataError(f"{manifest_path}: not of this tokenizer, or damaged")
         return tokenizer
 
@@ -171,9 +171,7 @@ class Tokenizer:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of all that decides which ids a text gets."""
-        tokens = [self.vocab[token_id] for token_id in range(self.vocab_size)]
-        settings = [self.pretokenizer.pattern, *(["whole words"] if self.whole_words else [])]
-        return fingerprint(settings, self.special_token_ids, tokens, self.merges)
+        return next(self._fingerprints())
 
     def encode(self, text: str, *, allowed_special: AllowedSpecial = "all") -> list[int]:
         """The ids of a text. A special token in it is its one id, where it is allowed.
@@ -200,9 +198,9 @@ class Tokenizer:
         lengths = np.fromiter(map(len, map(self.vocab.__getitem__, ids.tolist())), np.int64, len(ids))
         return ids, character_offsets(text, lengths)
 
-    def encode_utf8(self, content: bytes) -> Ids:
-        """`encode_array` of a text that is given as UTF-8, which is not checked again."""
-        return self._encoder(len(content)).encode(content, self.pretokenizer)
+    def encode_bytes(self, content: bytes, *, allowed_special: AllowedSpecial = "all") -> Ids:
+        """`encode_array` of any bytes; one that is not UTF-8 is no letter, number or white space to it."""
+        return self._encoder(len(content)).encode(content, self.pretokenizer.allowing(allowed_special))
 
     def encode_batch(
         self, texts: Sequence[str], *, allowed_special: AllowedSpecial = "all", num_threads: int | None = None
@@ -251,9 +249,12 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[Any, ...]]:
         # To a worker process goes what defines a tokenizer, not what it has remembered.
-        settings: dict[str, Any] = {"pattern": self.pretokenizer.pattern, "whole_words": self.whole_words}
-        make = functools.partial(Tokenizer, **settings)
+        make = functools.partial(Tokenizer, pattern=self.pretokenizer.pattern, whole_words=self.whole_words)
         return make, (self.vocab, self.merges, list(self.special_token_ids))
+
+    def _fingerprints(self) -> Iterator[str]:
+        tokens, pattern = map(self.vocab.__getitem__, range(self.vocab_size)), self.pretokenizer.pattern
+        return fingerprints(pattern, self.whole_words, self.special_token_ids, [*tokens], self.merges)
 
     def _decoded(self, ids: Iterable[int] | Ids) -> bytes | memoryview:
         if isinstance(ids, np.ndarray):

@@ -23,7 +23,7 @@ from transformerlm.errors import DataError
 from transformerlm.parallel import available_cores, ordered_map
 from transformerlm.tokenizer import fast_train, native
 from transformerlm.tokenizer.bpe import Merges, Progress, Vocab, train_from_counts
-from transformerlm.tokenizer.pretokenize import Pretokenizer, utf8
+from transformerlm.tokenizer.pretokenize import Pretokenizer, bytes_of
 
 CHUNK_BYTES = 1 << 20
 """Text that one worker counts at a time; the counts come back as a table of its distinct pre-tokens."""
@@ -34,7 +34,7 @@ _PART_WORDS = 1 << 18  # that travel together
 _LOOKAHEAD = 1 << 25  # characters of an iterator that are kept until it is clear how to go on
 
 StrPath = str | os.PathLike[str]
-Words = Counter[str] | Counter[bytes] | fast_train.WordList
+Words = Counter[bytes] | fast_train.WordList
 """Pre-tokens, and how often each occurs; in their order is no meaning."""
 
 
@@ -90,7 +90,8 @@ def train_bpe_from_texts(
 ) -> tuple[Vocab, Merges]:
     """Train on texts that are independent of each other: documents, or pieces parted at safe cuts.
 
-    Arguments and result as in `train_bpe`; the texts are drawn one after the other and not kept.
+    Arguments and result as in `train_bpe`; the texts are drawn one after the other and not kept. Bytes that
+    are not UTF-8 may be in them as `bytes.decode(errors="surrogateescape")` has them.
     """
     words = count_words(texts, special_tokens, pattern=pattern, num_workers=num_workers, progress=progress)
     return learn_merges(words, vocab_size, special_tokens, merge_progress)
@@ -158,7 +159,7 @@ def count_pretokens(
     pattern: str = GPT2_PATTERN,
     num_workers: int | None = None,
     progress: Progress | None = None,
-) -> Counter[str]:
+) -> Counter[bytes]:
     """How often each pre-token occurs in independent texts, counted in plain Python.
 
     Arguments as in `train_bpe`.
@@ -248,12 +249,12 @@ def _count_plainly(
     num_workers: int | None,
     batch_size: int,
     progress: Progress | None,
-) -> Counter[str]:
+) -> Counter[bytes]:
     batches = _batches(pieces, batch_size)
     # A corpus of one batch is counted here: starting processes costs more than they save.
     first = list(islice(batches, 2))
     num_workers = 1 if len(first) < 2 else num_workers or available_cores()
-    total: Counter[str] = Counter()
+    total: Counter[bytes] = Counter()
     count = functools.partial(_count, pretokenizer)
     for counts, num_bytes in ordered_map(count, chain(first, batches), num_workers):
         total.update(counts)
@@ -277,12 +278,12 @@ def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def _count(pretokenizer: Pretokenizer, texts: list[str]) -> tuple[dict[str, int], int]:
+def _count(pretokenizer: Pretokenizer, texts: list[str]) -> tuple[dict[bytes, int], int]:
     counts: Counter[str] = Counter()
     num_bytes = 0
     for text in texts:
-        num_bytes += len(utf8(text))
+        num_bytes += len(bytes_of(text))
         for segment, is_special in pretokenizer.split_special(text):
             if not is_special:
                 counts.update(pretokenizer.pretokens(segment))
-    return dict(counts), num_bytes
+    return {bytes_of(word): count for word, count in counts.items()}, num_bytes

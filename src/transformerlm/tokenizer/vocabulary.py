@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,15 +97,23 @@ def are_in_order(merges: Iterable[tuple[bytes, bytes]]) -> bool:
     return True
 
 
-def fingerprint(
-    settings: Sequence[str], special_token_ids: Mapping[str, int], tokens: Sequence[bytes], merges: Merges
-) -> str:
-    """SHA-256, in hexadecimal, of all that decides which ids a text gets."""
-    digest = hashlib.sha256(json.dumps([settings, sorted(special_token_ids.items())]).encode())
-    for part in (tokens, [left for left, _ in merges], [right for _, right in merges]):
-        digest.update(np.fromiter(map(len, part), "<u8").tobytes())  # where each begins
-        digest.update(b"".join(part))
-    return digest.hexdigest()
+def fingerprints(
+    pattern: str,
+    whole_words: bool,
+    special_token_ids: Mapping[str, int],
+    tokens: Sequence[bytes],
+    merges: Merges,
+) -> Iterator[str]:
+    """SHA-256, in hexadecimal, of all that decides which ids a text gets.
+
+    The first is today's; where there is a second, the first manifests have it: they knew no whole words.
+    """
+    for settings in [[pattern, "whole words"]] if whole_words else [[pattern], pattern]:
+        digest = hashlib.sha256(json.dumps([settings, sorted(special_token_ids.items())]).encode())
+        for part in (tokens, [left for left, _ in merges], [right for _, right in merges]):
+            digest.update(np.fromiter(map(len, part), "<u8").tobytes())  # where each begins
+            digest.update(b"".join(part))
+        yield digest.hexdigest()
 
 
 def id_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:

@@ -19,9 +19,10 @@ _memory_of_bytes.argtypes, _memory_of_bytes.restype = [ctypes.py_object], ctypes
 
 
 def utf8_memory(text: str | bytes) -> tuple[int, int]:
-    """The UTF-8 bytes of a text, which must outlive their use: their address and their number.
+    """The bytes of a text, UTF-8 where it is not bytes already: their address and their number.
 
-    Python keeps ASCII text as UTF-8 anyway; other text keeps its UTF-8 from its first use on.
+    They live as long as the text. Python keeps ASCII text as UTF-8 anyway; other text keeps its UTF-8 from
+    its first use on.
 
     Raises:
         DataError: for half a surrogate pair.
