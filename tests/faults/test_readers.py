@@ -1,0 +1,79 @@
+"""Readers that look all the time while others commit: what they get is whole, and never older than before."""
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from transformerlm.checkpoint import latest_checkpoint, prune_checkpoints, write_checkpoint
+from transformerlm.files import committed_file, write_files
+from transformerlm.sealed import seal, unseal
+
+forked = multiprocessing.get_context("spawn")
+
+
+def commit_files(folder: Path, number: int) -> None:
+    for index in range(1, number + 1):
+        with committed_file(folder / "one") as file:
+            file.write(seal({"index": index, "padding": "x" * (index * 997 % 50_000)}))
+
+
+def commit_folders(folder: Path, number: int) -> None:
+    for index in range(1, number + 1):
+        content = json.dumps({"index": index, "padding": "y" * (index * 997 % 50_000)}).encode()
+        write_files(folder / str(index), {"a": content, "b": content})
+
+
+def commit_checkpoints(folder: Path, number: int) -> None:
+    torch.set_num_threads(1)
+    for step in range(1, number + 1):
+        state = {"w": torch.full((step % 97 + 1,), float(step))}
+        write_checkpoint(folder, step, state, {"step": step}, {})
+        prune_checkpoints(folder, 2, None, {step, step - 1})
+
+
+def index_of_file(folder: Path) -> int:
+    path = folder / "one"
+    return unseal(path.read_bytes())[0]["index"] if path.exists() else 0
+
+
+def index_of_folder(folder: Path) -> int:
+    newest = max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
+    if newest:
+        a, b = ((folder / str(newest) / name).read_bytes() for name in ("a", "b"))
+        assert a == b
+        assert json.loads(a)["index"] == newest
+    return newest
+
+
+def index_of_checkpoint(folder: Path) -> int:
+    # One that is pruned while it is read is passed over with a word, and the newer one is taken.
+    found = latest_checkpoint(folder, lambda message: None)
+    return found.step if found else 0
+
+
+@pytest.mark.parametrize(
+    ("commit", "read", "number"),
+    [
+        (commit_files, index_of_file, 1000),
+        (commit_folders, index_of_folder, 1000),
+        (commit_checkpoints, index_of_checkpoint, 300),
+    ],
+)
+def test_no_reader_ever_gets_a_part(commit, read, number, tmp_path):
+    writer = forked.Process(target=commit, args=(tmp_path, number))
+    writer.start()
+    reads, newest, seen = 0, 0, set()
+    deadline = time.monotonic() + 300
+    while newest < number and time.monotonic() < deadline:
+        index = read(tmp_path)
+        assert index >= newest
+        newest, reads = index, reads + 1
+        seen.add(index)
+    writer.join()
+    assert writer.exitcode == 0
+    assert newest == number
+    assert len(seen) > 20  # they met while it was under way
