@@ -33,6 +33,10 @@ GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 """GPT-2's pre-tokenisation pattern (Radford et al. 2019, in the form of tiktoken)."""
 
 
+MAX_TOKENS_PER_STEP = 2**31
+"""Sequences of a step times their length: more than anybody trains with, and within what can be counted."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig(Section):
     """[model]: the shape of the Transformer; all that defines its weights, and nothing else."""
@@ -422,7 +426,11 @@ class TrainConfig(Section):
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def conflicts(self) -> Iterator[Problem]:
-        """The schedule has to fit the run, and the model the tokenizer."""
+        """The schedule has to fit the run, and a step the machine."""
+        tokens = self.training.batch_size * self.model.context_length
+        if tokens > MAX_TOKENS_PER_STEP:
+            what = f"expected at most {MAX_TOKENS_PER_STEP // self.model.context_length}"
+            yield Problem(("training", "batch_size"), f"{what}, got {self.training.batch_size}")
         warmup_steps, steps = self.schedule.warmup_steps, self.schedule_steps
         if steps is not None and warmup_steps >= steps:
             what = f"expected fewer than the schedule's {steps} steps, got {warmup_steps}"

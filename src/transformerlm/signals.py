@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that is honoured at the end of a step, not in the middle of one."""
+"""Ctrl-C, SIGTERM and a closed terminal as wishes that are honoured at the end of a step, not within one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Self
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM is only remembered; a second one acts at once.
+    """While entered, the first SIGINT, SIGTERM or SIGHUP is only remembered; a second one acts at once.
 
-    Outside the main thread, where Python delivers no signals, it remembers nothing.
+    SIGHUP, which comes when a terminal is closed, stays ignored where it is (`nohup`). Outside the main thread, where Python delivers no signals, it remembers nothing.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _wishes():
                 self._previous[number] = signal.signal(number, self._remember)
         return self
 
@@ -40,3 +40,9 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+
+
+def _wishes() -> list[int]:
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    is_heeded = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([hangup] if is_heeded else [])]

@@ -157,6 +157,11 @@ BETWEEN = [
     ("train", "[training]\nmax_steps = 9\nmax_tokens = 9", ["[training].max_tokens: expected one budget"]),
     (
         "train",
+        "[training]\nbatch_size = 1000000000000",
+        ["[training].batch_size: expected at most 8388608, got 1000000000000"],
+    ),
+    (
+        "train",
         "[training]\nmicro_batch_size = 5",
         ["[training].micro_batch_size: expected a divisor of batch_size"],
     ),

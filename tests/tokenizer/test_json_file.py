@@ -1,11 +1,12 @@
 import json
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from transformerlm.errors import DataError
-from transformerlm.tokenizer.json_file import JsonFile, JsonObject, kind, line_of, parse_json
+from transformerlm.tokenizer.json_file import JsonFile, JsonObject, kind, line_of, parse_json, read_bytes
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -113,3 +114,9 @@ def test_another_kind_than_was_asked_for_is_one_line(tmp_path, ask, what):
 )
 def test_values_in_a_few_words(text, words):
     assert kind(parse_json("a.json", text, JsonObject)) == words
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "vocab.json")
+    with pytest.raises(DataError, match=r"vocab\.json: expected a file, got a FIFO"):
+        read_bytes(tmp_path / "vocab.json")

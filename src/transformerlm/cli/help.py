@@ -15,7 +15,7 @@ and of the whole number, at least 1, behind the option (whose name in the functi
 EXIT_STATUSES = """exit status:
   0 done   1 failed otherwise   2 config or argument   3 corpus, tokenizer or token file   4 checkpoint
   6 loss or gradient not finite   74 disk or other input/output   75 folder in use by another process
-  130, 143 interrupted (Ctrl-C, SIGTERM)"""
+  129, 130, 143 interrupted (closed terminal, Ctrl-C, SIGTERM)"""
 
 
 def value_name(mode: Mode) -> str:

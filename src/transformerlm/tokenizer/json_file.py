@@ -85,6 +85,8 @@ def kind(value: Any) -> str:
 def read_bytes(path: str | Path) -> bytes:
     """A file's content; DataError `file: why` where it cannot be read."""
     try:
+        if Path(path).is_fifo():  # whoever opens one waits
+            raise DataError(f"{path}: expected a file, got a FIFO")
         return Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
