@@ -11,7 +11,8 @@ from typing import Self
 class StopSignals:
     """While entered, the first SIGINT, SIGTERM or SIGHUP is only remembered; a second one acts at once.
 
-    SIGHUP, which comes when a terminal is closed, stays ignored where it is (`nohup`). Outside the main thread, where Python delivers no signals, it remembers nothing.
+    SIGHUP, which comes when a terminal is closed, stays ignored where it is (`nohup`). Outside the main
+    thread, where Python delivers no signals, nothing is remembered.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,8 @@ class StopSignals:
 
 
 def _wishes() -> list[int]:
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    is_heeded = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([hangup] if is_heeded else [])]
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    # Windows has none.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
