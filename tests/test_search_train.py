@@ -52,7 +52,8 @@ def test_a_candidate_that_cannot_be_trained_is_named(tmp_path):
     done = search(tmp_path, '--search.candidates=["--model.d_ffs=32"]')
     assert done.returncode == 2
     expected = 'got status 2 from "--model.d_ffs=32"'
-    assert done.stderr.splitlines()[-1] == f"[search].candidates: expected one that trains, {expected}"
+    where = "command line: [search].candidates"
+    assert done.stderr.splitlines()[-1] == f"{where}: expected one that trains, {expected}"
 
 
 @pytest.mark.slow

@@ -535,9 +535,11 @@ def test_where_memory_runs_out_it_goes_on_with_smaller_micro_batches(data, tmp_p
     assert without_speed(left) == without_speed(right)
     assert_same_weights(failing, expected)
     whole = run(config, data, tmp_path / "whole")
-    torch.testing.assert_close(
-        [r[names.LOSS] for r in left], [r[names.LOSS] for r in records(tmp_path / "whole", names.LOSS)]
+    # float32's rounding, which is that of the losses: micro-batches and threads add up in another order.
+    losses, others = (
+        [r[names.LOSS] for r in found] for found in (left, records(tmp_path / "whole", names.LOSS))
     )
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(others))
     torch.testing.assert_close(failing.model.state_dict(), whole.model.state_dict(), atol=1e-4, rtol=1e-3)
 
 

@@ -1,6 +1,6 @@
 """Let a command end, or the disk be full, at every one of its calls to the file system, one after the other.
 
-    python -m tests.faults.crashes train --fault power
+    python -m tests.faults.crashes train --faults power full
 
 Prints one JSON object. Each trial is a forked child in a copy of the same folder; after it the same command
 is run again without a fault, and has to come to what it comes to when nothing ever happens.
@@ -142,13 +142,13 @@ def enumerate_faults(work: Path, command: str, fault: str, every: int = 1) -> Fo
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("command", choices=WORDS)
-    parser.add_argument("--fault", choices=FAULTS, default="crash")
+    parser.add_argument("--faults", choices=FAULTS, nargs="+", default=["crash"])
     parser.add_argument("--every", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary).resolve()
-        print(
-            json.dumps(
-                asdict(enumerate_faults(work, options.command, options.fault, options.every)), indent=1
-            )
-        )
+        works = {fault: Path(temporary).resolve() / fault for fault in options.faults}
+        found = {
+            fault: asdict(enumerate_faults(work, options.command, fault, options.every))
+            for fault, work in works.items()
+        }
+    print(json.dumps(found, indent=1))
