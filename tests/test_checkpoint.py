@@ -264,6 +264,7 @@ def test_every_flipped_bit_is_found_and_its_file_named(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_ten_thousand_flipped_bits_are_found(tmp_path):
     check_flips(write(tmp_path, 1).path, 10_000, seed=1)
 

@@ -100,7 +100,7 @@ print("all")
 """
 
 
-@pytest.mark.parametrize("trials", [20, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [20, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.endurance])])
 def test_of_many_that_start_together_one_wins(tmp_path, trials):
     command = [sys.executable, "-c", RACE, str(tmp_path), str(trials)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "all\n"

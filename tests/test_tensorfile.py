@@ -311,6 +311,7 @@ def test_a_changed_header_is_read_or_refused_in_one_line():
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_many_changed_headers_are_read_or_refused_in_one_line():
     check_mutations(200_000, seed=1)
 

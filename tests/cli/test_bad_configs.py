@@ -602,7 +602,9 @@ def fuzz(number, seed, file, capsys):
 
 
 @pytest.mark.parametrize(
-    ("number", "seed"), [(500, 1), pytest.param(10_000, 2, marks=pytest.mark.slow)], ids=["500", "10000"]
+    ("number", "seed"),
+    [(500, 1), pytest.param(10_000, 2, marks=[pytest.mark.slow, pytest.mark.endurance])],
+    ids=["500", "10000"],
 )
 def test_no_mutated_config_shows_a_traceback(number, seed, tmp_path, capsys):
     assert len({command for command, _ in configs()}) == len(COMMANDS)

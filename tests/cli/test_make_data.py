@@ -163,7 +163,9 @@ def peak_bytes(num_bytes):
     return 1024 * usage.ru_maxrss
 
 
-@pytest.mark.parametrize("num_bytes", [10**7, pytest.param(10**8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_bytes", [10**7, pytest.param(10**8, marks=[pytest.mark.slow, pytest.mark.endurance])]
+)
 def test_one_line_of_any_length_is_encoded_in_bounded_memory(workplace, num_bytes):
     """Measured against a line that is a tenth of 10 MB, with the tokenizer there already."""
     assert make_data.main([*WORDS, "--tokenizer.tokenizer_dir=tok"]) == 0

@@ -47,7 +47,10 @@ QUICK = ["all closed", "head of both"]
 
 @pytest.mark.parametrize(
     "cases",
-    [pytest.param(QUICK, id="some"), pytest.param(list(STREAMS), id="all", marks=pytest.mark.slow)],
+    [
+        pytest.param(QUICK, id="some"),
+        pytest.param(list(STREAMS), id="all", marks=[pytest.mark.slow, pytest.mark.endurance]),
+    ],
 )
 def test_training_saves_whatever_its_streams_are(cases, workplace):
     started = {

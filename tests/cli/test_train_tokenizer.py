@@ -71,7 +71,9 @@ def run_killed(folder, *words):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("num_kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_kills", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.endurance])]
+)
 def test_a_killed_training_leaves_a_whole_tokenizer_or_none(tmp_path, num_kills):
     seen = run_killed(tmp_path, str(num_kills))
     print(seen)
@@ -157,7 +159,9 @@ def peak_megabytes(path, tokenizer_dir):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-@pytest.mark.parametrize("megabytes", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "megabytes", [10, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.endurance])]
+)
 def test_a_file_of_one_line_takes_bounded_memory(tmp_path, megabytes):
     native.kernels()  # compiled here, if they have to be, and not in what is measured
     peaks = []

@@ -86,7 +86,9 @@ def run_script(*arguments, timeout=900):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("num_kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_kills", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.endurance])]
+)
 def test_killed_at_any_moment_little_is_lost_and_nothing_partial_is_seen(tmp_path, num_kills):
     found = run_script("kill", tmp_path / "place", num_kills)
     assert found["kills"] == num_kills

@@ -9,7 +9,10 @@ from tests.faults.watched_disk import faults_of_order
 
 # The quick suite tries some of a command's calls, the slow one all of them.
 EVERY = {"train": 7, "make_data": 5, "train_tokenizer": 3}
-TRIALS = [*EVERY.items(), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in EVERY)]
+TRIALS = [
+    *EVERY.items(),
+    *(pytest.param(name, 1, marks=[pytest.mark.slow, pytest.mark.endurance]) for name in EVERY),
+]
 
 
 @functools.cache

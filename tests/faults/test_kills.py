@@ -21,7 +21,7 @@ def run(*words: str) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("kills", [50, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [50, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.endurance])])
 def test_a_killed_training_loses_one_save_interval_and_comes_to_the_same_bits(kills):
     found = run("tests.faults.kills", "--kills", str(kills), "--seed", str(kills))
     assert found["failed"] == []
@@ -46,7 +46,7 @@ def test_a_resume_that_forgets_the_random_numbers_is_found_out():
     assert found["unreadable"] == []
 
 
-@pytest.mark.parametrize("signals", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("signals", [40, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.endurance])])
 def test_a_training_that_is_asked_to_stop_saves_its_step_wherever_it_is(signals):
     found = run("tests.faults.kills", "--signals", "--kills", str(signals), "--seed", str(signals))
     assert found["kills"] >= signals

@@ -18,6 +18,7 @@ def held_by(process: int) -> tuple[int, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux' /proc")
 @pytest.mark.parametrize("kernels", ["true", "false"])
 def test_memory_and_files_do_not_grow(kernels, tmp_path):

@@ -180,7 +180,11 @@ def check_messages(fault, run, console, fake_wandb):
 
 
 @pytest.mark.parametrize(
-    "every", [pytest.param(False, id="some"), pytest.param(True, id="all", marks=pytest.mark.slow)]
+    "every",
+    [
+        pytest.param(False, id="some"),
+        pytest.param(True, id="all", marks=[pytest.mark.slow, pytest.mark.endurance]),
+    ],
 )
 def test_training_is_the_same_whatever_wandb_does(every, train_with, fake_wandb, tmp_path):
     slow = Counter()

@@ -86,7 +86,9 @@ def texts_of(name, length):
 
 
 @pytest.mark.parametrize("kernels", ["always"], indirect=True)
-@pytest.mark.parametrize("length", [400_000, pytest.param(10_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "length", [400_000, pytest.param(10_000_000, marks=[pytest.mark.slow, pytest.mark.endurance])]
+)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_encoding_takes_linear_time(tokenizer, kernels, name, length):
     assert is_linear(seconds, tokenizer.encode_array, *texts_of(name, length))
@@ -103,6 +105,7 @@ def test_encoding_in_plain_python_executes_linearly_many_lines(tokenizer, kernel
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.parametrize("kernels", ["never"], indirect=True)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_encoding_in_plain_python_takes_linear_time(tokenizer, kernels, name):

@@ -57,7 +57,9 @@ def test_every_one_and_two_cuts_of_200_texts_change_nothing(overlapping, kernels
             assert list(tokenizer.encode_iterable(chunks, piece_size=1)) == whole, (chunks, special_tokens)
 
 
-@pytest.mark.parametrize("number", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [1000, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.endurance])]
+)
 def test_random_chunks_of_random_sizes_change_nothing(overlapping, number):
     for seed, (text, special_tokens) in enumerate(random_texts(number, 60)):
         generator = random.Random(seed)
@@ -101,7 +103,11 @@ print(num_ids, base, highest)
 """
 
 
-@pytest.mark.parametrize("kernels", ["always", pytest.param("never", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize(
+    "kernels",
+    ["always", pytest.param("never", marks=[pytest.mark.slow, pytest.mark.endurance])],
+    indirect=True,
+)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_a_stream_of_200_megabytes_is_consumed_in_bounded_memory(kernels):
     native.kernels()  # compiled here, if they have to be, and not in what is measured
