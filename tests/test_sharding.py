@@ -75,6 +75,9 @@ def case(changes=None, sharding="none", **options):
 FEW = {"training": {"max_steps": 4}}
 
 
+BACK = {"training": {"on_nonfinite": "rollback", "checkpoint_every": 4}}
+
+
 BEGUN = {"changes": {"optimizer": {"name": "muon"}}, "signal_at": [0, 4]}
 STRAIGHT = {"changes": {"optimizer": {"name": "muon"}}}
 
@@ -95,6 +98,7 @@ def all_cases(folder, alone):
             {"training": time, "schedule": {"cosine_steps": None}}, sharding, clock=0.5
         )
         cases[f"nan_{sharding}"] = case({}, sharding, nan=True)
+        cases[f"back_{sharding}"] = case(BACK, sharding, lost=[1, 6])
     for sharding in ("none", "full"):
         options = {**STRAIGHT, "sharding": sharding}
         cases[f"itself_to_{sharding}"] = case(**options, begun=f"begun_{sharding}")
@@ -144,6 +148,7 @@ def alone(tmp_path_factory):
     cases["float16"] = case({"runtime": {"dtype": "float16"}})
     cases["begun"] = case(**BEGUN)
     cases["straight"] = case(**STRAIGHT)
+    cases["back"] = case(BACK, lost=[0, 6])
     for name, options in cases.items():
         assert "error" not in ranks_that_train.run_case(ALONE, folder, name, **options)
     torch.set_num_threads(threads)
@@ -303,6 +308,14 @@ def test_what_is_not_finite_ends_all_ranks_alike(place, sharding):
     assert len({str(result["error"]) for result in everybody}) == 1
     assert everybody[0]["error"][0].startswith("step 1: not finite: loss nan")
     assert not (place / f"nan_{sharding}" / "checkpoints").exists()
+
+
+@several
+@both
+def test_one_rank_s_faulty_step_has_all_go_back_to_the_same_place(place, alone, sharding):
+    everybody = results(place, f"back_{sharding}")
+    assert {(result["status"], result["step"], result["left_out"]) for result in everybody} == {(0, 8, 2)}
+    assert_same_curve(place / f"back_{sharding}", alone / "back", validation_tolerance=1e-5)
 
 
 @several

@@ -156,14 +156,26 @@ def checkpoint_paths(directory: Path) -> list[Path]:
     Raises:
         CheckpointError: where there is such a folder, but it cannot be read.
     """
+    seen: set[str] | None = None
+    while True:
+        names = _names(directory)
+        paths = [path for path in names.values() if path.is_dir()]
+        # Who trains here may have removed all that were listed, after it had written others: look again.
+        if paths or names.keys() == seen:
+            return paths
+        seen = set(names)
+
+
+def _names(directory: Path) -> dict[str, Path]:
+    """The names of checkpoints in `directory`, by step."""
     try:
         found = [(path, NAME.fullmatch(path.name)) for path in directory.iterdir()]
-        paths = [(int(match[1]), not match[2], path) for path, match in found if match and path.is_dir()]
     except FileNotFoundError:
-        return []
+        return {}
     except OSError as error:
         raise CheckpointError(f"{directory}: cannot be read: {error.strerror}") from None
-    return [path for _, _, path in sorted(paths)]
+    ordered = sorted((int(match[1]), not match[2], path) for path, match in found if match)
+    return {path.name: path for _, _, path in ordered}
 
 
 def latest_checkpoint(directory: Path, warn: Callable[[str], object]) -> Checkpoint | None:

@@ -16,6 +16,7 @@ import pytest
 from transformerlm.checkpoint import checkpoint_paths, latest_checkpoint, read_checkpoint
 from transformerlm.cli import make_data, train, train_tokenizer
 from transformerlm.config import TrainConfig
+from transformerlm.lock import locked
 from transformerlm.logging import names
 from transformerlm.schema import from_dict
 
@@ -420,6 +421,26 @@ def ranks_of(process):
         Path(f"/proc/{child}/environ").read_bytes().partition(b"\0RANK=")[2][:1]: child for child in children
     }
     return {int(rank): int(child) for rank, child in ranks.items() if rank}
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_ranks_verify_resuming_and_keep_their_folder_to_themselves(sharding, workplace):
+    words = [f"--runtime.sharding={sharding}"]
+    first = start_ranks(*words)
+    _, err = first.communicate(timeout=120)
+    assert first.returncode == 0, err
+    verified = start_ranks(*words, "--verify-resume", "4")
+    _, err = verified.communicate(timeout=120)
+    assert verified.returncode == 0, err
+    assert err.count("4 steps, straight and with a stop after 2: the same bits of weights, optimizer") == 1
+    with locked(Path("runs/fables")):
+        refused = start_ranks(*words)
+        _, err = refused.communicate(timeout=120)
+    assert refused.returncode == 1
+    assert err.count("runs/fables: in use by process ") == 1
+    assert re.search(r"exitcode\s*: 75", err)
 
 
 @pytest.mark.distributed

@@ -64,12 +64,13 @@ def run_case(
     killed=None,
     clock=None,
     nan=False,
+    lost=None,
 ):
     """Train as `tables` of the config say.
 
     begun: another run's folder, seen from FOLDER, of which a copy goes on.
     no_memory: [rank, sequences above which it has none, the first step for which that holds].
-    signal_at, killed: [rank, step].
+    signal_at, killed: [rank, step]. lost: the same, where its loss is no number, once.
     clock: seconds between two looks at rank 0's; those of others run faster.
     """
     run = RunDirectory(folder / name)
@@ -89,6 +90,7 @@ def run_case(
             if found:
                 made.restore(found)
             disturb(made, world, folder, no_memory, signal_at, nan, killed)
+            lose(made, world, lost)
             status = train(made, world)
     except TransformerLMError as error:
         return {"error": error.lines, "status": error.exit_status, "heard": heard.messages}
@@ -96,6 +98,7 @@ def run_case(
     return {
         "status": status,
         "step": made.step,
+        "left_out": made.guard.num_left_out,
         "micro_batch_size": made.learner.micro_batches.size,
         "heard": heard.messages,
         "best": made.best.to_plain() if made.best else None,
@@ -141,6 +144,19 @@ def disturb(made, world, folder, no_memory, signal_at, nan, killed):
     if nan:
         with torch.no_grad():
             made.model.final_norm.weight.mul_(float("nan"))
+
+
+def lose(made, world, lost):
+    sound, left = made.learner.accumulate_gradients, [lost]
+
+    def accumulate_gradients(*arguments, **options):
+        loss, norms = sound(*arguments, **options)
+        if left[0] == [world.rank, made.step + 1]:
+            left[0] = None
+            loss = loss * float("nan")
+        return loss, norms
+
+    made.learner.accumulate_gradients = accumulate_gradients
 
 
 def ticking(seconds):
