@@ -2,7 +2,7 @@
 
     python -m tests.faults.kills --kills 1000
 
-Prints one JSON object. Torch is imported once and each trial is a forked child; one run in seven is begun by
+Prints one JSON object. Torch is imported once and each trial is a forked child; every other run is begun by
 the real command in a process of its own. With --control the harness itself is tested: it has
 to find the fault.
 """
@@ -131,10 +131,10 @@ def kill_until_done(
     folder: Path, rng: random.Random, found: Found, options: Options, longest_wait: float
 ) -> None:
     """One run, from its beginning to its end, through as many kills as it takes."""
-    is_command = found.runs % 7 == 3 and not options.signals
+    is_command = found.runs % 2 == 1 and not options.signals
     committed, found.stops_of_run = 0, 0
     while True:
-        if is_command and committed == 0 and found.kills_of_the_command <= found.runs // 7:
+        if is_command and committed == 0 and found.kills_of_the_command <= found.runs // 2:
             with (folder / "output").open("a") as output:
                 process = subprocess.Popen(COMMAND, cwd=folder, stdout=output, stderr=output).pid
             wait, found.kills_of_the_command = rng.uniform(2.5, 4.5), found.kills_of_the_command + 1
@@ -176,7 +176,7 @@ def kill(work: Path, options: Options) -> Found:
         longest_wait = max(0.3, 0.8 * (time.perf_counter() - start))
     assert expected[False] != expected[True]
     while found.kills < options.kills and not found.failed:
-        folder, noisy = work / str(found.runs), found.runs % 7 != 3 or options.signals
+        folder, noisy = work / str(found.runs), found.runs % 2 != 1 or options.signals
         shutil.copytree(work / "start", folder)
         kill_until_done(folder, rng, found, options, longest_wait)
         if not found.failed:
