@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -35,19 +37,52 @@ def test_the_first_signal_is_remembered(number, status):
     assert signal.getsignal(number) is before
 
 
-@pytest.fixture
-def python_s_own_handler():
-    """Of SIGINT, which a job that a shell has started in the background ignores."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+IN_A_PROCESS = """
+import os, signal
+from transformerlm.signals import StopSignals, interrupts_noted
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
 
 
-@pytest.mark.usefixtures("python_s_own_handler")
-def test_a_second_signal_acts_at_once():
-    with pytest.raises(KeyboardInterrupt), StopSignals():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+def run(code):
+    done = subprocess.run([sys.executable, "-c", IN_A_PROCESS + code], capture_output=True, text=True)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_ends_the_process(number):
+    code = f"""
+with StopSignals():
+    os.kill(os.getpid(), {int(number)})
+    print("once", flush=True)
+    os.kill(os.getpid(), {int(number)})
+    print("twice", flush=True)
+"""
+    assert run(code) == (-number, "once\n")
+
+
+def test_afterwards_signals_are_what_they_were():
+    code = """
+with StopSignals() as stop:
+    os.kill(os.getpid(), signal.SIGINT)
+print(stop.exit_status, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    assert run(code) == (0, "130 True\n")
+
+
+def test_an_interrupt_is_noted_also_where_something_else_comes_of_it():
+    code = """
+with interrupts_noted() as noted:
+    try:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            raise RuntimeError("release unlocked lock")
+    except RuntimeError:
+        print(noted == [signal.SIGINT])
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    assert run(code) == (0, "True\nTrue\n")
 
 
 def test_outside_the_main_thread_it_changes_nothing():

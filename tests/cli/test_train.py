@@ -221,7 +221,7 @@ def test_two_signals_end_it_at_once_and_leave_what_was_saved(workplace):
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode in (130, -signal.SIGINT), err  # to a shell, both are 130
     assert "Traceback" not in err
     assert latest_checkpoint(workplace / "runs/fables/checkpoints", pytest.fail).step >= 15
 

@@ -114,7 +114,7 @@ def in_child(work) -> int:
     except BaseException:
         import traceback
 
-        with Path("traceback").open("a") as file:
+        with Path("output").open("a") as file:
             traceback.print_exc(file=file)
         status = 99
     os._exit(status)

@@ -35,6 +35,7 @@ from transformerlm.schema import (
     to_toml,
     unknown,
 )
+from transformerlm.signals import interrupts_noted
 
 C = TypeVar("C", bound=Section)
 
@@ -80,23 +81,29 @@ def run_command(
     argv = sys.argv[1:] if argv is None else list(argv)
     shortcuts, modes = shortcuts or {}, modes or {}
     arguments = Arguments()
-    try:
-        arguments = parse_arguments(argv, shortcuts, modes)
-        if arguments.help:
-            print_text(help_text(config_class, description, shortcuts, modes))
-            return 0
-        config = load_config(config_class, arguments)
-        if arguments.print_config:
-            print_text(to_toml(config, documented=True))
-            return 0
-        status = _call(modes.get(arguments.mode, function), config, arguments) or 0
-        print_text()
-        return status
-    except TransformerLMError as error:
-        error.lines = [_with_source(line, arguments) for line in error.lines]
-        return report(error, debug="--debug" in argv)
-    except (OSError, KeyboardInterrupt) as error:
-        return report(error, debug="--debug" in argv)
+    with interrupts_noted() as interrupts:
+        try:
+            arguments = parse_arguments(argv, shortcuts, modes)
+            if arguments.help:
+                print_text(help_text(config_class, description, shortcuts, modes))
+                return 0
+            config = load_config(config_class, arguments)
+            if arguments.print_config:
+                print_text(to_toml(config, documented=True))
+                return 0
+            status = _call(modes.get(arguments.mode, function), config, arguments) or 0
+            print_text()
+            return status
+        except TransformerLMError as error:
+            error.lines = [_with_source(line, arguments) for line in error.lines]
+            return report(error, debug="--debug" in argv)
+        except (OSError, KeyboardInterrupt) as error:
+            return report(error, debug="--debug" in argv)
+        except Exception:
+            if not interrupts:
+                raise
+            # Ctrl-C came in the midst of a library, which has made something else of it.
+            return report(KeyboardInterrupt(), debug="--debug" in argv)
 
 
 def _call(mode: Mode, config: Section, arguments: Arguments) -> int | None:

@@ -24,6 +24,7 @@ from transformerlm.lock import LOCK_FILE, locked
 from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict
+from transformerlm.signals import end_at_interrupts
 from transformerlm.world import ALONE, World
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def train_model(
         logger.log_artifact(run_dir / "tokenizer", f"tokenizer-{run_dir.name}", "tokenizer")
         status = trainer.train(logger)
         if status:
+            end_at_interrupts()
             reporter.say(f"stopped after step {trainer.step}; the same command goes on from there")
             return status
         show(trainer, tokenizer, reporter, loggers)
