@@ -22,6 +22,7 @@ OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "MPS backend out of memory",
     "could not create a primitive",
+    "std::bad_alloc",
 )
 """What PyTorch says where it has no class of its own for it, as CUDA has. The last is oneDNN's word for its
 own work space (it has other reasons too, which smaller micro-batches do not mend)."""
