@@ -1,6 +1,16 @@
 """What all tests share: which machine parts they need, and quiet, reproducible surroundings."""
 
+import signal
+
 import pytest
+
+
+def pytest_configure(config):
+    # A shell that starts the suite in the background has it ignore Ctrl-C, `nohup` a closed terminal too; the
+    # commands that the tests start would inherit that, and never hear the signals that they are sent.
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+            signal.signal(getattr(signal, name), handler)
 
 
 def pytest_collection_modifyitems(items):
