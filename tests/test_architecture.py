@@ -26,7 +26,7 @@ FLOORS = [
     {"data", "infer", "checkpoint", "evaluate", "budget", "memory", "activation_checkpointing"}
     | {"sharding", "lockstep"},
     {"rundir", "learner"},
-    {"trainer", "plan"},
+    {"trainer", "plan", "language_model"},
     {"verify_resume"},
     {"cli"},
 ]

@@ -438,14 +438,9 @@ def restore(path: Path) -> None:
 
 def infer(path: Path) -> None:
     """As transformerlm-infer does it, up to the text."""
-    from transformerlm.cli.infer import load_model
-    from transformerlm.config import InferConfig
-    from transformerlm.rundir import RunDirectory
+    from transformerlm.language_model import LanguageModel
 
-    checkpoint = open_checkpoint(path, print)
-    RunDirectory.of(checkpoint).tokenizer(checkpoint)
-    config = InferConfig(runtime=CONFIG.runtime)
-    load_model(checkpoint, config, runtime())
+    LanguageModel.load(path, CONFIG.runtime)
 
 
 LOADERS = {

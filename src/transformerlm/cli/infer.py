@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformerlm.cli.common import run_command
 from transformerlm.cli.terminal import Terminal
-from transformerlm.config import InferConfig, InferSection, ModelConfig
+from transformerlm.config import InferConfig, InferSection
 from transformerlm.errors import ConfigError
 from transformerlm.logging.terminal import tell
-from transformerlm.schema import from_dict, to_dict
-
-MAX_CONTEXT_LENGTH = 2**20
-"""Of a checkpoint, which may be a stranger's: the weights do not show it, and tables are made for it."""
+from transformerlm.schema import to_dict
 
 if TYPE_CHECKING:
-    from transformerlm.checkpoint import Checkpoint
     from transformerlm.infer import Completion, OnText
-    from transformerlm.nn import TransformerLM
     from transformerlm.rundir import RunDirectory
-    from transformerlm.runtime import Runtime
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,20 +31,16 @@ def infer(config: InferConfig) -> None:
     """Load the model, continue every prompt, log every text."""
     generation = dataclasses.replace(config.generation, prompts=read_prompts(config))
 
-    from transformerlm.checkpoint import open_checkpoint
     from transformerlm.infer import complete
+    from transformerlm.language_model import LanguageModel
     from transformerlm.rundir import RunDirectory
-    from transformerlm.runtime import Runtime
 
-    checkpoint = open_checkpoint(Path(config.infer.checkpoint).expanduser(), Terminal().say)
-    run = RunDirectory.of(checkpoint)
-    tokenizer = run.tokenizer(checkpoint)
-    model = load_model(checkpoint, config, Runtime.from_config(config.runtime))
+    lm = LanguageModel.load(config.infer.checkpoint, config.runtime, Terminal().say)
     on_text = echo(generation.prompts) if config.infer.stream else None
-    completions = complete(model, tokenizer, generation, seed=config.runtime.seed, on_text=on_text)
+    completions = complete(lm.model, lm.tokenizer, generation, seed=config.runtime.seed, on_text=on_text)
     if on_text:
         tell("\n")
-    log_completions(completions, config, run)
+    log_completions(completions, config, RunDirectory.of(lm.checkpoint))
 
 
 def log_completions(completions: Sequence[Completion], config: InferConfig, run: RunDirectory) -> None:
@@ -105,37 +95,6 @@ def _lines(path: str) -> list[str]:
         raise ConfigError(
             f"[infer].prompt_file: expected UTF-8, got another byte in {path} at {error.start}"
         ) from None
-
-
-def load_model(checkpoint: Checkpoint, config: InferConfig, runtime: Runtime) -> TransformerLM:
-    """The checkpoint's model, in evaluation mode, its weights in the precision of [runtime]."""
-    from transformerlm.checkpoint import load_model_state
-    from transformerlm.nn import TransformerLM
-
-    state = checkpoint.model_state()
-    shape = from_dict(ModelConfig, checkpoint.told("config", "model"), str(checkpoint.path))
-    check_size(shape, state, checkpoint)
-    model = TransformerLM(shape, backend=config.runtime.attention, device=runtime.device)
-    load_model_state(model, state, str(checkpoint.path))
-    return model.to(runtime.dtype).eval()
-
-
-def check_size(shape: ModelConfig, state: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Refuse a config that asks for another model than the weights are of, before memory is taken for it.
-
-    Raises:
-        CheckpointError: with both sizes.
-    """
-    from transformerlm.errors import CheckpointError
-    from transformerlm.nn import num_parameters
-
-    expected, got = num_parameters(shape), sum(tensor.numel() for tensor in state.values())
-    if expected != got or shape.num_layers > len(state):
-        what = f"expected {expected:,} weights in {shape.num_layers:,} layers, got {got:,}"
-        raise CheckpointError(f"{checkpoint.path}: {what}")
-    if shape.context_length > MAX_CONTEXT_LENGTH:
-        what = f"expected at most {MAX_CONTEXT_LENGTH:,}, got {shape.context_length:,}"
-        raise CheckpointError(f"{checkpoint.path}: [model].context_length: {what}")
 
 
 def echo(prompts: Sequence[str]) -> OnText | None:
