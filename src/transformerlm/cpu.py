@@ -50,9 +50,20 @@ def can_serve(*tensors: Tensor) -> bool:
 
 def run(kernel: str, dtypes: tuple[torch.dtype, ...], *arguments: Tensor | float) -> None:
     """Run a kernel for these dtypes on PyTorch's threads. Tensors lie in memory as the kernel wants them."""
+    run_on(torch.get_num_threads(), LIBRARY, kernel, dtypes, *arguments)
+
+
+def run_on(
+    num_threads: int,
+    library: Library,
+    kernel: str,
+    dtypes: tuple[torch.dtype, ...],
+    *arguments: Tensor | float,
+) -> None:
+    """As `run`, a kernel of any library on so many threads."""
     name = "_".join((kernel, *(_NAMES[dtype] for dtype in dtypes)))
     values = (value.data_ptr() if isinstance(value, Tensor) else value for value in arguments)
-    getattr(LIBRARY.kernels(), name).share(torch.get_num_threads(), *values)
+    getattr(library.kernels(), name).share(num_threads, *values)
 
 
 def keep_freed_memory() -> None:

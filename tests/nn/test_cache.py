@@ -184,3 +184,26 @@ def test_decoding_never_waits_for_the_device():
                 model(ids[:, position : position + 1], cache)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_rows_of_another_cache_take_the_place_of_some():
+    def filled(rows, capacity, seed):
+        cache = KVCache(2, rows, 3, capacity, 4)
+        for memory in cache.memory:
+            memory.normal_(generator=torch.Generator().manual_seed(seed))
+        cache.advance(capacity - 1)
+        return cache
+
+    cache, other = filled(4, 9, 1), filled(2, 5, 2)
+    cache.set_lengths([8, 1, 3, 7])
+    other.set_lengths([4, 2])
+    before = [memory.clone() for memory in cache.memory]
+    cache.put([3, 0, 2], other, [1, 0, 1])
+    assert cache.lengths.tolist() == [4, 1, 2, 2]
+    for memory, old, source in zip(cache.memory, before, other.memory, strict=True):
+        assert memory[:, 3, :, :2].equal(source[:, 1, :, :2])
+        assert memory[:, 0, :, :4].equal(source[:, 0, :, :4])
+        assert memory[:, 2, :, :2].equal(source[:, 1, :, :2])
+        assert memory[:, 1].equal(old[:, 1])
+    with pytest.raises(ValueError, match="at most 5 tokens"):
+        other.put([0], filled(1, 7, 3), [0])

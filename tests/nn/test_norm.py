@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from transformerlm import cpu
 from transformerlm.nn import RMSNorm
 
 
@@ -45,3 +46,12 @@ def test_length_does_not_matter_and_the_gain_starts_at_one():
 
 def test_representation():
     assert repr(RMSNorm(8)) == "RMSNorm(d_model=8, eps=1e-05)"
+
+
+def test_kernels_take_a_model_whose_weights_are_in_bfloat16():
+    norm = RMSNorm(48, dtype=torch.bfloat16)
+    torch.nn.init.uniform_(norm.weight, 0.5, 2)
+    x = torch.randn(7, 48, dtype=torch.bfloat16)
+    with cpu.kernels():
+        found = norm(x)
+    assert_close(found, norm(x))

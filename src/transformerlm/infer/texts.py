@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from transformerlm.infer.decoder import make_decoder
 from transformerlm.nn import KVCache, TransformerLM
 
 
@@ -38,7 +39,7 @@ class Texts:
 
     def next_logits(self) -> Tensor:
         """[texts, vocabulary]"""
-        padded, lengths = self._windows()
+        padded, lengths = self._padded([self._window(ids) for ids in self.ids])
         return self._last_logits(self.model.hidden_states(padded), lengths)
 
     def append(self, new_ids: Tensor, on_host: Sequence[int]) -> None:
@@ -50,16 +51,18 @@ class Texts:
         """Keep these texts, in this order, and drop the others."""
         self.ids = [self.ids[text] for text in texts]
 
-    def _windows(self) -> tuple[Tensor, list[int]]:
-        """What the model sees of each text, padded on the right to [texts, longest], and the lengths.
+    def _window(self, ids: list[int]) -> list[int]:
+        """What the model sees of a text."""
+        return ids[window_start(len(ids), self.model.config.context_length) :]
+
+    def _padded(self, windows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
+        """Windows, padded on the right to [texts, longest], and their lengths.
 
         What stands in the padding is of no consequence: no token attends to a later one.
         """
-        context_length = self.model.config.context_length
-        windows = [ids[window_start(len(ids), context_length) :] for ids in self.ids]
         lengths = [len(window) for window in windows]
         longest = max(lengths)
-        padded = [window + [0] * (longest - len(window)) for window in windows]
+        padded = [[*window, *[0] * (longest - len(window))] for window in windows]
         return torch.tensor(padded, device=self.device), lengths
 
     def _last_logits(self, hidden: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -77,21 +80,17 @@ class CachedTexts(Texts):
 
     def __init__(self, model: TransformerLM, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         super().__init__(model, prompts)
-        config = model.config
         longest = max(len(ids) for ids in self.ids) + max_new_tokens
-        capacity = min(config.context_length, longest)
-        self.cache = KVCache.for_model(config, len(self.ids), self.device, self._cache_dtype(), capacity)
+        self.cache = self._empty_cache(len(self.ids), min(model.config.context_length, longest))
+        self.decoder = make_decoder(model, self.cache)
         self.new_ids: Tensor | None = None
 
     def next_logits(self) -> Tensor:
-        """[texts, vocabulary]"""
+        """[texts, vocabulary]; the next call may overwrite them."""
         if self.new_ids is None:
-            padded, lengths = self._windows()
-            hidden = self.model.hidden_states(padded, self.cache)
-            self.cache.set_lengths(lengths)
-            return self._last_logits(hidden, lengths)
+            return self._fill(range(len(self.ids)), [self._window(ids) for ids in self.ids])
         self._move_windows()
-        return self.model.logits(self.model.hidden_states(self.new_ids.unsqueeze(-1), self.cache)[:, -1])
+        return self.decoder(self.new_ids)
 
     def append(self, new_ids: Tensor, on_host: Sequence[int]) -> None:
         """Continue each text with its new id."""
@@ -109,25 +108,71 @@ class CachedTexts(Texts):
         starts = [window_start(len(ids), context_length) for ids in self.ids]
         before = [window_start(len(ids) - 1, context_length) for ids in self.ids]
         moved = [text for text in range(len(self.ids)) if starts[text] > before[text]]
-        if moved:
-            self._refill(moved, [self.ids[text][starts[text] : -1] for text in moved])
-            self.cache.set_lengths(
-                [len(ids) - 1 - start for ids, start in zip(self.ids, starts, strict=True)]
-            )
-
-    def _refill(self, rows: list[int], windows: list[list[int]]) -> None:
         # All windows that jump are equally long then: half the context, less the newest token.
-        length = len(windows[0])
-        if length == 0:
-            return
-        fresh = KVCache.for_model(self.model.config, len(rows), self.device, self._cache_dtype(), length)
-        self.model.hidden_states(torch.tensor(windows, device=self.device), fresh)
-        for old, new in zip(self.cache.layers(0), fresh.layers(0), strict=True):
-            old.keys[rows, :, :length] = new.keys
-            old.values[rows, :, :length] = new.values
+        windows = [self.ids[text][starts[text] : -1] for text in moved]
+        if moved and not windows[0]:
+            lengths = self.cache.lengths.tolist()
+            self.cache.set_lengths([0 if text in moved else n for text, n in enumerate(lengths)])
+        elif moved:
+            self._fill(moved, windows)
+
+    def _fill(self, texts: Sequence[int], windows: Sequence[Sequence[int]]) -> Tensor:
+        """Put windows into the texts' rows of the cache; the logits [windows, vocabulary] after them."""
+        logits: list[Tensor] = [torch.empty(0)] * len(windows)
+        for group in groups_of_similar_length(windows):
+            computed = self._fill_group(
+                [texts[place] for place in group], [windows[place] for place in group]
+            )
+            for place, row in zip(group, computed, strict=True):
+                logits[place] = row
+        return torch.stack(logits)
+
+    def _fill_group(self, texts: Sequence[int], windows: Sequence[Sequence[int]]) -> Tensor:
+        # Equal windows, as where a prompt is to be continued several times, are computed once.
+        row_of = {window: row for row, window in enumerate(dict.fromkeys(map(tuple, windows)))}
+        rows = [row_of[tuple(window)] for window in windows]
+        padded, lengths = self._padded(list(row_of))
+        fresh = self._empty_cache(*padded.shape)
+        hidden = self.model.hidden_states(padded, fresh)
+        fresh.set_lengths(lengths)
+        self.cache.put(texts, fresh, rows)
+        return self._last_logits(hidden, lengths)[rows]
+
+    def _empty_cache(self, rows: int, capacity: int) -> KVCache:
+        return KVCache.for_model(self.model.config, rows, self.device, self._cache_dtype(), capacity)
 
     def _cache_dtype(self) -> torch.dtype:
         """The precision in which keys and values come out of the model."""
         if torch.is_autocast_enabled(self.device.type):
             return torch.get_autocast_dtype(self.device.type)
         return self.model.embedding.weight.dtype
+
+
+MOST_TOKENS = 8192
+"""Of a group: what is computed together has to be in memory together."""
+MOST_PADDING, FREE_PADDING = 0.2, 256
+"""The part of a group's tokens that may be padding; as many as FREE_PADDING may be, as a pass over them
+costs little more than a pass over none."""
+
+
+def groups_of_similar_length(windows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Indices of windows that are worth computing side by side, padded to the longest of them.
+
+    Equal windows are in one group, whatever their number; they count once.
+    """
+    longest_first = sorted(range(len(windows)), key=lambda at: (-len(windows[at]), tuple(windows[at])))
+    groups: list[list[int]] = []
+    rows = tokens = 0
+    for at in longest_first:
+        window = windows[at]
+        if groups and tuple(windows[groups[-1][-1]]) == tuple(window):
+            groups[-1].append(at)
+            continue
+        padded = (rows + 1) * len(windows[groups[-1][0]]) if groups else 0
+        padding = padded - tokens - len(window)
+        if not groups or padded > MOST_TOKENS or padding > max(FREE_PADDING, MOST_PADDING * padded):
+            groups.append([])
+            rows = tokens = 0
+        groups[-1].append(at)
+        rows, tokens = rows + 1, tokens + len(window)
+    return groups

@@ -103,23 +103,32 @@ class KVCache:
         """Tokens in each row: LongTensor [batch] on the cache's device."""
         return self._lengths
 
+    @property
+    def memory(self) -> tuple[Tensor, Tensor]:
+        """All keys and all values, of rows that are not in use too: [num_layers, rows, num_kv_heads,
+        capacity, d_head]."""
+        return self._keys, self._values
+
     def layers(self, num_tokens: int) -> list[LayerCache]:
         """What each layer needs to take `num_tokens` more tokens of every row.
 
         Raises:
             ValueError: where they do not fit.
         """
-        end = self.max_length + num_tokens
-        if end > self.capacity:
-            raise ValueError(
-                f"expected at most {self.capacity} tokens a row (the cache's capacity), got {end}"
-            )
+        self.require_room(num_tokens)
         slots, positions, mask = self._slots(num_tokens)
-        rows = self.batch_size
+        rows, end = self.batch_size, self.max_length + num_tokens
         return [
             LayerCache(keys[:rows], values[:rows], slots, end, positions, mask)
             for keys, values in zip(self._keys, self._values, strict=True)
         ]
+
+    def require_room(self, num_tokens: int) -> None:
+        """Raise ValueError where so many more tokens do not fit."""
+        if (end := self.max_length + num_tokens) > self.capacity:
+            raise ValueError(
+                f"expected at most {self.capacity} tokens a row (the cache's capacity), got {end}"
+            )
 
     def advance(self, num_tokens: int) -> None:
         """Count `num_tokens` more tokens in every row. The model does it once all layers have stored them."""
@@ -140,6 +149,23 @@ class KVCache:
         ):
             raise ValueError(f"lengths: expected at most {self._host_lengths}, got {wanted}")
         self._set_lengths(wanted)
+
+    def put(self, rows: Sequence[int], other: KVCache, other_rows: Sequence[int]) -> None:
+        """Replace some rows by those of another cache, which may be smaller; one may go to several rows.
+
+        Raises:
+            ValueError: where one does not fit.
+        """
+        if other.max_length > self.capacity:
+            raise ValueError(f"expected at most {self.capacity} tokens a row, got {other.max_length}")
+        to, of = (torch.tensor(list(some), device=self._keys.device) for some in (rows, other_rows))
+        used = slice(0, other.max_length)
+        for own, others in ((self._keys, other._keys), (self._values, other._values)):
+            own[:, to, :, used] = others[:, of, :, used].to(own.dtype)
+        lengths = list(self._host_lengths)
+        for row, other_row in zip(rows, other_rows, strict=True):
+            lengths[row] = other._host_lengths[other_row]
+        self._set_lengths(lengths)
 
     def select(self, rows: Sequence[int] | Tensor) -> None:
         """Keep these rows, in this order (finished texts are dropped); their memory stays with the cache.

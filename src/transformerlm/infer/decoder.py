@@ -1,0 +1,105 @@
+"""One more token of every text through the model: ids in, logits out, keys and values into the cache.
+
+`TorchDecoder` asks the model itself, and is the definition. `KernelDecoder` computes the same on a CPU in
+one call of kernels.py, at the speed of the machine's memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from transformerlm import cpu
+from transformerlm.infer.layout import NUM_MATRICES, scratch_size
+from transformerlm.native import Library
+from transformerlm.nn import KVCache, TransformerBlock, TransformerLM
+
+_HERE = Path(__file__)
+_SOURCES = [*(_HERE.with_name(name) for name in ("kernels.py", "layout.py")), _HERE.parents[1] / "kernels.py"]
+LIBRARY = Library("generation", "transformerlm.infer.kernels", _SOURCES, 15)
+
+
+class Decoder(Protocol):
+    """Takes the newest id of every text, LongTensor [texts], and gives the logits [texts, vocabulary]."""
+
+    def __call__(self, new_ids: Tensor) -> Tensor:
+        """The logits may be overwritten by the next call."""
+
+
+class TorchDecoder:
+    """The model, asked in its own words."""
+
+    def __init__(self, model: TransformerLM, cache: KVCache) -> None:
+        self.model, self.cache = model, cache
+
+    def __call__(self, new_ids: Tensor) -> Tensor:
+        """[texts] -> [texts, vocabulary]"""
+        return self.model.logits(self.model.hidden_states(new_ids.unsqueeze(-1), self.cache)[:, -1])
+
+
+class KernelDecoder:
+    """The same in one call: no operation to start, no tensor to allocate, each weight read once a step.
+
+    The model's weights must not move while it is in use, and the cache must be in their precision.
+    """
+
+    def __init__(self, model: TransformerLM, cache: KVCache) -> None:
+        self.model, self.cache = model, cache
+        config, (keys, values) = model.config, cache.memory
+        blocks = cast(list[TransformerBlock], list(model.blocks))
+        matrices = [_matrices(block) for block in blocks]
+        addresses = [[0 if matrix is None else matrix.data_ptr() for matrix in row] for row in matrices]
+        self._weights = torch.tensor(addresses)
+        rope = blocks[0].attention.rope
+        assert rope is not None
+        shape = config.d_model, config.num_heads, config.kv_heads, config.d_head, config.d_ff
+        self._threads = torch.get_num_threads()
+        room = scratch_size(keys.shape[1], *shape, cache.capacity, self._threads)
+        self._scratch = torch.empty(room)
+        self._meeting = torch.zeros(2, dtype=torch.long)
+        self._logits = torch.empty(keys.shape[1], config.vocabulary_rows)
+        self._memory = (
+            *(model.embedding.weight, self._weights, model.final_norm.weight, model.head.weight),
+            *(keys, values, rope.cos, rope.sin, self._logits, self._scratch, self._meeting),
+        )
+        self._shape = (
+            *(config.num_layers, *shape, config.vocabulary_rows, keys.shape[1], cache.capacity),
+            config.norm_eps,
+        )
+
+    def __call__(self, new_ids: Tensor) -> Tensor:
+        """[texts] -> [texts, vocabulary]"""
+        self.cache.require_room(1)
+        numbers = (len(new_ids), *self._shape)
+        which = self._threads, LIBRARY, "decode", (self.model.head.weight.dtype,)
+        cpu.run_on(*which, new_ids, self.cache.lengths, *self._memory, *numbers)
+        self.cache.advance(1)
+        return self._logits[: len(new_ids)]
+
+
+def make_decoder(model: TransformerLM, cache: KVCache) -> Decoder:
+    """The quickest that serves this model: kernels where they are on (see cpu.py) and take its tensors."""
+    tensors = [*model.parameters(), *cache.memory]
+    is_one_dtype = len({tensor.dtype for tensor in tensors}) == 1 and not torch.is_autocast_enabled("cpu")
+    if is_one_dtype and cpu.can_serve(*tensors) and all(tensor.is_contiguous() for tensor in tensors):
+        return KernelDecoder(model, cache)
+    return TorchDecoder(model, cache)
+
+
+def _matrices(block: TransformerBlock) -> list[Tensor | None]:
+    """In the order of layout.py."""
+    attention, feedforward = block.attention, block.feedforward
+    norms = [None if norm is None else norm.weight for norm in (attention.q_norm, attention.k_norm)]
+    matrices: list[Tensor | None] = [
+        block.attention_norm.weight,
+        *(layer.weight for layer in (attention.q_proj, attention.k_proj, attention.v_proj)),
+        attention.output_proj.weight,
+        block.feedforward_norm.weight,
+        *(layer.weight for layer in (feedforward.w1, feedforward.w3, feedforward.w2)),
+        *norms,
+    ]
+    assert len(matrices) == NUM_MATRICES
+    return matrices

@@ -1,0 +1,125 @@
+"""One call of a kernel against the model's own words, which are tested elsewhere."""
+
+import copy
+
+import pytest
+import torch
+
+from transformerlm import cpu
+from transformerlm.infer.decoder import KernelDecoder, TorchDecoder, make_decoder
+from transformerlm.nn import KVCache
+
+LENGTHS = [5, 1, 9, 3, 3, 7, 2, 11, 4, 6, 1]  # 8 + 2 + 1: all sizes that a matrix row meets texts in
+
+MODELS = {
+    "grouped": {},
+    "plain": {"num_kv_heads": 4},
+    "multi-query": {"num_kv_heads": 1},
+    "tied": {"tie_embeddings": True},
+    "qk_norm": {"qk_norm": True},
+    "one head": {"num_heads": 1, "num_kv_heads": 1, "num_layers": 1},
+    "odd widths": {"d_model": 36, "num_heads": 3, "num_kv_heads": 3, "d_ff": 50, "vocab_size": 67},
+}
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def decoders(model, lengths):
+    """A decoder of each kind, and the definition in float64, behind the same texts."""
+    oracle = copy.deepcopy(model).double()
+    ids = torch.randint(model.config.vocab_size, (len(lengths), max(lengths)))
+    made = []
+    for kind, of in ((KernelDecoder, model), (TorchDecoder, model), (TorchDecoder, oracle)):
+        cache = KVCache.for_model(model.config, len(lengths), dtype=of.head.weight.dtype)
+        of.hidden_states(ids, cache)
+        cache.set_lengths(lengths)
+        made.append(kind(of, cache))
+    return made
+
+
+def compare(made, num_tokens):
+    """Largest differences of kernel and model to the oracle over some tokens, logits and caches."""
+    rows = made[0].cache.batch_size
+    worst = [0.0, 0.0]
+    for _ in range(num_tokens):
+        new_ids = torch.randint(60, (rows,))
+        *logits, right = [decoder(new_ids).clone().double() for decoder in made]
+        for place, found in enumerate(logits):
+            worst[place] = max(worst[place], (found - right).abs().max().item())
+    for place, decoder in enumerate(made[:2]):
+        for found, right in zip(decoder.cache.memory, made[2].cache.memory, strict=True):
+            for row, length in enumerate(decoder.cache.lengths.tolist()):
+                gap = (found.double() - right)[:, row, :, :length].abs().max().item()
+                worst[place] = max(worst[place], gap)
+    assert made[0].cache.lengths.tolist() == made[2].cache.lengths.tolist()
+    return worst
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("lengths", [[4], LENGTHS], ids=["one text", "eleven"])
+def test_a_step_equals_the_models(make_model, name, lengths, threads):
+    model = make_model(torch.float32, **MODELS[name])
+    kernel, torchs = compare(decoders(model, lengths), 4)
+    assert kernel < max(2 * torchs, 1e-6)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_is_rounded_less_often_than_by_the_model(make_model, name):
+    model = make_model(torch.float32, **MODELS[name]).to(torch.bfloat16)
+    kernel, torchs = compare(decoders(model, LENGTHS), 4)
+    assert kernel < torchs
+
+
+@torch.inference_mode()
+def test_rows_may_leave_and_the_others_are_unmoved(make_model):
+    made = decoders(make_model(torch.float32), LENGTHS)
+    assert max(compare(made, 1)) < 1e-5
+    for decoder in made:
+        decoder.cache.select([0, 10, 3])
+    assert max(compare(made, 3)) < 1e-5
+
+
+@torch.inference_mode()
+def test_a_cache_that_is_full_is_filled_to_its_last_place(make_model):
+    model = make_model(torch.float32)
+    capacity = model.config.context_length
+    made = decoders(model, [capacity - 1, 2])
+    assert max(compare(made, 1)) < 1e-5
+    with pytest.raises(ValueError, match="at most 16 tokens"):
+        made[0](torch.tensor([1, 2]))
+
+
+@torch.inference_mode()
+def test_texts_do_not_depend_on_each_other(make_model):
+    # Different numbers of texts are added up by different loops: equal but for the last bits.
+    model = make_model(torch.float32)
+    together = decoders(model, LENGTHS)[0]
+    before = copy.deepcopy(together.cache)
+    logits = together(torch.full((len(LENGTHS),), 7)).clone()
+    for row in (0, 8, 10):
+        alone = KVCache.for_model(model.config, 1, dtype=torch.float32)
+        alone.put([0], before, [row])
+        torch.testing.assert_close(KernelDecoder(model, alone)(torch.tensor([7]))[0], logits[row])
+
+
+def test_kernels_serve_where_they_are_on_and_take_the_tensors(make_model):
+    def kind(model, cache_dtype=None):
+        dtype = cache_dtype or model.head.weight.dtype
+        return type(make_decoder(model, KVCache.for_model(model.config, 2, dtype=dtype)))
+
+    assert kind(make_model(torch.float32)) is TorchDecoder
+    with cpu.kernels():
+        assert kind(make_model(torch.float32)) is KernelDecoder
+        assert kind(make_model(torch.bfloat16)) is KernelDecoder
+        assert kind(make_model(torch.float64)) is TorchDecoder
+        assert kind(make_model(torch.float32), torch.bfloat16) is TorchDecoder
+        with torch.autocast("cpu", torch.bfloat16):
+            assert kind(make_model(torch.float32)) is TorchDecoder
