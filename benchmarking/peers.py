@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformerlm.config import ModelConfig
+
+if TYPE_CHECKING:
+    from transformerlm.nn import TransformerLM
+    from transformerlm.tokenizer import Tokenizer
 
 
 def hugging_face_llama(shape: ModelConfig) -> Any | None:
@@ -29,3 +34,30 @@ def hugging_face_llama(shape: ModelConfig) -> Any | None:
         pad_token_id=0,
     )
     return LlamaForCausalLM(llama)
+
+
+def gguf_of(model: TransformerLM, dtype: str, folder: Path) -> Path | None:
+    """The model as a GGUF file for llama.cpp; None, and a word, where llama-cpp-python or gguf is missing."""
+    try:
+        import gguf  # noqa: F401 - gguf_file.py needs it
+        import llama_cpp  # noqa: F401
+    except ImportError as error:
+        print(f"{error.name} is not installed: llama.cpp is left out", file=sys.stderr)
+        return None
+    from transformerlm import gguf_file
+
+    path = folder / "model.gguf"
+    tokenizer = some_tokenizer(model.config.vocabulary_rows)
+    state = {name: weight.float() for name, weight in model.state_dict().items()}
+    gguf_file.write(path, gguf_file.make(model.config, state, tokenizer, None, dtype))
+    return path
+
+
+def some_tokenizer(vocab_size: int) -> Tokenizer:
+    """A tokenizer with so many ids: bytes, and pairs of bytes."""
+    from transformerlm.tokenizer import Tokenizer
+
+    pairs = [(bytes([left]), bytes([right])) for left in range(256) for right in range(256)]
+    merges = pairs[: vocab_size - 256]
+    tokens = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
+    return Tokenizer(dict(enumerate(tokens)), merges)
