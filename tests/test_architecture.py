@@ -23,21 +23,22 @@ FLOORS = [
     {"config", "native", "kernels", "state", "manifest"},
     {"cpu"},
     {"nn", "optim", "tokenizer", "logging", "runtime", "distributed", "microbatch", "guard"},
-    {"data", "infer", "checkpoint", "evaluate", "budget", "memory", "activation_checkpointing"}
+    {"data", "infer", "checkpoint", "evaluate", "estimates", "budget", "memory", "activation_checkpointing"}
     | {"sharding", "lockstep"},
     {"rundir", "learner"},
     {"trainer", "plan", "language_model"},
-    {"verify_resume"},
+    {"verify_resume", "scoring"},
     {"cli"},
 ]
 """From the ground up. A room imports from the floors below its own, never from beside or above it."""
 
-COMMANDS = ["train", "train_tokenizer", "make_data", "infer"]
+COMMANDS = ["train", "train_tokenizer", "make_data", "infer", "eval"]
 CONFIG_CLASSES = [
     configs.TrainConfig,
     configs.TrainTokenizerConfig,
     configs.MakeDataConfig,
     configs.InferConfig,
+    configs.EvalConfig,
 ]
 
 

@@ -395,6 +395,32 @@ class InferSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EvalSection(Section):
+    """[eval]: which model, or which two, on which text."""
+
+    checkpoint: FilePath = "runs/python-stdlib"
+    """A run's folder (its newest valid checkpoint) or one checkpoint of it."""
+    compare: FilePath | None = None
+    """Another one, for the difference on the same documents. None: no comparison."""
+    text: FilePath | None = None
+    """A file, a folder or a glob, all of which is scored; [data] says how it is read. None: the part of
+    [data] that validates."""
+    max_documents: PositiveInt | None = None
+    """Score only so many documents, from the first on. None: all."""
+    eos_token: str | None = None
+    """Special token that stands before each document, and is to be predicted at its end. "": none. None: the
+    one that ended documents in the model's own training ([data].document_separator there)."""
+    stride: PositiveInt | None = None
+    """Of documents longer than the model's context: tokens from the beginning of a window to that of the
+    next, at most context_length, which is quickest; each token counts in the first window that it is in.
+    None: half of context_length, so that each has at least as much before it."""
+    batch_size: PositiveInt = 16
+    """Sequences of context_length that are scored at a time, or as many tokens in shorter ones."""
+    documents_file: FilePath | None = None
+    """A .jsonl file to write, with what each document has cost. None: none is written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainTokenizerConfig(Section):
     """transformerlm-train-tokenizer: from text to vocab.json and merges.txt."""
 
@@ -449,6 +475,17 @@ class InferConfig(Section):
 
     infer: InferSection = field(default_factory=InferSection)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig(Section):
+    """transformerlm-eval: from a model, or two, and text to loss, perplexity and bits per byte."""
+
+    eval: EvalSection = field(default_factory=EvalSection)
+    data: CorpusConfig = field(default_factory=CorpusConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
