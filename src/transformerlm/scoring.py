@@ -195,7 +195,7 @@ def window_nats(model: TransformerLM, batch: Sequence[Window], runtime: Runtime)
 
 
 def token_nats(model: TransformerLM, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Nats of each target `[targets]` from hidden states `[targets, d_model]`, a chunk of logits at a time."""
+    """Nats of each target, [targets], from hidden states [targets, d_model], a chunk of logits at a time."""
     chunk_bytes = CHUNK_BYTES.get(hidden.device.type, DEFAULT_CHUNK_BYTES)
     chunk = max(1, chunk_bytes // (4 * model.config.vocabulary_rows))
     slices = [slice(first, first + chunk) for first in range(0, len(targets), chunk)]

@@ -1,0 +1,88 @@
+import itertools
+import json
+
+import pytest
+
+from transformerlm.config import CorpusConfig
+from transformerlm.data.build import make_data
+from transformerlm.data.documents import TRAIN
+from transformerlm.data.pieces import PIECE_BYTES
+from transformerlm.data.reading import Text
+from transformerlm.errors import ConfigError, DataError
+from transformerlm.tokenizer import Pretokenizer, Tokenizer, train_bpe_from_texts
+
+SAFE_CUT = Pretokenizer(special_tokens=["<|endoftext|>"]).safe_cut
+
+
+def read(text):
+    """Number, path and content of every document."""
+    parts = itertools.groupby(text.parts(SAFE_CUT), key=lambda part: part[:2])
+    return [(*key, b"".join(part.utf8 for part in own).decode()) for key, own in parts]
+
+
+def test_a_text_is_all_of_its_documents_in_order(tmp_path):
+    (tmp_path / "a.txt").write_text("one<|endoftext|> \n <|endoftext|>two")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "three"}) + "\n\n" + json.dumps({"text": "four"}))
+    (tmp_path / "c.txt").write_text("  ")
+    config = CorpusConfig(corpus="nowhere", validation_corpus="nowhere either")
+    found = read(Text.find(config, str(tmp_path)))
+    assert [(number, text) for number, _, text in found] == [*enumerate(["one", "two", "three", "four"])]
+    assert [path.rpartition("/")[2] for _, path, _ in found] == ["a.txt", "a.txt", "b.jsonl", "b.jsonl"]
+    assert str(Text.find(config, f"{tmp_path}/*.jsonl")) == f"{tmp_path}/*.jsonl"
+    assert len(read(Text.find(config, f"{tmp_path}/*.jsonl"))) == 2
+
+
+def test_a_document_longer_than_memory_comes_in_parts(tmp_path):
+    long = "a word and another one, " * (3 * PIECE_BYTES // 24)
+    (tmp_path / "a.txt").write_text(f"before<|endoftext|>{long}<|endoftext|>behind")
+    text = Text.find(CorpusConfig(), f"{tmp_path}/a.txt")
+    assert [content for _, _, content in read(text)] == ["before", long, "behind"]
+    numbers = [part.document for part in text.parts(SAFE_CUT)]
+    assert numbers == sorted(numbers)
+    assert numbers.count(1) > 2
+    assert max(len(part.utf8) for part in text.parts(SAFE_CUT)) <= PIECE_BYTES
+
+
+@pytest.mark.parametrize("split", ["document", "tail"])
+def test_without_a_path_it_is_what_validates(tmp_path, split):
+    for number in range(60):
+        (tmp_path / f"{number}.txt").write_text(f"The text of number {number}. " * 5)
+    config = CorpusConfig(corpus=str(tmp_path), validation_fraction=0.2, validation_split=split)
+    vocab, merges = train_bpe_from_texts(["The text of number"], 270, ["<|endoftext|>"])
+    tokenizer = Tokenizer(vocab, merges, ["<|endoftext|>"])
+    data = make_data(config, tokenizer, tmp_path / "made")
+    found = read(Text.find(config, None))
+    assert data.val.num_documents == len(found) > 5
+    assert tokenizer.decode(data.val.tokens) == "".join(f"{text}<|endoftext|>" for _, _, text in found)
+
+
+def test_a_validation_corpus_is_read_whole(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/a.txt").write_text("not this")
+    (tmp_path / "val.txt").write_text("this")
+    config = CorpusConfig(corpus=f"{tmp_path}/train", validation_corpus=f"{tmp_path}/val.txt")
+    text = Text.find(config, None)
+    assert [content for _, _, content in read(text)] == ["this"]
+    assert str(text) == f"{tmp_path}/val.txt"
+
+
+def test_nothing_to_read_is_said(tmp_path):
+    with pytest.raises(DataError, match=r"^\[eval\].text: expected a file, a folder, .*, got nowhere"):
+        Text.find(CorpusConfig(), "nowhere")
+    with pytest.raises(
+        ConfigError, match=r"^\[eval\].text: expected a text, for \[data\].validation_fraction"
+    ):
+        Text.find(CorpusConfig(validation_fraction=0), None)
+    assert Text.find(CorpusConfig(validation_fraction=0), __file__).split == TRAIN
+
+
+def test_the_bar_comes_to_the_size_of_the_files(tmp_path):
+    (tmp_path / "a.txt").write_text("é" * 1000)
+    (tmp_path / "b.txt").write_text("b" * 10)
+    text, moved = Text.find(CorpusConfig(), str(tmp_path)), []
+
+    class Bar:
+        update = moved.append
+
+    list(text.parts(SAFE_CUT, Bar()))
+    assert sum(moved) == text.num_bytes == 2010
