@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from transformerlm.config import InferConfig, MakeDataConfig, TrainConfig, TrainTokenizerConfig
+from transformerlm.config import EvalConfig, InferConfig, MakeDataConfig, TrainConfig, TrainTokenizerConfig
 from transformerlm.schema import field_docs, field_types
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +123,7 @@ def test_the_python_of_the_readme_runs(clone):
 def reference() -> str:
     """The section "Every key", made from config.py."""
     seen: dict[str, type] = {}
-    for config_class in (TrainConfig, MakeDataConfig, TrainTokenizerConfig, InferConfig):
+    for config_class in (TrainConfig, MakeDataConfig, TrainTokenizerConfig, InferConfig, EvalConfig):
         for table, section in field_types(config_class).items():
             known = seen.get(table)
             seen[table] = section if known is None or issubclass(section, known) else known
@@ -152,11 +152,12 @@ def test_every_config_file_is_one_that_its_command_takes():
         "make_data": MakeDataConfig,
         "train": TrainConfig,
         "infer": InferConfig,
+        "eval": EvalConfig,
     }
     paths = [
         path for path in (ROOT / "configs").rglob("*.toml") if not path.name.startswith(("bench_", "search_"))
     ]
-    assert len(paths) == 13
+    assert len(paths) == 15
     for path in paths:
         kind = next(kinds[name] for name in kinds if path.name.startswith(name))
         load_config(kind, Arguments(config_path=path))

@@ -75,12 +75,12 @@ def score(
     stride, eos_id = stride_of(settings, context_length), end_of_text_id(lm, settings)
     ends = np.array([] if eos_id is None else [eos_id], lm.tokenizer.dtype)
     max_tokens = settings.batch_size * context_length
-    uses_kernels = config.kernels and not config.compile and runtime.device.type == "cpu"
+    uses_kernels = config.kernels and runtime.device.type == "cpu" and runtime.dtype != torch.float16
     tally = _Tally()
     with (
         memory_for("scoring", f"take a smaller [eval].batch_size than {settings.batch_size}"),
         reporter.bar(text.num_bytes, "B", "scoring") as bar,
-        cpu.kernels(uses_kernels and runtime.dtype != torch.float16),
+        cpu.kernels(uses_kernels),
     ):
         parts = text.parts(lm.tokenizer.pretokenizer.safe_cut, bar)
         parts = itertools.takewhile(lambda part: _is_wanted(part, settings.max_documents), parts)

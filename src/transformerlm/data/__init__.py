@@ -4,7 +4,8 @@ Read `corpus.py` (which files), `documents.py` and `pieces.py` (what is in them)
 validates) and `build.py` (text to tokens, which are an `encoded.py` until they are written); `format.py`
 and `sidecar.py` are the token file, `unfinished.py` is one that is being made, `sampler.py` what training
 draws from it, `prepare.py` what the commands call, `verify.py` what checks what they have made, `share.py`
-how ranks share the work, and `turns.py` how processes that want the same do it once.
+how ranks share the work, and `turns.py` how processes that want the same do it once. `reading.py` is for who
+wants the documents themselves.
 
 Names are imported when they are first used: making token files needs no torch.
 """
