@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ def score(
         cpu.kernels(uses_kernels),
     ):
         parts = text.parts(lm.tokenizer.pretokenizer.safe_cut, bar)
-        parts = itertools.takewhile(lambda part: _is_wanted(part, settings.max_documents), parts)
+        parts = itertools.takewhile(lambda part: part.document < (settings.max_documents or math.inf), parts)
         all_windows = document_windows(
             tally.noted(parts), lm.tokenizer.encode_bytes, ends, context_length, stride
         )
@@ -111,7 +112,7 @@ def end_of_text_id(lm: LanguageModel, settings: EvalSection) -> int | None:
     token, known = settings.eos_token, lm.tokenizer.special_token_ids
     if token is None:
         try:
-            return known.get(lm.checkpoint.told("config", "data", "document_separator"))
+            return known.get(str(lm.checkpoint.told("config", "data", "document_separator")))
         except CheckpointError:  # of a model from elsewhere, which does not say how its data were made
             return None
     if token and token not in known:
@@ -132,11 +133,12 @@ def document_windows(
 def windows(document: int, parts: Iterable[Ids], context_length: int, stride: int) -> Iterator[Window]:
     """Cut one document so that every token but its first is a target that counts exactly once.
 
-    A window begins `stride` tokens after the one before, and only what that has not seen counts: behind
-    each target are at least context_length - stride tokens, or all that there are.
+    A window begins `stride` tokens after the one before, and only what that one has not predicted counts:
+    before each target are at least context_length - stride + 1 tokens, or all that there are. With a
+    context_length of 4 and a stride of 2, what counts in brackets:
 
-        context_length 4, stride 2:   a b c d e f g   ->   a b c d [e]   c d e f [g]
-                                                             * * *  *          *  *
+        a [b c d e]
+            c d e [f g]
     """
     seen, num_counted = np.array([], np.uint32), 0
     for part in parts:
@@ -214,10 +216,6 @@ def _padded(batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
         ids[row, :length] = torch.from_numpy(window.ids.astype(np.int64))
         counts[row, length - window.num_targets : length] = True
     return ids, counts
-
-
-def _is_wanted(part: Part, max_documents: int | None) -> bool:
-    return max_documents is None or part.document < max_documents
 
 
 class _Tally:

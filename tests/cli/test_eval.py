@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -12,10 +13,11 @@ import torch
 
 from transformerlm.cli import eval as command
 from transformerlm.cli import train
-from transformerlm.config import RuntimeConfig
+from transformerlm.config import EvalSection, RuntimeConfig
 from transformerlm.estimates import ratio
 from transformerlm.language_model import LanguageModel
 from transformerlm.logging import names
+from transformerlm.scoring import end_of_text_id
 
 CPU = ("--runtime.device=cpu", "--runtime.dtype=float32")
 
@@ -120,7 +122,7 @@ def test_it_is_the_validation_of_training_where_both_cut_the_text_alike(dtype, o
     assert found["tokens"] == found["bytes"] - 1 == record[names.EVAL_TOKENS]
     of_all = record[names.EVAL_BITS_PER_BYTE] * found["bytes"] / found["tokens"]
     assert of_all == pytest.approx(validation[names.VAL_BITS_PER_BYTE], rel=1e-5)
-    assert "no token before a document" in err
+    assert "no end-of-text token" in err
     assert "one document, from which no standard error can be told" in err
     assert record[names.EVAL_LOSS_ERROR] == "NaN"
 
@@ -202,7 +204,17 @@ def test_without_a_token_before_it_the_first_of_a_document_is_context_only(there
     _, (record,), _ = run(capfd, *words)
     _, (without,), err = run(capfd, *words, "--eval.eos_token=")
     assert without[names.EVAL_TOKENS] == record[names.EVAL_TOKENS] - 2
-    assert "its first token is context only, and its end is not predicted" in err
+    assert "the first token of a document is context only, and its end is not predicted" in err
+
+
+def test_the_end_of_a_text_is_the_one_that_the_model_was_trained_with(there):
+    lm = LanguageModel.load("runs/fables")
+    assert end_of_text_id(lm, EvalSection()) == 319
+    assert end_of_text_id(lm, EvalSection(eos_token="")) is None
+    assert end_of_text_id(lm, EvalSection(eos_token="<|endoftext|>")) == 319
+    silent = dataclasses.replace(lm, checkpoint=dataclasses.replace(lm.checkpoint, about={"config": {}}))
+    assert end_of_text_id(silent, EvalSection()) is None
+    assert end_of_text_id(silent, EvalSection(eos_token="<|endoftext|>")) == 319
 
 
 @pytest.mark.parametrize(
@@ -238,7 +250,7 @@ def test_mistakes_are_one_line_with_their_status(words, status, message, there, 
     assert (got, records) == (status, []), err
     assert message in err.replace(f"{tmp_path}/", "")
     assert "Traceback" not in err
-    introductions = err.count("parameters, on cpu") + err.count("no token before a document")
+    introductions = err.count("parameters, on cpu") + err.count("no end-of-text token")
     assert err.count("\n") == 1 + introductions
     assert (tmp_path / "latin.txt").read_bytes() == b"\n\xe9"
 

@@ -9,6 +9,7 @@ from transformerlm.data.documents import TRAIN
 from transformerlm.data.pieces import PIECE_BYTES
 from transformerlm.data.reading import Text
 from transformerlm.errors import ConfigError, DataError
+from transformerlm.progress import SilentReporter
 from transformerlm.tokenizer import Pretokenizer, Tokenizer, train_bpe_from_texts
 
 SAFE_CUT = Pretokenizer(special_tokens=["<|endoftext|>"]).safe_cut
@@ -76,13 +77,20 @@ def test_nothing_to_read_is_said(tmp_path):
     assert Text.find(CorpusConfig(validation_fraction=0), __file__).split == TRAIN
 
 
-def test_the_bar_comes_to_the_size_of_the_files(tmp_path):
-    (tmp_path / "a.txt").write_text("é" * 1000)
-    (tmp_path / "b.txt").write_text("b" * 10)
-    text, moved = Text.find(CorpusConfig(), str(tmp_path)), []
+@pytest.mark.parametrize("split", ["document", "tail"])
+def test_the_bar_comes_to_what_has_to_be_read(tmp_path, split):
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text("é" * 50 + str(number))
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
 
-    class Bar:
-        update = moved.append
+    def moved(text):
+        bar = SilentReporter().bar(None, "B", "").__enter__()
+        bar.update = (amounts := []).append
+        list(text.parts(SAFE_CUT, bar))
+        assert sum(amounts) == text.num_bytes
+        return sum(amounts)
 
-    list(text.parts(SAFE_CUT, Bar()))
-    assert sum(moved) == text.num_bytes == 2010
+    config = CorpusConfig(corpus=str(tmp_path), validation_fraction=0.3, validation_split=split)
+    assert moved(Text.find(config, str(tmp_path))) == size
+    found = moved(Text.find(config, None))
+    assert found == size if split == "document" else 0.2 * size < found < 0.4 * size

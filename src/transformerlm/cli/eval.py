@@ -69,8 +69,9 @@ def introduce(lm: LanguageModel, eos_id: int | None, reporter: Terminal) -> None
     parameters = num_parameters(lm.model.config)
     reporter.say(f"{lm.checkpoint.path}: {parameters:,} parameters, on {lm.runtime}")
     if eos_id is None:
-        what = "no token before a document: its first token is context only, and its end is not predicted"
-        reporter.say(f"{lm.checkpoint.path}: {what}")
+        what = "no end-of-text token ([eval].eos_token would name one)"
+        then = "the first token of a document is context only, and its end is not predicted"
+        reporter.say(f"{lm.checkpoint.path}: {what}: {then}")
 
 
 def compared(text: str, first: Scored, second: Scored | None = None) -> Outcome:
@@ -104,8 +105,7 @@ def log(outcome: Outcome, config: EvalConfig) -> None:
             output = Path(config.eval.documents_file).expanduser()
             with committed_file(output) as file:
                 file.writelines(line.encode() for line in document_lines(outcome))
-            if config.wandb.log_artifacts:
-                logger.log_artifact(output, f"documents-{run_dir.name}", "outputs")
+            logger.log_artifact(output, f"documents-{run_dir.name}", "outputs")
 
 
 if __name__ == "__main__":

@@ -52,8 +52,9 @@ class Text:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the files that have to be read."""
-        return self.corpora.num_bytes
+        """How much has to be read: files, or the parts of them that may hold some of these documents."""
+        own = (part for part in regions(self.config, self.corpora) if part.split in (None, self.split))
+        return sum(region.stop - region.start for region in own)
 
     def parts(self, safe_cut: SafeCut, bar: Bar | None = None) -> Iterator[Part]:
         """The documents in order; the parts of one follow each other. The bar moves by bytes of files.
@@ -63,7 +64,9 @@ class Text:
         """
         number = 0
         for region in regions(self.config, self.corpora):
-            for piece in pieces(region, self.config, safe_cut) if region.split in (None, self.split) else ():
+            if region.split not in (None, self.split):
+                continue
+            for piece in pieces(region, self.config, safe_cut):
                 for document in documents_of(piece, self.config):
                     if document.split == self.split:
                         yield Part(number, piece.path, document.utf8)
