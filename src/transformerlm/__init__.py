@@ -8,7 +8,25 @@
     logging     console, wandb             cli         the commands
 
 Importing this package imports none of them: take names from the packages themselves, as in
-`from transformerlm.nn import TransformerLM`.
+`from transformerlm.nn import TransformerLM`. One name is here too, and imports what it needs when it is
+first asked for:
+
+    from transformerlm import LanguageModel
+    LanguageModel.load("runs/python-stdlib").generate("Once upon a time")
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformerlm.language_model import LanguageModel
+
 __version__ = "0.1.0"
+__all__ = ["LanguageModel", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LanguageModel":
+        from transformerlm.language_model import LanguageModel
+
+        return LanguageModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

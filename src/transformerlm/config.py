@@ -371,8 +371,27 @@ class GenerationConfig(Section):
     """Draw from the smallest set of tokens with this much probability (nucleus sampling)."""
     top_k: PositiveInt | None = None
     """Draw from this many likeliest tokens. None: from all."""
+    min_p: Fraction = 0.0
+    """Draw from the tokens at least this many times as likely as the likeliest. 0: from all."""
+    repetition_penalty: PositiveFloat = 1.0
+    """Makes tokens that prompt or text hold already less likely: their logits divided by this where
+    positive, multiplied where negative. 1: it does not."""
     eos_token: str = "<|endoftext|>"
     """Special token that ends a text. "": none does."""
+    stop_tokens: tuple[Text, ...] = ()
+    """Other special tokens that end a text."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a text: it goes up to the first of them, which is no part of it. The prompt may
+    hold them."""
+    num_samples: PositiveInt = 1
+    """Texts to write after each prompt."""
+    log_probs: bool = False
+    """Keep each token's log-probability (nats), the model's own: before penalty, temperature, filters."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """A stop string has something to stop at."""
+        if "" in self.stop:
+            yield Problem(("stop",), f"expected strings of at least one character, got {list(self.stop)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -381,12 +400,24 @@ class InferSection(Section):
 
     checkpoint: FilePath = "runs/python-stdlib"
     """A run's folder (its newest valid checkpoint) or one checkpoint of it."""
-    prompt: str | None = None
-    """A text to continue; takes the place of [generation].prompts."""
+    prompt: str | tuple[str, ...] | None = None
+    """A text to continue, or a list of them; takes the place of [generation].prompts."""
     prompt_file: FilePath | None = None
-    """A file with one prompt a line, "-" for stdin; takes the place of [generation].prompts."""
+    """A file of prompts, "-" for stdin; takes the place of [generation].prompts."""
+    prompt_format: Literal["auto", "lines", "jsonl", "whole"] = "auto"
+    """What that file holds. "lines": a prompt a line. "jsonl": a JSON string a line, or an object whose
+    "prompt" it is; other keys come back with the result. "whole": one prompt, line breaks and all.
+    "auto": "jsonl" where the name ends in .jsonl, else "lines"."""
+    output_format: Literal["auto", "text", "jsonl"] = "auto"
+    """"text": to be read, each prompt with its continuation. "jsonl": a JSON object a line. "auto": "text"
+    on a terminal, "jsonl" anywhere else and with [generation].log_probs."""
+    output_file: FilePath | None = None
+    """A file for the results, written whole at the end or not at all. None: stdout."""
+    first_row: NonNegativeInt = 0
+    """Row of the first text; the next ones follow. A seed has a stream of random numbers for each row: a
+    result's "text.row" here has that text again, alone."""
     stream: bool = True
-    """Show a single prompt's text on the terminal (stderr) as it is written."""
+    """Show a single text on the terminal as it is written (on stderr where the result is JSON)."""
 
     def conflicts(self) -> Iterator[Problem]:
         """Prompts come from one place."""
@@ -478,6 +509,12 @@ class InferConfig(Section):
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Text to be read has no place for numbers."""
+        if self.generation.log_probs and self.infer.output_format == "text":
+            what = 'expected "jsonl" or "auto" with [generation].log_probs, got "text"'
+            yield Problem(("infer", "output_format"), what)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from transformerlm.checkpoint import Checkpoint, load_model_state, open_checkpoint
-from transformerlm.config import ModelConfig, RuntimeConfig
-from transformerlm.errors import CheckpointError
+from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
+from transformerlm.errors import CheckpointError, ConfigError
+from transformerlm.infer import Completion, begin, complete, grow
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.rundir import RunDirectory
 from transformerlm.runtime import Runtime
-from transformerlm.schema import from_dict
+from transformerlm.schema import NonNegativeInt, from_dict
 from transformerlm.tokenizer import Tokenizer
 
 MAX_CONTEXT_LENGTH = 2**20
 """Of a checkpoint, which may be a stranger's: the weights do not show it, and tables are made for it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings(GenerationConfig):
+    """How `LanguageModel` writes: the keys of [generation], and which random numbers it draws with."""
+
+    seed: NonNegativeInt = 0
+    """Seed of the random numbers."""
+    first_row: NonNegativeInt = 0
+    """Row of the first text; the next ones follow. Row 7 of a seed is drawn alike in any batch."""
+
+
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model in evaluation mode, its tokenizer, and the checkpoint that it comes from."""
+    """A model in evaluation mode, its tokenizer, and the checkpoint that it comes from.
+
+        lm = LanguageModel.load("runs/python-stdlib")
+        lm.generate("class Queue:", temperature=0.7, max_new_tokens=60, seed=1)
+
+    The settings of its methods are those of [generation] in a config (`GenerationConfig` documents them),
+    with the same defaults, and `seed` and `first_row` (see `Settings`). One that is wrong is a ConfigError
+    with a line that names it. The same call gives the same text: for another one give another seed.
+    """
 
     model: TransformerLM
     tokenizer: Tokenizer
@@ -52,6 +71,55 @@ class LanguageModel:
         tokenizer = RunDirectory.of(checkpoint).tokenizer(checkpoint)
         resolved = Runtime.from_config(config)
         return cls(load_model(checkpoint, config, resolved), tokenizer, checkpoint, resolved)
+
+    @overload
+    def generate(self, prompt: str, **settings: Any) -> str: ...
+    @overload
+    def generate(self, prompt: Sequence[str], **settings: Any) -> list[str]: ...
+    def generate(self, prompt: str | Sequence[str], **settings: Any) -> str | list[str]:
+        """What the model writes after a prompt: the continuation alone; for several prompts a list of them.
+
+        Raises:
+            ConfigError: for a setting that is unknown or wrong; `num_samples` is for `complete`.
+        """
+        chosen = _one_text_each("generate", prompt, settings)
+        texts = [completion.text for completion in self._complete(chosen)]
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
+        """The text that `generate` returns, piece by piece as it is written; no piece breaks a character.
+
+        Raises:
+            ConfigError: as `generate`, before the first piece is asked for.
+        """
+        chosen = _one_text_each("stream", prompt, settings)
+        texts = begin(self.tokenizer, chosen, chosen.first_row)
+        pieces = grow(self.model, self.tokenizer, chosen, texts, chosen.seed)
+        return (piece for _, piece in pieces if piece)
+
+    def complete(self, prompts: str | Sequence[str], **settings: Any) -> list[Completion]:
+        """All that there is to know of what the model writes: `num_samples` texts a prompt, prompt by prompt.
+
+        Raises:
+            ConfigError: for a setting that is unknown or wrong.
+        """
+        return self._complete(_settings("complete", prompts, settings))
+
+    def _complete(self, chosen: Settings) -> list[Completion]:
+        return complete(self.model, self.tokenizer, chosen, seed=chosen.seed, first_row=chosen.first_row)
+
+
+def _settings(method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:
+    listed = [prompts] if isinstance(prompts, str) else list(prompts)
+    return from_dict(Settings, dict(prompts=listed, **settings), method)
+
+
+def _one_text_each(method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:
+    chosen = _settings(method, prompts, settings)
+    if chosen.num_samples > 1:
+        what = f"expected 1, for `complete` is what returns several, got {chosen.num_samples}"
+        raise ConfigError(f"{method}: num_samples: {what}")
+    return chosen
 
 
 def load_model(checkpoint: Checkpoint, config: RuntimeConfig, runtime: Runtime) -> TransformerLM:

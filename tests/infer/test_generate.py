@@ -81,7 +81,7 @@ def test_steps_tell_which_texts_go_on(make_model):
     for step in steps(model, PROMPTS, max_new_tokens=30, eos_token_id=eos, **WARM):
         for row, token in step.items():
             assert eos not in rows[row]
-            rows[row].append(token)
+            rows[row].append(token.id)
     for row, text in rows.items():
         end = whole[row].index(eos) + 1 if eos in whole[row] else 30
         assert text == whole[row][:end]

@@ -73,8 +73,9 @@ def run_command(
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; the exit status comes back.
 
-    `shortcuts` maps a short option to the key it stands for: {"resume": "training.resume"}; `modes` an
-    option to what is run in place of `function`.
+    `shortcuts` maps a short option to the key it stands for: {"resume": "training.resume"}; a "+" behind
+    the key has it take a list, of one item each time that the option is given. `modes` maps an option to
+    what is run in place of `function`.
     Errors of the user's making are printed to stderr, one line each, without a traceback.
     """
     ready_streams(restart=argv is None)
@@ -148,10 +149,20 @@ def parse_arguments(
         elif name == "config":
             arguments.config_path = Path(value)
         else:
-            arguments.overrides = merge(arguments.overrides, nested(shortcuts.get(name, name), value))
+            key = shortcuts.get(name, name).removesuffix("+")
+            gathers = shortcuts.get(name) == f"{key}+"
+            given = [*_items(arguments.overrides, key), value] if gathers else value
+            arguments.overrides = merge(arguments.overrides, nested(key, given))
     if problems:
         raise ConfigError(problems)
     return arguments
+
+
+def _items(overrides: Mapping[str, Any], dotted: str) -> list[str]:
+    """What an option that may be given several times has gathered so far."""
+    table, _, key = dotted.partition(".")
+    found = overrides.get(table, {}).get(key)
+    return found if isinstance(found, list) else []
 
 
 def nested(dotted: str, value: Any) -> dict[str, Any]:
@@ -240,7 +251,8 @@ def typed(overrides: Mapping[str, Any], section: type[Section]) -> dict[str, Any
         if isinstance(value, Mapping):
             result[key] = typed(value, hint) if is_section(hint) else value
         else:
-            result[key] = value if hint is None else parse_value(value, hint)
+            # A list is of texts that are meant as they are.
+            result[key] = value if hint is None or isinstance(value, list) else parse_value(value, hint)
     return result
 
 

@@ -7,37 +7,21 @@ logger records of a finished one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 
 from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError
+from transformerlm.infer.continuation import Completion, Continuation, Ends
 from transformerlm.infer.generate import steps
 from transformerlm.logging import names
 from transformerlm.nn import TransformerLM
-from transformerlm.tokenizer import StreamDecoder, Tokenizer
+from transformerlm.tokenizer import Tokenizer
 
 OnText = Callable[[int, str], None]
-"""Called with the index of a prompt and the next piece of its continuation, always whole characters."""
+"""Called with the index of a text (prompt * num_samples + sample) and its next piece, whole characters."""
 
 BATCH_SIZE = 64
-"""Prompts continued side by side; more than these take turns."""
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A prompt and what the model wrote after it."""
-
-    prompt: str
-    text: str
-    token_ids: tuple[int, ...]
-    """Of `text`; the token that ended it is not among them."""
-    ended: bool
-    """Whether the model ended the text itself, by [generation].eos_token."""
-    latency_ms: float
-    """Milliseconds from the start of its batch to its last token."""
-    eos_token_id: int | None
-    """The token that would have ended it."""
+"""Texts continued side by side; more than these take turns."""
 
 
 def complete(
@@ -46,55 +30,94 @@ def complete(
     generation: GenerationConfig,
     *,
     seed: int = 0,
+    first_row: int = 0,
     on_text: OnText | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> list[Completion]:
-    """Continue the prompts of [generation] as it says.
+    """Continue the prompts of [generation] as it says: `num_samples` texts of each, prompt by prompt.
 
-    The text of prompt i follows from the model, that prompt, `generation`, `seed` and i, whatever the
-    other prompts and `batch_size` are. An empty prompt begins at the end-of-text token.
+    Text i is drawn with the random numbers of row `first_row` + i of `seed`. It follows from the model,
+    its prompt, `generation`, `seed` and that row, whatever the other prompts and `batch_size` are.
+    An empty prompt begins at the end-of-text token.
 
     Raises:
-        ConfigError: for an eos_token that the tokenizer lacks, or an empty prompt without one.
+        ConfigError: for a special token that the tokenizer lacks, or an empty prompt without an eos_token.
     """
-    eos = eos_token_id(tokenizer, generation)
-    prompt_ids = [encode_prompt(tokenizer, prompt, eos) for prompt in generation.prompts]
-    texts = [_Text(tokenizer, prompt, index, eos, on_text) for index, prompt in enumerate(generation.prompts)]
+    texts = begin(tokenizer, generation, first_row)
+    return list(finished(model, tokenizer, generation, texts, seed, on_text, batch_size))
+
+
+def finished(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    generation: GenerationConfig,
+    texts: Sequence[Continuation],
+    seed: int = 0,
+    on_text: OnText | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[Completion]:
+    """The completions of texts that are to be begun, in their order, each batch as soon as it is done."""
     for first in range(0, len(texts), batch_size):
-        started = time.perf_counter()
-        for step in steps(
-            model,
-            prompt_ids[first : first + batch_size],
-            max_new_tokens=generation.max_new_tokens,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            top_k=generation.top_k,
-            eos_token_id=eos,
-            seed=seed,
-            first_row=first,
-            # A model may have more rows than the tokenizer has ids; they stand for no text.
-            vocab_size=tokenizer.vocab_size,
-        ):
-            latency_ms = 1000 * (time.perf_counter() - started)
-            for row, token_id in step.items():
-                texts[first + row].add(token_id, latency_ms)
-    return [text.completion() for text in texts]
+        batch = texts[first : first + batch_size]
+        for index, piece in grow(model, tokenizer, generation, batch, seed):
+            if on_text is not None and piece:
+                on_text(first + index, piece)
+        for text in batch:
+            yield text.completion()
 
 
-def eos_token_id(tokenizer: Tokenizer, generation: GenerationConfig) -> int | None:
-    """The id of [generation].eos_token; None where it is "".
+def begin(tokenizer: Tokenizer, generation: GenerationConfig, first_row: int = 0) -> list[Continuation]:
+    """The texts that [generation] asks for, nothing of them written yet.
 
     Raises:
-        ConfigError: where it is none of the tokenizer's special tokens.
+        ConfigError: as `complete` does.
     """
-    if not generation.eos_token:
-        return None
-    known = tokenizer.special_token_ids
-    if generation.eos_token not in known:
-        tokens = ", ".join(f'"{token}"' for token in known) or "none"
-        expected = f"expected a special token of the tokenizer ({tokens}) or nothing"
-        raise ConfigError(f'[generation].eos_token: {expected}, got "{generation.eos_token}"')
-    return known[generation.eos_token]
+    ends = Ends.of(tokenizer, generation)
+    texts: list[Continuation] = []
+    for prompt in generation.prompts:
+        ids = encode_prompt(tokenizer, prompt, ends.eos_token_id)
+        for sample in range(generation.num_samples):
+            texts.append(Continuation(tokenizer, ends, prompt, ids, sample, first_row + len(texts)))
+    return texts
+
+
+def grow(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    generation: GenerationConfig,
+    texts: Sequence[Continuation],
+    seed: int = 0,
+) -> Iterator[tuple[int, str]]:
+    """Let texts of neighbouring rows grow side by side, to their ends.
+
+    Yields, for each token of each text, the text's index and the piece that is certain now, often "". Who
+    stops asking stops the texts; `Continuation.end` has what was held back till then.
+    """
+    ends, started = Ends.of(tokenizer, generation), time.perf_counter()
+    for step in steps(
+        model,
+        [text.prompt_ids for text in texts],
+        max_new_tokens=generation.max_new_tokens,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+        min_p=generation.min_p,
+        repetition_penalty=generation.repetition_penalty,
+        eos_token_id=ends.eos_token_id,
+        stop_token_ids=ends.stop_token_ids,
+        seed=seed,
+        first_row=texts[0].row,
+        # A model may have more rows than the tokenizer has ids; they stand for no text.
+        vocab_size=tokenizer.vocab_size,
+        log_probs=generation.log_probs,
+        is_over=lambda index: texts[index].finish_reason is not None,
+    ):
+        latency_ms = 1000 * (time.perf_counter() - started)
+        for index, token in step.items():
+            texts[index].latency_ms = latency_ms
+            yield index, texts[index].add(token)
+    for index, text in enumerate(texts):
+        yield index, text.end()
 
 
 def check_prompts(tokenizer: Tokenizer, generation: GenerationConfig) -> None:
@@ -103,9 +126,16 @@ def check_prompts(tokenizer: Tokenizer, generation: GenerationConfig) -> None:
     Raises:
         ConfigError: as `complete` would.
     """
-    eos = eos_token_id(tokenizer, generation)
-    for prompt in generation.prompts:
-        encode_prompt(tokenizer, prompt, eos)
+    begin(tokenizer, generation)
+
+
+def eos_token_id(tokenizer: Tokenizer, generation: GenerationConfig) -> int | None:
+    """The id of [generation].eos_token; None where it is "".
+
+    Raises:
+        ConfigError: where it is none of the tokenizer's special tokens.
+    """
+    return Ends.of(tokenizer, generation).eos_token_id
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, eos: int | None) -> list[int]:
@@ -132,36 +162,3 @@ def completion_values(completion: Completion, generation: GenerationConfig) -> d
         names.TOP_P: generation.top_p,
         names.EOS_TOKEN_ID: -1 if eos is None else eos,
     }
-
-
-@dataclass
-class _Text:
-    """A continuation under way."""
-
-    tokenizer: Tokenizer
-    prompt: str
-    index: int
-    eos: int | None
-    on_text: OnText | None
-    ids: list[int] = field(default_factory=list)
-    ended: bool = False
-    latency_ms: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.decoder = StreamDecoder(self.tokenizer)
-
-    def add(self, token_id: int, latency_ms: float) -> None:
-        self.latency_ms = latency_ms
-        self.ended = token_id == self.eos
-        if not self.ended:
-            self.ids.append(token_id)
-        self._tell(self.decoder.flush() if self.ended else self.decoder.feed(token_id))
-
-    def completion(self) -> Completion:
-        self._tell(self.decoder.flush())
-        text = self.tokenizer.decode(self.ids)
-        return Completion(self.prompt, text, tuple(self.ids), self.ended, self.latency_ms, self.eos)
-
-    def _tell(self, piece: str) -> None:
-        if self.on_text is not None and piece:
-            self.on_text(self.index, piece)

@@ -1,18 +1,55 @@
-"""From logits to a token: temperature, top-k, top-p, and the draw. Pure functions, nothing remembered.
+"""From logits to a token: which tokens may be drawn, and the draw. Pure functions, nothing remembered.
 
+In this order, which is Hugging Face's too: repetition penalty, temperature, top-k, top-p, min-p, the draw.
 They know nothing of models or texts. Nothing in them makes the host wait for the device.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from transformerlm.nn.functional import softmax, widen
+from transformerlm.nn.functional import cross_entropy, softmax, widen
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen; the defaults draw from the model's own distribution.
+
+    Raises:
+        ValueError: for a value outside its range, in words.
+    """
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token (of equals, the one with the lowest id)."""
+    top_p: float = 1.0
+    """See `top_p_filter`; 1 keeps all tokens."""
+    top_k: int | None = None
+    """See `top_k_filter`; None keeps all."""
+    min_p: float = 0.0
+    """See `min_p_filter`; 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """See `repetition_penalty`, the function; 1 changes nothing."""
+
+    def __post_init__(self) -> None:
+        for key, is_met, expected in self._conditions():
+            if not is_met:
+                raise ValueError(f"{key}: expected {expected}, got {getattr(self, key)}")
+
+    def _conditions(self) -> Iterator[tuple[str, bool, str]]:
+        is_number = math.isfinite(self.temperature) and self.temperature >= 0
+        yield "temperature", is_number, "a number of at least 0"
+        yield "top_p", 0 < self.top_p <= 1, "a number above 0 and at most 1"
+        yield "top_k", self.top_k is None or self.top_k >= 1, "a whole number of at least 1, or None"
+        yield "min_p", 0 <= self.min_p <= 1, "a number from 0 to 1"
+        is_number = math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0
+        yield "repetition_penalty", is_number, "a number above 0"
 
 
 def sample(
@@ -44,29 +81,77 @@ def sample(
     Raises:
         ValueError: for a parameter outside its range.
     """
-    check_sampling(temperature, top_p, top_k)
-    best, greedy = widen(logits).max(-1, keepdim=True)
-    if temperature == 0:
+    sampling = Sampling(temperature, top_p, top_k)
+    if uniforms is None and temperature:
+        uniforms = torch.rand(logits.shape[:-1], generator=generator, device=logits.device)
+    return sample_rows(logits, sampling, uniforms)
+
+
+def sample_rows(
+    logits: Tensor, sampling: Sampling, uniforms: Tensor | None, seen: Tensor | None = None
+) -> Tensor:
+    """Draw one token from each row of logits, as all of `sampling` says: a step of every text of a batch.
+
+    Args:
+        logits: [..., vocabulary]; computed in float32 at least.
+        uniforms: [...] in [0, 1), the random number of each row; not read where the temperature is 0.
+        seen: BoolTensor [..., vocabulary]: which tokens the repetition penalty is for. None: none.
+
+    Returns:
+        LongTensor [...]: ids; -1 for a row whose logits hold a NaN.
+    """
+    scores = widen(logits)
+    if seen is not None and sampling.repetition_penalty != 1:
+        scores = repetition_penalty(scores, seen, sampling.repetition_penalty)
+    best, greedy = scores.max(-1, keepdim=True)
+    if sampling.temperature == 0 or uniforms is None:
         return torch.where(best.isnan(), -1, greedy).squeeze(-1)
     # The maximum is taken away first: divided by a tiny temperature it would be infinite, by 0 no number.
-    divisor = max(temperature, torch.finfo(torch.float32).tiny)
-    probabilities = softmax((widen(logits) - best) / divisor, -1)
-    if top_k is not None:
-        probabilities = top_k_filter(probabilities, top_k)
-    probabilities = top_p_filter(probabilities, top_p)
-    if uniforms is None:
-        uniforms = torch.rand(logits.shape[:-1], generator=generator, device=logits.device)
+    divisor = max(sampling.temperature, torch.finfo(torch.float32).tiny)
+    probabilities = softmax((scores - best) / divisor, -1)
+    if sampling.top_k is not None:
+        probabilities = top_k_filter(probabilities, sampling.top_k)
+    probabilities = top_p_filter(probabilities, sampling.top_p)
+    if sampling.min_p:
+        probabilities = min_p_filter(probabilities, sampling.min_p)
     return draw(probabilities, uniforms)
 
 
-def check_sampling(temperature: float, top_p: float, top_k: int | None) -> None:
-    """Raise ValueError, in words, for a parameter outside its range."""
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature: expected a number of at least 0, got {temperature}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p: expected a number above 0 and at most 1, got {top_p}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k: expected a whole number of at least 1, or None, got {top_k}")
+def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Make the tokens seen less likely: their logits divided by `penalty` where positive, else multiplied.
+
+        logits [2, -1, 3], seen [yes, yes, no], penalty 2  ->  [1, -2, 3]
+
+    Dividing alone, as the paper has it, would make a token with a negative logit likelier. Here, as in
+    Hugging Face's `generate`, prompt and text both count as seen, and a token seen twice as seen once.
+
+    Args:
+        logits: [..., vocabulary]
+        seen: BoolTensor [..., vocabulary]
+        penalty: above 0; 1 changes nothing, below 1 repetition becomes likelier.
+
+    Raises:
+        ValueError: for another `penalty`.
+
+    Source: Keskar et al., "CTRL: A Conditional Transformer Language Model for Controllable Generation",
+    2019, section 4.1.
+    """
+    Sampling(repetition_penalty=penalty)
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def log_probabilities(logits: Tensor, ids: Tensor) -> Tensor:
+    """ln softmax(logits)[id] of each row: what the model itself gives its token, before penalty,
+    temperature and filters.
+
+    Args:
+        logits: [..., vocabulary]; computed in float32 at least.
+        ids: LongTensor [...]
+
+    Returns:
+        [...], nats, at most 0.
+    """
+    return -cross_entropy(logits, ids, "none")
 
 
 def top_p_filter(probabilities: Tensor, p: float) -> Tensor:
@@ -86,7 +171,7 @@ def top_p_filter(probabilities: Tensor, p: float) -> Tensor:
 
     Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020, section 3.1.
     """
-    check_sampling(1, p, None)
+    Sampling(top_p=p)
     if p == 1:
         return probabilities / probabilities.sum(-1, keepdim=True)
     ascending = _sorted(widen(probabilities))
@@ -108,10 +193,33 @@ def top_k_filter(probabilities: Tensor, k: int) -> Tensor:
     Raises:
         ValueError: for a smaller `k`.
     """
-    check_sampling(1, 1, k)
+    Sampling(top_k=k)
     num_kept = min(k, probabilities.shape[-1])
     smallest = widen(probabilities).topk(num_kept).values[..., -1:]
     return _keep_largest(probabilities, smallest, torch.tensor(num_kept, device=probabilities.device))
+
+
+def min_p_filter(probabilities: Tensor, min_p: float) -> Tensor:
+    """The tokens at least `min_p` times as likely as the likeliest, renormalised; all others get 0.
+
+        min_p_filter([0.5, 0.3, 0.15, 0.05], 0.2)  ->  [0.526, 0.316, 0.158, 0]
+
+    Where the model is sure few tokens are left, where it is not many are.
+
+    Args:
+        probabilities: [..., vocabulary]
+        min_p: from 0, which keeps all, to 1, which keeps the likeliest and its equals.
+
+    Raises:
+        ValueError: for another `min_p`.
+
+    Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs",
+    2024, section 3.
+    """
+    Sampling(min_p=min_p)
+    wide = widen(probabilities)
+    kept = torch.where(wide >= min_p * wide.amax(-1, keepdim=True), wide, 0)
+    return (kept / kept.sum(-1, keepdim=True)).to(probabilities.dtype)
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:

@@ -1,0 +1,188 @@
+"""A model to play with in the terminal: a prompt in, a text out, until Ctrl-D.
+
+Ctrl-C ends the text that is being written, or drops the line that is being typed, and never the program.
+Lines are edited with Python's readline module, where there is one; it takes pasted texts of several too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import signal
+import time
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from transformerlm.cli.common import parse_value
+from transformerlm.cli.streams import print_text
+from transformerlm.config import GenerationConfig
+from transformerlm.errors import ConfigError
+from transformerlm.infer import Completion, begin, check_prompts, grow
+from transformerlm.language_model import LanguageModel
+from transformerlm.logging.terminal import say
+from transformerlm.nn import num_parameters
+from transformerlm.schema import NonNegativeInt, SchemaError, field_docs, field_types, unknown
+from transformerlm.schema.values import convert
+
+FIXED: dict[str, Any] = {"prompts": (), "num_samples": 1, "log_probs": False}
+"""Keys of [generation] that have no meaning here."""
+
+HELP = """\
+a line        is continued; one that ends in \\ goes on in the next; "//" begins one that begins with "/"
+/again        another text after the same prompt
+/more         go on where the last text ends
+/seed N       of the next text; each text after it has the next one
+/KEY VALUE    change a setting; /KEY alone says what it is and means
+/help  /quit  this; the end, as Ctrl-D. Ctrl-C stops a text"""
+
+
+class Interrupts:
+    """While entered, Ctrl-C raises KeyboardInterrupt where a line is being read, and else is only counted."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._is_reading = False
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Take SIGINT over, and give it back."""
+        previous = signal.signal(signal.SIGINT, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def read_line(self, prompt: str) -> str | None:
+        """A line of stdin; None where Ctrl-C has dropped it. EOFError at the end, as `input`."""
+        try:
+            self._is_reading = True
+            line = input(prompt)
+            self._is_reading = False
+        except KeyboardInterrupt:
+            return None
+        finally:
+            self._is_reading = False
+        return line
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        self.count += 1
+        if self._is_reading:
+            raise KeyboardInterrupt
+
+
+class Session:
+    """A model, how it writes, and what it has written last.
+
+    Args:
+        seed: of the first text; the second has the next one, and so on.
+    """
+
+    def __init__(self, lm: LanguageModel, generation: GenerationConfig, seed: int) -> None:
+        self.lm = lm
+        self.generation = dataclasses.replace(generation, **FIXED)
+        self.seed = seed
+        self.prompt = self.text = ""
+        self.interrupts = Interrupts()
+        self.commands: dict[str, Callable[[str], None]] = {
+            "help": self._help,
+            "again": lambda value: self.write(self.prompt),
+            "more": lambda value: self.write(self.prompt + self.text),
+            "seed": self._set_seed,
+        }
+
+    def run(self) -> None:
+        """Read and write until the end of stdin, or /quit.
+
+        Raises:
+            ConfigError: for settings that the model's tokenizer does not know.
+        """
+        check_prompts(self.lm.tokenizer, self.generation)
+        with contextlib.suppress(ImportError):  # `input` edits lines once it is there
+            importlib.import_module("readline")
+        say(f"{num_parameters(self.lm.model.config):,} parameters, on {self.lm.runtime}; /help, /quit")
+        with self.interrupts.noted(), contextlib.suppress(EOFError):
+            while (line := self._read()) not in ("/quit", "/exit"):
+                self.answer(line)
+            return
+        print_text("\n")
+
+    def answer(self, line: str) -> None:
+        """Do what a line asks for; what it asks for wrongly is said."""
+        try:
+            if line.startswith("/") and not line.startswith("//"):
+                self._command(*line[1:].rstrip().partition(" ")[::2])
+            elif line:
+                self.write(line.removeprefix("/") if line.startswith("//") else line)
+        except SchemaError as error:
+            say("\n".join(f"/{problem.path[-1]}: {problem.what}" for problem in error.problems))
+        except ConfigError as error:
+            say(str(error))
+
+    def write(self, prompt: str) -> None:
+        """Continue a prompt with the next seed, on stdout; Ctrl-C ends it."""
+        generation = dataclasses.replace(self.generation, prompts=(prompt,))
+        texts, count = begin(self.lm.tokenizer, generation), self.interrupts.count
+        started, seed = time.perf_counter(), self.seed
+        self.prompt, self.seed = prompt, seed + 1
+        print_text(prompt)
+        for _, piece in grow(self.lm.model, self.lm.tokenizer, generation, texts, seed):
+            print_text(piece)
+            if self.interrupts.count > count:
+                print_text(texts[0].end())
+                break
+        completion, was_stopped = texts[0].completion(), self.interrupts.count > count
+        self.text = completion.text
+        print_text("" if (prompt + self.text).endswith("\n") else "\n")
+        say(_summary(completion, was_stopped, seed, time.perf_counter() - started))
+
+    def _read(self) -> str:
+        """The next line, with those that it goes on in; "" where Ctrl-C has dropped it."""
+        line, lead = "", "> "
+        while True:
+            part = self.interrupts.read_line(lead)
+            if part is None:
+                print_text("\n")
+                return ""
+            line += part
+            if not line.endswith("\\"):
+                return line
+            line, lead = line[:-1] + "\n", ". "
+
+    def _command(self, name: str, value: str) -> None:
+        keys = [key for key in field_types(GenerationConfig) if key not in FIXED]
+        if name in self.commands:
+            self.commands[name](value.strip())
+        elif name not in keys:
+            what = unknown(name, [*self.commands, "quit", *keys]).replace("key", "command")
+            say(f"/{name}: {what}")
+        elif value:
+            self._set(name, value)
+        else:
+            say(f"{name} = {getattr(self.generation, name)!r}: {field_docs(GenerationConfig)[name]}")
+
+    def _set(self, key: str, value: str) -> None:
+        given: Any = "" if value == '""' else parse_value(value, field_types(GenerationConfig)[key])
+        changed = dataclasses.replace(self.generation, **{key: given})
+        check_prompts(self.lm.tokenizer, changed)
+        self.generation = changed
+
+    def _set_seed(self, value: str) -> None:
+        seed, what = convert(parse_value(value, NonNegativeInt), NonNegativeInt)
+        if value and what:
+            say(f"/seed: {what}")
+            return
+        self.seed = seed if value else self.seed
+        say(f"seed = {self.seed}")
+
+    def _help(self, value: str) -> None:
+        keys = [key for key in field_types(GenerationConfig) if key not in FIXED]
+        settings = [f"{key} = {getattr(self.generation, key)!r}" for key in keys]
+        say("\n".join([HELP, "", f"seed = {self.seed}", *settings]))
+
+
+def _summary(completion: Completion, was_stopped: bool, seed: int, seconds: float) -> str:
+    reason = "stopped" if was_stopped else completion.finish_reason
+    num_tokens = len(completion.token_ids)
+    return f"[seed {seed}: {num_tokens} tokens, {num_tokens / seconds:.0f} a second, {reason}]"

@@ -1,0 +1,119 @@
+"""Where transformerlm-infer has its prompts from: arguments, the config, a file or stdin. No torch here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformerlm.config import InferConfig
+from transformerlm.errors import ConfigError
+from transformerlm.schema.values import show
+
+MOST_PROBLEMS = 10
+"""Lines of a file that are wrong, each with its own line on stderr; of more only their number is said."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to continue, and what came with it."""
+
+    text: str
+    others: Mapping[str, Any] = field(default_factory=dict)
+    """The other keys of its JSON object, such as an "id"."""
+
+
+def read_prompts(config: InferConfig) -> list[Prompt]:
+    """The texts to continue: [infer].prompt, else those of [infer].prompt_file, else [generation].prompts.
+
+    Raises:
+        ConfigError: where there is none, or the file or lines of it cannot be read.
+    """
+    source = config.infer
+    key, prompts = "[generation].prompts", [Prompt(text) for text in config.generation.prompts]
+    if source.prompt is not None:
+        texts = (source.prompt,) if isinstance(source.prompt, str) else source.prompt
+        key, prompts = "[infer].prompt", [Prompt(text) for text in texts]
+    elif source.prompt_file is not None:
+        kind = source.prompt_format
+        if kind == "auto":
+            kind = "jsonl" if source.prompt_file.endswith(".jsonl") else "lines"
+        key, prompts = "[infer].prompt_file", _prompts_of(_text(source.prompt_file), kind, source.prompt_file)
+    if not prompts:
+        raise ConfigError(f"{key}: expected a prompt, got none")
+    return prompts
+
+
+def _prompts_of(text: str, kind: str, path: str) -> list[Prompt]:
+    if kind == "whole":
+        return [Prompt(text)] if text else []
+    if kind == "lines":
+        return [Prompt(line) for _, line in _lines(text)]
+    prompts, problems = [], []
+    for number, line in _lines(text):
+        try:
+            prompts.append(parse_prompt(line))
+        except ConfigError as error:
+            problems.append(f"{_name(path)}:{number}: {error}")
+    if problems:
+        more = [f"{_name(path)}: and {len(problems) - MOST_PROBLEMS} more such lines"]
+        raise ConfigError(problems[:MOST_PROBLEMS] + (more if len(problems) > MOST_PROBLEMS else []))
+    return prompts
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines that are not empty, with their numbers from 1."""
+    # Not str.splitlines, which takes a form feed and others for the end of a line too.
+    lines = text.replace("\r\n", "\n").split("\n")
+    return ((number, line) for number, line in enumerate(lines, 1) if line)
+
+
+def parse_prompt(line: str) -> Prompt:
+    """A line of JSON: a string, or an object with a "prompt".
+
+    Raises:
+        ConfigError: `expected ..., got ...`, without the place.
+    """
+    expected = 'expected a JSON string or an object with a "prompt"'
+    try:
+        value = json.loads(line, parse_constant=_no_such_number)
+    except (ValueError, RecursionError) as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise ConfigError(f"{expected}, got {show(line)}: {why}") from None
+    others = dict(value) if isinstance(value, dict) else {"prompt": value}
+    if "prompt" not in others or (not isinstance(value, dict) and type(value) is not str):
+        raise ConfigError(f"{expected}, got {show(value)}")
+    text = others.pop("prompt")
+    if type(text) is not str or not _is_unicode(text):
+        raise ConfigError(f"expected text as the prompt, got {show(text)}")
+    return Prompt(text, others)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it is text, and no half of an escaped pair such as "\\ud83d"."""
+    return text.encode("utf-8", "replace").decode() == text
+
+
+def _no_such_number(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _text(path: str) -> str:
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).expanduser().read_bytes()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            f"[infer].prompt_file: expected a file of prompts, got {path}: {error.strerror}"
+        ) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        got = f"expected UTF-8, got byte 0x{error.object[error.start]:02x}"
+        raise ConfigError(f"{_name(path)}:{line}: {got}") from None
+
+
+def _name(path: str) -> str:
+    return "stdin" if path == "-" else path
