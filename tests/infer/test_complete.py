@@ -140,3 +140,119 @@ def test_the_record_of_a_completion_has_the_documented_keys(model, tokenizer):
     generation = GenerationConfig(prompts=("a",), max_new_tokens=3, eos_token="")
     (completion,) = complete(model, tokenizer, generation)
     assert completion_values(completion, generation)["params.eos_token_id"] == -1
+
+
+def recited(model, tokenizer, text, **settings):
+    """The completion of a model that writes `text`, and its pieces."""
+    pieces: list[str] = []
+    ids = [*tokenizer.encode(text), tokenizer.special_token_ids[END]]
+    generation = GenerationConfig(**{"prompts": ("a",), "max_new_tokens": len(ids), **settings})
+    (completion,) = complete(
+        reciter(model, ids), tokenizer, generation, on_text=lambda index, piece: pieces.append(piece)
+    )
+    return completion, pieces
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "kept", "num_ids", "reason"),
+    [
+        ("one\n\ntwo", ("\n\n",), "one", 5, "stop"),
+        ("né ☃ à Zürich", ("☃",), "né ", 7, "stop"),
+        ("né ☃ à Zürich", ("Zurich", "☃ à Zü!"), "né ☃ à Zürich", 18, "eos"),
+        ("abcd", ("cd", "bcd"), "a", 4, "stop"),
+        ("abcde", ("cd", "bcde"), "ab", 4, "stop"),
+        ("abc", ("abc",), "", 3, "stop"),
+        ("ab", ("abc",), "ab", 2, "eos"),
+    ],
+)
+def test_a_stop_string_ends_a_text_and_is_no_part_of_it(model, tokenizer, text, stop, kept, num_ids, reason):
+    completion, pieces = recited(model, tokenizer, text, stop=stop)
+    assert (completion.text, completion.finish_reason) == (kept, reason)
+    assert "".join(pieces) == kept
+    assert list(completion.token_ids) == tokenizer.encode(text)[:num_ids]
+    assert completion.ended == (reason == "eos")
+
+
+def test_what_was_held_back_is_told_where_the_text_ends_otherwise(model, tokenizer):
+    completion, pieces = recited(model, tokenizer, "the EN", stop=("END",), max_new_tokens=6)
+    assert (completion.text, completion.finish_reason) == ("the EN", "length")
+    assert pieces == ["t", "h", "e", " ", "EN"]
+
+
+def test_a_stop_string_may_be_of_a_character_that_was_cut_off(model, tokenizer):
+    ids = tokenizer.encode("a☃")[:-1]
+    generation = GenerationConfig(prompts=("a",), max_new_tokens=len(ids), stop=("\ufffd",))
+    (completion,) = complete(reciter(model, ids), tokenizer, generation)
+    assert (completion.text, completion.finish_reason) == ("a", "stop")
+
+
+def test_the_prompt_may_hold_the_stop_string(model, tokenizer):
+    completion, _ = recited(model, tokenizer, "b", prompts=("a\n",), stop=("\nb", "\n"))
+    assert (completion.text, completion.finish_reason) == ("b", "eos")
+
+
+def test_stop_strings_end_each_text_of_a_batch_as_if_it_were_alone(model, tokenizer):
+    prompts = ("a", *PROMPTS[:1], *PROMPTS[2:])
+    plain = GenerationConfig(prompts=prompts, max_new_tokens=60, temperature=2.0, eos_token="")
+    whole = [completion.text for completion in complete(model, tokenizer, plain)]
+    # Most bytes are no characters by themselves, and would end every text at once.
+    stops = tuple([character for character in whole[0] if character.isascii()][3:6])
+    stopped = GenerationConfig(prompts=prompts, max_new_tokens=60, temperature=2.0, eos_token="", stop=stops)
+    found = complete(model, tokenizer, stopped)
+    ends = [min((text.index(stop) for stop in stops if stop in text), default=None) for text in whole]
+    assert [completion.text for completion in found] == [
+        text[:end] for text, end in zip(whole, ends, strict=True)
+    ]
+    assert [completion.finish_reason for completion in found] == [
+        "length" if end is None else "stop" for end in ends
+    ]
+    assert len(set(ends)) > 2
+
+
+def test_stop_tokens_end_a_text_too(make_model):
+    specials = [END, "<|user|>", "<|system|>"]
+    tokenizer = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], specials)
+    ids = [104, 105, tokenizer.special_token_ids["<|user|>"], 104]
+    for stop_tokens, text, reason in [
+        (("<|system|>", "<|user|>"), "hi", "stop"),
+        (("<|system|>",), "hi<|user|>h", "length"),
+    ]:
+        model = reciter(make_model(vocab_size=tokenizer.vocab_size), ids)
+        generation = GenerationConfig(prompts=("a",), max_new_tokens=4, stop_tokens=stop_tokens)
+        (completion,) = complete(model, tokenizer, generation)
+        assert (completion.text, completion.finish_reason) == (text, reason)
+    with pytest.raises(
+        ConfigError, match=r"^\[generation\]\.stop_tokens: expected a special .* got \"user\"$"
+    ):
+        complete(model, tokenizer, GenerationConfig(prompts=("a",), stop_tokens=("user",)))
+
+
+def test_samples_of_a_prompt_are_the_texts_of_their_rows(model, tokenizer):
+    settings = {"max_new_tokens": 20, "temperature": 1.5}
+    generation = GenerationConfig(prompts=PROMPTS, num_samples=3, **settings)
+    found = complete(model, tokenizer, generation, seed=4, batch_size=5)
+    assert [(c.prompt, c.sample, c.row) for c in found] == [
+        (prompt, sample, 3 * index + sample) for index, prompt in enumerate(PROMPTS) for sample in range(3)
+    ]
+    assert len({completion.token_ids for completion in found[:3]}) == 3
+    for row in (0, 4, 11):
+        alone = GenerationConfig(prompts=PROMPTS[row // 3 : row // 3 + 1], **settings)
+        (again,) = complete(model, tokenizer, alone, seed=4, first_row=row)
+        assert again.token_ids == found[row].token_ids
+
+
+def test_log_probabilities_belong_to_the_ids_of_the_text(model, tokenizer):
+    generation = GenerationConfig(prompts=PROMPTS, max_new_tokens=30, temperature=2.0, log_probs=True)
+    for completion in complete(model, tokenizer, generation):
+        start = [*tokenizer.encode(completion.prompt)] or [completion.eos_token_id]
+        if len(start) + len(completion.token_ids) > model.config.context_length:
+            assert len(completion.log_probs) == len(completion.token_ids)
+            continue
+        logits = model(torch.tensor([[*start, *completion.token_ids]]))[0, len(start) - 1 : -1]
+        expected = torch.log_softmax(logits, -1)[range(len(logits)), list(completion.token_ids)]
+        torch.testing.assert_close(torch.tensor(completion.log_probs, dtype=torch.float64), expected)
+    (unasked,) = complete(model, tokenizer, GenerationConfig(prompts=("a",), max_new_tokens=1))
+    assert unasked.log_probs is None
+    end = tokenizer.special_token_ids[END]
+    (empty,) = complete(reciter(model, [end]), tokenizer, GenerationConfig(prompts=("a",), log_probs=True))
+    assert (empty.token_ids, empty.log_probs, empty.finish_reason) == ((), (), "eos")

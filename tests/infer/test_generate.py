@@ -7,7 +7,7 @@ import torch
 
 from transformerlm.errors import NumericalError
 from transformerlm.infer.generate import generate, steps, stream
-from transformerlm.infer.sampling import sample, uniform_numbers
+from transformerlm.infer.sampling import Sampling, sample, sample_rows, uniform_numbers
 from transformerlm.infer.texts import window_start
 
 GREEDY = {"temperature": 0.0}
@@ -212,6 +212,8 @@ def test_a_model_in_lower_precision_generates_under_autocast(make_model):
         ([1], {"temperature": -1.0}, "temperature: expected"),
         ([1], {"top_p": 0.0}, "top_p: expected"),
         ([1], {"top_k": 0}, "top_k: expected"),
+        ([1], {"min_p": 1.5}, "min_p: expected"),
+        ([1], {"repetition_penalty": 0.0}, "repetition_penalty: expected"),
         ([1], {"max_new_tokens": -1}, "max_new_tokens"),
         ([1], {"seed": -1}, "seed"),
     ],
@@ -231,3 +233,106 @@ def test_a_broken_model_is_an_error_and_not_a_text(make_model, options):
         model.head.weight[3, 3] = math.nan
     with pytest.raises(NumericalError, match="NaN"):
         generate(model, [1, 2], max_new_tokens=5, **options)
+
+
+ALL = {"temperature": 1.2, "top_p": 0.95, "top_k": 30, "min_p": 0.05, "repetition_penalty": 1.5, "seed": 7}
+
+
+def slow_generate_with_all(model, prompt, max_new_tokens, row, *, seed, **settings):
+    """The definition with a penalty: what was seen is looked up anew for every token."""
+    ids = list(prompt)
+    for number in uniform_numbers(seed, row, max_new_tokens):
+        visible = ids[window_start(len(ids), model.config.context_length) :]
+        with torch.no_grad():
+            logits = model(torch.tensor([visible]))[0, -1]
+        seen = torch.tensor([token in ids for token in range(len(logits))])
+        ids.append(sample_rows(logits, Sampling(**settings), torch.tensor(number), seen).item())
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
+def test_penalty_and_min_p_in_a_batch_equal_the_definition_and_each_text_alone(make_model, use_cache):
+    model = make_model()
+    batch = generate(model, PROMPTS, max_new_tokens=45, use_cache=use_cache, **ALL)
+    for row, prompt in enumerate(PROMPTS):
+        assert batch[row] == slow_generate_with_all(model, prompt, 45, row, **ALL)
+        assert generate(model, prompt, max_new_tokens=45, first_row=row, **ALL) == batch[row]
+    assert generate(model, PROMPTS, max_new_tokens=45, **{**ALL, "repetition_penalty": 1.0}) != batch
+
+
+def test_a_penalty_follows_its_text_when_others_leave_the_batch(make_model):
+    model = make_model()
+    whole = generate(model, PROMPTS, max_new_tokens=45, **ALL)
+    stops = {whole[1][2], whole[4][9]}
+    expected = [list(itertools.takewhile(lambda token: token not in stops, text)) for text in whole]
+    assert len({len(text) for text in expected}) > 3
+    assert generate(model, PROMPTS, max_new_tokens=45, stop_token_ids=stops, **ALL) == expected
+    eos, *others = stops
+    assert (
+        generate(model, PROMPTS, max_new_tokens=45, eos_token_id=eos, stop_token_ids=others, **ALL)
+        == expected
+    )
+    streamed = list(stream(model, PROMPTS[0], max_new_tokens=45, stop_token_ids=stops, **ALL))
+    assert streamed == expected[0]
+
+
+def test_a_penalty_minds_ids_of_a_prompt_that_can_not_be_chosen(make_model):
+    model = make_model()
+    prompt = [59, 60, 3]
+    limited = generate(model, prompt, max_new_tokens=30, vocab_size=50, **ALL)
+    assert max(limited) < 50
+    assert limited == generate(model, [prompt, [1]], max_new_tokens=30, vocab_size=50, **ALL)[0]
+
+
+def test_the_greatest_penalty_repeats_nothing_while_there_is_something_else(make_model):
+    model = make_model()
+    options = {"temperature": 0.0, "repetition_penalty": 1e6}
+    ids = generate(model, [5, 6], max_new_tokens=20, **options)
+    plain = generate(model, [5, 6], max_new_tokens=20, **GREEDY)
+    assert len({5, 6, *ids}) > len({5, 6, *plain})
+
+
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
+def test_log_probabilities_are_the_models_own_before_any_setting(make_model, use_cache):
+    model = make_model(context_length=64)
+    prompts = [ids for ids in PROMPTS if len(ids) < 20]
+    texts = [list(ids) for ids in prompts]
+    found: list[list[float]] = [[] for _ in prompts]
+    options = {"vocab_size": 55, "eos_token_id": 4, "use_cache": use_cache, **ALL}
+    for step in steps(model, prompts, max_new_tokens=40, log_probs=True, **options):
+        for row, token in step.items():
+            texts[row].append(token.id)
+            found[row].append(token.log_prob)
+    assert [text[len(ids) :] for text, ids in zip(texts, prompts, strict=True)] != [[]] * len(prompts)
+    for ids, prompt, log_probs in zip(texts, prompts, found, strict=True):
+        with torch.no_grad():
+            expected = torch.log_softmax(model(torch.tensor([ids]))[0], -1)
+        start = len(prompt) - 1
+        expected = expected[start:-1].gather(-1, torch.tensor(ids[start + 1 :]).unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(torch.tensor(log_probs, dtype=torch.float64), expected)
+
+
+def test_log_probabilities_are_told_only_on_request_and_change_nothing(make_model):
+    model = make_model()
+    plain = list(steps(model, PROMPTS, max_new_tokens=20, **ALL))
+    told = list(steps(model, PROMPTS, max_new_tokens=20, log_probs=True, **ALL))
+    assert all(token.log_prob is None for step in plain for token in step.values())
+    assert [{row: token.id for row, token in step.items()} for step in plain] == [
+        {row: token.id for row, token in step.items()} for step in told
+    ]
+
+
+def test_a_text_that_its_reader_ends_is_not_computed_further(make_model):
+    model, sizes = make_model(context_length=64), []
+    whole = generate(model, PROMPTS, max_new_tokens=12, **WARM)
+    model.embedding.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0].shape[0]))
+    rows: dict[int, list[int]] = {row: [] for row in range(len(PROMPTS))}
+    limits = [3, 12, 1, 7, 12, 5]
+    running = steps(
+        model, PROMPTS, max_new_tokens=12, is_over=lambda row: len(rows[row]) == limits[row], **WARM
+    )
+    for step in running:
+        for row, token in step.items():
+            rows[row].append(token.id)
+    assert list(rows.values()) == [text[:limit] for text, limit in zip(whole, limits, strict=True)]
+    assert sizes == [sum(limit > step for limit in limits) for step in range(12)]

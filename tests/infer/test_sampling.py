@@ -7,7 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformerlm.infer.sampling import draw, sample, top_k_filter, top_p_filter, uniform_numbers
+from transformerlm.infer.sampling import (
+    Sampling,
+    draw,
+    log_probabilities,
+    min_p_filter,
+    repetition_penalty,
+    sample,
+    sample_rows,
+    top_k_filter,
+    top_p_filter,
+    uniform_numbers,
+)
 
 WEIGHTS = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any)
 """Unnormalised probabilities as whole numbers, with plenty of ties and zeros."""
@@ -230,3 +241,139 @@ def test_random_numbers_are_a_function_of_seed_and_row():
     assert first.min() >= 0
     assert first.max() < 1
     assert abs(first.mean() - 0.5) < 0.03
+
+
+@settings(deadline=None)
+@given(WEIGHTS, SIXTEENTHS | st.just(0))
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest(weights, sixteenths):
+    kept = {i for i, weight in enumerate(weights) if 16 * weight >= sixteenths * max(weights)}
+    # Sixteenths of whole numbers are exact: no tie is decided by rounding.
+    unnormalised = torch.tensor(weights, dtype=torch.float64)
+    torch.testing.assert_close(
+        min_p_filter(unnormalised, sixteenths / 16), restricted(weights, kept).double()
+    )
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-40, 40), st.booleans()), min_size=1, max_size=30),
+    st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0]),
+)
+def test_the_penalty_makes_what_was_seen_less_likely_whatever_its_sign(tokens, penalty):
+    logits, seen = (torch.tensor(column) for column in zip(*tokens, strict=True))
+    expected = [
+        (logit / penalty if logit > 0 else logit * penalty) if was_seen else logit
+        for logit, was_seen in tokens
+    ]
+    found = repetition_penalty(logits.double(), seen, penalty)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_log_probabilities_are_those_of_the_softmax():
+    logits = torch.randn(5, 7, 100, dtype=torch.float64) * 10
+    ids = torch.randint(100, (5, 7))
+    expected = torch.log_softmax(logits, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(log_probabilities(logits, ids), expected)
+    in_float32 = log_probabilities(logits.bfloat16(), ids)
+    assert in_float32.dtype == torch.float32
+
+
+def slow_distribution(logits, seen, sampling):
+    """What a token is drawn from, one row in plain Python, step by step in the documented order."""
+    penalty, scores = sampling.repetition_penalty, []
+    for logit, was_seen in zip(logits.tolist(), seen.tolist(), strict=True):
+        scores.append((logit / penalty if logit > 0 else logit * penalty) if was_seen else logit)
+    best = max(scores)
+    weights = [math.exp((score - best) / sampling.temperature) for score in scores]
+    kept = ranked(weights)[: sampling.top_k]
+    total = sum(weights[i] for i in kept)
+    nucleus_of_kept, reached = [], 0.0
+    for i in kept:
+        if reached >= sampling.top_p * total:
+            break
+        nucleus_of_kept.append(i)
+        reached += weights[i]
+    kept = {i for i in nucleus_of_kept if weights[i] >= sampling.min_p * max(weights)}
+    return restricted(weights, kept).double()
+
+
+SAMPLINGS = [
+    Sampling(),
+    Sampling(min_p=0.05),
+    Sampling(repetition_penalty=1.3),
+    Sampling(0.7, 0.9, 50, 0.02, 1.2),
+    Sampling(1.8, 0.95, None, 0.1, 0.8),
+    Sampling(1.0, 1.0, 5, 0.3, 1.0),
+    Sampling(0.5, 0.5, 3, 0.0, 2.0),
+]
+
+
+def distribution(logits, seen, sampling):
+    """What `sample_rows` draws from, found by drawing at the ends of every token's stretch."""
+    numbers = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    rows = logits.expand(len(numbers), -1)
+    ids = sample_rows(rows, sampling, numbers, seen.expand(len(numbers), -1))
+    return torch.bincount(ids, minlength=len(logits)).double() / len(numbers)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_everything_together_is_the_slow_definition(sampling):
+    torch.manual_seed(1)
+    logits, seen = 2 * torch.randn(40, dtype=torch.float64), torch.rand(40) < 0.4
+    expected = slow_distribution(logits, seen, sampling)
+    found = distribution(logits, seen, sampling)
+    assert support(found) <= support(expected)
+    # The draws are at 20,000 even places, so that a probability is found within one of them.
+    torch.testing.assert_close(found, expected, rtol=0, atol=1.01 / 20_000)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_everything_together_is_what_hugging_face_samples_from(sampling):
+    peers = pytest.importorskip("transformers.generation.logits_process")
+    torch.manual_seed(2)
+    logits, ids = 2 * torch.randn(40, dtype=torch.float64), torch.randint(40, (1, 17))
+    processors = [peers.RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)]
+    processors += [peers.TemperatureLogitsWarper(sampling.temperature)]
+    processors += [peers.TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
+    processors += [peers.TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    processors += [peers.MinPLogitsWarper(sampling.min_p)] if sampling.min_p else []
+    scores = logits.unsqueeze(0).clone()
+    for process in processors:
+        scores = process(ids, scores)
+    seen = torch.zeros(40, dtype=torch.bool).index_fill_(0, ids[0], True)
+    expected = torch.softmax(scores[0], -1)
+    torch.testing.assert_close(slow_distribution(logits, seen, sampling), expected)
+    torch.testing.assert_close(distribution(logits, seen, sampling), expected, rtol=0, atol=1.01 / 20_000)
+
+
+def test_greedy_takes_the_penalty_into_account():
+    logits, seen = torch.tensor([[3.0, 2.0], [-1.0, -2.0]]), torch.tensor([[True, False], [True, False]])
+    sampling = Sampling(temperature=0, repetition_penalty=4)
+    assert sample_rows(logits, sampling, None, seen).tolist() == [1, 1]
+    assert sample_rows(logits, sampling, None, ~seen).tolist() == [0, 0]
+    assert sample_rows(logits, sampling, None).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_a_row_without_numbers_is_reported_and_the_others_drawn(sampling):
+    logits, seen = torch.randn(3, 20), torch.rand(3, 20) < 0.5
+    logits[1, 7] = math.nan
+    ids = sample_rows(logits, sampling, torch.full((3,), 0.5), seen)
+    assert (ids < 0).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("min_p", value) for value in (-0.1, 1.1, math.nan)],
+        *[("repetition_penalty", value) for value in (0.0, -1.0, math.inf, math.nan)],
+    ],
+)
+def test_each_setting_has_its_range(key, value):
+    with pytest.raises(ValueError, match=f"^{key}: expected .* got "):
+        Sampling(**{key: value})
+    with pytest.raises(ValueError, match=f"^{key}: expected .* got "):
+        if key == "min_p":
+            min_p_filter(torch.ones(3), value)
+        else:
+            repetition_penalty(torch.ones(3), torch.ones(3, dtype=torch.bool), value)
