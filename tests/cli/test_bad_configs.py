@@ -96,13 +96,23 @@ WRONG = [
     ("train-tokenizer", "tokenizer", "pattern", FULL_TEXT, ['""', "1"]),
     ("train-tokenizer", "tokenizer", "tokenizer_dir", A_PATH, ['""', "[]"]),
     ("infer", "infer", "checkpoint", A_PATH, ['""', "1", r'"\u0000"']),
-    ("infer", "infer", "prompt", TEXT + NOTHING, ["1", "[]"]),
+    ("infer", "infer", "prompt", f"{TEXT} or a list, each {TEXT}{NOTHING}", ["1", "[1]", "true"]),
+    ("infer", "infer", "prompt_format", 'one of "auto", "lines", "jsonl", "whole"', ['"json"', "1"]),
+    ("infer", "infer", "output_format", 'one of "auto", "text", "jsonl"', ['"xml"', "true"]),
+    ("infer", "infer", "output_file", A_PATH + NOTHING, ['""', "1"]),
+    ("infer", "infer", "first_row", NATURAL, NUMBERS[NATURAL]),
     ("infer", "infer", "stream", TRUTH, ["1", '"no"']),
     ("infer", "generation", "prompts", "a list, each text", ['"x"', "[1]"]),
     ("infer", "generation", "max_new_tokens", WHOLE, NUMBERS[WHOLE]),
     ("infer", "generation", "temperature", AT_LEAST_0, NUMBERS[AT_LEAST_0]),
     ("infer", "generation", "top_p", PROBABILITY, NUMBERS[PROBABILITY]),
     ("infer", "generation", "top_k", WHOLE + NOTHING, ["0", "-1", "1.0"]),
+    ("infer", "generation", "min_p", FRACTION, NUMBERS[FRACTION]),
+    ("infer", "generation", "repetition_penalty", ABOVE_0, NUMBERS[ABOVE_0]),
+    ("infer", "generation", "stop", "a list, each text", ['"x"', "[1]"]),
+    ("train", "generation", "stop_tokens", TEXTS, ['"x"', '[""]', "[1]"]),
+    ("infer", "generation", "num_samples", WHOLE, NUMBERS[WHOLE]),
+    ("infer", "generation", "log_probs", TRUTH, ["1", '"yes"']),
 ]
 
 BETWEEN = [
@@ -190,6 +200,17 @@ BETWEEN = [
         ["[infer].prompt_file: expected a file of prompts, got nowhere.txt"],
     ),
     ("infer", "[generation]\nprompts = []", ["[generation].prompts: expected a prompt, got none"]),
+    ("infer", "[infer]\nprompt = []", ["[infer].prompt: expected a prompt, got none"]),
+    (
+        "infer",
+        '[generation]\nstop = ["a", ""]',
+        ["[generation].stop: expected strings of at least one character, got ['a', '']"],
+    ),
+    (
+        "infer",
+        '[generation]\nlog_probs = true\n[infer]\noutput_format = "text"',
+        ['[infer].output_format: expected "jsonl" or "auto" with [generation].log_probs, got "text"'],
+    ),
     # names
     ("train", "[model]\nd_modle = 1", ['[model].d_modle: unknown key; did you mean "d_model"?']),
     ("train", "[model]\nlr = 1", ['[model].lr: unknown key; did you mean "[optimizer].lr"?']),

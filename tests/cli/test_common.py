@@ -69,6 +69,30 @@ def test_overrides_are_read_as_the_key_asks(words, table, key, value):
     assert type(got) is type(value)
 
 
+def test_an_option_given_several_times_makes_a_list_where_its_key_takes_one(capsys):
+    seen = []
+
+    def prompts_of(*words):
+        shortcuts = {"prompt": "infer.prompt+"}
+        run_command(InferConfig, seen.append, description="", shortcuts=shortcuts, argv=list(words))
+        return seen[-1].infer.prompt
+
+    assert prompts_of("--prompt", "a", "--prompt=[1]", "--infer.checkpoint=x", "--prompt=") == (
+        "a",
+        "[1]",
+        "",
+    )
+    assert prompts_of("--prompt=None") == ("None",)
+    assert prompts_of("--prompt=a", "--infer.prompt=b") == "b"
+    assert (
+        run_command(
+            InferConfig, print, description="", shortcuts={"prompt": "infer.prompt+"}, argv=["--help"]
+        )
+        == 0
+    )
+    assert "short for --infer.prompt, as often as there are values\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

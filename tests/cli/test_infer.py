@@ -1,6 +1,10 @@
+import contextlib
 import io
 import json
+import os
+import pty
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -121,3 +125,120 @@ def test_wandb_gets_the_outputs(run_dir, tmp_path, capfd, monkeypatch):
     (line,) = (tmp_path / "run/outputs/texts.jsonl").read_text().splitlines()
     assert json.loads(line)[names.PROMPT] == "The "
     assert list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_several_prompts_and_samples_of_each(run_dir, capfd):
+    words = [f"--infer.checkpoint={run_dir}", "--prompt", "The ", "--prompt=A [x]"]
+    _, records, _ = run(capfd, *words, "--generation.num_samples=2")
+    assert [(r[names.PROMPT], r[names.SAMPLE], r[names.ROW]) for r in records] == [
+        ("The ", 0, 0),
+        ("The ", 1, 1),
+        ("A [x]", 0, 2),
+        ("A [x]", 1, 3),
+    ]
+    assert len({r[names.OUTPUT] for r in records}) == 4
+    _, (alone,), _ = run(capfd, *words[:1], "--prompt=A [x]", "--infer.first_row=3")
+    assert alone[names.OUTPUT] == records[3][names.OUTPUT]
+
+
+def test_jsonl_in_jsonl_out(run_dir, tmp_path, capfd):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "The ", "id": [7, null]}\n"A fox"\n')
+    out = tmp_path / "new" / "out.jsonl"
+    words = [f"--infer.checkpoint={run_dir}", f"--infer.prompt_file={tmp_path}/p.jsonl"]
+    words += ["--generation.log_probs=true", "--generation.stop=e"]
+    status, records, err = run(capfd, *words, f"--infer.output_file={out}")
+    assert (status, records, err) == (0, [], "")
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    _, printed, _ = run(capfd, *words)
+    for record, other in zip(written, printed, strict=True):
+        assert record.pop(names.LATENCY_MS) * other.pop(names.LATENCY_MS) > 0
+        assert len(record[names.TOKEN_IDS]) == len(record[names.LOG_PROBS]) > 0
+        assert max(record[names.LOG_PROBS]) < 0
+        assert "e" not in record[names.OUTPUT]
+        assert record[names.FINISH_REASON] in ("stop", "length", "eos")
+    assert written == printed
+    assert written[0]["id"] == [7, None]
+    assert "id" not in written[1]
+    assert {record[names.SEED] for record in written} == {0}
+
+
+def test_an_output_file_is_whole_or_as_it_was(run_dir, tmp_path, capfd):
+    out = tmp_path / "out.jsonl"
+    out.write_text("before")
+    words = [f"--infer.checkpoint={run_dir}", f"--infer.output_file={out}", "--prompt=a"]
+    status, _, _ = run(capfd, *words, "--generation.eos_token=<none>")
+    assert (status, out.read_text()) == (2, "before")
+    status, _, err = run(capfd, *words, f"--infer.output_file={tmp_path}")
+    assert (status, err.count("\n")) == (74, 1)
+    assert run(capfd, *words)[0] == 0
+    assert json.loads(out.read_text())[names.PROMPT] == "a"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def readable(capfd, *words):
+    argv = ["--runtime.device=cpu", "--runtime.dtype=float32", "--generation.max_new_tokens=8"]
+    assert infer.main([*argv, "--infer.output_format=text", *words]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    return out
+
+
+def test_results_as_text(run_dir, tmp_path, capfd):
+    words = [f"--infer.checkpoint={run_dir}", "--prompt=The ", "--prompt=A fox"]
+    _, records, _ = run(capfd, *words)
+    texts = [record[names.PROMPT] + record[names.OUTPUT] for record in records]
+    expected = f"--- 1 of 2 ---\n{texts[0]}\n--- 2 of 2 ---\n{texts[1]}\n"
+    assert readable(capfd, *words) == expected
+    assert readable(capfd, *words, f"--infer.output_file={tmp_path}/out.txt") == ""
+    assert (tmp_path / "out.txt").read_bytes() == expected.encode()
+    for stream in ("true", "false"):
+        assert readable(capfd, *words[:2], f"--infer.stream={stream}") == f"{texts[0]}\n"
+
+
+def terminal(words):
+    """What a terminal shows of a command for which it is stdout and stderr."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "transformerlm.cli.infer", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=follower, stderr=follower, env=environment) as process:
+        os.close(follower)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+            while block := os.read(leader, 4096):
+                shown += block
+    os.close(leader)
+    assert process.returncode == 0, shown
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_shows_text_once_and_json_where_it_is_asked_for(run_dir, capfd):
+    words = [f"--infer.checkpoint={run_dir}", "--runtime.device=cpu", "--runtime.dtype=float32"]
+    words += ["--prompt=The ", "--generation.max_new_tokens=8", "--generation.stop=\n"]
+    _, (record,), _ = run(capfd, *words)
+    text = "The " + record[names.OUTPUT]
+    assert terminal(words) == f"{text}\n"
+    shown = terminal([*words, "--generation.log_probs=true"])
+    assert shown.startswith(f"{text}\n{{")
+    assert json.loads(shown.removeprefix(f"{text}\n"))[names.OUTPUT] == record[names.OUTPUT]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (['--generation.stop=["a", ""]'], "[generation].stop: expected strings of at least one character"),
+        (["--generation.stop_tokens=<x>"], "[generation].stop_tokens: expected a special token of the"),
+        (["--generation.min_p=2"], "[generation].min_p: expected a number from 0 to 1, got 2"),
+        (["--generation.repetition_penalty=0"], "[generation].repetition_penalty: expected a number above 0"),
+        (["--generation.num_samples=0"], "[generation].num_samples: expected a whole number of at least 1"),
+        (
+            ["--generation.log_probs=true", "--infer.output_format=text"],
+            '[infer].output_format: expected "jsonl" or "auto" with [generation].log_probs',
+        ),
+        (["--infer.first_row=-1"], "[infer].first_row: expected a whole number of at least 0"),
+    ],
+)
+def test_each_new_key_is_named_where_it_is_wrong(words, message, run_dir, capfd):
+    status, records, err = run(capfd, f"--infer.checkpoint={run_dir}", *words)
+    assert (status, records) == (2, [])
+    assert message in err
+    assert err.count("\n") == 1

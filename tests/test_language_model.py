@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+import transformerlm
+from transformerlm import LanguageModel
+from transformerlm.checkpoint import Checkpoint
+from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
+from transformerlm.errors import ConfigError
+from transformerlm.infer import complete
+from transformerlm.nn import TransformerLM
+from transformerlm.runtime import Runtime
+from transformerlm.tokenizer import Tokenizer
+
+END = "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    """A model that has learned nothing, with bytes as its tokens."""
+    tokenizer = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], [END])
+    shape = {"context_length": 16, "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16}
+    torch.manual_seed(0)
+    model = TransformerLM(ModelConfig(vocab_size=tokenizer.vocab_size, **shape), dtype=torch.float64)
+    checkpoint = Checkpoint(tmp_path_factory.mktemp("run"), 0, {}, {})
+    return LanguageModel(model, tokenizer, checkpoint, Runtime.from_config(RuntimeConfig(device="cpu")))
+
+
+SETTINGS = {"max_new_tokens": 30, "temperature": 1.7, "top_k": 200, "stop": ["q"], "min_p": 0.001}
+
+
+def test_it_writes_what_complete_writes(lm):
+    prompts = ("Once", "", "né")
+    generation = GenerationConfig(prompts=prompts, **SETTINGS)
+    expected = complete(lm.model, lm.tokenizer, generation, seed=3)
+    texts = [completion.text for completion in expected]
+    found = lm.complete(prompts, seed=3, **SETTINGS)
+    assert [c.token_ids for c in found] == [c.token_ids for c in expected]
+    assert lm.generate(prompts, seed=3, **SETTINGS) == texts
+    for row, prompt in enumerate(prompts):
+        assert lm.generate(prompt, seed=3, first_row=row, **SETTINGS) == texts[row]
+        pieces = list(lm.stream(prompt, seed=3, first_row=row, **SETTINGS))
+        assert "".join(pieces) == texts[row]
+        assert all(pieces)
+        assert len(pieces) > 5
+    assert lm.generate([]) == []
+    assert lm.generate("Once", max_new_tokens=5) == lm.generate("Once", max_new_tokens=5, seed=0, top_k=None)
+
+
+def test_several_samples(lm):
+    found = lm.complete("Once", num_samples=3, max_new_tokens=8, log_probs=True)
+    assert [(completion.sample, completion.row) for completion in found] == [(0, 0), (1, 1), (2, 2)]
+    assert all(len(completion.log_probs) == len(completion.token_ids) for completion in found)
+
+
+def test_a_stream_is_written_while_it_is_read(lm):
+    calls = []
+    hook = lm.model.final_norm.register_forward_hook(lambda *_: calls.append(1))
+    pieces = lm.stream("a", max_new_tokens=10_000)
+    assert not calls
+    next(pieces)
+    assert 0 < len(calls) < 20
+    hook.remove()
+
+
+@pytest.mark.parametrize("method", ["generate", "stream", "complete"])
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"temprature": 1}, 'temprature: unknown key; did you mean "temperature"?'),
+        ({"temperature": "hot"}, 'temperature: expected a number of at least 0, got "hot"'),
+        ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
+        ({"stop": ""}, 'stop: expected a list, each text, got ""'),
+        ({"stop": [""]}, "stop: expected strings of at least one character, got ['']"),
+        ({"top_p": 0, "top_k": 0}, "top_p: expected a number above 0 and at most 1, got 0"),
+    ],
+)
+def test_a_wrong_setting_is_a_line_that_names_it(lm, method, settings, line):
+    with pytest.raises(ConfigError) as caught:
+        getattr(lm, method)("a", **settings)
+    assert caught.value.lines[0] == f"{method}: {line}"
+    assert len(caught.value.lines) == len(settings)
+
+
+def test_what_returns_one_text_takes_one(lm):
+    for method in (lm.generate, lm.stream):
+        with pytest.raises(ConfigError, match=r"^(generate|stream): num_samples: expected 1, "):
+            method("a", num_samples=2)
+    with pytest.raises(ConfigError, match=r"^generate: prompts: expected a list, each text, got \[3\]$"):
+        lm.generate([3])
+
+
+def test_the_packages_one_name():
+    assert "LanguageModel" in transformerlm.__all__
+    with pytest.raises(AttributeError, match="has no attribute 'LanguageModle'"):
+        _ = transformerlm.LanguageModle
