@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarking.peers import gguf_of, hugging_face_llama
 from transformerlm.cli.common import run_command
@@ -138,9 +138,10 @@ def bench(config: BenchInferConfig) -> int:
                     if name == OURS:
                         alone = alone or float(values[names.TOKENS_PER_SECOND])
                         values["bench.times_our_first_work"] = float(values[names.TOKENS_PER_SECOND]) / alone
-                    num_bytes = bytes_read_a_step(config.model, runtime)
-                    share = num_bytes / rate / (float(values["bench.ms_per_step"]) / 1000)
-                    values["bench.share_of_bandwidth"] = share if work.num_tokens > 1 else 0.0
+                    if work.num_tokens > 1:
+                        seconds_a_step = bytes_read_a_step(config.model, runtime) / rate
+                        share = 1000 * seconds_a_step / float(values["bench.ms_per_step"])
+                        values["bench.share_of_bandwidth"] = share
                     head = {"bench.work": work.name, "bench.contestant": name, "bench.device": str(runtime)}
                     logger.log(head | values)
     return 0
@@ -247,15 +248,19 @@ def all_contestants(config: BenchInferConfig, runtime: Runtime, folder: Path) ->
 
 def ours(model: TransformerLM, config: BenchInferConfig) -> Contestant:
     """This package's model and `generate`."""
-    from transformerlm import cpu
     from transformerlm.infer import generate
 
     bench = config.bench
 
     def contestant(prompts: Prompts, num_tokens: int) -> None:
-        how = {"temperature": bench.temperature, "top_p": bench.top_p}
-        with cpu.kernels(config.runtime.kernels):
-            generate(model, prompts, max_new_tokens=num_tokens, **how)
+        generate(
+            model,
+            prompts,
+            max_new_tokens=num_tokens,
+            temperature=bench.temperature,
+            top_p=bench.top_p,
+            kernels=config.runtime.kernels,
+        )
 
     return contestant
 
@@ -298,7 +303,7 @@ def llama_cpp(
     from llama_cpp import Llama
 
     threads, bench = torch.get_num_threads(), config.bench
-    llama = Llama(
+    llama: Any = Llama(
         str(path),
         n_ctx=config.model.context_length,
         n_threads=threads,

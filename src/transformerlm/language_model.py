@@ -11,7 +11,7 @@ from typing import Any, Self, overload
 from transformerlm.checkpoint import Checkpoint, load_model_state, open_checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
 from transformerlm.errors import CheckpointError, ConfigError
-from transformerlm.infer import Completion, begin, complete, grow
+from transformerlm.infer import Completion, Continuation, begin, complete, grow
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.rundir import RunDirectory
 from transformerlm.runtime import Runtime
@@ -48,6 +48,8 @@ class LanguageModel:
     tokenizer: Tokenizer
     checkpoint: Checkpoint
     runtime: Runtime
+    kernels: bool = True
+    """[runtime].kernels: on a CPU, write with this package's own, compiled once."""
 
     @classmethod
     def load(
@@ -70,7 +72,8 @@ class LanguageModel:
         checkpoint = open_checkpoint(Path(path).expanduser(), warn)
         tokenizer = RunDirectory.of(checkpoint).tokenizer(checkpoint)
         resolved = Runtime.from_config(config)
-        return cls(load_model(checkpoint, config, resolved), tokenizer, checkpoint, resolved)
+        model = load_model(checkpoint, config, resolved)
+        return cls(model, tokenizer, checkpoint, resolved, config.kernels)
 
     @overload
     def generate(self, prompt: str, **settings: Any) -> str: ...
@@ -94,8 +97,7 @@ class LanguageModel:
         """
         chosen = _one_text_each("stream", prompt, settings)
         texts = begin(self.tokenizer, chosen, chosen.first_row)
-        pieces = grow(self.model, self.tokenizer, chosen, texts, chosen.seed)
-        return (piece for _, piece in pieces if piece)
+        return (piece for _, piece in self.grow(chosen, texts, chosen.seed) if piece)
 
     def complete(self, prompts: str | Sequence[str], **settings: Any) -> list[Completion]:
         """All that there is to know of what the model writes: `num_samples` texts a prompt, prompt by prompt.
@@ -105,8 +107,17 @@ class LanguageModel:
         """
         return self._complete(_settings("complete", prompts, settings))
 
+    def grow(
+        self, generation: GenerationConfig, texts: Sequence[Continuation], seed: int
+    ) -> Iterator[tuple[int, str]]:
+        """`infer.grow` with this model."""
+        return grow(self.model, self.tokenizer, generation, texts, seed, self.kernels)
+
     def _complete(self, chosen: Settings) -> list[Completion]:
-        return complete(self.model, self.tokenizer, chosen, seed=chosen.seed, first_row=chosen.first_row)
+        seed, first_row = chosen.seed, chosen.first_row
+        return complete(
+            self.model, self.tokenizer, chosen, seed=seed, first_row=first_row, kernels=self.kernels
+        )
 
 
 def _settings(method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from transformerlm import cpu
 from transformerlm.errors import NumericalError
 from transformerlm.infer.generate import generate, steps, stream
 from transformerlm.infer.sampling import Sampling, sample, sample_rows, uniform_numbers
@@ -336,3 +337,49 @@ def test_a_text_that_its_reader_ends_is_not_computed_further(make_model):
             rows[row].append(token.id)
     assert list(rows.values()) == [text[:limit] for text, limit in zip(whole, limits, strict=True)]
     assert sizes == [sum(limit > step for limit in limits) for step in range(12)]
+
+
+SIXTY_FOUR = [[(7 * at + 3 * place) % 61 for place in range(1 + at)] for at in range(64)]
+
+
+@pytest.mark.parametrize("order", ["as they come", "mixed"])
+def test_sixty_four_prompts_of_very_different_lengths_are_each_as_if_alone(make_model, order):
+    model = make_model(context_length=96)
+    prompts = SIXTY_FOUR if order == "as they come" else SIXTY_FOUR[::3] + SIXTY_FOUR[1::3] + SIXTY_FOUR[2::3]
+    together = generate(model, prompts, max_new_tokens=40, **GREEDY)
+    assert together == [generate(model, prompt, max_new_tokens=40, **GREEDY) for prompt in prompts]
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_log_probabilities_in_float32_are_those_in_float64(make_model, kernels):
+    how = {"max_new_tokens": 40, "log_probs": True, **GREEDY}
+    model = make_model(torch.float32, context_length=96)
+    found = list(steps(model, SIXTY_FOUR, kernels=kernels, **how))
+    right = list(steps(model.double(), SIXTY_FOUR, **how))
+    for step, exact in zip(found, right, strict=True):
+        for prompt, token in step.items():
+            assert token.id == exact[prompt].id  # no two tokens are as good as equal here
+            assert token.log_prob == pytest.approx(exact[prompt].log_prob, abs=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"qk_norm": True}, {"num_kv_heads": 4}])
+def test_kernels_write_the_same_texts_far_past_the_context(make_model, changes):
+    model = make_model(torch.float32, context_length=12, **changes)
+    how = {"max_new_tokens": 60, "eos_token_id": 3, "top_p": 0.9, "top_k": 50, **WARM}
+    assert generate(model, PROMPTS, kernels=True, **how) == generate(model.double(), PROMPTS, **how)
+
+
+def test_a_prompt_that_comes_several_times_passes_the_model_once(make_model):
+    model, seen = make_model(context_length=64), []
+    model.embedding.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
+    prompts = [[5, 6, 7], [8, 9], [5, 6, 7], [5, 6, 7]]
+    texts = generate(model, prompts, max_new_tokens=2, **WARM)
+    assert seen == [6, 4]  # two rows of three; then a token of each of the four
+    assert texts == generate(model, prompts, max_new_tokens=2, use_cache=False, **WARM)
+
+
+def test_kernels_are_on_only_while_a_step_is_computed(make_model):
+    x = torch.zeros(2, 4)
+    running = stream(make_model(torch.float32), [5, 6], max_new_tokens=3, kernels=True)
+    for _ in running:
+        assert not cpu.can_serve(x)

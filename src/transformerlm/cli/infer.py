@@ -37,7 +37,9 @@ def infer(config: InferConfig) -> None:
     texts = begin(lm.tokenizer, generation, config.infer.first_row)
     with opened_results(config, generation, RunDirectory.of(lm.checkpoint)) as write:
         on_text = live(config, generation)
-        written = finished(lm.model, lm.tokenizer, generation, texts, config.runtime.seed, on_text)
+        written = finished(
+            lm.model, lm.tokenizer, generation, texts, config.runtime.seed, on_text, kernels=lm.kernels
+        )
         for index, completion in enumerate(written):
             if on_text is not None and not is_live_on_stdout(config, generation):
                 tell("\n")

@@ -19,7 +19,7 @@ from transformerlm.cli.common import parse_value
 from transformerlm.cli.streams import print_text
 from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError
-from transformerlm.infer import Completion, begin, check_prompts, grow
+from transformerlm.infer import Completion, begin, check_prompts
 from transformerlm.language_model import LanguageModel
 from transformerlm.logging.terminal import say
 from transformerlm.nn import num_parameters
@@ -127,7 +127,7 @@ class Session:
         started, seed = time.perf_counter(), self.seed
         self.prompt, self.seed = prompt, seed + 1
         print_text(prompt)
-        for _, piece in grow(self.lm.model, self.lm.tokenizer, generation, texts, seed):
+        for _, piece in self.lm.grow(generation, texts, seed):
             print_text(piece)
             if self.interrupts.count > count:
                 print_text(texts[0].end())

@@ -33,18 +33,19 @@ def complete(
     first_row: int = 0,
     on_text: OnText | None = None,
     batch_size: int = BATCH_SIZE,
+    kernels: bool = False,
 ) -> list[Completion]:
     """Continue the prompts of [generation] as it says: `num_samples` texts of each, prompt by prompt.
 
     Text i is drawn with the random numbers of row `first_row` + i of `seed`. It follows from the model,
     its prompt, `generation`, `seed` and that row, whatever the other prompts and `batch_size` are.
-    An empty prompt begins at the end-of-text token.
+    An empty prompt begins at the end-of-text token. `kernels`: see `generate.Options`.
 
     Raises:
         ConfigError: for a special token that the tokenizer lacks, or an empty prompt without an eos_token.
     """
     texts = begin(tokenizer, generation, first_row)
-    return list(finished(model, tokenizer, generation, texts, seed, on_text, batch_size))
+    return list(finished(model, tokenizer, generation, texts, seed, on_text, batch_size, kernels))
 
 
 def finished(
@@ -55,11 +56,12 @@ def finished(
     seed: int = 0,
     on_text: OnText | None = None,
     batch_size: int = BATCH_SIZE,
+    kernels: bool = False,
 ) -> Iterator[Completion]:
     """The completions of texts that are to be begun, in their order, each batch as soon as it is done."""
     for first in range(0, len(texts), batch_size):
         batch = texts[first : first + batch_size]
-        for index, piece in grow(model, tokenizer, generation, batch, seed):
+        for index, piece in grow(model, tokenizer, generation, batch, seed, kernels):
             if on_text is not None and piece:
                 on_text(first + index, piece)
         for text in batch:
@@ -87,6 +89,7 @@ def grow(
     generation: GenerationConfig,
     texts: Sequence[Continuation],
     seed: int = 0,
+    kernels: bool = False,
 ) -> Iterator[tuple[int, str]]:
     """Let texts of neighbouring rows grow side by side, to their ends.
 
@@ -110,6 +113,7 @@ def grow(
         # A model may have more rows than the tokenizer has ids; they stand for no text.
         vocab_size=tokenizer.vocab_size,
         log_probs=generation.log_probs,
+        kernels=kernels,
         is_over=lambda index: texts[index].finish_reason is not None,
     ):
         latency_ms = 1000 * (time.perf_counter() - started)

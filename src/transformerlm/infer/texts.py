@@ -40,7 +40,8 @@ class Texts:
     def next_logits(self) -> Tensor:
         """[texts, vocabulary]"""
         padded, lengths = self._padded([self._window(ids) for ids in self.ids])
-        return self._last_logits(self.model.hidden_states(padded), lengths)
+        # The head is a large part of a small model: only for the positions whose logits are wanted.
+        return self.model.logits(self._last(self.model.hidden_states(padded), lengths))
 
     def append(self, new_ids: Tensor, on_host: Sequence[int]) -> None:
         """Continue each text with its new id: LongTensor [texts], and the same ids as Python numbers."""
@@ -65,10 +66,9 @@ class Texts:
         padded = [[*window, *[0] * (longest - len(window))] for window in windows]
         return torch.tensor(padded, device=self.device), lengths
 
-    def _last_logits(self, hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-        # The head is a large part of a small model: only for the positions whose logits are wanted.
+    def _last(self, hidden: Tensor, lengths: Sequence[int]) -> Tensor:
         last = torch.tensor(lengths, device=self.device) - 1
-        return self.model.logits(hidden[torch.arange(len(lengths), device=self.device), last])
+        return hidden[torch.arange(len(lengths), device=self.device), last]
 
 
 class CachedTexts(Texts):
@@ -88,7 +88,8 @@ class CachedTexts(Texts):
     def next_logits(self) -> Tensor:
         """[texts, vocabulary]; the next call may overwrite them."""
         if self.new_ids is None:
-            return self._fill(range(len(self.ids)), [self._window(ids) for ids in self.ids])
+            windows = [self._window(ids) for ids in self.ids]
+            return self.model.logits(self._fill(range(len(self.ids)), windows))
         self._move_windows()
         return self.decoder(self.new_ids)
 
@@ -117,15 +118,13 @@ class CachedTexts(Texts):
             self._fill(moved, windows)
 
     def _fill(self, texts: Sequence[int], windows: Sequence[Sequence[int]]) -> Tensor:
-        """Put windows into the texts' rows of the cache; the logits [windows, vocabulary] after them."""
-        logits: list[Tensor] = [torch.empty(0)] * len(windows)
+        """Put windows into the texts' rows of the cache; their last hidden states [windows, d_model]."""
+        ends: list[Tensor] = [torch.empty(0)] * len(windows)
         for group in groups_of_similar_length(windows):
-            computed = self._fill_group(
-                [texts[place] for place in group], [windows[place] for place in group]
-            )
-            for place, row in zip(group, computed, strict=True):
-                logits[place] = row
-        return torch.stack(logits)
+            found = self._fill_group([texts[place] for place in group], [windows[place] for place in group])
+            for place, row in zip(group, found, strict=True):
+                ends[place] = row
+        return torch.stack(ends)
 
     def _fill_group(self, texts: Sequence[int], windows: Sequence[Sequence[int]]) -> Tensor:
         # Equal windows, as where a prompt is to be continued several times, are computed once.
@@ -136,7 +135,7 @@ class CachedTexts(Texts):
         hidden = self.model.hidden_states(padded, fresh)
         fresh.set_lengths(lengths)
         self.cache.put(texts, fresh, rows)
-        return self._last_logits(hidden, lengths)[rows]
+        return self._last(hidden, lengths)[rows]
 
     def _empty_cache(self, rows: int, capacity: int) -> KVCache:
         return KVCache.for_model(self.model.config, rows, self.device, self._cache_dtype(), capacity)
