@@ -25,20 +25,24 @@ FLOORS = [
     {"nn", "optim", "tokenizer", "logging", "runtime", "distributed", "microbatch", "guard"},
     {"data", "infer", "checkpoint", "evaluate", "estimates", "budget", "memory", "activation_checkpointing"}
     | {"sharding", "lockstep"},
-    {"rundir", "learner"},
-    {"trainer", "plan", "language_model"},
-    {"verify_resume", "scoring"},
+    {"rundir", "learner", "cross_check"},
+    {"trainer", "plan", "language_model", "start", "hf"},
+    {"verify_resume", "scoring", "hf_folder"},
+    {"gguf_file"},
+    {"conversion"},
     {"cli"},
 ]
 """From the ground up. A room imports from the floors below its own, never from beside or above it."""
 
-COMMANDS = ["train", "train_tokenizer", "make_data", "infer", "eval"]
+COMMANDS = ["train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model"]
 CONFIG_CLASSES = [
     configs.TrainConfig,
     configs.TrainTokenizerConfig,
     configs.MakeDataConfig,
     configs.InferConfig,
     configs.EvalConfig,
+    configs.ExportConfig,
+    configs.ImportConfig,
 ]
 
 

@@ -220,6 +220,9 @@ class TrainingConfig(Section):
     resume: Literal["auto", "never", "must"] = "auto"
     """"auto": go on from the run's newest valid checkpoint where there is one. "never": refuse a folder
     that holds a run. "must": refuse a folder that holds none."""
+    start_from: FilePath | None = None
+    """A run's folder, or one checkpoint of it, whose weights a new run begins with (fine-tuning); its model
+    and its tokenizer must be this run's. None: random weights. Read once: a run that goes on has its own."""
     max_steps: PositiveInt | None = None
     """Budget: optimizer steps in all. None: 1000, unless max_tokens or max_time says how long."""
     max_tokens: PositiveInt | None = None
@@ -452,6 +455,30 @@ class EvalSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExportSection(Section):
+    """[export]: which model leaves, and as what."""
+
+    checkpoint: FilePath = "runs/python-stdlib"
+    """A run's folder (its newest valid checkpoint) or one checkpoint of it."""
+    to: Literal["hf", "gguf"] = "hf"
+    """"hf": a folder for Hugging Face's transformers. "gguf": a file for llama.cpp."""
+    output: FilePath | None = None
+    """The folder or the file, where there must be nothing yet. None: beside the run, named after it."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the weights; in a GGUF file that of the matrices."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportModelSection(Section):
+    """[import_model]: which model comes in, and where it goes. (`import` is a word of Python's own.)"""
+
+    source: FilePath | None = None
+    """A Hugging Face folder: config.json, model.safetensors (or several), tokenizer.json."""
+    run_dir: FilePath | None = None
+    """The run's folder to make, where there must be nothing yet. None: runs/ and the source's name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainTokenizerConfig(Section):
     """transformerlm-train-tokenizer: from text to vocab.json and merges.txt."""
 
@@ -526,3 +553,17 @@ class EvalConfig(Section):
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig(Section):
+    """transformerlm-export: from a run to what other programs read."""
+
+    export: ExportSection = field(default_factory=ExportSection)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportConfig(Section):
+    """transformerlm-import: from a Hugging Face folder to a run."""
+
+    import_model: ImportModelSection = field(default_factory=ImportModelSection)

@@ -153,7 +153,8 @@ def check_size(shape: ModelConfig, state: Mapping[str, Any], checkpoint: Checkpo
     Raises:
         CheckpointError: with both sizes.
     """
-    expected, got = num_parameters(shape), sum(tensor.numel() for tensor in state.values())
+    tensors = {id(tensor): tensor for tensor in state.values()}.values()  # tied ones are one
+    expected, got = num_parameters(shape), sum(tensor.numel() for tensor in tensors)
     if expected != got or shape.num_layers > len(state):
         what = f"expected {expected:,} weights in {shape.num_layers:,} layers, got {got:,}"
         raise CheckpointError(f"{checkpoint.path}: {what}")

@@ -272,11 +272,10 @@ class Learner:
         Raises:
             CheckpointError: where they are of another model; `name` says in it where they came from.
         """
+        self.load_weights(model_state, name)
         if self.world.size > 1:
-            model_state = sharding.from_rank_0(self.world, model_state, self._part)
             state = sharding.from_rank_0(self.world, state, self._part_of_state)
         with fitting(f"{name}: the training state"):
-            load_model_state(self.model, model_state, name)
             numbers = [dict(group) for group in self.optimizer.param_groups]
             load_optimizer_state(self.optimizer, state["optimizer"], name)
             for group, own in zip(self.optimizer.param_groups, numbers, strict=True):
@@ -287,6 +286,12 @@ class Learner:
                 torch.cuda.set_rng_state_all(state["rng"]["cuda"])
             self.micro_batches.restrict(state.get("micro_batch_limit"))
         return state
+
+    def load_weights(self, model_state: Mapping[str, Tensor], name: str) -> None:
+        """Take weights alone; on several ranks, those that rank 0 has."""
+        if self.world.size > 1:
+            model_state = sharding.from_rank_0(self.world, model_state, self._part)
+        load_model_state(self.model, model_state, name)
 
     def _part(self, path: str, tensor: Tensor) -> Tensor:
         return sharding.divided(tensor, self.model.head.weight)

@@ -40,6 +40,8 @@ from transformerlm.world import ALONE, World
 
 SAME_ON_ALL_RANKS = ("model", "optimizer", "schedule", "training", "runtime", "logging")
 """Tables of the config that decide what a rank does, and when."""
+IMPORTED_FROM = "imported_from"
+"""What a checkpoint says of itself that no run has trained."""
 
 
 class RunDirectory:
@@ -191,6 +193,10 @@ def check_same_run(
         CheckpointError: one line per key that a run cannot change, old -> new.
     """
     about = found.about
+    if IMPORTED_FROM in about:
+        what = "imported weights, which have no training to go on with"
+        advice = f"[training].start_from={found.path.parent.parent} starts another run from them"
+        raise CheckpointError(f"{found.path}: {what}; choose another [training].run_dir: {advice}")
     if changes := differences(about["identity"], now):
         advice = "choose another [training].run_dir, or undo the change"
         raise CheckpointError([f"{found.path}: {line}" for line in changes] + [f"cannot go on: {advice}"])

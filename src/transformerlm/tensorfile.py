@@ -1,7 +1,8 @@
 """A tree of dicts, lists, numbers, strings and tensors as one safetensors file, and back. No pickle.
 
 Tensors are stored under their path in the tree; the shape of the tree is JSON in the file's metadata, so that
-any optimizer's nested state survives with its integer keys and tuples.
+any optimizer's nested state survives with its integer keys and tuples. Files of tensors by name and nothing
+else, as other programs have them, are read and written here too.
 
 Written and read here, not by the safetensors package (which reads and writes the same files, and judges
 these in the tests): what is written can be hashed on its way to the disk, a full disk stays an OSError, and
@@ -11,6 +12,7 @@ makes shorter kills whoever looks at its tensors. Where the bytes lie is told an
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -82,13 +84,15 @@ def read_tree(file: BinaryIO, name: str) -> Any:
     """
     if not file.seekable():
         file = io.BytesIO(file.read())
-    here = file.tell()
-    size = file.seek(0, os.SEEK_END) - here
-    file.seek(here)
+    entries, metadata = _checked_header(file, name)
+    with _whole(name):
+        return unflatten({entry.name: _read_tensor(file, entry) for entry in entries}, metadata)
+
+
+@contextlib.contextmanager
+def _whole(name: str) -> Iterator[None]:
     try:
-        entries, metadata = _read_header(file, size)
-        tensors = {entry.name: _read_tensor(file, entry) for entry in entries}
-        return unflatten(tensors, metadata)
+        yield
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name}: not a whole checkpoint file: {shown(error)}") from None
 
@@ -109,7 +113,13 @@ def tree_chunks(tree: Any) -> tuple[int, Iterator[bytes | memoryview]]:
         TypeError: as `flatten`.
         CheckpointError: for more tensors than a header can hold.
     """
-    tensors, metadata = flatten(tree)
+    return tensor_chunks(*flatten(tree))
+
+
+def tensor_chunks(
+    tensors: Mapping[str, Tensor], metadata: dict[str, str]
+) -> tuple[int, Iterator[bytes | memoryview]]:
+    """As `tree_chunks`, of tensors by name; `metadata` is any text by any name."""
     # Wide numbers first: all of them lie where a machine can use them in place.
     ordered = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
     try:
@@ -121,6 +131,25 @@ def tree_chunks(tree: Any) -> tuple[int, Iterator[bytes | memoryview]]:
     return size, itertools.chain([beginning], (_bytes_of(tensor) for _, tensor in ordered))
 
 
+def read_entries(path: Path) -> list[Entry]:
+    """What a file of tensors by name holds, from its header alone.
+
+    Raises:
+        CheckpointError: for anything but a whole file of that kind.
+    """
+    with open_regular(path, follow_link=True) as file:
+        return _checked_header(file, str(path))[0]
+
+
+def iterate_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of such a file and their names, one by one, on the CPU; raises as `read_entries`."""
+    with open_regular(path, follow_link=True) as file:
+        for entry in _checked_header(file, str(path))[0]:
+            with _whole(str(path)):
+                tensor = _read_tensor(file, entry)
+            yield entry.name, tensor
+
+
 def _bytes_of(tensor: Tensor) -> memoryview:
     plain = tensor.cpu().resolve_conj().resolve_neg().contiguous()
     return _memory_of(plain.reshape(-1).view(torch.uint8))
@@ -128,6 +157,15 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 def _memory_of(numbers: Tensor) -> memoryview:
     return memoryview(numbers.numpy())  # type: ignore[arg-type]  # an array is a buffer, which mypy cannot see
+
+
+def _checked_header(file: BinaryIO, name: str) -> tuple[list[Entry], dict[str, str]]:
+    """The header of what is left of an open file, which is behind it then."""
+    here = file.tell()
+    size = file.seek(0, os.SEEK_END) - here
+    file.seek(here)
+    with _whole(name):
+        return _read_header(file, size)
 
 
 def _read_header(file: BinaryIO, size: int) -> tuple[list[Entry], dict[str, str]]:

@@ -73,9 +73,9 @@ def run_command(
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; the exit status comes back.
 
-    `shortcuts` maps a short option to the key it stands for: {"resume": "training.resume"}; a "+" behind
-    the key has it take a list, of one item each time that the option is given. `modes` maps an option to
-    what is run in place of `function`.
+    `shortcuts` maps a short option to the key it stands for: {"resume": "training.resume"}, or to several
+    with a space between, for values one after the other; a "+" behind a key has it take a list, of one item
+    each time that the option is given. `modes` maps an option to what is run in place of `function`.
     Errors of the user's making are printed to stderr, one line each, without a traceback.
     """
     ready_streams(restart=argv is None)
@@ -149,10 +149,12 @@ def parse_arguments(
         elif name == "config":
             arguments.config_path = Path(value)
         else:
-            key = shortcuts.get(name, name).removesuffix("+")
-            gathers = shortcuts.get(name) == f"{key}+"
-            given = [*_items(arguments.overrides, key), value] if gathers else value
+            first, *others = shortcuts.get(name, name).split(" ")
+            key = first.removesuffix("+")
+            given = [*_items(arguments.overrides, key), value] if key != first else value
             arguments.overrides = merge(arguments.overrides, nested(key, given))
+            while others and rest and not rest[0].startswith("--"):
+                arguments.overrides = merge(arguments.overrides, nested(others.pop(0), rest.pop(0)))
     if problems:
         raise ConfigError(problems)
     return arguments

@@ -34,9 +34,10 @@ def help_text(
     lines = [description, "", "options:", "  --config FILE.toml      read the config from a file"]
     lines += ["  --print-config          print the resolved config as TOML, and do nothing else"]
     lines += ["  --debug                 show the traceback of an error"]
-    for short, key in shortcuts.items():
-        again = ", as often as there are values" if key.endswith("+") else ""
-        lines += [f"  --{short:<21} short for --{key.removesuffix('+')}{again}"]
+    for short, keys in shortcuts.items():
+        again = ", as often as there are values" if keys.endswith("+") else ""
+        stands_for = keys.removesuffix("+").replace(" ", " and, with a second value, --")
+        lines.append(f"  --{short:<21} short for --{stands_for}{again}")
     for name, function in modes.items():
         summary, _, _ = (function.__doc__ or "").partition("\n")
         lines.append(f"  --{f'{name} {value_name(function).upper()}':<21} {summary}")

@@ -52,6 +52,7 @@ def train(config: TrainConfig) -> int:
     """Tokenizer, token files, training, samples: what is there and fits is used, the rest is made."""
     reporter, world = Terminal(), World.from_environment()
     with shared_fate(world), own_folder(config, world) as (run_dir, run_name):
+        check_start(config, run_dir, reporter, world)
         tokenizer, data = prepare(config, reporter, world)
         config = with_vocabulary(config, tokenizer, data)
         status = train_model(config, data, tokenizer, run_dir, run_name, reporter, world)
@@ -118,6 +119,18 @@ def plan(config: TrainConfig) -> None:
             runtime = runtime_of(config, world)
         found = make_plan(config, data, path, runtime, reporter, world=world)
         print("\n".join(plan_lines(found)))
+
+
+def check_start(config: TrainConfig, run_dir: Path, reporter: Reporter, world: World) -> None:
+    """Find out whether the run can begin where [training].start_from says before anything is made for it."""
+    if config.training.start_from is None:
+        return
+    from transformerlm.checkpoint import checkpoint_paths
+    from transformerlm.start import starting_point
+
+    with agreement(world):
+        if world.is_main and not checkpoint_paths(run_dir / "checkpoints"):
+            starting_point(config, reporter)
 
 
 def prepare(config: TrainConfig, reporter: Reporter, world: World = ALONE) -> tuple[Tokenizer, TokenData]:
@@ -212,8 +225,9 @@ def train_model(
 def make_trainer(
     config: TrainConfig, data: TokenData, path: Path, reporter: Reporter, world: World
 ) -> Trainer:
-    """A run's trainer, as it was when it stopped before."""
+    """A run's trainer, as it was when it stopped before, or at the beginning."""
     from transformerlm.rundir import RunDirectory, check_same_on_all_ranks, identity
+    from transformerlm.start import take_weights
     from transformerlm.trainer import Trainer
 
     with agreement(world):
@@ -225,6 +239,8 @@ def make_trainer(
         trainer = Trainer(config, data, run, runtime, reporter, world=world)
     if found:
         trainer.restore(found)
+    elif config.training.start_from is not None:
+        take_weights(trainer.learner, config, reporter, world)
     return trainer
 
 

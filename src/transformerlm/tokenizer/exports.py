@@ -31,23 +31,34 @@ _LETTERS = set(token_to_text(bytes(range(NUM_BYTES))))
 
 
 def write_tokenizer_json(
-    directory: str | Path, tokenizer: Tokenizer, *, eos_token: str | None = None
+    directory: str | Path,
+    tokenizer: Tokenizer,
+    *,
+    eos_token: str | None = None,
+    model_max_length: int | None = None,
 ) -> None:
     """Write the two files that `transformers.AutoTokenizer.from_pretrained(directory)` reads.
 
     Args:
-        eos_token: the special token that ends a text, for programs that generate some.
+        eos_token: the special token that ends a text, and from which an empty one begins, for programs
+            that generate some.
+        model_max_length: tokens that the model sees at once.
 
     Raises:
         DataError: a tokenizer that `tokenizers` cannot hold.
         ConfigError: `eos_token` is no special token of it.
     """
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
+    if model_max_length is not None:
+        config |= {"model_max_length": model_max_length}
     if eos_token is not None:
         if eos_token not in tokenizer.special_token_ids:
             known = ", ".join(map(ascii, tokenizer.special_token_ids)) or "there is none"
             raise ConfigError(f"eos_token: expected a special token ({known}), got {eos_token!a}")
-        config |= {"eos_token": eos_token}
+        config |= {"bos_token": eos_token, "eos_token": eos_token}
     members = {
         TOKENIZER_JSON: tokenizer_json(tokenizer).encode(),
         "tokenizer_config.json": f"{json.dumps(config, ensure_ascii=False, indent=2)}\n".encode(),

@@ -1,0 +1,43 @@
+"""transformerlm-export: from a run to what other programs read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformerlm.cli.common import run_command
+from transformerlm.cli.terminal import Terminal
+from transformerlm.config import ExportConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command."""
+    description = "Write a trained model for other programs: `--to hf FOLDER` or `--to gguf FILE`."
+    shortcuts = {"to": "export.to export.output", "checkpoint": "export.checkpoint"}
+    return run_command(ExportConfig, export, description=description, shortcuts=shortcuts, argv=argv)
+
+
+def export(config: ExportConfig) -> None:
+    """Load the model, write it under a temporary name, check it, and put it in place."""
+    # Imported only now: torch takes seconds.
+    from transformerlm.conversion import EXACT, export_folder, export_gguf
+    from transformerlm.language_model import LanguageModel
+    from transformerlm.rundir import RunDirectory
+
+    terminal, section = Terminal(), config.export
+    lm = LanguageModel.load(section.checkpoint, EXACT, terminal.say)
+    write = {"hf": export_folder, "gguf": export_gguf}[section.to]
+    write(lm, output_path(config, RunDirectory.of(lm.checkpoint).path), section.dtype, terminal)
+
+
+def output_path(config: ExportConfig, run_dir: Path) -> Path:
+    """[export].output; where nothing is said of it, `runs/NAME-hf` or `runs/NAME.gguf` for `runs/NAME`."""
+    section = config.export
+    if section.output is not None:
+        return Path(section.output).expanduser()
+    return run_dir.with_name(run_dir.name + {"hf": "-hf", "gguf": ".gguf"}[section.to])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

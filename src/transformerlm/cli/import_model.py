@@ -1,0 +1,39 @@
+"""transformerlm-import: from a Hugging Face folder with a Llama-like model to a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformerlm.cli.common import run_command
+from transformerlm.cli.terminal import Terminal
+from transformerlm.config import ImportConfig
+from transformerlm.errors import ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command."""
+    description = "Make a run's folder of a Hugging Face folder: `--from FOLDER RUN_DIR`."
+    shortcuts = {"from": "import_model.source import_model.run_dir"}
+    return run_command(ImportConfig, import_model, description=description, shortcuts=shortcuts, argv=argv)
+
+
+def import_model(config: ImportConfig) -> None:
+    """Read the folder, make the run's under a temporary name, check it, and put it in place."""
+    section, terminal = config.import_model, Terminal()
+    if section.source is None:
+        raise ConfigError("[import_model].source: expected a Hugging Face folder, got none")
+    source = Path(section.source).expanduser()
+    run_dir = Path(section.run_dir or f"runs/{source.absolute().name}").expanduser()
+
+    from transformerlm.conversion import import_folder
+
+    import_folder(source, run_dir, terminal)
+    config_path = run_dir / "config.toml"
+    terminal.say(f'text: transformerlm-infer --infer.checkpoint="{run_dir}" --prompt "The"')
+    terminal.say(f'training on: transformerlm-train --config "{config_path}" --data.corpus=YOUR_TEXT')
+
+
+if __name__ == "__main__":
+    sys.exit(main())
