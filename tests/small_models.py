@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from transformerlm.checkpoint import Checkpoint
-from transformerlm.config import GPT2_PATTERN, ModelConfig, RuntimeConfig, TrainConfig
+from transformerlm.config import GPT2_PATTERN, ModelConfig, TrainConfig
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import TransformerLM
 from transformerlm.runtime import Runtime

@@ -86,14 +86,16 @@ def make(
     """
     gguf = _gguf()
     architecture = "qwen3" if config.qk_norm else "llama"
-    fields = _model_fields(config, architecture)
+    fields = _model_fields(config, architecture, tokenizer.vocab_size)
     fields |= {"general.file_type": int(gguf.LlamaFileType[_FILE_TYPES[dtype]])}
-    fields |= _tokenizer_fields(tokenizer, eos_token, config.vocabulary_rows, gguf)
+    fields |= _tokenizer_fields(tokenizer, eos_token, gguf)
     tensors = {}
     for part in parts(config):
         if part.ours == "head.weight" and config.tie_embeddings:
             continue  # the embedding serves as the head there where there is none
         value = state[part.ours].detach()
+        if part.ours in ("embedding.weight", "head.weight"):
+            value = value[: tokenizer.vocab_size]  # rows that stand for no token are never chosen here
         value = to_theirs(part, value, config) if architecture == "qwen3" else value
         name = tensor_name(part.ours)
         tensors[name] = (cast(value, dtype, name) if value.dim() > 1 else value).contiguous()
@@ -173,9 +175,9 @@ def _is_same(found: Any, tensor: Tensor) -> bool:
     return is_alike and raw == tensor.view(torch.uint8).numpy().tobytes()
 
 
-def _model_fields(config: ModelConfig, architecture: str) -> dict[str, Any]:
+def _model_fields(config: ModelConfig, architecture: str, vocab_size: int) -> dict[str, Any]:
     fields = {
-        "vocab_size": config.vocabulary_rows,
+        "vocab_size": vocab_size,
         "context_length": config.context_length,
         "embedding_length": config.d_model,
         "block_count": config.num_layers,
@@ -191,9 +193,7 @@ def _model_fields(config: ModelConfig, architecture: str) -> dict[str, Any]:
     return {f"{architecture}.{key}": value for key, value in fields.items()}
 
 
-def _tokenizer_fields(
-    tokenizer: Tokenizer, eos_token: str | None, num_rows: int, gguf: Any
-) -> dict[str, Any]:
+def _tokenizer_fields(tokenizer: Tokenizer, eos_token: str | None, gguf: Any) -> dict[str, Any]:
     pattern = PATTERNS.get(tokenizer.pretokenizer.pattern)
     if pattern is None:
         known = ", ".join(PATTERNS.values())
@@ -206,15 +206,14 @@ def _tokenizer_fields(
     model = json.loads(tokenizer_json(tokenizer))["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
     special = set(tokenizer.special_token_ids.values())
-    normal, control, unused = (int(gguf.TokenType[kind]) for kind in ("NORMAL", "CONTROL", "UNUSED"))
+    normal, control = int(gguf.TokenType.NORMAL), int(gguf.TokenType.CONTROL)
     types = [control if token_id in special else normal for token_id in range(len(tokens))]
-    num_unused = num_rows - len(tokens)
     eos = tokenizer.special_token_ids[eos_token]
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pattern,
-        "tokenizer.ggml.tokens": [*tokens, *(f"[PAD{row}]" for row in range(len(tokens), num_rows))],
-        "tokenizer.ggml.token_type": [*types, *[unused] * num_unused],
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": model["merges"],
         "tokenizer.ggml.bos_token_id": eos,
         "tokenizer.ggml.eos_token_id": eos,

@@ -12,6 +12,7 @@ Architectures: transformers, models/llama and models/qwen3.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -164,7 +165,7 @@ def model_config(values: Mapping[str, Any], name: str) -> ModelConfig:
     model_type = values.get("model_type")
     if model_type not in ARCHITECTURES:
         what = f"expected {', '.join(ARCHITECTURES)}, which is what can be represented here"
-        raise CheckpointError(f"{name}: model_type: {what}, got {shown(model_type, 60)}")
+        raise CheckpointError(f"{name}: model_type: {what}, got {_spelled(model_type)}")
     problems = list(_problems(values))
     found = {ours: values.get(theirs) for ours, theirs in KEYS.items()}
     if model_type == "llama" and found["num_kv_heads"] is None:
@@ -261,5 +262,4 @@ def _refusal(key: str, expected: str, got: Any) -> str:
 
 
 def _spelled(value: Any) -> str:
-    words = {None: "null", True: "true", False: "false"} if value is None or isinstance(value, bool) else {}
-    return words.get(value) or (f'"{shown(value, 60)}"' if isinstance(value, str) else shown(value, 60))
+    return shown(json.dumps(value), 60)
