@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from transformerlm.config import EvalConfig, InferConfig, MakeDataConfig, TrainConfig, TrainTokenizerConfig
+from transformerlm.config import (
+    EvalConfig,
+    ExportConfig,
+    ImportConfig,
+    InferConfig,
+    MakeDataConfig,
+    TrainConfig,
+    TrainTokenizerConfig,
+)
 from transformerlm.schema import field_docs, field_types
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +41,10 @@ TINY = [
 SHORTER = {
     "transformerlm-train --config configs/train.toml": TINY,
     "transformerlm-train --config configs/tinystories/train.toml": TINY[2:],
+    "transformerlm-train --config runs/imported/config.toml": [
+        *("--training.max_steps=4", "--training.batch_size=2", "--schedule.warmup_steps=1"),
+        "--generation.max_new_tokens=4",
+    ],
     "transformerlm-train-tokenizer --config configs/tinystories": TINY[2:3],
     "transformerlm-make-data --config configs/tinystories": TINY[2:3],
     "torchrun --nproc-per-node 2 -m transformerlm.cli.train ": ["--training.max_steps=60"],
@@ -126,7 +138,16 @@ def test_the_python_of_the_readme_runs(clone):
 def reference() -> str:
     """The section "Every key", made from config.py."""
     seen: dict[str, type] = {}
-    for config_class in (TrainConfig, MakeDataConfig, TrainTokenizerConfig, InferConfig, EvalConfig):
+    commands = (
+        TrainConfig,
+        MakeDataConfig,
+        TrainTokenizerConfig,
+        InferConfig,
+        EvalConfig,
+        ExportConfig,
+        ImportConfig,
+    )
+    for config_class in commands:
         for table, section in field_types(config_class).items():
             known = seen.get(table)
             seen[table] = section if known is None or issubclass(section, known) else known
@@ -156,6 +177,8 @@ def test_every_config_file_is_one_that_its_command_takes():
         "train": TrainConfig,
         "infer": InferConfig,
         "eval": EvalConfig,
+        "export": ExportConfig,
+        "import": ImportConfig,
     }
     paths = [
         path for path in (ROOT / "configs").rglob("*.toml") if not path.name.startswith(("bench_", "search_"))

@@ -78,7 +78,7 @@ def test_another_tokenizer_is_refused_with_the_right_one(config, tmp_path, there
         Tokenizer(tokenizer().vocab, [], [END]).save(tmp_path / "other")
     config = dataclasses.replace(config, tokenizer=TokenizerConfig(tokenizer_dir=str(tmp_path / "other")))
     with pytest.raises(
-        CheckpointError, match="has another tokenizer than .*--tokenizer.tokenizer_dir="
+        CheckpointError, match=r"has another tokenizer than .*--tokenizer\.tokenizer_dir="
     ) as caught:
         starting_point(config, SilentReporter())
     assert str(tmp_path / "first" / "tokenizer") in str(caught.value)

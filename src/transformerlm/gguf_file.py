@@ -10,6 +10,7 @@ which is optional here and imported only where it is used.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 from collections.abc import Mapping
@@ -154,6 +155,7 @@ def check_written(path: Path, made: Made) -> None:
 def in_llama_cpp(path: Path, context_length: int) -> tuple[Encode, Logits]:
     """How llama.cpp encodes, and what it computes, with a file; keys and values are kept in float32."""
     package = importlib.import_module("llama_cpp")
+    package.llama_log_set(_nowhere(), None)
     options = {"logits_all": True, "type_k": 0, "type_v": 0, "verbose": False}
     model = package.Llama(str(path), n_ctx=context_length, **options)
 
@@ -166,6 +168,12 @@ def in_llama_cpp(path: Path, context_length: int) -> tuple[Encode, Logits]:
         return torch.from_numpy(np.array(model.scores[: len(ids)]))
 
     return encode, logits
+
+
+@functools.cache
+def _nowhere() -> Any:
+    """Where llama.cpp logs to, as long as the program lasts: what it says would stand between our lines."""
+    return importlib.import_module("llama_cpp").llama_log_callback(lambda level, text, data: None)
 
 
 def _is_same(found: Any, tensor: Tensor) -> bool:

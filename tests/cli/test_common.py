@@ -290,3 +290,28 @@ def test_a_mode_may_take_a_number(words, line, capsys):
     out = capsys.readouterr().out
     assert out.startswith("12\n12\n")
     assert "--replay STEPS" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["--to", "a", "b"], ("a", "b")),
+        (["--to=a", "b"], ("a", "b")),
+        (["--to", "a"], ("a", "runs/{corpus}")),
+        (["--to", "a", "--training.run_dir=c"], ("a", "c")),
+        (["--to", "a", "b", "--debug"], ("a", "b")),
+    ],
+)
+def test_a_shortcut_may_stand_for_several_keys(words, values):
+    seen = []
+    shortcuts = {"to": "data.corpus training.run_dir"}
+    status = run_command(TrainConfig, seen.append, description="", shortcuts=shortcuts, argv=words)
+    assert status == 0
+    assert (seen[0].data.corpus, seen[0].training.run_dir) == values
+
+
+def test_of_more_values_than_keys_the_rest_are_no_arguments(capsys):
+    shortcuts = {"to": "data.corpus training.run_dir"}
+    words = ["--to", "a", "b", "c"]
+    assert run_command(TrainConfig, lambda c: 0, description="", shortcuts=shortcuts, argv=words) == 2
+    assert capsys.readouterr().err.startswith("command line: c: unknown argument")

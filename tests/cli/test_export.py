@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -41,19 +42,17 @@ def test_to_a_file(run_dir, tmp_path, capfd):
 
 
 def test_beside_the_run_where_nothing_is_said(trained, tmp_path, capfd):
-    import shutil
-
     shutil.copytree(trained / "runs" / "fables", tmp_path / "fables")
     assert export.main([f"--checkpoint={tmp_path}/fables"]) == 0
     assert (tmp_path / "fables-hf" / "config.json").exists()
     assert export.main([f"--checkpoint={tmp_path}/fables"]) == 2
-    assert "command line" not in capfd.readouterr().err
+    assert "[export].output: expected a path where there is nothing, got" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["--to", "onnx", "out"], 2, 'command line: [export].to: expected "hf" or "gguf", got "onnx"'),
+        (["--to", "onnx", "out"], 2, 'command line: [export].to: expected one of "hf", "gguf", got "onnx"'),
         (["--to"], 2, "command line: --to: expected a value after it, got none"),
         (["--to", "hf", "out", "more"], 2, "command line: more: unknown argument"),
         (["--to", "hf", "fables"], 2, "[export].output: expected a path where there is nothing, got fables"),

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 
@@ -64,8 +63,19 @@ def test_it_trains_on_and_goes_on_without_what_it_started_from(source, workplace
     run = workplace / "runs" / "imported-fables"
     manifest = json.loads((run / "checkpoints/step_00000012/manifest.json").read_text())
     assert manifest["about"]["config"]["training"]["start_from"] == "runs/imported"
-    os.rename("runs/imported/checkpoints", "runs/imported/gone")
-    assert train.main([*TRAINING, "--training.max_steps=14"]) == 0
+    (workplace / "runs/imported").rename(workplace / "elsewhere")
+    (workplace / "elsewhere/tokenizer").rename(workplace / "tokenizer")
+    assert (
+        train.main(
+            [
+                "--config=elsewhere/config.toml",
+                *TRAINING[1:],
+                "--training.max_steps=14",
+                "--tokenizer.tokenizer_dir=tokenizer",
+            ]
+        )
+        == 0
+    )
     found, err = records(capfd)
     assert "resumed: runs/imported-fables" in err
     assert "starting from" not in err
