@@ -87,7 +87,7 @@ def huggingface(folder, kind="Llama", seed=0, max_shard_size="5GB", dtype=torch.
     settings = {
         **{"vocab_size": tokenizer().vocab_size, "hidden_size": 48, "intermediate_size": 80},
         **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12},
-        **{"max_position_embeddings": 64, "rms_norm_eps": 1e-5, "initializer_range": 0.2},
+        **{"max_position_embeddings": 64, "rms_norm_eps": 1e-5, "initializer_range": 0.1},
         **{"eos_token_id": [tokenizer().special_token_ids[END]], "bos_token_id": None},
     }
     torch.manual_seed(seed)
@@ -123,7 +123,7 @@ def test_in_and_out_again_is_the_same_to_the_bit(name, tmp_path):
     peer = transformers.AutoModelForCausalLM.from_pretrained(source).float()
     ids = torch.randint(tokenizer().vocab_size, (2, 64))
     with torch.inference_mode():
-        assert_close(lm.model(ids), peer(ids).logits, rtol=0, atol=1e-5 * lm.model(ids).abs().max().item())
+        assert_close(lm.model(ids), peer(ids).logits, rtol=0, atol=1e-5)
     dtype = str(options.get("dtype", torch.float32)).removeprefix("torch.")
     export_folder(lm, tmp_path / "back", dtype, SilentReporter())
     before, after = (

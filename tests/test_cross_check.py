@@ -80,7 +80,7 @@ def test_a_continuation_is_looked_at_too(model):
 def test_other_ids_are_named_with_their_text():
     check_ids(tokenizer(), tokenizer().encode, "peer")
     with pytest.raises(
-        CheckpointError, match="peer: other ids than this package's: id 1 of 'Once upon"
+        CheckpointError, match=r"peer: other ids than this package's: id 1 of .Once upon"
     ) as caught:
         check_ids(tokenizer(), lambda text: [tokenizer().encode(text)[0], 0], "peer")
     assert "0 there" in str(caught.value)
@@ -97,7 +97,7 @@ def test_ids_that_only_end_sooner_are_other_ids():
 
 def test_what_another_program_raises_is_one_line():
     with (
-        pytest.raises(CheckpointError, match="^peer cannot load it: OSError: no such thing$"),
+        pytest.raises(CheckpointError, match=r"^peer cannot load it: OSError: no such thing$"),
         loading("peer"),
     ):
         raise OSError("no such thing")

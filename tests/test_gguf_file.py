@@ -14,6 +14,7 @@ from transformerlm.errors import CheckpointError, ConfigError, DataError
 from transformerlm.hf import parts
 from transformerlm.infer import generate
 from transformerlm.progress import SilentReporter
+from transformerlm.tokenizer import Tokenizer
 
 gguf = pytest.importorskip("gguf")
 
@@ -96,6 +97,19 @@ def test_matrices_in_sixteen_bits_and_norms_in_float32(dtype, variant, tmp_path)
         assert kinds[gguf_file.tensor_name(part.ours)] == expected
 
 
+@pytest.mark.parametrize("pattern", gguf_file.PATTERNS, ids=[name for name, _ in gguf_file.PATTERNS.values()])
+def test_llama_cpp_divides_text_by_each_pattern_as_this_package_does(pattern, tmp_path):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    learned, (_, whole_words) = tokenizer(pattern), gguf_file.PATTERNS[pattern]
+    own = Tokenizer(learned.vocab, learned.merges, [END], pattern=pattern, whole_words=whole_words)
+    lm, path = language_model(own), tmp_path / "model.gguf"
+    export_gguf(lm, path, "float32", SilentReporter())
+    peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    numbers = "1 12 123 1234 12345 1'234 don't DON'T\n\n \r\n\t x  y   z (a)[b]{c} !? ... naïve 中文\n"
+    for text in [*TEXTS, numbers, " " * 9, "\n \n", END + numbers + END]:
+        assert peer.tokenize(text.encode(), add_bos=False, special=True) == own.encode(text), text
+
+
 def made(lm, **changes):
     arguments = {"tokenizer": lm.tokenizer, "eos_token": END, "state": lm.model.state_dict()} | changes
     return gguf_file.make(lm.model.config, dtype="float32", **arguments)
@@ -106,7 +120,11 @@ def made(lm, **changes):
     [
         (
             {"tokenizer": tokenizer(r"\w+|\s+|[^\w\s]+")},
-            r"\[tokenizer\].pattern: expected that of gpt-2, got",
+            r"\[tokenizer\].pattern: expected that of gpt-2, ",
+        ),
+        (
+            {"tokenizer": Tokenizer(tokenizer().vocab, tokenizer().merges, [END], whole_words=True)},
+            "whole_words: with the pattern of gpt-2 .*; expected False, got True",
         ),
         ({"eos_token": None}, "none of its special tokens ends a text"),
     ],

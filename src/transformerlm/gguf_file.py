@@ -47,8 +47,16 @@ NAMES = {
     "feedforward.w3": "ffn_up",
 }
 """Our name of a tensor, without block and ".weight" -> theirs."""
-PATTERNS = {GPT2_PATTERN: "gpt-2"}
-"""Pre-tokenisation pattern -> what llama.cpp calls it."""
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PATTERNS = {
+    GPT2_PATTERN: ("gpt-2", False),
+    _LLAMA3: ("llama-bpe", True),
+    _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"): ("qwen2", False),
+}
+"""Pre-tokenisation pattern -> what llama.cpp calls it, and whether it takes whole words there."""
 TOLERANCES = {"float32": FLOAT32_TOLERANCE, "float16": 0.02, "bfloat16": 0.05}
 """How far apart llama.cpp's logits may be, of the largest: it rounds what it multiplies to a file's dtype."""
 _FILE_TYPES = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16"}
@@ -202,13 +210,15 @@ def _model_fields(config: ModelConfig, architecture: str, vocab_size: int) -> di
 
 
 def _tokenizer_fields(tokenizer: Tokenizer, eos_token: str | None, gguf: Any) -> dict[str, Any]:
-    pattern = PATTERNS.get(tokenizer.pretokenizer.pattern)
+    pattern, takes_whole_words = PATTERNS.get(tokenizer.pretokenizer.pattern, (None, False))
     if pattern is None:
-        known = ", ".join(PATTERNS.values())
+        known = ", ".join(name for name, _ in PATTERNS.values())
         what = f"[tokenizer].pattern: expected that of {known}, got {tokenizer.pretokenizer.pattern!a:.80}"
         raise _refusal(what)
-    if tokenizer.whole_words:
-        raise _refusal("whole_words is on, and tokens that no merge makes would be lost there")
+    if tokenizer.whole_words != takes_whole_words:
+        words = {True: "whole words are taken as they are", False: "whole words are merged like others"}
+        what = f"with the pattern of {pattern} {words[takes_whole_words]} there"
+        raise _refusal(f"whole_words: {what}; expected {takes_whole_words}, got {tokenizer.whole_words}")
     if eos_token is None:
         raise _refusal("none of its special tokens ends a text, and another token would be taken for one")
     model = json.loads(tokenizer_json(tokenizer))["model"]
