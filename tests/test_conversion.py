@@ -56,6 +56,7 @@ def test_transformers_encodes_to_the_same_ids(exported):
         assert peer.decode(lm.tokenizer.encode(text)) == text
     assert (peer.eos_token, peer.model_max_length) == (END, 48)
     assert peer.eos_token_id == lm.tokenizer.special_token_ids[END]
+    assert set(peer("text")) == {"input_ids", "attention_mask"}
 
 
 def test_transformers_continues_greedily_to_the_same_ids(exported):

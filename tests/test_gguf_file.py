@@ -102,7 +102,7 @@ def test_llama_cpp_divides_text_by_each_pattern_as_this_package_does(pattern, tm
     llama_cpp = pytest.importorskip("llama_cpp")
     learned, (_, whole_words) = tokenizer(pattern), gguf_file.PATTERNS[pattern]
     own = Tokenizer(learned.vocab, learned.merges, [END], pattern=pattern, whole_words=whole_words)
-    lm, path = language_model(own), tmp_path / "model.gguf"
+    lm, path = language_model(own, vocab_size=own.vocab_size), tmp_path / "model.gguf"
     export_gguf(lm, path, "float32", SilentReporter())
     peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     numbers = "1 12 123 1234 12345 1'234 don't DON'T\n\n \r\n\t x  y   z (a)[b]{c} !? ... naïve 中文\n"

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.small_models import END, SHAPE, language_model, tokenizer
+from transformerlm.config import GenerationConfig
 from transformerlm.conversion import eos_token_of
 from transformerlm.errors import CheckpointError, DataError, TransformerLMError
 from transformerlm.hf_folder import MAX_JSON_BYTES, read_folder, write_folder
@@ -27,7 +28,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 def good(tmp_path_factory):
     folder, lm = tmp_path_factory.mktemp("hf"), language_model(num_kv_heads=2)
     state, eos = lm.model.state_dict(), eos_token_of(lm)
-    write_folder(folder, lm.model.config, state, lm.tokenizer, eos, {"temperature": 0.0})
+    write_folder(folder, lm.model.config, state, lm.tokenizer, eos, GenerationConfig(temperature=0.0))
     return folder
 
 
@@ -243,7 +244,7 @@ def test_sizes_are_compared_before_memory_is_taken(folder):
 
 def test_all_rows_of_a_wide_vocabulary_come_in(tmp_path):
     lm = language_model(vocab_size=400)
-    write_folder(tmp_path, lm.model.config, lm.model.state_dict(), lm.tokenizer, None, {})
+    write_folder(tmp_path, lm.model.config, lm.model.state_dict(), lm.tokenizer, None, GenerationConfig())
     found = read_folder(tmp_path)
     assert found.model.vocab_size == 400
     assert torch.equal(found.state["embedding.weight"], lm.model.state_dict()["embedding.weight"])

@@ -8,7 +8,7 @@ check that fails leaves nothing behind.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from transformerlm.language_model import LanguageModel
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.progress import Reporter
 from transformerlm.rundir import IMPORTED_FROM, environment
-from transformerlm.schema import to_dict, to_toml
+from transformerlm.schema import from_dict, to_dict, to_toml
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
 
@@ -56,7 +56,7 @@ def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporte
     refuse_existing(output, "[export].output")
     config, state = lm.model.config, lm.model.state_dict()
     with committed_directory(output) as temporary:
-        write_folder(temporary, config, state, lm.tokenizer, eos_token_of(lm), _generation(lm), dtype)
+        write_folder(temporary, config, state, lm.tokenizer, eos_token_of(lm), generation_of(lm), dtype)
         found = _check_folder(temporary, _rounded(lm.model, dtype, 1), lm.tokenizer)
     kind = ARCHITECTURES["qwen3" if config.qk_norm else "llama"]
     reporter.say(f"exported: {output}: {kind}, {num_parameters(config):,} parameters in {dtype}")
@@ -127,9 +127,20 @@ def run_config(folder: Folder, run_dir: Path) -> TrainConfig:
 
 def eos_token_of(lm: LanguageModel) -> str | None:
     """The special token that ends the texts of a model: [generation]'s, else the one between documents."""
-    config = lm.checkpoint.about.get("config", {})
-    candidates = [_generation(lm).get("eos_token"), config.get("data", {}).get("document_separator")]
-    return next((token for token in candidates if token in lm.tokenizer.special_token_ids), None)
+    known = list(lm.tokenizer.special_token_ids)
+    candidates = generation_of(lm).eos_token, _told(lm, "data").get("document_separator")
+    return next((token for token in candidates if token in known), None)
+
+
+def generation_of(lm: LanguageModel) -> GenerationConfig:
+    """[generation] of the config that a model was trained with, as far as this version knows it.
+
+    Raises:
+        ConfigError: for a value that cannot be.
+    """
+    known = {field.name for field in dataclasses.fields(GenerationConfig)}
+    values = {key: value for key, value in _told(lm, "generation").items() if key in known}
+    return from_dict(GenerationConfig, values, str(lm.checkpoint.path))
 
 
 def refuse_existing(path: Path, key: str, *, folder_may_be_empty: bool = True) -> None:
@@ -140,9 +151,11 @@ def refuse_existing(path: Path, key: str, *, folder_may_be_empty: bool = True) -
         )
 
 
-def _generation(lm: LanguageModel) -> Mapping[str, Any]:
-    found = lm.checkpoint.about.get("config", {}).get("generation", {})
-    return found if isinstance(found, Mapping) else {}
+def _told(lm: LanguageModel, table: str) -> dict[str, Any]:
+    """A table of the config that a model was trained with; an empty one where nothing is known of it."""
+    config = lm.checkpoint.about.get("config")
+    found = config.get(table) if isinstance(config, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _about(folder: Folder, config: TrainConfig) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transformerlm.config import ModelConfig
+from transformerlm.config import GenerationConfig, ModelConfig
 from transformerlm.errors import CheckpointError, DataError
 from transformerlm.hf import Part, config_of, model_config, parts, to_huggingface, to_ours
 from transformerlm.runtime import DTYPES
@@ -90,7 +90,7 @@ def write_folder(
     state: Mapping[str, Tensor],
     tokenizer: Tokenizer,
     eos_token: str | None,
-    generation: Mapping[str, Any],
+    generation: GenerationConfig,
     dtype: str = "float32",
 ) -> None:
     """Write all files of a folder into `directory`, which is there and empty.
@@ -98,7 +98,7 @@ def write_folder(
     Args:
         state: the model's weights under our names.
         eos_token: the special token that ends a text, and from which an empty one begins.
-        generation: [generation], as the run's config has it.
+        generation: how it writes.
         dtype: of the weights.
 
     Raises:
@@ -241,16 +241,13 @@ def _special_token(ids: Any, tokenizer: Tokenizer) -> str | None:
     )
 
 
-def _generation_config(generation: Mapping[str, Any], eos: int | None, unused: range) -> dict[str, Any]:
+def _generation_config(generation: GenerationConfig, eos: int | None, unused: range) -> dict[str, Any]:
     """[generation] in Hugging Face's terms, where 0 turns top_k off and nothing would leave it at 50."""
-    temperature = generation.get("temperature", 1.0)
-    sampling = {
-        "temperature": temperature,
-        "top_p": generation.get("top_p", 1.0),
-        "top_k": generation.get("top_k") or 0,
-    }
     # No pad token: where it is this one too, a text that holds it is masked there in some cases.
-    values = {"bos_token_id": eos, "eos_token_id": eos}
-    values |= {"max_new_tokens": generation.get("max_new_tokens", 128), "do_sample": temperature > 0}
+    values: dict[str, Any] = {"bos_token_id": eos, "eos_token_id": eos}
+    values |= {"max_new_tokens": generation.max_new_tokens, "do_sample": generation.temperature > 0}
+    if generation.temperature > 0:
+        values |= {"temperature": generation.temperature, "top_p": generation.top_p}
+        values |= {"top_k": generation.top_k or 0}
     # Rows that stand for no token are never chosen here either.
-    return values | (sampling if temperature else {}) | ({"suppress_tokens": [*unused]} if unused else {})
+    return values | ({"suppress_tokens": [*unused]} if unused else {})

@@ -51,6 +51,8 @@ def write_tokenizer_json(
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
+        # Transformers 4 would give a model token_type_ids as well, which decoders do not take.
+        "model_input_names": ["input_ids", "attention_mask"],
     }
     if model_max_length is not None:
         config |= {"model_max_length": model_max_length}
