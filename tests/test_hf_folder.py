@@ -189,6 +189,16 @@ WRONG_FOLDERS = {
         CheckpointError,
         "num_hidden_layers: expected 1,000,000,000,000,000 layers, got 21 tensors",
     ),
+    "an endless context": (
+        lambda f: change_config(f, max_position_embeddings=2**40),
+        CheckpointError,
+        "max_position_embeddings: expected at most 1,048,576",
+    ),
+    "a number that is none": (
+        lambda f: change_tensors(f, lambda t: t["model.norm.weight"].fill_(torch.nan)),
+        CheckpointError,
+        r"model\.norm\.weight: expected numbers, got some that are not finite",
+    ),
     "a wider model": (
         lambda f: change_config(f, hidden_size=4 * 10**12, head_dim=None),
         CheckpointError,

@@ -32,6 +32,8 @@ TEXTS = (
 FLOAT32_TOLERANCE = 1e-4
 """Of the largest logit: what the order of sums in float32 may change, and a mistake would exceed by far."""
 NUM_SEQUENCES = len(TEXTS) + 1
+MAX_TOKENS = 256
+"""Of a sequence: a longer one would say no more, and another program may take memory for all of a context."""
 _NUM_NEW_TOKENS = 16
 _LOADING_ERRORS = (AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -91,14 +93,13 @@ def check_logits(
 
 def _sequences(model: TransformerLM, tokenizer: Tokenizer) -> Iterator[list[int]]:
     """The ids of `TEXTS`, each with its greedy continuation; and ids from all over the vocabulary."""
-    length, size = model.config.context_length, tokenizer.vocab_size
+    length, size = min(model.config.context_length, MAX_TOKENS), tokenizer.vocab_size
     for text in TEXTS:
         ids = tokenizer.encode(text)[: max(1, length - _NUM_NEW_TOKENS)]
-        while len(ids) < length and len(ids) < len(tokenizer.encode(text)) + _NUM_NEW_TOKENS:
+        for _ in range(min(_NUM_NEW_TOKENS, length - len(ids))):
             ids.append(int(model(torch.tensor([ids]))[0, -1, :size].argmax()))
         yield ids
-    own = torch.Generator().manual_seed(0)
-    yield torch.randint(size, (min(length, 128),), generator=own).tolist()
+    yield torch.randint(size, (length,), generator=torch.Generator().manual_seed(0)).tolist()
 
 
 @contextlib.contextmanager

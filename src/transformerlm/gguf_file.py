@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from transformerlm.config import GPT2_PATTERN, ModelConfig
-from transformerlm.cross_check import FLOAT32_TOLERANCE, Encode, Logits
+from transformerlm.cross_check import FLOAT32_TOLERANCE, MAX_TOKENS, Encode, Logits
 from transformerlm.errors import CheckpointError, ConfigError, DataError
 from transformerlm.hf import parts, to_theirs
 from transformerlm.hf_folder import cast
@@ -165,7 +165,7 @@ def in_llama_cpp(path: Path, context_length: int) -> tuple[Encode, Logits]:
     package = importlib.import_module("llama_cpp")
     package.llama_log_set(_nowhere(), None)
     options = {"logits_all": True, "type_k": 0, "type_v": 0, "verbose": False}
-    model = package.Llama(str(path), n_ctx=context_length, **options)
+    model = package.Llama(str(path), n_ctx=min(context_length, MAX_TOKENS), **options)
 
     def encode(text: str) -> list[int]:
         return list(model.tokenize(text.encode(), add_bos=False, special=True))

@@ -24,9 +24,6 @@ from transformerlm.errors import CheckpointError
 from transformerlm.schema import SchemaError
 from transformerlm.tensorfile import shown
 
-MAX_CONTEXT_LENGTH = 2**20
-"""Of a folder, which may be a stranger's: the weights do not show it, and tables are made for it."""
-
 KEYS = {
     "vocab_size": "vocab_size",
     "context_length": "max_position_embeddings",
@@ -163,7 +160,7 @@ def model_config(values: Mapping[str, Any], name: str) -> ModelConfig:
         CheckpointError: one line for every key that asks for what our model does not do.
     """
     model_type = values.get("model_type")
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         what = f"expected {', '.join(ARCHITECTURES)}, which is what can be represented here"
         raise CheckpointError(f"{name}: model_type: {what}, got {_spelled(model_type)}")
     problems = list(_problems(values))
@@ -201,7 +198,7 @@ def _rope_problems(key: str, found: Any) -> Iterator[str]:
     kind = found.get("rope_type", found.get("type", "default"))
     if kind != "default":
         yield _refusal(f"{key}: rope_type", '"default"', kind)
-    if found.get("partial_rotary_factor", 1) != 1:
+    if found.get("partial_rotary_factor") not in (None, 1):
         yield _refusal(f"{key}: partial_rotary_factor", "1", found["partial_rotary_factor"])
 
 
@@ -238,11 +235,6 @@ def _window_problems(config: ModelConfig, values: Mapping[str, Any]) -> Iterator
         yield _refusal("sliding_window", "null: every position sees all before it here", window)
 
 
-def _length_problems(config: ModelConfig, values: Mapping[str, Any]) -> Iterator[str]:
-    if config.context_length > MAX_CONTEXT_LENGTH:
-        yield _refusal("max_position_embeddings", f"at most {MAX_CONTEXT_LENGTH:,}", config.context_length)
-
-
 def _theta_problems(config: ModelConfig, values: Mapping[str, Any]) -> Iterator[str]:
     outer = values.get("rope_theta")
     if outer is not None and outer != config.rope_theta:
@@ -252,7 +244,6 @@ def _theta_problems(config: ModelConfig, values: Mapping[str, Any]) -> Iterator[
 _CHECKS: tuple[Callable[[ModelConfig, Mapping[str, Any]], Iterator[str]], ...] = (
     _head_problems,
     _window_problems,
-    _length_problems,
     _theta_problems,
 )
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformerlm.config import GenerationConfig, ModelConfig
 from transformerlm.errors import CheckpointError, DataError
 from transformerlm.hf import Part, config_of, model_config, parts, to_huggingface, to_ours
+from transformerlm.language_model import MAX_CONTEXT_LENGTH
 from transformerlm.runtime import DTYPES
 from transformerlm.state import MAX_LINES
 from transformerlm.tensorfile import iterate_tensors, open_regular, read_entries, shown, tensor_chunks
@@ -67,6 +68,9 @@ def read_folder(path: Path) -> Folder:
         raise CheckpointError(f"{path}: expected a folder with {CONFIG} and {WEIGHTS}, found none")
     values = read_json(path / CONFIG)
     config = model_config(values, str(path / CONFIG))
+    if config.context_length > MAX_CONTEXT_LENGTH:
+        what = f"expected at most {MAX_CONTEXT_LENGTH:,}, got {config.context_length:,}"
+        raise CheckpointError(f"{path / CONFIG}: max_position_embeddings: {what}")
     entries = {file: read_entries(path / file) for file in _weight_files(path)}
     wanted = _wanted(config, entries, path)
     if not (path / TOKENIZER_JSON).exists():
@@ -221,6 +225,8 @@ def _read_state(config: ModelConfig, files: list[Path], wanted: Mapping[str, Par
     for path in files:
         for name, tensor in iterate_tensors(path):
             if name in wanted:
+                if not tensor.isfinite().all():
+                    raise CheckpointError(f"{path}: {name}: expected numbers, got some that are not finite")
                 state[wanted[name].ours] = to_ours(wanted[name], tensor, config)
     if config.tie_embeddings:
         if not torch.equal(

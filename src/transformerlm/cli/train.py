@@ -17,7 +17,7 @@ from transformerlm.cli.outcome import introduce, show
 from transformerlm.cli.ranks import on_ranks
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import TrainConfig
-from transformerlm.distributed import agreement, barrier, broadcast_bytes, shared_fate
+from transformerlm.distributed import agreement, barrier, broadcast_bytes, rank_0_alone, shared_fate
 from transformerlm.errors import ConfigError
 from transformerlm.files import full_disk_said, remove_dead_temporaries, require_free_bytes
 from transformerlm.lock import LOCK_FILE, locked
@@ -128,7 +128,7 @@ def check_start(config: TrainConfig, run_dir: Path, reporter: Reporter, world: W
     from transformerlm.checkpoint import checkpoint_paths
     from transformerlm.start import starting_point
 
-    with agreement(world):
+    with rank_0_alone(world):
         if world.is_main and not checkpoint_paths(run_dir / "checkpoints"):
             starting_point(config, reporter)
 
