@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from transformerlm.nn import TransformerLM
     from transformerlm.tokenizer import Tokenizer
 
+END = "<|endoftext|>"
+
 
 def hugging_face_llama(shape: ModelConfig) -> Any | None:
     """transformers' LlamaForCausalLM with random weights; None, and a word, where it is not installed."""
@@ -44,20 +46,20 @@ def gguf_of(model: TransformerLM, dtype: str, folder: Path) -> Path | None:
     except ImportError as error:
         print(f"{error.name} is not installed: llama.cpp is left out", file=sys.stderr)
         return None
-    from transformerlm import gguf_file
+    from transformerlm.gguf_file import make, write
 
     path = folder / "model.gguf"
     tokenizer = some_tokenizer(model.config.vocabulary_rows)
     state = {name: weight.float() for name, weight in model.state_dict().items()}
-    gguf_file.write(path, gguf_file.make(model.config, state, tokenizer, None, dtype))
+    write(path, make(model.config, state, tokenizer, END, dtype))
     return path
 
 
 def some_tokenizer(vocab_size: int) -> Tokenizer:
-    """A tokenizer with so many ids: bytes, and pairs of bytes."""
+    """A tokenizer with so many ids: bytes, pairs of bytes, and one that ends a text."""
     from transformerlm.tokenizer import Tokenizer
 
     pairs = [(bytes([left]), bytes([right])) for left in range(256) for right in range(256)]
-    merges = pairs[: vocab_size - 256]
+    merges = pairs[: vocab_size - 257]
     tokens = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
-    return Tokenizer(dict(enumerate(tokens)), merges)
+    return Tokenizer(dict(enumerate(tokens)), merges, [END])

@@ -183,7 +183,7 @@ def test_every_config_file_is_one_that_its_command_takes():
     paths = [
         path for path in (ROOT / "configs").rglob("*.toml") if not path.name.startswith(("bench_", "search_"))
     ]
-    assert len(paths) == 15
+    assert len(paths) == 17
     for path in paths:
         kind = next(kinds[name] for name in kinds if path.name.startswith(name))
         load_config(kind, Arguments(config_path=path))

@@ -255,5 +255,9 @@ def _generation_config(generation: GenerationConfig, eos: int | None, unused: ra
     if generation.temperature > 0:
         values |= {"temperature": generation.temperature, "top_p": generation.top_p}
         values |= {"top_k": generation.top_k or 0}
+    if generation.temperature > 0 and generation.min_p:
+        values |= {"min_p": generation.min_p}
+    if generation.repetition_penalty != 1:
+        values |= {"repetition_penalty": generation.repetition_penalty}
     # Rows that stand for no token are never chosen here either.
     return values | ({"suppress_tokens": [*unused]} if unused else {})
