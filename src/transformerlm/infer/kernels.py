@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from transformerlm.infer.layout import (
@@ -59,6 +60,12 @@ __all__ = ["ENTRIES", "OPTIONS", "parameters"]
 f64 = np.float64
 SMALLEST_DIVISOR = 2.0**-126
 
+LANES = 16
+"""Numbers of a vector."""
+ROWS_AHEAD = 8
+"""So many rows before they are wanted memory is asked for them."""
+FUSED = ("contract",)
+"""A product and a sum may be one instruction."""
 ROWS_AT_A_TIME = 16
 """Rows of a matrix that stay in a cache while all texts pass over them."""
 
@@ -135,88 +142,138 @@ def meet(meeting, parts):
 # ---- matrix products ---------------------------------------------------------------------------------
 
 
+def tile_of(num_rows: int, num_texts: int) -> Any:
+    """A function that multiplies so many rows of a matrix with the numbers of so many texts.
+
+    As many numbers from memory as possible meet each other while they are in registers: a compiler by itself
+    does not see that. Of a width that is no multiple of LANES the rest is left to `project`.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        weight, at, x, x_at, width, out, out_at, out_width = arguments
+        number, vector = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
+        row_starts = [builder.add(at, builder.mul(number(row), width)) for row in range(num_rows)]
+        text_starts = [builder.add(x_at, builder.mul(number(text), width)) for text in range(num_texts)]
+        places = [(text, row) for text in range(num_texts) for row in range(num_rows)]
+        totals = {place: cgutils.alloca_once_value(builder, vector([0.0] * LANES)) for place in places}
+        with cgutils.for_range(builder, builder.udiv(width, number(LANES))) as loop:
+            i = builder.mul(loop.index, number(LANES))
+            rows = [vector_at(builder, weight, builder.add(start, i)) for start in row_starts]
+            for start in row_starts:
+                ahead = builder.add(builder.add(start, builder.mul(number(ROWS_AHEAD), width)), i)
+                prefetch(builder, builder.gep(weight, [ahead]))
+            for text, start in enumerate(text_starts):
+                values = vector_at(builder, x, builder.add(start, i))
+                for row in range(num_rows):
+                    total = totals[text, row]
+                    product = builder.fmul(rows[row], values, flags=FUSED)
+                    builder.store(builder.fadd(builder.load(total), product, flags=FUSED), total)
+        for (text, row), total in totals.items():
+            place = builder.add(builder.add(out_at, builder.mul(number(text), out_width)), number(row))
+            builder.store(added_up(builder, builder.load(total)), builder.gep(out, [place]))
+        return context.get_dummy_value()
+
+    def tile(
+        context: Any,
+        weight: Any,
+        at: Any,
+        x: Any,
+        x_at: Any,
+        width: Any,
+        out: Any,
+        out_at: Any,
+        out_width: Any,
+    ) -> Any:
+        return types.void(weight, at, x, x_at, width, out, out_at, out_width), build
+
+    return intrinsic(tile)
+
+
+def prefetch(builder: Any, address: Any) -> Any:
+    """Have memory begin to send what will be wanted soon, so that computing does not wait for it.
+
+    To the second-level cache: in the first it would drive out the numbers of the texts.
+    """
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [builder.bitcast(address, byte), word(0), word(2), word(1)])
+
+
+def vector_at(builder: Any, memory: Any, at: Any) -> Any:
+    """LANES numbers from memory as float32."""
+    kind = memory.type.pointee
+    vector = ir.VectorType(kind, LANES)
+    place = builder.bitcast(builder.gep(memory, [at]), vector.as_pointer())
+    values = builder.load(place, align=4 if kind == ir.FloatType() else 2)
+    if kind == ir.FloatType():
+        return values
+    wide = ir.VectorType(ir.IntType(32), LANES)
+    bits = builder.shl(builder.zext(values, wide), wide([16] * LANES))
+    return builder.bitcast(bits, ir.VectorType(ir.FloatType(), LANES))
+
+
+def added_up(builder: Any, vector: Any) -> Any:
+    """The sum of a vector's numbers, by halves."""
+    size = LANES
+    while size > 1:
+        size //= 2
+        halves = [
+            ir.Constant(ir.VectorType(ir.IntType(32), size), list(range(first, first + size)))
+            for first in (0, size)
+        ]
+        low, high = (builder.shuffle_vector(vector, vector, half) for half in halves)
+        vector = builder.fadd(low, high)
+    return builder.extract_element(vector, ir.IntType(32)(0))
+
+
+pair_by_eight, by_eight, by_four, by_two = tile_of(2, 8), tile_of(1, 8), tile_of(1, 4), tile_of(1, 2)
+
+
 @compiled
-def dot(weight, at, x, x_at, width):
-    """One row of a matrix times one text's numbers."""
+def dot(weight, at, x, x_at, first, last):
+    """A part of a row of a matrix times one text's numbers."""
     total = ZERO
-    for i in range(width):
+    for i in range(first, last):
         total += wide(weight[at + i]) * x[x_at + i]
     return total
-
-
-@compiled
-def two_dots(weight, at, x, x_at, width):
-    """One row times the numbers of two texts: each weight is read once."""
-    a, b = ZERO, ZERO
-    for i in range(width):
-        w = wide(weight[at + i])
-        a += w * x[x_at + i]
-        b += w * x[x_at + width + i]
-    return a, b
-
-
-@compiled
-def four_dots(weight, at, x, x_at, width):
-    """One row times the numbers of four texts."""
-    a, b, c, d = ZERO, ZERO, ZERO, ZERO
-    second, third, fourth = x_at + width, x_at + 2 * width, x_at + 3 * width
-    for i in range(width):
-        w = wide(weight[at + i])
-        a += w * x[x_at + i]
-        b += w * x[second + i]
-        c += w * x[third + i]
-        d += w * x[fourth + i]
-    return a, b, c, d
-
-
-@compiled
-def eight_dots(weight, at, x, x_at, width):
-    """One row times the numbers of eight texts."""
-    a, b, c, d, e, f, g, h = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
-    second, third, fourth, fifth = x_at + width, x_at + 2 * width, x_at + 3 * width, x_at + 4 * width
-    sixth, seventh, eighth = x_at + 5 * width, x_at + 6 * width, x_at + 7 * width
-    for i in range(width):
-        w = wide(weight[at + i])
-        a += w * x[x_at + i]
-        b += w * x[second + i]
-        c += w * x[third + i]
-        d += w * x[fourth + i]
-        e += w * x[fifth + i]
-        f += w * x[sixth + i]
-        g += w * x[seventh + i]
-        h += w * x[eighth + i]
-    return a, b, c, d, e, f, g, h
 
 
 @compiled
 def project(weight, first, last, x, x_at, texts, width, out, out_at, out_width):
     """out[text, row] = weight[row] . x[text] for rows first to last; texts are `out_width` apart there."""
     for block in range(first, last, ROWS_AT_A_TIME):
-        rows = range(block, min(block + ROWS_AT_A_TIME, last))
+        end = min(block + ROWS_AT_A_TIME, last)
         text = 0
         while text < texts:
             source, target, left = x_at + text * width, out_at + text * out_width, texts - text
+            row = block
             if left >= 8:
-                for row in rows:
-                    dots = eight_dots(weight, row * width, x, source, width)
-                    for k in range(8):
-                        out[target + k * out_width + row] = dots[k]
+                while row + 1 < end:
+                    pair_by_eight(weight, row * width, x, source, width, out, target + row, out_width)
+                    row += 2
+                if row < end:
+                    by_eight(weight, row * width, x, source, width, out, target + row, out_width)
                 text += 8
             elif left >= 4:
-                for row in rows:
-                    some = four_dots(weight, row * width, x, source, width)
-                    for k in range(4):
-                        out[target + k * out_width + row] = some[k]
+                for row in range(block, end):
+                    by_four(weight, row * width, x, source, width, out, target + row, out_width)
                 text += 4
             elif left >= 2:
-                for row in rows:
-                    a, b = two_dots(weight, row * width, x, source, width)
-                    out[target + row], out[target + out_width + row] = a, b
+                for row in range(block, end):
+                    by_two(weight, row * width, x, source, width, out, target + row, out_width)
                 text += 2
             else:
-                for row in rows:
-                    out[target + row] = dot(weight, row * width, x, source, width)
+                for row in range(block, end):
+                    out[target + row] = dot(weight, row * width, x, source, 0, width // LANES * LANES)
                 text += 1
+    whole = width // LANES * LANES
+    if whole < width:
+        for text in range(texts):
+            for row in range(first, last):
+                out[out_at + text * out_width + row] += dot(
+                    weight, row * width, x, x_at + text * width, whole, width
+                )
 
 
 # ---- the parts of a block ----------------------------------------------------------------------------

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transformerlm import cpu
 from transformerlm.nn.cache import LayerCache
-from transformerlm.nn.linear import Linear, together
+from transformerlm.nn.linear import Linear, are_joined, together
 from transformerlm.nn.norm import RMSNorm
 from transformerlm.nn.rope import RotaryPositionEmbedding
 from transformerlm.nn.sdpa import resolve_backend, scaled_dot_product_attention
@@ -68,7 +67,7 @@ class MultiHeadSelfAttention(nn.Module):
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each [..., heads, T, d_head], from [..., T, d_model]."""
         layers = self.q_proj, self.k_proj, self.v_proj
-        if cpu.can_serve(x) and x.shape[-2] > 1:
+        if are_joined(x):
             widths = [layer.weight.shape[0] for layer in layers]
             projections = torch.split(together(x, *layers), widths, -1)
         else:

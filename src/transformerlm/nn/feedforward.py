@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transformerlm import cpu
 from transformerlm.nn import fused
 from transformerlm.nn.functional import silu
-from transformerlm.nn.linear import Linear, together
+from transformerlm.nn.linear import Linear, are_joined, together
 
 
 class SwiGLU(nn.Module):
@@ -31,7 +30,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model] -> [..., d_model], through [..., d_ff]."""
-        if cpu.can_serve(x) and x.shape[-2] > 1:
+        if are_joined(x):
             activated = fused.swiglu(together(x, self.w1, self.w3))
         else:
             activated = silu(self.w1(x)) * self.w3(x)
