@@ -147,8 +147,7 @@ def steps(
     computing = (
         cpu.kernels if kernels and model.embedding.weight.device.type == "cpu" else contextlib.nullcontext
     )
-    with computing():
-        texts = CachedTexts(model, prompts, max_new_tokens) if use_cache else Texts(model, prompts)
+    texts = CachedTexts(model, prompts, max_new_tokens) if use_cache else Texts(model, prompts)
     rows = _Rows.of(texts, prompts, seed, first_row, max_new_tokens)
     if repetition_penalty != 1:
         rows.seen = seen_ids(prompts, model.config.vocabulary_rows).to(texts.device)[:, :vocab_size]
@@ -258,8 +257,10 @@ def _fill_holes(kept: list[int]) -> list[int]:
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, and afterwards in the mode that it was in."""
     was_training = model.training
-    model.eval()
+    if was_training:  # going through all modules takes as long as a small model takes for a token
+        model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()

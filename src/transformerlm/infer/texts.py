@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from transformerlm.infer.decoder import make_decoder
+from transformerlm.infer.decoder import Decoder, make_decoder
 from transformerlm.nn import KVCache, TransformerLM
 
 
@@ -82,7 +82,7 @@ class CachedTexts(Texts):
         super().__init__(model, prompts)
         longest = max(len(ids) for ids in self.ids) + max_new_tokens
         self.cache = self._empty_cache(len(self.ids), min(model.config.context_length, longest))
-        self.decoder = make_decoder(model, self.cache)
+        self.decoder: Decoder | None = None
         self.new_ids: Tensor | None = None
 
     def next_logits(self) -> Tensor:
@@ -91,6 +91,7 @@ class CachedTexts(Texts):
             windows = [self._window(ids) for ids in self.ids]
             return self.model.logits(self._fill(range(len(self.ids)), windows))
         self._move_windows()
+        self.decoder = self.decoder or make_decoder(self.model, self.cache)
         return self.decoder(self.new_ids)
 
     def append(self, new_ids: Tensor, on_host: Sequence[int]) -> None:
