@@ -305,8 +305,8 @@ class RuntimeConfig(Section):
     attention: Literal["auto", "reference", "torch"] = "auto"
     """"reference": the mathematics, step by step. "torch": PyTorch's fused kernel. "auto": the quicker."""
     kernels: bool = True
-    """On a CPU, run norms, activations, rotations, attention, loss and optimizer in kernels of this
-    package's own, compiled once. false: in PyTorch's operations."""
+    """On a CPU, run norms, activations, rotations, attention, loss and optimizer, and all of a step of
+    generation, in kernels of this package's own, compiled once. false: in PyTorch's operations."""
     compile: bool = False
     """torch.compile; where it fails, one warning, and on without it. Takes the place of kernels."""
     activation_checkpointing: bool = False
