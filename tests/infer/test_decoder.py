@@ -21,6 +21,15 @@ MODELS = {
     "odd widths": {"d_model": 36, "num_heads": 3, "num_kv_heads": 3, "d_ff": 50, "vocab_size": 67},
 }
 
+MODEL_PARTS = {
+    "query": lambda model: model.blocks[0].attention.q_proj.weight,
+    "key": lambda model: model.blocks[1].attention.k_proj.weight,
+    "value": lambda model: model.blocks[1].attention.v_proj.weight,
+    "gain of a key": lambda model: model.blocks[0].attention.k_norm.weight,
+    "gate": lambda model: model.blocks[1].feedforward.w1.weight,
+    "last norm": lambda model: model.final_norm.weight,
+}
+
 
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):
@@ -123,3 +132,12 @@ def test_kernels_serve_where_they_are_on_and_take_the_tensors(make_model):
         assert kind(make_model(torch.float32), torch.bfloat16) is TorchDecoder
         with torch.autocast("cpu", torch.bfloat16):
             assert kind(make_model(torch.float32)) is TorchDecoder
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", MODEL_PARTS)
+def test_what_is_no_number_stays_none(make_model, name):
+    model = make_model(torch.float32, qk_norm=True)
+    decoder = decoders(model, [3])[0]
+    MODEL_PARTS[name](model).fill_(float("nan"))
+    assert decoder(torch.tensor([5])).isnan().all()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -60,7 +61,9 @@ __all__ = ["ENTRIES", "OPTIONS", "parameters"]
 f64 = np.float64
 SMALLEST_DIVISOR = 2.0**-126
 
-LANES = 16
+HAS_LARGE_REGISTERS = bool(get_host_cpu_features().get("avx512f"))
+"""Thirty-two registers of sixteen numbers; else there may be sixteen of eight, or smaller ones."""
+LANES = 16 if HAS_LARGE_REGISTERS else 8
 """Numbers of a vector."""
 ROWS_AHEAD = 8
 """So many rows before they are wanted memory is asked for them."""
@@ -249,11 +252,12 @@ def project(weight, first, last, x, x_at, texts, width, out, out_at, out_width):
             source, target, left = x_at + text * width, out_at + text * out_width, texts - text
             row = block
             if left >= 8:
-                while row + 1 < end:
+                while HAS_LARGE_REGISTERS and row + 1 < end:
                     pair_by_eight(weight, row * width, x, source, width, out, target + row, out_width)
                     row += 2
-                if row < end:
+                while row < end:
                     by_eight(weight, row * width, x, source, width, out, target + row, out_width)
+                    row += 1
                 text += 8
             elif left >= 4:
                 for row in range(block, end):
@@ -308,20 +312,21 @@ def attend(x, q, keys, values, at, length, d_head, scale, powers, out):
 
     `q`, `powers` and `out` are places in `x`.
     """
-    highest = -f32(np.inf)
+    highest, nothing = -f32(np.inf), ZERO
     for key in range(length):
         score = ZERO
         for i in range(d_head):
             score += x[q + i] * wide(keys[at + key * d_head + i])
         x[powers + key] = score * scale
         highest = max(highest, score * scale)
+        nothing += ZERO * score  # but where a score is no number: `max` and `exp` would hide that
     for key in range(length):
         x[powers + key] = exp(x[powers + key] - highest)
     total = ZERO
     for key in range(length):
         total += x[powers + key]
     for i in range(d_head):
-        x[out + i] = ZERO
+        x[out + i] = nothing
     for key in range(length):
         share = x[powers + key] / total
         for i in range(d_head):
