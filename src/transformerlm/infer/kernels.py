@@ -312,21 +312,20 @@ def attend(x, q, keys, values, at, length, d_head, scale, powers, out):
 
     `q`, `powers` and `out` are places in `x`.
     """
-    highest, nothing = -f32(np.inf), ZERO
+    highest = -f32(np.inf)
     for key in range(length):
         score = ZERO
         for i in range(d_head):
             score += x[q + i] * wide(keys[at + key * d_head + i])
         x[powers + key] = score * scale
         highest = max(highest, score * scale)
-        nothing += ZERO * score  # but where a score is no number: `max` and `exp` would hide that
     for key in range(length):
         x[powers + key] = exp(x[powers + key] - highest)
     total = ZERO
     for key in range(length):
         total += x[powers + key]
     for i in range(d_head):
-        x[out + i] = nothing
+        x[out + i] = ZERO
     for key in range(length):
         share = x[powers + key] / total
         for i in range(d_head):
