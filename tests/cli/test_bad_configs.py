@@ -10,10 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from transformerlm.cli import infer, make_data, train, train_tokenizer
+from transformerlm.cli import eval as evaluation
+from transformerlm.cli import export, import_model, infer, make_data, train, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = {"train": train, "make-data": make_data, "train-tokenizer": train_tokenizer, "infer": infer}
+COMMANDS = {
+    "train": train,
+    "make-data": make_data,
+    "train-tokenizer": train_tokenizer,
+    "infer": infer,
+    "eval": evaluation,
+    "export": export,
+    "import": import_model,
+}
 SECONDS = 0.5
 
 WHOLE = "a whole number of at least 1"
@@ -101,6 +110,14 @@ WRONG = [
     ("infer", "infer", "output_format", 'one of "auto", "text", "jsonl"', ['"xml"', "true"]),
     ("infer", "infer", "output_file", A_PATH + NOTHING, ['""', "1"]),
     ("infer", "infer", "first_row", NATURAL, NUMBERS[NATURAL]),
+    ("eval", "eval", "checkpoint", A_PATH, ['""', "1"]),
+    ("eval", "eval", "compare", A_PATH + NOTHING, ['""', "true"]),
+    ("eval", "eval", "max_documents", WHOLE + NOTHING, ["0", "1.5"]),
+    ("eval", "eval", "stride", WHOLE + NOTHING, ["0", '"half"']),
+    ("eval", "eval", "batch_size", WHOLE, NUMBERS[WHOLE]),
+    ("export", "export", "to", 'one of "hf", "gguf"', ['"onnx"', "1"]),
+    ("export", "export", "dtype", 'one of "float32", "bfloat16", "float16"', ['"int8"', "32"]),
+    ("import", "import_model", "source", A_PATH + NOTHING, ['""', "1"]),
     ("infer", "infer", "stream", TRUTH, ["1", '"no"']),
     ("infer", "generation", "prompts", "a list, each text", ['"x"', "[1]"]),
     ("infer", "generation", "max_new_tokens", WHOLE, NUMBERS[WHOLE]),
@@ -294,6 +311,14 @@ FINE = {
     "no newline at the end": b"[logging]\narchitecture = 'x'",
 }
 
+TEXT_KEYS = {
+    "make-data": (b"data", b"corpus"),
+    "train-tokenizer": (b"data", b"corpus"),
+    "export": (b"export", b"checkpoint"),
+    "import": (b"import_model", b"source"),
+}
+"""Table and key that take text, of the commands that log nothing."""
+
 OVERRIDES = [
     ("train", ["--model.d_model=3.7"], [f"[model].d_model: expected {WHOLE}, got 3.7"]),
     ("train", ["--model.d_model=True"], [f"[model].d_model: expected {WHOLE}, got true"]),
@@ -324,6 +349,10 @@ OVERRIDES = [
         ["--infer.prompt_file=nowhere"],
         ["[infer].prompt_file: expected a file of prompts, got nowhere"],
     ),
+    ("eval", ["--eval.stride=0"], [f"[eval].stride: expected {WHOLE}{NOTHING}, got 0"]),
+    ("eval", ["--text"], ["--text: expected a value after it, got none"]),
+    ("export", ["--to", "onnx"], ['[export].to: expected one of "hf", "gguf", got "onnx"']),
+    ("import", ["--form=x"], ['--form=x: unknown argument; did you mean "--from"?']),
     ("make-data", ["--data.num_workers=0"], [f"[data].num_workers: expected {THREADS}{NOTHING}, got 0"]),
     ("train-tokenizer", ["--tokenizer.vocab_size=256"], ["[tokenizer].vocab_size: expected at least 257"]),
 ]
@@ -423,8 +452,8 @@ def test_an_argument_that_cannot_be_is_one_line(command, here, capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_files_that_only_look_wrong_are_read(command, here, capsys):
     for content in FINE.values():
-        if command in ("make-data", "train-tokenizer"):
-            content = content.replace(b"[logging]", b"[data]").replace(b"architecture", b"corpus")
+        table, key = TEXT_KEYS.get(command, (b"logging", b"architecture"))
+        content = content.replace(b"logging", table).replace(b"architecture", key)
         (here / "fine.toml").write_bytes(content)
         assert COMMANDS[command].main(["--config", "fine.toml", "--print-config"]) == 0
         out, err = capsys.readouterr()
@@ -454,6 +483,9 @@ PROCESS_CASES = [
     ("infer", b"[generation]\ntop_p = 0\n"),
     ("infer", b'[infer]\nprompt_file = "nowhere.txt"\n'),
     ("infer", b"[model]\nd_model = 1\n"),
+    ("eval", b"[eval]\nbatch_size = 0\n"),
+    ("export", b"[export]\nto = 'onnx'\n"),
+    ("import", b"[import]\nsource = 'x'\n"),
 ]
 
 
@@ -514,6 +546,9 @@ def configs():
         "make_data": "make-data",
         "infer": "infer",
         "train": "train",
+        "eval": "eval",
+        "export": "export",
+        "import": "import",
     }
     pairs = [
         (next((command for start, command in starts.items() if path.name.startswith(start)), None), path)

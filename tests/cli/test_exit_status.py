@@ -12,11 +12,20 @@ from pathlib import Path
 import pytest
 
 from transformerlm import errors
-from transformerlm.cli import infer, make_data, train, train_tokenizer
+from transformerlm.cli import eval as evaluation
+from transformerlm.cli import export, import_model, infer, make_data, train, train_tokenizer
 from transformerlm.cli.report import report
 from transformerlm.lock import locked
 
-COMMANDS = {"train": train, "make-data": make_data, "train-tokenizer": train_tokenizer, "infer": infer}
+COMMANDS = {
+    "train": train,
+    "make-data": make_data,
+    "train-tokenizer": train_tokenizer,
+    "infer": infer,
+    "eval": evaluation,
+    "export": export,
+    "import": import_model,
+}
 STATUSES = {
     error.exit_status
     for error in vars(errors).values()
