@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from transformerlm.native import CACHE_VARIABLE, cache_dir
+
 ROOT = Path(__file__).parents[2]
 TINY = ["vocab_size=300", "context_length=16", "d_model=16", "num_layers=1", "num_heads=2", "d_ff=16"]
 SHORT = ["prompt_length=4", "max_new_tokens=5", "rounds=2", "warmup_rounds=0", "batch_sizes=[1, 3]"]
@@ -21,6 +23,7 @@ def run_bench(directory: Path, *overrides: str) -> subprocess.CompletedProcess[s
         "configs/bench_infer.toml",
     ]
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(directory)}
+    environment[CACHE_VARIABLE] = str(cache_dir())  # kernels are compiled once for all tests
     return subprocess.run(
         [*command, *arguments, *overrides],
         cwd=ROOT,
