@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from transformerlm import cpu
-from transformerlm.infer.layout import NUM_MATRICES, scratch_size
+from transformerlm.infer.layout import NUM_MATRICES, inputs_size, scratch_size
 from transformerlm.native import Library
 from transformerlm.nn import KVCache, TransformerBlock, TransformerLM
 
@@ -52,21 +52,22 @@ class KernelDecoder:
         blocks = cast(list[TransformerBlock], list(model.blocks))
         matrices = [_matrices(block) for block in blocks]
         addresses = [[0 if matrix is None else matrix.data_ptr() for matrix in row] for row in matrices]
-        self._weights = torch.tensor(addresses)
+        weights = torch.tensor(addresses)
         rope = blocks[0].attention.rope
         assert rope is not None
         shape = config.d_model, config.num_heads, config.kv_heads, config.d_head, config.d_ff
         self._threads = torch.get_num_threads()
-        room = scratch_size(keys.shape[1], *shape, cache.capacity, self._threads)
-        self._scratch = torch.empty(room)
-        self._meeting = torch.zeros(2, dtype=torch.long)
-        self._logits = torch.empty(keys.shape[1], config.vocabulary_rows)
+        rows = keys.shape[1]
+        scratch = torch.empty(scratch_size(config, rows, cache.capacity, self._threads))
+        inputs = torch.empty(inputs_size(config, rows, self._threads))
+        meeting = torch.zeros(2, dtype=torch.long)
+        self._logits = torch.empty(rows, config.vocabulary_rows)
         self._memory = (
-            *(model.embedding.weight, self._weights, model.final_norm.weight, model.head.weight),
-            *(keys, values, rope.cos, rope.sin, self._logits, self._scratch, self._meeting),
+            *(model.embedding.weight, weights, model.final_norm.weight, model.head.weight),
+            *(keys, values, rope.cos, rope.sin, self._logits, scratch, inputs, meeting),
         )
         self._shape = (
-            *(config.num_layers, *shape, config.vocabulary_rows, keys.shape[1], cache.capacity),
+            *(config.num_layers, *shape, config.vocabulary_rows, rows, cache.capacity),
             config.norm_eps,
         )
 

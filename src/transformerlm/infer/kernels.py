@@ -1,9 +1,12 @@
 """One token of every text through the whole model on a CPU: what nn says in PyTorch's terms, in one call.
 
 Writing is reading: for each token every weight comes from memory once, and a processor computes faster than
-its memory can tell it the weights. So a weight that has been read serves all texts of the batch at once, in
-float32 whatever it is in memory, and nothing else takes time: one call a token, threads that wait for each
-other at `meet` and nowhere else. Numbers between the steps are float32, and lie in `scratch`.
+its memory can tell it the weights. So a weight that has been read serves all texts of the batch at once, and
+nothing else takes time: one call a token, threads that wait for each other at `meet` and nowhere else.
+
+Sums, and the numbers between the steps, are float32 whatever the weights are in. Only what a matrix is about
+to be multiplied with, `inputs`, is rounded to bfloat16 where the weights are and the processor multiplies
+pairs of such numbers, twice as many at a time; PyTorch rounds there too.
 
 What it computes is defined by nn; tests hold the two against each other. Importing this file imports numba,
 which is needed to compile and not to run: see native.py.
@@ -20,7 +23,7 @@ from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from transformerlm.infer.layout import (
     BIN_BITS,
@@ -61,10 +64,15 @@ __all__ = ["ENTRIES", "OPTIONS", "parameters"]
 f64 = np.float64
 SMALLEST_DIVISOR = 2.0**-126
 
-HAS_LARGE_REGISTERS = bool(get_host_cpu_features().get("avx512f"))
+_FEATURES = get_host_cpu_features()
+HAS_LARGE_REGISTERS = bool(_FEATURES.get("avx512f"))
 """Thirty-two registers of sixteen numbers; else there may be sixteen of eight, or smaller ones."""
 LANES = 16 if HAS_LARGE_REGISTERS else 8
 """Numbers of a vector."""
+HAS_PAIR_PRODUCTS = HAS_LARGE_REGISTERS and bool(_FEATURES.get("avx512bf16"))
+"""Whether one instruction multiplies two vectors of bfloat16 and adds pairs of products to one of float32."""
+INPUTS = MEMORY | ({} if HAS_PAIR_PRODUCTS else {"bfloat16": MEMORY["float32"]})
+"""What a matrix of a dtype is multiplied with."""
 ROWS_AHEAD = 8
 """So many rows before they are wanted memory is asked for them."""
 FUSED = ("contract",)
@@ -145,35 +153,63 @@ def meet(meeting, parts):
 # ---- matrix products ---------------------------------------------------------------------------------
 
 
+class Bfloat16(ir.types.Type):  # type: ignore[misc]
+    """LLVM's name for it, which llvmlite lacks."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
+PAIRS = ir.VectorType(Bfloat16(), 2 * LANES)
+SUMS = ir.VectorType(ir.FloatType(), LANES)
+
+
+def are_pairs(*memory: Any) -> bool:
+    """Whether numbers of such arrays are multiplied in pairs."""
+    return HAS_PAIR_PRODUCTS and all(array.dtype == types.uint16 for array in memory)
+
+
+def at_once(weight, x):
+    """How many numbers of a row a tile takes at a time."""
+
+
+@overload(at_once, inline="always")
+def _at_once(weight, x):
+    number = i64(2 * LANES if are_pairs(weight, x) else LANES)
+    return lambda weight, x: number
+
+
 def tile_of(num_rows: int, num_texts: int) -> Any:
     """A function that multiplies so many rows of a matrix with the numbers of so many texts.
 
     As many numbers from memory as possible meet each other while they are in registers: a compiler by itself
-    does not see that. Of a width that is no multiple of LANES the rest is left to `project`.
+    does not see that. Of a width that is no multiple of `at_once` the rest is left to `project`.
     """
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         weight, at, x, x_at, width, out, out_at, out_width = arguments
-        number, vector = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
+        as_pairs = are_pairs(signature.args[0], signature.args[2])
+        number, step = ir.IntType(64), 2 * LANES if as_pairs else LANES
+        load, add_products = (pairs_at, add_pairs) if as_pairs else (vector_at, add_numbers)
         row_starts = [builder.add(at, builder.mul(number(row), width)) for row in range(num_rows)]
         text_starts = [builder.add(x_at, builder.mul(number(text), width)) for text in range(num_texts)]
         places = [(text, row) for text in range(num_texts) for row in range(num_rows)]
-        totals = {place: cgutils.alloca_once_value(builder, vector([0.0] * LANES)) for place in places}
-        with cgutils.for_range(builder, builder.udiv(width, number(LANES))) as loop:
-            i = builder.mul(loop.index, number(LANES))
-            rows = [vector_at(builder, weight, builder.add(start, i)) for start in row_starts]
+        totals = {place: cgutils.alloca_once_value(builder, SUMS([0.0] * LANES)) for place in places}
+        with cgutils.for_range(builder, builder.udiv(width, number(step))) as loop:
+            i = builder.mul(loop.index, number(step))
+            rows = [load(builder, weight, builder.add(start, i)) for start in row_starts]
             for start in row_starts:
                 ahead = builder.add(builder.add(start, builder.mul(number(ROWS_AHEAD), width)), i)
                 prefetch(builder, builder.gep(weight, [ahead]))
             for text, start in enumerate(text_starts):
-                values = vector_at(builder, x, builder.add(start, i))
+                values = load(builder, x, builder.add(start, i))
                 for row in range(num_rows):
                     total = totals[text, row]
-                    product = builder.fmul(rows[row], values, flags=FUSED)
-                    builder.store(builder.fadd(builder.load(total), product, flags=FUSED), total)
-        for (text, row), total in totals.items():
+                    builder.store(add_products(builder, builder.load(total), rows[row], values), total)
+        sums = sums_of(builder, [builder.load(total) for total in totals.values()])
+        for (text, row), total in zip(totals, sums, strict=True):
             place = builder.add(builder.add(out_at, builder.mul(number(text), out_width)), number(row))
-            builder.store(added_up(builder, builder.load(total)), builder.gep(out, [place]))
+            builder.store(total, builder.gep(out, [place]))
         return context.get_dummy_value()
 
     def tile(
@@ -192,6 +228,18 @@ def tile_of(num_rows: int, num_texts: int) -> Any:
     return intrinsic(tile)
 
 
+def add_numbers(builder: Any, total: Any, row: Any, values: Any) -> Any:
+    """total + row * values"""
+    return builder.fadd(total, builder.fmul(row, values, flags=FUSED), flags=FUSED)
+
+
+def add_pairs(builder: Any, total: Any, row: Any, values: Any) -> Any:
+    """total[i] + row[2 i] * values[2 i] + row[2 i + 1] * values[2 i + 1]"""
+    kind = ir.FunctionType(SUMS, [SUMS, PAIRS, PAIRS])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+    return builder.call(function, [total, row, values])
+
+
 def prefetch(builder: Any, address: Any) -> Any:
     """Have memory begin to send what will be wanted soon, so that computing does not wait for it.
 
@@ -201,6 +249,11 @@ def prefetch(builder: Any, address: Any) -> Any:
     kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     builder.call(function, [builder.bitcast(address, byte), word(0), word(2), word(1)])
+
+
+def pairs_at(builder: Any, memory: Any, at: Any) -> Any:
+    """2 LANES bfloat16 numbers from memory."""
+    return builder.load(builder.bitcast(builder.gep(memory, [at]), PAIRS.as_pointer()), align=2)
 
 
 def vector_at(builder: Any, memory: Any, at: Any) -> Any:
@@ -216,18 +269,26 @@ def vector_at(builder: Any, memory: Any, at: Any) -> Any:
     return builder.bitcast(bits, ir.VectorType(ir.FloatType(), LANES))
 
 
-def added_up(builder: Any, vector: Any) -> Any:
-    """The sum of a vector's numbers, by halves."""
-    size = LANES
+def sums_of(builder: Any, vectors: list[Any]) -> list[Any]:
+    """The sum of each vector's numbers, of 1, 2, 4 ... vectors, at most LANES.
+
+    Two vectors that are to be halved become one with the halves of both, [a b] [c d] -> [a+b c+d], and so on.
+    """
+    width = size = LANES
     while size > 1:
         size //= 2
-        halves = [
-            ir.Constant(ir.VectorType(ir.IntType(32), size), list(range(first, first + size)))
-            for first in (0, size)
+        width = width // 2 if len(vectors) == 1 else width
+        starts = range(0, 2 * width, 2 * size)
+        masks = [
+            ir.Constant(
+                ir.VectorType(ir.IntType(32), width),
+                [start + half + i for start in starts for i in range(size)],
+            )
+            for half in (0, size)
         ]
-        low, high = (builder.shuffle_vector(vector, vector, half) for half in halves)
-        vector = builder.fadd(low, high)
-    return builder.extract_element(vector, ir.IntType(32)(0))
+        pairs = [(vectors[i], vectors[min(i + 1, len(vectors) - 1)]) for i in range(0, len(vectors), 2)]
+        vectors = [builder.fadd(*(builder.shuffle_vector(*pair, mask) for mask in masks)) for pair in pairs]
+    return [builder.extract_element(vectors[0], ir.IntType(32)(i)) for i in range(width)]
 
 
 pair_by_eight, by_eight, by_four, by_two = tile_of(2, 8), tile_of(1, 8), tile_of(1, 4), tile_of(1, 2)
@@ -238,13 +299,14 @@ def dot(weight, at, x, x_at, first, last):
     """A part of a row of a matrix times one text's numbers."""
     total = ZERO
     for i in range(first, last):
-        total += wide(weight[at + i]) * x[x_at + i]
+        total += wide(weight[at + i]) * wide(x[x_at + i])
     return total
 
 
 @compiled
 def project(weight, first, last, x, x_at, texts, width, out, out_at, out_width):
     """out[text, row] = weight[row] . x[text] for rows first to last; texts are `out_width` apart there."""
+    whole = width // at_once(weight, x) * at_once(weight, x)
     for block in range(first, last, ROWS_AT_A_TIME):
         end = min(block + ROWS_AT_A_TIME, last)
         text = 0
@@ -269,9 +331,8 @@ def project(weight, first, last, x, x_at, texts, width, out, out_at, out_width):
                 text += 2
             else:
                 for row in range(block, end):
-                    out[target + row] = dot(weight, row * width, x, source, 0, width // LANES * LANES)
+                    out[target + row] = dot(weight, row * width, x, source, 0, whole)
                 text += 1
-    whole = width // LANES * LANES
     if whole < width:
         for text in range(texts):
             for row in range(first, last):
@@ -293,7 +354,7 @@ def normalise(x, x_at, gain, out, out_at, rows, width, eps):
             total += x[source + i] * x[source + i]
         inverse = ONE / np.sqrt(total / f32(width) + eps)
         for i in range(width):
-            out[target + i] = x[source + i] * inverse * wide(gain[i])
+            put(out, target + i, x[source + i] * inverse * wide(gain[i]))
 
 
 @compiled
@@ -307,10 +368,10 @@ def turn(x, at, cos, sin, angles, pairs):
 
 
 @compiled
-def attend(x, q, keys, values, at, length, d_head, scale, powers, out):
+def attend(x, q, keys, values, at, length, d_head, scale, powers):
     """softmax(q k^T scale) v of one head over `length` keys, which lie one behind the other from `at` on.
 
-    `q`, `powers` and `out` are places in `x`.
+    `q` and `powers` are places in `x`; the result takes the place of q.
     """
     highest = -f32(np.inf)
     for key in range(length):
@@ -325,16 +386,16 @@ def attend(x, q, keys, values, at, length, d_head, scale, powers, out):
     for key in range(length):
         total += x[powers + key]
     for i in range(d_head):
-        x[out + i] = ZERO
+        x[q + i] = ZERO
     for key in range(length):
         share = x[powers + key] / total
         for i in range(d_head):
-            x[out + i] += share * wide(values[at + key * d_head + i])
+            x[q + i] += share * wide(values[at + key * d_head + i])
 
 
 @compiled
 def store(memory, at, x, x_at, number):
-    """Put float32 numbers into a cache, in whatever it holds."""
+    """Put float32 numbers into another array, in whatever it holds."""
     for i in range(number):
         put(memory, at + i, x[x_at + i])
 
@@ -372,39 +433,50 @@ class Cache(NamedTuple):
 
 
 class Desk(NamedTuple):
-    """Where numbers lie between the steps, as places in `scratch`: those of all texts, and a thread's own."""
+    """Where numbers lie between the steps: places in `scratch` and `inputs`, for all texts or one thread."""
 
     scratch: Any
+    inputs: Any
+    """What matrices are multiplied with; see INPUTS."""
     meeting: Any
     texts: Any
     stream: Any
     """The residual stream [texts, d_model]."""
     qkv: Any
-    """[texts, heads + 2 kv_heads, d_head]"""
-    mixed: Any
-    """What attention has gathered: [texts, heads, d_head]."""
+    """[texts, heads + 2 kv_heads, d_head]; then what attention has gathered, in the queries' place."""
     gate: Any
     up: Any
     """Both [texts, d_ff]."""
-    own: Any
-    """[texts, d_model] of this thread alone."""
+    branch: Any
+    """What is to be added to the stream: [texts, d_model]."""
     powers: Any
-    """[capacity], this thread's too."""
+    """[capacity], this thread's own."""
+    mixed: Any
+    """What attention has gathered: [texts, heads, d_head], in `inputs`."""
+    opened: Any
+    """What has come through the gate: [texts, d_ff], in `inputs`."""
+    own: Any
+    """[texts, d_model] of this thread alone, in `inputs`."""
     part: Any
     parts: Any
 
 
 @compiled
-def lay_out(scratch, meeting, texts, model, capacity, part, parts):
-    """The desk; layout.scratch_size is how much room it takes."""
+def lay_out(scratch, inputs, meeting, texts, model, capacity, part, parts):
+    """The desk; layout.py says how much room it takes."""
     stream = i64(0)
     qkv = stream + texts * model.d_model
-    mixed = qkv + texts * (model.heads + 2 * model.kv_heads) * model.d_head
-    gate = mixed + texts * model.heads * model.d_head
+    gate = qkv + texts * (model.heads + 2 * model.kv_heads) * model.d_head
     up = gate + texts * model.d_ff
-    own = up + texts * model.d_ff + part * (texts * model.d_model + capacity)
-    powers = own + texts * model.d_model
-    return Desk(scratch, meeting, texts, stream, qkv, mixed, gate, up, own, powers, part, parts)
+    branch = up + texts * model.d_ff
+    powers = branch + texts * model.d_model + part * capacity
+    mixed = i64(0)
+    opened = mixed + texts * model.heads * model.d_head
+    own = opened + texts * model.d_ff + part * texts * model.d_model
+    return Desk(
+        scratch, inputs, meeting, texts,
+        stream, qkv, gate, up, branch, powers, mixed, opened, own, part, parts,
+    )  # fmt: skip
 
 
 @compiled
@@ -427,19 +499,20 @@ def embed(ids, model, desk):
 def take_in(gain, model, desk):
     """Wait for the whole stream, and normalise it: every thread for itself, which is quicker than waiting."""
     meet(desk.meeting, desk.parts)
-    normalise(desk.scratch, desk.stream, gain, desk.scratch, desk.own, desk.texts, model.d_model, model.eps)
+    normalise(desk.scratch, desk.stream, gain, desk.inputs, desk.own, desk.texts, model.d_model, model.eps)
 
 
 @compiled
 def give_back(which, source, width, model, desk, layer):
-    """Add a branch's output, a matrix times what is at `source`, to the stream."""
+    """Add a branch's output, a matrix times what is at `source` of the inputs, to the stream."""
     meet(desk.meeting, desk.parts)
     first, last = share_of(model.d_model, desk.part, desk.parts)
     memory, by = desk.scratch, model.d_model
-    project(matrix(model, layer, which), first, last, memory, source, desk.texts, width, memory, desk.own, by)
+    weight = matrix(model, layer, which)
+    project(weight, first, last, desk.inputs, source, desk.texts, width, memory, desk.branch, by)
     for text in range(desk.texts):
         for i in range(first, last):
-            memory[desk.stream + text * by + i] += memory[desk.own + text * by + i]
+            memory[desk.stream + text * by + i] += memory[desk.branch + text * by + i]
 
 
 @compiled
@@ -453,7 +526,7 @@ def ask(model, cache, desk, layer):
         row, at = number * model.d_head, desk.qkv + head * model.d_head
         rows, by = row + model.d_head, num_heads * model.d_head
         weight = matrix(model, layer, kind)
-        project(weight, row, rows, memory, desk.own, desk.texts, model.d_model, memory, at - row, by)
+        project(weight, row, rows, desk.inputs, desk.own, desk.texts, model.d_model, memory, at - row, by)
         for text in range(desk.texts):
             place, position = at + text * by, cache.lengths[text]
             slot = ((layer * cache.rows + text) * model.kv_heads + number) * cache.capacity + position
@@ -477,12 +550,13 @@ def gather(model, cache, desk, layer):
     first, last = share_of(desk.texts * model.heads, desk.part, desk.parts)
     for one in range(first, last):
         text, head = one // model.heads, one % model.heads
-        query = (text * (model.heads + 2 * model.kv_heads) + head) * model.d_head
+        query = desk.qkv + (text * (model.heads + 2 * model.kv_heads) + head) * model.d_head
         row = (layer * cache.rows + text) * model.kv_heads + head // (model.heads // model.kv_heads)
         attend(
-            desk.scratch, desk.qkv + query, cache.keys, cache.values, row * cache.capacity * model.d_head,
-            cache.lengths[text] + 1, model.d_head, scale, desk.powers, desk.mixed + one * model.d_head,
+            desk.scratch, query, cache.keys, cache.values, row * cache.capacity * model.d_head,
+            cache.lengths[text] + 1, model.d_head, scale, desk.powers,
         )  # fmt: skip
+        store(desk.inputs, desk.mixed + one * model.d_head, desk.scratch, query, model.d_head)
 
 
 @compiled
@@ -492,28 +566,29 @@ def think(model, desk, layer):
     first, last = share_of(d_ff, desk.part, desk.parts)
     for which, target in ((W1, desk.gate), (W3, desk.up)):
         weight = matrix(model, layer, which)
-        project(weight, first, last, memory, desk.own, desk.texts, width, memory, target, d_ff)
+        project(weight, first, last, desk.inputs, desk.own, desk.texts, width, memory, target, d_ff)
     for text in range(desk.texts):
         for i in range(text * d_ff + first, text * d_ff + last):
             opened = memory[desk.gate + i]
-            memory[desk.gate + i] = opened / (ONE + exp(-opened)) * memory[desk.up + i]
+            put(desk.inputs, desk.opened + i, opened / (ONE + exp(-opened)) * memory[desk.up + i])
 
 
 def decode(
-    ids, lengths, embedding, weights, final_norm, head, keys, values, cos, sin, logits, scratch, meeting,
+    ids, lengths, embedding, weights, final_norm, head, keys, values, cos, sin, logits, scratch, inputs,
+    meeting,
     texts, layers, d_model, heads, kv_heads, d_head, d_ff, vocabulary, rows, capacity, eps, part, parts,
 ):  # fmt: skip
     """The logits [texts, vocabulary] of what follows `ids`, the newest of texts with `lengths` before them.
 
     Keys and values of the new ids go into the cache, of which the first `texts` rows are in use.
-    scratch: layout.scratch_size numbers. meeting: two numbers, 0 at first.
+    scratch, inputs: layout.scratch_size and inputs_size numbers. meeting: two numbers, 0 at first.
     """
     model = Model(
         embedding, weights, final_norm, head, cos, sin,
         layers, d_model, heads, kv_heads, d_head, d_ff, f32(eps),
     )  # fmt: skip
     cache = Cache(keys, values, lengths, rows, capacity)
-    desk = lay_out(scratch, meeting, texts, model, capacity, part, parts)
+    desk = lay_out(scratch, inputs, meeting, texts, model, capacity, part, parts)
     embed(ids, model, desk)
     for layer in range(layers):
         take_in(matrix(model, layer, NORM), model, desk)
@@ -522,10 +597,10 @@ def decode(
         give_back(OUTPUT, desk.mixed, heads * d_head, model, desk, layer)
         take_in(matrix(model, layer, SECOND_NORM), model, desk)
         think(model, desk, layer)
-        give_back(W2, desk.gate, d_ff, model, desk, layer)
+        give_back(W2, desk.opened, d_ff, model, desk, layer)
     take_in(final_norm, model, desk)
     first, last = share_of(vocabulary, part, parts)
-    project(head, first, last, scratch, desk.own, texts, d_model, logits, 0, vocabulary)
+    project(head, first, last, inputs, desk.own, texts, d_model, logits, 0, vocabulary)
     return 0
 
 
@@ -562,12 +637,15 @@ def keep_largest(x, at, width, wanted, is_count, bins, bins_at):
     smallest, above = cut(x, at, width, wanted, is_count, bins, bins_at)
     each = 1.0 if is_count else f64(smallest)
     room = width if each == 0.0 else max(i64(np.ceil((wanted - above) / each)), 1)
+    equals = 0  # counted first: which numbers are above the edge no processor can guess, nor has to
     for i in range(width):
-        value = x[at + i]
-        if value == smallest and room > 0:
-            room -= 1
-        elif value <= smallest:
-            x[at + i] = ZERO
+        equals += x[at + i] == smallest
+        x[at + i] = x[at + i] if x[at + i] >= smallest else ZERO
+    if equals > room:
+        for i in range(width):
+            if x[at + i] == smallest:
+                room -= 1
+                x[at + i] = smallest if room >= 0 else ZERO
 
 
 @compiled
@@ -657,5 +735,6 @@ ENTRIES: dict[str, Callable[..., int]] = {
 
 def parameters(name: str) -> dict[str, str]:
     """A kernel's parameters in order, and the type of each: "f32*" is an array, "f64" a number."""
-    kinds = _KINDS | dict.fromkeys(_IN_MODEL, MEMORY[name.rpartition("_")[-1]])
+    dtype = name.rpartition("_")[-1]
+    kinds = _KINDS | dict.fromkeys(_IN_MODEL, MEMORY[dtype]) | {"inputs": INPUTS[dtype]}
     return {parameter: kinds.get(parameter, "i64") for parameter in signature(ENTRIES[name]).parameters}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from transformerlm.config import ModelConfig
+
 NORM, Q, K, V, OUTPUT, SECOND_NORM, W1, W3, W2, Q_NORM, K_NORM, NUM_MATRICES = range(12)
 """Where a layer's matrices stand in its row of addresses; Q_NORM and K_NORM are 0 where a model has none."""
 
@@ -10,9 +12,12 @@ BIN_BITS = 10
 NUM_BINS = 1 << BIN_BITS
 
 
-def scratch_size(
-    texts: int, d_model: int, heads: int, kv_heads: int, d_head: int, d_ff: int, capacity: int, threads: int
-) -> int:
+def scratch_size(config: ModelConfig, texts: int, capacity: int, threads: int) -> int:
     """How many float32 numbers a step keeps between its parts."""
-    shared = d_model + (2 * heads + 2 * kv_heads) * d_head + 2 * d_ff
-    return texts * shared + threads * (texts * d_model + capacity)
+    heads = config.num_heads + 2 * config.kv_heads
+    return texts * (2 * config.d_model + heads * config.d_head + 2 * config.d_ff) + threads * capacity
+
+
+def inputs_size(config: ModelConfig, texts: int, threads: int) -> int:
+    """How many numbers it keeps for matrices to be multiplied with."""
+    return texts * (config.num_heads * config.d_head + config.d_ff + threads * config.d_model)
