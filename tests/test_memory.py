@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import math
 import os
 
@@ -54,6 +55,7 @@ def learn(learner: Learner) -> None:
 def peak_bytes(config) -> int:
     """The most that all tensors together took in the course of two steps, by torch's own account."""
     learn(learner_of(config))  # what is made once, such as tables, is not a step's
+    gc.collect()  # what an earlier profile saw made and this one sees freed would be less than nothing
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         learner = learner_of(config)
         learn(learner)
@@ -75,9 +77,7 @@ def test_the_estimate_is_what_a_step_takes(checkpointing, dtype, kernels):
     config = changed(CONFIG, runtime=runtime)
     estimate = training_memory(config, Runtime.from_config(config.runtime), 8)
     peak = peak_bytes(config)
-    # A twentieth too little to an eighth too much; and to three eighths where blocks are computed twice, for
-    # the backward pass of one is taken to free nothing before its end.
-    assert 0.95 * peak <= estimate.total <= (1.375 if checkpointing else 1.125) * peak
+    assert 0.95 * peak <= estimate.total <= 1.125 * peak
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

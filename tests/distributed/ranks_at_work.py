@@ -76,7 +76,10 @@ def killed_after(function, path, process_id, left, *arguments):
     """`function`, but the rank is killed after some calls."""
     left[0] -= 1
     if left[0] < 0:
-        Path(f"{path}.killed").write_text(str(time.time()))
+        # Of several workers, each may be the one that kills: the file is never seen without its content.
+        written = Path(f"{path}.{os.getpid()}")
+        written.write_text(str(time.time()))
+        written.replace(f"{path}.killed")
         os.kill(process_id, signal.SIGKILL)
     return function(*arguments)
 
