@@ -4,6 +4,10 @@ import signal
 
 import pytest
 
+from transformerlm.openmp import sleep_soon
+
+sleep_soon()  # as the commands do, before a test imports PyTorch
+
 
 def pytest_configure(config):
     # A shell that starts the suite in the background has it ignore Ctrl-C, `nohup` a closed terminal too; the

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "transformerlm"
 
 FLOORS = [
-    {"errors", "progress", "sealed", "signals", "clock", "tensorheader"},
+    {"errors", "progress", "sealed", "signals", "clock", "openmp", "tensorheader"},
     {"lock"},
     {"files"},
     {"schema", "parallel", "tensorfile", "native_compile", "world"},

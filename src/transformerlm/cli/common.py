@@ -24,6 +24,7 @@ from transformerlm.cli.help import Mode, help_text, value_name
 from transformerlm.cli.report import report
 from transformerlm.cli.streams import print_text, ready_streams
 from transformerlm.errors import ConfigError, TransformerLMError
+from transformerlm.openmp import sleep_soon
 from transformerlm.schema import (
     Problem,
     SchemaError,
@@ -78,6 +79,7 @@ def run_command(
     each time that the option is given. `modes` maps an option to what is run in place of `function`.
     Errors of the user's making are printed to stderr, one line each, without a traceback.
     """
+    sleep_soon()
     ready_streams(restart=argv is None)
     argv = sys.argv[1:] if argv is None else list(argv)
     shortcuts, modes = shortcuts or {}, modes or {}
