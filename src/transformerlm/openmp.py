@@ -10,8 +10,7 @@ def sleep_soon() -> None:
     """Have threads that wait sleep soon. To be called before PyTorch is imported; what the user set stays.
 
     By itself GNU's OpenMP, which PyTorch brings along on Linux, looks for milliseconds. Where others compute
-    too, the thread that is waited for may be waiting for this very processor: beside another training, a
-    small one could take eighty times as long (benchmarking/README.md).
+    too, the thread that is waited for may be waiting for this very processor (benchmarking/README.md).
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)

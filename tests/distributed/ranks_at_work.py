@@ -15,6 +15,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -76,8 +77,8 @@ def killed_after(function, path, process_id, left, *arguments):
     """`function`, but the rank is killed after some calls."""
     left[0] -= 1
     if left[0] < 0:
-        # Of several workers, each may be the one that kills: the file is never seen without its content.
-        written = Path(f"{path}.{os.getpid()}")
+        # Workers are threads or processes, and each may kill: no other may truncate what one has written.
+        written = Path(f"{path}.{os.getpid()}.{threading.get_ident()}")
         written.write_text(str(time.time()))
         written.replace(f"{path}.killed")
         os.kill(process_id, signal.SIGKILL)
