@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarking.peers import gguf_of, hugging_face_llama
-from transformerlm.cli.common import run_command
+from transformerlm.cli.command import run_command
 from transformerlm.config import ModelConfig, RuntimeConfig
 from transformerlm.logging import names
 from transformerlm.schema import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, Problem, Section

@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformerlm.cli.common import Arguments, load_config, run_command
+from transformerlm.cli.command import Arguments, load_config, run_command
 from transformerlm.config import ModelConfig, TrainConfig, TrainingConfig
 from transformerlm.schema import PositiveInt, Section
 
 if TYPE_CHECKING:
     from transformerlm.data import TokenData
-    from transformerlm.trainer import Trainer
+    from transformerlm.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,11 +107,11 @@ def id_array(number: int) -> Any:
 
 def trained(config: BenchSavingConfig, folder: Path) -> Trainer:
     """A run of the default config, but for its length, that has saved now and then."""
+    from transformerlm.checkpoint.run_directory import RunDirectory
     from transformerlm.logging import NullLogger
     from transformerlm.progress import SilentReporter
-    from transformerlm.rundir import RunDirectory
     from transformerlm.runtime import Runtime
-    from transformerlm.trainer import Trainer
+    from transformerlm.training.trainer import Trainer
 
     wanted = config.bench
     training = TrainingConfig(max_steps=wanted.steps, checkpoint_every=wanted.save_every, validate_every=0)
@@ -135,7 +135,7 @@ def contestants(trainer: Trainer, folder: Path) -> dict[str, Callable[[], object
     """What each does with the state of a run; readers come after their writers."""
     import torch
 
-    from transformerlm.checkpoint import read_checkpoint, write_checkpoint
+    from transformerlm.checkpoint.store import read_checkpoint, write_checkpoint
 
     model: Mapping[str, Any] = trainer.learner.model_state()
     training = trainer.training_state()

@@ -24,7 +24,7 @@ from benchmarking.timing import Contestants, Outcome, Task
 from benchmarking.tokenizer_jobs import Job, make_vocabulary
 from benchmarking.tokenizer_report import Result, Results, record, report
 from benchmarking.tokenizer_works import OURS, WORKS, package_of, task
-from transformerlm.cli.common import run_command
+from transformerlm.cli.command import run_command
 from transformerlm.errors import DataError
 from transformerlm.logging import ConsoleLogger, say
 from transformerlm.parallel import available_cores

@@ -27,7 +27,7 @@ from benchmarking.train_jobs import (
     torch_adamw,
 )
 from benchmarking.train_race import time_to_loss
-from transformerlm.cli.common import run_command
+from transformerlm.cli.command import run_command
 from transformerlm.config import ModelConfig, RuntimeConfig
 from transformerlm.schema import NonNegativeInt, PositiveFloat, PositiveInt, Section, Text
 

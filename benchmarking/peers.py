@@ -46,7 +46,7 @@ def gguf_of(model: TransformerLM, dtype: str, folder: Path) -> Path | None:
     except ImportError as error:
         print(f"{error.name} is not installed: llama.cpp is left out", file=sys.stderr)
         return None
-    from transformerlm.gguf_file import make, write
+    from transformerlm.conversion.gguf import make, write
 
     path = folder / "model.gguf"
     tokenizer = some_tokenizer(model.config.vocabulary_rows)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarking.train_race import timed
-from transformerlm.cli.common import run_command
+from transformerlm.cli.command import run_command
 from transformerlm.errors import ConfigError
 from transformerlm.logging import ConsoleLogger, names
 from transformerlm.schema import PositiveInt, Section, Text

@@ -22,9 +22,9 @@ Step = Callable[[], object]
 
 def our_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int) -> Step:
     """As transformerlm-train takes it, with everything at its default but the shape."""
-    from transformerlm.learner import Learner
     from transformerlm.progress import SilentReporter
     from transformerlm.runtime import Runtime
+    from transformerlm.training.learner import Learner
 
     config = TrainConfig(model=shape, runtime=runtime, training=TrainingConfig(batch_size=batch_size))
     resolved = Runtime.from_config(runtime)
@@ -125,13 +125,13 @@ def our_adamw(shape: ModelConfig) -> Step:
     """A step of our AdamW over a model's parameters; on a CPU with the kernels."""
     import torch
 
-    from transformerlm import cpu
+    from transformerlm.kernels import dispatch
     from transformerlm.optim import make_optimizer
 
     optimizer = make_optimizer(with_gradients(shape), OptimizerConfig())
 
     def step() -> None:
-        with cpu.kernels(not torch.cuda.is_available()):
+        with dispatch.kernels(not torch.cuda.is_available()):
             optimizer.step()
 
     return step

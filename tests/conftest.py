@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from transformerlm.openmp import sleep_soon
+from transformerlm.kernels.threads import sleep_soon
 
 sleep_soon()  # as the commands do, before a test imports PyTorch
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from transformerlm.checkpoint import Checkpoint
+from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import GPT2_PATTERN, ModelConfig, TrainConfig
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import TransformerLM

@@ -16,20 +16,16 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "transformerlm"
 
 FLOORS = [
-    {"errors", "progress", "sealed", "signals", "clock", "openmp", "tensorheader"},
-    {"lock"},
-    {"files"},
-    {"schema", "parallel", "tensorfile", "native_compile", "world"},
-    {"config", "native", "kernels", "state", "manifest"},
-    {"cpu"},
-    {"nn", "optim", "tokenizer", "logging", "runtime", "distributed", "microbatch", "guard"},
-    {"data", "infer", "checkpoint", "evaluate", "estimates", "budget", "memory", "activation_checkpointing"}
-    | {"sharding", "lockstep"},
-    {"rundir", "learner", "cross_check"},
-    {"trainer", "plan", "language_model", "start", "hf"},
-    {"verify_resume", "scoring", "hf_folder"},
-    {"gguf_file"},
-    {"conversion"},
+    {"errors", "progress", "signals"},
+    {"storage", "schema", "parallel"},
+    {"config"},
+    {"kernels", "distributed", "logging"},
+    {"runtime", "nn", "tokenizer"},
+    {"optim", "infer", "data"},
+    {"checkpoint"},
+    {"language_model"},
+    {"evaluation", "conversion"},
+    {"training"},
     {"cli"},
 ]
 """From the ground up. A room imports from the floors below its own, never from beside or above it."""
@@ -80,7 +76,7 @@ def test_imports_point_down(path):
 def test_only_one_place_reads_toml_and_one_talks_to_wandb():
     readers = {p.name for p in SOURCE.rglob("*.py") if "tomllib" in imported_modules(p)}
     talkers = {p.name for p in SOURCE.rglob("*.py") if "wandb" in imported_modules(p)}
-    assert readers == {"common.py"}
+    assert readers == {"command.py"}
     assert talkers == {"wandb.py"}
 
 
@@ -91,7 +87,7 @@ def test_two_files_know_of_torch_distributed():
         if any(module.startswith("torch.distributed") for module in imported_modules(p))
         or "DistributedDataParallel" in p.read_text()
     }
-    assert knowing == {"distributed.py", "sharding.py"}
+    assert knowing == {"collectives.py", "sharding.py"}
 
 
 def test_nothing_unpickles():
@@ -154,7 +150,7 @@ def test_functions_are_short_and_files_are_small():
     lengths = {}
     for path in SOURCE.rglob("*.py"):
         text = path.read_text()
-        assert text.count("\n") <= 300 or path.name in ("config.py", "kernels.py"), path
+        assert text.count("\n") <= 300 or path.name == "config.py" or path.parent.name == "kernels", path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) else node.body

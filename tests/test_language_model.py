@@ -3,7 +3,7 @@ import torch
 
 import transformerlm
 from transformerlm import LanguageModel
-from transformerlm.checkpoint import Checkpoint
+from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
 from transformerlm.errors import ConfigError
 from transformerlm.infer import complete

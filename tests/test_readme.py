@@ -169,7 +169,7 @@ def test_the_reference_is_that_of_the_config():
 
 
 def test_every_config_file_is_one_that_its_command_takes():
-    from transformerlm.cli.common import Arguments, load_config
+    from transformerlm.cli.command import Arguments, load_config
 
     kinds = {
         "train_tokenizer": TrainTokenizerConfig,

@@ -91,7 +91,7 @@ def test_the_agent_starts_a_run_that_trains(tmp_path, monkeypatch):
 def test_values_survive_the_way_through_the_command_line(name):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-    from transformerlm.cli.common import load_config, parse_arguments
+    from transformerlm.cli.command import load_config, parse_arguments
 
     value = draw(random.Random(1), SWEEP["parameters"][name])
     words = create_sweep_command_args({"args": {name: {"value": value}}})["args"]

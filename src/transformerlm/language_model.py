@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, overload
 
-from transformerlm.checkpoint import Checkpoint, load_model_state, open_checkpoint
+from transformerlm.checkpoint.run_directory import RunDirectory
+from transformerlm.checkpoint.store import Checkpoint, load_model_state, open_checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
 from transformerlm.errors import CheckpointError, ConfigError
 from transformerlm.infer import Completion, Continuation, begin, complete, grow
 from transformerlm.nn import TransformerLM, num_parameters
-from transformerlm.rundir import RunDirectory
 from transformerlm.runtime import Runtime
 from transformerlm.schema import NonNegativeInt, from_dict
 from transformerlm.tokenizer import Tokenizer

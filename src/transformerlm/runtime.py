@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from transformerlm.config import RuntimeConfig
-from transformerlm.cpu import keep_freed_memory
-from transformerlm.errors import ConfigError
+from transformerlm.errors import ConfigError, TransformerLMError
+from transformerlm.kernels.dispatch import keep_freed_memory
 from transformerlm.progress import Reporter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -142,3 +143,42 @@ def _time_product(runtime: Runtime, size: int) -> float:
     left @ right
     runtime.synchronize()
     return time.perf_counter() - start
+
+
+SMALLER = "take a smaller [training].micro_batch_size"
+ADVICE = "take a smaller model or [model].context_length, or [runtime].activation_checkpointing = true"
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "MPS backend out of memory",
+    "could not create a primitive",
+    "std::bad_alloc",
+)
+"""What PyTorch says where it has no class of its own for it, as CUDA has. The last is oneDNN's word for its
+own work space (it has other reasons too, which smaller micro-batches do not mend)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch found no memory for a tensor."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+@contextlib.contextmanager
+def memory_for(what: str, advice: str = ADVICE) -> Iterator[None]:
+    """Where nothing smaller can be tried, have a lack of memory end in one line that says for what.
+
+    Raises:
+        TransformerLMError: in the place of PyTorch's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TransformerLMError(f"out of memory for {what}: {advice} ({first_line(error)})") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return str(error).partition("\n")[0]

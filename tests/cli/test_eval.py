@@ -14,10 +14,10 @@ import torch
 from transformerlm.cli import eval as command
 from transformerlm.cli import train
 from transformerlm.config import EvalSection, RuntimeConfig
-from transformerlm.estimates import ratio
+from transformerlm.evaluation.documents import end_of_text_id
+from transformerlm.evaluation.statistics import ratio
 from transformerlm.language_model import LanguageModel
 from transformerlm.logging import names
-from transformerlm.scoring import end_of_text_id
 
 CPU = ("--runtime.device=cpu", "--runtime.dtype=float32")
 

@@ -14,8 +14,8 @@ import pytest
 from transformerlm import errors
 from transformerlm.cli import eval as evaluation
 from transformerlm.cli import export, import_model, infer, make_data, train, train_tokenizer
-from transformerlm.cli.report import report
-from transformerlm.lock import locked
+from transformerlm.cli.error_report import report
+from transformerlm.storage.lock import locked
 
 COMMANDS = {
     "train": train,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from transformerlm.cli import export
-from transformerlm.hf_folder import read_folder
+from transformerlm.conversion.hf_folder import read_folder
 from transformerlm.language_model import LanguageModel
 
 

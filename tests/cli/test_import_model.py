@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from transformerlm.cli import export, import_model, infer, train
-from transformerlm.cli.common import Arguments, load_config
+from transformerlm.cli.command import Arguments, load_config
 from transformerlm.config import TrainConfig
 from transformerlm.logging import names
 

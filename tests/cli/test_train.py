@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from transformerlm.checkpoint import checkpoint_paths, latest_checkpoint, read_checkpoint
+from transformerlm.checkpoint.store import checkpoint_paths, latest_checkpoint, read_checkpoint
 from transformerlm.cli import make_data, train, train_tokenizer
 from transformerlm.config import TrainConfig
-from transformerlm.lock import locked
 from transformerlm.logging import names
 from transformerlm.schema import from_dict
+from transformerlm.storage.lock import locked
 
 
 def lines_of(text: str) -> list[dict]:

@@ -22,10 +22,10 @@ from pathlib import Path
 os.environ["TRANSFORMERLM_KERNELS"] = "never"
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data import build, turns
+from transformerlm.data import build, build_lock
 from transformerlm.data.build import TokenData, make_data
-from transformerlm.data.format import TokenFile
 from transformerlm.data.sidecar import UNFINISHED
+from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import Tokenizer, train_bpe_from_texts
 
@@ -126,7 +126,7 @@ def is_done(config, folder):
 
 
 def kill(place, num_kills, *options):
-    build.WORKER_BYTES, turns.POLL_SECONDS = 1, 0.005
+    build.WORKER_BYTES, build_lock.POLL_SECONDS = 1, 0.005
     generator = random.Random(num_kills)
     config, tokenizer = write_corpus(place / "corpus", 4000)
     sizes = {"piece_bytes": PIECE_BYTES, "commit_bytes": COMMIT_BYTES}

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from transformerlm.config import DataConfig, TokenizerConfig
-from transformerlm.data import make_data, prepare_data, prepare_tokenizer, turns
+from transformerlm.data import build_lock, make_data, prepare_data, prepare_tokenizer
+from transformerlm.data.build_journal import UNFINISHED, Progress
 from transformerlm.data.corpus import find_corpora
-from transformerlm.data.format import Written
 from transformerlm.data.prepare import fill_placeholders, training_texts
-from transformerlm.data.unfinished import UNFINISHED, Progress
+from transformerlm.data.token_file import Written
 from transformerlm.errors import ConfigError, DataError
-from transformerlm.lock import locked
+from transformerlm.storage.lock import locked
 from transformerlm.tokenizer import Pretokenizer, train_bpe_from_texts
 
 EOT = "<|endoftext|>"
@@ -301,7 +301,7 @@ def test_reuse_takes_no_lock(road, tmp_path):
 def test_who_has_waited_finds_all_made(road, tmp_path, monkeypatch):
     data, config = road
     tokenizer = prepare_tokenizer(data, config)
-    monkeypatch.setattr(turns, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(build_lock, "POLL_SECONDS", 0.01)
     listener = Listener()
     waiter = threading.Thread(target=prepare_data, args=(data, config, tokenizer, listener))
     with locked(tmp_path / "stories"):

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from transformerlm import distributed
-from transformerlm.data import build, prepare, share
-from transformerlm.distributed import (
+from transformerlm.data import build, prepare, rank_shards
+from transformerlm.distributed import collectives
+from transformerlm.distributed.collectives import (
     AgreedError,
     agreement,
     all_gather_bytes,
@@ -33,13 +33,13 @@ from transformerlm.distributed import (
     process_group,
     pulse,
 )
+from transformerlm.distributed.world import World
 from transformerlm.errors import DataError
-from transformerlm.world import World
 
 
 def main(folder):
     world = World.from_environment()
-    share.BLOCK_ITEMS, build.WORKER_BYTES = 2, 1
+    rank_shards.BLOCK_ITEMS, build.WORKER_BYTES = 2, 1
     with process_group(world):
         exchange_bytes(world)
         agree(world)
@@ -116,7 +116,7 @@ def agree(world):
 
 def busy_at_work(world):
     """Pulses of a busy rank reach those that wait, and so does its error."""
-    distributed._PULSE_SECONDS = 0
+    collectives._PULSE_SECONDS = 0
     with agreement(world):
         if world.is_main:
             beat = pulse(world)

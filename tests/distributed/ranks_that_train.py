@@ -20,19 +20,26 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from transformerlm import distributed, trainer
-from transformerlm.checkpoint import checkpoint_paths, read_checkpoint
+from transformerlm.checkpoint.run_directory import RunDirectory, check_same_on_all_ranks
+from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.config import RuntimeConfig, TrainConfig
 from transformerlm.data import TokenData, TokenFile
-from transformerlm.distributed import AgreedError, agreement, process_group, rank_0_alone, shared_fate
+from transformerlm.distributed import collectives
+from transformerlm.distributed.collectives import (
+    AgreedError,
+    agreement,
+    process_group,
+    rank_0_alone,
+    shared_fate,
+)
+from transformerlm.distributed.world import World
 from transformerlm.errors import ConfigError, TransformerLMError
 from transformerlm.logging import CombinedLogger, MetricsFile, NullLogger
 from transformerlm.progress import SilentReporter
-from transformerlm.rundir import RunDirectory, check_same_on_all_ranks
 from transformerlm.runtime import Runtime
 from transformerlm.schema import from_dict
-from transformerlm.trainer import Trainer
-from transformerlm.world import World
+from transformerlm.training import trainer
+from transformerlm.training.trainer import Trainer
 
 trainer.measured_flops_ceiling = lambda runtime: 1e12  # takes a quarter of a second, and is of no interest
 
@@ -174,7 +181,7 @@ class Heard(SilentReporter):
 
 def wait_for_rank_0(world):
     """However long it works, and whatever becomes of it or of those that wait."""
-    distributed._PULSE_SECONDS = 0.02
+    collectives._PULSE_SECONDS = 0.02
     with rank_0_alone(world):
         time.sleep(0.2 * world.is_main)
     for culprit in {0, world.size - 1}:
@@ -183,7 +190,7 @@ def wait_for_rank_0(world):
             if world.rank == culprit:
                 raise TransformerLMError("tired")
             time.sleep(0.1 * world.is_main)
-    distributed._PULSE_SECONDS = 60
+    collectives._PULSE_SECONDS = 60
 
 
 def compare_configs(world):

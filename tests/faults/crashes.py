@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.faults import small_run
 from tests.faults.watched_disk import WatchedDisk, faults_of_order
-from transformerlm.checkpoint import checkpoint_paths, read_checkpoint
+from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.data import TokenFile
 from transformerlm.errors import DataError, TransformerLMError
 from transformerlm.tokenizer import Tokenizer

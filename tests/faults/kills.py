@@ -27,8 +27,8 @@ from pathlib import Path
 import torch
 
 from tests.faults import small_run
-from transformerlm import checkpoint
-from transformerlm.checkpoint import checkpoint_paths, read_checkpoint
+from transformerlm.checkpoint import store
+from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.errors import CheckpointError
 from transformerlm.logging import names
 
@@ -74,7 +74,7 @@ def in_place(path, num_bytes=None):
 
 CONTROLS = {
     "": lambda: None,
-    "in-place": lambda: setattr(checkpoint, "committed_directory", in_place),
+    "in-place": lambda: setattr(store, "committed_directory", in_place),
     "no-rng": lambda: setattr(torch, "set_rng_state", lambda state: None),
 }
 

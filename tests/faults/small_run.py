@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from transformerlm import trainer
-from transformerlm.checkpoint import checkpoint_paths, read_checkpoint
+from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.cli import make_data, train, train_tokenizer
 from transformerlm.logging import names
+from transformerlm.training import trainer
 
 # They are imported where they are first used, which each child would have to do anew. (PyTorch imports the
 # last when the first optimizer is made.)
-for module in ("infer", "learner", "plan", "verify_resume"):
+for module in ("infer", "training.learner", "training.plan", "training.verify_resume"):
     importlib.import_module(f"transformerlm.{module}")
 importlib.import_module("torch._dynamo")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from transformerlm.checkpoint import latest_checkpoint, prune_checkpoints, write_checkpoint
-from transformerlm.files import committed_file, write_files
-from transformerlm.sealed import seal, unseal
+from transformerlm.checkpoint.store import latest_checkpoint, prune_checkpoints, write_checkpoint
+from transformerlm.storage.checksummed_json import seal, unseal
+from transformerlm.storage.files import committed_file, write_files
 
 forked = multiprocessing.get_context("spawn")
 

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from transformerlm import cpu
 from transformerlm.infer.decoder import KernelDecoder, TorchDecoder, make_decoder
+from transformerlm.kernels import dispatch
 from transformerlm.nn import KVCache
 
 # 8 + 4 + 2 + 1: all sizes that a matrix row meets texts in
@@ -132,7 +132,7 @@ def test_kernels_serve_where_they_are_on_and_take_the_tensors(make_model):
         return type(make_decoder(model, KVCache.for_model(model.config, 2, dtype=dtype)))
 
     assert kind(make_model(torch.float32)) is TorchDecoder
-    with cpu.kernels():
+    with dispatch.kernels():
         assert kind(make_model(torch.float32)) is KernelDecoder
         assert kind(make_model(torch.bfloat16)) is KernelDecoder
         assert kind(make_model(torch.float64)) is TorchDecoder

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from transformerlm import cpu
 from transformerlm.errors import NumericalError
+from transformerlm.infer.batch import window_start
 from transformerlm.infer.generate import generate, steps, stream
 from transformerlm.infer.sampling import Sampling, sample, sample_rows, uniform_numbers
-from transformerlm.infer.texts import window_start
+from transformerlm.kernels import dispatch
 
 GREEDY = {"temperature": 0.0}
 WARM = {"temperature": 1.1, "top_p": 0.9, "top_k": 40, "seed": 5}
@@ -382,4 +382,4 @@ def test_kernels_are_on_only_while_a_step_is_computed(make_model):
     x = torch.zeros(2, 4)
     running = stream(make_model(torch.float32), [5, 6], max_new_tokens=3, kernels=True)
     for _ in running:
-        assert not cpu.can_serve(x)
+        assert not dispatch.can_serve(x)

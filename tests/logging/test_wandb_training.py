@@ -50,7 +50,7 @@ import contextlib, hashlib, io, json, sys, time
 from pathlib import Path
 
 from transformerlm import trainer
-from transformerlm.checkpoint import read_checkpoint
+from transformerlm.checkpoint.store import read_checkpoint
 from transformerlm.cli.train import main
 from transformerlm.logging import CombinedLogger, wandb as ours
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from transformerlm import cpu
 from transformerlm.config import ModelConfig
+from transformerlm.kernels import dispatch
 from transformerlm.nn import (
     KVCache,
     NextTokenLoss,
@@ -99,7 +99,7 @@ def test_activation_bytes_equal_what_autograd_keeps(config, dtype, backend, fuse
     config = dataclasses.replace(config, d_model=64)
     loss = NextTokenLoss(TransformerLM(config, backend=backend))
     few, many = torch.randint(97, (4, 24)), torch.randint(97, (12, 24))
-    with cpu.kernels(fused):
+    with dispatch.kernels(fused):
         # What does not grow with the batch, such as copies of the weights, falls out.
         per_token = (kept_bytes(loss, dtype, many) - kept_bytes(loss, dtype, few)) / (8 * 24)
     num_scores = 24 if backend == "reference" else 0

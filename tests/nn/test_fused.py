@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from transformerlm import cpu
 from transformerlm.config import ModelConfig
+from transformerlm.kernels import dispatch
 from transformerlm.nn import (
     NextTokenLoss,
     RMSNorm,
@@ -29,7 +29,7 @@ TOLERANCE = {torch.float32: {"rtol": 2e-6, "atol": 2e-6}, torch.bfloat16: {"rtol
 
 @pytest.fixture(autouse=True)
 def with_kernels():
-    with cpu.kernels():
+    with dispatch.kernels():
         yield
 
 
@@ -151,9 +151,9 @@ def test_the_bits_do_not_depend_on_where_memory_lies(gap):
         scores.copy_(numbers[: rows * times])
         grad.copy_(numbers[rows * times : 2 * rows * times])
         shape = rows, times, 0, times, 0.3
-        cpu.run("attend", (torch.float32,), scores, log_sums, scratch, *shape)
+        dispatch.run("attend", (torch.float32,), scores, log_sums, scratch, *shape)
         first = scores.clone()
-        cpu.run("attend_back", (torch.float32,), scores, grad, log_sums, scratch, *shape)
+        dispatch.run("attend_back", (torch.float32,), scores, grad, log_sums, scratch, *shape)
         return torch.cat([first, scores, grad, log_sums])
 
     assert torch.equal(run(gap), run(10_000))
@@ -167,7 +167,7 @@ def test_cross_entropy(dtype, vocab_size):
     expected = cross_entropy(exact, targets)
     (gradient,) = torch.autograd.grad(expected, exact)
     plain = logits.clone()
-    with cpu.kernels(False):
+    with dispatch.kernels(False):
         slowly = nats_and_gradient_(plain, targets, 1 / 50)
     for got in (slowly, nats_and_gradient_(logits, targets, 1 / 50)):
         torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=0)
@@ -204,7 +204,7 @@ def gradients(config, dtype, choice):
     torch.manual_seed(0)
     model = TransformerLM(config)
     ids = torch.randint(97, (3, 49))
-    with cpu.kernels(choice), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with dispatch.kernels(choice), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         loss = NextTokenLoss(model)(ids[:, :-1], ids[:, 1:])
     loss.backward()
     return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
@@ -226,7 +226,7 @@ def losses(dtype, choice, steps=50):
     model = TransformerLM(SHAPES["plain"])
     loss_of, optimizer = NextTokenLoss(model), AdamW(parameter_groups(model, 0.1), lr=3e-3)
     found = []
-    with cpu.kernels(choice):
+    with dispatch.kernels(choice):
         for _ in range(steps):
             ids = torch.randint(97, (4, 49)).cumsum(-1) % 97  # each token tells something of the next
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -251,5 +251,5 @@ def test_what_kernels_cannot_take_runs_in_plain_operations():
     module = nn.Sequential(RMSNorm(16, dtype=torch.float64), SwiGLU(16, 40, dtype=torch.float64))
     x = torch.randn(2, 5, 16, dtype=torch.float64)
     got = module(x)
-    with cpu.kernels(False):
+    with dispatch.kernels(False):
         assert torch.equal(got, module(x))

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from transformerlm import cpu
+from transformerlm.kernels import dispatch
 from transformerlm.nn import RMSNorm
 
 
@@ -52,6 +52,6 @@ def test_kernels_take_a_model_whose_weights_are_in_bfloat16():
     norm = RMSNorm(48, dtype=torch.bfloat16)
     torch.nn.init.uniform_(norm.weight, 0.5, 2)
     x = torch.randn(7, 48, dtype=torch.bfloat16)
-    with cpu.kernels():
+    with dispatch.kernels():
         found = norm(x)
     assert_close(found, norm(x))

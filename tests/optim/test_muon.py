@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from transformerlm.checkpoint import load_checkpoint, save_checkpoint
+from transformerlm.checkpoint.store import load_checkpoint, save_checkpoint
 from transformerlm.optim import AdamW, Muon, muon, orthogonalized
 from transformerlm.optim.muon import POLAR_EXPRESS, SAFETY
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformerlm.errors import DataError
+from transformerlm.kernels.bpe_layout import WINDOW
 from transformerlm.tokenizer import Pretokenizer, Tokenizer, train_bpe_from_texts
-from transformerlm.tokenizer.layout import WINDOW
 
 SPECIAL = ["<|e|>", "<|e|><|e|>", " s", "é<", "\n"]
 

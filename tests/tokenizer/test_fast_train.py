@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformerlm.errors import ConfigError, DataError
+from transformerlm.kernels.bpe_layout import WINDOW
 from transformerlm.tokenizer import Pretokenizer, fast_train
 from transformerlm.tokenizer.bpe import train_from_counts
 from transformerlm.tokenizer.fast_train import WordCounter, WordList, count_words, learn_merges
-from transformerlm.tokenizer.layout import WINDOW
 from transformerlm.tokenizer.reference import train_slowly
 from transformerlm.tokenizer.verify import verify_merges
 

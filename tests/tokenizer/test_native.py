@@ -10,9 +10,9 @@ import pytest
 import regex
 
 from transformerlm.errors import ConfigError
-from transformerlm.native import CACHE_VARIABLE, cache_dir
+from transformerlm.kernels.bpe_layout import LETTER, NUMBER, SPACE
+from transformerlm.kernels.library import CACHE_VARIABLE, cache_dir
 from transformerlm.tokenizer import native
-from transformerlm.tokenizer.layout import LETTER, NUMBER, SPACE
 from transformerlm.tokenizer.native import CHOICE_VARIABLE, LIBRARY
 
 ENCODE = """

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformerlm.cli.common import run_command
-from transformerlm.cli.scores import Outcome, Scored, document_lines, record, table
+from transformerlm.cli.command import run_command
+from transformerlm.cli.eval_report import Outcome, Scored, document_lines, record, table
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import EvalConfig
 from transformerlm.errors import DataError
-from transformerlm.files import committed_file
 from transformerlm.schema import to_dict
+from transformerlm.storage.files import committed_file
 
 if TYPE_CHECKING:
-    from transformerlm.data.reading import Text
+    from transformerlm.evaluation.text import Text
     from transformerlm.language_model import LanguageModel
 
 
@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(config: EvalConfig) -> None:
     """Score the text with one model, then with the other; say, log and write what came of it."""
-    from transformerlm.checkpoint import open_checkpoint
+    from transformerlm.checkpoint.store import open_checkpoint
     from transformerlm.data.corpus import refuse_overlap
-    from transformerlm.data.reading import Text
+    from transformerlm.evaluation.text import Text
 
     text = Text.find(config.data, config.eval.text)
     if config.eval.documents_file is not None:
@@ -52,7 +52,7 @@ def evaluate(config: EvalConfig) -> None:
 
 def score_with(path: Path, text: Text, config: EvalConfig) -> Scored:
     """Load a model and score the text with it; it is gone when the scores come back."""
-    from transformerlm.scoring import end_of_text_id, load_for_scoring, score
+    from transformerlm.evaluation.documents import end_of_text_id, load_for_scoring, score
 
     reporter = Terminal()
     lm = load_for_scoring(path, config.runtime, reporter.say)
@@ -82,7 +82,7 @@ def compared(text: str, first: Scored, second: Scored | None = None) -> Outcome:
     """
     if second is None:
         return Outcome(text, first, None, None)
-    from transformerlm.estimates import difference
+    from transformerlm.evaluation.statistics import difference
 
     if first.scores.num_bytes.tolist() != second.scores.num_bytes.tolist():
         raise DataError(f"{text}: has changed while it was being read; start again")
@@ -92,8 +92,8 @@ def compared(text: str, first: Scored, second: Scored | None = None) -> Outcome:
 
 def log(outcome: Outcome, config: EvalConfig) -> None:
     """One record; and each document's numbers in a file, which wandb gets where it is to have outputs."""
+    from transformerlm.checkpoint.run_directory import RunDirectory
     from transformerlm.logging import make_logger, resolved_run_name
-    from transformerlm.rundir import RunDirectory
 
     run_dir = RunDirectory.of(outcome.first.checkpoint).path
     dataset = config.logging.dataset or outcome.text

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformerlm.cli.common import run_command
+from transformerlm.cli.command import run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import ExportConfig
 
@@ -21,9 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def export(config: ExportConfig) -> None:
     """Load the model, write it under a temporary name, check it, and put it in place."""
     # Imported only now: torch takes seconds.
-    from transformerlm.conversion import EXACT, export_folder, export_gguf
+    from transformerlm.checkpoint.run_directory import RunDirectory
+    from transformerlm.conversion.convert import EXACT, export_folder, export_gguf
     from transformerlm.language_model import LanguageModel
-    from transformerlm.rundir import RunDirectory
 
     terminal, section = Terminal(), config.export
     lm = LanguageModel.load(section.checkpoint, EXACT, terminal.say)

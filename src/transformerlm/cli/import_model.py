@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformerlm.cli.common import run_command
+from transformerlm.cli.command import run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import ImportConfig
 from transformerlm.errors import ConfigError
@@ -27,7 +27,7 @@ def import_model(config: ImportConfig) -> None:
     source = Path(section.source).expanduser()
     run_dir = Path(section.run_dir or f"runs/{source.absolute().name}").expanduser()
 
-    from transformerlm.conversion import import_folder
+    from transformerlm.conversion.convert import import_folder
 
     import_folder(source, run_dir, terminal)
     config_path = run_dir / "config.toml"

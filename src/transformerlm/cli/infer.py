@@ -6,9 +6,9 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from transformerlm.cli.common import run_command
-from transformerlm.cli.prompts import read_prompts
-from transformerlm.cli.results import is_live_on_stdout, live, opened_results
+from transformerlm.cli.command import run_command
+from transformerlm.cli.infer_input import read_prompts
+from transformerlm.cli.infer_output import is_live_on_stdout, live, opened_results
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import InferConfig
 from transformerlm.logging.terminal import tell
@@ -29,9 +29,9 @@ def infer(config: InferConfig) -> None:
     prompts = read_prompts(config)
     generation = dataclasses.replace(config.generation, prompts=tuple(prompt.text for prompt in prompts))
 
+    from transformerlm.checkpoint.run_directory import RunDirectory
     from transformerlm.infer import begin, finished
     from transformerlm.language_model import LanguageModel
-    from transformerlm.rundir import RunDirectory
 
     lm = LanguageModel.load(config.infer.checkpoint, config.runtime, Terminal().say)
     texts = begin(lm.tokenizer, generation, config.infer.first_row)

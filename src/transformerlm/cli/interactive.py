@@ -15,8 +15,8 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from transformerlm.cli.common import parse_value
-from transformerlm.cli.streams import print_text
+from transformerlm.cli.command import parse_value
+from transformerlm.cli.standard_streams import print_text
 from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError
 from transformerlm.infer import Completion, begin, check_prompts

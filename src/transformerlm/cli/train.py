@@ -12,27 +12,33 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformerlm.cli.common import Mode, run_command
-from transformerlm.cli.outcome import introduce, show
-from transformerlm.cli.ranks import on_ranks
+from transformerlm.cli.command import Mode, run_command
 from transformerlm.cli.terminal import Terminal
+from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainConfig
-from transformerlm.distributed import agreement, barrier, broadcast_bytes, rank_0_alone, shared_fate
+from transformerlm.distributed.collectives import (
+    agreement,
+    barrier,
+    broadcast_bytes,
+    rank_0_alone,
+    shared_fate,
+)
+from transformerlm.distributed.world import ALONE, World
 from transformerlm.errors import ConfigError
-from transformerlm.files import full_disk_said, remove_dead_temporaries, require_free_bytes
-from transformerlm.lock import LOCK_FILE, locked
 from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict
 from transformerlm.signals import end_at_interrupts
-from transformerlm.world import ALONE, World
+from transformerlm.storage.files import full_disk_said, remove_dead_temporaries, require_free_bytes
+from transformerlm.storage.lock import LOCK_FILE, locked
+from transformerlm.training.report import introduce, show
 
 if TYPE_CHECKING:
     from transformerlm.data import TokenData
     from transformerlm.logging import Logger
     from transformerlm.runtime import Runtime
     from transformerlm.tokenizer import Tokenizer
-    from transformerlm.trainer import Trainer
+    from transformerlm.training.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,9 +94,9 @@ def prove_resume(config: TrainConfig, steps: int) -> None:
         tokenizer, data = prepare(config, reporter, world)
         config = with_vocabulary(config, tokenizer, data)
         # Imported only now, as in train_model.
-        from transformerlm.rundir import RunDirectory
-        from transformerlm.trainer import Trainer
-        from transformerlm.verify_resume import verify_resume
+        from transformerlm.checkpoint.run_directory import RunDirectory
+        from transformerlm.training.trainer import Trainer
+        from transformerlm.training.verify_resume import verify_resume
 
         with agreement(world):
             runtime = runtime_of(config, world)
@@ -109,8 +115,8 @@ def plan(config: TrainConfig) -> None:
         tokenizer, data = prepare(config, reporter, world)
         # Imported only now, as in train_model.
         from transformerlm.logging import resolved_run_name
-        from transformerlm.microbatch import share_of_batch
-        from transformerlm.plan import make_plan, plan_lines
+        from transformerlm.training.microbatch import share_of_batch
+        from transformerlm.training.plan import make_plan, plan_lines
 
         config = with_vocabulary(config, tokenizer, data)
         path = run_path(config, resolved_run_name(config.logging))
@@ -125,8 +131,8 @@ def check_start(config: TrainConfig, run_dir: Path, reporter: Reporter, world: W
     """Find out whether the run can begin where [training].start_from says before anything is made for it."""
     if config.training.start_from is None:
         return
-    from transformerlm.checkpoint import checkpoint_paths
-    from transformerlm.start import starting_point
+    from transformerlm.checkpoint.store import checkpoint_paths
+    from transformerlm.training.init_from import starting_point
 
     with rank_0_alone(world):
         if world.is_main and not checkpoint_paths(run_dir / "checkpoints"):
@@ -226,9 +232,9 @@ def make_trainer(
     config: TrainConfig, data: TokenData, path: Path, reporter: Reporter, world: World
 ) -> Trainer:
     """A run's trainer, as it was when it stopped before, or at the beginning."""
-    from transformerlm.rundir import RunDirectory, check_same_on_all_ranks, identity
-    from transformerlm.start import take_weights
-    from transformerlm.trainer import Trainer
+    from transformerlm.checkpoint.run_directory import RunDirectory, check_same_on_all_ranks, identity
+    from transformerlm.training.init_from import take_weights
+    from transformerlm.training.trainer import Trainer
 
     with agreement(world):
         check_same_on_all_ranks(world, config, identity(config, data))

@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from transformerlm.cli.common import run_command
-from transformerlm.cli.ranks import on_ranks
+from transformerlm.cli.command import run_command
 from transformerlm.cli.terminal import Terminal
+from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainTokenizerConfig
-from transformerlm.distributed import agreement
-from transformerlm.world import World
+from transformerlm.distributed.collectives import agreement
+from transformerlm.distributed.world import World
 
 
 def main(argv: Sequence[str] | None = None) -> int:

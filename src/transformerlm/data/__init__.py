@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformerlm.data.build import TokenData, make_data
-    from transformerlm.data.format import TokenFile, TokenWriter
     from transformerlm.data.prepare import fill_placeholders, prepare_data, prepare_tokenizer
     from transformerlm.data.sampler import BatchSampler, get_batch, validation_windows
+    from transformerlm.data.token_file import TokenFile, TokenWriter
 
 __all__ = [
     "BatchSampler",
@@ -36,7 +36,7 @@ __all__ = [
 
 _HOMES = {
     "build": {"TokenData", "make_data"},
-    "format": {"TokenFile", "TokenWriter"},
+    "token_file": {"TokenFile", "TokenWriter"},
     "prepare": {"fill_placeholders", "prepare_data", "prepare_tokenizer"},
     "sampler": {"BatchSampler", "get_batch", "validation_windows"},
 }

@@ -21,23 +21,23 @@ import numpy as np
 
 from transformerlm import __version__
 from transformerlm.config import CorpusConfig
+from transformerlm.data.build_journal import COMMIT_BYTES, Unfinished
+from transformerlm.data.build_lock import held
+from transformerlm.data.chunks import PIECE_BYTES, SafeCut, pieces, work_items
 from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, VAL, Document, Piece, Split, documents_of
 from transformerlm.data.encoded import Encoded, Ids, Tokens, from_bytes, to_bytes
-from transformerlm.data.format import TokenFile
-from transformerlm.data.pieces import PIECE_BYTES, SafeCut, pieces, work_items
-from transformerlm.data.share import blocks, check_same_files, num_workers, own_items
+from transformerlm.data.rank_shards import blocks, check_same_files, num_workers, own_items
 from transformerlm.data.sidecar import FORMAT_VERSION, sidecar_path
 from transformerlm.data.split import has_validation, nothing_left, regions
-from transformerlm.data.turns import held
-from transformerlm.data.unfinished import COMMIT_BYTES, Unfinished
-from transformerlm.distributed import agreement, broadcast_bytes, gathered
+from transformerlm.data.token_file import TokenFile
+from transformerlm.distributed.collectives import agreement, broadcast_bytes, gathered
+from transformerlm.distributed.world import ALONE, World
 from transformerlm.errors import DataError
-from transformerlm.files import require_free_bytes
 from transformerlm.parallel import ordered_map
 from transformerlm.progress import Reporter, SilentReporter
+from transformerlm.storage.files import require_free_bytes
 from transformerlm.tokenizer import Tokenizer
-from transformerlm.world import ALONE, World
 
 WORKER_BYTES = 2 * 2**20
 """Text that is worth a worker: with less than twice this, none is started."""

@@ -20,8 +20,8 @@ from typing import Any
 from transformerlm.config import CorpusConfig
 from transformerlm.data.sidecar import UNFINISHED
 from transformerlm.errors import ConfigError, DataError
-from transformerlm.lock import LOCK_FILE
 from transformerlm.schema import to_dict
+from transformerlm.storage.lock import LOCK_FILE
 
 STDLIB = "python-stdlib"
 

@@ -13,26 +13,32 @@ from typing import Any
 
 from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
 from transformerlm.data.build import TokenData, corpus_items, encode_corpora, token_paths
+from transformerlm.data.build_journal import discard, is_unfinished, put_in_place
+from transformerlm.data.build_lock import held
+from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, documents_of
-from transformerlm.data.format import TokenFile
-from transformerlm.data.pieces import SafeCut
-from transformerlm.data.share import blocks, check_same_files, num_workers, own_items, shared_tokenizer
+from transformerlm.data.rank_shards import blocks, check_same_files, num_workers, own_items, shared_tokenizer
 from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import nothing_left
-from transformerlm.data.turns import held
-from transformerlm.data.unfinished import discard, is_unfinished, put_in_place
-from transformerlm.distributed import agreement, all_gather_bytes, broadcast_bytes, gathered, pulse
+from transformerlm.data.token_file import TokenFile
+from transformerlm.distributed.collectives import (
+    agreement,
+    all_gather_bytes,
+    broadcast_bytes,
+    gathered,
+    pulse,
+)
+from transformerlm.distributed.world import ALONE, World
 from transformerlm.errors import DataError
-from transformerlm.files import remove_dead_temporaries
 from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.schema import to_dict
+from transformerlm.storage.files import remove_dead_temporaries
 from transformerlm.tokenizer import Pretokenizer, Tokenizer
 from transformerlm.tokenizer.bpe import NUM_BYTES
 from transformerlm.tokenizer.files import MANIFEST_FILE, MERGES_FILE, VOCAB_FILE, read_manifest
 from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
 from transformerlm.tokenizer.train import Words, count_words, learn_merges, sum_words, words_to_bytes
-from transformerlm.world import ALONE, World
 
 
 def fill_placeholders(path: str, data: CorpusConfig) -> str:

@@ -12,8 +12,8 @@ from typing import Any, Self
 import numpy as np
 
 from transformerlm.errors import DataError
-from transformerlm.files import committed_file
-from transformerlm.sealed import seal, unseal
+from transformerlm.storage.checksummed_json import seal, unseal
+from transformerlm.storage.files import committed_file
 
 FORMAT_VERSION = 2
 UNFINISHED = ".unfinished"

@@ -6,9 +6,9 @@ import fractions
 import math
 
 from transformerlm.config import CorpusConfig
+from transformerlm.data.chunks import Region, pieces
 from transformerlm.data.corpus import Corpora, Corpus, Source, read_bytes
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of, is_jsonl
-from transformerlm.data.pieces import Region, pieces
 from transformerlm.errors import DataError
 
 MIN_DOCUMENTS = 20

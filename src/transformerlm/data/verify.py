@@ -11,8 +11,8 @@ from pathlib import Path
 from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
 from transformerlm.data.build import token_paths
 from transformerlm.data.corpus import find_corpora
-from transformerlm.data.format import TokenFile
 from transformerlm.data.prepare import fill_placeholders, training_texts
+from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError
 from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.tokenizer import Tokenizer, verify_merges

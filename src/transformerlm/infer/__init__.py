@@ -5,7 +5,8 @@ Read `sampling.py` first (which token), then `texts.py` (what the model sees of 
 `complete.py` (text to text).
 """
 
-from transformerlm.infer.complete import (
+from transformerlm.infer.batch import window_start
+from transformerlm.infer.completion import (
     OnText,
     begin,
     check_prompts,
@@ -26,7 +27,6 @@ from transformerlm.infer.sampling import (
     top_k_filter,
     top_p_filter,
 )
-from transformerlm.infer.texts import window_start
 
 __all__ = [
     "Completion",

@@ -12,14 +12,14 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from transformerlm import cpu
-from transformerlm.infer.layout import NUM_MATRICES, inputs_size, scratch_size
-from transformerlm.native import Library
+from transformerlm.kernels import dispatch
+from transformerlm.kernels.generation_layout import NUM_MATRICES, inputs_size, scratch_size
+from transformerlm.kernels.library import Library
 from transformerlm.nn import KVCache, TransformerBlock, TransformerLM
 
-_HERE = Path(__file__)
-_SOURCES = [*(_HERE.with_name(name) for name in ("kernels.py", "layout.py")), _HERE.parents[1] / "kernels.py"]
-LIBRARY = Library("generation", "transformerlm.infer.kernels", _SOURCES, 15)
+_KERNELS = Path(__file__).parents[1] / "kernels"
+_SOURCES = [_KERNELS / name for name in ("generation.py", "generation_layout.py", "training.py")]
+LIBRARY = Library("generation", "transformerlm.kernels.generation", _SOURCES, 15)
 
 
 class Decoder(Protocol):
@@ -76,7 +76,7 @@ class KernelDecoder:
         self.cache.require_room(1)
         numbers = (len(new_ids), *self._shape)
         which = self._threads, LIBRARY, "decode", (self.model.head.weight.dtype,)
-        cpu.run_on(*which, new_ids, self.cache.lengths, *self._memory, *numbers)
+        dispatch.run_on(*which, new_ids, self.cache.lengths, *self._memory, *numbers)
         self.cache.advance(1)
         return self._logits[: len(new_ids)]
 
@@ -85,7 +85,7 @@ def make_decoder(model: TransformerLM, cache: KVCache) -> Decoder:
     """The quickest that serves this model: kernels where they are on (see cpu.py) and take its tensors."""
     tensors = [*model.parameters(), *cache.memory]
     is_one_dtype = len({tensor.dtype for tensor in tensors}) == 1 and not torch.is_autocast_enabled("cpu")
-    if is_one_dtype and cpu.can_serve(*tensors) and all(tensor.is_contiguous() for tensor in tensors):
+    if is_one_dtype and dispatch.can_serve(*tensors) and all(tensor.is_contiguous() for tensor in tensors):
         return KernelDecoder(model, cache)
     return TorchDecoder(model, cache)
 

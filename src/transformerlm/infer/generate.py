@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transformerlm import cpu
 from transformerlm.errors import NumericalError
+from transformerlm.infer.batch import CachedTexts, Texts
 from transformerlm.infer.sampling import Sampling, log_probabilities, sample_rows, uniform_numbers
-from transformerlm.infer.texts import CachedTexts, Texts
+from transformerlm.kernels import dispatch
 from transformerlm.nn import TransformerLM
 
 Ids = Sequence[int]
@@ -145,7 +145,9 @@ def steps(
         got = f"{max_new_tokens}, {seed}, {first_row}"
         raise ValueError(f"max_new_tokens, seed, first_row: expected numbers of at least 0, got {got}")
     computing = (
-        cpu.kernels if kernels and model.embedding.weight.device.type == "cpu" else contextlib.nullcontext
+        dispatch.kernels
+        if kernels and model.embedding.weight.device.type == "cpu"
+        else contextlib.nullcontext
     )
     texts = CachedTexts(model, prompts, max_new_tokens) if use_cache else Texts(model, prompts)
     rows = _Rows.of(texts, prompts, seed, first_row, max_new_tokens)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from transformerlm import cpu
 from transformerlm.infer.decoder import LIBRARY
-from transformerlm.infer.layout import NUM_BINS
+from transformerlm.kernels import dispatch
+from transformerlm.kernels.generation_layout import NUM_BINS
 
 
 def sample_in_kernel(
@@ -25,5 +25,5 @@ def sample_in_kernel(
     bins = torch.empty(threads * NUM_BINS, dtype=torch.float64)
     sampling = temperature, top_k or 0, top_p, min_p
     arguments = logits, uniforms, ids, scratch, bins, rows, logits.stride(0), width, *sampling
-    cpu.run_on(threads, LIBRARY, "sample", (torch.float32,), *arguments)
+    dispatch.run_on(threads, LIBRARY, "sample", (torch.float32,), *arguments)
     return ids

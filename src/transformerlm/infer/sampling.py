@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from transformerlm import cpu
 from transformerlm.infer.kernel_sampling import sample_in_kernel
+from transformerlm.kernels import dispatch
 from transformerlm.nn.functional import cross_entropy, softmax, widen
 
 
@@ -105,7 +105,12 @@ def sample_rows(
     scores = widen(logits)
     if seen is not None and sampling.repetition_penalty != 1:
         scores = repetition_penalty(scores, seen, sampling.repetition_penalty)
-    if uniforms is not None and scores.dim() == 2 and scores.dtype == torch.float32 and cpu.can_serve(scores):
+    if (
+        uniforms is not None
+        and scores.dim() == 2
+        and scores.dtype == torch.float32
+        and dispatch.can_serve(scores)
+    ):
         numbers = sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p
         return sample_in_kernel(scores, uniforms, *numbers)
     best, greedy = scores.max(-1, keepdim=True)

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from transformerlm.files import committed_file
 from transformerlm.logging.base import NullLogger, Value
 from transformerlm.logging.terminal import warn
+from transformerlm.storage.files import committed_file
 
 
 def to_line(values: Mapping[str, Value], step: int | None = None, digits: int | None = None) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from transformerlm import cpu
+from transformerlm.kernels import dispatch
 
 SCORES_BYTES = 2**20
 """Scores that attention works on at a time: they stay in the second-level caches."""
@@ -31,7 +31,7 @@ class _RMSNorm(Function):
         width = x.shape[-1]
         rows = x.numel() // width
         out, inverse_rms = torch.empty_like(x, dtype=dtype), torch.empty(rows)
-        cpu.run("rms_norm", (x.dtype, dtype), x, weight, out, inverse_rms, rows, width, eps)
+        dispatch.run("rms_norm", (x.dtype, dtype), x, weight, out, inverse_rms, rows, width, eps)
         ctx.save_for_backward(x, weight, inverse_rms)
         return out
 
@@ -42,7 +42,7 @@ class _RMSNorm(Function):
         rows, width = len(inverse_rms), x.shape[-1]
         parts = torch.zeros(torch.get_num_threads(), width)  # of fewer threads than asked for the rest stays
         tensors = (grad, x, weight, inverse_rms, grad_x, parts)
-        cpu.run("rms_norm_back", (x.dtype, grad.dtype), *tensors, rows, width)
+        dispatch.run("rms_norm_back", (x.dtype, grad.dtype), *tensors, rows, width)
         return grad_x, parts.sum(0), None, None
 
 
@@ -57,7 +57,7 @@ class _SwiGLU(Function):
         gate_up = gate_up.contiguous()
         width = gate_up.shape[-1] // 2
         out = gate_up.new_empty(*gate_up.shape[:-1], width)
-        cpu.run("swiglu", (out.dtype,), gate_up, out, out.numel() // width, width)
+        dispatch.run("swiglu", (out.dtype,), gate_up, out, out.numel() // width, width)
         ctx.save_for_backward(gate_up)
         return out
 
@@ -65,7 +65,7 @@ class _SwiGLU(Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         grad, grad_gate_up, width = grad.contiguous(), torch.empty_like(gate_up), grad.shape[-1]
-        cpu.run("swiglu_back", (grad.dtype,), grad, gate_up, grad_gate_up, grad.numel() // width, width)
+        dispatch.run("swiglu_back", (grad.dtype,), grad, gate_up, grad_gate_up, grad.numel() // width, width)
         return grad_gate_up
 
 
@@ -97,7 +97,7 @@ def _run_rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, sign: int) -> 
     batch, heads, times, width = x.shape
     source: list[Tensor | float] = [x, *x.stride()[:3]]
     target: list[Tensor | float] = [out, *out.stride()[:3]]
-    cpu.run("rotate", (x.dtype,), *source, cos, sin, *target, batch, heads, times, width // 2, sign)
+    dispatch.run("rotate", (x.dtype,), *source, cos, sin, *target, batch, heads, times, width // 2, sign)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -165,16 +165,16 @@ class _Work:
 
     def attend(self, scores: Tensor, log_sums: Tensor) -> None:
         numbers = log_sums.numel(), self.times, 0, self.times, self.scale
-        cpu.run("attend", (scores.dtype,), scores, log_sums, self._scratch, *numbers)
+        dispatch.run("attend", (scores.dtype,), scores, log_sums, self._scratch, *numbers)
 
     def attend_back(self, scores: Tensor, grad: Tensor, log_sums: Tensor) -> None:
         numbers = log_sums.numel(), self.times, 0, self.times, self.scale
-        cpu.run("attend_back", (scores.dtype,), scores, grad, log_sums, self._scratch, *numbers)
+        dispatch.run("attend_back", (scores.dtype,), scores, grad, log_sums, self._scratch, *numbers)
 
 
 def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
     """`loss.nats_and_gradient_`."""
     rows, width = logits.shape
     nats = torch.empty(rows)
-    cpu.run("cross_entropy", (logits.dtype,), logits, targets.contiguous(), nats, rows, width, scale)
+    dispatch.run("cross_entropy", (logits.dtype,), logits, targets.contiguous(), nats, rows, width, scale)
     return nats.sum() * scale

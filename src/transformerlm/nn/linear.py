@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transformerlm import cpu
+from transformerlm.kernels import dispatch
 from transformerlm.nn.init import linear_std, truncated_normal_
 
 
@@ -43,7 +43,7 @@ MANY_ROWS = 1024
 def are_joined(x: Tensor) -> bool:
     """Whether layers with the same input are computed `together`: on a CPU's kernels, in training anyway."""
     num_rows = x.shape[:-1].numel()
-    return cpu.can_serve(x) and x.shape[-2] > 1 and (torch.is_grad_enabled() or num_rows >= MANY_ROWS)
+    return dispatch.can_serve(x) and x.shape[-2] > 1 and (torch.is_grad_enabled() or num_rows >= MANY_ROWS)
 
 
 def together(x: Tensor, *linears: Linear) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transformerlm import cpu
+from transformerlm.kernels import dispatch
 from transformerlm.nn import fused
 from transformerlm.nn.functional import product_dtype, widen
 from transformerlm.nn.transformer import TransformerLM
@@ -93,7 +93,7 @@ def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
 
     The gradient is scale * (softmax(logits) - one_hot(targets)).
     """
-    if cpu.can_serve(logits):
+    if dispatch.can_serve(logits):
         return fused.nats_and_gradient_(logits, targets, scale)
     wide = widen(logits)
     shifted = wide - wide.amax(-1, keepdim=True)

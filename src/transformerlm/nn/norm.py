@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transformerlm import cpu
+from transformerlm.kernels import dispatch
 from transformerlm.nn import fused
 from transformerlm.nn.functional import product_dtype, rms_norm, widen
 
@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model] -> [..., d_model]."""
-        if cpu.can_serve(x, self.weight):
+        if dispatch.can_serve(x, self.weight):
             # What comes next is a matrix product, which would round to this dtype anyway.
             return fused.rms_norm(x, widen(self.weight), self.eps, product_dtype(x))
         return rms_norm(x, self.weight, self.eps)

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transformerlm import cpu
 from transformerlm.errors import ConfigError
+from transformerlm.kernels import dispatch
 from transformerlm.nn import fused
 from transformerlm.nn.functional import softmax
 
@@ -101,7 +101,7 @@ def _torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 def _auto(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """The CPU's kernels for the whole of a text that is not too long for them, else PyTorch's."""
     is_whole = causal and mask is None and q.dim() == 4 and 1 < q.shape[-2] == k.shape[-2] <= MOST_QUERIES
-    if is_whole and cpu.can_serve(q, k, v):
+    if is_whole and dispatch.can_serve(q, k, v):
         return fused.attention(q, k, v)
     return _torch(q, k, v, mask, causal)
 

@@ -11,7 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from transformerlm import cpu
+from transformerlm.kernels import dispatch
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
@@ -171,7 +171,7 @@ def _update_many(
 def _kernel_serves(tensors: Iterable[Tensor]) -> bool:
     tensors = list(tensors)
     is_float32 = all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
-    return is_float32 and cpu.can_serve(*tensors)
+    return is_float32 and dispatch.can_serve(*tensors)
 
 
 def _kernel_adamw_update_(
@@ -192,7 +192,7 @@ def _kernel_adamw_update_(
     numbers = beta1, beta2, step_size, 1 - lr * weight_decay, root, eps
     addresses = torch.tensor([t.data_ptr() for t in chain(parameters, grads, exp_avgs, exp_avg_sqs)])
     sizes = torch.tensor([parameter.numel() for parameter in parameters])
-    cpu.run("adamw", (torch.float32,), addresses, sizes, len(sizes), *numbers)
+    dispatch.run("adamw", (torch.float32,), addresses, sizes, len(sizes), *numbers)
 
 
 def adamw_update_(

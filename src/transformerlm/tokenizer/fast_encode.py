@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
-from transformerlm.tokenizer.layout import (
+from transformerlm.kernels.bpe_layout import (
     ARENA_BYTES,
     DONE,
     FULL,
@@ -26,6 +25,7 @@ from transformerlm.tokenizer.layout import (
     WINDOW,
     WORD_BYTES,
 )
+from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
 from transformerlm.tokenizer.native import Arguments, Array, kernels
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.vocabulary import Ids, no_such_id

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 
 from transformerlm.errors import DataError
-from transformerlm.parallel import ordered_map
-from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Progress, Vocab, room_for_merges
-from transformerlm.tokenizer.layout import (
+from transformerlm.kernels.bpe_layout import (
     ARENA_BYTES,
     FULL,
     GAP,
@@ -31,6 +29,8 @@ from transformerlm.tokenizer.layout import (
     WINDOW,
     WORD_BYTES,
 )
+from transformerlm.parallel import ordered_map
+from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Progress, Vocab, room_for_merges
 from transformerlm.tokenizer.native import Arguments, Array, kernels
 from transformerlm.tokenizer.pretokenize import bytes_of
 from transformerlm.tokenizer.workspace import (

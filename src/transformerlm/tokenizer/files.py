@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from transformerlm.errors import DataError
-from transformerlm.files import write_files
-from transformerlm.sealed import seal, unseal
+from transformerlm.storage.checksummed_json import seal, unseal
+from transformerlm.storage.files import write_files
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.json_file import line_of, parse_json, read_bytes, read_utf8
 from transformerlm.tokenizer.pretokenize import Pretokenizer

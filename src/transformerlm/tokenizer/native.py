@@ -11,8 +11,8 @@ import numpy as np
 import regex
 
 from transformerlm.errors import ConfigError
-from transformerlm.native import Arguments, Array, Kernels, Library
-from transformerlm.tokenizer.layout import LETTER, NUMBER, OTHER, SPACE
+from transformerlm.kernels.bpe_layout import LETTER, NUMBER, OTHER, SPACE
+from transformerlm.kernels.library import Arguments, Array, Kernels, Library
 
 __all__ = ["Arguments", "Array", "are_worth", "classes", "kernels"]
 
@@ -65,10 +65,12 @@ def class_runs() -> list[tuple[int, int]]:
     return runs
 
 
+_KERNELS = Path(__file__).parents[1] / "kernels"
+
 LIBRARY = Library(
     "tokenizer's",
-    "transformerlm.tokenizer.kernels",
-    [Path(__file__).with_name(name) for name in ("kernels.py", "layout.py", "native.py")],
+    "transformerlm.kernels.bpe",
+    [*(_KERNELS / name for name in ("bpe.py", "bpe_layout.py")), Path(__file__)],
     20,
     ["regex"],
     class_runs,

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
+from transformerlm.kernels.bpe_layout import ID_BITS
 from transformerlm.parallel import threaded_map
 from transformerlm.tokenizer import files, native
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.exports import write_tokenizer_json
 from transformerlm.tokenizer.fast_encode import FastEncoder
-from transformerlm.tokenizer.layout import ID_BITS
 from transformerlm.tokenizer.offsets import character_offsets
 from transformerlm.tokenizer.plain_encode import PlainEncoder
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer

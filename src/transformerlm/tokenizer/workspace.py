@@ -8,7 +8,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from transformerlm.tokenizer.layout import BATCH, ENTRY, MASKS, PADDING, STATE, WINDOW
+from transformerlm.kernels.bpe_layout import BATCH, ENTRY, MASKS, PADDING, STATE, WINDOW
 from transformerlm.tokenizer.native import Arguments, Array, classes, kernels
 from transformerlm.tokenizer.pretokenize import utf8
 

@@ -1,0 +1,206 @@
+"""What a run's folder holds besides its checkpoints, and whether a checkpoint belongs to a run.
+
+run_dir/
+    config.toml       the resolved config
+    tokenizer/        vocab.json, merges.txt: the run needs nothing from elsewhere to write text
+    checkpoints/      step_00000500/ ... (checkpoint.py)
+    metrics.jsonl     what was logged, every step at most once
+    samples.jsonl     texts from the trained model
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transformerlm import __version__
+from transformerlm.checkpoint.store import (
+    Checkpoint,
+    checkpoint_paths,
+    latest_checkpoint,
+    prune_checkpoints,
+    write_checkpoint,
+)
+from transformerlm.config import TrainConfig
+from transformerlm.data import TokenData
+from transformerlm.distributed.collectives import all_gather_bytes, broadcast_bytes, rank_0_alone
+from transformerlm.distributed.world import ALONE, World
+from transformerlm.errors import CheckpointError, ConfigError, NumericalError, OutputError
+from transformerlm.progress import Reporter
+from transformerlm.schema import to_dict, to_toml
+from transformerlm.storage.files import committed_file, system_error
+from transformerlm.tokenizer import Tokenizer
+
+SAME_ON_ALL_RANKS = ("model", "optimizer", "schedule", "training", "runtime", "logging")
+"""Tables of the config that decide what a rank does, and when."""
+IMPORTED_FROM = "imported_from"
+"""What a checkpoint says of itself that no run has trained."""
+
+
+class RunDirectory:
+    """The paths of a run, and the rules for going on in a folder that exists already."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples.jsonl"
+        self.own_steps: set[int] = set()
+        """Of the checkpoints that this process has written or read: those need not be verified again."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> RunDirectory:
+        """The run that a checkpoint belongs to."""
+        return cls(checkpoint.path.absolute().parent.parent)
+
+    def tokenizer(self, checkpoint: Checkpoint) -> Tokenizer:
+        """The run's tokenizer.
+
+        Raises:
+            DataError: where it cannot be read.
+            CheckpointError: where it is not the one that the checkpoint was trained with.
+        """
+        tokenizer = Tokenizer.from_dir(self.path / "tokenizer")
+        if tokenizer.fingerprint != checkpoint.told("identity", "tokenizer"):
+            raise CheckpointError(f"{self.path / 'tokenizer'}: not the tokenizer of {checkpoint.path}")
+        return tokenizer
+
+    def start(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
+        """Write the config and the tokenizer."""
+        with committed_file(self.path / "config.toml") as file:
+            file.write(to_toml(config).encode())
+        if not (self.path / "tokenizer").exists():
+            tokenizer.save(self.path / "tokenizer")
+
+    def save(
+        self,
+        step: int,
+        model: Mapping[str, Tensor],
+        training: Mapping[str, Any],
+        about: Mapping[str, Any],
+        keep: int,
+        best_step: int | None,
+    ) -> Checkpoint:
+        """Write a checkpoint, and remove all but the newest `keep` and the one of `best_step`.
+
+        Raises:
+            NumericalError: a weight is not finite: the last step has made it so.
+            OutputError: it cannot be written, or the run's folder is gone.
+        """
+        for name, weight in model.items():
+            if not weight.isfinite().all():
+                raise NumericalError(f"step {step}: not finite: {name}; no checkpoint has it")
+        if not self.path.is_dir():
+            raise OutputError(f"{self.path}: expected the run's folder, which has been removed meanwhile")
+        try:
+            written = write_checkpoint(self.checkpoints, step, model, training, about)
+            self.own_steps = {own for own in self.own_steps if own < step} | {step}
+            prune_checkpoints(self.checkpoints, keep, best_step, self.own_steps)
+        except OSError as error:
+            raise OutputError(system_error(error)) from error
+        return written
+
+    def resume_point(self, resume: str, reporter: Reporter, world: World = ALONE) -> Checkpoint | None:
+        """The checkpoint to go on from, as [training].resume says; None for a fresh start.
+
+        Of several ranks the first one looks; what it tells the others says all but the tensors.
+
+        Raises:
+            CheckpointError: "never" in a folder that holds a run, "must" in one that holds none, or a
+                folder whose checkpoints are all damaged.
+        """
+        with rank_0_alone(world):
+            found = self._resume_point(resume, reporter) if world.is_main else None
+        fields = [str(found.path), found.step, found.about, found.members] if found else []
+        path, *others = json.loads(broadcast_bytes(world, json.dumps(fields).encode())) or [None]
+        return Checkpoint(Path(path), *others) if path else None
+
+    def _resume_point(self, resume: str, reporter: Reporter) -> Checkpoint | None:
+        if resume == "never" and checkpoint_paths(self.checkpoints):
+            what = 'holds a run already, and [training].resume is "never"'
+            raise CheckpointError(f"{self.path}: {what}; choose another [training].run_dir or remove it")
+        found = latest_checkpoint(self.checkpoints, reporter.say)
+        if found is None and resume == "must":
+            what = 'no checkpoint to go on from, and [training].resume is "must"'
+            raise CheckpointError(f"{self.path}: {what}")
+        self.own_steps |= {found.step} if found else set()
+        return found
+
+
+def identity(config: TrainConfig, data: TokenData) -> dict[str, Any]:
+    """What a run cannot change under way: its model, its tokenizer, its data."""
+    names = {"train": data.train, "val": data.val}
+    return {
+        **{f"[model].{key}": value for key, value in to_dict(config.model).items()},
+        "tokenizer": data.train.fingerprint,
+        **{f"{name} data": file.sha256 for name, file in names.items() if file is not None},
+    }
+
+
+def environment(world: World = ALONE) -> dict[str, Any]:
+    """What decides the last bits of a result besides the config."""
+    return {
+        "transformerlm": __version__,
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "numba": version("numba"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "num_threads": torch.get_num_threads(),
+        "num_ranks": world.size,
+    }
+
+
+def check_same_on_all_ranks(world: World, config: TrainConfig, now: Mapping[str, Any]) -> None:
+    """Refuse ranks that would train something else than the first one does.
+
+    Raises:
+        ConfigError: one line per difference to the first rank that differs.
+    """
+    own = {**{table: to_dict(config)[table] for table in SAME_ON_ALL_RANKS}, **now}
+    first, *others = map(json.loads, all_gather_bytes(world, json.dumps(own).encode()))
+    for rank, other in enumerate(others, 1):
+        if changes := differences(first, other):
+            what = f"expected the same on all ranks; rank 0 -> rank {rank}"
+            raise ConfigError([f"{what}: {line}" for line in changes])
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`key: old -> new` for every key whose value differs, also inside nested tables."""
+    lines = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += [f"[{key}].{line}" for line in differences(before, after)]
+        elif before != after:
+            lines.append(f"{key}: {before} -> {after}")
+    return lines
+
+
+def check_same_run(
+    found: Checkpoint, now: Mapping[str, Any], config: TrainConfig, reporter: Reporter, world: World = ALONE
+) -> None:
+    """Refuse a checkpoint of another model, tokenizer or data; say what else has changed.
+
+    Raises:
+        CheckpointError: one line per key that a run cannot change, old -> new.
+    """
+    about = found.about
+    if IMPORTED_FROM in about:
+        what = "imported weights, which have no training to go on with"
+        advice = f"[training].start_from={found.path.parent.parent} starts another run from them"
+        raise CheckpointError(f"{found.path}: {what}; choose another [training].run_dir: {advice}")
+    if changes := differences(about["identity"], now):
+        advice = "choose another [training].run_dir, or undo the change"
+        raise CheckpointError([f"{found.path}: {line}" for line in changes] + [f"cannot go on: {advice}"])
+    if changes := differences(about["environment"], environment(world)):
+        reporter.say(f"not bit for bit the run that was stopped: {'; '.join(changes)}")
+    if changes := differences(about["config"], to_dict(config)):
+        reporter.say(f"changed since the checkpoint: {'; '.join(changes)}")

@@ -1,0 +1,1 @@
+"""Models out and in: Hugging Face folders and GGUF files."""

@@ -1,0 +1,231 @@
+"""Models that leave and models that come in: written, checked against another program, and only then there.
+
+What is written stays under a temporary name until a second reader of the format has made the same of it as we
+do: Hugging Face's transformers, or llama.cpp, where it is installed; else what was written is read back. A
+check that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from transformerlm.checkpoint.run_directory import IMPORTED_FROM, environment
+from transformerlm.checkpoint.store import write_checkpoint
+from transformerlm.config import (
+    DataConfig,
+    GenerationConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    TokenizerConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from transformerlm.conversion import gguf, parity
+from transformerlm.conversion.hf_folder import Folder, cast, first_difference, read_folder, write_folder
+from transformerlm.conversion.hf_layout import ARCHITECTURES
+from transformerlm.errors import CheckpointError, ConfigError
+from transformerlm.language_model import LanguageModel
+from transformerlm.nn import TransformerLM, num_parameters
+from transformerlm.progress import Reporter
+from transformerlm.schema import from_dict, to_dict, to_toml
+from transformerlm.storage.files import committed_directory, committed_file
+from transformerlm.tokenizer import Tokenizer
+from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
+
+EXACT = RuntimeConfig(device="cpu", dtype="float32")
+"""In what models are converted: what the checkpoint's weights are in."""
+FINE_TUNING_LR = 1e-4
+"""Peak learning rate in an imported run's config: of a trained model, that from scratch would undo much."""
+
+
+def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter) -> None:
+    """Write a model and its tokenizer as a Hugging Face folder, and check it.
+
+    Args:
+        lm: in float32 on the CPU.
+        output: a folder that is not there yet, or empty.
+
+    Raises:
+        ConfigError: there is something at `output` already.
+        CheckpointError: what was written is not the same model; nothing is left of it.
+        DataError: a tokenizer that Hugging Face's cannot hold.
+    """
+    refuse_existing(output, "[export].output")
+    config, state = lm.model.config, lm.model.state_dict()
+    with committed_directory(output) as temporary:
+        write_folder(temporary, config, state, lm.tokenizer, eos_token_of(lm), generation_of(lm), dtype)
+        found = _check_folder(temporary, _rounded(lm.model, dtype, 1), lm.tokenizer)
+    kind = ARCHITECTURES["qwen3" if config.qk_norm else "llama"]
+    reporter.say(f"exported: {output}: {kind}, {num_parameters(config):,} parameters in {dtype}")
+    reporter.say(f"checked: {found}")
+
+
+def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter) -> None:
+    """Write a model and its tokenizer as one file for llama.cpp, and check it.
+
+    Raises:
+        ConfigError: there is something at `output` already, or the package gguf is not installed.
+        CheckpointError: what was written is not the same model; nothing is left of it.
+        DataError: a tokenizer that llama.cpp cannot hold.
+    """
+    refuse_existing(output, "[export].output", folder_may_be_empty=False)
+    made = gguf.make(lm.model.config, lm.model.state_dict(), lm.tokenizer, eos_token_of(lm), dtype)
+    with committed_file(output) as file:
+        temporary = Path(file.name)
+        gguf.write(temporary, made)
+        gguf.check_written(temporary, made)
+        found = "read back with gguf: every tensor, the tokens, the merges"
+        if parity.is_installed("llama_cpp"):
+            found += f"; {_check_in_llama_cpp(temporary, _rounded(lm.model, dtype, 2), lm.tokenizer, dtype)}"
+    size = f"{num_parameters(lm.model.config):,} parameters in {dtype}"
+    reporter.say(f"exported: {output}: {made.architecture}, {size}")
+    reporter.say(f"checked: {found}")
+
+
+def import_folder(source: Path, run_dir: Path, reporter: Reporter) -> None:
+    """Make a run's folder of a Hugging Face folder: it writes, is evaluated, and others start from it.
+
+    Raises:
+        ConfigError: there is something at `run_dir` already.
+        CheckpointError: a model that ours cannot be, or one of which transformers makes something else.
+        DataError: a tokenizer that ours cannot be.
+    """
+    refuse_existing(run_dir, "[import_model].run_dir")
+    folder = read_folder(source)
+    config = run_config(folder, run_dir)
+    with committed_directory(run_dir) as temporary:
+        (temporary / "config.toml").write_text(to_toml(config), encoding="utf-8")
+        folder.tokenizer.save(temporary / "tokenizer")
+        write_checkpoint(temporary / "checkpoints", 0, folder.state, {}, _about(folder, config))
+        found = _check_import(folder, LanguageModel.load(temporary, EXACT))
+    size = f"{num_parameters(folder.model):,} parameters in {folder.dtype}"
+    reporter.say(f"imported: {source}: {ARCHITECTURES[folder.model_type]}, {size}, into {run_dir}")
+    reporter.say(f"checked: {found}")
+
+
+def run_config(folder: Folder, run_dir: Path) -> TrainConfig:
+    """The config of a run that starts from an imported model; its data are still to be named."""
+    tokenizer, eos = folder.tokenizer, folder.eos_token
+    special_tokens = tuple(tokenizer.special_token_ids)
+    return TrainConfig(
+        data=DataConfig(document_separator=eos or "", token_dir=f"{run_dir}-{{corpus}}/data"),
+        tokenizer=TokenizerConfig(
+            tokenizer_dir=f"{run_dir}/tokenizer",
+            vocab_size=max(tokenizer.vocab_size, 256 + len(special_tokens)),
+            special_tokens=special_tokens,
+            pattern=tokenizer.pretokenizer.pattern,
+        ),
+        model=folder.model,
+        optimizer=OptimizerConfig(lr=FINE_TUNING_LR),
+        training=TrainingConfig(run_dir=f"{run_dir}-{{corpus}}", start_from=str(run_dir)),
+        generation=GenerationConfig(prompts=("" if eos else "The",), eos_token=eos or ""),
+    )
+
+
+def eos_token_of(lm: LanguageModel) -> str | None:
+    """The special token that ends the texts of a model: [generation]'s, else the one between documents."""
+    known = list(lm.tokenizer.special_token_ids)
+    candidates = generation_of(lm).eos_token, _told(lm, "data").get("document_separator")
+    return next((token for token in candidates if token in known), None)
+
+
+def generation_of(lm: LanguageModel) -> GenerationConfig:
+    """[generation] of the config that a model was trained with, as far as this version knows it.
+
+    Raises:
+        ConfigError: for a value that cannot be.
+    """
+    known = {field.name for field in dataclasses.fields(GenerationConfig)}
+    values = {key: value for key, value in _told(lm, "generation").items() if key in known}
+    return from_dict(GenerationConfig, values, str(lm.checkpoint.path))
+
+
+def refuse_existing(path: Path, key: str, *, folder_may_be_empty: bool = True) -> None:
+    """ConfigError where something is at `path`: nothing is ever overwritten."""
+    if path.exists() and not (folder_may_be_empty and path.is_dir() and not any(path.iterdir())):
+        raise ConfigError(
+            f"{key}: expected a path where there is nothing, got {path}; remove it, or choose another"
+        )
+
+
+def _told(lm: LanguageModel, table: str) -> dict[str, Any]:
+    """A table of the config that a model was trained with; an empty one where nothing is known of it."""
+    config = lm.checkpoint.about.get("config")
+    found = config.get(table) if isinstance(config, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _about(folder: Folder, config: TrainConfig) -> dict[str, Any]:
+    """What the checkpoint says of itself: as a run's own does, but nothing of data and training."""
+    model = {f"[model].{key}": value for key, value in to_dict(config.model).items()}
+    return {
+        "config": to_dict(config),
+        "identity": {**model, "tokenizer": folder.tokenizer.fingerprint},
+        "environment": environment(),
+        "newest_validation": [],
+        IMPORTED_FROM: f"{folder.path} ({ARCHITECTURES[folder.model_type]}, {folder.dtype})",
+    }
+
+
+def _rounded(model: TransformerLM, dtype: str, least_dims: int) -> TransformerLM:
+    """The model with the weights that `dtype` leaves of its own, to compute with in float32."""
+    rounded = copy.deepcopy(model)
+    for name, parameter in rounded.named_parameters():
+        if parameter.dim() >= least_dims:
+            parameter.data = cast(parameter.data, dtype, name).float()
+    return rounded
+
+
+def _check_folder(folder: Path, model: TransformerLM, tokenizer: Tokenizer) -> str:
+    """Whether a folder that was written is this model and this tokenizer; what was found, in words."""
+    back = read_folder(folder)
+    if name := parity.differing_tensor(model.state_dict(), back.state):
+        raise CheckpointError(f"{name}: read back as something else")
+    parity.check_ids(tokenizer, back.tokenizer.encode, "read back")
+    if not parity.is_installed("transformers"):
+        return "read back to the same bits and ids; not by transformers, which is not installed"
+    peer = parity.version_of("transformers")
+    with parity.loading(peer):
+        encode = parity.transformers_tokenizer(folder)
+    parity.check_ids(tokenizer, encode, peer)
+    return f"{_same_logits(folder, model, tokenizer, peer)}, the same ids"
+
+
+def _check_import(folder: Folder, lm: LanguageModel) -> str:
+    """Whether the run that was made of a folder is what the folder holds; what was found, in words."""
+    if name := first_difference(folder.path, lm.model.config, lm.model.state_dict()):
+        raise CheckpointError(f"{name}: became something else")
+    found = "all tensors the same bits on the way back"
+    if parity.is_installed("tokenizers"):
+        peer = parity.version_of("tokenizers")
+        with parity.loading(peer):
+            encode = parity.tokenizers_tokenizer(folder.path / TOKENIZER_JSON)
+        parity.check_ids(lm.tokenizer, encode, peer)
+        found += f"; {peer}: the same ids"
+    if not parity.is_installed("transformers"):
+        return f"{found}; not by transformers, which is not installed"
+    peer = parity.version_of("transformers")
+    return f"{found}; {_same_logits(folder.path, lm.model, lm.tokenizer, peer)}"
+
+
+def _same_logits(folder: Path, model: TransformerLM, tokenizer: Tokenizer, peer: str) -> str:
+    with parity.loading(peer):
+        logits = parity.transformers_logits(folder)
+    return _within(parity.check_logits(model, tokenizer, logits, peer), peer)
+
+
+def _check_in_llama_cpp(file: Path, model: TransformerLM, tokenizer: Tokenizer, dtype: str) -> str:
+    peer = parity.version_of("llama_cpp")
+    with parity.loading(peer):
+        encode, logits = gguf.in_llama_cpp(file, model.config.context_length)
+    parity.check_ids(tokenizer, encode, peer)
+    largest = parity.check_logits(model, tokenizer, logits, peer, gguf.TOLERANCES[dtype])
+    return f"{_within(largest, peer)}, the same ids"
+
+
+def _within(largest: float, peer: str) -> str:
+    texts = f"{parity.NUM_SEQUENCES} texts and their greedy continuations"
+    return f"{peer}: logits within {largest:.1e} on {texts}"

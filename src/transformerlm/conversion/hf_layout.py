@@ -1,0 +1,256 @@
+"""Hugging Face's layout of a Llama-like model, to and from ours: names, order of rows, keys of the config.
+
+Pure: it reads and writes no file (that is hf_folder.py). Our rotation turns neighbours (x_2i, x_2i+1)
+together, theirs x_i and x_(i + d_head / 2): in each head the rows of queries and keys, and the gains of their
+norms, are reordered. Nothing is computed, so that there and back gives the same bits.
+
+A model with [model].qk_norm is a Qwen3 there, which brings each head of queries and keys to one length
+before the rotation, as ours does; one without is a Llama.
+
+Architectures: transformers, models/llama and models/qwen3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from transformerlm.config import ModelConfig
+from transformerlm.errors import CheckpointError
+from transformerlm.schema import SchemaError
+from transformerlm.storage.safetensors import shown
+
+KEYS = {
+    "vocab_size": "vocab_size",
+    "context_length": "max_position_embeddings",
+    "d_model": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "d_ff": "intermediate_size",
+    "norm_eps": "rms_norm_eps",
+    "tie_embeddings": "tie_word_embeddings",
+}
+"""Key of [model] -> key of config.json, where both mean the same."""
+_OPTIONAL = {"tie_embeddings"}
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""model_type -> the class there. All three compute what ours does, within the settings of `_ONLY`."""
+
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "pretraining_tp": (1,),
+    "quantization_config": (None,),
+    "partial_rotary_factor": (1,),
+    "use_sliding_window": (False,),
+    "num_experts": (0,),
+    "num_local_experts": (0,),
+}
+"""Keys that change what is computed, and the values (or none) with which it is what ours does."""
+
+
+class Part(NamedTuple):
+    """A tensor of a model under both names."""
+
+    ours: str
+    theirs: str
+    shape: tuple[int, ...]
+    is_rotated: bool
+    """Whether its rows belong to pairs that are rotated, and lie there in another order."""
+
+
+def parts(config: ModelConfig) -> Iterator[Part]:
+    """All tensors of a model, in the order in which it uses them; a tied head is among them."""
+    rows, d, d_ff = config.vocabulary_rows, config.d_model, config.d_ff
+    d_keys = config.kv_heads * config.d_head
+    blocks = [
+        ("attention_norm", "input_layernorm", (d,), False),
+        ("attention.q_proj", "self_attn.q_proj", (d, d), True),
+        ("attention.k_proj", "self_attn.k_proj", (d_keys, d), True),
+        ("attention.v_proj", "self_attn.v_proj", (d_keys, d), False),
+        ("attention.output_proj", "self_attn.o_proj", (d, d), False),
+        ("feedforward_norm", "post_attention_layernorm", (d,), False),
+        ("feedforward.w1", "mlp.gate_proj", (d_ff, d), False),
+        ("feedforward.w2", "mlp.down_proj", (d, d_ff), False),
+        ("feedforward.w3", "mlp.up_proj", (d_ff, d), False),
+    ]
+    if config.qk_norm:
+        blocks += [
+            (f"attention.{kind}_norm", f"self_attn.{kind}_norm", (config.d_head,), True) for kind in "qk"
+        ]
+    yield Part("embedding.weight", "model.embed_tokens.weight", (rows, d), False)
+    for layer in range(config.num_layers):
+        for ours, theirs, shape, is_rotated in blocks:
+            names = f"blocks.{layer}.{ours}.weight", f"model.layers.{layer}.{theirs}.weight"
+            yield Part(*names, shape, is_rotated)
+    yield Part("final_norm.weight", "model.norm.weight", (d,), False)
+    yield Part("head.weight", "lm_head.weight", (rows, d), False)
+
+
+def to_halves(value: Tensor, d_head: int) -> Tensor:
+    """Rows of heads from pairs (2i, 2i + 1) to pairs (i, i + d_head / 2): 0 1 2 3 4 5 -> 0 2 4 1 3 5."""
+    pairs = value.reshape(-1, d_head // 2, 2, *value.shape[1:])
+    return pairs.transpose(1, 2).reshape(value.shape)
+
+
+def to_neighbours(value: Tensor, d_head: int) -> Tensor:
+    """The way back: 0 1 2 3 4 5 -> 0 3 1 4 2 5."""
+    halves = value.reshape(-1, 2, d_head // 2, *value.shape[1:])
+    return halves.transpose(1, 2).reshape(value.shape)
+
+
+def to_theirs(part: Part, value: Tensor, config: ModelConfig) -> Tensor:
+    """A tensor of ours as it lies in their files."""
+    return to_halves(value, config.d_head) if part.is_rotated else value
+
+
+def to_ours(part: Part, value: Tensor, config: ModelConfig) -> Tensor:
+    """A tensor of theirs as it lies in our checkpoints; in float32, which holds all that theirs may be in."""
+    return (to_neighbours(value, config.d_head) if part.is_rotated else value).float()
+
+
+def to_huggingface(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A model's state dict as Hugging Face's has it; of a tied head there is nothing in it."""
+    is_left_out = {"head.weight"} if config.tie_embeddings else set()
+    kept = (part for part in parts(config) if part.ours not in is_left_out)
+    return {part.theirs: to_theirs(part, state[part.ours].detach(), config) for part in kept}
+
+
+def config_of(
+    config: ModelConfig, bos_token_id: int | None, eos_token_id: int | None, dtype: str
+) -> dict[str, Any]:
+    """The `config.json` of a model. What transformers 4 and 5 call by two names is there by both."""
+    model_type = "qwen3" if config.qk_norm else "llama"
+    own = {"use_sliding_window": False, "sliding_window": None} if config.qk_norm else {"mlp_bias": False}
+    shape = {theirs: getattr(config, ours) for ours, theirs in KEYS.items()}
+    return {
+        "architectures": [ARCHITECTURES[model_type]],
+        "model_type": model_type,
+        **shape,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.d_head,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        **own,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
+        "bos_token_id": bos_token_id,
+        "eos_token_id": eos_token_id,
+        "pad_token_id": None,
+        "use_cache": True,
+        "torch_dtype": dtype,
+        "dtype": dtype,
+    }
+
+
+def model_config(values: Mapping[str, Any], name: str) -> ModelConfig:
+    """The [model] that a `config.json` describes; `name` says in an error where it came from.
+
+    Raises:
+        CheckpointError: one line for every key that asks for what our model does not do.
+    """
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        what = f"expected {', '.join(ARCHITECTURES)}, which is what can be represented here"
+        raise CheckpointError(f"{name}: model_type: {what}, got {_spelled(model_type)}")
+    problems = list(_problems(values))
+    found = {ours: values.get(theirs) for ours, theirs in KEYS.items()}
+    if model_type == "llama" and found["num_kv_heads"] is None:
+        found["num_kv_heads"] = found["num_heads"]
+    missing = [KEYS[key] for key, value in found.items() if value is None and key not in _OPTIONAL]
+    problems += [f"{key}: missing" for key in missing]
+    config = None
+    if not missing:
+        config, more = _built({key: value for key, value in found.items() if value is not None}, values)
+        problems += more
+    if config is None or problems:
+        raise CheckpointError([f"{name}: {problem}" for problem in problems])
+    # Of heads that are not grouped our config says nothing, and theirs the same number twice.
+    return replace(config, num_kv_heads=None) if config.num_kv_heads == config.num_heads else config
+
+
+def _problems(values: Mapping[str, Any]) -> Iterator[str]:
+    for key, allowed in _ONLY.items():
+        if values.get(key) is not None and values[key] not in allowed:
+            yield _refusal(key, " or ".join(map(_spelled, allowed)), values[key])
+    layers = values.get("layer_types")
+    if layers is not None and not (isinstance(layers, list) and set(map(str, layers)) == {"full_attention"}):
+        yield _refusal("layer_types", '"full_attention" in all layers', layers)
+    for key in ("rope_parameters", "rope_scaling"):
+        yield from _rope_problems(key, values.get(key))
+
+
+def _rope_problems(key: str, found: Any) -> Iterator[str]:
+    if not isinstance(found, dict):
+        if found is not None:
+            yield _refusal(key, "an object", found)
+        return
+    kind = found.get("rope_type", found.get("type", "default"))
+    if kind != "default":
+        yield _refusal(f"{key}: rope_type", '"default"', kind)
+    if found.get("partial_rotary_factor") not in (None, 1):
+        yield _refusal(f"{key}: partial_rotary_factor", "1", found["partial_rotary_factor"])
+
+
+def _built(found: dict[str, Any], values: Mapping[str, Any]) -> tuple[ModelConfig | None, list[str]]:
+    model_type = values["model_type"]
+    try:
+        config = ModelConfig(**found, rope_theta=_rope_theta(values), qk_norm=model_type == "qwen3")
+    except SchemaError as error:
+        return None, [f"{KEYS.get(p.path[-1], p.path[-1])}: {p.what}" for p in error.problems]
+    problems = [problem for check in _CHECKS for problem in check(config, values)]
+    return config, problems
+
+
+def _rope_theta(values: Mapping[str, Any]) -> Any:
+    """In transformers 5 within rope_parameters, before that a key of its own; 10,000 where it is missing."""
+    for key in ("rope_parameters", "rope_scaling"):
+        inner = values.get(key)
+        if isinstance(inner, dict) and inner.get("rope_theta") is not None:
+            return inner["rope_theta"]
+    return 10000.0 if values.get("rope_theta") is None else values["rope_theta"]
+
+
+def _head_problems(config: ModelConfig, values: Mapping[str, Any]) -> Iterator[str]:
+    head_dim = values.get("head_dim", 128 if values["model_type"] == "qwen3" else None)
+    if head_dim is not None and head_dim != config.d_head:
+        what = f"hidden_size / num_attention_heads = {config.d_head}"
+        yield _refusal("head_dim", what, head_dim)
+
+
+def _window_problems(config: ModelConfig, values: Mapping[str, Any]) -> Iterator[str]:
+    """Mistral's window, which is on where nothing is said of it; one that no text can outgrow is none."""
+    window = values.get("sliding_window", 4096) if values["model_type"] == "mistral" else None
+    if window is not None and not (type(window) is int and window >= config.context_length):
+        yield _refusal("sliding_window", "null: every position sees all before it here", window)
+
+
+def _theta_problems(config: ModelConfig, values: Mapping[str, Any]) -> Iterator[str]:
+    outer = values.get("rope_theta")
+    if outer is not None and outer != config.rope_theta:
+        yield _refusal("rope_theta", f"{config.rope_theta}, as rope_parameters has it", outer)
+
+
+_CHECKS: tuple[Callable[[ModelConfig, Mapping[str, Any]], Iterator[str]], ...] = (
+    _head_problems,
+    _window_problems,
+    _theta_problems,
+)
+
+
+def _refusal(key: str, expected: str, got: Any) -> str:
+    return f"{key}: expected {expected}, got {_spelled(got)}"
+
+
+def _spelled(value: Any) -> str:
+    return shown(json.dumps(value), 60)

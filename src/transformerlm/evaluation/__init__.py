@@ -1,0 +1,1 @@
+"""Loss, perplexity and bits per byte, of token files and of documents, with standard errors."""

@@ -1,0 +1,79 @@
+"""Text to evaluate on: a corpus read document by document, one that is too long for memory in parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from transformerlm.config import CorpusConfig
+from transformerlm.data.chunks import SafeCut, pieces
+from transformerlm.data.corpus import Corpora, find_corpora, find_corpus
+from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
+from transformerlm.data.split import has_validation, regions
+from transformerlm.errors import ConfigError
+from transformerlm.progress import Bar
+
+
+class Part(NamedTuple):
+    """A document, or a part of a long one; encoding its parts gives what encoding the whole would give."""
+
+    document: int
+    """Its number in the text, from 0."""
+    path: str
+    """The file that it is from."""
+    utf8: bytes
+
+
+@dataclass(frozen=True)
+class Text:
+    """Some documents: those of a corpus that belong to one split."""
+
+    config: CorpusConfig
+    corpora: Corpora
+    split: Split
+
+    @classmethod
+    def find(cls, config: CorpusConfig, path: str | None) -> Text:
+        """All of a file, a folder or a glob, read as [data] says; or, without one, what [data] holds out.
+
+        Raises:
+            ConfigError: there is no path, and [data] holds nothing out.
+            DataError: there is no such file, or no text.
+        """
+        if path is not None:
+            whole = dataclasses.replace(config, corpus=path, validation_corpus=None, validation_fraction=0.0)
+            return cls(whole, Corpora(find_corpus(path, config.include, "[eval].text"), None), TRAIN)
+        if not has_validation(config):
+            what = "expected a text, for [data].validation_fraction = 0 holds none out, got None"
+            raise ConfigError(f"[eval].text: {what}")
+        return cls(config, find_corpora(config), VAL)
+
+    @property
+    def num_bytes(self) -> int:
+        """How much has to be read: files, or the parts of them that may hold some of these documents."""
+        own = (part for part in regions(self.config, self.corpora) if part.split in (None, self.split))
+        return sum(region.stop - region.start for region in own)
+
+    def parts(self, safe_cut: SafeCut, bar: Bar | None = None) -> Iterator[Part]:
+        """The documents in order; the parts of one follow each other. The bar moves by bytes of files.
+
+        Raises:
+            DataError: what cannot be read as the config says.
+        """
+        number = 0
+        for region in regions(self.config, self.corpora):
+            if region.split not in (None, self.split):
+                continue
+            for piece in pieces(region, self.config, safe_cut):
+                for document in documents_of(piece, self.config):
+                    if document.split == self.split:
+                        yield Part(number, piece.path, document.utf8)
+                        number += document.is_end
+                if bar:
+                    bar.update(piece.stop - piece.start)
+
+    def __str__(self) -> str:
+        held_out = self.config.validation_corpus or f"the validation part of {self.config.corpus}"
+        return held_out if self.split == VAL else self.config.corpus

@@ -1,0 +1,1523 @@
+"""The tokenizer's inner loops, compiled: what `bpe.py` and `pretokenize.py` say, on bytes in memory.
+
+Read those first; they are the definition, and this file is the same again for machines. Its parts in
+order: a few vector instructions; where GPT-2's pattern divides a text; tables of words; encoding;
+decoding; counting words; learning merges. Nothing here allocates or raises: memory comes from the
+caller (`workspace.py`), and a kernel that needs more of it returns and is called again.
+
+Importing this file imports numba, which is needed to compile and not to run: see `native.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from transformerlm.kernels.bpe_layout import (
+    ARENA_BYTES,
+    BATCH,
+    DONE,
+    ENTRY,
+    FULL,
+    GAP,
+    GONE,
+    HEAP_SIZE,
+    ID_BITS,
+    INLINE_IDS,
+    LETTER,
+    LONG,
+    MASKS,
+    NEEDED,
+    NONE,
+    NUM_PAIRS,
+    NUM_PLACES,
+    NUM_TOKENS,
+    NUM_WORDS,
+    NUMBER,
+    OTHER,
+    OUTPUT,
+    PADDING,
+    PAIR,
+    POSITION,
+    RANK_BITS,
+    SHORT_BYTES,
+    SHORT_MERGE,
+    SPACE,
+    SPILLED,
+    TOO_LONG,
+    WINDOW,
+    WORD_BYTES,
+)
+
+u64 = np.uint64
+i64 = np.int64
+
+ONE, TOP, WORD = u64(1), u64(63), u64(64)
+LOW32, LOW56, RANKS = u64(0xFFFFFFFF), u64((1 << 56) - 1), u64((1 << RANK_BITS) - 1)
+MIX1, MIX2 = u64(0x9E3779B97F4A7C15), u64(0xD6E8FEB86659FD93)
+
+# ---- instructions that Python has no name for -------------------------------------------------------
+
+_BITS = {width: ir.IntType(width) for width in (1, 8, 32, 64)}
+
+
+def _address(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load64(context: Any, pointer: Any, index: Any) -> Any:
+    """Eight bytes from `pointer[index]` on, as one little-endian number; they need not be aligned."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = builder.load(_address(builder, *arguments, _BITS[64]))
+        value.align = 1
+        return value
+
+    return types.uint64(pointer, index), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store64(context: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """The opposite of `load64`."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, index, value = arguments
+        store = builder.store(value, _address(builder, pointer, index, _BITS[64]))
+        store.align = 1
+        return context.get_dummy_value()
+
+    return types.void(pointer, index, types.uint64), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(context: Any, pointer: Any, index: Any) -> Any:
+    """Ask for the memory at `pointer[index]`, which will be needed soon."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        where = builder.gep(arguments[0], [arguments[1]])
+        kinds = [where.type, *[_BITS[32]] * 3]
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [where.type], ir.FunctionType(ir.VoidType(), kinds)
+        )
+        builder.call(function, [where, *(ir.Constant(_BITS[32], number) for number in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(pointer, index), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lowest_bit(context: Any, mask: Any) -> Any:
+    """The place of the lowest bit that is set, 64 where none is."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(_BITS[1], 0))
+
+    return types.int64(types.uint64), build
+
+
+def _compare(builder: Any, block: Any, first: int, number: int) -> Any:
+    """Which bytes of a vector are in first ... first + number - 1."""
+    constants = [ir.Constant(block.type, [value] * 64) for value in (first, number)]
+    return builder.icmp_unsigned("<", builder.sub(block, constants[0]), constants[1])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def classes_of_64(context: Any, pointer: Any, index: Any) -> Any:
+    """One bit a byte of pointer[index : index + 64]: letters, numbers, spaces, " ", "'", not ASCII."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        block = builder.load(_address(builder, *arguments, ir.VectorType(_BITS[8], 64)))
+        block.align = 1
+        lower = builder.or_(block, ir.Constant(block.type, [0x20] * 64))
+        blanks = _compare(builder, block, ord(" "), 1)
+        masks = [
+            _compare(builder, lower, ord("a"), 26),
+            _compare(builder, block, ord("0"), 10),
+            builder.or_(blanks, _compare(builder, block, ord("\t"), 5)),
+            blanks,
+            _compare(builder, block, ord("'"), 1),
+            _compare(builder, block, 128, 128),
+        ]
+        bits = [builder.bitcast(mask, _BITS[64]) for mask in masks]
+        return context.make_tuple(builder, signature.return_type, bits)
+
+    return types.UniTuple(types.uint64, 6)(pointer, index), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def equal_in_64(context: Any, pointer: Any, index: Any, byte: Any) -> Any:
+    """One bit a byte of pointer[index : index + 64]: whether it is `byte`."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, index, byte = arguments
+        vector = ir.VectorType(_BITS[8], 64)
+        block = builder.load(_address(builder, pointer, index, vector))
+        block.align = 1
+        one = builder.insert_element(ir.Constant(vector, ir.Undefined), byte, ir.Constant(_BITS[32], 0))
+        lanes = ir.Constant(ir.VectorType(_BITS[32], 64), [0] * 64)
+        every = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
+        return builder.bitcast(builder.icmp_unsigned("==", block, every), _BITS[64])
+
+    return types.uint64(pointer, index, types.uint8), build
+
+
+# ---- where a text divides ---------------------------------------------------------------------------
+
+LETTERS, NUMBERS, SPACES, BLANKS, QUOTES, HIGH, STARTS = range(7)
+"""Masks of 64 bytes: the classes of their characters, and where pre-tokens begin."""
+
+
+class Window(NamedTuple):
+    """A part of the text that is being looked at."""
+
+    bytes: Any
+    """u8[WINDOW + PADDING]: a copy of it, zeros behind."""
+    masks: Any
+    """u64[MASKS] for each 64 bytes."""
+    starts: Any
+    """i32: where pre-tokens begin, and where the last one ends."""
+    classes: Any
+    """u8: class of each code point."""
+
+
+class Specials(NamedTuple):
+    """The special tokens, longest first."""
+
+    text: Any
+    """u8: their bytes, one after the other."""
+    bounds: Any
+    """i64: where in `text` each begins, and the last one's end."""
+    ids: Any
+    """i32."""
+    firsts: Any
+    """u8: the different bytes with which they begin."""
+    number: Any
+    num_firsts: Any
+    num_shared: Any
+    """Bytes with which all of them begin."""
+
+
+@njit
+def same_text(one, at, other, other_at, length):
+    """Whether `length` bytes are the same."""
+    for i in range(length):
+        if one[at + i] != other[other_at + i]:
+            return False
+    return True
+
+
+@njit
+def special_at(specials, text, position, stop):
+    """Which special token stands at `position`; -1 where none does."""
+    shared = specials.num_shared
+    if position + shared > stop or not same_text(text, position, specials.text, 0, shared):
+        return -1
+    for index in range(specials.number):
+        begin, length = specials.bounds[index], specials.bounds[index + 1] - specials.bounds[index]
+        if position + length <= stop and same_text(text, position, specials.text, begin, length):
+            return index
+    return -1
+
+
+@njit
+def next_special(specials, text, position, limit, stop):
+    """Where the next special token begins, behind `position` and before `limit`; `limit` where none does."""
+    at = position + 1
+    if specials.number == 0:
+        return limit
+    while at < limit:
+        if at + 64 > stop:  # what is behind the text must not be read
+            if special_at(specials, text, at, stop) >= 0:
+                return at
+            at += 1
+            continue
+        found = u64(0)
+        for i in range(specials.num_firsts):
+            found |= equal_in_64(text, at, specials.firsts[i])
+        while found:
+            place = at + lowest_bit(found)
+            if place < limit and special_at(specials, text, place, stop) >= 0:
+                return place
+            found &= found - ONE
+        at += 64
+    return limit
+
+
+@njit
+def fill_window(window, text, position, stop):
+    """Copy a text's next bytes, and zeros behind; the number of bytes."""
+    num_bytes = min(WINDOW, stop - position)
+    for i in range(num_bytes):
+        window.bytes[i] = text[position + i]
+    for i in range(num_bytes, num_bytes + PADDING):
+        window.bytes[i] = 0
+    return num_bytes
+
+
+@njit
+def character_class(classes, text, at, stop):
+    """Class and number of bytes of the character that begins at `at`; where none does, OTHER and 1."""
+    byte = i64(text[at])
+    if byte < 0x80:
+        return classes[byte], 1
+    length = 2 + (byte >= 0xE0) + (byte >= 0xF0)
+    if byte < 0xC2 or byte >= 0xF8 or at + length > stop:
+        return OTHER, 1
+    code, signs = byte & (0x7F >> length), 0
+    for i in range(1, length):
+        signs |= i64(text[at + i]) ^ 0x80
+        code = code << 6 | i64(text[at + i] & 63)
+    # Not all of them continue it, or fewer bytes would have done. Of too great a code the class is OTHER.
+    if signs >= 0x40 or code >> (5 * length - 4) == 0:
+        return OTHER, 1
+    return classes[code], length
+
+
+@njit
+def classify(window, num_blocks):
+    """Fill the masks of classes."""
+    masks = window.masks
+    for block in range(num_blocks):
+        letters, numbers, spaces, blanks, quotes, high = classes_of_64(window.bytes, block * 64)
+        row = block * MASKS
+        masks[row + LETTERS], masks[row + NUMBERS], masks[row + SPACES] = letters, numbers, spaces
+        masks[row + BLANKS], masks[row + QUOTES], masks[row + HIGH] = blanks, quotes, high
+    for block in range(num_blocks):
+        high = masks[block * MASKS + HIGH]
+        while high:
+            classify_character(window, block * 64 + lowest_bit(high))
+            high &= high - ONE
+
+
+@njit
+def classify_character(window, at):
+    """Mark all bytes of the character that begins at `at`, if one does."""
+    if window.bytes[at] < 0xC0:
+        return
+    kind, length = character_class(window.classes, window.bytes, at, WINDOW + PADDING)
+    if kind == OTHER:
+        return
+    column = LETTERS if kind == LETTER else (NUMBERS if kind == NUMBER else SPACES)
+    for i in range(at, at + length):
+        window.masks[(i >> 6) * MASKS + column] |= ONE << u64(i & 63)
+
+
+@njit
+def mark_starts(window, num_bytes, num_blocks):
+    """Fill the masks of starts, all but what contractions change, and leave QUOTES that may begin one."""
+    masks = window.masks
+    letters_before = numbers_before = others_before = spaces_before = blanks_before = u64(0)
+    for block in range(num_blocks):
+        row = block * MASKS
+        left = num_bytes - block * 64
+        valid = ~u64(0) if left >= 64 else (ONE << u64(left)) - ONE
+        letters, numbers, spaces = masks[row + LETTERS], masks[row + NUMBERS], masks[row + SPACES]
+        others = valid & ~(letters | numbers | spaces)
+        blanks = masks[row + BLANKS]
+        runs = letters & ~(letters << ONE | letters_before)
+        runs |= numbers & ~(numbers << ONE | numbers_before)
+        runs |= others & ~(others << ONE | others_before)
+        runs &= ~(blanks << ONE | blanks_before)  # a blank belongs to the run behind it
+        follows = valid >> ONE
+        spaces_behind = spaces >> ONE
+        if left > 64:
+            follows |= ONE << TOP
+            spaces_behind |= masks[row + MASKS + SPACES] << TOP
+        ends = spaces & follows & ~spaces_behind  # the last space of a run parts from the others
+        if ends & masks[row + HIGH]:
+            ends = first_bytes(window, block, ends)
+        masks[row + QUOTES] &= runs
+        masks[row + STARTS] = runs | ends | (spaces & ~(spaces << ONE | spaces_before))
+        letters_before, numbers_before, others_before = letters >> TOP, numbers >> TOP, others >> TOP
+        spaces_before, blanks_before = spaces >> TOP, blanks >> TOP
+
+
+@njit
+def first_bytes(window, block, ends):
+    """`ends`, each moved from a character's last byte to its first one; into the block before, too."""
+    moved = u64(0)
+    while ends:
+        at = block * 64 + lowest_bit(ends)
+        while window.bytes[at] & 0xC0 == 0x80:
+            at -= 1
+        if at >> 6 == block:
+            moved |= ONE << u64(at & 63)
+        else:
+            window.masks[(at >> 6) * MASKS + STARTS] |= ONE << u64(at & 63)
+        ends &= ends - ONE
+    return moved
+
+
+@njit
+def mark_contractions(window, num_blocks):
+    """Move the starts behind 's, 'd, 'm, 't, 'll, 've and 're."""
+    for block in range(num_blocks):
+        quotes = window.masks[block * MASKS + QUOTES]
+        while quotes:
+            at = block * 64 + lowest_bit(quotes)
+            quotes &= quotes - ONE
+            length = contraction(window.bytes, at)
+            if length:
+                window.masks[((at + 1) >> 6) * MASKS + STARTS] &= ~(ONE << u64((at + 1) & 63))
+                end = at + length
+                window.masks[(end >> 6) * MASKS + STARTS] |= ONE << u64(end & 63)
+
+
+@njit
+def contraction(text, at):
+    """Bytes of the contraction that begins with the quote at `at`; 0 where there is none."""
+    first, second = text[at + 1], text[at + 2]
+    if first == 115 or first == 100 or first == 109 or first == 116:  # s d m t
+        return 2
+    if (first == 108 and second == 108) or ((first == 118 or first == 114) and second == 101):  # ll ve re
+        return 3
+    return 0
+
+
+@njit
+def divide(window, num_bytes, is_end):
+    """Find the pre-tokens in the window, and return how many of them are sure to be whole.
+
+    Where the text goes on behind the window, what is near its end may yet turn out otherwise.
+    """
+    num_blocks = (num_bytes + 63) >> 6
+    for i in range(MASKS):
+        window.masks[num_blocks * MASKS + i] = 0
+    classify(window, num_blocks)
+    mark_starts(window, num_bytes, num_blocks)
+    mark_contractions(window, num_blocks)
+    number = 0
+    for block in range(num_blocks):
+        starts = window.masks[block * MASKS + STARTS]
+        while starts:
+            window.starts[number] = block * 64 + lowest_bit(starts)
+            number += 1
+            starts &= starts - ONE
+    limit = num_bytes if is_end else num_bytes - 8
+    while number > 0 and window.starts[number - 1] >= limit:
+        number -= 1
+    if not is_end:
+        return number - 1
+    window.starts[number] = num_bytes
+    return number
+
+
+@njit
+def long_token_end(classes, text, position, stop):
+    """Where the pre-token that begins at `position` ends, contractions not looked for; any length."""
+    at = position
+    if text[at] == 32 and at + 1 < stop:
+        kind, length = character_class(classes, text, at + 1, stop)
+        if kind != SPACE:
+            at += 1
+    kind, length = character_class(classes, text, at, stop)
+    last = at
+    while at < stop:
+        found, length = character_class(classes, text, at, stop)
+        if found != kind:
+            # White space leaves its last character to what follows.
+            return last if kind == SPACE and last > position else at
+        last = at
+        at += length
+    return stop
+
+
+def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], special_kernel: Any) -> Any:
+    """A loop over a text that hands pre-tokens to one kernel, long ones and special tokens to others.
+
+    Each takes what `sink` is; a kernel that has no more room says so, and the loop ends there.
+    """
+
+    @njit
+    def scan(text, stop, sink, window, specials):
+        state = sink.state
+        while state[POSITION] < stop:
+            position = state[POSITION]
+            special = special_at(specials, text, position, stop)
+            if special >= 0:
+                special_kernel(sink, specials.ids[special])
+                state[POSITION] += specials.bounds[special + 1] - specials.bounds[special]
+                continue
+            end = next_special(specials, text, position, min(stop, position + WINDOW), stop)
+            # What fills the window may go on behind it; before a special token a text ends.
+            is_end = end < position + WINDOW
+            number = divide(window, fill_window(window, text, position, end), is_end)
+            if number > 0:
+                done = window_kernel(sink, window, number)
+                state[POSITION] += window.starts[done]
+                if done < number:
+                    return FULL
+                continue
+            end = long_token_end(window.classes, text, position, stop)
+            # A character more, because white space ends otherwise before a special token.
+            limit = min(stop, end + 8)
+            special_begin = next_special(specials, text, position, limit, stop)
+            if special_begin < limit:
+                end = long_token_end(window.classes, text, position, special_begin)
+            status = long_kernel(sink, text, position, end)
+            if status != DONE:
+                return status
+            state[POSITION] = end
+        return DONE
+
+    return scan
+
+
+# ---- tables of words --------------------------------------------------------------------------------
+
+
+class Words(NamedTuple):
+    """A hash table of pre-tokens, as `layout.py` describes it."""
+
+    table: Any
+    capacity: Any
+    """Entries; a power of two."""
+    arena: Any
+    """u8: number of bytes and bytes of each long pre-token."""
+    arena_size: Any
+    keys: Any
+    """u64[4 * BATCH]: scratch."""
+    state: Any
+
+
+@njit
+def slot_of(key0, key1, capacity):
+    """Where in a table of that many entries, a power of two, a key belongs; depends on all bits of both."""
+    product = (key0 ^ (key1 * MIX1)) * MIX2
+    return i64(product >> (WORD - u64(lowest_bit(u64(capacity)))))
+
+
+@njit
+def hash_bytes(text, start, length):
+    """64 bits that depend on all of at least eight bytes."""
+    value = u64(length)
+    for i in range(start, start + length - 8, 8):
+        value = (value ^ load64(text, i)) * MIX1
+        value ^= value >> u64(29)
+    value = (value ^ load64(text, start + length - 8)) * MIX2
+    return value ^ (value >> u64(32))
+
+
+@njit
+def hash_batch(words, window, first, number):
+    """Keys and places of pre-tokens `first` ... of the window, and ask for those places' memory."""
+    for i in range(number):
+        start = i64(window.starts[first + i])
+        length = i64(window.starts[first + i + 1]) - start
+        key0, key1 = word_key(window.bytes, start, length)
+        slot = slot_of(key0, key1, words.capacity)
+        words.keys[4 * i], words.keys[4 * i + 1], words.keys[4 * i + 2] = key0, key1, u64(slot)
+        prefetch(words.table, slot * ENTRY)
+
+
+@njit
+def word_key(text, start, length):
+    """A pre-token's key; the 16 bytes from its start on must be readable."""
+    if length > SHORT_BYTES:
+        return hash_bytes(text, start, length), LONG
+    # Shifts instead of a branch that the lengths of words would make hard to foresee.
+    first = load64(text, start) & (~u64(0) >> (WORD - u64(min(length, 8) * 8)))
+    rest = load64(text, start + 8) & ((ONE << u64(max(length - 8, 0) * 8)) - ONE)
+    return first, rest | u64(length) << u64(56)
+
+
+@njit
+def same_bytes(words, offset, text, start, length):
+    """Whether the arena holds this pre-token at `offset`."""
+    arena = words.arena
+    if load64(arena, offset - 8) != u64(length):
+        return False
+    for i in range(0, length - 8, 8):
+        if load64(arena, offset + i) != load64(text, start + i):
+            return False
+    return load64(arena, offset + length - 8) == load64(text, start + length - 8)
+
+
+@njit
+def find_word(words, text, start, length, key0, key1, slot):
+    """The entry of a pre-token, or the empty one where it belongs."""
+    table = words.table
+    while True:
+        at = slot * ENTRY
+        found = table[at + 1]
+        if found == 0 or is_word(table, at, key0, key1):
+            return at
+        is_like = key1 == LONG and found > LONG and table[at] == key0
+        if is_like and same_bytes(words, i64(found & LOW56), text, start, length):
+            return at
+        slot = (slot + 1) & (words.capacity - 1)
+
+
+@njit
+def is_word(table, at, key0, key1):
+    """Whether an entry is that of a short pre-token; never for a long one, whose bytes must be compared."""
+    return ((table[at] ^ key0) | (table[at + 1] ^ key1)) == 0
+
+
+@njit
+def has_room(words, length):
+    """Whether a table has room for one more word of that length."""
+    state = words.state
+    if 2 * state[NUM_WORDS] >= words.capacity:
+        return False
+    return length <= SHORT_BYTES or state[ARENA_BYTES] + length + 16 <= words.arena_size
+
+
+@njit
+def add_word(words, at, text, start, length, key0, key1):
+    """Enter a word at its empty entry."""
+    state = words.state
+    if key1 == LONG:
+        offset = state[ARENA_BYTES] + 8
+        store64(words.arena, offset - 8, u64(length))
+        for i in range(0, length - 8, 8):
+            store64(words.arena, offset + i, load64(text, start + i))
+        store64(words.arena, offset + length - 8, load64(text, start + length - 8))
+        state[ARENA_BYTES] = offset + length
+        key1 = LONG | u64(offset)
+    words.table[at], words.table[at + 1] = key0, key1
+    state[NUM_WORDS] += 1
+    state[WORD_BYTES] += length
+
+
+# ---- encoding ---------------------------------------------------------------------------------------
+
+
+class Rules(NamedTuple):
+    """The merges."""
+
+    pairs: Any
+    """u64[capacity]: a hash table of pairs and their ranks, as `layout.py` describes it."""
+    capacity: Any
+    byte_ids: Any
+    """i32[256]."""
+    lengths: Any
+    """i32: bytes of each token."""
+    results: Any
+    """i32: by rank, the id that a merge makes."""
+
+
+class Encoder(NamedTuple):
+    """What an encoding thread works with."""
+
+    words: Any
+    rules: Any
+    out16: Any
+    out32: Any
+    """The same memory twice: ids of the width that the vocabulary needs."""
+    is_wide: Any
+    spill: Any
+    """i32: the ids of words that have more than INLINE_IDS."""
+    spill_size: Any
+    ids: Any
+    """i32[scratch_size]."""
+    heap: Any
+    """u64[2 * scratch_size]."""
+    links: Any
+    """i32[2 * SHORT_MERGE]: the places behind and before each."""
+    scratch_size: Any
+    state: Any
+
+
+@njit
+def find_pair(rules, left, right):
+    """The rank of a pair of ids; NONE where it never merges."""
+    key = u64(left) << u64(ID_BITS) | u64(right)
+    slot = slot_of(key, ONE, rules.capacity)
+    while True:
+        found = rules.pairs[slot]
+        if found >> u64(RANK_BITS) == key:
+            return found & RANKS
+        if found == NONE:
+            return NONE
+        slot = (slot + 1) & (rules.capacity - 1)
+
+
+@njit
+def heap_push(heap, size, item):
+    """Add an item to a heap that gives its least first."""
+    while size > 0:
+        parent = (size - 1) >> 1
+        if heap[parent] <= item:
+            break
+        heap[size] = heap[parent]
+        size = parent
+    heap[size] = item
+
+
+@njit
+def heap_pop(heap, size):
+    """Take the first item away; `size` counts it."""
+    last = heap[size - 1]
+    hole, child = 0, 1
+    while child < size - 1:
+        if child + 1 < size - 1 and heap[child + 1] < heap[child]:
+            child += 1
+        if last <= heap[child]:
+            break
+        heap[hole] = heap[child]
+        hole, child = child, 2 * child + 1
+    heap[hole] = last
+
+
+@njit
+def merge_short(encoder, text, start, length):
+    """Ids of a pre-token of at most SHORT_MERGE bytes, in encoder.ids: after each merge, the least rank
+    of all is looked for again.
+
+    A place keeps its number; ranks[place] is rank << 8 | place of the pair that begins there.
+    """
+    rules, ids, ranks = encoder.rules, encoder.ids, encoder.heap
+    links = encoder.links
+    for i in range(length):
+        ids[i] = rules.byte_ids[text[start + i]]
+        links[i] = i + 1
+        links[SHORT_MERGE + i] = i - 1
+    for i in range(length - 1):
+        ranks[i] = rank_at(rules, ids, i, i + 1)
+    ranks[length - 1] = NONE
+    number = length
+    while True:
+        least = NONE
+        for i in range(length):
+            least = min(least, ranks[i])
+        if least == NONE:
+            break
+        place = i64(least & u64(255))
+        second = i64(links[place])
+        behind = i64(links[second])
+        ids[place] = rules.results[i64(least >> u64(8))]
+        links[place] = behind
+        ranks[second] = NONE
+        number -= 1
+        ranks[place] = NONE
+        if behind < length:
+            links[SHORT_MERGE + behind] = place
+            ranks[place] = rank_at(rules, ids, place, behind)
+        before = i64(links[SHORT_MERGE + place])
+        if before >= 0:
+            ranks[before] = rank_at(rules, ids, before, place)
+    place = 0
+    for i in range(number):
+        ids[i] = ids[place]
+        place = i64(links[place])
+    return number
+
+
+@njit
+def rank_at(rules, ids, place, second):
+    """rank << 8 | place of the pair at two places; NONE where it never merges."""
+    found = find_pair(rules, ids[place], ids[second])
+    return found if found == NONE else found << u64(8) | u64(place)
+
+
+@njit
+def merge_long(encoder, text, start, length):
+    """Ids of a pre-token of any length, in encoder.ids, in n log n time.
+
+    A token's id stands at its first and at its last byte, so its neighbours are found in both
+    directions. The heap holds rank << 32 | place; what is out of date there has another rank by now.
+    """
+    rules, ids, heap = encoder.rules, encoder.ids, encoder.heap
+    lengths = rules.lengths
+    size = 0
+    for i in range(length):
+        ids[i] = rules.byte_ids[text[start + i]]
+    for i in range(length - 1):
+        size = push_pair(rules, heap, size, ids[i], ids[i + 1], i)
+    while size > 0:
+        item = heap[0]
+        heap_pop(heap, size)
+        size -= 1
+        place = i64(item & LOW32)
+        left = ids[place]
+        if left < 0 or place + lengths[left] >= length:
+            continue
+        second = place + lengths[left]
+        right = ids[second]
+        if right < 0:
+            continue
+        found = find_pair(rules, left, right)
+        if found != item >> u64(32):
+            continue
+        merged, behind = rules.results[i64(found)], second + lengths[right]
+        ids[second] = GONE
+        ids[behind - 1] = ids[place] = merged
+        if place > 0:
+            before = ids[place - 1]
+            size = push_pair(rules, heap, size, before, merged, place - lengths[before])
+        if behind < length:
+            size = push_pair(rules, heap, size, merged, ids[behind], place)
+    number = at = 0
+    while at < length:
+        token = ids[at]
+        ids[number] = token
+        number += 1
+        at += lengths[token]
+    return number
+
+
+@njit
+def push_pair(rules, heap, size, left, right, place):
+    """Enter a pair if it ever merges; the heap's new size."""
+    found = find_pair(rules, left, right)
+    if found == NONE:
+        return size
+    heap_push(heap, size, found << u64(32) | u64(place))
+    return size + 1
+
+
+@njit
+def merge_word(encoder, text, start, length):
+    """Ids of a pre-token, in encoder.ids; their number."""
+    if length <= SHORT_MERGE:
+        return merge_short(encoder, text, start, length)
+    return merge_long(encoder, text, start, length)
+
+
+@njit
+def put(encoder, at, token):
+    """Write one id."""
+    if encoder.is_wide:
+        encoder.out32[at] = token
+    else:
+        encoder.out16[at] = token
+
+
+@njit
+def learn_word(encoder, at, text, start, length, key0, key1):
+    """Encode a word and enter it at its empty entry; False where there is no room."""
+    state = encoder.state
+    if not has_room(encoder.words, length) or state[SPILLED] + length > encoder.spill_size:
+        return False
+    number = merge_word(encoder, text, start, length)
+    add_word(encoder.words, at, text, start, length, key0, key1)
+    ids, table = encoder.ids, encoder.words.table
+    if number <= INLINE_IDS:
+        for i in range(number, INLINE_IDS):
+            ids[i] = 0
+        table[at + 2] = u64(ids[0]) | u64(ids[1]) << u64(32)
+        table[at + 3] = u64(ids[2]) | u64(number) << u64(32)
+    else:
+        table[at + 2], table[at + 3] = u64(state[SPILLED]), u64(number) << u64(32)
+        for i in range(number):
+            encoder.spill[state[SPILLED] + i] = ids[i]
+        state[SPILLED] += number
+    return True
+
+
+@njit
+def put_word(encoder, at, out):
+    """Write the ids of the word at an entry; where the next ones go."""
+    first, second = encoder.words.table[at + 2], encoder.words.table[at + 3]
+    number = i64(second >> u64(32))
+    if number <= INLINE_IDS:
+        # All three, whether there are as many or not: what is too much is written over.
+        put(encoder, out, first & LOW32)
+        put(encoder, out + 1, first >> u64(32))
+        put(encoder, out + 2, second & LOW32)
+    else:
+        for i in range(number):
+            put(encoder, out + i, encoder.spill[i64(first) + i])
+    return out + number
+
+
+@njit
+def encode_window(encoder, window, number):
+    """Write the ids of the window's pre-tokens; how many of them, fewer where a table is full."""
+    state, words = encoder.state, encoder.words
+    out = state[OUTPUT]
+    for first in range(0, number, BATCH):
+        size = min(BATCH, number - first)
+        hash_batch(words, window, first, size)
+        for i in range(size):
+            key0, key1, at = words.keys[4 * i], words.keys[4 * i + 1], i64(words.keys[4 * i + 2]) * ENTRY
+            if not is_word(words.table, at, key0, key1):
+                at = look_for_word(encoder, window, first + i, key0, key1, i64(words.keys[4 * i + 2]))
+                if at < 0:
+                    state[OUTPUT] = out
+                    return first + i
+            out = put_word(encoder, at, out)
+    state[OUTPUT] = out
+    return number
+
+
+@njit
+def look_for_word(encoder, window, index, key0, key1, slot):
+    """The entry of a pre-token that is not at its first place, new or not; -1 where there is no room."""
+    words = encoder.words
+    start = i64(window.starts[index])
+    length = i64(window.starts[index + 1]) - start
+    at = find_word(words, window.bytes, start, length, key0, key1, slot)
+    if words.table[at + 1] == 0 and not learn_word(encoder, at, window.bytes, start, length, key0, key1):
+        return -1
+    return at
+
+
+@njit
+def encode_long(encoder, text, start, end):
+    """Write the ids of one long pre-token."""
+    state = encoder.state
+    if end - start > encoder.scratch_size:
+        state[NEEDED] = end - start
+        return TOO_LONG
+    for i in range(merge_word(encoder, text, start, end - start)):
+        put(encoder, state[OUTPUT], encoder.ids[i])
+        state[OUTPUT] += 1
+    return DONE
+
+
+@njit
+def encode_special(encoder, token):
+    """Write a special token's id."""
+    put(encoder, encoder.state[OUTPUT], token)
+    encoder.state[OUTPUT] += 1
+
+
+encode_text = scanner(encode_window, encode_long, encode_special)
+
+
+def encode(
+    text,
+    stop,
+    out16,
+    out32,
+    is_wide,
+    state,
+    table,
+    capacity,
+    arena,
+    arena_size,
+    spill,
+    spill_size,
+    ids,
+    heap,
+    links,
+    scratch_size,
+    keys,
+    window,
+    masks,
+    starts,
+    classes,
+    pairs,
+    pairs_capacity,
+    byte_ids,
+    lengths,
+    results,
+    special_text,
+    special_bounds,
+    special_ids,
+    firsts,
+    num_specials,
+    num_firsts,
+    num_shared,
+):
+    """Encode text[state[POSITION] : stop]."""
+    words = Words(table, capacity, arena, arena_size, keys, state)
+    rules = Rules(pairs, pairs_capacity, byte_ids, lengths, results)
+    encoder = Encoder(
+        words, rules, out16, out32, is_wide, spill, spill_size, ids, heap, links, scratch_size, state
+    )
+    specials = Specials(
+        special_text, special_bounds, special_ids, firsts, num_specials, num_firsts, num_shared
+    )
+    return encode_text(text, stop, encoder, Window(window, masks, starts, classes), specials)
+
+
+def move_words(old, old_capacity, table, capacity):
+    """Enter all words of a table into an empty, larger one with the same arena."""
+    for entry in range(0, old_capacity * ENTRY, ENTRY):
+        if old[entry + 1]:
+            slot = slot_of(old[entry], min(old[entry + 1], LONG), capacity)
+            while table[slot * ENTRY + 1]:
+                slot = (slot + 1) & (capacity - 1)
+            for i in range(ENTRY):
+                table[slot * ENTRY + i] = old[entry + i]
+    return DONE
+
+
+def enter_rules(keys, number, pairs, pairs_capacity):
+    """Fill an empty table of pairs; `keys` is left and right of each rank, as the table has them."""
+    for rank in range(number):
+        slot = slot_of(keys[rank], ONE, pairs_capacity)
+        while pairs[slot] != NONE:
+            slot = (slot + 1) & (pairs_capacity - 1)
+        pairs[slot] = keys[rank] << u64(RANK_BITS) | u64(rank)
+    return DONE
+
+
+# ---- decoding ---------------------------------------------------------------------------------------
+
+
+def measure(ids16, ids32, is_wide, number, spans, num_tokens):
+    """Bytes of the text of `number` ids; of the first id that is none: -1 minus its place."""
+    total = 0
+    for i in range(number):
+        token = i64(ids32[i]) if is_wide else i64(ids16[i])
+        if token >= num_tokens:
+            return -1 - i
+        total += i64(spans[token] & LOW32)
+    return total
+
+
+def decode(ids16, ids32, is_wide, number, spans, text, out):
+    """Write the bytes of all ids; up to 15 more bytes are written behind them."""
+    at = 0
+    for i in range(number):
+        token = i64(ids32[i]) if is_wide else i64(ids16[i])
+        span = spans[token]
+        begin, length = i64(span >> u64(32)), i64(span & LOW32)
+        for j in range(0, length, 16):
+            store64(out, at + j, load64(text, begin + j))
+            store64(out, at + j + 8, load64(text, begin + j + 8))
+        at += length
+    return at
+
+
+# ---- counting words ---------------------------------------------------------------------------------
+
+
+class Counts(NamedTuple):
+    """Words whose first value is how often they have occurred."""
+
+    words: Any
+    state: Any
+
+
+@njit
+def count_word(counts, text, start, length, key0, key1, slot):
+    """Count one occurrence; False where there is no room for a new word."""
+    words = counts.words
+    at = find_word(words, text, start, length, key0, key1, slot)
+    if words.table[at + 1] == 0:
+        if not has_room(words, length):
+            return False
+        add_word(words, at, text, start, length, key0, key1)
+    words.table[at + 2] += ONE
+    return True
+
+
+@njit
+def count_window(counts, window, number):
+    """Count the window's pre-tokens; how many of them, fewer where a table is full."""
+    words = counts.words
+    for first in range(0, number, BATCH):
+        size = min(BATCH, number - first)
+        hash_batch(words, window, first, size)
+        for i in range(size):
+            key0, key1, slot = words.keys[4 * i], words.keys[4 * i + 1], i64(words.keys[4 * i + 2])
+            start = i64(window.starts[first + i])
+            length = i64(window.starts[first + i + 1]) - start
+            if not count_word(counts, window.bytes, start, length, key0, key1, slot):
+                return first + i
+    return number
+
+
+@njit
+def count_long(counts, text, start, end):
+    """Count one long pre-token."""
+    key0, key1 = word_key(text, start, end - start)
+    slot = slot_of(key0, key1, counts.words.capacity)
+    counts.state[NEEDED] = end - start
+    return DONE if count_word(counts, text, start, end - start, key0, key1, slot) else FULL
+
+
+@njit
+def count_special(counts, token):
+    """Special tokens do not count."""
+
+
+count_text = scanner(count_window, count_long, count_special)
+
+
+def count(
+    text,
+    stop,
+    state,
+    table,
+    capacity,
+    arena,
+    arena_size,
+    keys,
+    window,
+    masks,
+    starts,
+    classes,
+    special_text,
+    special_bounds,
+    special_ids,
+    firsts,
+    num_specials,
+    num_firsts,
+    num_shared,
+):
+    """Count the pre-tokens of text[state[POSITION] : stop]."""
+    counts = Counts(Words(table, capacity, arena, arena_size, keys, state), state)
+    specials = Specials(
+        special_text, special_bounds, special_ids, firsts, num_specials, num_firsts, num_shared
+    )
+    return count_text(text, stop, counts, Window(window, masks, starts, classes), specials)
+
+
+def absorb(other, other_capacity, other_arena, state, table, capacity, arena, arena_size, keys):
+    """Add another table's words and counts to one that has room for them."""
+    words = Words(table, capacity, arena, arena_size, keys, state)
+    for entry in range(0, other_capacity * ENTRY, ENTRY):
+        key0, key1 = other[entry], other[entry + 1]
+        if key1:
+            start, length = 0, i64(key1 >> u64(56))
+            if key1 > LONG:
+                start = i64(key1 & LOW56)
+                length, key1 = i64(load64(other_arena, start - 8)), LONG
+            slot = slot_of(key0, key1, capacity)
+            at = find_word(words, other_arena, start, length, key0, key1, slot)
+            if table[at + 1] == 0:
+                add_word(words, at, other_arena, start, length, key0, key1)
+            table[at + 2] += other[entry + 2]
+    return DONE
+
+
+def list_words(table, capacity, entries, counts):
+    """Fill `entries` and `counts` for the words in which something may merge; their number."""
+    number = 0
+    for entry in range(0, capacity * ENTRY, ENTRY):
+        if table[entry + 1] and table[entry + 1] >> u64(56) != ONE:
+            entries[number], counts[number] = entry, i64(table[entry + 2])
+            number += 1
+    return number
+
+
+def write_words(table, arena, entries, number, text, gaps):
+    """Write the words at some entries one after the other, a gap of one byte before and behind each."""
+    text[0], gaps[0] = 0, 0
+    at = 1
+    for i in range(number):
+        entry = entries[i]
+        key0, key1 = table[entry], table[entry + 1]
+        if key1 > LONG:
+            start = i64(key1 & LOW56)
+            length = i64(load64(arena, start - 8))
+            for j in range(length):
+                text[at + j] = arena[start + j]
+        else:
+            length = i64(key1 >> u64(56))
+            store64(text, at, key0)
+            store64(text, at + 8, key1)
+        at += length
+        text[at], gaps[i + 1] = 0, at
+        at += 1
+    return at
+
+
+# ---- learning merges --------------------------------------------------------------------------------
+
+
+class Corpus(NamedTuple):
+    """All words as bytes and as tokens, GAPs between them, those that occur most first.
+
+    As in `merge_long`, a token's id stands at its first and at its last byte.
+    """
+
+    text: Any
+    ids: Any
+    """i32."""
+    groups: Any
+    """i64: where the words of each weight begin; behind the last group, where everything ends."""
+    weights: Any
+    """i64: how often the words of each group occur."""
+    num_groups: Any
+
+
+class Tokens(NamedTuple):
+    """What is known of each token."""
+
+    lengths: Any
+    """i32: bytes."""
+    examples: Any
+    """i64: a place where its bytes stand."""
+    prefixes: Any
+    """u64: its first eight bytes, so that numbers sort as bytes do."""
+
+
+class Neighbours(NamedTuple):
+    """Scratch: of each token, what a merge means for the pairs that it makes on one side."""
+
+    touched: Any
+    """i32: which tokens are concerned."""
+    weights: Any
+    """i64."""
+    numbers: Any
+    """i64."""
+
+
+class Trainer(NamedTuple):
+    """Everything that learning merges works with."""
+
+    corpus: Any
+    tokens: Any
+    pairs: Any
+    """u64[PAIR * capacity]: a hash table."""
+    capacity: Any
+    places: Any
+    """u32: for each pair the places where it stands, or once stood, in rising order."""
+    heap: Any
+    """u64[2 * capacity]: count and pair, entered once, with the highest count that it will ever have."""
+    stash: Any
+    """i64[3 * number]: scratch."""
+    left: Any
+    right: Any
+    state: Any
+
+
+@njit
+def compare_tokens(trainer, one, other):
+    """-1, 0 or 1, as the bytes of one token are less than, equal to or greater than another's."""
+    if one == other:
+        return 0
+    tokens, text = trainer.tokens, trainer.corpus.text
+    if tokens.prefixes[one] != tokens.prefixes[other]:
+        return -1 if tokens.prefixes[one] < tokens.prefixes[other] else 1
+    length, other_length = tokens.lengths[one], tokens.lengths[other]
+    for i in range(8, min(length, other_length)):
+        byte, other_byte = text[tokens.examples[one] + i], text[tokens.examples[other] + i]
+        if byte != other_byte:
+            return -1 if byte < other_byte else 1
+    return -1 if length < other_length else 1
+
+
+@njit
+def comes_first(trainer, count, pair, other_count, other_pair):
+    """Whether a pair is merged before another: the greater count, of equals the greater bytes."""
+    if count != other_count:
+        return count > other_count
+    order = compare_tokens(trainer, i64(pair >> u64(32)), i64(other_pair >> u64(32)))
+    if order == 0:
+        order = compare_tokens(trainer, i64(pair & LOW32), i64(other_pair & LOW32))
+    return order > 0
+
+
+@njit
+def push_candidate(trainer, count, pair):
+    """Enter a pair into the heap of pairs."""
+    heap = trainer.heap
+    hole = trainer.state[HEAP_SIZE]
+    trainer.state[HEAP_SIZE] += 1
+    while hole > 0:
+        parent = (hole - 1) >> 1
+        if not comes_first(trainer, count, pair, heap[2 * parent], heap[2 * parent + 1]):
+            break
+        heap[2 * hole], heap[2 * hole + 1] = heap[2 * parent], heap[2 * parent + 1]
+        hole = parent
+    heap[2 * hole], heap[2 * hole + 1] = count, pair
+
+
+@njit
+def pop_candidate(trainer):
+    """Take the first pair out of the heap."""
+    heap = trainer.heap
+    size = trainer.state[HEAP_SIZE] - 1
+    trainer.state[HEAP_SIZE] = size
+    count, pair = heap[2 * size], heap[2 * size + 1]
+    hole, child = 0, 1
+    while child < size:
+        at = 2 * child
+        if child + 1 < size and comes_first(trainer, heap[at + 2], heap[at + 3], heap[at], heap[at + 1]):
+            child += 1
+            at += 2
+        if not comes_first(trainer, heap[at], heap[at + 1], count, pair):
+            break
+        heap[2 * hole], heap[2 * hole + 1] = heap[at], heap[at + 1]
+        hole, child = child, 2 * child + 1
+    heap[2 * hole], heap[2 * hole + 1] = count, pair
+
+
+@njit
+def pair_entry(pairs, capacity, pair):
+    """The entry of a pair, or the empty one where it belongs."""
+    slot = slot_of(pair, ONE, capacity)
+    while pairs[slot * PAIR] != pair and pairs[slot * PAIR] != NONE:
+        slot = (slot + 1) & (capacity - 1)
+    return slot * PAIR
+
+
+@njit
+def add_pair(trainer, left, right, weight, first, number):
+    """Enter a new pair, and the number of its places that begin at `first`."""
+    pair = u64(left) << u64(32) | u64(right)
+    entry = pair_entry(trainer.pairs, trainer.capacity, pair)
+    trainer.pairs[entry], trainer.pairs[entry + 1] = pair, u64(weight)
+    trainer.pairs[entry + 2] = u64(first) << u64(32) | u64(number)
+    trainer.state[NUM_PAIRS] += 1
+
+
+@njit
+def group_of(corpus, group, place):
+    """The group in which a place is, which is `group` or a later one."""
+    if place < corpus.groups[group + 1]:
+        return group
+    first, last = group + 1, corpus.num_groups - 1
+    while first < last:
+        middle = (first + last) >> 1
+        if place < corpus.groups[middle + 1]:
+            last = middle
+        else:
+            first = middle + 1
+    return first
+
+
+@njit
+def start_pairs(trainer, length, counts, numbers):
+    """Count the pairs of bytes and list their places."""
+    ids, state = trainer.corpus.ids, trainer.state
+    group = 0
+    for place in range(length - 1):
+        if ids[place] >= 0 and ids[place + 1] >= 0:
+            group = group_of(trainer.corpus, group, place)
+            pair = ids[place] << 8 | ids[place + 1]
+            counts[pair] += trainer.corpus.weights[group]
+            numbers[pair] += 1
+    for pair in range(1 << 16):
+        if numbers[pair]:
+            left, right = pair >> 8, pair & 255
+            add_pair(trainer, left, right, counts[pair], state[NUM_PLACES], numbers[pair])
+            push_candidate(trainer, u64(counts[pair]), u64(left) << u64(32) | u64(right))
+            first = state[NUM_PLACES]
+            state[NUM_PLACES] += numbers[pair]
+            numbers[pair] = first
+    for place in range(length - 1):
+        if ids[place] >= 0 and ids[place + 1] >= 0:
+            pair = ids[place] << 8 | ids[place + 1]
+            trainer.places[numbers[pair]] = place
+            numbers[pair] += 1
+
+
+@njit
+def next_pair(trainer):
+    """The pair that is merged next; NONE where there is none left."""
+    while trainer.state[HEAP_SIZE] > 0:
+        count, pair = trainer.heap[0], trainer.heap[1]
+        now = trainer.pairs[pair_entry(trainer.pairs, trainer.capacity, pair) + 1]
+        if now == count and count > 0:
+            return pair
+        pop_candidate(trainer)
+        if now > 0:
+            push_candidate(trainer, now, pair)
+    return NONE
+
+
+@njit
+def touch(side, number, token, weight):
+    """Note that a merge changes `token`'s pairs on one side; the number of such tokens."""
+    if side.numbers[token] == 0:
+        side.touched[number] = token
+        number += 1
+    side.numbers[token] += 1
+    side.weights[token] += weight
+    return number
+
+
+@njit
+def take_away(trainer, side, number, with_token, is_left):
+    """Lower the counts of pairs that are no more."""
+    for i in range(number):
+        token = side.touched[i]
+        left, right = (token, with_token) if is_left else (with_token, token)
+        pair = u64(left) << u64(32) | u64(right)
+        entry = pair_entry(trainer.pairs, trainer.capacity, pair)
+        trainer.pairs[entry + 1] -= u64(side.weights[token])
+        side.weights[token] = side.numbers[token] = 0
+
+
+@njit
+def make_room(trainer, side, number, merged, is_left, first):
+    """Enter the pairs that have arisen on one side, places from `first` on; where those end."""
+    for i in range(number):
+        token = side.touched[i]
+        left, right = (token, merged) if is_left else (merged, token)
+        add_pair(trainer, left, right, side.weights[token], first, side.numbers[token])
+        push_candidate(trainer, u64(side.weights[token]), u64(left) << u64(32) | u64(right))
+        next_first = first + side.numbers[token]
+        side.numbers[token], side.weights[token] = first, 0
+        first = next_first
+    return first
+
+
+@njit
+def join(trainer, pair, merged, first, number):
+    """Make each occurrence of a pair one token; keep its place, and take away what it was part of."""
+    ids, corpus = trainer.corpus.ids, trainer.corpus
+    left, right = i64(pair >> u64(32)), i64(pair & LOW32)
+    left_length = trainer.tokens.lengths[left]
+    length = left_length + trainer.tokens.lengths[right]
+    kept = num_left = num_right = group = 0
+    for i in range(number):
+        prefetch(ids, i64(trainer.places[first + i + 24]))
+        place = i64(trainer.places[first + i])
+        if ids[place] != left or ids[place + left_length] != right:
+            continue  # out of date
+        group = group_of(corpus, group, place)
+        before, behind = ids[place - 1], ids[place + length]
+        if before >= 0 and before != merged:
+            num_left = touch(trainer.left, num_left, before, corpus.weights[group])
+        if behind >= 0:
+            num_right = touch(trainer.right, num_right, behind, corpus.weights[group])
+        ids[place + left_length] = GONE
+        ids[place + length - 1] = ids[place] = merged
+        trainer.stash[3 * kept], trainer.stash[3 * kept + 1] = place, corpus.weights[group]
+        kept += 1
+    take_away(trainer, trainer.left, num_left, left, True)
+    take_away(trainer, trainer.right, num_right, right, False)
+    return kept
+
+
+@njit
+def list_neighbours(trainer, merged, first, kept):
+    """Count and list the pairs that the new token makes with what now stands on both its sides."""
+    ids, stash, lengths, places = trainer.corpus.ids, trainer.stash, trainer.tokens.lengths, trainer.places
+    length = lengths[merged]
+    num_left = num_right = 0
+    for i in range(kept):
+        place, weight = stash[3 * i], stash[3 * i + 1]
+        before, behind = ids[place - 1], ids[place + length]
+        if behind == merged:
+            behind = GAP  # that pair is counted at its other half
+        stash[3 * i + 1], stash[3 * i + 2] = before, behind
+        if before >= 0:
+            num_left = touch(trainer.left, num_left, before, weight)
+        if behind >= 0:
+            num_right = touch(trainer.right, num_right, behind, weight)
+    # There are no more left neighbours than there were places of the pair that is gone now.
+    make_room(trainer, trainer.left, num_left, merged, True, first)
+    begin = trainer.state[NUM_PLACES]
+    trainer.state[NUM_PLACES] = make_room(trainer, trainer.right, num_right, merged, False, begin)
+    for i in range(kept):
+        place, before, behind = stash[3 * i], stash[3 * i + 1], stash[3 * i + 2]
+        if before >= 0:
+            places[trainer.left.numbers[before]] = place - lengths[before]
+            trainer.left.numbers[before] += 1
+        if behind >= 0:
+            places[trainer.right.numbers[behind]] = place
+            trainer.right.numbers[behind] += 1
+    for i in range(num_left):
+        trainer.left.numbers[trainer.left.touched[i]] = 0
+    for i in range(num_right):
+        trainer.right.numbers[trainer.right.touched[i]] = 0
+
+
+@njit
+def add_token(trainer, place, length):
+    """Enter the token whose bytes stand at `place`; its id."""
+    tokens, merged = trainer.tokens, trainer.state[NUM_TOKENS]
+    prefix = u64(0)
+    for i in range(8):
+        byte = trainer.corpus.text[place + i] if i < length else 0
+        prefix = prefix << u64(8) | u64(byte)
+    tokens.lengths[merged], tokens.examples[merged], tokens.prefixes[merged] = length, place, prefix
+    trainer.state[NUM_TOKENS] += 1
+    return merged
+
+
+def learn(
+    state,
+    wanted,
+    text,
+    ids,
+    length,
+    groups,
+    weights,
+    num_groups,
+    pairs,
+    capacity,
+    places,
+    heap,
+    stash,
+    lengths,
+    examples,
+    prefixes,
+    merges,
+    left_touched,
+    left_weights,
+    left_numbers,
+    right_touched,
+    right_weights,
+    right_numbers,
+):
+    """Learn merges until there are `wanted` tokens; FULL where the table of pairs has to grow first."""
+    corpus = Corpus(text, ids, groups, weights, num_groups)
+    left = Neighbours(left_touched, left_weights, left_numbers)
+    right = Neighbours(right_touched, right_weights, right_numbers)
+    tokens = Tokens(lengths, examples, prefixes)
+    trainer = Trainer(corpus, tokens, pairs, capacity, places, heap, stash, left, right, state)
+    if state[NUM_TOKENS] == 0:
+        for byte in range(256):
+            tokens.prefixes[byte] = u64(byte) << u64(56)
+            tokens.lengths[byte] = 1
+        state[NUM_TOKENS] = 256
+        start_pairs(trainer, length, left_weights, left_numbers)
+        for i in range(1 << 16):
+            left_weights[i] = left_numbers[i] = 0
+    while state[NUM_TOKENS] < wanted:
+        if state[NUM_PAIRS] + 2 * state[NUM_TOKENS] + 2 > capacity - (capacity >> 2):
+            return FULL
+        pair = next_pair(trainer)
+        if pair == NONE:
+            return DONE
+        entry = pair_entry(pairs, capacity, pair)
+        first, number = i64(pairs[entry + 2] >> u64(32)), i64(pairs[entry + 2] & LOW32)
+        kept = join(trainer, pair, state[NUM_TOKENS], first, number)
+        pairs[entry + 1] = u64(0)
+        pop_candidate(trainer)
+        merges[state[NUM_TOKENS]] = pair
+        both = lengths[i64(pair >> u64(32))] + lengths[i64(pair & LOW32)]
+        merged = add_token(trainer, stash[0], both)
+        list_neighbours(trainer, merged, first, kept)
+    return DONE
+
+
+def move_pairs(old, old_capacity, pairs, capacity):
+    """Enter all pairs of a table into an empty, larger one."""
+    for entry in range(0, old_capacity * PAIR, PAIR):
+        if old[entry] != NONE:
+            at = pair_entry(pairs, capacity, old[entry])
+            for i in range(PAIR):
+                pairs[at + i] = old[entry + i]
+    return DONE
+
+
+# ---- what is called from outside --------------------------------------------------------------------
+
+_TYPES = {
+    "u8*": "text out arena other_arena window classes special_text firsts",
+    "u16*": "out16 ids16",
+    "u32*": "out32 ids32 places",
+    "i32*": "spill ids starts byte_ids lengths results links special_ids left_touched right_touched",
+    "u64*": "table other heap keys masks pairs old spans prefixes merges",
+    "i64*": "state special_bounds entries counts gaps groups weights stash examples"
+    " left_weights left_numbers right_weights right_numbers",
+}
+_TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names.split()}
+
+ENTRIES = {
+    function.__name__: function
+    for function in (
+        *(encode, move_words, enter_rules, measure, decode),
+        *(count, absorb, list_words, write_words, learn, move_pairs),
+    )
+}
+"""The kernels by name. Each returns a number."""
+
+
+OPTIONS: dict[str, object] = {}
+"""Of numba's compiler."""
+
+
+def parameters(name: str) -> dict[str, str]:
+    """A kernel's parameters in order, and the type of each: "u8*" is an array, "i64" a number."""
+    return {parameter: _TYPE_OF.get(parameter, "i64") for parameter in signature(ENTRIES[name]).parameters}

@@ -1,0 +1,79 @@
+"""Whether training on a CPU runs in this package's own kernels, and how tensors get to them.
+
+Off but for where a trainer turns them on: a model in somebody's own program computes in PyTorch's operations.
+What the kernels do is in kernels.py; where they stand in for the plain mathematics, in nn and optim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from transformerlm.kernels.library import Library
+
+LIBRARY = Library("training", "transformerlm.kernels.training", [Path(__file__).with_name("training.py")], 10)
+_PLAIN = (Tensor, nn.Parameter)  # a subclass, such as a sharded tensor, keeps its numbers its own way
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+_are_used = False
+
+
+@contextlib.contextmanager
+def kernels(choice: bool = True) -> Iterator[None]:
+    """Use the kernels meanwhile, compiling them where that was never done before; or do not use them."""
+    global _are_used
+    before = _are_used
+    if choice:
+        LIBRARY.kernels()
+    _are_used = choice
+    try:
+        yield
+    finally:
+        _are_used = before
+
+
+def can_serve(*tensors: Tensor) -> bool:
+    """Whether the kernels are on and take such tensors: on a CPU, in float32 or bfloat16."""
+    if not _are_used or (torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") not in _NAMES):
+        return False
+    return all(
+        type(tensor) in _PLAIN and tensor.device.type == "cpu" and tensor.dtype in _NAMES
+        for tensor in tensors
+    )
+
+
+def run(kernel: str, dtypes: tuple[torch.dtype, ...], *arguments: Tensor | float) -> None:
+    """Run a kernel for these dtypes on PyTorch's threads. Tensors lie in memory as the kernel wants them."""
+    run_on(torch.get_num_threads(), LIBRARY, kernel, dtypes, *arguments)
+
+
+def run_on(
+    num_threads: int,
+    library: Library,
+    kernel: str,
+    dtypes: tuple[torch.dtype, ...],
+    *arguments: Tensor | float,
+) -> None:
+    """As `run`, a kernel of any library on so many threads."""
+    name = "_".join((kernel, *(_NAMES[dtype] for dtype in dtypes)))
+    values = (value.data_ptr() if isinstance(value, Tensor) else value for value in arguments)
+    getattr(library.kernels(), name).share(num_threads, *values)
+
+
+def keep_freed_memory() -> None:
+    """Have memory that tensors free stay with the process, for the next ones.
+
+    The C library would give large blocks back to the system at once, and get them anew for the next tensor:
+    every page then costs a fault and a wiping, which takes longer than most operations on it.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        # Named in glibc's malloc.h: never map blocks apart, never trim the heap, grow it by this much.
+        mmap_max, trim_threshold, top_pad = -4, -1, -2
+        for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 64 * 2**20)):
+            library.mallopt(parameter, value)

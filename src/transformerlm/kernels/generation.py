@@ -1,0 +1,740 @@
+"""One token of every text through the whole model on a CPU: what nn says in PyTorch's terms, in one call.
+
+Writing is reading: for each token every weight comes from memory once, and a processor computes faster than
+its memory can tell it the weights. So a weight that has been read serves all texts of the batch at once, and
+nothing else takes time: one call a token, threads that wait for each other at `meet` and nowhere else.
+
+Sums, and the numbers between the steps, are float32 whatever the weights are in. Only what a matrix is about
+to be multiplied with, `inputs`, is rounded to bfloat16 where the weights are and the processor multiplies
+pairs of such numbers, twice as many at a time; PyTorch rounds there too.
+
+What it computes is defined by nn; tests hold the two against each other. Importing this file imports numba,
+which is needed to compile and not to run: see native.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+from transformerlm.kernels.generation_layout import (
+    BIN_BITS,
+    K_NORM,
+    NORM,
+    NUM_BINS,
+    NUM_MATRICES,
+    OUTPUT,
+    Q_NORM,
+    SECOND_NORM,
+    W1,
+    W2,
+    W3,
+    K,
+    Q,
+    V,
+)
+from transformerlm.kernels.training import (
+    MEMORY,
+    ONE,
+    OPTIONS,
+    SMALLEST,
+    ZERO,
+    bits_of,
+    compiled,
+    exp,
+    f32,
+    float_of,
+    i64,
+    put,
+    share_of,
+    u32,
+    wide,
+)
+
+__all__ = ["ENTRIES", "OPTIONS", "parameters"]
+
+f64 = np.float64
+SMALLEST_DIVISOR = 2.0**-126
+
+_FEATURES = get_host_cpu_features()
+HAS_LARGE_REGISTERS = bool(_FEATURES.get("avx512f"))
+"""Thirty-two registers of sixteen numbers; else there may be sixteen of eight, or smaller ones."""
+LANES = 16 if HAS_LARGE_REGISTERS else 8
+"""Numbers of a vector."""
+HAS_PAIR_PRODUCTS = HAS_LARGE_REGISTERS and bool(_FEATURES.get("avx512bf16"))
+"""Whether one instruction multiplies two vectors of bfloat16 and adds pairs of products to one of float32."""
+INPUTS = MEMORY | ({} if HAS_PAIR_PRODUCTS else {"bfloat16": MEMORY["float32"]})
+"""What a matrix of a dtype is multiplied with."""
+ROWS_AHEAD = 8
+"""So many rows before they are wanted memory is asked for them."""
+FUSED = ("contract",)
+"""A product and a sum may be one instruction."""
+ROWS_AT_A_TIME = 16
+"""Rows of a matrix that stay in a cache while all texts pass over them."""
+
+# ---- memory and threads ------------------------------------------------------------------------------
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def at_address(context: Any, like: Any, address: Any) -> Any:
+    """What lies at an address, taken for numbers of the kind that `like` has."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[1], context.get_value_type(signature.return_type))
+
+    return like(like, types.int64), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add_atomically(context: Any, memory: Any, at: Any, number: Any) -> Any:
+    """memory[at] += number as one operation that all threads see in one order; what was there before."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.gep(arguments[0], [arguments[1]])
+        return builder.atomic_rmw("add", place, arguments[2], "seq_cst")
+
+    return types.int64(types.CPointer(types.int64), types.int64, types.int64), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def look_at(context: Any, memory: Any, at: Any) -> Any:
+    """memory[at] as the other threads have left it."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load_atomic(builder.gep(arguments[0], [arguments[1]]), "acquire", 8)
+
+    return types.int64(types.CPointer(types.int64), types.int64), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def let_others_run(context: Any) -> Any:
+    """Give the processor away for a moment."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(ir.IntType(32), [])
+        found = builder.module.globals.get("sched_yield") or ir.Function(
+            builder.module, function, "sched_yield"
+        )
+        builder.call(found, [])
+        return context.get_dummy_value()
+
+    return types.void(), build
+
+
+PATIENCE = 2000
+"""How often a thread looks whether the others have come before it lets somebody else have its processor."""
+
+
+@compiled
+def meet(meeting, parts):
+    """Wait until all threads are here. `meeting` holds how many have come, and how often all have."""
+    if parts == 1:
+        return
+    times_met = look_at(meeting, i64(1))
+    if add_atomically(meeting, i64(0), i64(1)) == parts - 1:
+        add_atomically(meeting, i64(0), -parts)
+        add_atomically(meeting, i64(1), i64(1))
+        return
+    looks = 0
+    while look_at(meeting, i64(1)) == times_met:
+        looks += 1
+        if looks > PATIENCE:
+            let_others_run()
+
+
+# ---- matrix products ---------------------------------------------------------------------------------
+
+
+class Bfloat16(ir.types.Type):  # type: ignore[misc]
+    """LLVM's name for it, which llvmlite lacks."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
+PAIRS = ir.VectorType(Bfloat16(), 2 * LANES)
+SUMS = ir.VectorType(ir.FloatType(), LANES)
+
+
+def are_pairs(*memory: Any) -> bool:
+    """Whether numbers of such arrays are multiplied in pairs."""
+    return HAS_PAIR_PRODUCTS and all(array.dtype == types.uint16 for array in memory)
+
+
+def at_once(weight, x):
+    """How many numbers of a row a tile takes at a time."""
+
+
+@overload(at_once, inline="always")
+def _at_once(weight, x):
+    number = i64(2 * LANES if are_pairs(weight, x) else LANES)
+    return lambda weight, x: number
+
+
+def tile_of(num_rows: int, num_texts: int) -> Any:
+    """A function that multiplies so many rows of a matrix with the numbers of so many texts.
+
+    As many numbers from memory as possible meet each other while they are in registers: a compiler by itself
+    does not see that. Of a width that is no multiple of `at_once` the rest is left to `project`.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        weight, at, x, x_at, width, out, out_at, out_width = arguments
+        as_pairs = are_pairs(signature.args[0], signature.args[2])
+        number, step = ir.IntType(64), 2 * LANES if as_pairs else LANES
+        load, add_products = (pairs_at, add_pairs) if as_pairs else (vector_at, add_numbers)
+        row_starts = [builder.add(at, builder.mul(number(row), width)) for row in range(num_rows)]
+        text_starts = [builder.add(x_at, builder.mul(number(text), width)) for text in range(num_texts)]
+        places = [(text, row) for text in range(num_texts) for row in range(num_rows)]
+        totals = {place: cgutils.alloca_once_value(builder, SUMS([0.0] * LANES)) for place in places}
+        with cgutils.for_range(builder, builder.udiv(width, number(step))) as loop:
+            i = builder.mul(loop.index, number(step))
+            rows = [load(builder, weight, builder.add(start, i)) for start in row_starts]
+            for start in row_starts:
+                ahead = builder.add(builder.add(start, builder.mul(number(ROWS_AHEAD), width)), i)
+                prefetch(builder, builder.gep(weight, [ahead]))
+            for text, start in enumerate(text_starts):
+                values = load(builder, x, builder.add(start, i))
+                for row in range(num_rows):
+                    total = totals[text, row]
+                    builder.store(add_products(builder, builder.load(total), rows[row], values), total)
+        sums = sums_of(builder, [builder.load(total) for total in totals.values()])
+        for (text, row), total in zip(totals, sums, strict=True):
+            place = builder.add(builder.add(out_at, builder.mul(number(text), out_width)), number(row))
+            builder.store(total, builder.gep(out, [place]))
+        return context.get_dummy_value()
+
+    def tile(
+        context: Any,
+        weight: Any,
+        at: Any,
+        x: Any,
+        x_at: Any,
+        width: Any,
+        out: Any,
+        out_at: Any,
+        out_width: Any,
+    ) -> Any:
+        return types.void(weight, at, x, x_at, width, out, out_at, out_width), build
+
+    return intrinsic(tile)
+
+
+def add_numbers(builder: Any, total: Any, row: Any, values: Any) -> Any:
+    """total + row * values"""
+    return builder.fadd(total, builder.fmul(row, values, flags=FUSED), flags=FUSED)
+
+
+def add_pairs(builder: Any, total: Any, row: Any, values: Any) -> Any:
+    """total[i] + row[2 i] * values[2 i] + row[2 i + 1] * values[2 i + 1]"""
+    kind = ir.FunctionType(SUMS, [SUMS, PAIRS, PAIRS])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+    return builder.call(function, [total, row, values])
+
+
+def prefetch(builder: Any, address: Any) -> Any:
+    """Have memory begin to send what will be wanted soon, so that computing does not wait for it.
+
+    To the second-level cache: in the first it would drive out the numbers of the texts.
+    """
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [builder.bitcast(address, byte), word(0), word(2), word(1)])
+
+
+def pairs_at(builder: Any, memory: Any, at: Any) -> Any:
+    """2 LANES bfloat16 numbers from memory."""
+    return builder.load(builder.bitcast(builder.gep(memory, [at]), PAIRS.as_pointer()), align=2)
+
+
+def vector_at(builder: Any, memory: Any, at: Any) -> Any:
+    """LANES numbers from memory as float32."""
+    kind = memory.type.pointee
+    vector = ir.VectorType(kind, LANES)
+    place = builder.bitcast(builder.gep(memory, [at]), vector.as_pointer())
+    values = builder.load(place, align=4 if kind == ir.FloatType() else 2)
+    if kind == ir.FloatType():
+        return values
+    wide = ir.VectorType(ir.IntType(32), LANES)
+    bits = builder.shl(builder.zext(values, wide), wide([16] * LANES))
+    return builder.bitcast(bits, ir.VectorType(ir.FloatType(), LANES))
+
+
+def sums_of(builder: Any, vectors: list[Any]) -> list[Any]:
+    """The sum of each vector's numbers, of 1, 2, 4 ... vectors, at most LANES.
+
+    Two vectors that are to be halved become one with the halves of both, [a b] [c d] -> [a+b c+d], and so on.
+    """
+    width = size = LANES
+    while size > 1:
+        size //= 2
+        width = width // 2 if len(vectors) == 1 else width
+        starts = range(0, 2 * width, 2 * size)
+        masks = [
+            ir.Constant(
+                ir.VectorType(ir.IntType(32), width),
+                [start + half + i for start in starts for i in range(size)],
+            )
+            for half in (0, size)
+        ]
+        pairs = [(vectors[i], vectors[min(i + 1, len(vectors) - 1)]) for i in range(0, len(vectors), 2)]
+        vectors = [builder.fadd(*(builder.shuffle_vector(*pair, mask) for mask in masks)) for pair in pairs]
+    return [builder.extract_element(vectors[0], ir.IntType(32)(i)) for i in range(width)]
+
+
+pair_by_eight, by_eight, by_four, by_two = tile_of(2, 8), tile_of(1, 8), tile_of(1, 4), tile_of(1, 2)
+
+
+@compiled
+def dot(weight, at, x, x_at, first, last):
+    """A part of a row of a matrix times one text's numbers."""
+    total = ZERO
+    for i in range(first, last):
+        total += wide(weight[at + i]) * wide(x[x_at + i])
+    return total
+
+
+@compiled
+def project(weight, first, last, x, x_at, texts, width, out, out_at, out_width):
+    """out[text, row] = weight[row] . x[text] for rows first to last; texts are `out_width` apart there."""
+    whole = width // at_once(weight, x) * at_once(weight, x)
+    for block in range(first, last, ROWS_AT_A_TIME):
+        end = min(block + ROWS_AT_A_TIME, last)
+        text = 0
+        while text < texts:
+            source, target, left = x_at + text * width, out_at + text * out_width, texts - text
+            row = block
+            if left >= 8:
+                while HAS_LARGE_REGISTERS and row + 1 < end:
+                    pair_by_eight(weight, row * width, x, source, width, out, target + row, out_width)
+                    row += 2
+                while row < end:
+                    by_eight(weight, row * width, x, source, width, out, target + row, out_width)
+                    row += 1
+                text += 8
+            elif left >= 4:
+                for row in range(block, end):
+                    by_four(weight, row * width, x, source, width, out, target + row, out_width)
+                text += 4
+            elif left >= 2:
+                for row in range(block, end):
+                    by_two(weight, row * width, x, source, width, out, target + row, out_width)
+                text += 2
+            else:
+                for row in range(block, end):
+                    out[target + row] = dot(weight, row * width, x, source, 0, whole)
+                text += 1
+    if whole < width:
+        for text in range(texts):
+            for row in range(first, last):
+                out[out_at + text * out_width + row] += dot(
+                    weight, row * width, x, x_at + text * width, whole, width
+                )
+
+
+# ---- the parts of a block ----------------------------------------------------------------------------
+
+
+@compiled
+def normalise(x, x_at, gain, out, out_at, rows, width, eps):
+    """nn.RMSNorm of rows [rows, width]."""
+    for row in range(rows):
+        source, target = x_at + row * width, out_at + row * width
+        total = ZERO
+        for i in range(width):
+            total += x[source + i] * x[source + i]
+        inverse = ONE / np.sqrt(total / f32(width) + eps)
+        for i in range(width):
+            put(out, target + i, x[source + i] * inverse * wide(gain[i]))
+
+
+@compiled
+def turn(x, at, cos, sin, angles, pairs):
+    """nn.RotaryPositionEmbedding of one head, in place; `angles` is where its position's begin."""
+    for i in range(pairs):
+        even, odd = x[at + 2 * i], x[at + 2 * i + 1]
+        c, s = cos[angles + i], sin[angles + i]
+        x[at + 2 * i] = even * c - odd * s
+        x[at + 2 * i + 1] = even * s + odd * c
+
+
+@compiled
+def attend(x, q, keys, values, at, length, d_head, scale, powers):
+    """softmax(q k^T scale) v of one head over `length` keys, which lie one behind the other from `at` on.
+
+    `q` and `powers` are places in `x`; the result takes the place of q.
+    """
+    highest = -f32(np.inf)
+    for key in range(length):
+        score = ZERO
+        for i in range(d_head):
+            score += x[q + i] * wide(keys[at + key * d_head + i])
+        x[powers + key] = score * scale
+        highest = max(highest, score * scale)
+    for key in range(length):
+        x[powers + key] = exp(x[powers + key] - highest)
+    total = ZERO
+    for key in range(length):
+        total += x[powers + key]
+    for i in range(d_head):
+        x[q + i] = ZERO
+    for key in range(length):
+        share = x[powers + key] / total
+        for i in range(d_head):
+            x[q + i] += share * wide(values[at + key * d_head + i])
+
+
+@compiled
+def store(memory, at, x, x_at, number):
+    """Put float32 numbers into another array, in whatever it holds."""
+    for i in range(number):
+        put(memory, at + i, x[x_at + i])
+
+
+# ---- the model ---------------------------------------------------------------------------------------
+
+
+class Model(NamedTuple):
+    """Where the weights are, and the model's numbers."""
+
+    embedding: Any
+    weights: Any
+    """Addresses [layers, NUM_MATRICES]."""
+    final_norm: Any
+    head: Any
+    cos: Any
+    sin: Any
+    layers: Any
+    d_model: Any
+    heads: Any
+    kv_heads: Any
+    d_head: Any
+    d_ff: Any
+    eps: Any
+
+
+class Cache(NamedTuple):
+    """keys, values: [layers, rows, kv_heads, capacity, d_head]; `lengths`: tokens of each text in it."""
+
+    keys: Any
+    values: Any
+    lengths: Any
+    rows: Any
+    capacity: Any
+
+
+class Desk(NamedTuple):
+    """Where numbers lie between the steps: places in `scratch` and `inputs`, for all texts or one thread."""
+
+    scratch: Any
+    inputs: Any
+    """What matrices are multiplied with; see INPUTS."""
+    meeting: Any
+    texts: Any
+    stream: Any
+    """The residual stream [texts, d_model]."""
+    qkv: Any
+    """[texts, heads + 2 kv_heads, d_head]; then what attention has gathered, in the queries' place."""
+    gate: Any
+    up: Any
+    """Both [texts, d_ff]."""
+    branch: Any
+    """What is to be added to the stream: [texts, d_model]."""
+    powers: Any
+    """[capacity], this thread's own."""
+    mixed: Any
+    """What attention has gathered: [texts, heads, d_head], in `inputs`."""
+    opened: Any
+    """What has come through the gate: [texts, d_ff], in `inputs`."""
+    own: Any
+    """[texts, d_model] of this thread alone, in `inputs`."""
+    part: Any
+    parts: Any
+
+
+@compiled
+def lay_out(scratch, inputs, meeting, texts, model, capacity, part, parts):
+    """The desk; layout.py says how much room it takes."""
+    stream = i64(0)
+    qkv = stream + texts * model.d_model
+    gate = qkv + texts * (model.heads + 2 * model.kv_heads) * model.d_head
+    up = gate + texts * model.d_ff
+    branch = up + texts * model.d_ff
+    powers = branch + texts * model.d_model + part * capacity
+    mixed = i64(0)
+    opened = mixed + texts * model.heads * model.d_head
+    own = opened + texts * model.d_ff + part * texts * model.d_model
+    return Desk(
+        scratch, inputs, meeting, texts,
+        stream, qkv, gate, up, branch, powers, mixed, opened, own, part, parts,
+    )  # fmt: skip
+
+
+@compiled
+def matrix(model, layer, which):
+    """One of a layer's matrices."""
+    return at_address(model.head, model.weights[layer * NUM_MATRICES + which])
+
+
+@compiled
+def embed(ids, model, desk):
+    """The stream begins as the rows of the embedding."""
+    first, last = share_of(model.d_model, desk.part, desk.parts)
+    for text in range(desk.texts):
+        row = ids[text] * model.d_model
+        for i in range(first, last):
+            desk.scratch[desk.stream + text * model.d_model + i] = wide(model.embedding[row + i])
+
+
+@compiled
+def take_in(gain, model, desk):
+    """Wait for the whole stream, and normalise it: every thread for itself, which is quicker than waiting."""
+    meet(desk.meeting, desk.parts)
+    normalise(desk.scratch, desk.stream, gain, desk.inputs, desk.own, desk.texts, model.d_model, model.eps)
+
+
+@compiled
+def give_back(which, source, width, model, desk, layer):
+    """Add a branch's output, a matrix times what is at `source` of the inputs, to the stream."""
+    meet(desk.meeting, desk.parts)
+    first, last = share_of(model.d_model, desk.part, desk.parts)
+    memory, by = desk.scratch, model.d_model
+    weight = matrix(model, layer, which)
+    project(weight, first, last, desk.inputs, source, desk.texts, width, memory, desk.branch, by)
+    for text in range(desk.texts):
+        for i in range(first, last):
+            memory[desk.stream + text * by + i] += memory[desk.branch + text * by + i]
+
+
+@compiled
+def ask(model, cache, desk, layer):
+    """Queries, keys and values, rotated; keys and values go into the cache. A thread has whole heads."""
+    memory, num_heads = desk.scratch, model.heads + 2 * model.kv_heads
+    first, last = share_of(num_heads, desk.part, desk.parts)
+    for head in range(first, last):
+        kind = Q if head < model.heads else K if head < model.heads + model.kv_heads else V
+        number = head - (i64(0) if kind == Q else model.heads if kind == K else model.heads + model.kv_heads)
+        row, at = number * model.d_head, desk.qkv + head * model.d_head
+        rows, by = row + model.d_head, num_heads * model.d_head
+        weight = matrix(model, layer, kind)
+        project(weight, row, rows, desk.inputs, desk.own, desk.texts, model.d_model, memory, at - row, by)
+        for text in range(desk.texts):
+            place, position = at + text * by, cache.lengths[text]
+            slot = ((layer * cache.rows + text) * model.kv_heads + number) * cache.capacity + position
+            if kind == V:
+                store(cache.values, slot * model.d_head, memory, place, model.d_head)
+                continue
+            gain = model.weights[layer * NUM_MATRICES + (Q_NORM if kind == Q else K_NORM)]
+            if gain != 0:
+                weight = at_address(model.head, gain)
+                normalise(memory, place, weight, memory, place, 1, model.d_head, model.eps)
+            turn(memory, place, model.cos, model.sin, position * (model.d_head // 2), model.d_head // 2)
+            if kind == K:
+                store(cache.keys, slot * model.d_head, memory, place, model.d_head)
+
+
+@compiled
+def gather(model, cache, desk, layer):
+    """Every query mixes the values of its text."""
+    meet(desk.meeting, desk.parts)
+    scale = ONE / np.sqrt(f32(model.d_head))
+    first, last = share_of(desk.texts * model.heads, desk.part, desk.parts)
+    for one in range(first, last):
+        text, head = one // model.heads, one % model.heads
+        query = desk.qkv + (text * (model.heads + 2 * model.kv_heads) + head) * model.d_head
+        row = (layer * cache.rows + text) * model.kv_heads + head // (model.heads // model.kv_heads)
+        attend(
+            desk.scratch, query, cache.keys, cache.values, row * cache.capacity * model.d_head,
+            cache.lengths[text] + 1, model.d_head, scale, desk.powers,
+        )  # fmt: skip
+        store(desk.inputs, desk.mixed + one * model.d_head, desk.scratch, query, model.d_head)
+
+
+@compiled
+def think(model, desk, layer):
+    """silu(W1 x) * W3 x"""
+    memory, width, d_ff = desk.scratch, model.d_model, model.d_ff
+    first, last = share_of(d_ff, desk.part, desk.parts)
+    for which, target in ((W1, desk.gate), (W3, desk.up)):
+        weight = matrix(model, layer, which)
+        project(weight, first, last, desk.inputs, desk.own, desk.texts, width, memory, target, d_ff)
+    for text in range(desk.texts):
+        for i in range(text * d_ff + first, text * d_ff + last):
+            opened = memory[desk.gate + i]
+            put(desk.inputs, desk.opened + i, opened / (ONE + exp(-opened)) * memory[desk.up + i])
+
+
+def decode(
+    ids, lengths, embedding, weights, final_norm, head, keys, values, cos, sin, logits, scratch, inputs,
+    meeting,
+    texts, layers, d_model, heads, kv_heads, d_head, d_ff, vocabulary, rows, capacity, eps, part, parts,
+):  # fmt: skip
+    """The logits [texts, vocabulary] of what follows `ids`, the newest of texts with `lengths` before them.
+
+    Keys and values of the new ids go into the cache, of which the first `texts` rows are in use.
+    scratch, inputs: layout.scratch_size and inputs_size numbers. meeting: two numbers, 0 at first.
+    """
+    model = Model(
+        embedding, weights, final_norm, head, cos, sin,
+        layers, d_model, heads, kv_heads, d_head, d_ff, f32(eps),
+    )  # fmt: skip
+    cache = Cache(keys, values, lengths, rows, capacity)
+    desk = lay_out(scratch, inputs, meeting, texts, model, capacity, part, parts)
+    embed(ids, model, desk)
+    for layer in range(layers):
+        take_in(matrix(model, layer, NORM), model, desk)
+        ask(model, cache, desk, layer)
+        gather(model, cache, desk, layer)
+        give_back(OUTPUT, desk.mixed, heads * d_head, model, desk, layer)
+        take_in(matrix(model, layer, SECOND_NORM), model, desk)
+        think(model, desk, layer)
+        give_back(W2, desk.opened, d_ff, model, desk, layer)
+    take_in(final_norm, model, desk)
+    first, last = share_of(vocabulary, part, parts)
+    project(head, first, last, inputs, desk.own, texts, d_model, logits, 0, vocabulary)
+    return 0
+
+
+# ---- which token -------------------------------------------------------------------------------------
+
+
+@compiled
+def cut(x, at, width, wanted, is_count, bins, bins_at):
+    """Of `width` numbers from 0 to 1 the smallest that belongs to the largest ones, and what is above it.
+
+    The largest ones are the fewest whose total, or, where `is_count`, whose number, is at least `wanted`. As
+    if they were sorted: by their upper bits into bins, the bin at the edge by its next bits, and again.
+    """
+    edge, above = u32(0), 0.0
+    for shift in (u32(2 * BIN_BITS), u32(BIN_BITS), u32(0)):
+        for place in range(NUM_BINS):
+            bins[bins_at + place] = 0.0
+        for i in range(width):
+            bits = bits_of(x[at + i]) >> shift
+            if bits >> u32(BIN_BITS) == edge:
+                place = bins_at + i64(bits & u32(NUM_BINS - 1))
+                bins[place] += 1.0 if is_count else f64(x[at + i])
+        found = NUM_BINS - 1
+        while found > 0 and above + bins[bins_at + found] < wanted:
+            above += bins[bins_at + found]
+            found -= 1
+        edge = edge << u32(BIN_BITS) | u32(found)
+    return float_of(edge), above
+
+
+@compiled
+def keep_largest(x, at, width, wanted, is_count, bins, bins_at):
+    """Set to 0 what does not belong to the largest ones; of equals at the edge the first ones do."""
+    smallest, above = cut(x, at, width, wanted, is_count, bins, bins_at)
+    each = 1.0 if is_count else f64(smallest)
+    room = width if each == 0.0 else max(i64(np.ceil((wanted - above) / each)), 1)
+    equals = 0  # counted first: which numbers are above the edge no processor can guess, nor has to
+    for i in range(width):
+        equals += x[at + i] == smallest
+        x[at + i] = x[at + i] if x[at + i] >= smallest else ZERO
+    if equals > room:
+        for i in range(width):
+            if x[at + i] == smallest:
+                room -= 1
+                x[at + i] = smallest if room >= 0 else ZERO
+
+
+@compiled
+def likeliest(logits, at, width):
+    """The first id with the highest score; -1 where one is no number, or none is finite."""
+    best, strange = i64(0), False
+    for i in range(width):
+        strange |= logits[at + i] != logits[at + i]
+        best = i if logits[at + i] > logits[at + best] else best
+    return -1 if strange or abs(logits[at + best]) == np.inf else best
+
+
+@compiled
+def sum_of(x, at, width):
+    """The total of `width` numbers."""
+    total = 0.0
+    for i in range(width):
+        total += f64(x[at + i])
+    return total
+
+
+@compiled
+def draw(x, at, width, uniform):
+    """The id whose stretch of the running total holds `uniform` times the total."""
+    target, running, newest = f64(uniform) * sum_of(x, at, width), 0.0, i64(-1)
+    for i in range(width):
+        if x[at + i] > ZERO:
+            running, newest = running + f64(x[at + i]), i
+            if running > target:
+                break
+    return newest
+
+
+ROUNDING = 8 * 2.0**-23
+"""Of a nucleus' total, as sampling.top_p_filter has it."""
+LITTLE = 2.0**-60
+"""More than nothing, so that one token at least is in every nucleus."""
+
+
+def sample(
+    logits, uniforms, ids, scratch, bins,
+    rows, stride, width, temperature, top_k, top_p, min_p, part, parts,
+):  # fmt: skip
+    """An id for each row of logits, `stride` apart, of which `width` count: sampling.sample_rows in one call.
+
+    scratch: [parts, width]; bins: [parts, NUM_BINS]. top_k: 0 for all.
+    """
+    first, last = share_of(rows, part, parts)
+    at, bins_at = part * width, part * NUM_BINS
+    for row in range(first, last):
+        source = row * stride
+        best = likeliest(logits, source, width)
+        ids[row] = best
+        if best < 0 or temperature == 0:
+            continue
+        highest, divisor = logits[source + best], f32(max(temperature, SMALLEST_DIVISOR))
+        for i in range(width):
+            power = (logits[source + i] - highest) / divisor
+            scratch[at + i] = exp(power) if power > SMALLEST else ZERO
+        if 0 < top_k < width:
+            keep_largest(scratch, at, width, f64(top_k), True, bins, bins_at)
+        if top_p < 1:
+            wanted = max(top_p - ROUNDING, LITTLE) * sum_of(scratch, at, width)
+            keep_largest(scratch, at, width, wanted, False, bins, bins_at)
+        for i in range(width):
+            scratch[at + i] = scratch[at + i] if scratch[at + i] >= f32(min_p) else ZERO
+        ids[row] = draw(scratch, at, width, uniforms[row])
+    return 0
+
+
+# ---- the table ---------------------------------------------------------------------------------------
+
+_KINDS = {
+    **dict.fromkeys(("ids", "lengths", "weights", "meeting"), "i64*"),
+    **dict.fromkeys(("cos", "sin", "logits", "scratch", "uniforms"), "f32*"),
+    **dict.fromkeys(("eps", "temperature", "top_p", "min_p"), "f64"),
+    "bins": "f64*",
+}
+_IN_MODEL = {"embedding", "final_norm", "head", "keys", "values"}
+
+ENTRIES: dict[str, Callable[..., int]] = {
+    **{f"decode_{dtype}": decode for dtype in MEMORY},
+    "sample_float32": sample,
+}
+"""The kernels by name. Each returns a number, which says nothing."""
+
+
+def parameters(name: str) -> dict[str, str]:
+    """A kernel's parameters in order, and the type of each: "f32*" is an array, "f64" a number."""
+    dtype = name.rpartition("_")[-1]
+    kinds = _KINDS | dict.fromkeys(_IN_MODEL, MEMORY[dtype]) | {"inputs": INPUTS[dtype]}
+    return {parameter: kinds.get(parameter, "i64") for parameter in signature(ENTRIES[name]).parameters}

@@ -1,0 +1,255 @@
+"""How long a run goes on: a number of steps or tokens, or a time, which is divided into steps as it goes.
+
+Nothing here looks at a clock by itself or stops anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import chain, combinations
+from typing import NamedTuple, Protocol
+
+from transformerlm.config import TrainConfig
+from transformerlm.nn.accounting import checkpoint_bytes
+from transformerlm.training.timers import FIRST, SAVING, VALIDATING, Clock, duration
+
+BYTES_SAVED_PER_SECOND = 200e6
+"""What a disk is taken to hold of a checkpoint in a second, hashing and flushing included."""
+UNKNOWN_STEPS = 10**9
+"""Steps of a run whose pace was not seen yet: so many that its schedule is still at its beginning."""
+
+
+class Pause(NamedTuple):
+    """Work between steps: validating, saving."""
+
+    seconds: float
+    every: int
+    """Steps from one to the next; 0: only at the end, where it comes in any case."""
+
+    def due(self, step: int) -> int:
+        """Steps after `step` until it comes next."""
+        return self.every - step % self.every
+
+
+def seconds_of_steps(steps: float, step: int, seconds_per_step: float, pauses: Sequence[Pause]) -> float:
+    """What `steps` more after `step` take, pauses and all.
+
+    steps * seconds_per_step + sum over pauses of  seconds * (1 + max(0, steps - due) / every),
+    where `due` steps are left until a pause comes next, and the 1 is the one at the end. Spread evenly, so
+    that nothing jumps when one has been made.
+    """
+    seconds = steps * seconds_per_step
+    for pause in pauses:
+        later = max(0.0, steps - pause.due(step)) / pause.every if pause.every else 0.0
+        seconds += pause.seconds * (1 + later)
+    return seconds
+
+
+def steps_that_fit(seconds: float, step: int, seconds_per_step: float, pauses: Sequence[Pause]) -> float:
+    """The steps for which `seconds_of_steps` gives `seconds`; a fraction counts, and 0 is the least."""
+    at_end = sum(pause.seconds for pause in pauses)
+    regular = [pause for pause in pauses if pause.every]
+    # Each maximum is the larger of two lines. So the seconds are the largest of all sums that take one line
+    # of each, and the steps are the fewest that any of these sums allows.
+    some_of_them = chain.from_iterable(combinations(regular, size) for size in range(len(regular) + 1))
+    return max(0.0, min(_solve(seconds - at_end, step, seconds_per_step, some) for some in some_of_them))
+
+
+def _solve(seconds: float, step: int, seconds_per_step: float, pauses: Sequence[Pause]) -> float:
+    not_yet = sum(pause.seconds * pause.due(step) / pause.every for pause in pauses)
+    return (seconds + not_yet) / (seconds_per_step + sum(pause.seconds / pause.every for pause in pauses))
+
+
+class Budget(Protocol):
+    """How far a run goes, and how much of that is left."""
+
+    tokens_per_step: int
+    bar: tuple[int, str]
+    """Size and unit of a progress bar over all of it."""
+    completed_seconds: float
+    """The longest time that this run has had as its budget and used up."""
+
+    def used(self, step: int) -> int:
+        """How much of `bar` is behind when `step` steps are done."""
+
+    def done(self, step: int) -> str:
+        """The same in words."""
+
+    def is_spent(self, step: int) -> bool:
+        """Whether `step` was the last one."""
+
+    def schedule_steps(self, step: int) -> float:
+        """Steps after which the learning rate is at its end, as it looks when `step` is about to be taken."""
+
+    def has_room_for(self, kind: str, step: int) -> bool:
+        """Whether there is time to validate or save now, besides both at the end and a step before that."""
+
+    def seconds_left(self, step: int, seconds_per_step: float) -> float:
+        """Until the end, at this pace."""
+
+    def whole_run(self, seconds_per_step: float) -> tuple[float, float]:
+        """Steps and seconds of a run from its beginning to its end, at this pace."""
+
+    def complete(self) -> None:
+        """Remember that the budget was used up, so that the same one is not begun again."""
+
+
+def make_budget(config: TrainConfig, clock: Clock, validation_tokens: int = 0) -> Budget:
+    """The budget that [training] gives.
+
+    Args:
+        config: its vocabulary is known.
+        clock: the run's, which somebody else keeps.
+        validation_tokens: how many a validation goes through.
+    """
+    pauses = Pauses(config, clock, validation_tokens)
+    return StepBudget(config, pauses) if config.training.max_time is None else TimeBudget(config, pauses)
+
+
+class Pauses:
+    """What validating and saving take: the mean so far, and until there is one a guess."""
+
+    def __init__(self, config: TrainConfig, clock: Clock, validation_tokens: int) -> None:
+        self.clock, self._config = clock, config.training
+        # A forward pass is a third of a step; and disks are about so fast.
+        self._validation_steps = validation_tokens / tokens_per_step(config) / 3
+        self._saving_seconds = checkpoint_bytes(config.model, config.optimizer.name) / BYTES_SAVED_PER_SECOND
+
+    def at(self, seconds_per_step: float) -> dict[str, Pause]:
+        """Both by their kind. Saving also comes after validating: most often that was the best so far."""
+        every = self._config.validate_every, self._config.checkpoint_every
+        validating, saving = self.clock.mean(VALIDATING), self.clock.mean(SAVING)
+        if validating is None:
+            validating = self._validation_steps * seconds_per_step
+        if saving is None:
+            saving = self._saving_seconds
+        saved_every = min(filter(None, every), default=0)
+        return {VALIDATING: Pause(validating, every[0]), SAVING: Pause(saving, saved_every)}
+
+
+def tokens_per_step(config: TrainConfig) -> int:
+    """Tokens of an optimizer step, over all devices."""
+    return config.training.batch_size * config.model.context_length
+
+
+class StepBudget:
+    """A number of steps, or of tokens, which is one of steps rounded up."""
+
+    completed_seconds = 0.0
+
+    def __init__(self, config: TrainConfig, pauses: Pauses) -> None:
+        self._max_tokens, self._pauses = config.training.max_tokens, pauses
+        self._schedule_steps = config.schedule.cosine_steps
+        self.tokens_per_step = tokens_per_step(config)
+        self.max_steps = config.training.steps_in_budget(config.model.context_length) or 0
+        self.bar = (self._max_tokens, "token") if self._max_tokens else (self.max_steps, "step")
+
+    def __str__(self) -> str:
+        if self._max_tokens:
+            return f"{self._max_tokens:,} tokens in {self.max_steps} steps of {self.tokens_per_step:,}"
+        return f"{self.max_steps} steps of {self.tokens_per_step:,} tokens"
+
+    def used(self, step: int) -> int:
+        """Steps, or tokens."""
+        return min(step * self.tokens_per_step, self._max_tokens) if self._max_tokens else step
+
+    def done(self, step: int) -> str:
+        """As in `7 of 10 steps done`."""
+        size, unit = self.bar
+        numbers = f"{self.used(step):,} of {size:,}" if unit == "token" else f"{step} of {size}"
+        return f"{numbers} {unit}s done"
+
+    def is_spent(self, step: int) -> bool:
+        """Whether all steps are done."""
+        return step >= self.max_steps
+
+    def schedule_steps(self, step: int) -> float:
+        """All of them, or [schedule].cosine_steps."""
+        return self._schedule_steps or self.max_steps
+
+    def has_room_for(self, kind: str, step: int) -> bool:
+        """Always: what is not a step costs nothing here."""
+        return True
+
+    def seconds_left(self, step: int, seconds_per_step: float) -> float:
+        """Of the steps alone."""
+        return max(0, self.max_steps - step) * seconds_per_step
+
+    def whole_run(self, seconds_per_step: float) -> tuple[float, float]:
+        """All steps, and what they take, validating and saving included."""
+        pauses = tuple(self._pauses.at(seconds_per_step).values())
+        return self.max_steps, seconds_of_steps(self.max_steps, 0, seconds_per_step, pauses)
+
+    def complete(self) -> None:
+        """Nothing to remember: the step says it."""
+
+
+class TimeBudget:
+    """A time, which validating and saving are part of.
+
+    The steps that are left follow from the run's mean pace. So the part of the schedule that is behind grows
+    steadily with the time that is spent: a slow minute shifts it by what that minute is of the whole run,
+    and when the time is over the schedule is at its end.
+    """
+
+    completed_seconds = 0.0
+
+    def __init__(self, config: TrainConfig, pauses: Pauses) -> None:
+        self._pauses, self._clock = pauses, pauses.clock
+        self._schedule_steps = config.schedule.cosine_steps
+        self.tokens_per_step = tokens_per_step(config)
+        self.max_time, self.max_seconds = config.training.max_time, config.training.max_seconds or 0.0
+        self.bar = math.ceil(self.max_seconds), "s"
+
+    def __str__(self) -> str:
+        return f"{self.max_time} of steps of {self.tokens_per_step:,} tokens"
+
+    def used(self, step: int) -> int:
+        """Seconds."""
+        return int(min(self.max_seconds, self._clock.elapsed))
+
+    def done(self, step: int) -> str:
+        """As in `12m05s of 20m done, 700 steps`."""
+        return f"{duration(self._clock.elapsed)} of {self.max_time} done, {step} steps"
+
+    def is_spent(self, step: int) -> bool:
+        """Whether less than half a step is left."""
+        return self._steps_left(step) < 0.5
+
+    def schedule_steps(self, step: int) -> float:
+        """As many as there will be at the mean pace, or [schedule].cosine_steps."""
+        if self._schedule_steps is None and self._clock.pace is None:
+            return UNKNOWN_STEPS
+        return self._schedule_steps or max(step, step - 1 + self._steps_left(step - 1))
+
+    def has_room_for(self, kind: str, step: int) -> bool:
+        """Whether a step is left after it."""
+        return self._steps_left(step, kind) >= 1
+
+    def seconds_left(self, step: int, seconds_per_step: float) -> float:
+        """Whatever the pace is."""
+        return max(0.0, self.max_seconds - self._clock.elapsed)
+
+    def whole_run(self, seconds_per_step: float) -> tuple[float, float]:
+        """The steps that fit in, and the time."""
+        pauses = tuple(self._pauses.at(seconds_per_step).values())
+        return steps_that_fit(self.max_seconds, 0, seconds_per_step, pauses), self.max_seconds
+
+    def complete(self) -> None:
+        """Remember it: the next process would find some milliseconds left."""
+        self.completed_seconds = max(self.completed_seconds, self.max_seconds)
+
+    def _steps_left(self, step: int, before: str | None = None) -> float:
+        """Steps for which there is time after `step`, and after what comes `before` them."""
+        seconds = self.max_seconds - self._clock.elapsed
+        if self.max_seconds <= self.completed_seconds or seconds <= 0:
+            return 0.0
+        pace = self._clock.pace or self._clock.mean(FIRST)
+        if pace is None:
+            return UNKNOWN_STEPS
+        pauses = self._pauses.at(pace)
+        seconds -= pauses[before].seconds if before else 0.0
+        steps = steps_that_fit(seconds, step, pace, tuple(pauses.values()))
+        # First steps that compile say little of the next one: there is always room for that.
+        return steps if self._clock.pace else max(1.0, steps)

@@ -1,0 +1,96 @@
+"""How many sequences go through the model at a time, and fewer of them where memory runs out."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from transformerlm.config import TrainConfig
+from transformerlm.distributed.world import World
+from transformerlm.errors import ConfigError, TransformerLMError
+from transformerlm.progress import Reporter
+from transformerlm.runtime import ADVICE, first_line, is_out_of_memory
+
+T = TypeVar("T")
+
+
+def largest_divisor(number: int, limit: float) -> int:
+    """The largest divisor of `number` that is at most `limit`; 1 where none is."""
+    return max((size for size in range(1, number + 1) if number % size == 0 and size <= limit), default=1)
+
+
+class MicroBatches:
+    """The size of a micro-batch: a divisor of `batch_size` that becomes smaller where memory runs out.
+
+    Args:
+        batch_size: sequences of a step on this device.
+        size: sequences to begin with.
+    """
+
+    def __init__(self, batch_size: int, size: int, reporter: Reporter) -> None:
+        self.batch_size, self.size, self._reporter = batch_size, size, reporter
+        self.limit: int | None = None
+        """The size at which memory was enough, after it had run out; None where it never did."""
+
+    def restrict(self, limit: int | None) -> None:
+        """Take no more at a time than an earlier process could."""
+        if limit is not None:
+            self.limit, self.size = limit, largest_divisor(self.batch_size, min(self.size, limit))
+
+    def agree(self, size: float) -> None:
+        """Take no more at a time than the rank can that can least."""
+        if size < self.size:
+            before = self.size
+            self.restrict(int(size))
+            self._reporter.say(f"out of memory on another rank: {_instead(self.size, before)}")
+
+    def run(self, attempt: Callable[[int], T], clear: Callable[[], object] = lambda: None) -> T:
+        """`attempt(size)`; where memory runs out, `clear()` and the same again with the next smaller size.
+
+        Raises:
+            TransformerLMError: where a single sequence is too much.
+        """
+        while True:
+            try:
+                return attempt(self.size)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = first_line(error)
+            # Only here is the error gone, and with it the frames that held the tensors of the attempt.
+            clear()
+            self._shrink(reason)
+
+    def _shrink(self, reason: str) -> None:
+        if self.size == 1:
+            raise TransformerLMError(f"out of memory with one sequence at a time: {ADVICE} ({reason})")
+        before, self.size = self.size, largest_divisor(self.batch_size, self.size - 1)
+        self.limit = self.size
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._reporter.say(f"out of memory: {_instead(self.size, before)}")
+
+
+def _instead(size: int, before: int) -> str:
+    return f"going on with {size} sequences at a time instead of {before}; the mathematics is the same"
+
+
+def share_of_batch(config: TrainConfig, world: World) -> int:
+    """Sequences of a step on each rank.
+
+    Raises:
+        ConfigError: where they are not equally many, or no whole number of micro-batches.
+    """
+    training = config.training
+    if training.batch_size % world.size:
+        what = f"expected a multiple of the {world.size} ranks, got {training.batch_size}"
+        raise ConfigError(f"[training].batch_size: {what}")
+    share = training.batch_size // world.size
+    if training.micro_batch_size != "auto" and share % training.micro_batch_size:
+        what = f"expected a divisor of the {share} sequences of each of {world.size} ranks"
+        raise ConfigError(f"[training].micro_batch_size: {what}, got {training.micro_batch_size}")
+    return share

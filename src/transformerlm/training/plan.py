@@ -1,0 +1,191 @@
+"""What a run would take, before it is started: memory, disk, speed and time. Nothing is kept of it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformerlm.config import TrainConfig
+from transformerlm.data import BatchSampler, TokenData
+from transformerlm.distributed.collectives import all_gather_numbers
+from transformerlm.distributed.world import ALONE, World
+from transformerlm.nn import num_non_embedding_parameters, num_parameters, training_flops_per_token
+from transformerlm.nn.accounting import checkpoint_bytes
+from transformerlm.optim import lr_factor
+from transformerlm.progress import Reporter
+from transformerlm.runtime import Runtime, measured_flops_ceiling
+from transformerlm.training.budget import make_budget, tokens_per_step
+from transformerlm.training.learner import Learner
+from transformerlm.training.memory import TrainingMemory, device_memory, training_memory
+from transformerlm.training.timers import FIRST_STEPS, Clock, duration
+
+MEASURED_SECONDS = 3.0
+"""How long steps are taken to see how fast they are; at least one after the first few."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in numbers: bytes, seconds, tokens."""
+
+    config: TrainConfig
+    runtime: Runtime
+    num_ranks: int
+    micro_batch_size: int
+    memory: TrainingMemory
+    """Of each rank."""
+    device_memory: int | None
+    """Of each rank."""
+    checkpoint_bytes: int
+    token_bytes: int
+    free_bytes: int
+    train_tokens: int
+    measured_steps: int
+    seconds_per_step: float
+    flops_ceiling: float
+    """Of all ranks."""
+    steps: float
+    """Of the whole run."""
+    seconds: float
+    """Of the whole run, validating and saving included."""
+
+
+def make_plan(
+    config: TrainConfig,
+    data: TokenData,
+    run_path: Path,
+    runtime: Runtime,
+    reporter: Reporter,
+    now: Callable[[], float] = time.perf_counter,
+    world: World = ALONE,
+) -> Plan:
+    """Take a few real steps on real data, forget what was learned, and work out the rest."""
+    learner = Learner(config, runtime, reporter, world)
+    learner.prepare()
+    steps, seconds_per_step = measured_pace(learner, data, now)
+    clock = Clock(now)
+    budget = make_budget(config, clock, data.val.num_tokens if data.val else 0)
+    size = learner.micro_batches.size
+    files = [file for file in (data.train, data.val) if file]
+    whole_run = budget.whole_run(seconds_per_step)
+    return Plan(
+        config=config,
+        runtime=runtime,
+        num_ranks=world.size,
+        micro_batch_size=size,
+        memory=training_memory(config, runtime, size, world),
+        device_memory=device_memory(runtime.device, world),
+        checkpoint_bytes=checkpoint_bytes(config.model, config.optimizer.name),
+        token_bytes=sum(file.path.stat().st_size for file in files),
+        free_bytes=shutil.disk_usage(_existing(run_path)).free,
+        train_tokens=data.train.num_tokens,
+        measured_steps=steps,
+        seconds_per_step=seconds_per_step,
+        flops_ceiling=world.size * measured_flops_ceiling(runtime),
+        steps=whole_run[0],
+        seconds=whole_run[1],
+    )
+
+
+def measured_pace(learner: Learner, data: TokenData, now: Callable[[], float]) -> tuple[int, float]:
+    """Steps taken, and mean seconds of one, the first few left out."""
+    config, runtime, world = learner.config, learner.runtime, learner.world
+    training, context_length = config.training, config.model.context_length
+    sampler = BatchSampler(data.train.tokens, training.batch_size, context_length, training.batch_order)
+    step, start, measured = 0, now(), 0.0
+    while step <= FIRST_STEPS or measured < MEASURED_SECONDS:
+        if step == FIRST_STEPS:
+            start = now()
+        factor = lr_factor(step + 1, config.schedule, config.schedule_steps or 1e9)
+        learner.learn(*sampler.batch(step, world.rank, world.size, runtime.device), factor)
+        runtime.synchronize()
+        # All ranks go by rank 0's clock, and stop after the same step.
+        step, ((measured,), *_) = step + 1, all_gather_numbers(world, [now() - start])
+    return step - FIRST_STEPS, measured / (step - FIRST_STEPS)
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan for a person to read, a topic at a time, in aligned columns."""
+    sections = [_model(plan), _memory(plan), _disk(plan), _time(plan)]
+    return [line for rows in sections for line in _aligned(rows)]
+
+
+Rows = list[tuple[str, str, str]]
+"""Topic (once), what, and how much."""
+
+
+def _model(plan: Plan) -> Rows:
+    config, parameters = plan.config, num_parameters(plan.config.model)
+    tokens = plan.steps * tokens_per_step(config)
+    micro_batches = config.training.batch_size // plan.num_ranks // plan.micro_batch_size
+    passes = "pass" if micro_batches == 1 else "passes"
+    ranks = f" on each of {plan.num_ranks} ranks" if plan.num_ranks > 1 else ""
+    return [
+        ("model", "parameters", f"{parameters:,}"),
+        ("", "without the embedding", f"{num_non_embedding_parameters(config.model):,}"),
+        ("data", "tokens", f"{plan.train_tokens:,}"),
+        ("", "trained on", f"{tokens:,.0f}, {tokens / plan.train_tokens:.2f} passes"),
+        ("", "per parameter", f"{tokens / parameters:.2g}"),
+        ("step", "sequences", f"{config.training.batch_size} of {config.model.context_length} tokens"),
+        ("", "at a time", f"{plan.micro_batch_size}{ranks}, in {micro_batches} {passes}"),
+    ]
+
+
+def _memory(plan: Plan) -> Rows:
+    memory, device = plan.memory, plan.device_memory
+    parts = ("weights", "gradients", "optimizer", "activations", "logits")
+    rows = [("", name, readable(getattr(memory, name))) for name in parts]
+    of_device = f" of {readable(device)}, {memory.total / device:.0%}" if device else ""
+    too_much = ": more than there is" if device and memory.total > device else ""
+    each = ", on each rank" if plan.num_ranks > 1 else ""
+    rows.append(("", "in all", f"{readable(memory.total)}{of_device}{each}{too_much}"))
+    return [("memory", *rows[0][1:]), *rows[1:]]
+
+
+def _disk(plan: Plan) -> Rows:
+    number, size = plan.config.training.keep_checkpoints + 1, plan.checkpoint_bytes
+    return [
+        ("disk", "token files", readable(plan.token_bytes)),
+        (
+            "",
+            "checkpoints",
+            f"{readable(number * size)}: {number} of {readable(size)}, the best one included",
+        ),
+        ("", "free", readable(plan.free_bytes)),
+    ]
+
+
+def _time(plan: Plan) -> Rows:
+    config = plan.config
+    tokens_per_second = tokens_per_step(config) / plan.seconds_per_step
+    flops = tokens_per_second * training_flops_per_token(config.model, config.model.context_length)
+    places = f"{plan.num_ranks} x " if plan.num_ranks > 1 else ""
+    share = f"{flops / plan.flops_ceiling:.0%} of {plan.flops_ceiling / 1e12:.3g} TFLOP/s, both measured"
+    return [
+        ("speed", "device", f"{places}{plan.runtime}"),
+        ("", "tokens per second", f"{tokens_per_second:,.0f}, over {plan.measured_steps} steps"),
+        ("", "of the ceiling", share),
+        ("time", "steps", f"{plan.steps:,.0f}"),
+        ("", "in all", duration(plan.seconds)),
+    ]
+
+
+def _aligned(rows: Rows) -> list[str]:
+    return [f"{topic:<8}{what:<24}{value}" for topic, what, value in rows]
+
+
+def readable(num_bytes: float) -> str:
+    """Bytes with three digits and a unit: `7.44 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 999.5:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB"
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder on the way to `path` that is there already."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())

@@ -1,0 +1,86 @@
+"""What transformerlm-train says and shows besides metrics: what it begins, and what has come of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from transformerlm.distributed.collectives import rank_0_alone
+from transformerlm.progress import Reporter
+
+if TYPE_CHECKING:
+    from transformerlm.data import TokenFile
+    from transformerlm.logging import Logger
+    from transformerlm.nn import TransformerLM
+    from transformerlm.tokenizer import Tokenizer
+    from transformerlm.training.trainer import Trainer
+
+XZ_LIMIT_BYTES = 16_000_000
+"""Larger texts are not compressed for comparison: xz takes about a second a megabyte."""
+
+
+def introduce(trainer: Trainer, reporter: Reporter) -> None:
+    """Say what is about to be trained, on what, and where."""
+    from transformerlm.nn import num_parameters
+
+    budget, train_tokens = trainer.budget, trainer.data.train.num_tokens
+    places = f"{trainer.world.size} x " if trainer.world.size > 1 else ""
+    reporter.say(f"model: {num_parameters(trainer.config.model):,} parameters, on {places}{trainer.runtime}")
+    steps = trainer.config.training.steps_in_budget(trainer.config.model.context_length)
+    passes = f"{steps * budget.tokens_per_step / train_tokens:.2f} passes over" if steps else "on"
+    reporter.say(f"training: {budget}, {passes} {train_tokens:,} tokens, into {trainer.run.path}")
+    if trainer.step:
+        reporter.say(f"resumed: {trainer.run.path}, {budget.done(trainer.step)}")
+
+
+def show(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter, loggers: list[Logger]) -> None:
+    """Say how good the model has become, and let it write."""
+    config, step = trainer.config, trainer.step
+    model = trainer.whole_model()
+    with rank_0_alone(trainer.world):
+        if trainer.world.is_main:
+            if config.training.max_time is not None:
+                short = ", all of them in the warm-up" if step <= config.schedule.warmup_steps else ""
+                reporter.say(f"trained: {step} steps in {config.training.max_time}{short}")
+            compare_with_xz(trainer, tokenizer, reporter)
+            write_samples(trainer, model, tokenizer, loggers[0])
+
+
+def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) -> None:
+    """Say what the validation text costs the model and what it costs a good compressor."""
+    from transformerlm.evaluation.loss import xz_bits_per_byte
+
+    train, val, newest = trainer.data.train, trainer.data.val, trainer.newest
+    if val is None or newest is None:
+        return
+    found = newest.evaluation
+    ours = (
+        f"{found.bits_per_byte:.3f} bits per byte (loss {found.loss:.3f}, perplexity {found.perplexity:.1f})"
+    )
+    reporter.say(f"validation: {ours}")
+    if val.num_bytes > XZ_LIMIT_BYTES:
+        return
+    separator = tokenizer.special_token_ids.get(trainer.config.data.document_separator, -1)
+
+    def text(file: TokenFile) -> bytes:
+        return tokenizer.decode_bytes(file.tokens[file.tokens != separator])
+
+    line = f"xz -9e on the same text: {xz_bits_per_byte(text(val)):.3f} bits per byte"
+    if train.num_bytes + val.num_bytes <= XZ_LIMIT_BYTES:
+        line += f"; {xz_bits_per_byte(text(val), after=text(train)):.3f} when it has read the training text"
+    reporter.say(line)
+
+
+def write_samples(trainer: Trainer, model: TransformerLM, tokenizer: Tokenizer, logger: Logger) -> None:
+    """Continue the prompts of [generation], log the texts and keep them in the run's folder."""
+    from transformerlm.infer import complete, completion_values
+    from transformerlm.logging import MetricsFile
+
+    config, run, generation = trainer.config, trainer.run, trainer.config.generation
+    with trainer.runtime.autocast():
+        completions = complete(model, tokenizer, generation, seed=config.runtime.seed)
+    run.samples.unlink(missing_ok=True)
+    with MetricsFile(run.samples) as samples:
+        for completion in completions:
+            values = completion_values(completion, generation)
+            logger.log(values, trainer.step)
+            samples.log(values, trainer.step)

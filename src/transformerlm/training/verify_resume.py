@@ -1,0 +1,115 @@
+"""Does a run that is stopped go on as if it had not been? A proof on the user's own machine and data.
+
+From the newest checkpoint the same steps are taken twice: straight, and with a stop in the middle, at which a
+checkpoint is written, read into a new model and gone on from. Nothing in the run's folder changes.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from transformerlm.checkpoint.run_directory import RunDirectory
+from transformerlm.checkpoint.store import Checkpoint
+from transformerlm.errors import CheckpointError
+from transformerlm.logging import NullLogger, names
+from transformerlm.storage.safetensors import flatten
+from transformerlm.training.trainer import Trainer
+
+
+def verify_resume(make: Callable[[RunDirectory], Trainer], run: RunDirectory, steps: int) -> None:
+    """Take `steps` steps both ways, compare every bit of what comes of it, and say what was found.
+
+    On a GPU, where operations may add in another order each time, how far apart the two are is only said.
+
+    Args:
+        make: a fresh trainer for this run; `run` is given to it, or another folder to write to.
+
+    Raises:
+        CheckpointError: there is no checkpoint; or, on a CPU, the two differ, or differ from the records
+            of the run where it had come further than its checkpoint.
+    """
+    straight = make(run)
+    newest = _resume(straight)
+    losses = _take(straight, steps)
+    stopped, middle = make(run), steps // 2
+    _resume(stopped)
+    losses_until_stop = _take(stopped, middle)
+    with tempfile.TemporaryDirectory() as folder:
+        stopped.run, stopped.saved_step = RunDirectory(Path(folder)), None
+        stopped.save(NullLogger(), is_last=True)
+        again = make(stopped.run)
+        _resume(again)
+    losses_since = _take(again, steps - middle)
+    found = state_differences(_state(straight), _state(again))
+    found += _loss_differences("a stop", newest.step, losses, [*losses_until_stop, *losses_since])
+    recorded = _recorded_losses(run.metrics, newest.step, steps)
+    found += _loss_differences(str(run.metrics), newest.step, losses[: len(recorded)], recorded)
+    _report(
+        straight, f"{newest.path}: {steps} steps, straight and with a stop after {middle}", recorded, found
+    )
+
+
+def _resume(trainer: Trainer) -> Checkpoint:
+    found = trainer.run.resume_point("must", trainer.reporter, trainer.world)
+    assert found
+    trainer.restore(found)
+    trainer.learner.prepare()
+    return found
+
+
+def _take(trainer: Trainer, steps: int) -> list[float]:
+    return [trainer.take_step().loss.item() for _ in range(steps)]
+
+
+def _state(trainer: Trainer) -> dict[str, Any]:
+    return {"model": trainer.learner.model_state(), "training": trainer.training_state()}
+
+
+def state_differences(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
+    """One line per tensor whose bits differ, and one for other values; both are trees of the same shape."""
+    (tensors, values), (other_tensors, other_values) = flatten(expected), flatten(got)
+    lines = [
+        f"{name}: differs by at most {_distance(tensor, other_tensors[name]):.3g}"
+        for name, tensor in tensors.items()
+        if not tensor.equal(other_tensors[name])
+    ]
+    return lines + ["numbers beside the tensors differ"] * (values != other_values)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return (a.double() - b.double()).abs().max().item()
+
+
+def _loss_differences(what: str, first: int, expected: list[float], got: list[float]) -> list[str]:
+    pairs = enumerate(zip(expected, got, strict=True), first + 1)
+    wrong = [f"step {step}: loss {a!r} -> {b!r} ({what})" for step, (a, b) in pairs if a != b]
+    return wrong[:1]
+
+
+def _recorded_losses(metrics: Path, step: int, steps: int) -> list[float]:
+    """The losses of the steps after `step` that a run has logged, as far as there is one for each."""
+    if not metrics.exists():
+        return []
+    records = [json.loads(line) for line in metrics.read_bytes().splitlines() if line.endswith(b"}")]
+    losses = {record.get("step"): record[names.LOSS] for record in records if names.LOSS in record}
+    found: list[float] = []
+    while len(found) < steps and step + len(found) + 1 in losses:
+        found.append(float(losses[step + len(found) + 1]))
+    return found
+
+
+def _report(trainer: Trainer, what: str, recorded: list[float], found: list[str]) -> None:
+    if not found:
+        also = f"; {len(recorded)} losses as the run has recorded them" if recorded else ""
+        equal = "the same bits of weights, optimizer, random numbers and losses"
+        trainer.reporter.say(f"verified: {what}: {equal}{also}")
+    elif trainer.runtime.device.type == "cpu":
+        raise CheckpointError([f"{what}: expected the same bits, got:", *found])
+    else:
+        trainer.reporter.say(f"{what}: not the same bits, as is usual here: {'; '.join(found[:3])}")

@@ -1,0 +1,317 @@
+import dataclasses
+import os
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transformerlm.cli.command import parse_value, run_command
+from transformerlm.config import (
+    InferConfig,
+    MakeDataConfig,
+    ModelConfig,
+    TrainConfig,
+    TrainTokenizerConfig,
+)
+from transformerlm.errors import ConfigError, DataError
+from transformerlm.schema import field_types, from_dict, to_dict
+
+SHORTCUTS = {"resume": "training.resume"}
+
+
+def run(argv, function=lambda config: 0):
+    return run_command(TrainConfig, function, description="Train.", shortcuts=SHORTCUTS, argv=argv)
+
+
+def config_of(*argv):
+    seen = []
+    assert run(list(argv), lambda config: seen.append(config)) == 0
+    return seen[0]
+
+
+def test_defaults_then_file_then_command_line(tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_text("[model]\nd_model = 64\nnum_layers = 2\n[optimizer]\nlr = 1\n")
+    config = config_of("--config", str(file), "--model.num_layers=3", "--resume", "must")
+    assert (config.model.d_model, config.model.num_layers, config.model.num_heads) == (64, 3, 8)
+    assert config.optimizer.lr == 1.0
+    assert config.training.resume == "must"
+
+
+@pytest.mark.parametrize(
+    ("words", "table", "key", "value"),
+    [
+        # as people write, and as wandb's agents write (Python's str)
+        (["--optimizer.lr=3e-4"], "optimizer", "lr", 3e-4),
+        (["--optimizer.lr", "3e-4"], "optimizer", "lr", 3e-4),
+        (["--optimizer.betas=[0.9, 0.99]"], "optimizer", "betas", (0.9, 0.99)),
+        (["--model.tie_embeddings=true"], "model", "tie_embeddings", True),
+        (["--model.tie_embeddings=True"], "model", "tie_embeddings", True),
+        (["--model.tie_embeddings", "False"], "model", "tie_embeddings", False),
+        (["--model.num_kv_heads=None"], "model", "num_kv_heads", None),
+        (["--model.num_kv_heads=4"], "model", "num_kv_heads", 4),
+        (["--data.corpus=12"], "data", "corpus", "12"),
+        (["--data.corpus=a=b"], "data", "corpus", "a=b"),
+        (["--data.validation_corpus=None"], "data", "validation_corpus", None),
+        (["--generation.prompts=Once upon"], "generation", "prompts", ("Once upon",)),
+        (['--generation.prompts=["a", "b, c"]'], "generation", "prompts", ("a", "b, c")),
+        (["--generation.prompts="], "generation", "prompts", ("",)),
+        (["--generation.temperature", "0"], "generation", "temperature", 0.0),
+        (["--training.log_every=1", "--training.log_every=7"], "training", "log_every", 7),
+    ],
+)
+def test_overrides_are_read_as_the_key_asks(words, table, key, value):
+    got = getattr(getattr(config_of(*words), table), key)
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_an_option_given_several_times_makes_a_list_where_its_key_takes_one(capsys):
+    seen = []
+
+    def prompts_of(*words):
+        shortcuts = {"prompt": "infer.prompt+"}
+        run_command(InferConfig, seen.append, description="", shortcuts=shortcuts, argv=list(words))
+        return seen[-1].infer.prompt
+
+    assert prompts_of("--prompt", "a", "--prompt=[1]", "--infer.checkpoint=x", "--prompt=") == (
+        "a",
+        "[1]",
+        "",
+    )
+    assert prompts_of("--prompt=None") == ("None",)
+    assert prompts_of("--prompt=a", "--infer.prompt=b") == "b"
+    assert (
+        run_command(
+            InferConfig, print, description="", shortcuts={"prompt": "infer.prompt+"}, argv=["--help"]
+        )
+        == 0
+    )
+    assert "short for --infer.prompt, as often as there are values\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["--model.d_model=3.5"],
+            "command line: [model].d_model: expected a whole number of at least 1, got 3.5",
+        ),
+        (
+            ["--model.d_model=ten"],
+            'command line: [model].d_model: expected a whole number of at least 1, got "ten"',
+        ),
+        (
+            ["--model.d_model=True"],
+            "command line: [model].d_model: expected a whole number of at least 1, got true",
+        ),
+        (["--model.d_modell=3"], 'command line: [model].d_modell: unknown key; did you mean "d_model"?'),
+        (["--modle.d_model=3"], 'command line: modle: unknown key; did you mean "model"?'),
+        (
+            ["--model.d_model.x=3"],
+            "command line: [model].d_model: expected a whole number of at least 1, got {'x'",
+        ),
+        (
+            ["--model.tie_embeddings=yes"],
+            'command line: [model].tie_embeddings: expected true or false, got "yes"',
+        ),
+        (
+            ["--resume=sometimes"],
+            'command line: [training].resume: expected one of "auto", "never", "must", got',
+        ),
+        (["--optimizer.lr=nan"], 'command line: [optimizer].lr: expected a number above 0, got "nan"'),
+        (["--optimizer.lr=__import__('os')"], "command line: [optimizer].lr: expected a number above 0, got"),
+        (["--resmue=must"], 'command line: --resmue=must: unknown argument; did you mean "--resume"?'),
+        (["stray"], "command line: stray: unknown argument; known here: --config"),
+        (["--config"], "command line: --config: expected a value after it, got none"),
+        (
+            ["--model.d_model", "--print-config"],
+            "command line: --model.d_model: expected a value after it, got none",
+        ),
+        (["--config", "no/such.toml"], "no/such.toml: expected a TOML file, got: No such file or directory"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_status_2(words, line, capsys):
+    assert run(words, lambda config: pytest.fail("must not run")) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(line), err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"a = ", b"[model\n", b"\xff\xfe", b"a = 1\na = 2", b"x" * 100, b"a = [" * 5000]
+)
+def test_a_file_that_is_no_toml(content, tmp_path, capsys):
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content)
+    assert run(["--config", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"{file}: not valid TOML: ")
+    assert err.count("\n") == 1
+
+
+def test_problems_name_the_file_or_the_command_line(tmp_path, capsys):
+    file = tmp_path / "a.toml"
+    file.write_text("[model]\nnum_layers = 0\nd_model = 0\n")
+    assert run(["--config", str(file), "--model.d_model=-1", "--schedule.warmup_steps=-1"]) == 2
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "command line",
+        str(file),
+        "command line",
+    ]
+
+
+@pytest.mark.parametrize("config_class", [TrainConfig, TrainTokenizerConfig, MakeDataConfig, InferConfig])
+def test_print_config_loads_again_to_the_same_config(config_class, tmp_path, capsys):
+    def never(config):
+        pytest.fail("must not run")
+
+    assert run_command(config_class, never, description="", argv=["--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert from_dict(config_class, tomllib.loads(printed)) == config_class()
+    file = tmp_path / "printed.toml"
+    file.write_text(printed)
+    assert (
+        run_command(config_class, never, description="", argv=["--config", str(file), "--print-config"]) == 0
+    )
+    assert capsys.readouterr().out == printed
+
+
+def test_help_names_every_key(capsys):
+    assert run(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for table, section in field_types(TrainConfig).items():
+        assert f"[{table}]" in printed
+        for field in dataclasses.fields(section):
+            assert f"\n  {field.name} = " in printed
+
+
+def test_a_mode_is_run_in_place_of_the_usual_function(capsys):
+    def check(config):
+        """Check it all.
+
+        And more than that.
+        """
+        return 7
+
+    def run_with_mode(*argv):
+        return run_command(
+            TrainConfig, lambda config: 0, description="Train.", modes={"check": check}, argv=argv
+        )
+
+    assert run_with_mode() == 0
+    assert run_with_mode("--check") == run_with_mode("--optimizer.lr=1", "--check", "--debug") == 7
+    assert run_with_mode("--help") == 0
+    assert "\n  --check                 Check it all.\n" in capsys.readouterr().out
+    assert run_with_mode("--check", "--print-config") == 0
+    capsys.readouterr()
+    for words in (["--check=1"], ["--chekc"], ["check"]):
+        assert run_with_mode(*words) == 2
+        assert '--check"' in capsys.readouterr().err
+    assert run(["--check"]) == 2
+
+
+def test_errors_of_the_users_making_have_their_status_and_no_traceback(capsys):
+    def fail(error):
+        def function(config):
+            raise error
+
+        return function
+
+    assert run([], fail(DataError(["a.txt: one", "b.txt: two"]))) == 3
+    assert capsys.readouterr().err == "a.txt: one\nb.txt: two\n"
+    assert run([], fail(OSError(28, "No space left on device", "x.bin"))) == 74
+    assert "x.bin" in capsys.readouterr().err
+    assert run([], fail(KeyboardInterrupt())) == 130
+    capsys.readouterr()
+    assert run(["--debug"], fail(DataError("a"))) == 3
+    assert "Traceback" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):  # a fault of ours stays visible as one
+        run([], fail(ZeroDivisionError()))
+
+
+def test_a_reader_that_leaves_is_no_error():
+    script = "from transformerlm.cli.train import main; import sys; sys.exit(main(['--print-config']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.stderr == ""
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+keys = st.sampled_from([*to_dict(TrainConfig()), *to_dict(ModelConfig()), "lr", "betas"]) | st.text(
+    max_size=5
+)
+
+
+@given(st.dictionaries(keys, st.dictionaries(keys, values, max_size=4) | values, max_size=4))
+def test_any_dictionary_makes_a_config_or_lines(data):
+    try:
+        lines = [] if from_dict(TrainConfig, data, "x") else ["x: "]
+    except ConfigError as error:
+        lines = error.lines
+    assert all(line.startswith("x: ") and line.splitlines() == [line] for line in lines), lines
+
+
+@given(st.text(max_size=20), st.sampled_from([int, float, bool, str, int | None, tuple[float, float]]))
+def test_no_text_breaks_the_reading_of_a_value(text, hint):
+    parse_value(text, hint)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--replay", "0"], "command line: --replay: expected a whole number of at least 1, got 0"),
+        (["--replay", "x"], "command line: --replay: expected a whole number of at least 1, got x"),
+        (["--replay=1.5"], "command line: --replay: expected a whole number of at least 1, got 1.5"),
+        (["--replay"], "command line: --replay: expected a value after it, got none"),
+    ],
+)
+def test_a_mode_may_take_a_number(words, line, capsys):
+    def replay(config, steps):
+        """Do it again."""
+        print(steps)
+
+    def run(words):
+        return run_command(TrainConfig, print, description="", modes={"replay": replay}, argv=words)
+
+    assert run(words) == 2
+    assert capsys.readouterr().err == line + "\n"
+    assert run(["--replay", "12"]) == run(["--replay=12"]) == run(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("12\n12\n")
+    assert "--replay STEPS" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["--to", "a", "b"], ("a", "b")),
+        (["--to=a", "b"], ("a", "b")),
+        (["--to", "a"], ("a", "runs/{corpus}")),
+        (["--to", "a", "--training.run_dir=c"], ("a", "c")),
+        (["--to", "a", "b", "--debug"], ("a", "b")),
+    ],
+)
+def test_a_shortcut_may_stand_for_several_keys(words, values):
+    seen = []
+    shortcuts = {"to": "data.corpus training.run_dir"}
+    status = run_command(TrainConfig, seen.append, description="", shortcuts=shortcuts, argv=words)
+    assert status == 0
+    assert (seen[0].data.corpus, seen[0].training.run_dir) == values
+
+
+def test_of_more_values_than_keys_the_rest_are_no_arguments(capsys):
+    shortcuts = {"to": "data.corpus training.run_dir"}
+    words = ["--to", "a", "b", "c"]
+    assert run_command(TrainConfig, lambda c: 0, description="", shortcuts=shortcuts, argv=words) == 2
+    assert capsys.readouterr().err.startswith("command line: c: unknown argument")

@@ -1,0 +1,222 @@
+"""Models out and in, against the programs that they are meant for."""
+
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tests.small_models import END, VARIANTS, language_model, tokenizer
+from transformerlm.conversion import parity
+from transformerlm.conversion.convert import EXACT, eos_token_of, export_folder, import_folder
+from transformerlm.conversion.hf_folder import read_folder
+from transformerlm.errors import CheckpointError, ConfigError
+from transformerlm.infer import generate
+from transformerlm.language_model import LanguageModel
+from transformerlm.progress import SilentReporter
+
+transformers = pytest.importorskip("transformers")
+
+TEXTS = [*parity.TEXTS, f"They've{END}naïve<|user|>  中文 12345\n\n"]
+
+
+class Heard(SilentReporter):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, message):
+        self.lines.append(message)
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def exported(request, tmp_path_factory):
+    """A model, and the folder that it was exported to."""
+    lm, folder = language_model(**VARIANTS[request.param]), tmp_path_factory.mktemp("out") / "model"
+    heard = Heard()
+    export_folder(lm, folder, "float32", heard)
+    assert "transformers" in heard.lines[-1]
+    return lm, folder
+
+
+def test_transformers_computes_the_same_logits(exported):
+    lm, folder = exported
+    peer = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert type(peer).__name__ == ("Qwen3ForCausalLM" if lm.model.config.qk_norm else "LlamaForCausalLM")
+    assert peer.dtype == torch.float32
+    ids = torch.randint(lm.tokenizer.vocab_size, (2, 48))
+    with torch.inference_mode():
+        assert_close(peer(ids).logits, lm.model(ids), rtol=0, atol=1e-5)
+
+
+def test_transformers_encodes_to_the_same_ids(exported):
+    lm, folder = exported
+    peer = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        assert peer(text)["input_ids"] == lm.tokenizer.encode(text)
+        assert peer.decode(lm.tokenizer.encode(text)) == text
+    assert (peer.eos_token, peer.model_max_length) == (END, 48)
+    assert peer.eos_token_id == lm.tokenizer.special_token_ids[END]
+    assert set(peer("text")) == {"input_ids", "attention_mask"}
+
+
+def test_transformers_continues_greedily_to_the_same_ids(exported):
+    lm, folder = exported
+    peer = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    for text in TEXTS:
+        ids = lm.tokenizer.encode(text)[:20]
+        size, eos = lm.tokenizer.vocab_size, lm.tokenizer.special_token_ids[END]
+        ours = generate(lm.model, ids, max_new_tokens=24, temperature=0, vocab_size=size, eos_token_id=eos)
+        theirs = peer.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)
+        assert theirs[0, len(ids) :].tolist() in (ours, [*ours, eos])
+
+
+def test_out_and_in_again_is_the_same_to_the_bit(exported, tmp_path):
+    lm, folder = exported
+    import_folder(folder, tmp_path / "run", SilentReporter())
+    back = LanguageModel.load(tmp_path / "run", EXACT)
+    assert back.tokenizer.fingerprint == lm.tokenizer.fingerprint
+    assert back.model.config == lm.model.config
+    ours, theirs = lm.model.state_dict(), back.model.state_dict()
+    assert list(ours) == list(theirs)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    assert eos_token_of(back) == END
+
+
+def huggingface(folder, kind="Llama", seed=0, max_shard_size="5GB", dtype=torch.float32, **changes):
+    """A folder as transformers writes it, of a model that it has drawn."""
+    settings = {
+        **{"vocab_size": tokenizer().vocab_size, "hidden_size": 48, "intermediate_size": 80},
+        **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12},
+        **{"max_position_embeddings": 64, "rms_norm_eps": 1e-5, "initializer_range": 0.1},
+        **{"eos_token_id": [tokenizer().special_token_ids[END]], "bos_token_id": None},
+    }
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{kind}Config")(**(settings | changes))
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).to(dtype)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    tokenizer().export_tokenizer_json(folder)
+    return folder
+
+
+THEIR_MODELS = {
+    "Llama": {},
+    "Llama, tied": {"tie_word_embeddings": True},
+    "Llama in many files": {"max_shard_size": "20KB"},
+    "Llama in bfloat16": {"dtype": torch.bfloat16},
+    "Llama with more rows": {"vocab_size": 400, "dtype": torch.float16},
+    "Qwen3": {"kind": "Qwen3", "rope_parameters": {"rope_type": "default", "rope_theta": 777.0}},
+    "Mistral": {"kind": "Mistral", "sliding_window": None},
+    "Mistral with a window that is none": {"kind": "Mistral", "sliding_window": 64},
+}
+
+
+@pytest.mark.parametrize("name", THEIR_MODELS)
+def test_in_and_out_again_is_the_same_to_the_bit(name, tmp_path):
+    options = THEIR_MODELS[name]
+    source, heard = huggingface(tmp_path / "source", **options), Heard()
+    import_folder(source, tmp_path / "run", heard)
+    assert "transformers" in heard.lines[-1]
+    lm = LanguageModel.load(tmp_path / "run", EXACT)
+    peer = transformers.AutoModelForCausalLM.from_pretrained(source).float()
+    ids = torch.randint(tokenizer().vocab_size, (2, 64))
+    with torch.inference_mode():
+        assert_close(lm.model(ids), peer(ids).logits, rtol=0, atol=1e-5)
+    dtype = str(options.get("dtype", torch.float32)).removeprefix("torch.")
+    export_folder(lm, tmp_path / "back", dtype, SilentReporter())
+    before, after = (
+        transformers.AutoModelForCausalLM.from_pretrained(d) for d in (source, tmp_path / "back")
+    )
+    theirs = after.state_dict()
+    assert before.state_dict().keys() == theirs.keys()
+    for key, tensor in before.state_dict().items():
+        assert tensor.dtype == theirs[key].dtype
+        assert torch.equal(tensor, theirs[key]), key
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_fewer_bits_are_the_nearest_numbers(dtype, tmp_path):
+    lm = language_model()
+    export_folder(lm, tmp_path / "out", dtype, SilentReporter())
+    folder = read_folder(tmp_path / "out")
+    assert folder.dtype == dtype
+    for name, tensor in lm.model.state_dict().items():
+        assert torch.equal(folder.state[name], tensor.to(getattr(torch, dtype)).float()), name
+
+
+def test_a_weight_too_large_for_float16_is_refused_and_nothing_is_left(tmp_path):
+    lm = language_model()
+    with torch.no_grad():
+        lm.model.blocks[1].feedforward.w3.weight[0, 0] = 1e6
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight: not finite in float16"):
+        export_folder(lm, tmp_path / "out", "float16", SilentReporter())
+    assert list(tmp_path.iterdir()) == []
+
+
+def spoiled(part, value, config):
+    return value  # as if both rotated the same pairs
+
+
+@pytest.mark.parametrize("variant", ["plain", "qk-norm"])
+def test_a_wrong_order_of_rows_is_found_out_and_nothing_is_left(variant, tmp_path, monkeypatch):
+    from transformerlm.conversion import hf_folder, hf_layout
+
+    # Wrong in the same way out and in: only another program can tell.
+    monkeypatch.setattr(hf_layout, "to_theirs", spoiled)
+    monkeypatch.setattr(hf_folder, "to_ours", spoiled)
+    with pytest.raises(CheckpointError, match=r"transformers 5.*: other logits: .* apart after token"):
+        export_folder(language_model(**VARIANTS[variant]), tmp_path / "out", "float32", SilentReporter())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_key_of_the_config_is_found_out(tmp_path, monkeypatch):
+    from transformerlm.conversion import hf_folder
+
+    right = hf_folder.config_of
+    monkeypatch.setattr(
+        hf_folder, "config_of", lambda *a: right(*a) | {"rope_parameters": None, "rope_theta": 50}
+    )
+    with pytest.raises(CheckpointError, match="other logits"):
+        export_folder(language_model(), tmp_path / "out", "float32", SilentReporter())
+
+
+def test_an_import_that_became_something_else_is_found_out(tmp_path, monkeypatch):
+    from transformerlm.conversion import hf_folder
+
+    source = huggingface(tmp_path / "source")
+    monkeypatch.setattr(hf_folder, "to_ours", spoiled)
+    with pytest.raises(CheckpointError, match=r"self_attn\.[qk]_proj\.weight: became something else"):
+        import_folder(source, tmp_path / "run", SilentReporter())
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_transformers_it_is_read_back_here_and_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(parity, "is_installed", lambda package: False)
+    heard, folder = Heard(), tmp_path / "out"
+    export_folder(language_model(), folder, "float32", heard)
+    assert heard.lines[-1].endswith("not by transformers, which is not installed")
+    import_folder(folder, tmp_path / "run", heard)
+    assert heard.lines[-1].endswith("not by transformers, which is not installed")
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine").write_text("mine")
+    for convert in (
+        lambda: export_folder(language_model(), tmp_path / "there", "float32", SilentReporter()),
+        lambda: import_folder(tmp_path / "source", tmp_path / "there", SilentReporter()),
+    ):
+        with pytest.raises(ConfigError, match="expected a path where there is nothing, got"):
+            convert()
+    assert [path.name for path in tmp_path.rglob("*")] == ["there", "mine"]
+
+
+def test_generation_is_the_runs_own(exported):
+    lm, folder = exported
+    found = json.loads((folder / "generation_config.json").read_text())
+    assert (found["do_sample"], found["temperature"], found["top_p"], found["top_k"]) == (True, 0.8, 0.95, 0)
+    unused = list(range(lm.tokenizer.vocab_size, lm.model.config.vocab_size))
+    assert found.get("suppress_tokens", []) == unused

@@ -1,0 +1,174 @@
+"""GGUF files, read back by the package gguf, and by llama.cpp where it is installed."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tests.small_models import END, VARIANTS, language_model, random_model, tokenizer
+from transformerlm.conversion import gguf as gguf_file
+from transformerlm.conversion.convert import export_gguf
+from transformerlm.conversion.hf_layout import parts
+from transformerlm.conversion.parity import TEXTS
+from transformerlm.errors import CheckpointError, ConfigError, DataError
+from transformerlm.infer import generate
+from transformerlm.progress import SilentReporter
+from transformerlm.tokenizer import Tokenizer
+
+gguf = pytest.importorskip("gguf")
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def exported(request, tmp_path_factory):
+    lm, path = language_model(**VARIANTS[request.param]), tmp_path_factory.mktemp("out") / "model.gguf"
+    export_gguf(lm, path, "float32", SilentReporter())
+    return lm, path
+
+
+def test_gguf_reads_every_tensor_and_what_the_model_is(exported):
+    lm, path = exported
+    config, reader = lm.model.config, gguf.GGUFReader(path)
+    fields = {key: field.contents() for key, field in reader.fields.items()}
+    kind = fields["general.architecture"]
+    assert kind == ("qwen3" if config.qk_norm else "llama")
+    assert fields[f"{kind}.block_count"] == config.num_layers
+    assert fields[f"{kind}.attention.head_count_kv"] == config.kv_heads
+    assert fields[f"{kind}.attention.layer_norm_rms_epsilon"] == np.float32(config.norm_eps)
+    assert fields[f"{kind}.rope.freq_base"] == config.rope_theta
+    size = lm.tokenizer.vocab_size
+    assert len(fields["tokenizer.ggml.tokens"]) == size == fields[f"{kind}.vocab_size"] <= config.vocab_size
+    tensors = {tensor.name: torch.tensor(tensor.data) for tensor in reader.tensors}
+    assert ("output.weight" in tensors) is not config.tie_embeddings
+    assert len(tensors) == len(list(parts(config))) - config.tie_embeddings
+    state = lm.model.state_dict()
+    for ours, theirs in [
+        ("embedding.weight", "token_embd.weight"),
+        ("blocks.1.attention.v_proj.weight", "blk.1.attn_v.weight"),
+        ("blocks.1.feedforward.w1.weight", "blk.1.ffn_gate.weight"),
+        ("blocks.1.feedforward.w2.weight", "blk.1.ffn_down.weight"),
+        ("blocks.1.feedforward.w3.weight", "blk.1.ffn_up.weight"),
+        ("final_norm.weight", "output_norm.weight"),
+    ]:
+        assert torch.equal(tensors[theirs], state[ours][:size] if "emb" in ours else state[ours]), theirs
+    q = state["blocks.0.attention.q_proj.weight"]
+    assert torch.equal(tensors["blk.0.attn_q.weight"], q) is not config.qk_norm
+
+
+def test_tokens_are_spelled_typed_and_in_order(exported):
+    lm, path = exported
+    fields = {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
+    tokens, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+    end = lm.tokenizer.special_token_ids[END]
+    assert (tokens[end], kinds[end]) == (END, gguf.TokenType.CONTROL)
+    assert tokens[lm.tokenizer.encode(" ")[0]] == "Ġ"
+    assert kinds.count(gguf.TokenType.CONTROL) == 2
+    assert len(fields["tokenizer.ggml.merges"]) == len(lm.tokenizer.merges)
+    assert (fields["tokenizer.ggml.model"], fields["tokenizer.ggml.pre"]) == ("gpt2", "gpt-2")
+    assert fields["tokenizer.ggml.eos_token_id"] == end
+    assert fields["tokenizer.ggml.add_bos_token"] is False
+
+
+def test_llama_cpp_writes_the_same_greedy_tokens(exported):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    lm, path = exported
+    peer = llama_cpp.Llama(str(path), n_ctx=48, verbose=False, type_k=0, type_v=0)
+    size, eos = lm.tokenizer.vocab_size, lm.tokenizer.special_token_ids[END]
+    for text in [*TEXTS, f"They've{END}naïve<|user|>  中文"]:
+        assert peer.tokenize(text.encode(), add_bos=False, special=True) == lm.tokenizer.encode(text)
+        ids = lm.tokenizer.encode(text)[:24]
+        ours = generate(lm.model, ids, max_new_tokens=20, temperature=0, vocab_size=size, eos_token_id=eos)
+        theirs = []
+        for token_id in peer.generate(ids, temp=0, repeat_penalty=1.0):
+            if token_id == eos or len(theirs) == 20:
+                break
+            theirs.append(token_id)
+        assert theirs == ours
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("variant", ["grouped", "qk-norm"])
+def test_matrices_in_sixteen_bits_and_norms_in_float32(dtype, variant, tmp_path):
+    lm, path = language_model(**VARIANTS[variant]), tmp_path / "model.gguf"
+    export_gguf(lm, path, dtype, SilentReporter())  # with llama.cpp's own logits, where it is installed
+    kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
+    for part in parts(lm.model.config):
+        expected = "F32" if len(part.shape) == 1 else {"float16": "F16", "bfloat16": "BF16"}[dtype]
+        assert kinds[gguf_file.tensor_name(part.ours)] == expected
+
+
+@pytest.mark.parametrize("pattern", gguf_file.PATTERNS, ids=[name for name, _ in gguf_file.PATTERNS.values()])
+def test_llama_cpp_divides_text_by_each_pattern_as_this_package_does(pattern, tmp_path):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    learned, (_, whole_words) = tokenizer(pattern), gguf_file.PATTERNS[pattern]
+    own = Tokenizer(learned.vocab, learned.merges, [END], pattern=pattern, whole_words=whole_words)
+    lm, path = language_model(own, vocab_size=own.vocab_size), tmp_path / "model.gguf"
+    export_gguf(lm, path, "float32", SilentReporter())
+    peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    numbers = "1 12 123 1234 12345 1'234 don't DON'T\n\n \r\n\t x  y   z (a)[b]{c} !? ... naïve 中文\n"
+    for text in [*TEXTS, numbers, " " * 9, "\n \n", END + numbers + END]:
+        assert peer.tokenize(text.encode(), add_bos=False, special=True) == own.encode(text), text
+
+
+def made(lm, **changes):
+    arguments = {"tokenizer": lm.tokenizer, "eos_token": END, "state": lm.model.state_dict()} | changes
+    return gguf_file.make(lm.model.config, dtype="float32", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"tokenizer": tokenizer(r"\w+|\s+|[^\w\s]+")},
+            r"\[tokenizer\].pattern: expected that of gpt-2, ",
+        ),
+        (
+            {"tokenizer": Tokenizer(tokenizer().vocab, tokenizer().merges, [END], whole_words=True)},
+            "whole_words: with the pattern of gpt-2 .*; expected False, got True",
+        ),
+        ({"eos_token": None}, "none of its special tokens ends a text"),
+    ],
+)
+def test_a_tokenizer_that_it_cannot_hold_is_refused(changes, message):
+    with pytest.raises(DataError, match=message):
+        made(language_model(), **changes)
+
+
+def test_a_file_that_holds_something_else_is_found_out(tmp_path):
+    lm, path = language_model(), tmp_path / "model.gguf"
+    right = made(lm)
+    gguf_file.write(path, right)
+    gguf_file.check_written(path, right)
+    other = random_model(seed=1).state_dict()
+    with pytest.raises(CheckpointError, match=r"token_embd\.weight: read back from GGUF as something else"):
+        gguf_file.check_written(path, made(lm, state=other))
+    right.fields["llama.rope.freq_base"] = 10001.0
+    with pytest.raises(CheckpointError, match=r"llama\.rope\.freq_base: read back from GGUF as something"):
+        gguf_file.check_written(path, right)
+
+
+@pytest.mark.parametrize("wrong", ["rope_theta", "rows"])
+def test_llama_cpp_finds_another_model_out_and_nothing_is_left(wrong, tmp_path, monkeypatch):
+    pytest.importorskip("llama_cpp")
+    if wrong == "rows":
+        monkeypatch.setattr(gguf_file, "to_theirs", lambda part, value, config: value)
+    else:
+        fields = gguf_file._model_fields
+        wrong_theta = {"qwen3.rope.freq_base": 50.0}
+        monkeypatch.setattr(gguf_file, "_model_fields", lambda *a: fields(*a) | wrong_theta)
+    with pytest.raises(CheckpointError, match=r"llama_cpp 0.*: other logits: .* apart after token"):
+        export_gguf(language_model(qk_norm=True), tmp_path / "model.gguf", "float32", SilentReporter())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ConfigError, match=r"\[export\].to: .* the package gguf, which is not installed"):
+        export_gguf(language_model(), tmp_path / "model.gguf", "float32", SilentReporter())
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "model.gguf").write_text("mine")
+    with pytest.raises(ConfigError, match=r"\[export\].output: expected a path where there is nothing"):
+        export_gguf(language_model(), tmp_path / "model.gguf", "float32", SilentReporter())
+    assert (tmp_path / "model.gguf").read_text() == "mine"

@@ -1,0 +1,172 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transformerlm.config import CorpusConfig
+from transformerlm.data import corpus
+from transformerlm.data.chunks import Region, pieces, work_items
+from transformerlm.data.documents import TRAIN, documents_of
+from transformerlm.errors import DataError
+
+SEPARATORS = ["<|endoftext|>", "", "\n\n", "aa", "。", "ab", "aba"]
+FRAGMENTS = [
+    "a",
+    "aa",
+    "ba",
+    "b",
+    " ",
+    "\n",
+    "\n\n",
+    "é",
+    "漢",
+    "。",
+    "😀",
+    "'s",
+    "<|endof",
+    "text|>",
+    "<|endoftext|>",
+    "12",
+]
+BROKEN = [b"\xff", b"\xe2\x82", b"\xf0\x9f\x98", b"\x80", "\ufffd".encode()]
+
+
+def anywhere(text, *, is_tail=False):
+    return len(text)
+
+
+def after_spaces(text, *, is_tail=False):
+    """A safe cut that is seldom: only behind the last space."""
+    return text.rfind(" ") + 1
+
+
+def nowhere(text, *, is_tail=False):
+    return 0
+
+
+@pytest.fixture(autouse=True, params=[4, 2**14], scope="module")
+def tail_bytes(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformerlm.data.chunks._TAIL_BYTES", request.param)
+        yield
+
+
+def read_whole(content, config):
+    """The obvious way: everything in memory, decoded at once, divided by `str.split`."""
+    text = content.decode(errors=config.encoding_errors)
+    texts = text.split(config.document_separator) if config.document_separator else [text]
+    return [text for text in texts if text.strip(" \t\n\r\f\v")]
+
+
+def read_in_pieces(path, config, safe_cut, piece_bytes):
+    region = Region(str(path), 0, path.stat().st_size, None)
+    texts, open_text = [], ""
+    for piece in pieces(region, config, safe_cut, piece_bytes):
+        for document in documents_of(piece, config):
+            open_text += document.text
+            if document.is_end:
+                texts.append(open_text)
+                open_text = ""
+    assert not open_text
+    return texts
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("pieces") / "text.txt"
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    parts=st.lists(st.sampled_from(FRAGMENTS), max_size=30),
+    separator=st.sampled_from(SEPARATORS),
+    piece_bytes=st.integers(1, 40),
+    safe_cut=st.sampled_from([anywhere, after_spaces, nowhere]),
+)
+def test_pieces_of_any_size_hold_the_documents_of_the_whole(path, parts, separator, piece_bytes, safe_cut):
+    path.write_text("".join(parts), newline="")
+    config = CorpusConfig(document_separator=separator)
+    assert read_in_pieces(path, config, safe_cut, piece_bytes) == read_whole(path.read_bytes(), config)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    parts=st.lists(st.sampled_from([*BROKEN, *(part.encode() for part in FRAGMENTS)]), max_size=20),
+    separator=st.sampled_from(SEPARATORS),
+    piece_bytes=st.integers(1, 40),
+    safe_cut=st.sampled_from([anywhere, after_spaces]),
+)
+def test_broken_characters_are_replaced_as_in_the_whole(path, parts, separator, piece_bytes, safe_cut):
+    path.write_bytes(b"".join(parts))
+    config = CorpusConfig(document_separator=separator, encoding_errors="replace")
+    assert read_in_pieces(path, config, safe_cut, piece_bytes) == read_whole(path.read_bytes(), config)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    before=st.text(max_size=30).filter(lambda text: text.isprintable()),
+    broken=st.sampled_from([b"\xff", b"\xe2\x82", b"\x80"]),
+    after=st.text("abc ", max_size=30),
+    piece_bytes=st.integers(1, 40),
+)
+def test_the_first_broken_byte_is_named_wherever_pieces_end(path, before, broken, after, piece_bytes):
+    path.write_bytes(before.encode() + broken + after.encode())
+    with pytest.raises(DataError, match=rf"but byte {len(before.encode())} is 0x{broken[0]:02x}"):
+        read_in_pieces(path, CorpusConfig(), anywhere, piece_bytes)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lines=st.lists(st.sampled_from(["", '{"text": "a b"}', '{"text": "漢字 and more"}', "\r"])),
+    size=st.integers(1, 50),
+)
+def test_lines_are_never_cut(tmp_path_factory, lines, size):
+    path = tmp_path_factory.mktemp("lines") / "a.jsonl"
+    path.write_text("\n".join(lines), newline="")
+    expected = [line[10:-2] for line in lines if line.startswith("{")]
+    assert read_in_pieces(path, CorpusConfig(), anywhere, size) == expected
+
+
+@pytest.mark.parametrize("content", ["word " * 10_000, "word <|endoftext|>" * 3000, "漢" * 9000])
+def test_pieces_follow_each_other_and_are_no_larger_than_asked_for(path, content):
+    path.write_text(content)
+    region = Region(str(path), 0, path.stat().st_size, TRAIN)
+    found = list(pieces(region, CorpusConfig(), anywhere, 1000))
+    assert found == list(pieces(region, CorpusConfig(), anywhere, 1000))
+    assert all(500 < piece.stop - piece.start <= 1000 for piece in found[:-1])
+    for one, following in pairwise(found):
+        assert one.stop <= following.start <= one.stop + len("<|endoftext|>")
+    assert path.stat().st_size - found[-1].stop <= len("<|endoftext|>")
+
+
+def test_listing_pieces_reads_little_of_many_short_documents(path, monkeypatch):
+    path.write_text("a short story <|endoftext|>" * 40_000)
+    num_read = []
+
+    def read_bytes(path, start, stop):
+        num_read.append(stop - start)
+        return corpus.read_bytes(path, start, stop)
+
+    monkeypatch.setattr("transformerlm.data.chunks._TAIL_BYTES", 2**14)
+    monkeypatch.setattr("transformerlm.data.chunks.read_bytes", read_bytes)
+    region = Region(str(path), 0, path.stat().st_size, TRAIN)
+    assert len(list(pieces(region, CorpusConfig(), nowhere))) == 3
+    assert sum(num_read) < path.stat().st_size / 20
+
+
+def test_text_without_a_safe_cut_is_one_piece(path):
+    path.write_text("a" * 10_000 + "<|endoftext|>" + "b")
+    region = Region(str(path), 0, path.stat().st_size, TRAIN)
+    found = list(pieces(region, CorpusConfig(), nowhere, 10))
+    assert [(piece.start, piece.stop, piece.extent) for piece in found] == [
+        (0, 10_000, "documents"),
+        (10_013, 10_014, "documents"),
+    ]
+
+
+def test_small_files_share_an_item_of_work(path):
+    path.write_text("x" * 100)
+    one = next(pieces(Region(str(path), 0, 100, TRAIN), CorpusConfig(), len))
+    items = list(work_items([one] * 25, piece_bytes=1000))
+    assert [len(item) for item in items] == [5] * 5

@@ -1,0 +1,150 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transformerlm.config import EvalSection, ModelConfig
+from transformerlm.errors import ConfigError, NumericalError
+from transformerlm.evaluation.documents import (
+    Window,
+    batches,
+    document_windows,
+    stride_of,
+    window_nats,
+    windows,
+)
+from transformerlm.evaluation.text import Part
+from transformerlm.kernels import dispatch
+from transformerlm.nn import TransformerLM
+from transformerlm.nn import loss as loss_module
+from transformerlm.runtime import Runtime
+
+RUNTIME = Runtime(torch.device("cpu"), torch.float32)
+CONTEXT_LENGTH = 8
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    shape = ModelConfig(vocab_size=19, context_length=8, d_model=16, num_layers=2, num_heads=2, d_ff=24)
+    model = TransformerLM(shape, dtype=torch.float64)
+    for parameter in model.parameters():  # logits as far apart as those of a model that has learned
+        parameter.data *= 2
+    return model.eval()
+
+
+def ids_of(length, seed=0):
+    return np.random.default_rng(seed).integers(19, size=length).astype(np.uint16)
+
+
+def one_by_one(model, ids, context_length, stride):
+    """Nats of each target, each by a pass of its own over the context that it should have."""
+    nats = []
+    for target in range(1, len(ids)):
+        # The first window that the target is in.
+        first = max(0, math.ceil((target - context_length) / stride)) * stride
+        context = torch.from_numpy(ids[first:target].astype(np.int64))
+        with torch.no_grad():
+            log_probabilities = torch.log_softmax(model(context[None])[0, -1], -1)
+        nats.append(-log_probabilities[int(ids[target])].item())
+    return nats
+
+
+@given(st.integers(0, 60), st.integers(1, 12), st.data())
+def test_every_token_but_the_first_counts_once_with_enough_before_it(length, context_length, data):
+    stride = data.draw(st.integers(1, context_length))
+    cuts = sorted(data.draw(st.lists(st.integers(0, length), max_size=4)))
+    ids = np.arange(length, dtype=np.uint16)
+    parts = [ids[first:last] for first, last in itertools.pairwise([0, *cuts, length])]
+    counted = []
+    for window in windows(7, parts, context_length, stride):
+        assert window.document == 7
+        assert 2 <= len(window.ids) <= context_length + 1
+        assert window.ids.tolist() == [*range(window.ids[0], window.ids[-1] + 1)]
+        targets = window.ids[-window.num_targets :].tolist()
+        least = min(int(targets[0]), context_length - stride + 1)
+        assert targets[0] - window.ids[0] >= least
+        counted += targets
+    assert counted == [*range(1, length)]
+
+
+@pytest.mark.parametrize("stride", [1, 3, 4, 8])
+@pytest.mark.parametrize("length", [2, 8, 9, 10, 30])
+def test_nats_are_those_of_each_token_by_itself(model, length, stride):
+    ids = ids_of(length)
+    batch = list(windows(0, [ids], CONTEXT_LENGTH, stride))
+    expected = one_by_one(model, ids, CONTEXT_LENGTH, stride)
+    assert window_nats(model, batch, RUNTIME).sum() == pytest.approx(sum(expected), rel=1e-12)
+
+
+def test_documents_do_not_see_each_other_whatever_they_are_batched_with(model):
+    lengths = [2, 30, 5, 9, 3, 3, 17, 2, 8]
+    texts = [ids_of(length, seed) for seed, length in enumerate(lengths)]
+    every = [w for number, ids in enumerate(texts) for w in windows(number, [ids], CONTEXT_LENGTH, 4)]
+    expected = [sum(one_by_one(model, ids, CONTEXT_LENGTH, 4)) for ids in texts]
+    for batch_size in (1, 2, 5, 100):
+        nats = np.zeros(len(texts))
+        for batch in batches(every, batch_size * CONTEXT_LENGTH):
+            assert len(batch) * (max(len(w.ids) for w in batch) - 1) <= batch_size * CONTEXT_LENGTH
+            for window, value in zip(batch, window_nats(model, batch, RUNTIME), strict=True):
+                nats[window.document] += value
+        np.testing.assert_allclose(nats, expected, rtol=1e-12)
+
+
+@given(st.lists(st.integers(1, 16), max_size=200), st.integers(16, 40))
+@settings(max_examples=50)
+def test_batches_hold_every_window_once_within_their_size(lengths, max_tokens):
+    every = [Window(number, ids_of(length + 1), length) for number, length in enumerate(lengths)]
+    found = list(batches(iter(every), max_tokens))
+    assert sorted(window.document for batch in found for window in batch) == [*range(len(lengths))]
+    assert all(len(batch) * (len(batch[0].ids) - 1) <= max_tokens for batch in found)
+    assert all(len(batch[0].ids) == max(len(window.ids) for window in batch) for batch in found)
+
+
+def test_logits_in_pieces_are_the_same(model, monkeypatch):
+    batch = list(windows(0, [ids_of(40)], CONTEXT_LENGTH, 4))
+    whole = window_nats(model, batch, RUNTIME)
+    monkeypatch.setitem(loss_module.CHUNK_BYTES, "cpu", 5 * 19 * 4)
+    np.testing.assert_allclose(window_nats(model, batch, RUNTIME), whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernels_of_training_come_to_the_same(model, dtype):
+    narrow = TransformerLM(model.config)
+    narrow.load_state_dict(model.state_dict())
+    batch = list(windows(0, [ids_of(200)], CONTEXT_LENGTH, 4))
+    exact, runtime = window_nats(model, batch, RUNTIME).sum(), Runtime(torch.device("cpu"), dtype)
+    with dispatch.kernels():
+        found = window_nats(narrow, batch, runtime).sum()
+    assert found == pytest.approx(exact, rel=1e-6 if dtype == torch.float32 else 1e-2)
+
+
+def test_a_document_stands_between_ends_and_is_encoded_part_by_part():
+    parts = [Part(0, "a", b"ab"), Part(0, "a", b"cd"), Part(1, "b", b"e")]
+
+    def encode(content):
+        return np.frombuffer(content, np.uint8).astype(np.uint16)
+
+    ends = np.array([0], np.uint16)
+    found = [(w.document, w.ids.tolist(), w.num_targets) for w in document_windows(parts, encode, ends, 9, 4)]
+    assert found == [(0, [0, *b"abcd", 0], 5), (1, [0, *b"e", 0], 2)]
+    without = document_windows(parts, encode, ends[:0], 9, 4)
+    assert [(w.document, w.ids.tolist(), w.num_targets) for w in without] == [(0, [*b"abcd"], 3)]
+
+
+def test_a_model_of_no_numbers_is_told(model):
+    broken = TransformerLM(model.config)
+    broken.final_norm.weight.data[3] = math.nan
+    with pytest.raises(NumericalError, match="not numbers"):
+        window_nats(broken, list(windows(0, [ids_of(5)], CONTEXT_LENGTH, 4)), RUNTIME)
+
+
+def test_a_stride_is_half_of_the_context_and_leaves_no_gaps():
+    assert [stride_of(EvalSection(), length) for length in (1, 2, 7, 256)] == [1, 1, 3, 128]
+    assert stride_of(EvalSection(stride=8), 8) == 8
+    with pytest.raises(ConfigError, match=r"^\[eval\].stride: .* context_length = 8, got 9"):
+        stride_of(EvalSection(stride=9), 8)

@@ -1,0 +1,96 @@
+import itertools
+import json
+
+import pytest
+
+from transformerlm.config import CorpusConfig
+from transformerlm.data.build import make_data
+from transformerlm.data.chunks import PIECE_BYTES
+from transformerlm.data.documents import TRAIN
+from transformerlm.errors import ConfigError, DataError
+from transformerlm.evaluation.text import Text
+from transformerlm.progress import SilentReporter
+from transformerlm.tokenizer import Pretokenizer, Tokenizer, train_bpe_from_texts
+
+SAFE_CUT = Pretokenizer(special_tokens=["<|endoftext|>"]).safe_cut
+
+
+def read(text):
+    """Number, path and content of every document."""
+    parts = itertools.groupby(text.parts(SAFE_CUT), key=lambda part: part[:2])
+    return [(*key, b"".join(part.utf8 for part in own).decode()) for key, own in parts]
+
+
+def test_a_text_is_all_of_its_documents_in_order(tmp_path):
+    (tmp_path / "a.txt").write_text("one<|endoftext|> \n <|endoftext|>two")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "three"}) + "\n\n" + json.dumps({"text": "four"}))
+    (tmp_path / "c.txt").write_text("  ")
+    config = CorpusConfig(corpus="nowhere", validation_corpus="nowhere either")
+    found = read(Text.find(config, str(tmp_path)))
+    assert [(number, text) for number, _, text in found] == [*enumerate(["one", "two", "three", "four"])]
+    assert [path.rpartition("/")[2] for _, path, _ in found] == ["a.txt", "a.txt", "b.jsonl", "b.jsonl"]
+    assert str(Text.find(config, f"{tmp_path}/*.jsonl")) == f"{tmp_path}/*.jsonl"
+    assert len(read(Text.find(config, f"{tmp_path}/*.jsonl"))) == 2
+
+
+def test_a_document_longer_than_memory_comes_in_parts(tmp_path):
+    long = "a word and another one, " * (3 * PIECE_BYTES // 24)
+    (tmp_path / "a.txt").write_text(f"before<|endoftext|>{long}<|endoftext|>behind")
+    text = Text.find(CorpusConfig(), f"{tmp_path}/a.txt")
+    assert [content for _, _, content in read(text)] == ["before", long, "behind"]
+    numbers = [part.document for part in text.parts(SAFE_CUT)]
+    assert numbers == sorted(numbers)
+    assert numbers.count(1) > 2
+    assert max(len(part.utf8) for part in text.parts(SAFE_CUT)) <= PIECE_BYTES
+
+
+@pytest.mark.parametrize("split", ["document", "tail"])
+def test_without_a_path_it_is_what_validates(tmp_path, split):
+    for number in range(60):
+        (tmp_path / f"{number}.txt").write_text(f"The text of number {number}. " * 5)
+    config = CorpusConfig(corpus=str(tmp_path), validation_fraction=0.2, validation_split=split)
+    vocab, merges = train_bpe_from_texts(["The text of number"], 270, ["<|endoftext|>"])
+    tokenizer = Tokenizer(vocab, merges, ["<|endoftext|>"])
+    data = make_data(config, tokenizer, tmp_path / "made")
+    found = read(Text.find(config, None))
+    assert data.val.num_documents == len(found) > 5
+    assert tokenizer.decode(data.val.tokens) == "".join(f"{text}<|endoftext|>" for _, _, text in found)
+
+
+def test_a_validation_corpus_is_read_whole(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/a.txt").write_text("not this")
+    (tmp_path / "val.txt").write_text("this")
+    config = CorpusConfig(corpus=f"{tmp_path}/train", validation_corpus=f"{tmp_path}/val.txt")
+    text = Text.find(config, None)
+    assert [content for _, _, content in read(text)] == ["this"]
+    assert str(text) == f"{tmp_path}/val.txt"
+
+
+def test_nothing_to_read_is_said(tmp_path):
+    with pytest.raises(DataError, match=r"^\[eval\].text: expected a file, a folder, .*, got nowhere"):
+        Text.find(CorpusConfig(), "nowhere")
+    with pytest.raises(
+        ConfigError, match=r"^\[eval\].text: expected a text, for \[data\].validation_fraction"
+    ):
+        Text.find(CorpusConfig(validation_fraction=0), None)
+    assert Text.find(CorpusConfig(validation_fraction=0), __file__).split == TRAIN
+
+
+@pytest.mark.parametrize("split", ["document", "tail"])
+def test_the_bar_comes_to_what_has_to_be_read(tmp_path, split):
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text("é" * 50 + str(number))
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+
+    def moved(text):
+        bar = SilentReporter().bar(None, "B", "").__enter__()
+        bar.update = (amounts := []).append
+        list(text.parts(SAFE_CUT, bar))
+        assert sum(amounts) == text.num_bytes
+        return sum(amounts)
+
+    config = CorpusConfig(corpus=str(tmp_path), validation_fraction=0.3, validation_split=split)
+    assert moved(Text.find(config, str(tmp_path))) == size
+    found = moved(Text.find(config, None))
+    assert found == size if split == "document" else 0.2 * size < found < 0.4 * size

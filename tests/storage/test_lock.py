@@ -1,0 +1,115 @@
+"""Locks between real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from transformerlm.errors import LockedError
+from transformerlm.storage.lock import LOCK_FILE, locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from transformerlm.errors import LockedError
+from transformerlm.storage.lock import locked
+
+while time.time() < float(sys.argv[2]):
+    pass
+try:
+    with locked(Path(sys.argv[1])):
+        print("held", flush=True)
+        sys.stdin.read()
+except LockedError as error:
+    print(error, flush=True)
+    sys.exit(error.exit_status)
+"""
+
+
+def start(folder, at=0.0):
+    command = [sys.executable, "-c", HOLD, str(folder), str(at)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True)
+
+
+def test_a_second_process_is_told_at_once_who_holds_it(tmp_path):
+    folder = tmp_path / "a run" / "of läte"
+    holder = start(folder)
+    assert holder.stdout.readline() == "held\n"
+    started = time.monotonic()
+    with pytest.raises(LockedError) as caught, locked(folder):
+        pass
+    assert time.monotonic() - started < 1
+    (line,) = caught.value.lines
+    assert f"{folder}: in use by process {holder.pid} on {os.uname().nodename}, " in line
+    assert caught.value.exit_status == 75
+    holder.communicate("")
+    assert not folder.exists()
+    with locked(folder):
+        assert json.loads((folder / LOCK_FILE).read_text())["pid"] == os.getpid()
+
+
+def test_a_killed_holder_blocks_nobody(tmp_path):
+    holder = start(tmp_path)
+    holder.stdout.readline()
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with locked(tmp_path):
+        pass
+
+
+RACE = """
+import os, sys, time
+from pathlib import Path
+from transformerlm.errors import LockedError
+from transformerlm.storage.lock import locked
+
+def race(folder, start, told, go_on):
+    while time.time() < start:
+        pass
+    try:
+        with locked(folder):
+            os.write(told, b"h")
+            os.read(go_on, 1)
+    except LockedError as error:
+        os.write(told, b"l")
+        os._exit(error.exit_status)
+    os._exit(0)
+
+for trial in range(int(sys.argv[2])):
+    (told, tell), (go_on, release) = os.pipe(), os.pipe()
+    start = time.time() + 0.02
+    racers = []
+    for _ in range(4):
+        process = os.fork()
+        if not process:
+            race(Path(sys.argv[1], str(trial % 3)), start, tell, go_on)
+        racers.append(process)
+    words = b"".join(os.read(told, 1) for _ in racers)
+    os.write(release, b"g")
+    statuses = sorted(os.waitstatus_to_exitcode(os.waitpid(racer, 0)[1]) for racer in racers)
+    assert sorted(words) == sorted(b"hlll"), words
+    assert statuses == [0, 75, 75, 75], statuses
+    for descriptor in (told, tell, go_on, release):
+        os.close(descriptor)
+print("all")
+"""
+
+
+@pytest.mark.parametrize("trials", [20, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.endurance])])
+def test_of_many_that_start_together_one_wins(tmp_path, trials):
+    command = [sys.executable, "-c", RACE, str(tmp_path), str(trials)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "all\n"
+    assert list(tmp_path.iterdir()) == []  # a folder in which nothing came about is gone again
+
+
+def test_programs_that_a_holder_has_started_do_not_hold_it(tmp_path):
+    with locked(tmp_path):
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+    with locked(tmp_path):
+        pass
+    child.communicate(b"\n")

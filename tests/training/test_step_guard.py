@@ -1,0 +1,114 @@
+import json
+import math
+import statistics
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from transformerlm.config import TrainingConfig
+from transformerlm.errors import NumericalError
+from transformerlm.training.step_guard import LEAST, WINDOW, Guard, Verdict, first_not_finite, is_spike
+
+sound = st.floats(0.1, 100)
+
+
+@given(st.lists(sound, max_size=WINDOW), st.floats(-1e3, 1e3), st.floats(0.5, 10))
+def test_a_spike_is_far_above_the_mean(before, value, deviations):
+    if len(before) < LEAST:
+        assert not is_spike(before, value, deviations)
+        return
+    limit = statistics.fmean(before) + deviations * statistics.pstdev(before)
+    if not math.isclose(value, limit, rel_tol=1e-9):
+        assert is_spike(before, value, deviations) == (value > limit)
+
+
+def quiet(guard, number):
+    """Steps that are a little unlike each other."""
+    for index in range(number):
+        assert guard.judge(2 + index % 5 / 10, 1 + index % 3 / 10, is_scaled=False) is Verdict.TAKE
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(5.0, 1.0), (2.0, 9.0), (5.0, 9.0)])
+@pytest.mark.parametrize("skip", [False, True])
+def test_spikes_of_loss_or_norm_are_counted_once_and_skipped_where_asked(loss, norm, skip):
+    guard = Guard(TrainingConfig(skip_spikes=skip))
+    quiet(guard, 50)
+    assert guard.judge(loss, norm, is_scaled=False) is (Verdict.SKIP if skip else Verdict.TAKE)
+    assert (guard.num_spikes, guard.num_skipped) == (1, int(skip))
+
+
+def test_a_run_that_has_come_to_another_level_is_let_go_on():
+    guard = Guard(TrainingConfig(skip_spikes=True))
+    quiet(guard, WINDOW)
+    verdicts = [guard.judge(5.0, 1.0, is_scaled=False) for _ in range(20)]
+    assert verdicts[0] is Verdict.SKIP
+    assert verdicts[-1] is Verdict.TAKE
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_a_fault_and_nothing_to_compare_with(bad):
+    guard = Guard(TrainingConfig())
+    quiet(guard, 40)
+    before = guard.state()
+    assert guard.judge(bad, 1.0, is_scaled=False) is Verdict.FAULT
+    assert guard.judge(2.0, bad, is_scaled=False) is Verdict.FAULT
+    assert guard.state() == {**before, "num_in_a_row": 2}
+    # A scaler finds gradients that overflow by itself; a loss that is none it does not.
+    assert guard.judge(2.0, bad, is_scaled=True) is Verdict.TAKE
+    assert guard.judge(bad, 2.0, is_scaled=True) is Verdict.FAULT
+
+
+def test_policies():
+    with pytest.raises(NumericalError, match=r'it broke; no checkpoint has it.*"skip" or "rollback"'):
+        Guard(TrainingConfig()).meet("it broke")
+    for policy in ("skip", "rollback"):
+        guard = Guard(TrainingConfig(on_nonfinite=policy, max_faults=3))
+        for _ in range(2):
+            guard.judge(math.nan, 1.0, is_scaled=False)
+            assert guard.meet("it broke") == policy
+        guard.judge(math.nan, 1.0, is_scaled=False)
+        with pytest.raises(NumericalError, match=r"it broke;.*max_faults = 3 is reached"):
+            guard.meet("it broke")
+    guard = Guard(TrainingConfig(on_nonfinite="rollback", max_faults=2))
+    for _ in range(2):
+        guard.judge(math.nan, 1.0, is_scaled=False)
+        guard.meet("it broke")
+        guard.leave_out(7)
+        quiet(guard, 5)
+    guard.judge(math.nan, 1.0, is_scaled=False)
+    with pytest.raises(NumericalError):
+        guard.meet("it broke")
+    assert (guard.num_rollbacks, guard.num_left_out, guard.num_skipped) == (2, 14, 0)
+
+
+@given(st.lists(st.tuples(sound, sound), max_size=2 * WINDOW), st.integers(0, 2 * WINDOW))
+def test_its_state_survives_as_json(steps, stop):
+    config = TrainingConfig(skip_spikes=True, spike_deviations=2)
+    straight, stopped = Guard(config), Guard(config)
+    expected = [straight.judge(*step, is_scaled=False) for step in steps]
+    got = [stopped.judge(*step, is_scaled=False) for step in steps[:stop]]
+    again = Guard(config)
+    again.load(json.loads(json.dumps(stopped.state())))
+    assert got + [again.judge(*step, is_scaled=False) for step in steps[stop:]] == expected
+    assert again.state() == straight.state()
+
+
+def test_runs_of_before_have_no_state():
+    guard = Guard(TrainingConfig())
+    guard.load({})
+    assert guard.state() == Guard(TrainingConfig()).state()
+
+
+def test_the_first_that_is_not_finite():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model(torch.ones(1, 2)).sum().backward()
+    assert first_not_finite(model, lambda tensor: tensor) == "no parameter and no gradient"
+    model[1].bias.grad[0] = math.inf
+    model[1].weight.grad[0, 0] = math.nan
+    assert first_not_finite(model, lambda tensor: tensor) == "the gradient of 1.weight"
+    with torch.no_grad():
+        model[1].bias[1] = math.nan
+    assert first_not_finite(model, lambda tensor: tensor) == "1.bias"
