@@ -150,7 +150,7 @@ def test_functions_are_short_and_files_are_small():
     lengths = {}
     for path in SOURCE.rglob("*.py"):
         text = path.read_text()
-        assert text.count("\n") <= 300 or path.name == "config.py" or path.parent.name == "kernels", path
+        assert text.count("\n") <= 400 or path.name == "config.py" or path.parent.name == "kernels", path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) else node.body

@@ -5,7 +5,7 @@ import pytest
 
 from transformerlm.data import build_lock
 from transformerlm.data.build_lock import held
-from transformerlm.distributed.world import ALONE
+from transformerlm.distributed.world import SINGLE_PROCESS
 from transformerlm.errors import DataError
 from transformerlm.progress import SilentReporter
 from transformerlm.storage.files import temporary_beside
@@ -25,7 +25,7 @@ def test_it_waits_for_who_holds_the_folder_and_says_so_once(tmp_path, monkeypatc
     listener, events = Listener(), []
 
     def wait():
-        with held(tmp_path / "tokens", listener, ALONE):
+        with held(tmp_path / "tokens", listener, SINGLE_PROCESS):
             events.append("had")
 
     with locked(tmp_path / "tokens"):
@@ -47,7 +47,7 @@ def test_many_in_turn(tmp_path, monkeypatch):
     within, most = [], []
 
     def work():
-        with held(tmp_path, SilentReporter(), ALONE):
+        with held(tmp_path, SilentReporter(), SINGLE_PROCESS):
             within.append(1)
             most.append(len(within))
             time.sleep(0.005)
@@ -62,7 +62,7 @@ def test_many_in_turn(tmp_path, monkeypatch):
 
 
 def test_an_error_within_passes_and_lets_go(tmp_path):
-    with pytest.raises(DataError), held(tmp_path, SilentReporter(), ALONE):
+    with pytest.raises(DataError), held(tmp_path, SilentReporter(), SINGLE_PROCESS):
         raise DataError("x")
     with locked(tmp_path):
         pass
@@ -74,6 +74,6 @@ def test_what_killed_ones_have_left_is_removed_and_nothing_else(tmp_path):
     kept = tmp_path / ".train.memmap.tmp.mine"
     for path in (dead, kept):
         path.write_text("x")
-    with held(tmp_path, SilentReporter(), ALONE):
+    with held(tmp_path, SilentReporter(), SINGLE_PROCESS):
         assert not dead.exists()
         assert kept.exists()

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from transformerlm.config import CorpusConfig
 from transformerlm.data import rank_shards
 from transformerlm.data.rank_shards import blocks, num_workers, own_items, shared_tokenizer
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.parallel import available_cores
 from transformerlm.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ def test_items_are_drawn_only_as_they_are_needed():
 
 
 def test_ranks_of_a_machine_share_its_cores():
-    assert num_workers(CorpusConfig(), ALONE) == available_cores()
+    assert num_workers(CorpusConfig(), SINGLE_PROCESS) == available_cores()
     assert num_workers(CorpusConfig(), World(3, 8, 3, 4)) == max(1, available_cores() // 4)
     assert num_workers(CorpusConfig(), World(3, 8, 3, 10**6)) == 1
     assert num_workers(CorpusConfig(num_workers=5), World(3, 8, 3, 4)) == 5
@@ -52,5 +52,5 @@ def test_a_tokenizer_arrives_as_it_was(tokenizer, settings):
     assert arrived.fingerprint == sent.fingerprint
     assert arrived.special_token_ids == sent.special_token_ids
     assert arrived.encode("the cat's 漢字<|x|>") == sent.encode("the cat's 漢字<|x|>")
-    assert shared_tokenizer(ALONE, sent) is sent
-    assert shared_tokenizer(ALONE, None) is None
+    assert shared_tokenizer(SINGLE_PROCESS, sent) is sent
+    assert shared_tokenizer(SINGLE_PROCESS, None) is None

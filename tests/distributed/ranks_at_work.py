@@ -25,13 +25,13 @@ from transformerlm.data import build, prepare, rank_shards
 from transformerlm.distributed import collectives
 from transformerlm.distributed.collectives import (
     AgreedError,
-    agreement,
     all_gather_bytes,
     barrier,
     broadcast_bytes,
+    collective_errors,
     gathered,
+    heartbeat,
     process_group,
-    pulse,
 )
 from transformerlm.distributed.world import World
 from transformerlm.errors import DataError
@@ -99,15 +99,15 @@ def exchange_bytes(world):
 
 
 def agree(world):
-    with agreement(world), agreement(world):
+    with collective_errors(world), collective_errors(world):
         pass
     for error, status, line in ((DataError, 3, "two"), (FileNotFoundError, 74, "error: two")):
         # The last rank fails in a block that the others leave, or that they wait in further within.
         for is_within in (False, True):
-            with pytest.raises(AgreedError) as agreed, agreement(world):
+            with pytest.raises(AgreedError) as agreed, collective_errors(world):
                 if world.rank == world.size - 1:
                     raise error("two")
-                with agreement(world) if is_within else contextlib.nullcontext():
+                with collective_errors(world) if is_within else contextlib.nullcontext():
                     pass
             assert (agreed.value.lines, agreed.value.exit_status) == ([line], status)
     busy_at_work(world)
@@ -117,22 +117,22 @@ def agree(world):
 def busy_at_work(world):
     """Pulses of a busy rank reach those that wait, and so does its error."""
     collectives._PULSE_SECONDS = 0
-    with agreement(world):
+    with collective_errors(world):
         if world.is_main:
-            beat = pulse(world)
+            beat = heartbeat(world)
             for _ in range(3):
                 beat()
-    with contextlib.suppress(AgreedError), agreement(world):
+    with contextlib.suppress(AgreedError), collective_errors(world):
         if world.is_main:
-            pulse(world)()
+            heartbeat(world)()
             raise DataError("tired")
         agreed = "not yet"
-    with contextlib.suppress(AgreedError), agreement(world):
+    with contextlib.suppress(AgreedError), collective_errors(world):
         agreed = "all are well"
         if world.rank == world.size - 1:
             raise DataError("ill")
         if world.is_main:
-            pulse(world)()
+            heartbeat(world)()
             agreed = "rank 0 has not heard of it"
     assert agreed == "all are well"
 

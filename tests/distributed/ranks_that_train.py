@@ -27,10 +27,10 @@ from transformerlm.data import TokenData, TokenFile
 from transformerlm.distributed import collectives
 from transformerlm.distributed.collectives import (
     AgreedError,
-    agreement,
+    collective_errors,
+    fail_together,
     process_group,
-    rank_0_alone,
-    shared_fate,
+    while_rank_0_works,
 )
 from transformerlm.distributed.world import World
 from transformerlm.errors import ConfigError, TransformerLMError
@@ -81,15 +81,15 @@ def run_case(
     clock: seconds between two looks at rank 0's; those of others run faster.
     """
     run = RunDirectory(folder / name)
-    with rank_0_alone(world):
+    with while_rank_0_works(world):
         if begun and world.is_main:
             shutil.copytree(folder / begun, run.path)
     config, heard = from_dict(TrainConfig, tables), Heard()
     try:
-        with shared_fate(world):
+        with fail_together(world):
             check_same_on_all_ranks(world, config, {})
             found = run.resume_point(config.training.resume, heard, world)
-            with agreement(world):
+            with collective_errors(world):
                 now = time.perf_counter if clock is None else ticking(clock * (1 + 10 * world.rank))
                 made = Trainer(
                     config, tokens(folder, val), run, Runtime.from_config(config.runtime), heard, now, world
@@ -182,10 +182,10 @@ class Heard(SilentReporter):
 def wait_for_rank_0(world):
     """However long it works, and whatever becomes of it or of those that wait."""
     collectives._PULSE_SECONDS = 0.02
-    with rank_0_alone(world):
+    with while_rank_0_works(world):
         time.sleep(0.2 * world.is_main)
     for culprit in {0, world.size - 1}:
-        with pytest.raises(AgreedError, match="tired"), rank_0_alone(world):
+        with pytest.raises(AgreedError, match="tired"), while_rank_0_works(world):
             time.sleep(0.1)
             if world.rank == culprit:
                 raise TransformerLMError("tired")

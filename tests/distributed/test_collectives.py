@@ -16,15 +16,15 @@ import pytest
 
 from transformerlm.cli import make_data, train_tokenizer
 from transformerlm.distributed.collectives import (
-    agreement,
     all_gather_bytes,
     barrier,
     broadcast_bytes,
+    collective_errors,
     gathered,
+    heartbeat,
     process_group,
-    pulse,
 )
-from transformerlm.distributed.world import ALONE
+from transformerlm.distributed.world import SINGLE_PROCESS
 from transformerlm.errors import DataError
 
 EOT = "<|endoftext|>"
@@ -356,11 +356,11 @@ def test_a_rank_killed_on_one_node_ends_those_of_the_other(corpora, tmp_path):
 
 def test_alone_nothing_is_exchanged(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it would fail
-    with process_group(ALONE), agreement(ALONE):
-        assert list(gathered(ALONE, iter([b"one", b"two"]))) == [b"one", b"two"]
-        assert all_gather_bytes(ALONE, b"one") == [b"one"]
-        assert broadcast_bytes(ALONE, b"one") == b"one"
-        barrier(ALONE)
-        pulse(ALONE)()
-    with pytest.raises(DataError), agreement(ALONE):
+    with process_group(SINGLE_PROCESS), collective_errors(SINGLE_PROCESS):
+        assert list(gathered(SINGLE_PROCESS, iter([b"one", b"two"]))) == [b"one", b"two"]
+        assert all_gather_bytes(SINGLE_PROCESS, b"one") == [b"one"]
+        assert broadcast_bytes(SINGLE_PROCESS, b"one") == b"one"
+        barrier(SINGLE_PROCESS)
+        heartbeat(SINGLE_PROCESS)()
+    with pytest.raises(DataError), collective_errors(SINGLE_PROCESS):
         raise DataError("one's own")

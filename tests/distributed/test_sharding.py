@@ -15,7 +15,7 @@ import torch
 
 from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.data import TokenWriter
-from transformerlm.distributed.world import ALONE
+from transformerlm.distributed.world import SINGLE_PROCESS
 from transformerlm.logging import names
 from transformerlm.storage.safetensors import flatten
 
@@ -150,7 +150,7 @@ def alone(tmp_path_factory):
     cases["straight"] = case(**STRAIGHT)
     cases["back"] = case(BACK, lost=[0, 6])
     for name, options in cases.items():
-        assert "error" not in ranks_that_train.run_case(ALONE, folder, name, **options)
+        assert "error" not in ranks_that_train.run_case(SINGLE_PROCESS, folder, name, **options)
     torch.set_num_threads(threads)
     return folder
 
@@ -264,7 +264,7 @@ def test_one_process_finishes_what_ranks_have_begun(place, alone, sharding, tmp_
         for path in place.glob(f"{name}.memmap*"):
             shutil.copy(path, tmp_path)
     options = case(**STRAIGHT, begun=place / f"begun_{sharding}")
-    assert ranks_that_train.run_case(ALONE, tmp_path, "run", **options)["status"] == 0
+    assert ranks_that_train.run_case(SINGLE_PROCESS, tmp_path, "run", **options)["status"] == 0
     assert_same_curve(tmp_path / "run", alone / "straight", validation_tolerance=1e-5)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.errors import ConfigError
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -19,8 +19,8 @@ def environment(monkeypatch):
 
 def test_without_torchrun_it_is_one_process(environment):
     environment()
-    assert World.from_environment() == ALONE == World(rank=0, size=1, local_rank=0, local_size=1)
-    assert ALONE.is_main
+    assert World.from_environment() == SINGLE_PROCESS == World(rank=0, size=1, local_rank=0, local_size=1)
+    assert SINGLE_PROCESS.is_main
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformerlm.infer.batch import FREE_PADDING, MOST_PADDING, MOST_TOKENS, groups_of_similar_length
+from transformerlm.infer.batch import FREE_PADDING, MAX_PADDING, MAX_TOKENS, groups_of_similar_length
 
 
 @given(st.lists(st.integers(1, 900), max_size=80), st.integers(1, 5))
@@ -15,8 +15,8 @@ def test_groups_hold_every_window_once_and_little_padding(lengths, kinds):
         distinct = {tuple(windows[at]) for at in group}
         padded = len(distinct) * max(map(len, distinct))
         padding = padded - sum(map(len, distinct))
-        assert padding <= max(FREE_PADDING, MOST_PADDING * padded)
-        assert padded <= MOST_TOKENS or len(distinct) == 1
+        assert padding <= max(FREE_PADDING, MAX_PADDING * padded)
+        assert padded <= MAX_TOKENS or len(distinct) == 1
     homes = [{tuple(windows[at]) for at in group} for group in groups]
     assert sum(map(len, homes)) == len(set(map(tuple, windows)))  # equal ones are together
 

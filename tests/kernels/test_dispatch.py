@@ -59,9 +59,9 @@ def test_kernels_take_plain_float32_and_bfloat16_tensors_alone():
 
 FAULTS = """
 import resource, sys, torch
-from transformerlm import cpu
+from transformerlm.kernels import dispatch
 if sys.argv[1] == "keep":
-    cpu.keep_freed_memory()
+    dispatch.keep_freed_memory()
 def use():
     torch.empty(64 * 2**20 // 4).fill_(1)
 for _ in range(20):  # the C library's own cache takes the rests of the first ones, which keeps them apart

@@ -49,7 +49,7 @@ SCRIPT = """
 import contextlib, hashlib, io, json, sys, time
 from pathlib import Path
 
-from transformerlm import trainer
+from transformerlm.training import trainer
 from transformerlm.checkpoint.store import read_checkpoint
 from transformerlm.cli.train import main
 from transformerlm.logging import CombinedLogger, wandb as ours

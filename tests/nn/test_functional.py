@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from transformerlm.nn import cross_entropy, silu, softmax
-from transformerlm.nn.functional import widen
+from transformerlm.nn.functional import at_least_float32
 
 
 def test_widen_never_narrows():
@@ -17,7 +17,7 @@ def test_widen_never_narrows():
         torch.float32: torch.float32,
         torch.float64: torch.float64,
     }.items():
-        assert widen(torch.ones(2, dtype=dtype)).dtype == wide
+        assert at_least_float32(torch.ones(2, dtype=dtype)).dtype == wide
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])

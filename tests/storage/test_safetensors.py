@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformerlm.errors import CheckpointError
-from transformerlm.storage.safetensors import load_tree, read_tree, shown, tree_chunks
+from transformerlm.storage.safetensors import load_tree, printable, read_tree, tree_chunks
 from transformerlm.storage.safetensors_header import DTYPES
 
 
@@ -228,8 +228,8 @@ def test_what_is_read_does_not_hang_on_the_file(tmp_path):
 
 
 def test_words_of_a_file_are_no_orders_to_a_terminal():
-    assert shown("a\x1b[2J\nb\u202e") == "a\\x1b[2J\\nb\\u202e"
-    assert shown("a" * 300) == "a" * 200 + "..."
+    assert printable("a\x1b[2J\nb\u202e") == "a\\x1b[2J\\nb\\u202e"
+    assert printable("a" * 300) == "a" * 200 + "..."
 
 
 def mutated(data: bytes, random: random.Random) -> bytes:

@@ -158,6 +158,6 @@ def test_progress_and_limits(monkeypatch):
     assert sum(done) == len(merges) == 8
     with pytest.raises(ConfigError, match="vocab_size: expected at least 257"):
         learn_merges(words, 256, ["<|e|>"])
-    monkeypatch.setattr(fast_train, "_MOST_BYTES", 10)
+    monkeypatch.setattr(fast_train, "_MAX_BYTES", 10)
     with pytest.raises(DataError, match="expected at most 10 bytes of different words, got 19"):
         learn_merges(words, 300)

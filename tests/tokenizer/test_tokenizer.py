@@ -118,9 +118,9 @@ def test_encoding_again_gives_the_same(gpt2, hard_texts):
 
 
 def test_a_full_cache_starts_again(small, monkeypatch, kernels):
-    monkeypatch.setattr("transformerlm.tokenizer.plain_encode._MOST_CACHED", 10)
+    monkeypatch.setattr("transformerlm.tokenizer.plain_encode._MAX_CACHED", 10)
     monkeypatch.setattr("transformerlm.tokenizer.fast_encode._FIRST_CAPACITY", 8)
-    monkeypatch.setattr("transformerlm.tokenizer.fast_encode._MOST_WORDS", 32)
+    monkeypatch.setattr("transformerlm.tokenizer.fast_encode._MAX_WORDS", 32)
     copy = pickle.loads(pickle.dumps(small))
     text = " ".join(
         f"low{number} {number}{'longer than sixteen bytes' * (number % 3)}" for number in range(100)

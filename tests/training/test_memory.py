@@ -14,7 +14,7 @@ from transformerlm.config import (
     TrainConfig,
     TrainingConfig,
 )
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.nn import TransformerLM
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.progress import SilentReporter
@@ -139,7 +139,7 @@ def test_each_of_several_ranks_has_its_part():
     copies = changed(CONFIG, training={"micro_batch_size": "auto"})
     parts = changed(copies, runtime={"sharding": "full"})
     runtime, world = Runtime.from_config(CONFIG.runtime), World(0, 4, 0, 2)
-    alone, copy = (training_memory(copies, runtime, 4, ranks) for ranks in (ALONE, world))
+    alone, copy = (training_memory(copies, runtime, 4, ranks) for ranks in (SINGLE_PROCESS, world))
     assert copy == alone
     assert training_memory(parts, runtime, 4) == alone
     part = training_memory(parts, runtime, 4, world)  # the four of each rank at a time

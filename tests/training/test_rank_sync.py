@@ -13,7 +13,7 @@ def test_a_single_rank_goes_by_its_own_clock_and_signals_as_they_are():
     assert lockstep.clock is clock
     with lockstep.signals:
         clock.spend(SAVING)
-        lockstep.confer()
+        lockstep.sync()
         assert (lockstep.received, lockstep.exit_status) == (None, 0)
         os.kill(os.getpid(), signal.SIGTERM)
         assert (lockstep.received, lockstep.exit_status) == (signal.SIGTERM, 143)

@@ -10,14 +10,14 @@ from torch import nn
 
 from transformerlm.config import TrainingConfig
 from transformerlm.errors import NumericalError
-from transformerlm.training.step_guard import LEAST, WINDOW, Guard, Verdict, first_not_finite, is_spike
+from transformerlm.training.step_guard import MIN_SAMPLES, WINDOW, Guard, Verdict, first_not_finite, is_spike
 
 sound = st.floats(0.1, 100)
 
 
 @given(st.lists(sound, max_size=WINDOW), st.floats(-1e3, 1e3), st.floats(0.5, 10))
 def test_a_spike_is_far_above_the_mean(before, value, deviations):
-    if len(before) < LEAST:
+    if len(before) < MIN_SAMPLES:
         assert not is_spike(before, value, deviations)
         return
     limit = statistics.fmean(before) + deviations * statistics.pstdev(before)

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from transformerlm.errors import CheckpointError, TransformerLMError
-from transformerlm.storage.safetensors import shown
+from transformerlm.storage.safetensors import printable
 
 MAX_LINES = 20
 _UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @contextlib.contextmanager
-def fitting(what: str) -> Iterator[None]:
+def as_checkpoint_error(what: str) -> Iterator[None]:
     """Around the taking over of a saved state: where that is of another form, `what` is refused in one line.
 
     Torch and Python say it by all kinds of errors.
@@ -35,7 +35,7 @@ def fitting(what: str) -> Iterator[None]:
     except (TransformerLMError, torch.OutOfMemoryError):
         raise
     except _UNFIT as error:
-        raise CheckpointError(f"{what} does not fit: {type(error).__name__}: {shown(error)}") from error
+        raise CheckpointError(f"{what} does not fit: {type(error).__name__}: {printable(error)}") from error
 
 
 def load_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> None:
@@ -45,7 +45,7 @@ def load_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> N
         CheckpointError: with one line per tensor that is missing, unknown or of another shape or kind.
     """
     check_model_state(model, state, name)
-    with fitting(f"{name}: the model's state"):
+    with as_checkpoint_error(f"{name}: the model's state"):
         model.load_state_dict(dict(state))
 
 
@@ -55,7 +55,7 @@ def check_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> 
         raise CheckpointError(f"{name}: expected a model's tensors by name, got a {type(state).__name__}")
     own = model.state_dict()
     problems = [f"{key}: missing" for key in own.keys() - state.keys()]
-    problems += [f"{shown(key)}: the model has no such tensor" for key in state.keys() - own.keys()]
+    problems += [f"{printable(key)}: the model has no such tensor" for key in state.keys() - own.keys()]
     for key in own.keys() & state.keys():
         problems += [f"{key}: {what}" for what in _differences(own[key], state[key])]
     if problems:
@@ -70,7 +70,7 @@ def _differences(own: Any, saved: Any) -> Iterator[str]:
     if not isinstance(saved, Tensor):
         yield f"expected a tensor, got a {type(saved).__name__}"
     elif saved.shape != own.shape:
-        yield f"expected shape {tuple(own.shape)}, got {shown(tuple(saved.shape))}"
+        yield f"expected shape {tuple(own.shape)}, got {printable(tuple(saved.shape))}"
     elif saved.is_floating_point() != own.is_floating_point() or saved.is_complex() != own.is_complex():
         yield f"expected {own.dtype} or alike, got {saved.dtype}"
 
@@ -82,7 +82,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         CheckpointError: where it is not the state of such an optimizer.
     """
     before = [dict(group) for group in optimizer.param_groups]
-    with fitting(f"{name}: the optimizer's state"):
+    with as_checkpoint_error(f"{name}: the optimizer's state"):
         _check_optimizer_state(optimizer, state)
         optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, before, strict=True):
@@ -95,7 +95,7 @@ def _check_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None
     expected = [len(group["params"]) for group in optimizer.param_groups]
     got = [len(group["params"]) for group in groups]
     if expected != got:
-        raise ValueError(f"expected groups of {expected} parameters, got {shown(got)}")
+        raise ValueError(f"expected groups of {expected} parameters, got {printable(got)}")
     for own, saved in zip(optimizer.param_groups, groups, strict=True):
         _check_group(own, saved)
     keys = [key for group in groups for key in group["params"]]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from transformerlm.errors import CheckpointError
 from transformerlm.storage.checksummed_json import seal, unseal
-from transformerlm.storage.safetensors import load_tree, open_regular, shown
+from transformerlm.storage.safetensors import load_tree, open_regular, printable
 
 FORMAT_VERSION = 2
 """1 had no seal."""
@@ -109,7 +109,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         checkpoint = _parse_manifest(content, path)
     except ValueError as error:
-        raise CheckpointError(f"{manifest_path}: {shown(error)}") from None
+        raise CheckpointError(f"{manifest_path}: {printable(error)}") from None
     checkpoint.verify()
     return checkpoint
 
@@ -131,7 +131,7 @@ def _parse_manifest(content: bytes, path: Path) -> Checkpoint:
     if named and int(named[1]) != step:
         raise ValueError(f"expected step {int(named[1])}, as its folder says, got {step}")
     if not isinstance(members, dict) or members.keys() != {MODEL, TRAINING}:
-        raise ValueError(f"expected the members {MODEL} and {TRAINING}, got {shown(members, 80)}")
+        raise ValueError(f"expected the members {MODEL} and {TRAINING}, got {printable(members, 80)}")
     if not all(map(_is_promise, members.values())):
         raise ValueError("expected num_bytes and sha256 of each member")
     return Checkpoint(path, step, about, members)

@@ -30,8 +30,8 @@ from transformerlm.checkpoint.store import (
 )
 from transformerlm.config import TrainConfig
 from transformerlm.data import TokenData
-from transformerlm.distributed.collectives import all_gather_bytes, broadcast_bytes, rank_0_alone
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.collectives import all_gather_bytes, broadcast_bytes, while_rank_0_works
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.errors import CheckpointError, ConfigError, NumericalError, OutputError
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict, to_toml
@@ -107,7 +107,9 @@ class RunDirectory:
             raise OutputError(system_error(error)) from error
         return written
 
-    def resume_point(self, resume: str, reporter: Reporter, world: World = ALONE) -> Checkpoint | None:
+    def resume_point(
+        self, resume: str, reporter: Reporter, world: World = SINGLE_PROCESS
+    ) -> Checkpoint | None:
         """The checkpoint to go on from, as [training].resume says; None for a fresh start.
 
         Of several ranks the first one looks; what it tells the others says all but the tensors.
@@ -116,7 +118,7 @@ class RunDirectory:
             CheckpointError: "never" in a folder that holds a run, "must" in one that holds none, or a
                 folder whose checkpoints are all damaged.
         """
-        with rank_0_alone(world):
+        with while_rank_0_works(world):
             found = self._resume_point(resume, reporter) if world.is_main else None
         fields = [str(found.path), found.step, found.about, found.members] if found else []
         path, *others = json.loads(broadcast_bytes(world, json.dumps(fields).encode())) or [None]
@@ -144,7 +146,7 @@ def identity(config: TrainConfig, data: TokenData) -> dict[str, Any]:
     }
 
 
-def environment(world: World = ALONE) -> dict[str, Any]:
+def environment(world: World = SINGLE_PROCESS) -> dict[str, Any]:
     """What decides the last bits of a result besides the config."""
     return {
         "transformerlm": __version__,
@@ -185,7 +187,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def check_same_run(
-    found: Checkpoint, now: Mapping[str, Any], config: TrainConfig, reporter: Reporter, world: World = ALONE
+    found: Checkpoint,
+    now: Mapping[str, Any],
+    config: TrainConfig,
+    reporter: Reporter,
+    world: World = SINGLE_PROCESS,
 ) -> None:
     """Refuse a checkpoint of another model, tokenizer or data; say what else has changed.
 

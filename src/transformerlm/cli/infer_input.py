@@ -13,7 +13,7 @@ from transformerlm.config import InferConfig
 from transformerlm.errors import ConfigError
 from transformerlm.schema.values import show
 
-MOST_PROBLEMS = 10
+MAX_PROBLEMS = 10
 """Lines of a file that are wrong, each with its own line on stderr; of more only their number is said."""
 
 
@@ -59,8 +59,8 @@ def _prompts_of(text: str, kind: str, path: str) -> list[Prompt]:
         except ConfigError as error:
             problems.append(f"{_name(path)}:{number}: {error}")
     if problems:
-        more = [f"{_name(path)}: and {len(problems) - MOST_PROBLEMS} more such lines"]
-        raise ConfigError(problems[:MOST_PROBLEMS] + (more if len(problems) > MOST_PROBLEMS else []))
+        more = [f"{_name(path)}: and {len(problems) - MAX_PROBLEMS} more such lines"]
+        raise ConfigError(problems[:MAX_PROBLEMS] + (more if len(problems) > MAX_PROBLEMS else []))
     return prompts
 
 

@@ -13,7 +13,7 @@ from transformerlm.cli.command import run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import MakeDataConfig
-from transformerlm.distributed.collectives import agreement, rank_0_alone
+from transformerlm.distributed.collectives import collective_errors, while_rank_0_works
 from transformerlm.distributed.world import World
 
 
@@ -35,7 +35,7 @@ def make_data(config: MakeDataConfig) -> None:
     from transformerlm.data.prepare import make_token_files, prepare_tokenizer
 
     world, terminal = World.from_environment(), Terminal()
-    with agreement(world):
+    with collective_errors(world):
         tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal, world)
         make_token_files(config.data, config.tokenizer, tokenizer, terminal, world)
 
@@ -46,7 +46,7 @@ def verify(config: MakeDataConfig) -> None:
 
     make_data(config)
     world = World.from_environment()
-    with rank_0_alone(world):
+    with while_rank_0_works(world):
         if world.is_main:
             verify_token_files(config.data, Terminal())
 

@@ -17,13 +17,13 @@ from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainConfig
 from transformerlm.distributed.collectives import (
-    agreement,
     barrier,
     broadcast_bytes,
-    rank_0_alone,
-    shared_fate,
+    collective_errors,
+    fail_together,
+    while_rank_0_works,
 )
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.errors import ConfigError
 from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(config: TrainConfig) -> int:
     """Tokenizer, token files, training, samples: what is there and fits is used, the rest is made."""
     reporter, world = Terminal(), World.from_environment()
-    with shared_fate(world), own_folder(config, world) as (run_dir, run_name):
+    with fail_together(world), own_folder(config, world) as (run_dir, run_name):
         check_start(config, run_dir, reporter, world)
         tokenizer, data = prepare(config, reporter, world)
         config = with_vocabulary(config, tokenizer, data)
@@ -78,7 +78,7 @@ def own_folder(config: TrainConfig, world: World) -> Iterator[tuple[Path, str]]:
     run_name = broadcast_bytes(world, resolved_run_name(config.logging).encode()).decode()
     run_dir = run_path(config, run_name)
     with contextlib.ExitStack() as stack:
-        with agreement(world):
+        with collective_errors(world):
             if world.is_main:
                 with full_disk_said(run_dir / LOCK_FILE):
                     stack.enter_context(locked(run_dir))
@@ -90,7 +90,7 @@ def own_folder(config: TrainConfig, world: World) -> Iterator[tuple[Path, str]]:
 def prove_resume(config: TrainConfig, steps: int) -> None:
     """Prove that a stopped run goes on to the same bits: STEPS steps from its newest checkpoint."""
     reporter, world = Terminal(), World.from_environment()
-    with shared_fate(world), own_folder(config, world) as (run_dir, _):
+    with fail_together(world), own_folder(config, world) as (run_dir, _):
         tokenizer, data = prepare(config, reporter, world)
         config = with_vocabulary(config, tokenizer, data)
         # Imported only now, as in train_model.
@@ -98,7 +98,7 @@ def prove_resume(config: TrainConfig, steps: int) -> None:
         from transformerlm.training.trainer import Trainer
         from transformerlm.training.verify_resume import verify_resume
 
-        with agreement(world):
+        with collective_errors(world):
             runtime = runtime_of(config, world)
 
         def make(run: RunDirectory) -> Trainer:
@@ -111,7 +111,7 @@ def prove_resume(config: TrainConfig, steps: int) -> None:
 def plan(config: TrainConfig) -> None:
     """Say what training would take (memory, disk, time), after a few steps on the data, and do no more."""
     reporter, world = Terminal(), World.from_environment()
-    with shared_fate(world):
+    with fail_together(world):
         tokenizer, data = prepare(config, reporter, world)
         # Imported only now, as in train_model.
         from transformerlm.logging import resolved_run_name
@@ -120,7 +120,7 @@ def plan(config: TrainConfig) -> None:
 
         config = with_vocabulary(config, tokenizer, data)
         path = run_path(config, resolved_run_name(config.logging))
-        with agreement(world):
+        with collective_errors(world):
             share_of_batch(config, world)
             runtime = runtime_of(config, world)
         found = make_plan(config, data, path, runtime, reporter, world=world)
@@ -134,16 +134,18 @@ def check_start(config: TrainConfig, run_dir: Path, reporter: Reporter, world: W
     from transformerlm.checkpoint.store import checkpoint_paths
     from transformerlm.training.init_from import starting_point
 
-    with rank_0_alone(world):
+    with while_rank_0_works(world):
         if world.is_main and not checkpoint_paths(run_dir / "checkpoints"):
             starting_point(config, reporter)
 
 
-def prepare(config: TrainConfig, reporter: Reporter, world: World = ALONE) -> tuple[Tokenizer, TokenData]:
+def prepare(
+    config: TrainConfig, reporter: Reporter, world: World = SINGLE_PROCESS
+) -> tuple[Tokenizer, TokenData]:
     """The tokenizer and the token files, made where they are missing; all ranks read the latter."""
     from transformerlm.data import prepare_data, prepare_tokenizer
 
-    with agreement(world):
+    with collective_errors(world):
         tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter, world)
         return tokenizer, prepare_data(config.data, config.tokenizer, tokenizer, reporter, world)
 
@@ -199,7 +201,7 @@ def train_model(
     run_dir: Path,
     run_name: str,
     reporter: Reporter,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> int:
     """Train in the run's folder, from where it stopped before; then show what came of it."""
     # Imported only now: torch takes seconds, and worker processes are quicker to start without it.
@@ -207,13 +209,13 @@ def train_model(
     from transformerlm.logging import CombinedLogger
     from transformerlm.nn.accounting import checkpoint_bytes
 
-    with agreement(world):
+    with collective_errors(world):
         check_prompts(tokenizer, config.generation)
         if world.is_main:
             num_bytes = 2 * checkpoint_bytes(config.model, config.optimizer.name)
             require_free_bytes(run_dir, num_bytes, "two checkpoints")
     trainer = make_trainer(config, data, run_dir, reporter, world)
-    with agreement(world):
+    with collective_errors(world):
         loggers = begin(trainer, tokenizer, run_name, reporter) if world.is_main else []
     with CombinedLogger(loggers) as logger:
         logger.log_config(to_dict(config))
@@ -236,11 +238,11 @@ def make_trainer(
     from transformerlm.training.init_from import take_weights
     from transformerlm.training.trainer import Trainer
 
-    with agreement(world):
+    with collective_errors(world):
         check_same_on_all_ranks(world, config, identity(config, data))
     run = RunDirectory(path)
     found = run.resume_point(config.training.resume, reporter, world)
-    with agreement(world):
+    with collective_errors(world):
         runtime = runtime_of(config, world)
         trainer = Trainer(config, data, run, runtime, reporter, world=world)
     if found:

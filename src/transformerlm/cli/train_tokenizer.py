@@ -12,7 +12,7 @@ from transformerlm.cli.command import run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainTokenizerConfig
-from transformerlm.distributed.collectives import agreement
+from transformerlm.distributed.collectives import collective_errors
 from transformerlm.distributed.world import World
 
 
@@ -34,7 +34,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
     from transformerlm.data import prepare_tokenizer
 
     world = World.from_environment()
-    with agreement(world):
+    with collective_errors(world):
         prepare_tokenizer(config.data, config.tokenizer, Terminal(), world)
 
 
@@ -44,7 +44,7 @@ def verify(config: TrainTokenizerConfig) -> None:
     from transformerlm.data.verify import verify_tokenizer
 
     world, terminal = World.from_environment(), Terminal()
-    with agreement(world):
+    with collective_errors(world):
         tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal, world)
     if world.is_main:
         verify_tokenizer(config.data, config.tokenizer, tokenizer, terminal)

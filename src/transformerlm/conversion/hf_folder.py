@@ -29,8 +29,8 @@ from transformerlm.runtime import DTYPES
 from transformerlm.storage.safetensors import (
     iterate_tensors,
     open_regular,
+    printable,
     read_entries,
-    shown,
     tensor_chunks,
 )
 from transformerlm.storage.safetensors_header import Entry
@@ -160,9 +160,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {shown(error)}") from None
+        raise CheckpointError(f"{path}: not valid JSON: {printable(error)}") from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {shown(values, 60)}")
+        raise CheckpointError(f"{path}: expected a JSON object, got {printable(values, 60)}")
     return values
 
 
@@ -180,7 +180,7 @@ def _weight_files(directory: Path) -> list[str]:
         for name in names:
             if Path(name).name != name or not (directory / name).exists():
                 raise CheckpointError(
-                    f"{directory / INDEX}: weight_map: no such file here: {shown(name, 80)}"
+                    f"{directory / INDEX}: weight_map: no such file here: {printable(name, 80)}"
                 )
         if names:
             return names
@@ -207,7 +207,7 @@ def _wanted(config: ModelConfig, entries: Mapping[str, list[Entry]], path: Path)
     optional = {"lm_head.weight"} if config.tie_embeddings else set()
     lines = [f"{name}: missing" for name in wanted.keys() - there.keys() - optional]
     for name, entry in there.items():
-        lines += [f"{shown(name)}: {what}" for what in _faults(entry, wanted.get(name))]
+        lines += [f"{printable(name)}: {what}" for what in _faults(entry, wanted.get(name))]
     if len(there) < sum(map(len, entries.values())):
         lines.append("a tensor is in two files")
     if lines:
@@ -221,7 +221,7 @@ def _faults(entry: Entry, part: Part | None) -> Iterator[str]:
         if not entry.name.endswith(_BUFFER):
             yield "the model that config.json describes has no such tensor"
     elif tuple(entry.shape) != part.shape:
-        yield f"expected shape {part.shape}, got {shown(tuple(entry.shape))}"
+        yield f"expected shape {part.shape}, got {printable(tuple(entry.shape))}"
     elif entry.dtype not in DTYPES.values():
         yield f"expected {', '.join(DTYPES)}, got {str(entry.dtype).removeprefix('torch.')}"
 

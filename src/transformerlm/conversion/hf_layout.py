@@ -22,7 +22,7 @@ from torch import Tensor
 from transformerlm.config import ModelConfig
 from transformerlm.errors import CheckpointError
 from transformerlm.schema import SchemaError
-from transformerlm.storage.safetensors import shown
+from transformerlm.storage.safetensors import printable
 
 KEYS = {
     "vocab_size": "vocab_size",
@@ -253,4 +253,4 @@ def _refusal(key: str, expected: str, got: Any) -> str:
 
 
 def _spelled(value: Any) -> str:
-    return shown(json.dumps(value), 60)
+    return printable(json.dumps(value), 60)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from transformerlm.errors import CheckpointError
 from transformerlm.nn import TransformerLM
-from transformerlm.storage.safetensors import shown
+from transformerlm.storage.safetensors import printable
 from transformerlm.tokenizer import Tokenizer
 
 TEXTS = (
@@ -108,7 +108,7 @@ def loading(name: str) -> Iterator[None]:
     try:
         yield
     except _LOADING_ERRORS as error:
-        raise CheckpointError(f"{name} cannot load it: {type(error).__name__}: {shown(error)}") from error
+        raise CheckpointError(f"{name} cannot load it: {type(error).__name__}: {printable(error)}") from error
 
 
 def is_installed(package: str) -> bool:

@@ -31,8 +31,8 @@ from transformerlm.data.rank_shards import blocks, check_same_files, num_workers
 from transformerlm.data.sidecar import FORMAT_VERSION, sidecar_path
 from transformerlm.data.split import has_validation, nothing_left, regions
 from transformerlm.data.token_file import TokenFile
-from transformerlm.distributed.collectives import agreement, broadcast_bytes, gathered
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.collectives import broadcast_bytes, collective_errors, gathered
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.errors import DataError
 from transformerlm.parallel import ordered_map
 from transformerlm.progress import Reporter, SilentReporter
@@ -87,7 +87,7 @@ def make_data(
     *,
     piece_bytes: int = PIECE_BYTES,
     commit_bytes: int = COMMIT_BYTES,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> TokenData:
     """Encode a corpus into `directory`: train.memmap and, where the config asks for it, val.memmap.
 
@@ -106,7 +106,7 @@ def make_data(
         OutputError: the disk has not enough room.
     """
     reporter = reporter or SilentReporter()
-    with agreement(world):
+    with collective_errors(world):
         corpora = find_corpora(config)
     with held(directory, reporter, world):
         encode_corpora(
@@ -119,7 +119,7 @@ def make_data(
             commit_bytes=commit_bytes,
             world=world,
         )
-    with agreement(world):
+    with collective_errors(world):
         return TokenData.open(config, directory)
 
 
@@ -132,14 +132,14 @@ def encode_corpora(
     *,
     piece_bytes: int = PIECE_BYTES,
     commit_bytes: int = COMMIT_BYTES,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> None:
     """`make_data`, from files that are listed already; only rank 0 needs `directory`, and holds it."""
     reporter = reporter or SilentReporter()
     check_same_files(world, corpora)
     with contextlib.ExitStack() as stack:
         work = None
-        with agreement(world):
+        with collective_errors(world):
             _check_separator(config, tokenizer)
             if world.is_main:
                 refuse_overlap(corpora, _outputs(config, directory), "[data].token_dir")
@@ -150,7 +150,7 @@ def encode_corpora(
                 work = stack.enter_context(opened)
                 _check_room(directory, corpora.num_bytes - work.num_read, tokenizer)
         num_done, num_read = _shared_numbers(world, work)
-        with agreement(world):
+        with collective_errors(world):
             items = corpus_items(config, corpora, tokenizer.pretokenizer.safe_cut, piece_bytes)
             own = own_items(world, itertools.islice(items, num_done, None))
             num_left = (corpora.num_bytes - num_read) // world.size

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformerlm.distributed.collectives import rank_0_alone
+from transformerlm.distributed.collectives import while_rank_0_works
 from transformerlm.distributed.world import World
 from transformerlm.errors import LockedError
 from transformerlm.progress import Reporter
@@ -24,7 +24,7 @@ def held(directory: Path, reporter: Reporter, world: World) -> Iterator[None]:
     Who gets it may find that what it wanted to make is made.
     """
     with contextlib.ExitStack() as stack:
-        with rank_0_alone(world):
+        with while_rank_0_works(world):
             if world.is_main:
                 _wait_for(stack, directory, reporter)
                 remove_dead_temporaries(directory)

@@ -23,13 +23,13 @@ from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import nothing_left
 from transformerlm.data.token_file import TokenFile
 from transformerlm.distributed.collectives import (
-    agreement,
     all_gather_bytes,
     broadcast_bytes,
+    collective_errors,
     gathered,
-    pulse,
+    heartbeat,
 )
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.errors import DataError
 from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.schema import to_dict
@@ -47,7 +47,10 @@ def fill_placeholders(path: str, data: CorpusConfig) -> str:
 
 
 def prepare_tokenizer(
-    data: CorpusConfig, config: TokenizerConfig, reporter: Reporter | None = None, world: World = ALONE
+    data: CorpusConfig,
+    config: TokenizerConfig,
+    reporter: Reporter | None = None,
+    world: World = SINGLE_PROCESS,
 ) -> Tokenizer:
     """The tokenizer in `config.tokenizer_dir`; where there is none, one is trained on the training split.
 
@@ -78,7 +81,7 @@ def prepare_data(
     config: TokenizerConfig,
     tokenizer: Tokenizer,
     reporter: Reporter | None = None,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> TokenData:
     """The token files in `data.token_dir`; where they are missing, they are made from the corpus.
 
@@ -91,7 +94,7 @@ def prepare_data(
         OutputError: the disk has not enough room.
     """
     make_token_files(data, config, tokenizer, reporter, world)
-    with agreement(world):
+    with collective_errors(world):
         return TokenData.open(data, Path(fill_placeholders(data.token_dir, data)))
 
 
@@ -100,7 +103,7 @@ def make_token_files(
     config: TokenizerConfig,
     tokenizer: Tokenizer,
     reporter: Reporter | None = None,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> None:
     """`prepare_data`, without opening the files: of several ranks only the first needs their folder."""
     reporter = reporter or SilentReporter()
@@ -121,7 +124,11 @@ def make_token_files(
 
 
 def training_texts(
-    data: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, bar: Bar | None = None, world: World = ALONE
+    data: CorpusConfig,
+    corpora: Corpora,
+    safe_cut: SafeCut,
+    bar: Bar | None = None,
+    world: World = SINGLE_PROCESS,
 ) -> Iterator[str]:
     """The text of the training split: documents, and parts of long ones that can be encoded apart.
 
@@ -134,7 +141,7 @@ def training_texts(
     found = b""
     rounds = blocks(corpus_items(data, corpora, safe_cut), world.size)
     while True:
-        with agreement(world):
+        with collective_errors(world):
             items = next(rounds, [])
             for piece in chain.from_iterable(own_items(world, items)):
                 for document in documents_of(piece, data):
@@ -154,7 +161,7 @@ def _existing_tokenizer(
 ) -> Tokenizer | None:
     """The tokenizer that is there, on all ranks; None where there is none."""
     tokenizer = None
-    with agreement(world):
+    with collective_errors(world):
         if world.is_main:
             tokenizer = _read_tokenizer(data, config, directory, reporter)
     return shared_tokenizer(world, tokenizer)
@@ -202,7 +209,7 @@ def _is_finished(
 
 def _says_rank_0(world: World, question: Callable[[], bool]) -> bool:
     """What rank 0 finds, on all: others may not see its files, or not yet."""
-    with agreement(world):
+    with collective_errors(world):
         answer = world.is_main and question()
     return bool(broadcast_bytes(world, b"yes" * answer))
 
@@ -213,16 +220,16 @@ def _train_tokenizer(
     """Count on all ranks; on rank 0 learn and save; the tokenizer on all."""
     corpora = _list_files(data, reporter, world)
     check_same_files(world, corpora)
-    with agreement(world):
+    with collective_errors(world):
         if world.is_main:
             remove_dead_temporaries(directory)
             outputs = [directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
             refuse_overlap(corpora, outputs, "[tokenizer].tokenizer_dir")
     words = _count_words(data, config, corpora, reporter, world)
     tokenizer = None
-    with agreement(world):
+    with collective_errors(world):
         if world.is_main:
-            tokenizer = _learn(words, config, reporter, pulse(world))
+            tokenizer = _learn(words, config, reporter, heartbeat(world))
             recipe = {**settings(data), **corpora.summary()}
             tokenizer.save(directory, made_from={**_tokenizer_settings(config), **recipe})
             short = config.vocab_size - tokenizer.vocab_size
@@ -238,7 +245,7 @@ def _count_words(
 ) -> Words:
     """The pre-tokens of the training split and how often each occurs: on rank 0, elsewhere of no use."""
     safe_cut = Pretokenizer(config.pattern, config.special_tokens).safe_cut
-    with agreement(world), reporter.bar(corpora.num_bytes, "B", "counting words") as bar:
+    with collective_errors(world), reporter.bar(corpora.num_bytes, "B", "counting words") as bar:
         texts = training_texts(data, corpora, safe_cut, bar, world)
         words = count_words(
             texts, config.special_tokens, pattern=config.pattern, num_workers=num_workers(data, world)
@@ -259,7 +266,7 @@ def _learn(words: Words, config: TokenizerConfig, reporter: Reporter, beat: Call
 
 
 def _list_files(data: CorpusConfig, reporter: Reporter, world: World) -> Corpora:
-    with agreement(world):
+    with collective_errors(world):
         corpora = find_corpora(data)
     for name, corpus in ((data.corpus, corpora.main), (data.validation_corpus, corpora.validation)):
         if corpus and (corpus.num_hidden or corpus.num_binary):

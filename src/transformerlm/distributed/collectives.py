@@ -24,7 +24,7 @@ from transformerlm.storage.files import system_error
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for another. A process that ends, however it does, breaks its connections, and
-the others notice at once: this is for a machine without power or network. For longer work: `pulse`."""
+the others notice at once: this is for a machine without power or network. For longer work: `heartbeat`."""
 
 _BUSY = b"busy"
 _PULSE_SECONDS = 60.0
@@ -80,7 +80,7 @@ def process_group(world: World, backend: Literal["gloo", "nccl"] = "gloo") -> It
 
 
 @contextlib.contextmanager
-def agreement(world: World) -> Iterator[None]:
+def collective_errors(world: World) -> Iterator[None]:
     """All ranks leave the block together: without an error, or all with that of the first that has one.
 
     A rank that fails says so where its block ends. So what may fail in one rank and not in another is done
@@ -106,10 +106,11 @@ def agreement(world: World) -> Iterator[None]:
             pass
 
 
-def pulse(world: World) -> Callable[[], None]:
-    """For a rank at work while others wait in an `agreement`: to be called now and then, lest they give up.
+def heartbeat(world: World) -> Callable[[], None]:
+    """Return a heartbeat callback.
 
-    Costs nothing, but for once a minute.
+    A rank that works long inside `collective_errors` calls it so that waiting ranks do not time out; it
+    communicates at most once a minute.
     """
     last = time.monotonic()
 
@@ -123,15 +124,18 @@ def pulse(world: World) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def rank_0_alone(world: World) -> Iterator[None]:
-    """An `agreement` in which rank 0 works, however long it takes, and exchanges nothing; the others wait."""
+def while_rank_0_works(world: World) -> Iterator[None]:
+    """`collective_errors` around work of rank 0 alone, however long it takes; the others wait.
+
+    The work must not communicate.
+    """
     is_awaited = world.is_main and world.size > 1
-    with agreement(world), _pulsing(world) if is_awaited else contextlib.nullcontext():
+    with collective_errors(world), _pulsing(world) if is_awaited else contextlib.nullcontext():
         yield
 
 
 @contextlib.contextmanager
-def shared_fate(world: World) -> Iterator[None]:
+def fail_together(world: World) -> Iterator[None]:
     """What ends one rank ends all, at whatever place of their work, and all know why.
 
     For work in which ranks exchange more than what is here, as in training: an error that is not agreed on
@@ -178,7 +182,7 @@ def gathered(world: World, own: Iterator[bytes]) -> Iterator[bytes]:
         AgreedError: an iterator has raised an error.
     """
     while True:
-        with agreement(world):
+        with collective_errors(world):
             data = next(own, b"")
         sizes = _sizes(world, len(data))
         if not any(sizes):

@@ -50,5 +50,5 @@ class World:
         return world
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 """A single process."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from transformerlm.distributed.collectives import all_gather_numbers
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.runtime import Runtime
 
 
@@ -59,16 +59,16 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     runtime: Runtime,
     tokens_per_byte: float,
-    world: World = ALONE,
-    idle_passes: int = 0,
+    world: World = SINGLE_PROCESS,
+    padding_passes: int = 0,
 ) -> Evaluation:
     """Evaluate on batches of (inputs, targets), each `[batch, time]`; every target counts once.
 
     `loss` is a model with its loss, such as nn.NextTokenLoss: inputs and targets -> the mean nats. The total
     is kept in float64 on the device: one host sync, at the end.
 
-    Several ranks have batches of their own, and the result is that of all of them. `idle_passes` are what a
-    rank has fewer than others: it makes them all the same, where each has a part of the model.
+    Each of several ranks passes its own batches; the result covers all of them. A rank with fewer batches
+    than others makes `padding_passes` passes more, since a sharded forward pass is a collective.
     """
     was_training = loss.training
     loss.eval()
@@ -81,7 +81,7 @@ def evaluate(
                 nats = loss(inputs, targets)
             total += nats.to(home, torch.float64) * targets.numel()
             count += targets.numel()
-        for _ in range(idle_passes):
+        for _ in range(padding_passes):
             nothing = torch.zeros((1, 1), dtype=torch.long, device=runtime.device)
             with runtime.autocast():
                 loss(nothing, nothing)

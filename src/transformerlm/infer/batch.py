@@ -148,9 +148,9 @@ class CachedTexts(Texts):
         return self.model.embedding.weight.dtype
 
 
-MOST_TOKENS = 8192
+MAX_TOKENS = 8192
 """Of a group: what is computed together has to be in memory together."""
-MOST_PADDING, FREE_PADDING = 0.2, 256
+MAX_PADDING, FREE_PADDING = 0.2, 256
 """The part of a group's tokens that may be padding; as many as FREE_PADDING may be, as a pass over them
 costs little more than a pass over none."""
 
@@ -170,7 +170,7 @@ def groups_of_similar_length(windows: Sequence[Sequence[int]]) -> list[list[int]
             continue
         padded = (rows + 1) * len(windows[groups[-1][0]]) if groups else 0
         padding = padded - tokens - len(window)
-        if not groups or padded > MOST_TOKENS or padding > max(FREE_PADDING, MOST_PADDING * padded):
+        if not groups or padded > MAX_TOKENS or padding > max(FREE_PADDING, MAX_PADDING * padded):
             groups.append([])
             rows = tokens = 0
         groups[-1].append(at)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from transformerlm.infer.kernel_sampling import sample_in_kernel
 from transformerlm.kernels import dispatch
-from transformerlm.nn.functional import cross_entropy, softmax, widen
+from transformerlm.nn.functional import at_least_float32, cross_entropy, softmax
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def sample_rows(
     Returns:
         LongTensor [...]: ids; -1 for a row whose logits hold a NaN.
     """
-    scores = widen(logits)
+    scores = at_least_float32(logits)
     if seen is not None and sampling.repetition_penalty != 1:
         scores = repetition_penalty(scores, seen, sampling.repetition_penalty)
     if (
@@ -184,7 +184,7 @@ def top_p_filter(probabilities: Tensor, p: float) -> Tensor:
     Sampling(top_p=p)
     if p == 1:
         return probabilities / probabilities.sum(-1, keepdim=True)
-    ascending = _sorted(widen(probabilities))
+    ascending = _sorted(at_least_float32(probabilities))
     # From the small end, where a running sum is the most exact: drop while the rest still has p.
     totals = ascending.cumsum(-1)
     spare = totals[..., -1:] - p + 8 * torch.finfo(totals.dtype).eps
@@ -205,7 +205,7 @@ def top_k_filter(probabilities: Tensor, k: int) -> Tensor:
     """
     Sampling(top_k=k)
     num_kept = min(k, probabilities.shape[-1])
-    smallest = widen(probabilities).topk(num_kept).values[..., -1:]
+    smallest = at_least_float32(probabilities).topk(num_kept).values[..., -1:]
     return _keep_largest(probabilities, smallest, torch.tensor(num_kept, device=probabilities.device))
 
 
@@ -227,7 +227,7 @@ def min_p_filter(probabilities: Tensor, min_p: float) -> Tensor:
     2024, section 3.
     """
     Sampling(min_p=min_p)
-    wide = widen(probabilities)
+    wide = at_least_float32(probabilities)
     kept = torch.where(wide >= min_p * wide.amax(-1, keepdim=True), wide, 0)
     return (kept / kept.sum(-1, keepdim=True)).to(probabilities.dtype)
 
@@ -244,7 +244,7 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     Returns:
         LongTensor [...]; -1 for a row that holds a NaN.
     """
-    cumulative = widen(probabilities).cumsum(-1).masked_fill(probabilities == 0, 0)
+    cumulative = at_least_float32(probabilities).cumsum(-1).masked_fill(probabilities == 0, 0)
     total = cumulative.amax(-1, keepdim=True)
     target = uniforms.to(cumulative).unsqueeze(-1) * total
     # A number just below 1 times the total can round to the total, which nothing exceeds.
@@ -261,7 +261,7 @@ def uniform_numbers(seed: int, row: int, count: int) -> npt.NDArray[np.float32]:
 
 def _keep_largest(probabilities: Tensor, smallest: Tensor, num_kept: Tensor) -> Tensor:
     """Keep what is larger than `smallest`, and of its equals the first ones, `num_kept` in all."""
-    wide = widen(probabilities)
+    wide = at_least_float32(probabilities)
     larger, equal = wide > smallest, wide == smallest
     room = num_kept - larger.sum(-1, keepdim=True)
     kept = torch.where(larger | (equal & (equal.cumsum(-1) <= room)), wide, 0)

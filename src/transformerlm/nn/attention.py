@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from transformerlm.nn.cache import LayerCache
-from transformerlm.nn.linear import Linear, are_joined, together
+from transformerlm.nn.linear import Linear, are_joined, joint_linear
 from transformerlm.nn.norm import RMSNorm
 from transformerlm.nn.rope import RotaryPositionEmbedding
 from transformerlm.nn.sdpa import resolve_backend, scaled_dot_product_attention
@@ -69,7 +69,7 @@ class MultiHeadSelfAttention(nn.Module):
         layers = self.q_proj, self.k_proj, self.v_proj
         if are_joined(x):
             widths = [layer.weight.shape[0] for layer in layers]
-            projections = torch.split(together(x, *layers), widths, -1)
+            projections = torch.split(joint_linear(x, *layers), widths, -1)
         else:
             projections = tuple(layer(x) for layer in layers)
         q, k, v = (p.view(*p.shape[:-1], -1, self.d_head).transpose(-3, -2) for p in projections)

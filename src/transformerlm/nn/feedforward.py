@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from transformerlm.nn import fused
 from transformerlm.nn.functional import silu
-from transformerlm.nn.linear import Linear, are_joined, together
+from transformerlm.nn.linear import Linear, are_joined, joint_linear
 
 
 class SwiGLU(nn.Module):
@@ -31,7 +31,7 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model] -> [..., d_model], through [..., d_ff]."""
         if are_joined(x):
-            activated = fused.swiglu(together(x, self.w1, self.w3))
+            activated = fused.swiglu(joint_linear(x, self.w1, self.w3))
         else:
             activated = silu(self.w1(x)) * self.w3(x)
         output: Tensor = self.w2(activated)

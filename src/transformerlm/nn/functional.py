@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def widen(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32; unchanged where it is float32 or float64 already.
 
     Sums, exponentials and roots are taken in it: a bfloat16 carries 8 bits, and a float16 ends at 65,504.
@@ -28,7 +28,7 @@ def softmax(x: Tensor, dim: int) -> Tensor:
     Taking the maximum away changes nothing in the quotient and keeps every exponential at most 1.
     Computed in float32 at least, returned in the dtype of `x`.
     """
-    wide = widen(x)
+    wide = at_least_float32(x)
     # The result does not depend on the shift, so no gradient has to flow through it.
     exponentials = (wide - wide.detach().amax(dim, keepdim=True)).exp()
     return (exponentials / exponentials.sum(dim, keepdim=True)).to(x.dtype)
@@ -39,7 +39,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     Computed in float32 at least, returned in the dtype of `x`.
     """
-    wide = widen(x)
+    wide = at_least_float32(x)
     inverse_rms = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
     return (wide * inverse_rms * weight).to(x.dtype)
 
@@ -66,7 +66,7 @@ def cross_entropy(
     Returns:
         A scalar, or [...] with "none"; in float32, or float64 where the logits are.
     """
-    wide = widen(logits)
+    wide = at_least_float32(logits)
     shifted = wide - wide.detach().amax(-1, keepdim=True)
     nats = shifted.exp().sum(-1).log() - shifted.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     match reduction:

@@ -41,12 +41,12 @@ MANY_ROWS = 1024
 
 
 def are_joined(x: Tensor) -> bool:
-    """Whether layers with the same input are computed `together`: on a CPU's kernels, in training anyway."""
+    """Whether layers with the same input are computed by one `joint_linear`: in training on CPU kernels."""
     num_rows = x.shape[:-1].numel()
     return dispatch.can_serve(x) and x.shape[-2] > 1 and (torch.is_grad_enabled() or num_rows >= MANY_ROWS)
 
 
-def together(x: Tensor, *linears: Linear) -> Tensor:
+def joint_linear(x: Tensor, *linears: Linear) -> Tensor:
     """All their outputs, one beside the other on the last dimension, from one matrix product.
 
     One large product is quicker than several small ones, and gives one gradient of `x` to pass on instead

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from transformerlm.kernels import dispatch
 from transformerlm.nn import fused
-from transformerlm.nn.functional import product_dtype, widen
+from transformerlm.nn.functional import at_least_float32, product_dtype
 from transformerlm.nn.transformer import TransformerLM
 
 CHUNK_BYTES = {"cpu": 32 * 2**20}
@@ -95,7 +95,7 @@ def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
     """
     if dispatch.can_serve(logits):
         return fused.nats_and_gradient_(logits, targets, scale)
-    wide = widen(logits)
+    wide = at_least_float32(logits)
     shifted = wide - wide.amax(-1, keepdim=True)
     log_sum = shifted.logsumexp(-1, keepdim=True)
     at_targets = targets.unsqueeze(-1)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from transformerlm.kernels import dispatch
 from transformerlm.nn import fused
-from transformerlm.nn.functional import product_dtype, rms_norm, widen
+from transformerlm.nn.functional import at_least_float32, product_dtype, rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -34,7 +34,7 @@ class RMSNorm(nn.Module):
         """[..., d_model] -> [..., d_model]."""
         if dispatch.can_serve(x, self.weight):
             # What comes next is a matrix product, which would round to this dtype anyway.
-            return fused.rms_norm(x, widen(self.weight), self.eps, product_dtype(x))
+            return fused.rms_norm(x, at_least_float32(self.weight), self.eps, product_dtype(x))
         return rms_norm(x, self.weight, self.eps)
 
     def extra_repr(self) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from transformerlm.kernels import dispatch
 from transformerlm.nn import fused
-from transformerlm.nn.functional import widen
+from transformerlm.nn.functional import at_least_float32
 
 
 class RotaryPositionEmbedding(nn.Module):
@@ -47,7 +47,7 @@ class RotaryPositionEmbedding(nn.Module):
         cos, sin = self.cos[token_positions], self.sin[token_positions]
         if dispatch.can_serve(x) and x.dim() == 4 and token_positions.dim() == 1:
             return fused.rotate(x, cos, sin)
-        even, odd = widen(x).reshape(*x.shape[:-1], -1, 2).unbind(-1)
+        even, odd = at_least_float32(x).reshape(*x.shape[:-1], -1, 2).unbind(-1)
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 
     def extra_repr(self) -> str:

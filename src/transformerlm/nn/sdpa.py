@@ -100,7 +100,7 @@ def _torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 def _auto(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """The CPU's kernels for the whole of a text that is not too long for them, else PyTorch's."""
-    is_whole = causal and mask is None and q.dim() == 4 and 1 < q.shape[-2] == k.shape[-2] <= MOST_QUERIES
+    is_whole = causal and mask is None and q.dim() == 4 and 1 < q.shape[-2] == k.shape[-2] <= MAX_QUERIES
     if is_whole and dispatch.can_serve(q, k, v):
         return fused.attention(q, k, v)
     return _torch(q, k, v, mask, causal)
@@ -124,7 +124,7 @@ def _hide_later(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
     return earlier if mask is None else earlier & mask
 
 
-MOST_QUERIES = 1024
+MAX_QUERIES = 1024
 """Up to here the CPU's kernels, which hold all scores of a head at once, are quicker than PyTorch's."""
 
 BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]] = {

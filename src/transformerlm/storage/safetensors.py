@@ -94,10 +94,10 @@ def _whole(name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{name}: not a whole checkpoint file: {shown(error)}") from None
+        raise CheckpointError(f"{name}: not a whole checkpoint file: {printable(error)}") from None
 
 
-def shown(value: object, max_length: int = 200) -> str:
+def printable(value: object, max_length: int = 200) -> str:
     """Words from a file, fit for a terminal: on one line, none of them an order to it, not too many."""
     text = str(value)[: max_length + 1]
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

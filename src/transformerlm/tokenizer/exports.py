@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.storage.files import write_files
-from transformerlm.tokenizer.agreement import one_merge_a_token, pattern_fault
 from transformerlm.tokenizer.bpe import NUM_BYTES, Merges
+from transformerlm.tokenizer.compatibility import one_merge_a_token, pattern_fault
 from transformerlm.tokenizer.files import token_to_text
 from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
 

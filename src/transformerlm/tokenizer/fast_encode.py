@@ -38,7 +38,7 @@ from transformerlm.tokenizer.workspace import (
     word_table,
 )
 
-_FIRST_CAPACITY, _MOST_WORDS = 1 << 14, 1 << 20
+_FIRST_CAPACITY, _MAX_WORDS = 1 << 14, 1 << 20
 """Entries of the table in which a thread remembers words: from 0.5 MB to 32 MB."""
 _SHORT = 1 << 19  # bytes of text whose ids go through a buffer that is there already
 
@@ -175,7 +175,7 @@ class _Workspace:
         """Room for four times as many words; where there are as many as may be, all are forgotten."""
         self._bound = None
         state, capacity = self._numbers, int(self._words["capacity"])
-        if capacity >= _MOST_WORDS:
+        if capacity >= _MAX_WORDS:
             self._words["table"][:] = 0  # type: ignore[index]
             state[NUM_WORDS] = state[ARENA_BYTES] = state[WORD_BYTES] = state[SPILLED] = 0
             return

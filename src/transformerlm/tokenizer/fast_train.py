@@ -43,7 +43,7 @@ from transformerlm.tokenizer.workspace import (
 
 _FIRST_CAPACITY, _FIRST_PAIRS = 1 << 16, 1 << 17  # entries of the tables, which grow
 _MERGES_AT_A_TIME = 256  # so that progress shows and Ctrl-C is heard
-_MOST_BYTES = 1 << 31
+_MAX_BYTES = 1 << 31
 _BYTE_PAIRS = 1 << 16  # are counted first, in memory that serves another purpose later
 
 
@@ -195,8 +195,8 @@ class _Learner:
 
     def __init__(self, words: WordList, vocab_size: int) -> None:
         length = len(words.text)
-        if length > _MOST_BYTES:
-            raise DataError(f"expected at most {_MOST_BYTES:,} bytes of different words, got {length:,}")
+        if length > _MAX_BYTES:
+            raise DataError(f"expected at most {_MAX_BYTES:,} bytes of different words, got {length:,}")
         ids = words.text.astype(np.int32)
         ids[words.gaps] = GAP
         changes = np.flatnonzero(np.diff(words.counts)) + 1 if len(words.counts) else np.zeros(0, np.int64)

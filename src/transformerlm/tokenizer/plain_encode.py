@@ -13,7 +13,7 @@ from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, Vocab, ap
 from transformerlm.tokenizer.pretokenize import Pretokenizer, bytes_of, text_of, utf8
 from transformerlm.tokenizer.vocabulary import Ids, no_such_id
 
-_MOST_CACHED = 1 << 18  # pre-tokens; some 50 MB
+_MAX_CACHED = 1 << 18  # pre-tokens; some 50 MB
 _LONGEST_CACHED = 64  # characters
 
 
@@ -103,7 +103,7 @@ class _Cache(dict[str, bytes]):
     def __missing__(self, pretoken: str) -> bytes:
         encoded = self.encode(pretoken)
         if len(pretoken) <= _LONGEST_CACHED:
-            if len(self) >= _MOST_CACHED:
+            if len(self) >= _MAX_CACHED:
                 self.clear()
             self[pretoken] = encoded
         return encoded

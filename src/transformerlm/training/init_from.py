@@ -12,7 +12,7 @@ from transformerlm.checkpoint.run_directory import differences
 from transformerlm.checkpoint.store import Checkpoint, open_checkpoint
 from transformerlm.config import ModelConfig, TrainConfig
 from transformerlm.data import fill_placeholders
-from transformerlm.distributed.collectives import agreement, rank_0_alone
+from transformerlm.distributed.collectives import collective_errors, while_rank_0_works
 from transformerlm.distributed.world import World
 from transformerlm.errors import CheckpointError
 from transformerlm.progress import Reporter
@@ -53,12 +53,12 @@ def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
 def take_weights(learner: Learner, config: TrainConfig, reporter: Reporter, world: World) -> None:
     """Have a learner begin with the weights of [training].start_from; rank 0 alone reads them."""
     state = {}
-    with rank_0_alone(world):
+    with while_rank_0_works(world):
         if world.is_main:
             found = starting_point(config, reporter)
             state = found.model_state()
             reporter.say(f"starting from the weights of {found.path}")
-    with agreement(world):
+    with collective_errors(world):
         learner.load_weights(state, str(config.training.start_from))
 
 

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from transformerlm.checkpoint.load_state import fitting
+from transformerlm.checkpoint.load_state import as_checkpoint_error
 from transformerlm.checkpoint.store import load_model_state, load_optimizer_state
 from transformerlm.config import TrainConfig
 from transformerlm.distributed import sharding
 from transformerlm.distributed.collectives import all_gather_numbers
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.kernels import dispatch
 from transformerlm.logging import ActivationNorms, weight_norms
 from transformerlm.nn import NextTokenLoss, TransformerBlock, TransformerLM
@@ -61,7 +61,7 @@ class Learner:
     """
 
     def __init__(
-        self, config: TrainConfig, runtime: Runtime, reporter: Reporter, world: World = ALONE
+        self, config: TrainConfig, runtime: Runtime, reporter: Reporter, world: World = SINGLE_PROCESS
     ) -> None:
         self.config, self.runtime, self.reporter, self.world = config, runtime, reporter, world
         self.is_sharded = world.size > 1 and config.runtime.sharding == "full"
@@ -276,7 +276,7 @@ class Learner:
         self.load_weights(model_state, name)
         if self.world.size > 1:
             state = sharding.from_rank_0(self.world, state, self._part_of_state)
-        with fitting(f"{name}: the training state"):
+        with as_checkpoint_error(f"{name}: the training state"):
             numbers = [dict(group) for group in self.optimizer.param_groups]
             load_optimizer_state(self.optimizer, state["optimizer"], name)
             for group, own in zip(self.optimizer.param_groups, numbers, strict=True):

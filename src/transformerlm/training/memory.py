@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from transformerlm.config import TrainConfig
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.nn import accounting
 from transformerlm.nn.loss import CHUNK_BYTES, DEFAULT_CHUNK_BYTES
 from transformerlm.runtime import Runtime
@@ -48,7 +48,7 @@ class TrainingMemory:
 
 
 def training_memory(
-    config: TrainConfig, runtime: Runtime, micro_batch_size: int, world: World = ALONE
+    config: TrainConfig, runtime: Runtime, micro_batch_size: int, world: World = SINGLE_PROCESS
 ) -> TrainingMemory:
     """What a step takes of each rank with this many sequences at a time."""
     model, tokens = config.model, micro_batch_size * config.model.context_length
@@ -75,7 +75,9 @@ def training_memory(
     )
 
 
-def micro_batch_size(config: TrainConfig, runtime: Runtime, batch_size: int, world: World = ALONE) -> int:
+def micro_batch_size(
+    config: TrainConfig, runtime: Runtime, batch_size: int, world: World = SINGLE_PROCESS
+) -> int:
     """What [training].micro_batch_size says, of the `batch_size` sequences of a step on this rank."""
     asked = config.training.micro_batch_size
     if asked != "auto":
@@ -84,7 +86,11 @@ def micro_batch_size(config: TrainConfig, runtime: Runtime, batch_size: int, wor
 
 
 def largest_that_fits(
-    config: TrainConfig, runtime: Runtime, batch_size: int, available: int | None, world: World = ALONE
+    config: TrainConfig,
+    runtime: Runtime,
+    batch_size: int,
+    available: int | None,
+    world: World = SINGLE_PROCESS,
 ) -> int:
     """The largest divisor of `batch_size` that fits in `available` bytes and within TOKENS_PER_PASS.
 
@@ -108,7 +114,7 @@ def uses_kernels(config: TrainConfig, runtime: Runtime) -> bool:
     return can and config.runtime.kernels and not config.runtime.compile
 
 
-def device_memory(device: torch.device, world: World = ALONE) -> int | None:
+def device_memory(device: torch.device, world: World = SINGLE_PROCESS) -> int | None:
     """Bytes of memory that the device has (a CPU: this rank's part of the machine's); None where unknown."""
     if device.type == "cuda":
         _free, total = torch.cuda.mem_get_info(device)

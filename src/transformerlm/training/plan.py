@@ -11,7 +11,7 @@ from pathlib import Path
 from transformerlm.config import TrainConfig
 from transformerlm.data import BatchSampler, TokenData
 from transformerlm.distributed.collectives import all_gather_numbers
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.nn import num_non_embedding_parameters, num_parameters, training_flops_per_token
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.optim import lr_factor
@@ -59,7 +59,7 @@ def make_plan(
     runtime: Runtime,
     reporter: Reporter,
     now: Callable[[], float] = time.perf_counter,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> Plan:
     """Take a few real steps on real data, forget what was learned, and work out the rest."""
     learner = Learner(config, runtime, reporter, world)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 
 from transformerlm.distributed.collectives import all_gather_numbers
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.signals import StopSignals
 from transformerlm.training.timers import KINDS, Clock
 
@@ -17,7 +17,7 @@ class Lockstep:
         clock: this rank's own.
     """
 
-    def __init__(self, clock: Clock, world: World = ALONE) -> None:
+    def __init__(self, clock: Clock, world: World = SINGLE_PROCESS) -> None:
         self._own_clock, self._world = clock, world
         self.clock = clock if world.size == 1 else Clock(lambda: 0.0)
         """Rank 0's: to decide by, and not to measure with."""
@@ -35,7 +35,7 @@ class Lockstep:
         """128 + the signal's number, as shells count; 0 where none came."""
         return 128 + self.received if self.received else 0
 
-    def confer(self) -> None:
+    def sync(self) -> None:
         """Tell each other the time and of signals, in one small exchange; called right after a `spend`."""
         if self._world.size == 1:
             return

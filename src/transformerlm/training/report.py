@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from transformerlm.distributed.collectives import rank_0_alone
+from transformerlm.distributed.collectives import while_rank_0_works
 from transformerlm.progress import Reporter
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def show(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter, loggers: li
     """Say how good the model has become, and let it write."""
     config, step = trainer.config, trainer.step
     model = trainer.whole_model()
-    with rank_0_alone(trainer.world):
+    with while_rank_0_works(trainer.world):
         if trainer.world.is_main:
             if config.training.max_time is not None:
                 short = ", all of them in the warm-up" if step <= config.schedule.warmup_steps else ""

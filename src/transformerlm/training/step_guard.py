@@ -19,7 +19,7 @@ from transformerlm.errors import NumericalError
 
 WINDOW = 128
 """Steps that a loss or a norm is compared with."""
-LEAST = 32
+MIN_SAMPLES = 32
 """With fewer nothing is a spike yet."""
 
 
@@ -50,7 +50,7 @@ def is_spike(before: Sequence[float], value: float, deviations: float) -> bool:
 
     Source: OLMo-core's SkipStepOptimizer, 2024: six deviations, over the last 128 steps.
     """
-    if len(before) < LEAST:
+    if len(before) < MIN_SAMPLES:
         return False
     mean = math.fsum(before) / len(before)
     variance = math.fsum((x - mean) ** 2 for x in before) / len(before)

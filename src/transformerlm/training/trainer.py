@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from transformerlm.checkpoint.load_state import fitting
+from transformerlm.checkpoint.load_state import as_checkpoint_error
 from transformerlm.checkpoint.run_directory import RunDirectory, check_same_run, environment, identity
 from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import TrainConfig
 from transformerlm.data import BatchSampler, TokenData, TokenFile, validation_windows
 from transformerlm.data.sampler import Batch
-from transformerlm.distributed.collectives import agreement, rank_0_alone
-from transformerlm.distributed.world import ALONE, World
+from transformerlm.distributed.collectives import collective_errors, while_rank_0_works
+from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.errors import OutputError, TransformerLMError
 from transformerlm.evaluation.loss import Evaluation, Validation, evaluate, own_share
 from transformerlm.logging import Logger, names, to_floats
@@ -54,7 +54,7 @@ class Trainer:
         runtime: Runtime,
         reporter: Reporter,
         now: Callable[[], float] = time.perf_counter,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
     ) -> None:
         self.config, self.data, self.run, self.runtime, self.reporter = config, data, run, runtime, reporter
         self.world = world
@@ -92,12 +92,12 @@ class Trainer:
         make_directory(self.run.path)
         with self.lockstep.signals, self.reporter.bar(*self.budget.bar, "training") as bar:
             shown = 0
-            self.lockstep.confer()
+            self.lockstep.sync()
             if self.step == 0 and self.config.training.on_nonfinite == "rollback":
                 self.save(logger)  # where the first step could go back to
             while not (is_last := self.budget.is_spent(self.step)) and not self.lockstep.received:
                 result = self.take_step()
-                self.lockstep.confer()
+                self.lockstep.sync()
                 if result.verdict is not Verdict.FAULT or self.passes_over(result):
                     self.after_step(result, logger, bar)
                 else:
@@ -143,7 +143,7 @@ class Trainer:
         """Whether a faulty step is passed over and not gone back from; NumericalError where it is the end."""
         numbers = f"loss {result.loss.item()}, gradient norm {result.grad_norm.item()}"
         what = f"step {self.step}: not finite: {numbers}; the first that is not: {result.first_bad}"
-        with agreement(self.world):
+        with collective_errors(self.world):
             policy = self.guard.meet(what)
         self.reporter.say(f"warning: {what}: {policy}")
         return policy == "skip"
@@ -158,7 +158,7 @@ class Trainer:
         self.guard.leave_out(self.step - found.step)
         self.load(found)
         self.reporter.say(f"back to step {self.step}; {self.guard.num_left_out} batches are left out")
-        with rank_0_alone(self.world):
+        with while_rank_0_works(self.world):
             logger.rewind(self.step)
 
     def log_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
@@ -198,7 +198,7 @@ class Trainer:
         values = {names.VAL_LOSS: found.loss, names.VAL_PERPLEXITY: found.perplexity}
         logger.log(values | {names.VAL_BITS_PER_BYTE: found.bits_per_byte}, self.step)
         self.clock.spend(VALIDATING)
-        self.lockstep.confer()
+        self.lockstep.sync()
 
     def evaluate(self, data: TokenFile, batch_size: int) -> Evaluation:
         """The model on all of a token file, some windows at a time; each of several ranks has its part."""
@@ -231,7 +231,7 @@ class Trainer:
         }
         model, training = self.learner.model_state(), self.training_state()
         try:
-            with rank_0_alone(self.world):
+            with while_rank_0_works(self.world):
                 if self.world.is_main:
                     keep, best = self.config.training.keep_checkpoints, self.best.step if self.best else None
                     written = self.run.save(self.step, model, training, about, keep, best)
@@ -242,7 +242,7 @@ class Trainer:
                 raise
             self.reporter.say(f"warning: step {self.step} is not saved: {error}; training goes on")
         self.clock.spend(SAVING)
-        self.lockstep.confer()
+        self.lockstep.sync()
 
     def whole_model(self) -> TransformerLM:
         """The model as one process can use it: on rank 0; the others have no use for theirs."""
@@ -271,10 +271,10 @@ class Trainer:
             CheckpointError: where it is of another model, tokenizer or data.
         """
         now, what = identity(self.config, self.data), f"{found.path}: what it says of its run"
-        with rank_0_alone(self.world), fitting(what):
+        with while_rank_0_works(self.world), as_checkpoint_error(what):
             check_same_run(found, now, self.config, self.reporter, self.world)
         state = self.load(found)
-        with agreement(self.world), fitting(what):
+        with collective_errors(self.world), as_checkpoint_error(what):
             self.guard.load(state.get("guard", {}))
             self.clock.load(found.about.get("clock", {}))
             self.budget.completed_seconds = float(found.about.get("completed_seconds", 0.0))
@@ -284,12 +284,12 @@ class Trainer:
 
     def load(self, found: Checkpoint) -> Mapping[str, Any]:
         """Take model, optimizer and random numbers from a checkpoint; its whole training state comes back."""
-        with rank_0_alone(self.world):
+        with while_rank_0_works(self.world):
             model_state = found.model_state() if self.world.is_main else {}
             saved = found.training_state() if self.world.is_main else {}
-        with agreement(self.world):
+        with collective_errors(self.world):
             state = self.learner.load(model_state, saved, str(found.path))
-        with agreement(self.world), fitting(f"{found.path}: its validations"):
+        with collective_errors(self.world), as_checkpoint_error(f"{found.path}: its validations"):
             self.best, self.newest = (Validation.from_plain(state[key]) for key in ("best", "newest"))
         self.step = self.saved_step = found.step
         return state
