@@ -6,16 +6,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import ExportConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command."""
+    """Run the command and return its exit status."""
     description = "Write a trained model for other programs: `--to hf FOLDER` or `--to gguf FILE`."
-    shortcuts = {"to": "export.to export.output", "checkpoint": "export.checkpoint"}
-    return run_command(ExportConfig, export, description=description, shortcuts=shortcuts, argv=argv)
+    options = [
+        Option("to", ("export.to", "export.output")),
+        Option("checkpoint", ("export.checkpoint",)),
+    ]
+    return run_command(ExportConfig, export, description=description, options=options, argv=argv)
 
 
 def export(config: ExportConfig) -> None:

@@ -15,7 +15,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from transformerlm.cli.command import parse_value
+from transformerlm.cli.arguments import parse_value
 from transformerlm.cli.standard_streams import print_text
 from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError
@@ -116,7 +116,7 @@ class Session:
             elif line:
                 self.write(line.removeprefix("/") if line.startswith("//") else line)
         except SchemaError as error:
-            say("\n".join(f"/{problem.path[-1]}: {problem.what}" for problem in error.problems))
+            say("\n".join(f"/{problem.key[-1]}: {problem.what}" for problem in error.problems))
         except ConfigError as error:
             say(str(error))
 
@@ -155,8 +155,7 @@ class Session:
         if name in self.commands:
             self.commands[name](value.strip())
         elif name not in keys:
-            what = unknown(name, [*self.commands, "quit", *keys]).replace("key", "command")
-            say(f"/{name}: {what}")
+            say(f"/{name}: {unknown(name, [*self.commands, 'quit', *keys], 'command')}")
         elif value:
             self._set(name, value)
         else:
