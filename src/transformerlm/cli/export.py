@@ -1,4 +1,4 @@
-"""transformerlm-export: from a run to what other programs read."""
+"""transformerlm-export: from a run to the formats of other programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(config: ExportConfig) -> None:
-    """Load the model, write it under a temporary name, check it, and put it in place."""
+    """Load the model, write it under a temporary name, check it, and move it into place."""
     # Imported only now: torch takes seconds.
     from transformerlm.checkpoint.run_directory import RunDirectory
     from transformerlm.conversion.convert import EXACT, export_folder, export_gguf
@@ -35,7 +35,7 @@ def export(config: ExportConfig) -> None:
 
 
 def output_path(config: ExportConfig, run_dir: Path) -> Path:
-    """[export].output; where nothing is said of it, `runs/NAME-hf` or `runs/NAME.gguf` for `runs/NAME`."""
+    """Return [export].output; if it is None, `runs/NAME-hf` or `runs/NAME.gguf` for the run `runs/NAME`."""
     section = config.export
     if section.output is not None:
         return Path(section.output).expanduser()

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def import_model(config: ImportConfig) -> None:
-    """Read the folder, make the run's under a temporary name, check it, and put it in place."""
+    """Read the folder, write the run under a temporary name, check it, and move it into place."""
     section, terminal = config.import_model, Terminal()
     if section.source is None:
         raise ConfigError("expected a Hugging Face folder, got none", key=Key("import_model", "source"))

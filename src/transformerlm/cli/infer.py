@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def infer(config: InferConfig) -> None:
-    """Load the model, continue every prompt, write down every text."""
+    """Load the model, continue every prompt, and write every text."""
     prompts = read_prompts(config)
     generation = dataclasses.replace(config.generation, prompts=tuple(prompt.text for prompt in prompts))
 
@@ -45,7 +45,7 @@ def infer(config: InferConfig) -> None:
 
 
 def interactive(config: InferConfig) -> None:
-    """Read prompts at the terminal and show what the model makes of each."""
+    """Read prompts at the terminal and show how the model continues each."""
     from transformerlm.cli.interactive import Session
     from transformerlm.language_model import LanguageModel
 
