@@ -18,11 +18,14 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from transformerlm.errors import CheckpointError
-from transformerlm.storage.checksummed_json import seal, unseal
+from transformerlm.storage.checksummed_json import RecordFormat, dump, load
 from transformerlm.storage.safetensors import load_tree, open_regular, printable
 
 FORMAT_VERSION = 2
-"""1 had no seal."""
+"""1 had no checksum."""
+MANIFEST_FORMAT = RecordFormat(
+    version=FORMAT_VERSION, checksum_since=2, members={"step": int, "about": dict, "members": dict}
+)
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.safetensors", "manifest.json"
 MAX_MANIFEST_BYTES = 2**22
 """A thousand times what it takes. What Python makes of JSON takes many times its size."""
@@ -83,7 +86,7 @@ class Checkpoint:
 
 def make_manifest(path: Path, step: int, about: Mapping[str, Any], members: Mapping[str, Any]) -> bytes:
     """The manifest of the checkpoint that will be at `path`; CheckpointError where it would be too large."""
-    content = seal(
+    content = dump(
         {"format_version": FORMAT_VERSION, "step": step, "about": dict(about), "members": dict(members)}
     )
     _check_size(path / MANIFEST, len(content))
@@ -115,22 +118,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _parse_manifest(content: bytes, path: Path) -> Checkpoint:
-    manifest, is_sealed = unseal(content)
-    version = manifest.get("format_version")
-    if type(version) is not int or version < 1:
-        raise ValueError("expected a manifest with its format_version")
-    if version > FORMAT_VERSION:
-        what = f"this version knows formats up to {FORMAT_VERSION}; update the package"
-        raise ValueError(f"format {version}: {what}")
-    if version > 1 and not is_sealed:
-        raise ValueError("not as it was written: expected a seal, got none")
-    step, about, members = (manifest.get(key) for key in ("step", "about", "members"))
-    if type(step) is not int or step < 0 or not isinstance(about, dict):
-        raise ValueError("expected a step and what it is about")
+    manifest = load(content, MANIFEST_FORMAT)
+    step, about, members = manifest["step"], manifest["about"], manifest["members"]
+    if step < 0:
+        raise ValueError(f"expected a step of at least 0, got {step}")
     named = NAME.fullmatch(path.name)
     if named and int(named[1]) != step:
         raise ValueError(f"expected step {int(named[1])}, as its folder says, got {step}")
-    if not isinstance(members, dict) or members.keys() != {MODEL, TRAINING}:
+    if members.keys() != {MODEL, TRAINING}:
         raise ValueError(f"expected the members {MODEL} and {TRAINING}, got {printable(members, 80)}")
     if not all(map(_is_promise, members.values())):
         raise ValueError("expected num_bytes and sha256 of each member")
