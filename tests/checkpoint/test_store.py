@@ -34,7 +34,7 @@ from transformerlm.runtime import Runtime
 from transformerlm.schema import from_dict
 from transformerlm.storage.checksummed_json import dump
 from transformerlm.storage.files import remove_dead_temporaries
-from transformerlm.storage.safetensors import load_tree
+from transformerlm.storage.tree import load_tree
 from transformerlm.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -46,7 +46,7 @@ from transformerlm.progress import SilentReporter
 from transformerlm.runtime import Runtime
 from transformerlm.schema import from_dict, to_dict
 from transformerlm.storage.checksummed_json import dump
-from transformerlm.storage.safetensors import load_tree, tree_chunks
+from transformerlm.storage.tree import load_tree, tree_chunks
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.learner import Learner
 

@@ -34,7 +34,7 @@ from transformerlm.progress import Reporter
 from transformerlm.storage.checksummed_json import RecordFormat, dump, load, members_of
 from transformerlm.storage.files import (
     committed_file,
-    full_disk_said,
+    full_disk_as_output_error,
     make_directory,
     remove_dead_temporaries,
     sync_directory,
@@ -108,7 +108,7 @@ class Unfinished:
             OutputError: in the `with` block too: the disk is full.
         """
         progress = Progress.read(directory)
-        with full_disk_said(directory), contextlib.ExitStack() as files:
+        with full_disk_as_output_error(directory), contextlib.ExitStack() as files:
             writers = None
             if progress and progress.recipe == recipe:
                 writers = _resumed(files, directory, vocab_size, progress)
