@@ -140,7 +140,7 @@ def load_model(checkpoint: Checkpoint, config: RuntimeConfig, runtime: Runtime) 
         CheckpointError: where the weights are not those of the model that its config describes.
     """
     state = checkpoint.model_state()
-    shape = from_dict(ModelConfig, checkpoint.told("config", "model"), str(checkpoint.path))
+    shape = from_dict(ModelConfig, checkpoint.require("config", "model"), str(checkpoint.path))
     check_size(shape, state, checkpoint)
     model = TransformerLM(shape, backend=config.attention, device=runtime.device)
     load_model_state(model, state, str(checkpoint.path))

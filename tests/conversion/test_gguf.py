@@ -9,7 +9,7 @@ import torch
 from tests.small_models import END, VARIANTS, language_model, random_model, tokenizer
 from transformerlm.conversion import gguf as gguf_file
 from transformerlm.conversion.convert import export_gguf
-from transformerlm.conversion.hf_layout import parts
+from transformerlm.conversion.hf_layout import tensor_specs
 from transformerlm.conversion.parity import TEXTS
 from transformerlm.errors import CheckpointError, ConfigError, DataError
 from transformerlm.infer import generate
@@ -40,7 +40,7 @@ def test_gguf_reads_every_tensor_and_what_the_model_is(exported):
     assert len(fields["tokenizer.ggml.tokens"]) == size == fields[f"{kind}.vocab_size"] <= config.vocab_size
     tensors = {tensor.name: torch.tensor(tensor.data) for tensor in reader.tensors}
     assert ("output.weight" in tensors) is not config.tie_embeddings
-    assert len(tensors) == len(list(parts(config))) - config.tie_embeddings
+    assert len(tensors) == len(list(tensor_specs(config))) - config.tie_embeddings
     state = lm.model.state_dict()
     for ours, theirs in [
         ("embedding.weight", "token_embd.weight"),
@@ -92,7 +92,7 @@ def test_matrices_in_sixteen_bits_and_norms_in_float32(dtype, variant, tmp_path)
     lm, path = language_model(**VARIANTS[variant]), tmp_path / "model.gguf"
     export_gguf(lm, path, dtype, SilentReporter())  # with llama.cpp's own logits, where it is installed
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
-    for part in parts(lm.model.config):
+    for part in tensor_specs(lm.model.config):
         expected = "F32" if len(part.shape) == 1 else {"float16": "F16", "bfloat16": "BF16"}[dtype]
         assert kinds[gguf_file.tensor_name(part.ours)] == expected
 

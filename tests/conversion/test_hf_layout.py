@@ -12,7 +12,7 @@ from transformerlm.config import ModelConfig
 from transformerlm.conversion.hf_layout import (
     config_of,
     model_config,
-    parts,
+    tensor_specs,
     to_halves,
     to_huggingface,
     to_neighbours,
@@ -58,7 +58,7 @@ def test_the_orders_of_rows_are_each_others_inverse(heads, half, is_matrix):
 def test_the_table_names_every_tensor_with_its_shape(variant):
     model = random_model(**VARIANTS[variant])
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert {part.ours: part.shape for part in parts(model.config)} == ours
+    assert {part.ours: part.shape for part in tensor_specs(model.config)} == ours
     values = config_of(model.config, None, None, "float32")
     kind = values["architectures"][0].removesuffix("ForCausalLM")
     config = getattr(transformers, f"{kind}Config")(**values)
@@ -70,7 +70,7 @@ def test_the_table_names_every_tensor_with_its_shape(variant):
     }
     back = {
         part.ours: to_ours(part, theirs[part.theirs], model.config)
-        for part in parts(model.config)
+        for part in tensor_specs(model.config)
         if part.theirs in theirs
     }
     for name, tensor in back.items():

@@ -14,7 +14,7 @@ from transformerlm.data import token_file as token_format
 from transformerlm.data.sidecar import FORMAT_VERSION, sidecar_path
 from transformerlm.data.token_file import TokenFile, TokenWriter, dtype_name_for
 from transformerlm.errors import DataError, OutputError
-from transformerlm.storage.checksummed_json import seal
+from transformerlm.storage.checksummed_json import dump
 
 
 def write(path, ids, vocab_size=1000, **known):
@@ -135,7 +135,7 @@ def edit_sidecar(**changes):
         content = json.loads(sidecar_path(path).read_text())
         content.update(changes)
         del content["seal"]
-        sidecar_path(path).write_bytes(seal({k: v for k, v in content.items() if v is not None}))
+        sidecar_path(path).write_bytes(dump({k: v for k, v in content.items() if v is not None}))
 
     return edit
 

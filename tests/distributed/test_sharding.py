@@ -17,7 +17,7 @@ from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.data import TokenWriter
 from transformerlm.distributed.world import SINGLE_PROCESS
 from transformerlm.logging import names
-from transformerlm.storage.safetensors import flatten
+from transformerlm.storage.tree import flatten
 
 SCRIPT = Path(__file__).parents[1] / "distributed" / "ranks_that_train.py"
 specification = importlib.util.spec_from_file_location("ranks_that_train", SCRIPT)

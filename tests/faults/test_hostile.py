@@ -45,8 +45,8 @@ from transformerlm.optim import AdamW
 from transformerlm.progress import SilentReporter
 from transformerlm.runtime import Runtime
 from transformerlm.schema import from_dict, to_dict
-from transformerlm.storage.checksummed_json import seal
-from transformerlm.storage.safetensors import load_tree, tree_chunks
+from transformerlm.storage.checksummed_json import dump
+from transformerlm.storage.tree import load_tree, tree_chunks
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.learner import Learner
 
@@ -556,7 +556,7 @@ def promising(path: Path, contents: dict[str, bytes], **changes) -> Path:
         (path / name).write_bytes(content)
         members[name] = {"num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     manifest = {"format_version": 2, "step": 1, "about": {}, "members": members} | changes
-    (path / "manifest.json").write_bytes(seal(manifest))
+    (path / "manifest.json").write_bytes(dump(manifest))
     return path
 
 

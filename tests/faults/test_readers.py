@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from transformerlm.checkpoint.store import latest_checkpoint, prune_checkpoints, write_checkpoint
-from transformerlm.storage.checksummed_json import seal, unseal
+from transformerlm.storage.checksummed_json import RecordFormat, dump, load
 from transformerlm.storage.files import committed_file, write_files
 
-forked = multiprocessing.get_context("spawn")
+spawned = multiprocessing.get_context("spawn")
+INDEX = RecordFormat(version=1, checksum_since=1, members={"index": int})
 
 
 def commit_files(folder: Path, number: int) -> None:
     for index in range(1, number + 1):
         with committed_file(folder / "one") as file:
-            file.write(seal({"index": index, "padding": "x" * (index * 997 % 50_000)}))
+            file.write(dump({"format_version": 1, "index": index, "padding": "x" * (index * 997 % 50_000)}))
 
 
 def commit_folders(folder: Path, number: int) -> None:
@@ -37,7 +38,7 @@ def commit_checkpoints(folder: Path, number: int) -> None:
 
 def index_of_file(folder: Path) -> int:
     path = folder / "one"
-    return unseal(path.read_bytes())[0]["index"] if path.exists() else 0
+    return load(path.read_bytes(), INDEX)["index"] if path.exists() else 0
 
 
 def index_of_folder(folder: Path) -> int:
@@ -64,7 +65,7 @@ def index_of_checkpoint(folder: Path) -> int:
     ],
 )
 def test_no_reader_ever_gets_a_part(commit, read, number, tmp_path):
-    writer = forked.Process(target=commit, args=(tmp_path, number))
+    writer = spawned.Process(target=commit, args=(tmp_path, number))
     writer.start()
     reads, newest, seen = 0, 0, set()
     deadline = time.monotonic() + 300

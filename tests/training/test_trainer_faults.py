@@ -24,7 +24,7 @@ from transformerlm.checkpoint import run_directory
 from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.errors import NumericalError, OutputError
 from transformerlm.logging import NullLogger, names
-from transformerlm.storage.safetensors import flatten
+from transformerlm.storage.tree import flatten
 from transformerlm.training.trainer import Trainer
 
 PLACES = ["loss", "gradient", "weight"]

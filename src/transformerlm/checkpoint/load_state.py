@@ -1,7 +1,7 @@
-"""Whether what a checkpoint holds is a state of this model and this optimizer; and taking it over if so.
+"""Loading of saved states into a model and an optimizer, after checking that they fit.
 
-The checkpoint may be of another model, of another version, or of somebody who means ill: whatever it holds,
-it is taken over or refused in lines that say why.
+A checkpoint may be of another model, of another version or hostile: whatever it holds, it is loaded or
+refused with lines that say why.
 """
 
 from __future__ import annotations
@@ -15,34 +15,39 @@ import torch
 from torch import Tensor, nn
 
 from transformerlm.errors import CheckpointError, TransformerLMError
-from transformerlm.storage.safetensors import printable
+from transformerlm.storage.untrusted import printable
 
 MAX_LINES = 20
-_UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Largest number of problems that one error lists."""
+_MISFIT_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @contextlib.contextmanager
 def as_checkpoint_error(what: str) -> Iterator[None]:
-    """Around the taking over of a saved state: where that is of another form, `what` is refused in one line.
+    """Context manager for loading a saved state: turns torch's and Python's errors into a CheckpointError.
 
-    Torch and Python say it by all kinds of errors.
+    Args:
+        what: the file and the state that is loaded, with which the message begins.
 
     Raises:
-        CheckpointError: in the place of theirs.
+        CheckpointError: `what` does not fit.
     """
     try:
         yield
     except (TransformerLMError, torch.OutOfMemoryError):
         raise
-    except _UNFIT as error:
+    except _MISFIT_ERRORS as error:
         raise CheckpointError(f"{what} does not fit: {type(error).__name__}: {printable(error)}") from error
 
 
 def load_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> None:
-    """`model.load_state_dict`, strict, after comparing every name, shape and kind: all or nothing.
+    """Load weights by name with `model.load_state_dict`, all or nothing, after `check_model_state`.
+
+    Args:
+        name: what error messages call the file.
 
     Raises:
-        CheckpointError: with one line per tensor that is missing, unknown or of another shape or kind.
+        CheckpointError: one line per tensor that is missing, unknown, or of another shape or kind of number.
     """
     check_model_state(model, state, name)
     with as_checkpoint_error(f"{name}: the model's state"):
@@ -50,7 +55,11 @@ def load_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> N
 
 
 def check_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> None:
-    """Raise what `load_model_state` would, and change nothing."""
+    """Compare every name, shape and kind of number with the model's, and change nothing.
+
+    Raises:
+        CheckpointError: as in `load_model_state`.
+    """
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{name}: expected a model's tensors by name, got a {type(state).__name__}")
     own = model.state_dict()
@@ -66,7 +75,7 @@ def check_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> 
 
 def _differences(own: Any, saved: Any) -> Iterator[str]:
     if not isinstance(own, Tensor):
-        return  # what a module keeps besides tensors it judges itself
+        return  # extra state of a module, which it checks itself
     if not isinstance(saved, Tensor):
         yield f"expected a tensor, got a {type(saved).__name__}"
     elif saved.shape != own.shape:
@@ -76,10 +85,12 @@ def _differences(own: Any, saved: Any) -> Iterator[str]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], name: str) -> None:
-    """`optimizer.load_state_dict`, after comparing the form of groups and states; not those that are missing.
+    """Load a state with `optimizer.load_state_dict`, after comparing the form of its groups and entries.
+
+    A group's options that the state lacks stay as they are.
 
     Raises:
-        CheckpointError: where it is not the state of such an optimizer.
+        CheckpointError: it is not the state of such an optimizer.
     """
     before = [dict(group) for group in optimizer.param_groups]
     with as_checkpoint_error(f"{name}: the optimizer's state"):
@@ -87,7 +98,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, before, strict=True):
         for key, value in own.items():
-            group.setdefault(key, value)  # an option that came with a later version
+            group.setdefault(key, value)  # an option that a later version added
 
 
 def _check_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
@@ -116,7 +127,7 @@ def _check_group(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
 
 
 def _is_like(own: Any, saved: Any) -> bool:
-    """Whether an option of a group can be this instead: for a number a number, for None one too."""
+    """Return True if a saved option can replace one of the optimizer's: of the same type, or both numbers."""
     if isinstance(own, list | tuple):
         is_alike = isinstance(saved, list | tuple) and len(own) == len(saved)
         return is_alike and all(map(_is_like, own, saved))
@@ -128,7 +139,7 @@ def _is_like(own: Any, saved: Any) -> bool:
 def _is_number(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.numel() == 1
-    # OverflowError for a whole number that is too large for all that follows.
+    # isnan raises OverflowError for an integer that is too large for a float.
     return isinstance(value, int | float) and not math.isnan(value)
 
 
@@ -140,7 +151,7 @@ def _check_step(step: Any) -> None:
 
 
 def _check_tensors(states: Mapping[int, Any]) -> None:
-    """Refuse small files that become large: of a tensor named a thousand times, torch may make as many."""
+    """Refuse small files that become large: torch may copy a tensor as often as the state names it."""
     tensors = list(_tensors_in(states))
     num_bytes = sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
     wanted = sum(tensor.nbytes for tensor in tensors)

@@ -1,7 +1,7 @@
-"""A run's checkpoint as it is read: a folder, its manifest, and whether its members are what that promises.
+"""A run's checkpoint folder as it is read: its manifest, and its members checked against the manifest.
 
-How it is written, and which of several is taken, is told in checkpoint.py. The folder may come from anybody:
-its manifest names two files of fixed names, which are neither links nor anything that does not end.
+`store` writes checkpoints and chooses among several. A folder may come from anybody: a manifest can name only
+two files of fixed names, and these have to be regular files, not links.
 """
 
 from __future__ import annotations
@@ -18,42 +18,48 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from transformerlm.errors import CheckpointError
-from transformerlm.storage.checksummed_json import seal, unseal
-from transformerlm.storage.safetensors import load_tree, open_regular, printable
+from transformerlm.storage.checksummed_json import RecordFormat, dump, load
+from transformerlm.storage.tree import load_tree
+from transformerlm.storage.untrusted import open_regular, printable
 
-FORMAT_VERSION = 2
-"""1 had no seal."""
+MANIFEST_FORMAT = RecordFormat(
+    version=2, checksum_since=2, members={"step": int, "about": dict, "members": dict}
+)
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.safetensors", "manifest.json"
 MAX_MANIFEST_BYTES = 2**22
-"""A thousand times what it takes. What Python makes of JSON takes many times its size."""
+"""A thousand times the usual size. Parsed JSON takes many times the memory of its text."""
 REPLACED = ".replaced"
-"""Behind the name of a checkpoint that another one of the same step is about to replace."""
+"""Suffix of a checkpoint's name while another one of the same step is being put in its place."""
 NAME = re.compile(rf"step_([0-9]{{1,18}})({re.escape(REPLACED)})?")
-"""Of a checkpoint's folder."""
+"""Names of checkpoint folders: the step, and `REPLACED` or nothing."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run's checkpoint folder whose manifest has been read."""
+    """A run's checkpoint folder, its manifest read and its members verified."""
 
     path: Path
     step: int
-    """Optimizer steps that had been completed."""
+    """Completed optimizer steps."""
     about: dict[str, Any]
-    """What the run said of itself: config, fingerprints, versions, losses."""
+    """The run's own description: config, fingerprints, versions, losses."""
     members: dict[str, dict[str, Any]]
-    """File name -> num_bytes and sha256."""
+    """File name -> its num_bytes and sha256."""
 
     def model_state(self) -> dict[str, Tensor]:
-        """The weights by name, on the CPU."""
+        """Load the weights by name, on the CPU."""
         return self._load(MODEL)
 
     def training_state(self) -> dict[str, Any]:
-        """What else it takes to go on."""
+        """Load all else that training needs to go on: optimizer, random number generators, counters."""
         return self._load(TRAINING)
 
-    def told(self, *keys: str) -> Any:
-        """What `about` says under these keys, one inside the other; CheckpointError where it says nothing."""
+    def require(self, *keys: str) -> Any:
+        """Return the value in `about` under nested keys.
+
+        Raises:
+            CheckpointError: there is none.
+        """
         value: Any = self.about
         for key in keys:
             if not isinstance(value, dict) or key not in value:
@@ -62,16 +68,20 @@ class Checkpoint:
         return value
 
     def verify(self) -> None:
-        """Compare every member with the manifest; CheckpointError names the first that differs."""
-        for name, promised in self.members.items():
-            with _opened(self.path / name) as file:
+        """Compare the size and SHA-256 of every member with the manifest.
+
+        Raises:
+            CheckpointError: names the first member that differs.
+        """
+        for name, expected in self.members.items():
+            with _open_member(self.path / name) as file:
                 size = os.fstat(file.fileno()).st_size
-                if size != promised["num_bytes"]:
-                    what = f"expected {promised['num_bytes']} bytes, got {size}"
+                if size != expected["num_bytes"]:
+                    what = f"expected {expected['num_bytes']} bytes, got {size}"
                     raise CheckpointError(f"{self.path / name}: {what}")
                 digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-            if digest != promised["sha256"]:
-                what = f"expected SHA-256 {promised['sha256']}, got {digest}"
+            if digest != expected["sha256"]:
+                what = f"expected SHA-256 {expected['sha256']}, got {digest}"
                 raise CheckpointError(f"{self.path / name}: {what}")
 
     def _load(self, name: str) -> dict[str, Any]:
@@ -82,10 +92,13 @@ class Checkpoint:
 
 
 def make_manifest(path: Path, step: int, about: Mapping[str, Any], members: Mapping[str, Any]) -> bytes:
-    """The manifest of the checkpoint that will be at `path`; CheckpointError where it would be too large."""
-    content = seal(
-        {"format_version": FORMAT_VERSION, "step": step, "about": dict(about), "members": dict(members)}
-    )
+    """Return the content of the manifest of the checkpoint that will be at `path`.
+
+    Raises:
+        CheckpointError: it would be too large to be read again.
+    """
+    values = {"step": step, "about": dict(about), "members": dict(members)}
+    content = dump({"format_version": MANIFEST_FORMAT.version, **values})
     _check_size(path / MANIFEST, len(content))
     return content
 
@@ -100,10 +113,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint's manifest and verify its members.
 
     Raises:
-        CheckpointError: in one line that names the file and what is wrong with it.
+        CheckpointError: one line that names the file and what is wrong with it.
     """
     manifest_path = path / MANIFEST
-    with _opened(manifest_path) as file:
+    with _open_member(manifest_path) as file:
         _check_size(manifest_path, os.fstat(file.fileno()).st_size)
         content = file.read()
     try:
@@ -115,35 +128,31 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _parse_manifest(content: bytes, path: Path) -> Checkpoint:
-    manifest, is_sealed = unseal(content)
-    version = manifest.get("format_version")
-    if type(version) is not int or version < 1:
-        raise ValueError("expected a manifest with its format_version")
-    if version > FORMAT_VERSION:
-        what = f"this version knows formats up to {FORMAT_VERSION}; update the package"
-        raise ValueError(f"format {version}: {what}")
-    if version > 1 and not is_sealed:
-        raise ValueError("not as it was written: expected a seal, got none")
-    step, about, members = (manifest.get(key) for key in ("step", "about", "members"))
-    if type(step) is not int or step < 0 or not isinstance(about, dict):
-        raise ValueError("expected a step and what it is about")
+    manifest = load(content, MANIFEST_FORMAT)
+    step, about, members = manifest["step"], manifest["about"], manifest["members"]
+    if step < 0:
+        raise ValueError(f"expected a step of at least 0, got {step}")
     named = NAME.fullmatch(path.name)
     if named and int(named[1]) != step:
         raise ValueError(f"expected step {int(named[1])}, as its folder says, got {step}")
-    if not isinstance(members, dict) or members.keys() != {MODEL, TRAINING}:
+    if members.keys() != {MODEL, TRAINING}:
         raise ValueError(f"expected the members {MODEL} and {TRAINING}, got {printable(members, 80)}")
-    if not all(map(_is_promise, members.values())):
+    if not all(map(_is_description, members.values())):
         raise ValueError("expected num_bytes and sha256 of each member")
     return Checkpoint(path, step, about, members)
 
 
-def _is_promise(member: Any) -> bool:
+def _is_description(member: Any) -> bool:
     is_table = isinstance(member, dict) and member.keys() == {"num_bytes", "sha256"}
     return is_table and type(member["num_bytes"]) is int and isinstance(member["sha256"], str)
 
 
 def load_file(path: Path, *, follow_link: bool) -> Any:
-    """`load_tree`, for which a file that cannot be read is a CheckpointError too."""
+    """Read a tree like `load_tree`.
+
+    Raises:
+        CheckpointError: not a whole file of a tree, or one that cannot be read.
+    """
     try:
         return load_tree(path, follow_link=follow_link)
     except OSError as error:
@@ -151,7 +160,7 @@ def load_file(path: Path, *, follow_link: bool) -> Any:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _open_member(path: Path) -> Iterator[BinaryIO]:
     try:
         with open_regular(path, follow_link=False) as file:
             yield file

@@ -68,7 +68,7 @@ class RunDirectory:
             CheckpointError: where it is not the one that the checkpoint was trained with.
         """
         tokenizer = Tokenizer.from_dir(self.path / "tokenizer")
-        if tokenizer.fingerprint != checkpoint.told("identity", "tokenizer"):
+        if tokenizer.fingerprint != checkpoint.require("identity", "tokenizer"):
             raise CheckpointError(f"{self.path / 'tokenizer'}: not the tokenizer of {checkpoint.path}")
         return tokenizer
 

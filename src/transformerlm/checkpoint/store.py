@@ -1,13 +1,13 @@
-"""Checkpoints: any module and optimizer in one file; and a run's own, folders that explain themselves.
+"""Checkpoints: any module and optimizer in one file, and a run's own as folders that describe themselves.
 
     checkpoints/step_00000500/
         model.safetensors      the weights alone, under their names in the model
-        training.safetensors   optimizer, random number generators, and what else it takes to go on
-        manifest.json          step, config, fingerprints, size and SHA-256 of the other two; sealed
+        training.safetensors   optimizer, random number generators, and all else that training needs to go on
+        manifest.json          step, config, fingerprints, size and SHA-256 of the other two; its own checksum
 
-A folder appears in one step, and its manifest vouches for its members and for itself (sealed.py): no bit of
-the three can change unseen. Nothing is pickled, so that loading a stranger's checkpoint runs none of the
-stranger's code; what the stranger's numbers do in a model, no checksum says.
+A folder appears in one step. Its manifest has the checksums of its members and one of itself, so that every
+changed bit in the three is found. Nothing is pickled: loading a checkpoint from anybody runs no code of
+theirs. A checksum says nothing about what weights from elsewhere do in a model.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from transformerlm.checkpoint.manifest import (
 )
 from transformerlm.errors import CheckpointError
 from transformerlm.storage.files import committed_directory, committed_file, remove_directory
-from transformerlm.storage.safetensors import read_tree, tree_chunks
+from transformerlm.storage.tree import read_tree, tree_chunks
 
 __all__ = [
     "Checkpoint",
@@ -58,9 +58,13 @@ PathOrFile = str | os.PathLike[str] | BinaryIO
 def save_checkpoint(
     model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int, out: PathOrFile
 ) -> None:
-    """Write the state of a module, an optimizer and the iteration count to a path or a binary file.
+    """Write the state of a module and an optimizer, and the iteration, to a path or an open binary file.
 
     A path is written whole or not at all.
+
+    Raises:
+        TypeError: a state holds a value that is no tensor, number, string, list, tuple or dict.
+        OutputError: the disk is full.
     """
     _, chunks = tree_chunks(
         {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iteration": iteration}
@@ -73,10 +77,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(src: PathOrFile, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore what `save_checkpoint` wrote into both or, on an error, neither; the iteration comes back.
+    """Load what `save_checkpoint` wrote into both model and optimizer or, on an error, neither.
+
+    Returns:
+        The iteration that was saved.
 
     Raises:
-        CheckpointError: for a damaged file, or one of another model or optimizer.
+        CheckpointError: a damaged file, or one of another model or optimizer.
     """
     if isinstance(src, str | os.PathLike):
         name, tree = str(src), load_file(Path(src), follow_link=True)
@@ -100,11 +107,19 @@ def write_checkpoint(
     training_state: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> Checkpoint:
-    """Commit `step_<step>` below `directory`, in the place of an older one of the same step.
+    """Commit the folder `step_<step>` below `directory`; it replaces an older one of the same step.
 
-    Until the new one is there the older one is.
+    The older one can be read until the new one is complete.
+
+    Args:
+        directory: is made if missing.
+        step: completed optimizer steps.
+        model_state: weights by name.
+        training_state: a tree of all else that training needs to go on.
+        about: the run's description of itself, as JSON values.
 
     Raises:
+        CheckpointError: a manifest or header that would be too large to be read again.
         OutputError: the disk is full.
     """
     target = directory / f"step_{step:08d}"
@@ -117,7 +132,7 @@ def write_checkpoint(
 
 
 def _write(path: Path, chunks: Iterator[bytes | memoryview]) -> dict[str, Any]:
-    """Write a member; what the manifest says of it is counted on the way, and not by reading it again."""
+    """Write a member, and return its size and SHA-256, which are computed on the way."""
     digest, num_bytes = hashlib.sha256(), 0
     with path.open("xb") as file:
         for chunk in chunks:
@@ -129,13 +144,14 @@ def _write(path: Path, chunks: Iterator[bytes | memoryview]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _replaced(target: Path) -> Iterator[None]:
-    """Around the making of `target`: an older one waits beside it, under a name that readers know.
+    """Context manager for writing `target`: an older one is kept beside it, under a name that readers know.
 
-    A folder cannot be replaced in one step, and a process can be killed between two.
+    A folder cannot be replaced in one step, and a process can be killed between two. Outside, the older one
+    is removed if `target` was written, and put back if not.
     """
     older = target.with_name(target.name + REPLACED)
     if target.exists():
-        # Both are there where a process was killed when the new one was in place, or has since been damaged.
+        # Both exist if a process was killed just after the new one was in place.
         if older.exists():
             _remove(older if _is_valid(target) else target)
         if target.exists():
@@ -151,23 +167,23 @@ def _replaced(target: Path) -> Iterator[None]:
 
 
 def checkpoint_paths(directory: Path) -> list[Path]:
-    """The checkpoint folders in `directory`, oldest step first; half-written ones have other names.
+    """Return the checkpoint folders in `directory`, oldest step first, without half-written ones.
 
     Raises:
-        CheckpointError: where there is such a folder, but it cannot be read.
+        CheckpointError: `directory` exists and cannot be read.
     """
     seen: set[str] | None = None
     while True:
         names = _names(directory)
         paths = [path for path in names.values() if path.is_dir()]
-        # Who trains here may have removed all that were listed, after it had written others: look again.
+        # A training process may have written others and then removed all that were listed: look again.
         if paths or names.keys() == seen:
             return paths
         seen = set(names)
 
 
 def _names(directory: Path) -> dict[str, Path]:
-    """The names of checkpoints in `directory`, by step."""
+    """Return name -> path of the checkpoints in `directory`, in the order of their steps."""
     try:
         found = [(path, NAME.fullmatch(path.name)) for path in directory.iterdir()]
     except FileNotFoundError:
@@ -179,14 +195,18 @@ def _names(directory: Path) -> dict[str, Path]:
 
 
 def latest_checkpoint(directory: Path, warn: Callable[[str], object]) -> Checkpoint | None:
-    """The newest valid checkpoint; None where there is none at all. Damaged ones are told to `warn`.
+    """Return the newest valid checkpoint, or None if there is none at all.
+
+    Args:
+        directory: in which the checkpoint folders are.
+        warn: is called with a message about each damaged one that is passed over.
 
     Raises:
-        CheckpointError: where there are checkpoints, but none is valid: starting from zero must be
-            somebody's decision.
+        CheckpointError: there are checkpoints, but none is valid. To start again from zero is left to the
+            user.
     """
     tried: set[Path] = set()
-    # Looked for anew each time: who trains here may write and remove some while this one reads.
+    # Listed anew each time: a training process may write and remove some meanwhile.
     while paths := [path for path in checkpoint_paths(directory) if path not in tried]:
         try:
             return read_checkpoint(paths[-1])
@@ -201,7 +221,11 @@ def latest_checkpoint(directory: Path, warn: Callable[[str], object]) -> Checkpo
 
 
 def open_checkpoint(path: Path, warn: Callable[[str], object]) -> Checkpoint:
-    """A checkpoint by its own folder, or the newest valid one of a run's folder."""
+    """Read the checkpoint at `path`, or the newest valid one if `path` is a run's folder.
+
+    Raises:
+        CheckpointError: there is none, or none that is valid.
+    """
     if any(os.path.lexists(path / name) for name in (MANIFEST, MODEL, TRAINING)):
         return read_checkpoint(path)
     found = latest_checkpoint(path / "checkpoints", warn)
@@ -215,14 +239,20 @@ def prune_checkpoints(
 ) -> None:
     """Remove all but the newest `keep` valid checkpoints and the one of `best_step`.
 
-    `own_steps` are those that this process has written or read, the one just written among them: they are
-    valid, the others are verified. Those of later steps, which it went back past, do not count: damaged as
-    they are somebody may want to save what can be saved of them, until training comes to their step again.
-    Where none is valid, none is removed.
+    If none is valid, none is removed. Checkpoints of steps later than the newest of `own_steps` are left
+    alone: they are damaged ones that the run went back past, and may be worth a rescue until training comes
+    to their step again.
+
+    Args:
+        directory: in which the checkpoint folders are.
+        keep: how many to keep besides the best.
+        best_step: step of the best validation loss.
+        own_steps: steps of checkpoints that this process wrote or verified, the one just written included;
+            the others are verified here.
     """
     newest = max(own_steps, default=None)
     kept: set[int] = set()
-    spare: list[Path] = []
+    removable: list[Path] = []
     for path in reversed(checkpoint_paths(directory)):
         step = _step_of(path)
         if newest is not None and step > newest:
@@ -231,9 +261,9 @@ def prune_checkpoints(
         if is_wanted and (step in own_steps or _is_valid(path)):
             kept.add(step)
         elif step != best_step or step in kept:
-            spare.append(path)
-    for path in spare if kept else []:
-        if not path.is_symlink():  # somebody has put it there
+            removable.append(path)
+    for path in removable if kept else []:
+        if not path.is_symlink():  # a link was put there by the user
             _remove(path)
 
 

@@ -29,7 +29,7 @@ from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict
 from transformerlm.signals import end_at_interrupts
-from transformerlm.storage.files import full_disk_said, remove_dead_temporaries, require_free_bytes
+from transformerlm.storage.files import full_disk_as_output_error, remove_dead_temporaries, require_free_bytes
 from transformerlm.storage.lock import LOCK_FILE, locked
 from transformerlm.training.report import introduce, show
 
@@ -80,7 +80,7 @@ def own_folder(config: TrainConfig, world: World) -> Iterator[tuple[Path, str]]:
     with contextlib.ExitStack() as stack:
         with collective_errors(world):
             if world.is_main:
-                with full_disk_said(run_dir / LOCK_FILE):
+                with full_disk_as_output_error(run_dir / LOCK_FILE):
                     stack.enter_context(locked(run_dir))
                 for folder in (run_dir, run_dir / "checkpoints"):
                     remove_dead_temporaries(folder)

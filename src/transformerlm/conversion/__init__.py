@@ -1,1 +1,1 @@
-"""Models out and in: Hugging Face folders and GGUF files."""
+"""Export and import of models: Hugging Face folders and GGUF files."""

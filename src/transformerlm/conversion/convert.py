@@ -1,8 +1,8 @@
-"""Models that leave and models that come in: written, checked against another program, and only then there.
+"""Export to Hugging Face folders and GGUF files, and import of Hugging Face folders, each checked.
 
-What is written stays under a temporary name until a second reader of the format has made the same of it as we
-do: Hugging Face's transformers, or llama.cpp, where it is installed; else what was written is read back. A
-check that fails leaves nothing behind.
+Output stays under a temporary name until another program computes the same logits and token ids from it:
+transformers or llama.cpp, if installed. Without them it is only read back. A check that fails leaves nothing
+behind.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
 
 EXACT = RuntimeConfig(device="cpu", dtype="float32")
-"""In what models are converted: what the checkpoint's weights are in."""
+"""Runtime for conversions: the precision of the weights in a checkpoint."""
 FINE_TUNING_LR = 1e-4
-"""Peak learning rate in an imported run's config: of a trained model, that from scratch would undo much."""
+"""Peak learning rate in an imported run's config. That for training from scratch would undo much."""
 
 
 def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter) -> None:
@@ -46,12 +46,14 @@ def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporte
 
     Args:
         lm: in float32 on the CPU.
-        output: a folder that is not there yet, or empty.
+        output: a folder that is empty or does not exist.
+        dtype: of the weights: float32, float16 or bfloat16.
+        reporter: is told what was written and how it was checked.
 
     Raises:
-        ConfigError: there is something at `output` already.
-        CheckpointError: what was written is not the same model; nothing is left of it.
-        DataError: a tokenizer that Hugging Face's cannot hold.
+        ConfigError: something is at `output`.
+        CheckpointError: what was written is not the same model; it is removed.
+        DataError: the tokenizer cannot be written in Hugging Face's format.
     """
     refuse_existing(output, Key("export", "output"))
     config, state = lm.model.config, lm.model.state_dict()
@@ -64,34 +66,45 @@ def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporte
 
 
 def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter) -> None:
-    """Write a model and its tokenizer as one file for llama.cpp, and check it.
+    """Write a model and its tokenizer as one GGUF file for llama.cpp, and check it.
+
+    Args:
+        lm: in float32 on the CPU.
+        output: a path at which nothing exists.
+        dtype: of the matrices: float32, float16 or bfloat16.
+        reporter: is told what was written and how it was checked.
 
     Raises:
-        ConfigError: there is something at `output` already, or the package gguf is not installed.
-        CheckpointError: what was written is not the same model; nothing is left of it.
-        DataError: a tokenizer that llama.cpp cannot hold.
+        ConfigError: something is at `output`, or the package gguf is not installed.
+        CheckpointError: what was written is not the same model; it is removed.
+        DataError: llama.cpp cannot represent the tokenizer.
     """
     refuse_existing(output, Key("export", "output"), folder_may_be_empty=False)
-    made = gguf.make(lm.model.config, lm.model.state_dict(), lm.tokenizer, eos_token_of(lm), dtype)
+    contents = gguf.make(lm.model.config, lm.model.state_dict(), lm.tokenizer, eos_token_of(lm), dtype)
     with committed_file(output) as file:
         temporary = Path(file.name)
-        gguf.write(temporary, made)
-        gguf.check_written(temporary, made)
+        gguf.write(temporary, contents)
+        gguf.check_written(temporary, contents)
         found = "read back with gguf: every tensor, the tokens, the merges"
         if parity.is_installed("llama_cpp"):
             found += f"; {_check_in_llama_cpp(temporary, _rounded(lm.model, dtype, 2), lm.tokenizer, dtype)}"
     size = f"{num_parameters(lm.model.config):,} parameters in {dtype}"
-    reporter.say(f"exported: {output}: {made.architecture}, {size}")
+    reporter.say(f"exported: {output}: {contents.architecture}, {size}")
     reporter.say(f"checked: {found}")
 
 
 def import_folder(source: Path, run_dir: Path, reporter: Reporter) -> None:
-    """Make a run's folder of a Hugging Face folder: it writes, is evaluated, and others start from it.
+    """Turn a Hugging Face folder into a run's folder, which can generate, be evaluated and be fine-tuned.
+
+    Args:
+        source: the Hugging Face folder.
+        run_dir: a folder that is empty or does not exist.
+        reporter: is told what was imported and how it was checked.
 
     Raises:
-        ConfigError: there is something at `run_dir` already.
-        CheckpointError: a model that ours cannot be, or one of which transformers makes something else.
-        DataError: a tokenizer that ours cannot be.
+        ConfigError: something is at `run_dir`.
+        CheckpointError: this package cannot represent the model, or transformers computes something else.
+        DataError: this package cannot represent the tokenizer.
     """
     refuse_existing(run_dir, Key("import_model", "run_dir"))
     folder = read_folder(source)
@@ -107,7 +120,7 @@ def import_folder(source: Path, run_dir: Path, reporter: Reporter) -> None:
 
 
 def run_config(folder: Folder, run_dir: Path) -> TrainConfig:
-    """The config of a run that starts from an imported model; its data are still to be named."""
+    """Return the config of a run that starts from an imported model; the user adds the corpus."""
     tokenizer, eos = folder.tokenizer, folder.eos_token
     special_tokens = tuple(tokenizer.special_token_ids)
     return TrainConfig(
@@ -126,20 +139,20 @@ def run_config(folder: Folder, run_dir: Path) -> TrainConfig:
 
 
 def eos_token_of(lm: LanguageModel) -> str | None:
-    """The special token that ends the texts of a model: [generation]'s, else the one between documents."""
+    """Return the special token that ends a model's texts: [generation]'s, or else the document separator."""
     known = list(lm.tokenizer.special_token_ids)
-    candidates = generation_of(lm).eos_token, _told(lm, "data").get("document_separator")
+    candidates = generation_of(lm).eos_token, _config_table(lm, "data").get("document_separator")
     return next((token for token in candidates if token in known), None)
 
 
 def generation_of(lm: LanguageModel) -> GenerationConfig:
-    """[generation] of the config that a model was trained with, as far as this version knows it.
+    """Return [generation] of the config that a model was trained with, without keys unknown to this version.
 
     Raises:
-        ConfigError: for a value that cannot be.
+        ConfigError: a value that is not allowed.
     """
     known = {field.name for field in dataclasses.fields(GenerationConfig)}
-    values = {key: value for key, value in _told(lm, "generation").items() if key in known}
+    values = {key: value for key, value in _config_table(lm, "generation").items() if key in known}
     return from_dict(GenerationConfig, values, str(lm.checkpoint.path))
 
 
@@ -150,15 +163,15 @@ def refuse_existing(path: Path, key: Key, *, folder_may_be_empty: bool = True) -
         raise ConfigError(what, key=key)
 
 
-def _told(lm: LanguageModel, table: str) -> dict[str, Any]:
-    """A table of the config that a model was trained with; an empty one where nothing is known of it."""
+def _config_table(lm: LanguageModel, table: str) -> dict[str, Any]:
+    """Return a table of the config that a model was trained with, or an empty one if it is not known."""
     config = lm.checkpoint.about.get("config")
     found = config.get(table) if isinstance(config, dict) else None
     return found if isinstance(found, dict) else {}
 
 
 def _about(folder: Folder, config: TrainConfig) -> dict[str, Any]:
-    """What the checkpoint says of itself: as a run's own does, but nothing of data and training."""
+    """Return the checkpoint's description of itself, like a run's but without data and training."""
     model = {f"[model].{key}": value for key, value in to_dict(config.model).items()}
     return {
         "config": to_dict(config),
@@ -169,17 +182,17 @@ def _about(folder: Folder, config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _rounded(model: TransformerLM, dtype: str, least_dims: int) -> TransformerLM:
-    """The model with the weights that `dtype` leaves of its own, to compute with in float32."""
+def _rounded(model: TransformerLM, dtype: str, min_dims: int) -> TransformerLM:
+    """Return a float32 copy of the model, weights of at least `min_dims` dimensions rounded to `dtype`."""
     rounded = copy.deepcopy(model)
     for name, parameter in rounded.named_parameters():
-        if parameter.dim() >= least_dims:
+        if parameter.dim() >= min_dims:
             parameter.data = cast(parameter.data, dtype, name).float()
     return rounded
 
 
 def _check_folder(folder: Path, model: TransformerLM, tokenizer: Tokenizer) -> str:
-    """Whether a folder that was written is this model and this tokenizer; what was found, in words."""
+    """Check that an exported folder is this model and this tokenizer; return a sentence about the check."""
     back = read_folder(folder)
     if name := parity.differing_tensor(model.state_dict(), back.state):
         raise CheckpointError(f"{name}: read back as something else")
@@ -194,7 +207,7 @@ def _check_folder(folder: Path, model: TransformerLM, tokenizer: Tokenizer) -> s
 
 
 def _check_import(folder: Folder, lm: LanguageModel) -> str:
-    """Whether the run that was made of a folder is what the folder holds; what was found, in words."""
+    """Check that an imported run is the model in the folder; return a sentence about the check."""
     if name := first_difference(folder.path, lm.model.config, lm.model.state_dict()):
         raise CheckpointError(f"{name}: became something else")
     found = "all tensors the same bits on the way back"
@@ -219,7 +232,7 @@ def _same_logits(folder: Path, model: TransformerLM, tokenizer: Tokenizer, peer:
 def _check_in_llama_cpp(file: Path, model: TransformerLM, tokenizer: Tokenizer, dtype: str) -> str:
     peer = parity.version_of("llama_cpp")
     with parity.loading(peer):
-        encode, logits = gguf.in_llama_cpp(file, model.config.context_length)
+        encode, logits = gguf.load_in_llama_cpp(file, model.config.context_length)
     parity.check_ids(tokenizer, encode, peer)
     largest = parity.check_logits(model, tokenizer, logits, peer, gguf.TOLERANCES[dtype])
     return f"{_within(largest, peer)}, the same ids"

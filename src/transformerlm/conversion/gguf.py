@@ -1,11 +1,13 @@
-"""A model and its tokenizer as one GGUF file, as llama.cpp and the programs around it read them.
+"""Export to GGUF: a model and its tokenizer as one file for llama.cpp and related programs.
 
-A model is a "llama" there, whose rotation turns neighbours together, as ours does: its rows stay as they
-are. One with [model].qk_norm is a "qwen3", which turns x_i with x_(i + d_head / 2), as Hugging Face's does.
-The tokenizer is a "gpt2": byte-level BPE, divided by a pattern that llama.cpp has a name for.
+A model becomes a "llama", whose rotary embedding rotates neighbouring dimensions together like ours: the rows
+of its matrices keep their order. A model with [model].qk_norm becomes a "qwen3", which rotates x_i with
+x_(i + d_head / 2) like Hugging Face. The tokenizer becomes a "gpt2": byte-level BPE with a pre-tokenisation
+pattern that llama.cpp has a name for.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. It is written and read by the package gguf,
-which is optional here and imported only where it is used.
+The package gguf writes and reads the file. It is optional, and imported only when it is used.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from transformerlm.config import GPT2_PATTERN, ModelConfig
 from transformerlm.conversion.hf_folder import cast
-from transformerlm.conversion.hf_layout import parts, to_theirs
+from transformerlm.conversion.hf_layout import tensor_specs, to_theirs
 from transformerlm.conversion.parity import FLOAT32_TOLERANCE, MAX_TOKENS, Encode, Logits
 from transformerlm.errors import CheckpointError, ConfigError, DataError, Key
 from transformerlm.tokenizer import Tokenizer
@@ -46,7 +48,7 @@ NAMES = {
     "feedforward.w2": "ffn_down",
     "feedforward.w3": "ffn_up",
 }
-"""Our name of a tensor, without block and ".weight" -> theirs."""
+"""Our name of a tensor, without block and ".weight" -> its name in GGUF."""
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -56,22 +58,24 @@ PATTERNS = {
     _LLAMA3: ("llama-bpe", True),
     _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"): ("qwen2", False),
 }
-"""Pre-tokenisation pattern -> what llama.cpp calls it, and whether it takes whole words there."""
+"""Pre-tokenisation pattern -> its name in llama.cpp, and the `whole_words` setting that goes with it."""
 TOLERANCES = {"float32": FLOAT32_TOLERANCE, "float16": 0.02, "bfloat16": 0.05}
-"""How far apart llama.cpp's logits may be, of the largest: it rounds what it multiplies to a file's dtype."""
+"""Largest difference to llama.cpp's logits, relative to the largest logit, by the dtype of the file.
+
+llama.cpp rounds the activations to that dtype too."""
 _FILE_TYPES = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16"}
 _KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
-class Made:
-    """All that a file will hold."""
+class Contents:
+    """All that a GGUF file will hold."""
 
     architecture: str
     fields: dict[str, Any]
-    """Key -> number, text, truth, or a list of one of these."""
+    """Key -> a number, a string, a bool, or a list of one of these."""
     tensors: dict[str, Tensor]
-    """By their names there, in their order of rows; norms in float32, matrices in the dtype asked for."""
+    """GGUF name -> tensor in the row order of the format; norms in float32, matrices in the chosen dtype."""
 
 
 def make(
@@ -80,18 +84,20 @@ def make(
     tokenizer: Tokenizer,
     eos_token: str | None,
     dtype: str = "float32",
-) -> Made:
-    """What the file of a model holds.
+) -> Contents:
+    """Collect all that the GGUF file of a model holds.
 
     Args:
+        config: the model's.
         state: the model's weights under our names.
+        tokenizer: the model's.
         eos_token: the special token that ends a text.
-        dtype: of the matrices.
+        dtype: of the matrices: float32, float16 or bfloat16.
 
     Raises:
         ConfigError: the package gguf is not installed.
-        CheckpointError: a weight that is no number in `dtype`.
-        DataError: a tokenizer that llama.cpp cannot hold.
+        CheckpointError: a weight that is not finite in `dtype`.
+        DataError: llama.cpp cannot represent the tokenizer.
     """
     gguf = _gguf()
     architecture = "qwen3" if config.qk_norm else "llama"
@@ -99,16 +105,16 @@ def make(
     fields |= {"general.file_type": int(gguf.LlamaFileType[_FILE_TYPES[dtype]])}
     fields |= _tokenizer_fields(tokenizer, eos_token, gguf)
     tensors = {}
-    for part in parts(config):
-        if part.ours == "head.weight" and config.tie_embeddings:
-            continue  # the embedding serves as the head there where there is none
-        value = state[part.ours].detach()
-        if part.ours in ("embedding.weight", "head.weight"):
-            value = value[: tokenizer.vocab_size]  # rows that stand for no token are never chosen here
-        value = to_theirs(part, value, config) if architecture == "qwen3" else value
-        name = tensor_name(part.ours)
+    for spec in tensor_specs(config):
+        if spec.ours == "head.weight" and config.tie_embeddings:
+            continue  # llama.cpp uses the embedding if there is no head
+        value = state[spec.ours].detach()
+        if spec.ours in ("embedding.weight", "head.weight"):
+            value = value[: tokenizer.vocab_size]  # rows beyond the vocabulary are never chosen
+        value = to_theirs(spec, value, config) if architecture == "qwen3" else value
+        name = tensor_name(spec.ours)
         tensors[name] = (cast(value, dtype, name) if value.dim() > 1 else value).contiguous()
-    return Made(architecture, fields, tensors)
+    return Contents(architecture, fields, tensors)
 
 
 def tensor_name(ours: str) -> str:
@@ -120,14 +126,14 @@ def tensor_name(ours: str) -> str:
     return f"blk.{layer}.{NAMES[inner]}.weight"
 
 
-def write(path: Path, made: Made) -> None:
-    """Write the file."""
+def write(path: Path, contents: Contents) -> None:
+    """Write a GGUF file."""
     gguf = _gguf()
-    writer = gguf.GGUFWriter(path, made.architecture)
+    writer = gguf.GGUFWriter(path, contents.architecture)
     try:
-        for key, value in made.fields.items():
+        for key, value in contents.fields.items():
             _add_field(writer, key, value)
-        for name, tensor in made.tensors.items():
+        for name, tensor in contents.tensors.items():
             kind = gguf.GGMLQuantizationType[_KINDS[str(tensor.dtype).removeprefix("torch.")]]
             # numpy has no bfloat16: its bytes go in as they are.
             raw = tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
@@ -139,31 +145,31 @@ def write(path: Path, made: Made) -> None:
         writer.close()
 
 
-def check_written(path: Path, made: Made) -> None:
-    """Read a file back and compare all that it holds.
+def check_written(path: Path, contents: Contents) -> None:
+    """Read a GGUF file back and compare it with what was to be written.
 
     Raises:
-        CheckpointError: with the first key or tensor that is not as it was to be written.
+        CheckpointError: names the first key or tensor that differs.
     """
     reader = _gguf().GGUFReader(path)
     found: dict[str, Any] = {key: field.contents() for key, field in reader.fields.items()}
-    for key, value in made.fields.items():
-        # Numbers with a point are float32 there.
+    for key, value in contents.fields.items():
+        # GGUF stores floats as float32.
         expected = float(np.float32(value)) if isinstance(value, float) else value
         if found.get(key) != expected:
             raise CheckpointError(f"{key}: read back from GGUF as something else: {found.get(key)!r:.80}")
     back = {tensor.name: tensor for tensor in reader.tensors}
-    for name, tensor in made.tensors.items():
+    for name, tensor in contents.tensors.items():
         if name not in back or not _is_same(back[name], tensor):
             raise CheckpointError(f"{name}: read back from GGUF as something else")
-    if len(back) != len(made.tensors):
-        raise CheckpointError(f"expected {len(made.tensors)} tensors, read back {len(back)} from GGUF")
+    if len(back) != len(contents.tensors):
+        raise CheckpointError(f"expected {len(contents.tensors)} tensors, read back {len(back)} from GGUF")
 
 
-def in_llama_cpp(path: Path, context_length: int) -> tuple[Encode, Logits]:
-    """How llama.cpp encodes, and what it computes, with a file; keys and values are kept in float32."""
+def load_in_llama_cpp(path: Path, context_length: int) -> tuple[Encode, Logits]:
+    """Load a file in llama.cpp, with a float32 KV cache; return its functions for token ids and logits."""
     package = importlib.import_module("llama_cpp")
-    package.llama_log_set(_nowhere(), None)
+    package.llama_log_set(_silent_callback(), None)
     options = {"logits_all": True, "type_k": 0, "type_v": 0, "verbose": False}
     model = package.Llama(str(path), n_ctx=min(context_length, MAX_TOKENS), **options)
 
@@ -179,8 +185,8 @@ def in_llama_cpp(path: Path, context_length: int) -> tuple[Encode, Logits]:
 
 
 @functools.cache
-def _nowhere() -> Any:
-    """Where llama.cpp logs to, as long as the program lasts: what it says would stand between our lines."""
+def _silent_callback() -> Any:
+    """Return a log callback that drops all messages; it is cached because llama.cpp keeps a pointer to it."""
     return importlib.import_module("llama_cpp").llama_log_callback(lambda level, text, data: None)
 
 

@@ -1,12 +1,13 @@
-"""A Hugging Face folder with a Llama-like model: read into ours, and written from ours.
+"""Reading and writing of Hugging Face folders with Llama-like models.
 
-    config.json             what the model is
-    generation_config.json  how it writes
+    config.json             the architecture and its sizes
+    generation_config.json  sampling settings
     model.safetensors       or model-00001-of-00002.safetensors ... with model.safetensors.index.json
     tokenizer.json          with tokenizer_config.json
 
-A folder to read may come from anybody: sizes are compared with the config before memory is taken for them,
-nothing is unpickled, and no code of the folder's is run. What our model cannot be is refused key by key.
+A folder that is read may come from anybody: sizes are compared with the config before memory is taken for
+them, nothing is unpickled, and no code of the folder's is run. Settings that our model does not have are
+refused key by key.
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ from torch import Tensor
 
 from transformerlm.checkpoint.load_state import MAX_LINES
 from transformerlm.config import GenerationConfig, ModelConfig
-from transformerlm.conversion.hf_layout import Part, config_of, model_config, parts, to_huggingface, to_ours
+from transformerlm.conversion.hf_layout import (
+    TensorSpec,
+    config_of,
+    model_config,
+    tensor_specs,
+    to_huggingface,
+    to_ours,
+)
 from transformerlm.errors import CheckpointError, DataError
 from transformerlm.language_model import MAX_CONTEXT_LENGTH
 from transformerlm.runtime import DTYPES
-from transformerlm.storage.safetensors import (
-    iterate_tensors,
-    open_regular,
-    printable,
-    read_entries,
-    tensor_chunks,
-)
+from transformerlm.storage.safetensors import iterate_tensors, read_entries, tensor_chunks
 from transformerlm.storage.safetensors_header import Entry
+from transformerlm.storage.untrusted import open_regular, printable
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.exports import write_tokenizer_json
 from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
@@ -41,34 +44,34 @@ from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_JSON_BYTES = 4 * 2**20
-"""A hundred times what the largest models' take. What Python makes of JSON takes many times its size."""
+"""A hundred times the size for the largest models. Parsed JSON takes many times the memory of its text."""
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
 _BUFFER = "rotary_emb.inv_freq"
-"""Older files carry a table that follows from the config."""
+"""End of the name of a tensor in older files that follows from the config; it is ignored."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A model and its tokenizer, as a folder has them, in our terms."""
+    """Content of a Hugging Face folder, in this package's terms."""
 
     path: Path
     model: ModelConfig
     state: dict[str, Tensor]
-    """In float32, under our names; of a tied head the same tensor twice."""
+    """Weights in float32 under our names; a tied head is the embedding's tensor once more."""
     tokenizer: Tokenizer
     eos_token: str | None
-    """The special token that ends a text, where the folder names one."""
+    """The special token that ends a text, if the folder names one."""
     model_type: str
     dtype: str
-    """What the weights were in."""
+    """Of the weights in the files; several are separated by spaces."""
 
 
 def read_folder(path: Path) -> Folder:
     """Read a folder that `save_pretrained` or `write_folder` has written.
 
     Raises:
-        CheckpointError: a model that ours cannot be, or weights that are missing, damaged or not of it.
-        DataError: a tokenizer that ours cannot be.
+        CheckpointError: this package cannot represent the model, or its weights are missing or damaged.
+        DataError: this package cannot represent the tokenizer.
     """
     if not path.is_dir():
         raise CheckpointError(f"{path}: expected a folder with {CONFIG} and {WEIGHTS}, found none")
@@ -78,7 +81,7 @@ def read_folder(path: Path) -> Folder:
         what = f"expected at most {MAX_CONTEXT_LENGTH:,}, got {config.context_length:,}"
         raise CheckpointError(f"{path / CONFIG}: max_position_embeddings: {what}")
     entries = {file: read_entries(path / file) for file in _weight_files(path)}
-    wanted = _wanted(config, entries, path)
+    specs = _specs_of(config, entries, path)
     if not (path / TOKENIZER_JSON).exists():
         what = (
             f"expected {TOKENIZER_JSON}, found none: only byte-level BPE in Hugging Face's own format is read"
@@ -89,7 +92,7 @@ def read_folder(path: Path) -> Folder:
         what = f"expected at least the tokenizer's {tokenizer.vocab_size} ids, got {config.vocab_size}"
         raise CheckpointError(f"{path / CONFIG}: vocab_size: {what}")
     dtypes = {str(entry.dtype).removeprefix("torch.") for found in entries.values() for entry in found}
-    state = _read_state(config, [path / file for file in entries], wanted)
+    state = _read_state(config, [path / file for file in entries], specs)
     eos_token = _special_token(values.get("eos_token_id"), tokenizer)
     return Folder(path, config, state, tokenizer, eos_token, values["model_type"], " ".join(sorted(dtypes)))
 
@@ -103,17 +106,20 @@ def write_folder(
     generation: GenerationConfig,
     dtype: str = "float32",
 ) -> None:
-    """Write all files of a folder into `directory`, which is there and empty.
+    """Write all files of a Hugging Face folder into `directory`, which exists and is empty.
 
     Args:
+        directory: the folder.
+        config: the model's.
         state: the model's weights under our names.
+        tokenizer: the model's.
         eos_token: the special token that ends a text, and from which an empty one begins.
-        generation: how it writes.
-        dtype: of the weights.
+        generation: sampling settings.
+        dtype: of the weights: float32, float16 or bfloat16.
 
     Raises:
-        CheckpointError: a weight that is no number in `dtype`.
-        DataError: a tokenizer that Hugging Face's cannot hold.
+        CheckpointError: a weight that is not finite in `dtype`.
+        DataError: the tokenizer cannot be written in Hugging Face's format.
     """
     weights = {
         name: cast(tensor, dtype, name).contiguous() for name, tensor in to_huggingface(config, state).items()
@@ -130,7 +136,7 @@ def write_folder(
 
 
 def first_difference(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> str | None:
-    """The first tensor of a folder that is not what the weights of ours lead back to; None where all are."""
+    """Return the first tensor of a folder that differs from the weights in `state`, or None."""
     theirs = to_huggingface(config, state)
     for file in _weight_files(path):
         for name, tensor in iterate_tensors(path / file):
@@ -140,7 +146,11 @@ def first_difference(path: Path, config: ModelConfig, state: Mapping[str, Tensor
 
 
 def cast(tensor: Tensor, dtype: str, name: str) -> Tensor:
-    """A weight in another precision; CheckpointError where that makes a number too large of it."""
+    """Return a weight in another precision.
+
+    Raises:
+        CheckpointError: an element is not finite in it.
+    """
     result = tensor.to(DTYPES[dtype])
     if not result.isfinite().all():
         raise CheckpointError(
@@ -150,7 +160,11 @@ def cast(tensor: Tensor, dtype: str, name: str) -> Tensor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file that may be anything; CheckpointError in one line where it is none."""
+    """Read an object from an untrusted JSON file.
+
+    Raises:
+        CheckpointError: it cannot be read, is too large or holds no object.
+    """
     try:
         with open_regular(path, follow_link=True) as file:
             content = file.read(MAX_JSON_BYTES + 1)
@@ -171,7 +185,7 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _weight_files(directory: Path) -> list[str]:
-    """The names of the files that hold the weights."""
+    """Return the names of the files that hold the weights."""
     if (directory / WEIGHTS).exists():
         return [WEIGHTS]
     if (directory / INDEX).exists():
@@ -193,47 +207,47 @@ def _weight_files(directory: Path) -> list[str]:
     raise CheckpointError(f"{directory}: expected {WEIGHTS} or {INDEX}, found neither")
 
 
-def _wanted(config: ModelConfig, entries: Mapping[str, list[Entry]], path: Path) -> dict[str, Part]:
-    """The parts of the model by their name in the files; refused where the files hold other ones.
+def _specs_of(config: ModelConfig, entries: Mapping[str, list[Entry]], path: Path) -> dict[str, TensorSpec]:
+    """Return the specs of the model's tensors by their name in the files, after comparing both.
 
     Raises:
-        CheckpointError: a line for every tensor that is missing, unknown, or of another shape or kind.
+        CheckpointError: a line for every tensor that is missing, unknown, or of another shape or dtype.
     """
     there = {entry.name: entry for found in entries.values() for entry in found}
     if config.num_layers > len(there):
         what = f"expected {config.num_layers:,} layers, got {len(there):,} tensors"
         raise CheckpointError(f"{path / CONFIG}: num_hidden_layers: {what}")
-    wanted = {part.theirs: part for part in parts(config)}
+    specs = {spec.theirs: spec for spec in tensor_specs(config)}
     optional = {"lm_head.weight"} if config.tie_embeddings else set()
-    lines = [f"{name}: missing" for name in wanted.keys() - there.keys() - optional]
+    lines = [f"{name}: missing" for name in specs.keys() - there.keys() - optional]
     for name, entry in there.items():
-        lines += [f"{printable(name)}: {what}" for what in _faults(entry, wanted.get(name))]
+        lines += [f"{printable(name)}: {what}" for what in _mismatches(entry, specs.get(name))]
     if len(there) < sum(map(len, entries.values())):
         lines.append("a tensor is in two files")
     if lines:
         more = [f"and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
         raise CheckpointError([f"{path}: {line}" for line in sorted(lines)[:MAX_LINES] + more])
-    return wanted
+    return specs
 
 
-def _faults(entry: Entry, part: Part | None) -> Iterator[str]:
-    if part is None:
+def _mismatches(entry: Entry, spec: TensorSpec | None) -> Iterator[str]:
+    if spec is None:
         if not entry.name.endswith(_BUFFER):
             yield "the model that config.json describes has no such tensor"
-    elif tuple(entry.shape) != part.shape:
-        yield f"expected shape {part.shape}, got {printable(tuple(entry.shape))}"
+    elif tuple(entry.shape) != spec.shape:
+        yield f"expected shape {spec.shape}, got {printable(tuple(entry.shape))}"
     elif entry.dtype not in DTYPES.values():
         yield f"expected {', '.join(DTYPES)}, got {str(entry.dtype).removeprefix('torch.')}"
 
 
-def _read_state(config: ModelConfig, files: list[Path], wanted: Mapping[str, Part]) -> dict[str, Tensor]:
+def _read_state(config: ModelConfig, files: list[Path], specs: Mapping[str, TensorSpec]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for path in files:
         for name, tensor in iterate_tensors(path):
-            if name in wanted:
+            if name in specs:
                 if not tensor.isfinite().all():
                     raise CheckpointError(f"{path}: {name}: expected numbers, got some that are not finite")
-                state[wanted[name].ours] = to_ours(wanted[name], tensor, config)
+                state[specs[name].ours] = to_ours(specs[name], tensor, config)
     if config.tie_embeddings:
         if not torch.equal(
             state.setdefault("head.weight", state["embedding.weight"]), state["embedding.weight"]
@@ -241,11 +255,11 @@ def _read_state(config: ModelConfig, files: list[Path], wanted: Mapping[str, Par
             what = "expected the embedding once more, as tie_word_embeddings says, got another matrix"
             raise CheckpointError(f"{files[-1].parent}: lm_head.weight: {what}")
         state["head.weight"] = state["embedding.weight"]
-    return {part.ours: state[part.ours] for part in wanted.values()}
+    return {spec.ours: state[spec.ours] for spec in specs.values()}
 
 
 def _special_token(ids: Any, tokenizer: Tokenizer) -> str | None:
-    """The first special token among some ids: a model can name one or several that end a text."""
+    """Return the first special token among one or several ids that a config names, or None."""
     found = ids if isinstance(ids, list) else [ids]
     tokens = {token_id: token for token, token_id in tokenizer.special_token_ids.items()}
     return next(
@@ -254,8 +268,8 @@ def _special_token(ids: Any, tokenizer: Tokenizer) -> str | None:
 
 
 def _generation_config(generation: GenerationConfig, eos: int | None, unused: range) -> dict[str, Any]:
-    """[generation] in Hugging Face's terms, where 0 turns top_k off and nothing would leave it at 50."""
-    # No pad token: where it is this one too, a text that holds it is masked there in some cases.
+    """Return [generation] in Hugging Face's terms. There 0 turns top_k off, and a missing one means 50."""
+    # No pad token: if it were the end token too, transformers would mask that in some texts.
     values: dict[str, Any] = {"bos_token_id": eos, "eos_token_id": eos}
     values |= {"max_new_tokens": generation.max_new_tokens, "do_sample": generation.temperature > 0}
     if generation.temperature > 0:
@@ -265,5 +279,5 @@ def _generation_config(generation: GenerationConfig, eos: int | None, unused: ra
         values |= {"min_p": generation.min_p}
     if generation.repetition_penalty != 1:
         values |= {"repetition_penalty": generation.repetition_penalty}
-    # Rows that stand for no token are never chosen here either.
+    # Rows beyond the vocabulary are never chosen.
     return values | ({"suppress_tokens": [*unused]} if unused else {})

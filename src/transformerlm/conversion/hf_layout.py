@@ -1,11 +1,11 @@
-"""Hugging Face's layout of a Llama-like model, to and from ours: names, order of rows, keys of the config.
+"""Hugging Face's layout of Llama-like models, to and from ours: names, order of rows, keys of the config.
 
-Pure: it reads and writes no file (that is hf_folder.py). Our rotation turns neighbours (x_2i, x_2i+1)
-together, theirs x_i and x_(i + d_head / 2): in each head the rows of queries and keys, and the gains of their
-norms, are reordered. Nothing is computed, so that there and back gives the same bits.
+Pure functions; `hf_folder` reads and writes files. Our rotary embedding rotates neighbours (x_2i, x_2i+1)
+together, Hugging Face's x_i and x_(i + d_head / 2): in each head, the rows of queries and keys and the gains
+of their norms are reordered. Nothing is computed, so that a round trip gives the same bits.
 
-A model with [model].qk_norm is a Qwen3 there, which brings each head of queries and keys to one length
-before the rotation, as ours does; one without is a Llama.
+A model with [model].qk_norm is a Qwen3, which normalises each head of queries and keys before the rotation
+like ours; a model without is a Llama.
 
 Architectures: transformers, models/llama and models/qwen3.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 from transformerlm.config import ModelConfig
 from transformerlm.errors import CheckpointError
 from transformerlm.schema import SchemaError
-from transformerlm.storage.safetensors import printable
+from transformerlm.storage.untrusted import printable
 
 KEYS = {
     "vocab_size": "vocab_size",
@@ -35,16 +35,16 @@ KEYS = {
     "norm_eps": "rms_norm_eps",
     "tie_embeddings": "tie_word_embeddings",
 }
-"""Key of [model] -> key of config.json, where both mean the same."""
+"""Key of [model] -> key of config.json with the same meaning."""
 _OPTIONAL = {"tie_embeddings"}
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-"""model_type -> the class there. All three compute what ours does, within the settings of `_ONLY`."""
+"""model_type -> class in transformers. With the settings in `_SUPPORTED` all compute what our model does."""
 
-_ONLY: dict[str, tuple[Any, ...]] = {
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
     "attention_bias": (False,),
     "mlp_bias": (False,),
@@ -55,21 +55,21 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "num_experts": (0,),
     "num_local_experts": (0,),
 }
-"""Keys that change what is computed, and the values (or none) with which it is what ours does."""
+"""Keys that change what is computed -> the values (besides none) with which it is what our model does."""
 
 
-class Part(NamedTuple):
-    """A tensor of a model under both names."""
+class TensorSpec(NamedTuple):
+    """Names and shape of one of a model's tensors."""
 
     ours: str
     theirs: str
     shape: tuple[int, ...]
     is_rotated: bool
-    """Whether its rows belong to pairs that are rotated, and lie there in another order."""
+    """Its rows belong to rotated pairs and are in another order in Hugging Face's files."""
 
 
-def parts(config: ModelConfig) -> Iterator[Part]:
-    """All tensors of a model, in the order in which it uses them; a tied head is among them."""
+def tensor_specs(config: ModelConfig) -> Iterator[TensorSpec]:
+    """Yield the specs of a model's tensors in the order of their use, a tied head included."""
     rows, d, d_ff = config.vocabulary_rows, config.d_model, config.d_ff
     d_keys = config.kv_heads * config.d_head
     blocks = [
@@ -87,48 +87,53 @@ def parts(config: ModelConfig) -> Iterator[Part]:
         blocks += [
             (f"attention.{kind}_norm", f"self_attn.{kind}_norm", (config.d_head,), True) for kind in "qk"
         ]
-    yield Part("embedding.weight", "model.embed_tokens.weight", (rows, d), False)
+    yield TensorSpec("embedding.weight", "model.embed_tokens.weight", (rows, d), False)
     for layer in range(config.num_layers):
         for ours, theirs, shape, is_rotated in blocks:
             names = f"blocks.{layer}.{ours}.weight", f"model.layers.{layer}.{theirs}.weight"
-            yield Part(*names, shape, is_rotated)
-    yield Part("final_norm.weight", "model.norm.weight", (d,), False)
-    yield Part("head.weight", "lm_head.weight", (rows, d), False)
+            yield TensorSpec(*names, shape, is_rotated)
+    yield TensorSpec("final_norm.weight", "model.norm.weight", (d,), False)
+    yield TensorSpec("head.weight", "lm_head.weight", (rows, d), False)
 
 
 def to_halves(value: Tensor, d_head: int) -> Tensor:
-    """Rows of heads from pairs (2i, 2i + 1) to pairs (i, i + d_head / 2): 0 1 2 3 4 5 -> 0 2 4 1 3 5."""
+    """Reorder rows of heads from pairs (2i, 2i + 1) to (i, i + d_head / 2): 0 1 2 3 4 5 -> 0 2 4 1 3 5.
+
+    Args:
+        value: [heads * d_head, ...].
+        d_head: size of a head.
+    """
     pairs = value.reshape(-1, d_head // 2, 2, *value.shape[1:])
     return pairs.transpose(1, 2).reshape(value.shape)
 
 
 def to_neighbours(value: Tensor, d_head: int) -> Tensor:
-    """The way back: 0 1 2 3 4 5 -> 0 3 1 4 2 5."""
+    """Undo `to_halves`: 0 1 2 3 4 5 -> 0 3 1 4 2 5."""
     halves = value.reshape(-1, 2, d_head // 2, *value.shape[1:])
     return halves.transpose(1, 2).reshape(value.shape)
 
 
-def to_theirs(part: Part, value: Tensor, config: ModelConfig) -> Tensor:
-    """A tensor of ours as it lies in their files."""
-    return to_halves(value, config.d_head) if part.is_rotated else value
+def to_theirs(spec: TensorSpec, value: Tensor, config: ModelConfig) -> Tensor:
+    """Return one of our tensors in the row order of Hugging Face's files."""
+    return to_halves(value, config.d_head) if spec.is_rotated else value
 
 
-def to_ours(part: Part, value: Tensor, config: ModelConfig) -> Tensor:
-    """A tensor of theirs as it lies in our checkpoints; in float32, which holds all that theirs may be in."""
-    return (to_neighbours(value, config.d_head) if part.is_rotated else value).float()
+def to_ours(spec: TensorSpec, value: Tensor, config: ModelConfig) -> Tensor:
+    """Return a tensor of Hugging Face's in our row order and in float32, which holds all their dtypes."""
+    return (to_neighbours(value, config.d_head) if spec.is_rotated else value).float()
 
 
 def to_huggingface(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A model's state dict as Hugging Face's has it; of a tied head there is nothing in it."""
+    """Return a model's state dict under Hugging Face's names, without a tied head."""
     is_left_out = {"head.weight"} if config.tie_embeddings else set()
-    kept = (part for part in parts(config) if part.ours not in is_left_out)
-    return {part.theirs: to_theirs(part, state[part.ours].detach(), config) for part in kept}
+    kept = (spec for spec in tensor_specs(config) if spec.ours not in is_left_out)
+    return {spec.theirs: to_theirs(spec, state[spec.ours].detach(), config) for spec in kept}
 
 
 def config_of(
     config: ModelConfig, bos_token_id: int | None, eos_token_id: int | None, dtype: str
 ) -> dict[str, Any]:
-    """The `config.json` of a model. What transformers 4 and 5 call by two names is there by both."""
+    """Return the `config.json` of a model; keys that transformers 5 renamed are there under both names."""
     model_type = "qwen3" if config.qk_norm else "llama"
     own = {"use_sliding_window": False, "sliding_window": None} if config.qk_norm else {"mlp_bias": False}
     shape = {theirs: getattr(config, ours) for ours, theirs in KEYS.items()}
@@ -154,7 +159,11 @@ def config_of(
 
 
 def model_config(values: Mapping[str, Any], name: str) -> ModelConfig:
-    """The [model] that a `config.json` describes; `name` says in an error where it came from.
+    """Return the [model] that a `config.json` describes.
+
+    Args:
+        values: the object in `config.json`.
+        name: what error messages call the file.
 
     Raises:
         CheckpointError: one line for every key that asks for what our model does not do.
@@ -162,7 +171,7 @@ def model_config(values: Mapping[str, Any], name: str) -> ModelConfig:
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         what = f"expected {', '.join(ARCHITECTURES)}, which is what can be represented here"
-        raise CheckpointError(f"{name}: model_type: {what}, got {_spelled(model_type)}")
+        raise CheckpointError(f"{name}: model_type: {what}, got {_as_json(model_type)}")
     problems = list(_problems(values))
     found = {ours: values.get(theirs) for ours, theirs in KEYS.items()}
     if model_type == "llama" and found["num_kv_heads"] is None:
@@ -175,14 +184,14 @@ def model_config(values: Mapping[str, Any], name: str) -> ModelConfig:
         problems += more
     if config is None or problems:
         raise CheckpointError([f"{name}: {problem}" for problem in problems])
-    # Of heads that are not grouped our config says nothing, and theirs the same number twice.
+    # Without grouped heads our config leaves the key out, and Hugging Face's repeats the number.
     return replace(config, num_kv_heads=None) if config.num_kv_heads == config.num_heads else config
 
 
 def _problems(values: Mapping[str, Any]) -> Iterator[str]:
-    for key, allowed in _ONLY.items():
+    for key, allowed in _SUPPORTED.items():
         if values.get(key) is not None and values[key] not in allowed:
-            yield _refusal(key, " or ".join(map(_spelled, allowed)), values[key])
+            yield _refusal(key, " or ".join(map(_as_json, allowed)), values[key])
     layers = values.get("layer_types")
     if layers is not None and not (isinstance(layers, list) and set(map(str, layers)) == {"full_attention"}):
         yield _refusal("layer_types", '"full_attention" in all layers', layers)
@@ -213,7 +222,7 @@ def _built(found: dict[str, Any], values: Mapping[str, Any]) -> tuple[ModelConfi
 
 
 def _rope_theta(values: Mapping[str, Any]) -> Any:
-    """In transformers 5 within rope_parameters, before that a key of its own; 10,000 where it is missing."""
+    """Return rope_theta: in rope_parameters since transformers 5, a key of its own before; default 10,000."""
     for key in ("rope_parameters", "rope_scaling"):
         inner = values.get(key)
         if isinstance(inner, dict) and inner.get("rope_theta") is not None:
@@ -229,7 +238,7 @@ def _head_problems(config: ModelConfig, values: Mapping[str, Any]) -> Iterator[s
 
 
 def _window_problems(config: ModelConfig, values: Mapping[str, Any]) -> Iterator[str]:
-    """Mistral's window, which is on where nothing is said of it; one that no text can outgrow is none."""
+    """Refuse Mistral's sliding window, which is 4,096 if not given, unless no text can be longer."""
     window = values.get("sliding_window", 4096) if values["model_type"] == "mistral" else None
     if window is not None and not (type(window) is int and window >= config.context_length):
         yield _refusal("sliding_window", "null: every position sees all before it here", window)
@@ -249,8 +258,8 @@ _CHECKS: tuple[Callable[[ModelConfig, Mapping[str, Any]], Iterator[str]], ...] =
 
 
 def _refusal(key: str, expected: str, got: Any) -> str:
-    return f"{key}: expected {expected}, got {_spelled(got)}"
+    return f"{key}: expected {expected}, got {_as_json(got)}"
 
 
-def _spelled(value: Any) -> str:
+def _as_json(value: Any) -> str:
     return printable(json.dumps(value), 60)

@@ -1,8 +1,8 @@
-"""Whether two programs make the same of one model: each conversion is held against another before it is done.
+"""Parity checks: does another program compute the same token ids and logits from one model as this package?
 
-Texts are encoded by both tokenizers, and continued greedily by our model; the other one is then asked for its
-logits at every position of what came of it. Where these are as close as `tolerance` says, the likeliest token
-is the same everywhere, but for ties within it.
+Both tokenizers encode some texts, and our model continues them greedily. The other program then computes the
+logits at every position of the texts and their continuations. If these are within a tolerance of ours, the
+likeliest token is the same everywhere, except for ties within the tolerance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from transformerlm.errors import CheckpointError
 from transformerlm.nn import TransformerLM
-from transformerlm.storage.safetensors import printable
+from transformerlm.storage.untrusted import printable
 from transformerlm.tokenizer import Tokenizer
 
 TEXTS = (
@@ -30,23 +30,28 @@ TEXTS = (
     "x",
 )
 FLOAT32_TOLERANCE = 1e-4
-"""Of the largest logit: what the order of sums in float32 may change, and a mistake would exceed by far."""
+"""Relative to the largest logit. The order of float32 sums changes less; a mistake changes far more."""
 NUM_SEQUENCES = len(TEXTS) + 1
 MAX_TOKENS = 256
-"""Of a sequence: a longer one would say no more, and another program may take memory for all of a context."""
+"""Length of a checked sequence. Longer ones show no more and cost other programs memory."""
 _NUM_NEW_TOKENS = 16
 _LOADING_ERRORS = (AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 Encode = Callable[[str], list[int]]
 Logits = Callable[[list[int]], Tensor]
-"""Ids of a text -> [T, rows of the vocabulary or more], the logits of the token after each."""
+"""Token ids [T] -> logits of each next token [T, vocab_size or more]."""
 
 
 def check_ids(tokenizer: Tokenizer, encode: Encode, name: str) -> None:
-    """Refuse another program's tokenizer that gives one of `TEXTS`, or a special token, other ids.
+    """Compare another program's token ids of `TEXTS` and all special tokens with our tokenizer's.
+
+    Args:
+        tokenizer: ours.
+        encode: the other program's.
+        name: what error messages call the other program.
 
     Raises:
-        CheckpointError: with the text, and the first id that differs.
+        CheckpointError: names the text and the first id that differs.
     """
     for text in (*TEXTS, "".join((TEXTS[0], *tokenizer.special_token_ids, TEXTS[1]))):
         ours, theirs = tokenizer.encode(text), encode(text)
@@ -64,26 +69,31 @@ def check_logits(
     name: str,
     tolerance: float = FLOAT32_TOLERANCE,
 ) -> float:
-    """Refuse another program's model that makes something else of `TEXTS` and their continuations.
+    """Compare another program's logits for `TEXTS` and their greedy continuations with our model's.
 
     Args:
-        tolerance: of the largest logit of ours.
+        model: ours.
+        tokenizer: ours.
+        logits: the other program's.
+        name: what error messages call the other program.
+        tolerance: largest allowed difference, relative to our largest logit.
 
     Returns:
         The largest difference of two logits.
 
     Raises:
-        CheckpointError: with the largest difference and where it is.
+        CheckpointError: names the largest difference and its place.
     """
     largest = 0.0
     with torch.inference_mode():
         for ids in _sequences(model, tokenizer):
-            ours = model(torch.tensor([ids]))[0, :, : tokenizer.vocab_size].float()
+            ours = model(torch.tensor([ids], dtype=torch.long, device="cpu"))[
+                0, :, : tokenizer.vocab_size
+            ].float()
             theirs = logits(ids)[:, : tokenizer.vocab_size].float()
             difference = (ours - theirs).abs().amax(-1)
             allowed = tolerance * max(1.0, ours.abs().max().item())
-            # A NaN is within nothing.
-            if not bool((difference <= allowed).all()):
+            if not bool((difference <= allowed).all()):  # False for NaN too
                 place = int(difference.nan_to_num(torch.inf).argmax())
                 what = f"{difference[place].item():.3g} apart after token {place + 1} of {len(ids)}"
                 raise CheckpointError(f"{name}: other logits: {what}; expected at most {allowed:.3g}")
@@ -92,19 +102,20 @@ def check_logits(
 
 
 def _sequences(model: TransformerLM, tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """The ids of `TEXTS`, each with its greedy continuation; and ids from all over the vocabulary."""
+    """Yield the token ids of each of `TEXTS` with its greedy continuation, then random ids."""
     length, size = min(model.config.context_length, MAX_TOKENS), tokenizer.vocab_size
     for text in TEXTS:
         ids = tokenizer.encode(text)[: max(1, length - _NUM_NEW_TOKENS)]
         for _ in range(min(_NUM_NEW_TOKENS, length - len(ids))):
-            ids.append(int(model(torch.tensor([ids]))[0, -1, :size].argmax()))
+            ids.append(int(model(torch.tensor([ids], dtype=torch.long, device="cpu"))[0, -1, :size].argmax()))
         yield ids
-    yield torch.randint(size, (length,), generator=torch.Generator().manual_seed(0)).tolist()
+    generator = torch.Generator("cpu").manual_seed(0)
+    yield torch.randint(size, (length,), generator=generator, dtype=torch.long, device="cpu").tolist()
 
 
 @contextlib.contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Around the loading of a model by another program; CheckpointError where it does not take it."""
+    """Context manager for loading a model in another program: turns its errors into a CheckpointError."""
     try:
         yield
     except _LOADING_ERRORS as error:
@@ -112,12 +123,12 @@ def loading(name: str) -> Iterator[None]:
 
 
 def is_installed(package: str) -> bool:
-    """Whether a package that is optional here can be imported."""
+    """Return True if an optional package can be imported."""
     return importlib.util.find_spec(package) is not None
 
 
 def transformers_tokenizer(folder: Path) -> Encode:
-    """How transformers encodes with the tokenizer in `folder`."""
+    """Load the tokenizer in `folder` with transformers and return its encoding function."""
     tokenizer = _transformers().AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )
@@ -125,38 +136,42 @@ def transformers_tokenizer(folder: Path) -> Encode:
 
 
 def tokenizers_tokenizer(path: Path) -> Encode:
-    """How Hugging Face's tokenizers encodes with a tokenizer.json, without what it puts around a text."""
+    """Load a tokenizer.json with tokenizers and return its encoding function (no special tokens added)."""
     tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(path))
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def transformers_logits(folder: Path) -> Logits:
-    """What transformers computes with the model in `folder`, in float32. No code of the folder's is run."""
+    """Load the model in `folder` in float32 with transformers, without running code of the folder's.
+
+    Returns:
+        A function from token ids to logits.
+    """
     options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     model = _transformers().AutoModelForCausalLM.from_pretrained(folder, **options).float().eval()
 
     def logits(ids: list[int]) -> Tensor:
-        found: Tensor = model(torch.tensor([ids])).logits[0]
+        found: Tensor = model(torch.tensor([ids], dtype=torch.long, device="cpu")).logits[0]
         return found
 
     return logits
 
 
 def version_of(package: str) -> str:
-    """`transformers 5.23.0`."""
+    """Return a package's name and version, such as `transformers 5.23.0`."""
     return f"{package} {importlib.import_module(package).__version__}"
 
 
 def _transformers() -> Any:
     transformers = importlib.import_module("transformers")
-    # What it says while it loads would stand between our lines.
+    # Its messages while it loads would appear between our lines.
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
 
 
 def differing_tensor(one: dict[str, Tensor], other: dict[str, Tensor]) -> str | None:
-    """The first name under which the two do not have the same bits; None where there is none."""
+    """Return the first name whose tensors differ or are in one of the two only, or None."""
     names: Sequence[str] = [*one, *(name for name in other if name not in one)]
     for name in names:
         if name not in one or name not in other or not torch.equal(one[name], other[name]):

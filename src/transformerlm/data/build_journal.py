@@ -31,10 +31,10 @@ from transformerlm.data.sidecar import UNFINISHED, Sidecar, sidecar_path
 from transformerlm.data.token_file import TokenWriter, Written
 from transformerlm.errors import DataError, OutputError
 from transformerlm.progress import Reporter
-from transformerlm.storage.checksummed_json import seal, unseal
+from transformerlm.storage.checksummed_json import RecordFormat, dump, load, members_of
 from transformerlm.storage.files import (
     committed_file,
-    full_disk_said,
+    full_disk_as_output_error,
     make_directory,
     remove_dead_temporaries,
     sync_directory,
@@ -65,17 +65,19 @@ class Progress:
     def read(cls, directory: Path) -> Self | None:
         """The progress in `directory/.unfinished`; None where none is recorded, or it is damaged."""
         try:
-            values, is_sealed = unseal((directory / UNFINISHED / PROGRESS_FILE).read_bytes())
+            values = load((directory / UNFINISHED / PROGRESS_FILE).read_bytes(), PROGRESS_FORMAT)
             parts = {split: Written(**part) for split, part in values.pop("parts").items()}
-            progress = cls(**values, parts=parts)
+            return cls(**values, parts=parts)
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return progress if is_sealed and progress.format_version == FORMAT_VERSION else None
 
     def write(self, directory: Path) -> None:
         """Record it, whole or not at all."""
         with committed_file(directory / UNFINISHED / PROGRESS_FILE) as file:
-            file.write(seal(asdict(self)))
+            file.write(dump(asdict(self)))
+
+
+PROGRESS_FORMAT = RecordFormat(version=FORMAT_VERSION, checksum_since=1, members=members_of(Progress))
 
 
 class Unfinished:
@@ -106,7 +108,7 @@ class Unfinished:
             OutputError: in the `with` block too: the disk is full.
         """
         progress = Progress.read(directory)
-        with full_disk_said(directory), contextlib.ExitStack() as files:
+        with full_disk_as_output_error(directory), contextlib.ExitStack() as files:
             writers = None
             if progress and progress.recipe == recipe:
                 writers = _resumed(files, directory, vocab_size, progress)

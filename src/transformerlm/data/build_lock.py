@@ -11,7 +11,7 @@ from transformerlm.distributed.collectives import while_rank_0_works
 from transformerlm.distributed.world import World
 from transformerlm.errors import LockedError
 from transformerlm.progress import Reporter
-from transformerlm.storage.files import full_disk_said, remove_dead_temporaries
+from transformerlm.storage.files import full_disk_as_output_error, remove_dead_temporaries
 from transformerlm.storage.lock import locked
 
 POLL_SECONDS = 0.5
@@ -35,7 +35,7 @@ def _wait_for(stack: contextlib.ExitStack, directory: Path, reporter: Reporter) 
     is_said = False
     while True:
         try:
-            with full_disk_said(directory):
+            with full_disk_as_output_error(directory):
                 stack.enter_context(locked(directory))
             return
         except LockedError as error:

@@ -5,21 +5,27 @@ It is sealed with a checksum of its own. That of format 1 is not, and is read as
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from transformerlm.errors import DataError
-from transformerlm.storage.checksummed_json import seal, unseal
+from transformerlm.storage.checksummed_json import (
+    NewerFormatError,
+    RecordError,
+    RecordFormat,
+    dump,
+    load,
+    members_of,
+)
 from transformerlm.storage.files import committed_file
 
 FORMAT_VERSION = 2
 UNFINISHED = ".unfinished"
 """The folder beside token files in which they are made (`unfinished.py`)."""
 
-_JSON_TYPES = {"int": int, "str": str, "list": list, "dict": dict}
 DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
     "uint16": np.dtype("<u2"),
     "uint32": np.dtype("<u4"),
@@ -64,27 +70,22 @@ class Sidecar:
     def parse(cls, path: Path, content: bytes) -> Self:
         """The same of what has been read from `path` already."""
         try:
-            values, is_sealed = unseal(content)
-        except ValueError as error:
+            values = load(content, SIDECAR_FORMAT)
+        except NewerFormatError as error:
+            raise DataError(f"{path}: {error}") from None
+        except RecordError as error:
             raise damaged(path, str(error)) from None
-        version = values.get("format_version")
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            what = f"expected format {FORMAT_VERSION} or older, got {version}"
-            raise DataError(f"{path}: {what}: a newer transformerlm has written it")
-        if version != 1 and not is_sealed:
-            raise damaged(path, "its own checksum is missing")
-        for member in fields(cls):
-            expected = _JSON_TYPES[str(member.type).partition("[")[0]]
-            if type(values.get(member.name)) is not expected:
-                raise damaged(path, f'"{member.name}" is missing or of a wrong type')
         if values["dtype"] not in DTYPES:
             raise DataError(f"{path}: expected dtype {' or '.join(DTYPES)}, got {values['dtype']!r}")
-        return cls(**{member.name: values[member.name] for member in fields(cls)})
+        return cls(**values)
 
     def write(self, path: Path) -> None:
         """Write the sidecar, whole or not at all."""
         with committed_file(path) as file:
-            file.write(seal(asdict(self)))
+            file.write(dump(asdict(self)))
+
+
+SIDECAR_FORMAT = RecordFormat(version=FORMAT_VERSION, checksum_since=2, members=members_of(Sidecar))
 
 
 def sidecar_path(path: Path) -> Path:

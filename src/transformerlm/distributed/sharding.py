@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from transformerlm.distributed.collectives import broadcast_bytes
 from transformerlm.distributed.world import World
-from transformerlm.storage.safetensors import flatten, unflatten
+from transformerlm.storage.tree import flatten, unflatten
 
 
 def replicate(module: nn.Module) -> nn.Module:

@@ -110,7 +110,7 @@ def end_of_text_id(lm: LanguageModel, settings: EvalSection) -> int | None:
     token, known = settings.eos_token, lm.tokenizer.special_token_ids
     if token is None:
         try:
-            return known.get(str(lm.checkpoint.told("config", "data", "document_separator")))
+            return known.get(str(lm.checkpoint.require("config", "data", "document_separator")))
         except CheckpointError:  # of a model from elsewhere, which does not say how its data were made
             return None
     if token and token not in known:

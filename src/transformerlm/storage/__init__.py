@@ -1,1 +1,1 @@
-"""Files: atomic writes, locks, checksummed JSON, safetensors."""
+"""Files: atomic writes, locks, checksummed JSON records, safetensors."""

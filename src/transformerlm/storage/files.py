@@ -1,11 +1,12 @@
-"""The one way in which this package writes files: whole or not at all.
+"""Atomic writes of files and folders: all files of this package are written whole or not at all.
 
-A file is written under a temporary name beside its target, flushed to the disk, and only then
-renamed: a reader sees the old file or the new one, never a part of either. A folder of several
-files is committed the same way, by one rename of the folder.
+A file is written under a temporary name beside its target, flushed to the disk (fsync), and only then
+renamed: a reader sees the old file or the new one, never a part of either. A folder of several files is
+committed in the same way, by one rename of the folder.
 
-Whoever writes holds a lock on the temporary, which ends with the process: what a killed one has left is
-known by that nobody holds it. A disk that is full is said in one line, with what was needed and what is free.
+The writer holds a lock on the temporary, which the system releases when the process ends. A temporary that
+nobody has locked was left by a killed process, and the next start removes it. A full disk is reported in one
+line with the bytes that were needed and those that are free.
 """
 
 from __future__ import annotations
@@ -24,21 +25,20 @@ from typing import BinaryIO
 from transformerlm.errors import OutputError
 from transformerlm.storage.lock import try_lock
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What systems say of a disk, a quota or a file that takes no more."""
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Error numbers for a disk, a quota or a file that cannot grow any more."""
 _YOUNG_SECONDS = 60.0
-
-
-def temporary_beside(path: Path) -> Path:
-    """A fresh hidden name in the folder of `path`: `.<name>.tmp.<process id>.<random>`."""
-    return path.with_name(f".{path.name}.tmp.{os.getpid()}.{secrets.token_hex(4)}")
-
-
+"""Age up to which a temporary whose process runs may not be locked yet."""
 _TEMPORARY = re.compile(r"\.(.+)\.tmp\.(\d+)\.[0-9a-f]{8}")
 
 
+def temporary_beside(path: Path) -> Path:
+    """Return a fresh hidden name in the folder of `path`: `.<name>.tmp.<process id>.<random>`."""
+    return path.with_name(f".{path.name}.tmp.{os.getpid()}.{secrets.token_hex(4)}")
+
+
 def system_error(error: OSError) -> str:
-    """`PATH: Read-only file system`: the path that was to be read or written, never a temporary one."""
+    """Return `PATH: Read-only file system`, where temporary names are replaced by those of their targets."""
     path = error.filename if error.filename2 is None else error.filename2
     what = error.strerror or str(error)
     if not isinstance(path, str | bytes | os.PathLike):
@@ -48,7 +48,7 @@ def system_error(error: OSError) -> str:
 
 
 def remove_dead_temporaries(directory: Path) -> list[Path]:
-    """Remove what killed processes have left half-written in a folder, and nothing else; returns that."""
+    """Remove the temporaries of killed processes from a folder, and nothing else; return their paths."""
     dead = [path for path in directory.glob(".*.tmp.*") if _is_dead_temporary(path)]
     for path in dead:
         if path.is_dir():
@@ -63,8 +63,8 @@ def _is_dead_temporary(path: Path) -> bool:
     if found is None or path.is_symlink():
         return False
     with contextlib.suppress(OSError), _opened(path) as descriptor:
-        # Between being made and being locked it is nobody's for a moment: of a process that runs, not yet
-        # dead. Numbers of processes come again, in a container soon, so that a minute later it is.
+        # A temporary is made and then locked. In between it is not dead if its process runs. Process ids are
+        # reused, in a container soon, so that this is believed for a minute only.
         is_young = time.time() - path.stat().st_mtime < _YOUNG_SECONDS
         may_be_locked_yet = is_young and int(found[2]) != os.getpid() and _is_running(int(found[2]))
         return not may_be_locked_yet and try_lock(descriptor)
@@ -72,7 +72,7 @@ def _is_dead_temporary(path: Path) -> bool:
 
 
 def _is_running(process: int) -> bool:
-    """Whether this machine has such a process."""
+    """Return True if this machine has a process of that id."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -92,7 +92,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames inside `directory` survive a power failure (where the system can; not on Windows)."""
+    """Flush a folder, so that renames inside it survive a power failure (not on Windows)."""
     if os.name == "nt":
         return
     with _opened(directory) as descriptor:
@@ -100,7 +100,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a folder and the folders that it is in, where they are missing, to last."""
+    """Make a folder and its missing parents, and flush each to the disk."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
@@ -111,13 +111,13 @@ def make_directory(path: Path) -> None:
 def committed_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a binary file for writing that replaces `path` when the block ends without an error.
 
-    Parent folders are made. On an error the temporary is removed and `path` is as it was before.
+    Missing parent folders are made. On an error the temporary is removed and `path` stays as it was.
 
     Raises:
         OutputError: the disk is full.
     """
     target = Path(path)
-    with full_disk_said(target):
+    with full_disk_as_output_error(target):
         make_directory(target.parent)
         temporary = temporary_beside(target)
         try:
@@ -137,21 +137,23 @@ def committed_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def committed_directory(path: str | os.PathLike[str], num_bytes: int | None = None) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `path` when the block ends without an error.
 
-    `path` must be an empty folder or none (FileExistsError): a full one cannot be replaced in one step.
-    `num_bytes` is what will be written, where that is known.
+    Args:
+        path: must not exist or be an empty folder: a full one cannot be replaced in one step.
+        num_bytes: what will be written, if known, for the message about a full disk.
 
     Raises:
+        FileExistsError: something is at `path`.
         OutputError: the disk is full.
     """
     target = Path(path)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    with full_disk_said(target, num_bytes):
+    with full_disk_as_output_error(target, num_bytes):
         make_directory(target.parent)
         temporary = temporary_beside(target)
         try:
             temporary.mkdir()
-            with _held(temporary):
+            with _locked_temporary(temporary):
                 yield temporary
                 for member in temporary.iterdir():
                     _sync_file(member)
@@ -164,16 +166,16 @@ def committed_directory(path: str | os.PathLike[str], num_bytes: int | None = No
 
 
 @contextlib.contextmanager
-def full_disk_said(path: Path, num_bytes: int | None = None) -> Iterator[None]:
-    """An error that says that the disk is full becomes one line about `path`.
+def full_disk_as_output_error(path: Path, num_bytes: int | None = None) -> Iterator[None]:
+    """Context manager that turns the system's error about a full disk into an OutputError about `path`.
 
     Raises:
-        OutputError: with the bytes that were needed, where `num_bytes` knows them, and those that are free.
+        OutputError: with the free bytes and, if `num_bytes` is given, those that were needed.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
         needed = "" if num_bytes is None else f" of the {num_bytes:,} that it needs"
         free = f"{free_bytes(path):,} bytes{needed} are free"
@@ -182,16 +184,16 @@ def full_disk_said(path: Path, num_bytes: int | None = None) -> Iterator[None]:
 
 
 def free_bytes(path: Path) -> int:
-    """What a file at `path`, whose folder need not be there yet, can take."""
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    """Return the free bytes of the disk on which `path` will be; its folder need not exist yet."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
 
 
 def require_free_bytes(path: Path, num_bytes: int, what: str) -> None:
-    """Refuse to begin what would fill the disk.
+    """Refuse to start work that would fill the disk; `what` says in the message what the bytes are for.
 
     Raises:
-        OutputError: fewer than `num_bytes` are free at `path`; `what` says what they are for.
+        OutputError: fewer than `num_bytes` are free at `path`.
     """
     free = free_bytes(path)
     if free < num_bytes:
@@ -200,10 +202,10 @@ def require_free_bytes(path: Path, num_bytes: int, what: str) -> None:
 
 
 def write_files(directory: str | os.PathLike[str], members: dict[str, bytes]) -> None:
-    """Write several small files into `directory`, in the order given, each whole or not at all.
+    """Write several small files (name -> content) into `directory`, each whole or not at all.
 
-    Where the folder does not exist yet, or is empty, they appear together, in one step. Where it does, they
-    are replaced one by one: put the one by which a reader knows that there is something last.
+    If the folder is missing or empty, all appear together, in one step. Otherwise they are replaced one by
+    one in the order given: put the file last by which a reader recognises the whole.
     """
     target = Path(directory)
     if target.exists() and any(target.iterdir()):
@@ -217,10 +219,10 @@ def write_files(directory: str | os.PathLike[str], members: dict[str, bytes]) ->
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a folder so that no reader ever takes it for a whole one: rename it away first."""
-    grave = temporary_beside(path)
-    path.rename(grave)
-    shutil.rmtree(grave)
+    """Remove a folder after renaming it to a temporary name, so that no reader sees a part of it."""
+    temporary = temporary_beside(path)
+    path.rename(temporary)
+    shutil.rmtree(temporary)
 
 
 def _sync_file(path: Path) -> None:
@@ -229,7 +231,7 @@ def _sync_file(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _held(directory: Path) -> Iterator[None]:
+def _locked_temporary(directory: Path) -> Iterator[None]:
     if os.name == "nt":
         yield
         return

@@ -1,7 +1,7 @@
-"""One process at a time in a folder: a lock that the system lets go of when its holder ends, however it does.
+"""Advisory locks on folders: one process of this package at a time.
 
-It keeps this package's own commands apart, and nobody else. The file stays behind where the folder does.
-Windows has no such locks; there nothing is locked.
+The system releases a lock (flock) when its holder ends, however it ends: a killed holder never blocks. The
+lock file stays behind in a folder that is not empty. Windows has no such locks; nothing is locked there.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if sys.platform != "win32":
     import fcntl
 
 LOCK_FILE = ".lock"
-"""In the folder: says who holds it, and who held it last."""
+"""Name of the lock file inside the folder; it names the process that holds it or held it last."""
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # some network file systems
 
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a folder, which is made where there is none, until the block ends or the process does.
+    """Hold a folder's lock until the block ends or the process does; a missing folder is made.
 
-    Where nothing else has come into the folder meanwhile, it is removed again.
+    A folder with nothing in it but the lock file is removed again at the end.
 
     Raises:
-        LockedError: at once, where another process holds it; names that process and its machine.
+        LockedError: another process holds it. Raised at once, and names that process and its machine.
     """
     descriptor = _open_locked(directory)
     try:
@@ -51,16 +51,16 @@ def _open_locked(directory: Path) -> int:
     while True:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            # Not passed on to programs that this one starts: they may outlive it.
+            # CLOEXEC: programs that this one starts may outlive it and must not keep the lock.
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except (FileNotFoundError, FileExistsError):  # whoever held the folder has just removed it
+        except (FileNotFoundError, FileExistsError):  # its last holder has just removed the folder
             if directory.exists() and not directory.is_dir():
                 raise
             continue
         try:
             _acquire(descriptor, directory)
-            # Or the file, between our two calls: then this is a lock on nothing.
-            if _is_still_there(path, descriptor):
+            # The last holder may have removed the file between open and lock: nobody else would see this one.
+            if _is_same_file(path, descriptor):
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -68,7 +68,7 @@ def _open_locked(directory: Path) -> int:
         os.close(descriptor)
 
 
-def _is_still_there(path: Path, descriptor: int) -> bool:
+def _is_same_file(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -76,14 +76,14 @@ def _is_still_there(path: Path, descriptor: int) -> bool:
 
 
 def _remove_if_empty(directory: Path) -> None:
-    with contextlib.suppress(OSError):  # of no account, and on Windows not possible
+    with contextlib.suppress(OSError):  # tidying up only, and not possible on Windows
         if [path.name for path in directory.iterdir()] == [LOCK_FILE]:
             (directory / LOCK_FILE).unlink()
             directory.rmdir()
 
 
 def try_lock(descriptor: int) -> bool:
-    """Whether an open file or folder is locked now by whoever has opened it so; others have it where not."""
+    """Lock an open file or folder without waiting; return False if another open descriptor has the lock."""
     if sys.platform == "win32":
         return True
     try:
@@ -97,7 +97,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def unlock(descriptor: int) -> None:
-    """Let go of it, also for a process that was forked from this one meanwhile and still has it open."""
+    """Release the lock, also for processes forked from this one that still have the descriptor open."""
     if sys.platform != "win32":
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -109,6 +109,6 @@ def _acquire(descriptor: int, directory: Path) -> None:
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
         who = f"process {holder['pid']} on {holder['host']}"
-    except (ValueError, KeyError, TypeError):  # it has the lock and has not yet said who it is
+    except (ValueError, KeyError, TypeError):  # it has not written its id yet
         who = "another process"
     raise LockedError(directory, who, directory / LOCK_FILE)

@@ -1,7 +1,7 @@
-"""The header of a safetensors file: which tensors there are and where their bytes lie. Made, and checked.
+"""Headers of safetensors files: which tensors there are and where their bytes are.
 
-A file may come from anybody: nothing in it is believed before it is checked, and what is refused here has
-taken no more memory than some tens of MB.
+A file may come from anybody: everything in it is checked before it is used, and refusing it takes at most
+some tens of MB of memory.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -36,17 +36,17 @@ DTYPES = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 METADATA = "__metadata__"
-"""The one name in a header that is no tensor's."""
+"""The only name in a header that is not a tensor's."""
 MAX_HEADER_BYTES = 4 * 2**20
-"""Some 25,000 tensors. What Python makes of JSON takes many times its size."""
+"""Enough for some 25,000 tensors. Parsed JSON takes many times the memory of its text."""
 _MAX_BRACKETS = 2**17
-"""Objects and lists in a header, each of which takes much memory for few bytes."""
+"""Largest number of objects and lists in a header: each takes much memory for few bytes."""
 _MAX_DIMS = 64
 _MAX_SIZE = 2**63 - 1
 
 
 class Entry(NamedTuple):
-    """A tensor as the header describes it; where its bytes begin and end is counted from the header's end."""
+    """A tensor in a header. Its bytes are those from `begin` to `end`, counted from the header's end."""
 
     begin: int
     end: int
@@ -56,11 +56,11 @@ class Entry(NamedTuple):
 
 
 def make_header(tensors: list[tuple[str, Tensor]], metadata: dict[str, str]) -> bytes:
-    """The header of a file with these tensors one after the other, filled up to a multiple of 8 bytes.
+    """Return the header of a file with these tensors one after the other, padded to a multiple of 8 bytes.
 
     Raises:
-        TypeError: for a tensor of a dtype that the format does not have.
-        ValueError: for more tensors than `parse_header` reads.
+        TypeError: a tensor's dtype is none of the format's.
+        ValueError: more tensors than `parse_header` reads.
     """
     header: dict[str, Any] = {METADATA: metadata}
     end = 0
@@ -78,16 +78,21 @@ def make_header(tensors: list[tuple[str, Tensor]], metadata: dict[str, str]) -> 
 
 
 def check_length(length: int, limit: int) -> None:
-    """ValueError for a header of more bytes than it may have."""
+    """Raise ValueError if a header has more than `limit` bytes."""
     if length > limit:
         raise ValueError(f"expected a header of at most {limit:,} bytes, got {length:,}")
 
 
 def parse_header(content: bytes, num_bytes: int) -> tuple[list[Entry], dict[str, str]]:
-    """The tensors, in the order of their bytes, of which there are `num_bytes`; and the metadata.
+    """Return the entries of a header in the order of their bytes, and the metadata.
+
+    Args:
+        content: the header.
+        num_bytes: the size of all that follows it in the file.
 
     Raises:
-        ValueError: for anything but whole tensors one after the other; RecursionError where it nests deeply.
+        ValueError: anything but whole tensors one after the other that fill `num_bytes`.
+        RecursionError: it nests too deeply.
     """
     _check_brackets(content)
     header = parse_json(content.decode())
@@ -100,10 +105,11 @@ def parse_header(content: bytes, num_bytes: int) -> tuple[list[Entry], dict[str,
 
 
 def parse_json(text: str) -> Any:
-    """JSON in which every object has a key, and none has one twice.
+    """Parse JSON in which no object is empty or has a key twice.
 
     Raises:
-        ValueError: for anything else; RecursionError where it nests deeply.
+        ValueError: anything else.
+        RecursionError: it nests too deeply.
     """
     return json.loads(text, object_pairs_hook=_object)
 
@@ -132,7 +138,7 @@ def _entry(name: str, value: Any) -> Entry:
     if not _are_sizes(shape) or len(shape) > _MAX_DIMS or not _are_sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"{name}: expected whole numbers of at least 0 as shape and data_offsets")
     begin, end = offsets
-    # A tensor without elements can still have sizes whose product no machine can hold.
+    # A tensor without elements can still have sizes whose product overflows.
     elements = math.prod(max(1, size) for size in shape)
     num_bytes = (elements if all(shape) else 0) * DTYPES[dtype].itemsize
     if elements * DTYPES[dtype].itemsize > _MAX_SIZE or end - begin != num_bytes:
@@ -145,7 +151,7 @@ def _are_sizes(values: Any) -> bool:
 
 
 def _in_order(entries: list[Entry], num_bytes: int) -> list[Entry]:
-    """The entries as their bytes lie in the file: one after the other, from its beginning to its end."""
+    """Sort entries by their bytes, which have to follow one another from 0 to `num_bytes`."""
     entries = sorted(entries, key=lambda entry: (entry.begin, entry.end))
     end = 0
     for entry in entries:

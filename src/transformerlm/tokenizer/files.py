@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from transformerlm.errors import DataError
-from transformerlm.storage.checksummed_json import seal, unseal
+from transformerlm.storage.checksummed_json import RecordError, RecordFormat, dump, load, members_of
 from transformerlm.storage.files import write_files
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.json_file import line_of, parse_json, read_bytes, read_utf8
@@ -88,8 +88,8 @@ def write_tokenizer(directory: str | Path, vocab: Vocab, merges: Merges, manifes
     # A token a line, so that an error has a line to name and two versions can be compared.
     vocab_content = json.dumps(spelled, ensure_ascii=False, indent=0).encode() + b"\n"
     hashes = {VOCAB_FILE: _identity(vocab_content), MERGES_FILE: _identity(merges_content)}
-    sealed = seal({"format_version": FORMAT_VERSION, **asdict(manifest), "files": hashes})
-    members = {MERGES_FILE: merges_content, MANIFEST_FILE: sealed, VOCAB_FILE: vocab_content}
+    record = dump({"format_version": FORMAT_VERSION, **asdict(manifest), "files": hashes})
+    members = {MERGES_FILE: merges_content, MANIFEST_FILE: record, VOCAB_FILE: vocab_content}
     write_files(directory, members)
 
 
@@ -169,43 +169,24 @@ def read_manifest(directory: str | Path) -> Manifest | None:
     path = Path(directory) / MANIFEST_FILE
     if not path.exists():
         return None
-    content = _manifest_content(path)
-    for name, kind in {"files": dict, **_MANIFEST_KINDS}.items():
-        if type(content.get(name)) is not kind:
-            raise DataError(f"{path}:1: expected {name!r} with a value of type {kind.__name__}")
+    try:
+        content = load(read_bytes(path), MANIFEST_FORMAT)
+    except RecordError as error:
+        raise DataError(f"{path}:{error.line}: {error}") from None
     if not all(isinstance(token, str) for token in content["special_tokens"]):
         raise DataError(f"{path}:1: special_tokens: expected text, got {content['special_tokens']!r:.60}")
+    files = content.pop("files")
     for name in (VOCAB_FILE, MERGES_FILE):
-        _check_identity(path.with_name(name), content["files"].get(name))
-    return Manifest(**{name: content[name] for name in _MANIFEST_KINDS})
+        _check_identity(path.with_name(name), files.get(name))
+    return Manifest(**content)
 
 
-def _manifest_content(path: Path) -> dict[str, Any]:
-    """What a manifest of any format says, as the newest says it; checked against its seal, if it has one."""
-    content = parse_json(path, read_utf8(path), dict)
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if type(version) is not int or version < 1:
-        raise DataError(f"{path}:1: expected 'format_version' with a whole number from 1 on")
-    if version > FORMAT_VERSION:
-        what = f"expected at most {FORMAT_VERSION}, got {version}: update this program"
-        raise DataError(f"{path}:1: format_version: {what}")
-    try:
-        content, is_sealed = unseal(read_bytes(path))
-    except ValueError as error:
-        raise DataError(f"{path}:1: {error}") from None
-    if version > 1 and not is_sealed:
-        raise DataError(f"{path}:1: expected a seal, as all manifests of format {version} have one")
-    return {"whole_words": False, **content} if version == 1 else content
-
-
-_MANIFEST_KINDS: dict[str, type] = {
-    "pattern": str,
-    "whole_words": bool,
-    "special_tokens": list,
-    "vocab_size": int,
-    "fingerprint": str,
-    "made_from": dict,
-}
+MANIFEST_FORMAT = RecordFormat(
+    version=FORMAT_VERSION,
+    checksum_since=2,
+    members={**members_of(Manifest), "files": dict},
+    defaults={"whole_words": False},
+)
 
 
 def _identity(content: bytes) -> dict[str, Any]:

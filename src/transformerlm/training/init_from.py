@@ -37,12 +37,12 @@ def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
     found = open_checkpoint(path, reporter.say)
     tokenizer_dir = Path(fill_placeholders(config.tokenizer.tokenizer_dir, config.data))
     tokenizer = Tokenizer.from_dir(tokenizer_dir) if tokenizer_dir.exists() else None
-    if tokenizer is None or tokenizer.fingerprint != found.told("identity", "tokenizer"):
+    if tokenizer is None or tokenizer.fingerprint != found.require("identity", "tokenizer"):
         own = found.path.parent.parent / "tokenizer"
         advice = f'--tokenizer.tokenizer_dir="{own}", and a --data.token_dir for what it makes'
         what = f"{found.path} has another tokenizer than {tokenizer_dir}; {advice}"
         raise CheckpointError(what, key=_KEY)
-    theirs = from_dict(ModelConfig, found.told("config", "model"), str(found.path))
+    theirs = from_dict(ModelConfig, found.require("config", "model"), str(found.path))
     shapes = (_shape(model, tokenizer.vocab_size) for model in (theirs, config.model))
     if changes := differences(*map(to_dict, shapes)):
         raise CheckpointError(

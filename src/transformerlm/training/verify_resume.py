@@ -18,7 +18,7 @@ from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.errors import CheckpointError
 from transformerlm.logging import NullLogger, names
-from transformerlm.storage.safetensors import flatten
+from transformerlm.storage.tree import flatten
 from transformerlm.training.trainer import Trainer
 
 
