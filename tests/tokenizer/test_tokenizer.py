@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformerlm.errors import ConfigError, DataError
-from transformerlm.tokenizer import GPT2_PATTERN, StreamDecoder, Tokenizer, native, train_bpe_from_texts
+from transformerlm.tokenizer import (
+    GPT2_PATTERN,
+    StreamDecoder,
+    Tokenizer,
+    kernel_library,
+    train_bpe_from_texts,
+)
 from transformerlm.tokenizer.reference import encode_slowly
 
 BYTES = {byte: bytes([byte]) for byte in range(256)}
@@ -118,9 +124,9 @@ def test_encoding_again_gives_the_same(gpt2, hard_texts):
 
 
 def test_a_full_cache_starts_again(small, monkeypatch, kernels):
-    monkeypatch.setattr("transformerlm.tokenizer.plain_encode._MAX_CACHED", 10)
-    monkeypatch.setattr("transformerlm.tokenizer.fast_encode._FIRST_CAPACITY", 8)
-    monkeypatch.setattr("transformerlm.tokenizer.fast_encode._MAX_WORDS", 32)
+    monkeypatch.setattr("transformerlm.tokenizer.encode._MAX_CACHED", 10)
+    monkeypatch.setattr("transformerlm.tokenizer.encode_kernels._FIRST_CAPACITY", 8)
+    monkeypatch.setattr("transformerlm.tokenizer.encode_kernels._MAX_WORDS", 32)
     copy = pickle.loads(pickle.dumps(small))
     text = " ".join(
         f"low{number} {number}{'longer than sixteen bytes' * (number % 3)}" for number in range(100)
@@ -135,7 +141,7 @@ def test_a_full_cache_starts_again(small, monkeypatch, kernels):
 @pytest.mark.parametrize("kernels", ["auto"], indirect=True, scope="session")
 def test_small_texts_add_up_until_the_kernels_are_worth_it(kernels, gpt2, monkeypatch):
     asked = []
-    monkeypatch.setattr(native, "are_worth", lambda seconds: asked.append(seconds) or seconds > 1)
+    monkeypatch.setattr(kernel_library, "are_worth", lambda seconds: asked.append(seconds) or seconds > 1)
     copy = pickle.loads(pickle.dumps(gpt2))
     text = "some words " * 100_000
     assert not copy.uses_kernels(len(text))

@@ -18,14 +18,15 @@ from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.kernels.bpe_layout import ID_BITS
 from transformerlm.parallel import threaded_map
-from transformerlm.tokenizer import files, native
+from transformerlm.tokenizer import kernel_library
 from transformerlm.tokenizer.bpe import Merges, Vocab
-from transformerlm.tokenizer.exports import write_tokenizer_json
-from transformerlm.tokenizer.fast_encode import FastEncoder
+from transformerlm.tokenizer.encode import PlainEncoder
+from transformerlm.tokenizer.encode_kernels import FastEncoder
+from transformerlm.tokenizer.formats import gpt2_files
+from transformerlm.tokenizer.formats.exports import write_tokenizer_json
+from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON, read_tokenizer_json
 from transformerlm.tokenizer.offsets import character_offsets
-from transformerlm.tokenizer.plain_encode import PlainEncoder
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer
-from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON, read_tokenizer_json
 from transformerlm.tokenizer.vocabulary import (
     Ids,
     are_in_order,
@@ -101,8 +102,8 @@ class Tokenizer:
         Raises:
             DataError: files that cannot be used; one line, `file:line: what`.
         """
-        vocab = files.read_vocab(vocab_path, special_tokens or ())
-        merges = files.read_merges(merges_path, vocab)
+        vocab = gpt2_files.read_vocab(vocab_path, special_tokens or ())
+        merges = gpt2_files.read_merges(merges_path, vocab)
         return cls(vocab, merges, special_tokens, pattern=pattern, whole_words=whole_words)
 
     @classmethod
@@ -125,15 +126,18 @@ class Tokenizer:
         Raises:
             DataError: files that cannot be used, or that do not belong together.
         """
-        vocab_path, merges_path = Path(directory) / files.VOCAB_FILE, Path(directory) / files.MERGES_FILE
-        manifest = files.read_manifest(directory)
+        vocab_path, merges_path = (
+            Path(directory) / gpt2_files.VOCAB_FILE,
+            Path(directory) / gpt2_files.MERGES_FILE,
+        )
+        manifest = gpt2_files.read_manifest(directory)
         if not vocab_path.exists() and (Path(directory) / TOKENIZER_JSON).exists():
             return cls.from_file(Path(directory) / TOKENIZER_JSON)
         if manifest is None:
-            vocab = files.read_vocab(vocab_path)
-            merges = files.read_merges(merges_path, vocab)
-            return cls(vocab, merges, files.special_tokens_of(vocab, merges, merges_path))
-        special_tokens, manifest_path = manifest.special_tokens, Path(directory) / files.MANIFEST_FILE
+            vocab = gpt2_files.read_vocab(vocab_path)
+            merges = gpt2_files.read_merges(merges_path, vocab)
+            return cls(vocab, merges, gpt2_files.special_tokens_of(vocab, merges, merges_path))
+        special_tokens, manifest_path = manifest.special_tokens, Path(directory) / gpt2_files.MANIFEST_FILE
         try:
             settings: dict[str, Any] = {key: getattr(manifest, key) for key in ("pattern", "whole_words")}
             tokenizer = cls.from_files(vocab_path, merges_path, special_tokens, **settings)
@@ -149,7 +153,7 @@ class Tokenizer:
         Args:
             made_from: what to recognise the tokenizer by later (corpus, settings), kept in the manifest.
         """
-        manifest = files.Manifest(
+        manifest = gpt2_files.Manifest(
             pattern=self.pretokenizer.pattern,
             whole_words=self.whole_words,
             special_tokens=list(self.special_token_ids),
@@ -157,7 +161,7 @@ class Tokenizer:
             fingerprint=self.fingerprint,
             made_from=dict(made_from or {}),
         )
-        files.write_tokenizer(directory, self.vocab, self.merges, manifest)
+        gpt2_files.write_tokenizer(directory, self.vocab, self.merges, manifest)
 
     def export_tokenizer_json(self, directory: str | Path, *, eos_token: str | None = None) -> None:
         """Write what `tokenizers` and `transformers.AutoTokenizer` load; see `write_tokenizer_json`."""
@@ -272,7 +276,7 @@ class Tokenizer:
         """Whether the compiled kernels are used from now on, with `size` more characters or ids at hand."""
         if "_fast" not in self.__dict__:
             plain_seconds = (self._plain_bytes + size) / _PLAIN_BYTES_PER_SECOND
-            if not (native.are_worth(plain_seconds) and self._has_kernels):
+            if not (kernel_library.are_worth(plain_seconds) and self._has_kernels):
                 return False
             _ = self._fast  # what comes in small parts after this uses them too
         return True

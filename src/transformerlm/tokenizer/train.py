@@ -21,7 +21,7 @@ import numpy as np
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import DataError
 from transformerlm.parallel import available_cores, ordered_map
-from transformerlm.tokenizer import fast_train, native
+from transformerlm.tokenizer import kernel_library, train_kernels
 from transformerlm.tokenizer.bpe import Merges, Progress, Vocab, train_from_counts
 from transformerlm.tokenizer.pretokenize import Pretokenizer, bytes_of
 
@@ -34,7 +34,7 @@ _PART_WORDS = 1 << 18  # that travel together
 _LOOKAHEAD = 1 << 25  # characters of an iterator that are kept until it is clear how to go on
 
 StrPath = str | os.PathLike[str]
-Words = Counter[bytes] | fast_train.WordList
+Words = Counter[bytes] | train_kernels.WordList
 """Pre-tokens, and how often each occurs; in their order is no meaning."""
 
 
@@ -119,10 +119,10 @@ def learn_merges(
 ) -> tuple[Vocab, Merges]:
     """`bpe.train_from_counts`, on the kernels where they make it quicker."""
     if isinstance(words, Mapping):
-        if not native.are_worth(sum(map(len, words)) / _PLAIN_WORD_BYTES_PER_SECOND):
+        if not kernel_library.are_worth(sum(map(len, words)) / _PLAIN_WORD_BYTES_PER_SECOND):
             return train_from_counts(words, vocab_size, special_tokens, progress)
-        words = fast_train.WordList.from_counts(words)
-    return fast_train.learn_merges(words, vocab_size, special_tokens, progress)
+        words = train_kernels.WordList.from_counts(words)
+    return train_kernels.learn_merges(words, vocab_size, special_tokens, progress)
 
 
 def words_to_bytes(words: Words) -> Iterator[bytes]:
@@ -132,7 +132,7 @@ def words_to_bytes(words: Words) -> Iterator[bytes]:
     with a gap of one byte before and behind each: int64, int64, int64, UTF-8.
     """
     if isinstance(words, Mapping):
-        words = fast_train.WordList.from_counts(words)
+        words = train_kernels.WordList.from_counts(words)
     for first in range(0, len(words.counts), _PART_WORDS):
         counts, gaps = words.counts[first : first + _PART_WORDS], words.gaps[first : first + _PART_WORDS + 1]
         text = words.text[gaps[0] : gaps[-1] + 1]
@@ -147,7 +147,7 @@ def sum_words(parts: Iterable[bytes]) -> Counter[bytes]:
         number = int(np.frombuffer(part, np.int64, 1)[0])
         numbers = np.frombuffer(part, np.int64, 2 * number + 2)
         text = np.frombuffer(part, np.uint8, offset=numbers.nbytes)
-        words = fast_train.WordList(text, gaps=numbers[number + 1 :], counts=numbers[1 : number + 1])
+        words = train_kernels.WordList(text, gaps=numbers[number + 1 :], counts=numbers[1 : number + 1])
         total.update(dict(words.items()))
     return total
 
@@ -218,14 +218,14 @@ def _count_all(
     """Count on the kernels if there is enough text, which an iterator's first pieces must tell."""
     head: list[str] = []
     is_fast = False
-    if pretokenizer.pattern == GPT2_PATTERN and native.are_worth(math.inf):
+    if pretokenizer.pattern == GPT2_PATTERN and kernel_library.are_worth(math.inf):
         if num_bytes is None:
             head, num_bytes = _look_ahead(pieces)
-        is_fast = native.are_worth(num_bytes / _PLAIN_BYTES_PER_SECOND)
+        is_fast = kernel_library.are_worth(num_bytes / _PLAIN_BYTES_PER_SECOND)
     pieces = chain(head, pieces)
     if is_fast:
         num_workers = num_workers or available_cores()
-        return fast_train.count_words(pieces, pretokenizer.special_tokens, num_workers, progress)
+        return train_kernels.count_words(pieces, pretokenizer.special_tokens, num_workers, progress)
     return _count_plainly(pieces, pretokenizer, num_workers, batch_size, progress)
 
 
@@ -238,7 +238,7 @@ def _look_ahead(pieces: Iterator[str]) -> tuple[list[str], float]:
         size += len(piece)
         if size > _LOOKAHEAD:
             return head, math.inf
-        if native.are_worth(size / _PLAIN_BYTES_PER_SECOND):
+        if kernel_library.are_worth(size / _PLAIN_BYTES_PER_SECOND):
             break
     return head, size
 

@@ -1,4 +1,4 @@
-"""Encoding and decoding on the kernels; `plain_encode.py` does the same for any pattern, in plain Python."""
+"""Encoding and decoding on the kernels; `encode.py` does the same for any pattern, in plain Python."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ from transformerlm.kernels.bpe_layout import (
     WORD_BYTES,
 )
 from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
-from transformerlm.tokenizer.native import Arguments, Array, kernels
-from transformerlm.tokenizer.pretokenize import Pretokenizer
-from transformerlm.tokenizer.vocabulary import Ids, no_such_id
-from transformerlm.tokenizer.workspace import (
+from transformerlm.tokenizer.kernel_library import Arguments, Array, kernels
+from transformerlm.tokenizer.kernel_memory import (
     extended,
     grow_words,
     special_arrays,
@@ -37,6 +35,8 @@ from transformerlm.tokenizer.workspace import (
     window_arrays,
     word_table,
 )
+from transformerlm.tokenizer.pretokenize import Pretokenizer
+from transformerlm.tokenizer.vocabulary import Ids, no_such_id
 
 _FIRST_CAPACITY, _MAX_WORDS = 1 << 14, 1 << 20
 """Entries of the table in which a thread remembers words: from 0.5 MB to 32 MB."""

@@ -31,15 +31,15 @@ from transformerlm.kernels.bpe_layout import (
 )
 from transformerlm.parallel import ordered_map
 from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Progress, Vocab, room_for_merges
-from transformerlm.tokenizer.native import Arguments, Array, kernels
-from transformerlm.tokenizer.pretokenize import bytes_of
-from transformerlm.tokenizer.workspace import (
+from transformerlm.tokenizer.kernel_library import Arguments, Array, kernels
+from transformerlm.tokenizer.kernel_memory import (
     grow_words,
     special_arrays,
     utf8_memory,
     window_arrays,
     word_table,
 )
+from transformerlm.tokenizer.pretokenize import bytes_of
 
 _FIRST_CAPACITY, _FIRST_PAIRS = 1 << 16, 1 << 17  # entries of the tables, which grow
 _MERGES_AT_A_TIME = 256  # so that progress shows and Ctrl-C is heard

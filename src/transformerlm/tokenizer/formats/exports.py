@@ -16,9 +16,9 @@ from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.storage.files import write_files
 from transformerlm.tokenizer.bpe import NUM_BYTES, Merges
-from transformerlm.tokenizer.compatibility import one_merge_a_token, pattern_fault
-from transformerlm.tokenizer.files import token_to_text
-from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
+from transformerlm.tokenizer.formats.compatibility import one_merge_a_token, pattern_fault
+from transformerlm.tokenizer.formats.gpt2_files import token_to_text
+from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 
 if TYPE_CHECKING:
     import tiktoken

@@ -1,6 +1,6 @@
 """Encoding and decoding in plain Python: readable, for any pattern, and ready at once.
 
-`fast_encode.py` does the same on compiled kernels where there is enough text to make that worth it.
+`encode_kernels.py` does the same on compiled kernels where there is enough text to make that worth it.
 """
 
 from __future__ import annotations

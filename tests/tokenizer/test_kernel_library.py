@@ -12,8 +12,8 @@ import regex
 from transformerlm.errors import ConfigError
 from transformerlm.kernels.bpe_layout import LETTER, NUMBER, SPACE
 from transformerlm.kernels.library import CACHE_VARIABLE, cache_dir
-from transformerlm.tokenizer import native
-from transformerlm.tokenizer.native import CHOICE_VARIABLE, LIBRARY
+from transformerlm.tokenizer import kernel_library
+from transformerlm.tokenizer.kernel_library import CHOICE_VARIABLE, LIBRARY
 
 ENCODE = """
 from transformerlm.tokenizer import Tokenizer
@@ -45,7 +45,7 @@ def test_small_work_needs_neither_numba_nor_llvm():
 
 
 def test_loading_needs_no_numba(kernels):
-    native.kernels()  # compiles them where they are not yet
+    kernel_library.kernels()  # compiles them where they are not yet
     code = ENCODE + "import sys; print('numba' in sys.modules)"
     assert run(code, **{CHOICE_VARIABLE: "always"}) == (f"{ANSWER} True\nFalse", "")
 
@@ -53,21 +53,21 @@ def test_loading_needs_no_numba(kernels):
 def test_when_kernels_are_worth_their_cost(own_cache, monkeypatch):
     monkeypatch.setattr(LIBRARY, "_loaded", [])
     monkeypatch.setenv(CHOICE_VARIABLE, "auto")
-    assert not native.are_worth(0.01)
-    assert not native.are_worth(5)  # they would have to be compiled
-    assert native.are_worth(1000)
+    assert not kernel_library.are_worth(0.01)
+    assert not kernel_library.are_worth(5)  # they would have to be compiled
+    assert kernel_library.are_worth(1000)
     LIBRARY.cache_path().write_bytes(b"")
-    assert native.are_worth(5)
-    assert not native.are_worth(0.01)
+    assert kernel_library.are_worth(5)
+    assert not kernel_library.are_worth(0.01)
     for choice, expected in (("always", True), ("never", False)):
         monkeypatch.setenv(CHOICE_VARIABLE, choice)
-        assert native.are_worth(0) is native.are_worth(1e9) is expected
+        assert kernel_library.are_worth(0) is kernel_library.are_worth(1e9) is expected
 
 
 def test_an_unknown_choice_is_one_line(monkeypatch):
     monkeypatch.setenv(CHOICE_VARIABLE, "yes")
     with pytest.raises(ConfigError, match=r"TRANSFORMERLM_KERNELS: expected .*, got 'yes'"):
-        native.are_worth(1)
+        kernel_library.are_worth(1)
 
 
 def test_a_user_without_a_home_keeps_nothing(monkeypatch):
@@ -85,7 +85,7 @@ def test_a_user_without_a_home_keeps_nothing(monkeypatch):
 
 def test_damaged_machine_code_is_never_run(own_cache, monkeypatch):
     monkeypatch.delenv(CACHE_VARIABLE)
-    native.kernels()
+    kernel_library.kernels()
     content = LIBRARY.cache_path().read_bytes()
     monkeypatch.setenv(CACHE_VARIABLE, str(own_cache))
     assert LIBRARY.load() is None
@@ -103,7 +103,7 @@ def test_damaged_machine_code_is_never_run(own_cache, monkeypatch):
 
 
 def test_arguments_are_checked():
-    measure = native.kernels().measure
+    measure = kernel_library.kernels().measure
     good = {
         "ids16": 0,
         "ids32": 0,
@@ -120,7 +120,7 @@ def test_arguments_are_checked():
 
 
 def test_characters_have_the_classes_that_the_pattern_gives_them():
-    classes = native.classes()
+    classes = kernel_library.classes()
     assert len(classes) == 1 << 21
     for name, kind in ((r"\p{L}", LETTER), (r"\p{N}", NUMBER), (r"\s", SPACE)):
         matches = regex.compile(name).fullmatch

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, Vocab, apply_merges
-from transformerlm.tokenizer.compatibility import one_merge_a_token, pattern_fault
-from transformerlm.tokenizer.files import text_to_token, token_to_text
-from transformerlm.tokenizer.json_file import JsonFile, Place, kind
+from transformerlm.tokenizer.formats.compatibility import one_merge_a_token, pattern_fault
+from transformerlm.tokenizer.formats.gpt2_files import text_to_token, token_to_text
+from transformerlm.tokenizer.formats.json_file import JsonFile, Place, kind
 from transformerlm.tokenizer.vocabulary import merges_fault, vocab_fault
 
 TOKENIZER_JSON = "tokenizer.json"

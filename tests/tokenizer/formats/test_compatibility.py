@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.tokenizer import Pretokenizer
 from transformerlm.tokenizer.bpe import MergeRules, apply_merges, train_from_counts
-from transformerlm.tokenizer.compatibility import one_merge_a_token, pattern_fault
-from transformerlm.tokenizer.files import token_to_text
+from transformerlm.tokenizer.formats.compatibility import one_merge_a_token, pattern_fault
+from transformerlm.tokenizer.formats.gpt2_files import token_to_text
 
 BYTES = [bytes([byte]) for byte in range(256)]
 

@@ -20,7 +20,7 @@ from transformerlm.errors import DataError
 from transformerlm.storage.checksummed_json import seal, unseal
 from transformerlm.storage.files import write_files
 from transformerlm.tokenizer.bpe import Merges, Vocab
-from transformerlm.tokenizer.json_file import line_of, parse_json, read_bytes, read_utf8
+from transformerlm.tokenizer.formats.json_file import line_of, parse_json, read_bytes, read_utf8
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.vocabulary import Fault, merges_fault, vocab_fault
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 import numpy as np
 
 from transformerlm.kernels.bpe_layout import BATCH, ENTRY, MASKS, PADDING, STATE, WINDOW
-from transformerlm.tokenizer.native import Arguments, Array, classes, kernels
+from transformerlm.tokenizer.kernel_library import Arguments, Array, classes, kernels
 from transformerlm.tokenizer.pretokenize import utf8
 
 _python = ctypes.pythonapi

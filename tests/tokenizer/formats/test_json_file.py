@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformerlm.errors import DataError
-from transformerlm.tokenizer.json_file import JsonFile, JsonObject, kind, line_of, parse_json, read_bytes
+from transformerlm.tokenizer.formats.json_file import (
+    JsonFile,
+    JsonObject,
+    kind,
+    line_of,
+    parse_json,
+    read_bytes,
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
