@@ -62,7 +62,7 @@ def make_vocabulary(job: Job, vocab_path: str | None, merges_path: str | None) -
     from transformerlm.tokenizer import Tokenizer, kernel_library, train_bpe_from_texts
 
     # A text that is not worth compiling the kernels for is still to be measured with them.
-    if kernel_library.are_worth(math.inf):
+    if kernel_library.should_use(math.inf):
         kernel_library.kernels()
     if vocab_path and merges_path:
         tokenizer = Tokenizer.from_files(vocab_path, merges_path, SPECIAL_TOKENS)

@@ -18,7 +18,7 @@ from transformerlm.tokenizer.kernel_library import CHOICE_VARIABLE, LIBRARY
 ENCODE = """
 from transformerlm.tokenizer import Tokenizer
 tokenizer = Tokenizer({byte: bytes([byte]) for byte in range(256)} | {256: b"ab"}, [(b"a", b"b")])
-print(tokenizer.encode("cab ab" * 2), "_fast" in vars(tokenizer))
+print(tokenizer.encode("cab ab" * 2), "_kernel_encoder" in vars(tokenizer))
 """
 ANSWER = "[99, 256, 32, 256, 99, 256, 32, 256]"
 
@@ -53,21 +53,21 @@ def test_loading_needs_no_numba(kernels):
 def test_when_kernels_are_worth_their_cost(own_cache, monkeypatch):
     monkeypatch.setattr(LIBRARY, "_loaded", [])
     monkeypatch.setenv(CHOICE_VARIABLE, "auto")
-    assert not kernel_library.are_worth(0.01)
-    assert not kernel_library.are_worth(5)  # they would have to be compiled
-    assert kernel_library.are_worth(1000)
+    assert not kernel_library.should_use(0.01)
+    assert not kernel_library.should_use(5)  # they would have to be compiled
+    assert kernel_library.should_use(1000)
     LIBRARY.cache_path().write_bytes(b"")
-    assert kernel_library.are_worth(5)
-    assert not kernel_library.are_worth(0.01)
+    assert kernel_library.should_use(5)
+    assert not kernel_library.should_use(0.01)
     for choice, expected in (("always", True), ("never", False)):
         monkeypatch.setenv(CHOICE_VARIABLE, choice)
-        assert kernel_library.are_worth(0) is kernel_library.are_worth(1e9) is expected
+        assert kernel_library.should_use(0) is kernel_library.should_use(1e9) is expected
 
 
 def test_an_unknown_choice_is_one_line(monkeypatch):
     monkeypatch.setenv(CHOICE_VARIABLE, "yes")
     with pytest.raises(ConfigError, match=r"TRANSFORMERLM_KERNELS: expected .*, got 'yes'"):
-        kernel_library.are_worth(1)
+        kernel_library.should_use(1)
 
 
 def test_a_user_without_a_home_keeps_nothing(monkeypatch):
@@ -103,7 +103,7 @@ def test_damaged_machine_code_is_never_run(own_cache, monkeypatch):
 
 
 def test_arguments_are_checked():
-    measure = kernel_library.kernels().measure
+    decoded_size = kernel_library.kernels().decoded_size
     good = {
         "ids16": 0,
         "ids32": 0,
@@ -112,11 +112,11 @@ def test_arguments_are_checked():
         "spans": np.zeros(1, np.uint64),
         "num_tokens": 1,
     }
-    assert measure(**good) == 0
+    assert decoded_size(**good) == 0
     with pytest.raises(AssertionError, match="spans: expected"):
-        measure(**{**good, "spans": np.zeros(1)})
+        decoded_size(**{**good, "spans": np.zeros(1)})
     with pytest.raises(AssertionError, match="num_tokens"):
-        measure(**{name: value for name, value in good.items() if name != "num_tokens"})
+        decoded_size(**{name: value for name, value in good.items() if name != "num_tokens"})
 
 
 def test_characters_have_the_classes_that_the_pattern_gives_them():

@@ -28,7 +28,7 @@ from transformerlm.conversion.hf_layout import parts, to_theirs
 from transformerlm.conversion.parity import FLOAT32_TOLERANCE, MAX_TOKENS, Encode, Logits
 from transformerlm.errors import CheckpointError, ConfigError, DataError
 from transformerlm.tokenizer import Tokenizer
-from transformerlm.tokenizer.formats.exports import tokenizer_json
+from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
 
 NAMES = {
     "embedding": "token_embd",

@@ -35,8 +35,8 @@ from transformerlm.storage.safetensors import (
 )
 from transformerlm.storage.safetensors_header import Entry
 from transformerlm.tokenizer import Tokenizer
-from transformerlm.tokenizer.formats.exports import write_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
+from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

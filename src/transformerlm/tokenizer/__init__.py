@@ -16,7 +16,7 @@ The kernels themselves are in `transformerlm.kernels.bpe`; `kernel_library.py` c
 """
 
 from transformerlm.config import GPT2_PATTERN
-from transformerlm.tokenizer.formats.exports import to_tiktoken
+from transformerlm.tokenizer.formats.tiktoken_encoding import to_tiktoken
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.stream_decoder import StreamDecoder
 from transformerlm.tokenizer.tokenizer import Tokenizer
