@@ -59,11 +59,11 @@ def documents(stream: BinaryIO, num_bytes: int) -> Iterator[str]:
 
 def make_vocabulary(job: Job, vocab_path: str | None, merges_path: str | None) -> Run:
     """Bring a vocabulary's files to `job.vocabulary_dir`; where there are none, it is trained on the text."""
-    from transformerlm.tokenizer import Tokenizer, native, train_bpe_from_texts
+    from transformerlm.tokenizer import Tokenizer, kernel_library, train_bpe_from_texts
 
     # A text that is not worth compiling the kernels for is still to be measured with them.
-    if native.are_worth(math.inf):
-        native.kernels()
+    if kernel_library.should_use(math.inf):
+        kernel_library.kernels()
     if vocab_path and merges_path:
         tokenizer = Tokenizer.from_files(vocab_path, merges_path, SPECIAL_TOKENS)
     else:

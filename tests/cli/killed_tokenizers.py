@@ -21,7 +21,8 @@ os.environ["TRANSFORMERLM_KERNELS"] = "never"
 
 from transformerlm.cli import train_tokenizer
 from transformerlm.errors import DataError
-from transformerlm.tokenizer import Tokenizer, files
+from transformerlm.tokenizer import Tokenizer
+from transformerlm.tokenizer.formats import gpt2_files
 
 NAMES = ("vocab.json", "merges.txt", "manifest.json")
 DIRECTORY = Path("data/tokenizer")
@@ -77,7 +78,7 @@ class Run:
                 os.write(writing, b"!")
                 write_files(directory, members)
 
-            files.write_files = announced
+            gpt2_files.write_files = announced
             status = train_tokenizer.main(WORDS)
         finally:
             os._exit(status)
@@ -127,7 +128,7 @@ def lengths():
     runs = []
     for _ in range(5):
         shutil.rmtree("data", ignore_errors=True)
-        run = Run(files.write_files)
+        run = Run(gpt2_files.write_files)
         until_writing = run.wait_until_it_writes()
         assert run.end() == 0
         runs.append((until_writing, run.seconds - until_writing))
@@ -164,7 +165,7 @@ def kill(num_kills, write_files):
 
 def go_on(whole, before):
     """What the next start makes of it: the same bytes, and nothing is left over."""
-    run = Run(files.write_files)
+    run = Run(gpt2_files.write_files)
     status = run.end()
     left = sorted(str(path) for path in Path("data").rglob(".*.tmp.*"))
     expected = {*NAMES, "notes.txt"} if before == "not empty" else {*NAMES}
@@ -175,4 +176,4 @@ def go_on(whole, before):
 if __name__ == "__main__":
     place, number, *options = sys.argv[1:]
     os.chdir(place)
-    print(json.dumps(kill(int(number), in_place if options else files.write_files)))
+    print(json.dumps(kill(int(number), in_place if options else gpt2_files.write_files)))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from transformerlm.cli import train_tokenizer
-from transformerlm.tokenizer import Tokenizer, native, train_bpe_from_texts
-from transformerlm.tokenizer.native import CHOICE_VARIABLE
+from transformerlm.tokenizer import Tokenizer, kernel_library, train_bpe_from_texts
+from transformerlm.tokenizer.kernel_library import CHOICE_VARIABLE
 
 WORDS = ["--data.corpus=fables", "--tokenizer.vocab_size=300"]
 
@@ -163,7 +163,7 @@ def peak_megabytes(path, tokenizer_dir):
     "megabytes", [10, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.endurance])]
 )
 def test_a_file_of_one_line_takes_bounded_memory(tmp_path, megabytes):
-    native.kernels()  # compiled here, if they have to be, and not in what is measured
+    kernel_library.kernels()  # compiled here, if they have to be, and not in what is measured
     peaks = []
     for size in (1, megabytes):
         path = tmp_path / f"{size}.txt"

@@ -15,7 +15,7 @@ from transformerlm.data import build
 from transformerlm.data.build import make_data, stands_alone
 from transformerlm.data.documents import TRAIN, VAL, split_by_content
 from transformerlm.errors import DataError
-from transformerlm.tokenizer import Tokenizer, native
+from transformerlm.tokenizer import Tokenizer, kernel_library
 
 EOT = "<|endoftext|>"
 FRAGMENTS = [
@@ -363,7 +363,7 @@ def test_the_sidecar_knows_the_sources_and_the_settings(tmp_path, tokenizer):
 
 def peak_of_one_long_line(folder, tokenizer, num_bytes):
     """Peak memory, in bytes, of building from one line of that length, in a process of its own."""
-    native.kernels()  # compiling them takes memory too, once
+    kernel_library.kernels()  # compiling them takes memory too, once
     line = "the cat's on the mat, isn't it? The 12 cats — das Mädchen, 漢字。 "
     path = folder / "line.txt"
     path.write_text(line * (num_bytes // len(line.encode()) + 1))

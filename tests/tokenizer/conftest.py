@@ -9,7 +9,7 @@ import tokenizers
 from benchmarking.corpora import python_sources
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.tokenizer import Tokenizer
-from transformerlm.tokenizer.native import CHOICE_VARIABLE
+from transformerlm.tokenizer.kernel_library import CHOICE_VARIABLE
 
 SHARED_DATA = Path(__file__).parents[2] / "../shared/data"
 

@@ -115,7 +115,7 @@ def test_any_bytes_come_back_with_gpt2s_vocabulary_wherever_a_window_ends(gpt2, 
     ids = gpt2.encode_bytes(content)
     assert gpt2.decode_bytes(ids) == content
     assert ids.dtype == np.uint16
-    assert ids.tolist() == gpt2._plain.encode(content, gpt2.pretokenizer).tolist()
+    assert ids.tolist() == gpt2._python_encoder.encode(content, gpt2.pretokenizer).tolist()
 
 
 def test_every_sequence_of_kinds_of_bytes_divides_as_python_decodes_it():

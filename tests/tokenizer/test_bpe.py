@@ -14,8 +14,7 @@ from transformerlm.tokenizer.bpe import (
     apply_merges,
     train_from_counts,
 )
-from transformerlm.tokenizer.fast_train import WordList, learn_merges
-from transformerlm.tokenizer.files import text_to_token, token_to_text
+from transformerlm.tokenizer.formats.gpt2_files import text_to_token, token_to_text
 from transformerlm.tokenizer.reference import (
     count_pairs,
     encode_slowly,
@@ -23,6 +22,7 @@ from transformerlm.tokenizer.reference import (
     split_bytes,
     train_slowly,
 )
+from transformerlm.tokenizer.train_kernels import WordList, learn_merges
 from transformerlm.tokenizer.verify import verify_merges
 
 

@@ -98,7 +98,7 @@ def test_encoding_takes_linear_time(tokenizer, kernels, name, length):
 @pytest.mark.parametrize("name", PATTERNS)
 def test_encoding_in_plain_python_executes_linearly_many_lines(tokenizer, kernels, name):
     def encode(text):
-        tokenizer._plain.cache.clear()  # what is remembered would make the longer text look cheap
+        tokenizer._python_encoder.cache.clear()  # what is remembered would make the longer text look cheap
         tokenizer.encode_array(text)
 
     assert is_linear(lines, encode, *texts_of(name, 16_000))

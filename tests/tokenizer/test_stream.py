@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 import regex
 
-from transformerlm.tokenizer import StreamDecoder, Tokenizer, native, train_bpe_from_texts
+from transformerlm.tokenizer import StreamDecoder, Tokenizer, kernel_library, train_bpe_from_texts
 
 OVERLAPPING = [
     ["<|e|>", "<|e|><|e|>", "|><|"],
@@ -110,7 +110,7 @@ print(num_ids, base, highest)
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_a_stream_of_200_megabytes_is_consumed_in_bounded_memory(kernels):
-    native.kernels()  # compiled here, if they have to be, and not in what is measured
+    kernel_library.kernels()  # compiled here, if they have to be, and not in what is measured
     command = [sys.executable, "-c", CONSUME, "200"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     num_ids, base, highest = map(float, done.stdout.split())

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformerlm.errors import ConfigError, DataError
-from transformerlm.tokenizer import GPT2_PATTERN, StreamDecoder, Tokenizer, native, train_bpe_from_texts
+from transformerlm.tokenizer import (
+    GPT2_PATTERN,
+    StreamDecoder,
+    Tokenizer,
+    kernel_library,
+    train_bpe_from_texts,
+)
 from transformerlm.tokenizer.reference import encode_slowly
 
 BYTES = {byte: bytes([byte]) for byte in range(256)}
@@ -118,24 +124,24 @@ def test_encoding_again_gives_the_same(gpt2, hard_texts):
 
 
 def test_a_full_cache_starts_again(small, monkeypatch, kernels):
-    monkeypatch.setattr("transformerlm.tokenizer.plain_encode._MAX_CACHED", 10)
-    monkeypatch.setattr("transformerlm.tokenizer.fast_encode._FIRST_CAPACITY", 8)
-    monkeypatch.setattr("transformerlm.tokenizer.fast_encode._MAX_WORDS", 32)
+    monkeypatch.setattr("transformerlm.tokenizer.encode._MAX_CACHED", 10)
+    monkeypatch.setattr("transformerlm.tokenizer.encode_kernels._FIRST_CAPACITY", 8)
+    monkeypatch.setattr("transformerlm.tokenizer.encode_kernels._MAX_WORDS", 32)
     copy = pickle.loads(pickle.dumps(small))
     text = " ".join(
         f"low{number} {number}{'longer than sixteen bytes' * (number % 3)}" for number in range(100)
     )
     assert copy.encode(text) == small.encode(text)
     if kernels == "never":
-        assert len(copy._plain.cache) <= 10
+        assert len(copy._python_encoder.cache) <= 10
     else:
-        assert len(copy._fast._idle[0]._words["table"]) == 4 * 32
+        assert len(copy._kernel_encoder._idle[0]._words["table"]) == 4 * 32
 
 
 @pytest.mark.parametrize("kernels", ["auto"], indirect=True, scope="session")
 def test_small_texts_add_up_until_the_kernels_are_worth_it(kernels, gpt2, monkeypatch):
     asked = []
-    monkeypatch.setattr(native, "are_worth", lambda seconds: asked.append(seconds) or seconds > 1)
+    monkeypatch.setattr(kernel_library, "should_use", lambda seconds: asked.append(seconds) or seconds > 1)
     copy = pickle.loads(pickle.dumps(gpt2))
     text = "some words " * 100_000
     assert not copy.uses_kernels(len(text))
@@ -143,10 +149,10 @@ def test_small_texts_add_up_until_the_kernels_are_worth_it(kernels, gpt2, monkey
     assert asked[0] == asked[1]
     for _ in range(2):
         copy.encode(text)
-        assert "_fast" not in vars(copy)
+        assert "_kernel_encoder" not in vars(copy)
     expected = gpt2.encode(text)
     assert copy.encode(text) == expected
-    assert "_fast" in vars(copy)
+    assert "_kernel_encoder" in vars(copy)
     assert copy.encode("a few") == gpt2.encode("a few")
 
 
@@ -306,7 +312,7 @@ def test_the_fingerprint_is_of_all_that_matters(small):
 def test_survives_pickling_without_its_cache(gpt2):
     gpt2.encode("some text to remember")
     copy = pickle.loads(pickle.dumps(gpt2))
-    assert not {"_plain", "_fast"} & vars(copy).keys()
+    assert not {"_python_encoder", "_kernel_encoder"} & vars(copy).keys()
     assert copy.encode("it's 👍<|endoftext|>") == gpt2.encode("it's 👍<|endoftext|>")
     assert copy.pretokenizer.pattern == GPT2_PATTERN
 

@@ -2,15 +2,15 @@ import re
 
 import pytest
 
-from transformerlm.tokenizer.vocabulary import merges_fault, vocab_fault
+from transformerlm.tokenizer.vocabulary import find_merges_fault, find_vocab_fault
 
 BYTES = [(bytes([byte]), byte) for byte in range(256)]
 
 
 def test_sound_ones_have_no_fault():
-    assert vocab_fault([*BYTES, (b"ab", 256)]) is None
-    assert vocab_fault([(b"ab", 256), *reversed(BYTES)]) is None
-    assert merges_fault([(b"a", b"b")], {**{i: token for token, i in BYTES}, 256: b"ab"}) is None
+    assert find_vocab_fault([*BYTES, (b"ab", 256)]) is None
+    assert find_vocab_fault([(b"ab", 256), *reversed(BYTES)]) is None
+    assert find_merges_fault([(b"a", b"b")], {**{i: token for token, i in BYTES}, 256: b"ab"}) is None
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_sound_ones_have_no_fault():
     ],
 )
 def test_faults_of_a_vocabulary(entries, index, what):
-    fault = vocab_fault(entries)
+    fault = find_vocab_fault(entries)
     assert fault.index == index
     assert re.search(what, fault.what)
 
@@ -45,5 +45,5 @@ def test_faults_of_a_vocabulary(entries, index, what):
     ],
 )
 def test_faults_of_merges(merges, index, what):
-    fault = merges_fault(merges, {**{i: token for token, i in BYTES}, 256: b"ab"})
+    fault = find_merges_fault(merges, {**{i: token for token, i in BYTES}, 256: b"ab"})
     assert (fault.index, fault.what) == (index, what)

@@ -33,7 +33,7 @@ from transformerlm.progress import Reporter
 from transformerlm.schema import from_dict, to_dict, to_toml
 from transformerlm.storage.files import committed_directory, committed_file
 from transformerlm.tokenizer import Tokenizer
-from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
+from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 
 EXACT = RuntimeConfig(device="cpu", dtype="float32")
 """Runtime for conversions: the precision of the weights in a checkpoint."""

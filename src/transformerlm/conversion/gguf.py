@@ -30,7 +30,7 @@ from transformerlm.conversion.hf_layout import tensor_specs, to_theirs
 from transformerlm.conversion.parity import FLOAT32_TOLERANCE, MAX_TOKENS, Encode, Logits
 from transformerlm.errors import CheckpointError, ConfigError, DataError, Key
 from transformerlm.tokenizer import Tokenizer
-from transformerlm.tokenizer.exports import tokenizer_json
+from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
 
 NAMES = {
     "embedding": "token_embd",

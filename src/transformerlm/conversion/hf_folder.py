@@ -38,8 +38,8 @@ from transformerlm.storage.safetensors import iterate_tensors, read_entries, ten
 from transformerlm.storage.safetensors_header import Entry
 from transformerlm.storage.untrusted import open_regular, printable
 from transformerlm.tokenizer import Tokenizer
-from transformerlm.tokenizer.exports import write_tokenizer_json
-from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
+from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
+from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -36,8 +36,8 @@ from transformerlm.schema import to_dict
 from transformerlm.storage.files import remove_dead_temporaries
 from transformerlm.tokenizer import Pretokenizer, Tokenizer
 from transformerlm.tokenizer.bpe import NUM_BYTES
-from transformerlm.tokenizer.files import MANIFEST_FILE, MERGES_FILE, VOCAB_FILE, read_manifest
-from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
+from transformerlm.tokenizer.formats.gpt2_files import MANIFEST_FILE, MERGES_FILE, VOCAB_FILE, read_manifest
+from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 from transformerlm.tokenizer.train import Words, count_words, learn_merges, sum_words, words_to_bytes
 
 

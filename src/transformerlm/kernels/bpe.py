@@ -1,11 +1,11 @@
-"""The tokenizer's inner loops, compiled: what `bpe.py` and `pretokenize.py` say, on bytes in memory.
+"""The tokenizer's compiled kernels, on raw memory.
 
-Read those first; they are the definition, and this file is the same again for machines. Its parts in
-order: a few vector instructions; where GPT-2's pattern divides a text; tables of words; encoding;
-decoding; counting words; learning merges. Nothing here allocates or raises: memory comes from the
-caller (`workspace.py`), and a kernel that needs more of it returns and is called again.
+The readable equivalents are `pretokenize.py`, `bpe.py` and `encode.py` in `tokenizer/`; read them first.
+Sections: vector instructions; dividing text by GPT-2's pattern; hash tables of words; encoding; decoding;
+counting words; learning merges. A kernel neither allocates nor raises: the caller provides the memory
+(`tokenizer/kernel_memory.py`), and a kernel that needs more of it returns a status and is called again.
 
-Importing this file imports numba, which is needed to compile and not to run: see `native.py`.
+Importing this module imports numba, which is needed to compile only: see `tokenizer/kernel_library.py`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ ONE, TOP, WORD = u64(1), u64(63), u64(64)
 LOW32, LOW56, RANKS = u64(0xFFFFFFFF), u64((1 << 56) - 1), u64((1 << RANK_BITS) - 1)
 MIX1, MIX2 = u64(0x9E3779B97F4A7C15), u64(0xD6E8FEB86659FD93)
 
-# ---- instructions that Python has no name for -------------------------------------------------------
+# ---- vector and memory instructions ----------------------------------------------------------------
 
 _BITS = {width: ir.IntType(width) for width in (1, 8, 32, 64)}
 
@@ -73,7 +73,7 @@ def _address(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def load64(context: Any, pointer: Any, index: Any) -> Any:
-    """Eight bytes from `pointer[index]` on, as one little-endian number; they need not be aligned."""
+    """Load the eight bytes at `pointer[index]` as one number (little-endian); they need not be aligned."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = builder.load(_address(builder, *arguments, _BITS[64]))
@@ -85,7 +85,7 @@ def load64(context: Any, pointer: Any, index: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def store64(context: Any, pointer: Any, index: Any, value: Any) -> Any:
-    """The opposite of `load64`."""
+    """Store a number as the eight bytes at `pointer[index]`; they need not be aligned."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer, index, value = arguments
@@ -98,7 +98,7 @@ def store64(context: Any, pointer: Any, index: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(context: Any, pointer: Any, index: Any) -> Any:
-    """Ask for the memory at `pointer[index]`, which will be needed soon."""
+    """Prefetch the cache line of `pointer[index]`."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         where = builder.gep(arguments[0], [arguments[1]])
@@ -114,7 +114,7 @@ def prefetch(context: Any, pointer: Any, index: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def lowest_bit(context: Any, mask: Any) -> Any:
-    """The place of the lowest bit that is set, 64 where none is."""
+    """Return the index of the lowest set bit, 64 for zero."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(_BITS[1], 0))
@@ -123,14 +123,14 @@ def lowest_bit(context: Any, mask: Any) -> Any:
 
 
 def _compare(builder: Any, block: Any, first: int, number: int) -> Any:
-    """Which bytes of a vector are in first ... first + number - 1."""
+    """Return the lanes of a byte vector that are in first ... first + number - 1."""
     constants = [ir.Constant(block.type, [value] * 64) for value in (first, number)]
     return builder.icmp_unsigned("<", builder.sub(block, constants[0]), constants[1])
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def classes_of_64(context: Any, pointer: Any, index: Any) -> Any:
-    """One bit a byte of pointer[index : index + 64]: letters, numbers, spaces, " ", "'", not ASCII."""
+    """Return masks of pointer[index : index + 64]: letters, numbers, spaces, " ", "'", not ASCII."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         block = builder.load(_address(builder, *arguments, ir.VectorType(_BITS[8], 64)))
@@ -153,7 +153,7 @@ def classes_of_64(context: Any, pointer: Any, index: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def equal_in_64(context: Any, pointer: Any, index: Any, byte: Any) -> Any:
-    """One bit a byte of pointer[index : index + 64]: whether it is `byte`."""
+    """Compare pointer[index : index + 64] with `byte`, one bit per byte."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer, index, byte = arguments
@@ -168,21 +168,21 @@ def equal_in_64(context: Any, pointer: Any, index: Any, byte: Any) -> Any:
     return types.uint64(pointer, index, types.uint8), build
 
 
-# ---- where a text divides ---------------------------------------------------------------------------
+# ---- dividing text into pre-tokens -----------------------------------------------------------------
 
 LETTERS, NUMBERS, SPACES, BLANKS, QUOTES, HIGH, STARTS = range(7)
-"""Masks of 64 bytes: the classes of their characters, and where pre-tokens begin."""
+"""Columns of masks, one bit per byte of 64: classes of characters, and starts of pre-tokens."""
 
 
 class Window(NamedTuple):
-    """A part of the text that is being looked at."""
+    """The part of a text that is being divided."""
 
     bytes: Any
-    """u8[WINDOW + PADDING]: a copy of it, zeros behind."""
+    """u8[WINDOW + PADDING]: copy of the text, followed by zeros."""
     masks: Any
     """u64[MASKS] for each 64 bytes."""
     starts: Any
-    """i32: where pre-tokens begin, and where the last one ends."""
+    """i32: starts of the pre-tokens, and the end of the last one."""
     classes: Any
     """u8: class of each code point."""
 
@@ -191,22 +191,22 @@ class Specials(NamedTuple):
     """The special tokens, longest first."""
 
     text: Any
-    """u8: their bytes, one after the other."""
+    """u8: their bytes, concatenated."""
     bounds: Any
-    """i64: where in `text` each begins, and the last one's end."""
+    """i64: start of each in `text`, and the end of the last one."""
     ids: Any
     """i32."""
     firsts: Any
-    """u8: the different bytes with which they begin."""
+    """u8: their distinct first bytes."""
     number: Any
     num_firsts: Any
     num_shared: Any
-    """Bytes with which all of them begin."""
+    """Length of their common prefix in bytes."""
 
 
 @njit
-def same_text(one, at, other, other_at, length):
-    """Whether `length` bytes are the same."""
+def bytes_equal(one, at, other, other_at, length):
+    """Return True if `length` bytes are equal."""
     for i in range(length):
         if one[at + i] != other[other_at + i]:
             return False
@@ -215,25 +215,25 @@ def same_text(one, at, other, other_at, length):
 
 @njit
 def special_at(specials, text, position, stop):
-    """Which special token stands at `position`; -1 where none does."""
+    """Return the index of the special token at `position`, -1 without one."""
     shared = specials.num_shared
-    if position + shared > stop or not same_text(text, position, specials.text, 0, shared):
+    if position + shared > stop or not bytes_equal(text, position, specials.text, 0, shared):
         return -1
     for index in range(specials.number):
         begin, length = specials.bounds[index], specials.bounds[index + 1] - specials.bounds[index]
-        if position + length <= stop and same_text(text, position, specials.text, begin, length):
+        if position + length <= stop and bytes_equal(text, position, specials.text, begin, length):
             return index
     return -1
 
 
 @njit
 def next_special(specials, text, position, limit, stop):
-    """Where the next special token begins, behind `position` and before `limit`; `limit` where none does."""
+    """Return the start of the next special token after `position` and before `limit`, else `limit`."""
     at = position + 1
     if specials.number == 0:
         return limit
     while at < limit:
-        if at + 64 > stop:  # what is behind the text must not be read
+        if at + 64 > stop:  # bytes after the text must not be read
             if special_at(specials, text, at, stop) >= 0:
                 return at
             at += 1
@@ -252,7 +252,7 @@ def next_special(specials, text, position, limit, stop):
 
 @njit
 def fill_window(window, text, position, stop):
-    """Copy a text's next bytes, and zeros behind; the number of bytes."""
+    """Copy the next bytes of the text, add zeros, and return the number of bytes copied."""
     num_bytes = min(WINDOW, stop - position)
     for i in range(num_bytes):
         window.bytes[i] = text[position + i]
@@ -263,7 +263,7 @@ def fill_window(window, text, position, stop):
 
 @njit
 def character_class(classes, text, at, stop):
-    """Class and number of bytes of the character that begins at `at`; where none does, OTHER and 1."""
+    """Return class and length in bytes of the character at `at`; OTHER and 1 if it is invalid UTF-8."""
     byte = i64(text[at])
     if byte < 0x80:
         return classes[byte], 1
@@ -274,7 +274,7 @@ def character_class(classes, text, at, stop):
     for i in range(1, length):
         signs |= i64(text[at + i]) ^ 0x80
         code = code << 6 | i64(text[at + i] & 63)
-    # Not all of them continue it, or fewer bytes would have done. Of too great a code the class is OTHER.
+    # A byte that is no continuation, or an overlong encoding. Codes beyond Unicode have the class OTHER.
     if signs >= 0x40 or code >> (5 * length - 4) == 0:
         return OTHER, 1
     return classes[code], length
@@ -282,7 +282,7 @@ def character_class(classes, text, at, stop):
 
 @njit
 def classify(window, num_blocks):
-    """Fill the masks of classes."""
+    """Fill the masks of character classes."""
     masks = window.masks
     for block in range(num_blocks):
         letters, numbers, spaces, blanks, quotes, high = classes_of_64(window.bytes, block * 64)
@@ -298,7 +298,7 @@ def classify(window, num_blocks):
 
 @njit
 def classify_character(window, at):
-    """Mark all bytes of the character that begins at `at`, if one does."""
+    """Mark all bytes of the non-ASCII character that begins at `at`, if one does."""
     if window.bytes[at] < 0xC0:
         return
     kind, length = character_class(window.classes, window.bytes, at, WINDOW + PADDING)
@@ -311,7 +311,7 @@ def classify_character(window, at):
 
 @njit
 def mark_starts(window, num_bytes, num_blocks):
-    """Fill the masks of starts, all but what contractions change, and leave QUOTES that may begin one."""
+    """Fill the masks of starts without regard to contractions; keep the QUOTES that may begin one."""
     masks = window.masks
     letters_before = numbers_before = others_before = spaces_before = blanks_before = u64(0)
     for block in range(num_blocks):
@@ -324,15 +324,15 @@ def mark_starts(window, num_bytes, num_blocks):
         runs = letters & ~(letters << ONE | letters_before)
         runs |= numbers & ~(numbers << ONE | numbers_before)
         runs |= others & ~(others << ONE | others_before)
-        runs &= ~(blanks << ONE | blanks_before)  # a blank belongs to the run behind it
+        runs &= ~(blanks << ONE | blanks_before)  # a blank belongs to the run that follows it
         follows = valid >> ONE
         spaces_behind = spaces >> ONE
         if left > 64:
             follows |= ONE << TOP
             spaces_behind |= masks[row + MASKS + SPACES] << TOP
-        ends = spaces & follows & ~spaces_behind  # the last space of a run parts from the others
+        ends = spaces & follows & ~spaces_behind  # the last space of a run is a pre-token of its own
         if ends & masks[row + HIGH]:
-            ends = first_bytes(window, block, ends)
+            ends = move_to_first_bytes(window, block, ends)
         masks[row + QUOTES] &= runs
         masks[row + STARTS] = runs | ends | (spaces & ~(spaces << ONE | spaces_before))
         letters_before, numbers_before, others_before = letters >> TOP, numbers >> TOP, others >> TOP
@@ -340,8 +340,8 @@ def mark_starts(window, num_bytes, num_blocks):
 
 
 @njit
-def first_bytes(window, block, ends):
-    """`ends`, each moved from a character's last byte to its first one; into the block before, too."""
+def move_to_first_bytes(window, block, ends):
+    """Move each bit of `ends` from the last byte of a character to its first, also into the block before."""
     moved = u64(0)
     while ends:
         at = block * 64 + lowest_bit(ends)
@@ -357,13 +357,13 @@ def first_bytes(window, block, ends):
 
 @njit
 def mark_contractions(window, num_blocks):
-    """Move the starts behind 's, 'd, 'm, 't, 'll, 've and 're."""
+    """Correct the starts after the contractions 's, 'd, 'm, 't, 'll, 've and 're."""
     for block in range(num_blocks):
         quotes = window.masks[block * MASKS + QUOTES]
         while quotes:
             at = block * 64 + lowest_bit(quotes)
             quotes &= quotes - ONE
-            length = contraction(window.bytes, at)
+            length = contraction_length(window.bytes, at)
             if length:
                 window.masks[((at + 1) >> 6) * MASKS + STARTS] &= ~(ONE << u64((at + 1) & 63))
                 end = at + length
@@ -371,8 +371,8 @@ def mark_contractions(window, num_blocks):
 
 
 @njit
-def contraction(text, at):
-    """Bytes of the contraction that begins with the quote at `at`; 0 where there is none."""
+def contraction_length(text, at):
+    """Return the length of the contraction that begins with the quote at `at`, 0 if there is none."""
     first, second = text[at + 1], text[at + 2]
     if first == 115 or first == 100 or first == 109 or first == 116:  # s d m t
         return 2
@@ -382,10 +382,10 @@ def contraction(text, at):
 
 
 @njit
-def divide(window, num_bytes, is_end):
-    """Find the pre-tokens in the window, and return how many of them are sure to be whole.
+def find_pretokens(window, num_bytes, is_end):
+    """Find the pre-tokens in the window and return the number of those that are certain to be complete.
 
-    Where the text goes on behind the window, what is near its end may yet turn out otherwise.
+    If the text continues after the window, those near its end may change with what follows.
     """
     num_blocks = (num_bytes + 63) >> 6
     for i in range(MASKS):
@@ -410,8 +410,8 @@ def divide(window, num_bytes, is_end):
 
 
 @njit
-def long_token_end(classes, text, position, stop):
-    """Where the pre-token that begins at `position` ends, contractions not looked for; any length."""
+def long_pretoken_end(classes, text, position, stop):
+    """Return the end of the pre-token at `position`, which may have any length; ignores contractions."""
     at = position
     if text[at] == 32 and at + 1 < stop:
         kind, length = character_class(classes, text, at + 1, stop)
@@ -422,7 +422,7 @@ def long_token_end(classes, text, position, stop):
     while at < stop:
         found, length = character_class(classes, text, at, stop)
         if found != kind:
-            # White space leaves its last character to what follows.
+            # The last character of a run of white space belongs to the next pre-token.
             return last if kind == SPACE and last > position else at
         last = at
         at += length
@@ -430,9 +430,9 @@ def long_token_end(classes, text, position, stop):
 
 
 def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], special_kernel: Any) -> Any:
-    """A loop over a text that hands pre-tokens to one kernel, long ones and special tokens to others.
+    """Return a loop over a text that passes its pre-tokens, long pre-tokens and special tokens to kernels.
 
-    Each takes what `sink` is; a kernel that has no more room says so, and the loop ends there.
+    All of them take `sink`. The loop stops when a kernel reports that it needs more memory.
     """
 
     @njit
@@ -446,21 +446,21 @@ def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], 
                 state[POSITION] += specials.bounds[special + 1] - specials.bounds[special]
                 continue
             end = next_special(specials, text, position, min(stop, position + WINDOW), stop)
-            # What fills the window may go on behind it; before a special token a text ends.
+            # Before a special token a text ends; a full window may continue.
             is_end = end < position + WINDOW
-            number = divide(window, fill_window(window, text, position, end), is_end)
+            number = find_pretokens(window, fill_window(window, text, position, end), is_end)
             if number > 0:
                 done = window_kernel(sink, window, number)
                 state[POSITION] += window.starts[done]
                 if done < number:
                     return FULL
                 continue
-            end = long_token_end(window.classes, text, position, stop)
-            # A character more, because white space ends otherwise before a special token.
+            end = long_pretoken_end(window.classes, text, position, stop)
+            # One character further, because a run of white space ends differently before a special token.
             limit = min(stop, end + 8)
             special_begin = next_special(specials, text, position, limit, stop)
             if special_begin < limit:
-                end = long_token_end(window.classes, text, position, special_begin)
+                end = long_pretoken_end(window.classes, text, position, special_begin)
             status = long_kernel(sink, text, position, end)
             if status != DONE:
                 return status
@@ -470,17 +470,17 @@ def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], 
     return scan
 
 
-# ---- tables of words --------------------------------------------------------------------------------
+# ---- hash tables of words --------------------------------------------------------------------------
 
 
 class Words(NamedTuple):
-    """A hash table of pre-tokens, as `layout.py` describes it."""
+    """A hash table of pre-tokens; `bpe_layout.py` describes its entries."""
 
     table: Any
     capacity: Any
-    """Entries; a power of two."""
+    """Number of entries, a power of two."""
     arena: Any
-    """u8: number of bytes and bytes of each long pre-token."""
+    """u8: length (eight bytes) and bytes of each long pre-token."""
     arena_size: Any
     keys: Any
     """u64[4 * BATCH]: scratch."""
@@ -489,14 +489,14 @@ class Words(NamedTuple):
 
 @njit
 def slot_of(key0, key1, capacity):
-    """Where in a table of that many entries, a power of two, a key belongs; depends on all bits of both."""
+    """Return the preferred entry of a key in a table of `capacity` entries, a power of two."""
     product = (key0 ^ (key1 * MIX1)) * MIX2
     return i64(product >> (WORD - u64(lowest_bit(u64(capacity)))))
 
 
 @njit
 def hash_bytes(text, start, length):
-    """64 bits that depend on all of at least eight bytes."""
+    """Return a 64-bit hash of at least eight bytes."""
     value = u64(length)
     for i in range(start, start + length - 8, 8):
         value = (value ^ load64(text, i)) * MIX1
@@ -507,30 +507,30 @@ def hash_bytes(text, start, length):
 
 @njit
 def hash_batch(words, window, first, number):
-    """Keys and places of pre-tokens `first` ... of the window, and ask for those places' memory."""
+    """Compute keys and entries of `number` pre-tokens from `first` on, and prefetch the entries."""
     for i in range(number):
         start = i64(window.starts[first + i])
         length = i64(window.starts[first + i + 1]) - start
-        key0, key1 = word_key(window.bytes, start, length)
+        key0, key1 = key_of(window.bytes, start, length)
         slot = slot_of(key0, key1, words.capacity)
         words.keys[4 * i], words.keys[4 * i + 1], words.keys[4 * i + 2] = key0, key1, u64(slot)
         prefetch(words.table, slot * ENTRY)
 
 
 @njit
-def word_key(text, start, length):
-    """A pre-token's key; the 16 bytes from its start on must be readable."""
+def key_of(text, start, length):
+    """Return the key of a pre-token; 16 bytes from its start must be readable."""
     if length > SHORT_BYTES:
         return hash_bytes(text, start, length), LONG
-    # Shifts instead of a branch that the lengths of words would make hard to foresee.
+    # Shifts instead of branches on the length, which would be mispredicted.
     first = load64(text, start) & (~u64(0) >> (WORD - u64(min(length, 8) * 8)))
     rest = load64(text, start + 8) & ((ONE << u64(max(length - 8, 0) * 8)) - ONE)
     return first, rest | u64(length) << u64(56)
 
 
 @njit
-def same_bytes(words, offset, text, start, length):
-    """Whether the arena holds this pre-token at `offset`."""
+def arena_equal(words, offset, text, start, length):
+    """Return True if the arena holds this pre-token at `offset`."""
     arena = words.arena
     if load64(arena, offset - 8) != u64(length):
         return False
@@ -542,28 +542,28 @@ def same_bytes(words, offset, text, start, length):
 
 @njit
 def find_word(words, text, start, length, key0, key1, slot):
-    """The entry of a pre-token, or the empty one where it belongs."""
+    """Return the entry of a pre-token, or the empty entry for it."""
     table = words.table
     while True:
         at = slot * ENTRY
         found = table[at + 1]
-        if found == 0 or is_word(table, at, key0, key1):
+        if found == 0 or holds_short_word(table, at, key0, key1):
             return at
-        is_like = key1 == LONG and found > LONG and table[at] == key0
-        if is_like and same_bytes(words, i64(found & LOW56), text, start, length):
+        may_be_equal = key1 == LONG and found > LONG and table[at] == key0
+        if may_be_equal and arena_equal(words, i64(found & LOW56), text, start, length):
             return at
         slot = (slot + 1) & (words.capacity - 1)
 
 
 @njit
-def is_word(table, at, key0, key1):
-    """Whether an entry is that of a short pre-token; never for a long one, whose bytes must be compared."""
+def holds_short_word(table, at, key0, key1):
+    """Return True if the entry is that of a short pre-token with this key; False for all long ones."""
     return ((table[at] ^ key0) | (table[at + 1] ^ key1)) == 0
 
 
 @njit
 def has_room(words, length):
-    """Whether a table has room for one more word of that length."""
+    """Return True if the table has room for one more word of `length` bytes."""
     state = words.state
     if 2 * state[NUM_WORDS] >= words.capacity:
         return False
@@ -572,7 +572,7 @@ def has_room(words, length):
 
 @njit
 def add_word(words, at, text, start, length, key0, key1):
-    """Enter a word at its empty entry."""
+    """Insert a word at its empty entry."""
     state = words.state
     if key1 == LONG:
         offset = state[ARENA_BYTES] + 8
@@ -594,41 +594,41 @@ class Rules(NamedTuple):
     """The merges."""
 
     pairs: Any
-    """u64[capacity]: a hash table of pairs and their ranks, as `layout.py` describes it."""
+    """u64[capacity]: hash table of pairs and their ranks; `bpe_layout.py` describes its entries."""
     capacity: Any
     byte_ids: Any
     """i32[256]."""
     lengths: Any
-    """i32: bytes of each token."""
+    """i32: length of each token in bytes."""
     results: Any
-    """i32: by rank, the id that a merge makes."""
+    """i32: id of the result of each merge, by rank."""
 
 
 class Encoder(NamedTuple):
-    """What an encoding thread works with."""
+    """Memory of an encoding thread."""
 
     words: Any
     rules: Any
     out16: Any
     out32: Any
-    """The same memory twice: ids of the width that the vocabulary needs."""
+    """The same memory as two types; `is_wide` says which is used: ids of 16 or of 32 bits."""
     is_wide: Any
     spill: Any
-    """i32: the ids of words that have more than INLINE_IDS."""
+    """i32: ids of words with more than INLINE_IDS ids."""
     spill_size: Any
     ids: Any
     """i32[scratch_size]."""
     heap: Any
     """u64[2 * scratch_size]."""
     links: Any
-    """i32[2 * SHORT_MERGE]: the places behind and before each."""
+    """i32[2 * SHORT_MERGE]: place of the next token of each place, then of the previous one."""
     scratch_size: Any
     state: Any
 
 
 @njit
 def find_pair(rules, left, right):
-    """The rank of a pair of ids; NONE where it never merges."""
+    """Return the rank of a pair of ids, NONE if it is not merged."""
     key = u64(left) << u64(ID_BITS) | u64(right)
     slot = slot_of(key, ONE, rules.capacity)
     while True:
@@ -642,7 +642,7 @@ def find_pair(rules, left, right):
 
 @njit
 def heap_push(heap, size, item):
-    """Add an item to a heap that gives its least first."""
+    """Push an item onto a min-heap of `size` items."""
     while size > 0:
         parent = (size - 1) >> 1
         if heap[parent] <= item:
@@ -654,7 +654,7 @@ def heap_push(heap, size, item):
 
 @njit
 def heap_pop(heap, size):
-    """Take the first item away; `size` counts it."""
+    """Remove the least item from a min-heap of `size` items."""
     last = heap[size - 1]
     hole, child = 0, 1
     while child < size - 1:
@@ -669,10 +669,10 @@ def heap_pop(heap, size):
 
 @njit
 def merge_short(encoder, text, start, length):
-    """Ids of a pre-token of at most SHORT_MERGE bytes, in encoder.ids: after each merge, the least rank
-    of all is looked for again.
+    """Encode a pre-token of at most SHORT_MERGE bytes into encoder.ids and return the number of ids.
 
-    A place keeps its number; ranks[place] is rank << 8 | place of the pair that begins there.
+    Searches all places for the least rank after each merge. ranks[place] is rank << 8 | place of the pair
+    that begins there.
     """
     rules, ids, ranks = encoder.rules, encoder.ids, encoder.heap
     links = encoder.links
@@ -713,17 +713,17 @@ def merge_short(encoder, text, start, length):
 
 @njit
 def rank_at(rules, ids, place, second):
-    """rank << 8 | place of the pair at two places; NONE where it never merges."""
+    """Return rank << 8 | place of the pair at two places, NONE if it is not merged."""
     found = find_pair(rules, ids[place], ids[second])
     return found if found == NONE else found << u64(8) | u64(place)
 
 
 @njit
 def merge_long(encoder, text, start, length):
-    """Ids of a pre-token of any length, in encoder.ids, in n log n time.
+    """Encode a pre-token of any length into encoder.ids in O(n log n) time; return the number of ids.
 
-    A token's id stands at its first and at its last byte, so its neighbours are found in both
-    directions. The heap holds rank << 32 | place; what is out of date there has another rank by now.
+    The id of a token is stored at its first and at its last byte, so that neighbours are found in both
+    directions. The heap holds rank << 32 | place; an entry is out of date if the pair there has another rank.
     """
     rules, ids, heap = encoder.rules, encoder.ids, encoder.heap
     lengths = rules.lengths
@@ -766,7 +766,7 @@ def merge_long(encoder, text, start, length):
 
 @njit
 def push_pair(rules, heap, size, left, right, place):
-    """Enter a pair if it ever merges; the heap's new size."""
+    """Push a pair if it is ever merged, and return the heap's new size."""
     found = find_pair(rules, left, right)
     if found == NONE:
         return size
@@ -776,15 +776,15 @@ def push_pair(rules, heap, size, left, right, place):
 
 @njit
 def merge_word(encoder, text, start, length):
-    """Ids of a pre-token, in encoder.ids; their number."""
+    """Encode a pre-token into encoder.ids and return the number of ids."""
     if length <= SHORT_MERGE:
         return merge_short(encoder, text, start, length)
     return merge_long(encoder, text, start, length)
 
 
 @njit
-def put(encoder, at, token):
-    """Write one id."""
+def write_id(encoder, at, token):
+    """Write one id to the output."""
     if encoder.is_wide:
         encoder.out32[at] = token
     else:
@@ -792,8 +792,8 @@ def put(encoder, at, token):
 
 
 @njit
-def learn_word(encoder, at, text, start, length, key0, key1):
-    """Encode a word and enter it at its empty entry; False where there is no room."""
+def encode_and_insert(encoder, at, text, start, length, key0, key1):
+    """Encode a word and insert it at its empty entry; False if there is no room."""
     state = encoder.state
     if not has_room(encoder.words, length) or state[SPILLED] + length > encoder.spill_size:
         return False
@@ -814,24 +814,24 @@ def learn_word(encoder, at, text, start, length, key0, key1):
 
 
 @njit
-def put_word(encoder, at, out):
-    """Write the ids of the word at an entry; where the next ones go."""
+def write_word_ids(encoder, at, out):
+    """Write the ids of the word at an entry and return the output position after them."""
     first, second = encoder.words.table[at + 2], encoder.words.table[at + 3]
     number = i64(second >> u64(32))
     if number <= INLINE_IDS:
-        # All three, whether there are as many or not: what is too much is written over.
-        put(encoder, out, first & LOW32)
-        put(encoder, out + 1, first >> u64(32))
-        put(encoder, out + 2, second & LOW32)
+        # Always all three, without a branch: those that are too many are overwritten.
+        write_id(encoder, out, first & LOW32)
+        write_id(encoder, out + 1, first >> u64(32))
+        write_id(encoder, out + 2, second & LOW32)
     else:
         for i in range(number):
-            put(encoder, out + i, encoder.spill[i64(first) + i])
+            write_id(encoder, out + i, encoder.spill[i64(first) + i])
     return out + number
 
 
 @njit
 def encode_window(encoder, window, number):
-    """Write the ids of the window's pre-tokens; how many of them, fewer where a table is full."""
+    """Write the ids of the window's pre-tokens; return how many were encoded, fewer if a table is full."""
     state, words = encoder.state, encoder.words
     out = state[OUTPUT]
     for first in range(0, number, BATCH):
@@ -839,49 +839,51 @@ def encode_window(encoder, window, number):
         hash_batch(words, window, first, size)
         for i in range(size):
             key0, key1, at = words.keys[4 * i], words.keys[4 * i + 1], i64(words.keys[4 * i + 2]) * ENTRY
-            if not is_word(words.table, at, key0, key1):
-                at = look_for_word(encoder, window, first + i, key0, key1, i64(words.keys[4 * i + 2]))
+            if not holds_short_word(words.table, at, key0, key1):
+                at = find_or_encode_word(encoder, window, first + i, key0, key1, i64(words.keys[4 * i + 2]))
                 if at < 0:
                     state[OUTPUT] = out
                     return first + i
-            out = put_word(encoder, at, out)
+            out = write_word_ids(encoder, at, out)
     state[OUTPUT] = out
     return number
 
 
 @njit
-def look_for_word(encoder, window, index, key0, key1, slot):
-    """The entry of a pre-token that is not at its first place, new or not; -1 where there is no room."""
+def find_or_encode_word(encoder, window, index, key0, key1, slot):
+    """Return the entry of a pre-token that is not at its preferred entry; -1 if a new one does not fit."""
     words = encoder.words
     start = i64(window.starts[index])
     length = i64(window.starts[index + 1]) - start
     at = find_word(words, window.bytes, start, length, key0, key1, slot)
-    if words.table[at + 1] == 0 and not learn_word(encoder, at, window.bytes, start, length, key0, key1):
+    if words.table[at + 1] == 0 and not encode_and_insert(
+        encoder, at, window.bytes, start, length, key0, key1
+    ):
         return -1
     return at
 
 
 @njit
 def encode_long(encoder, text, start, end):
-    """Write the ids of one long pre-token."""
+    """Write the ids of one long pre-token, without the table."""
     state = encoder.state
     if end - start > encoder.scratch_size:
         state[NEEDED] = end - start
         return TOO_LONG
     for i in range(merge_word(encoder, text, start, end - start)):
-        put(encoder, state[OUTPUT], encoder.ids[i])
+        write_id(encoder, state[OUTPUT], encoder.ids[i])
         state[OUTPUT] += 1
     return DONE
 
 
 @njit
 def encode_special(encoder, token):
-    """Write a special token's id."""
-    put(encoder, encoder.state[OUTPUT], token)
+    """Write the id of a special token."""
+    write_id(encoder, encoder.state[OUTPUT], token)
     encoder.state[OUTPUT] += 1
 
 
-encode_text = scanner(encode_window, encode_long, encode_special)
+scan_and_encode = scanner(encode_window, encode_long, encode_special)
 
 
 def encode(
@@ -928,11 +930,11 @@ def encode(
     specials = Specials(
         special_text, special_bounds, special_ids, firsts, num_specials, num_firsts, num_shared
     )
-    return encode_text(text, stop, encoder, Window(window, masks, starts, classes), specials)
+    return scan_and_encode(text, stop, encoder, Window(window, masks, starts, classes), specials)
 
 
-def move_words(old, old_capacity, table, capacity):
-    """Enter all words of a table into an empty, larger one with the same arena."""
+def rehash_words(old, old_capacity, table, capacity):
+    """Insert all words of a table into an empty, larger one with the same arena."""
     for entry in range(0, old_capacity * ENTRY, ENTRY):
         if old[entry + 1]:
             slot = slot_of(old[entry], min(old[entry + 1], LONG), capacity)
@@ -943,8 +945,8 @@ def move_words(old, old_capacity, table, capacity):
     return DONE
 
 
-def enter_rules(keys, number, pairs, pairs_capacity):
-    """Fill an empty table of pairs; `keys` is left and right of each rank, as the table has them."""
+def fill_pair_table(keys, number, pairs, pairs_capacity):
+    """Fill an empty table of pairs; `keys` holds left << ID_BITS | right of each rank."""
     for rank in range(number):
         slot = slot_of(keys[rank], ONE, pairs_capacity)
         while pairs[slot] != NONE:
@@ -956,8 +958,8 @@ def enter_rules(keys, number, pairs, pairs_capacity):
 # ---- decoding ---------------------------------------------------------------------------------------
 
 
-def measure(ids16, ids32, is_wide, number, spans, num_tokens):
-    """Bytes of the text of `number` ids; of the first id that is none: -1 minus its place."""
+def decoded_size(ids16, ids32, is_wide, number, spans, num_tokens):
+    """Return the length in bytes of the text of `number` ids, or -1 - index of the first invalid id."""
     total = 0
     for i in range(number):
         token = i64(ids32[i]) if is_wide else i64(ids16[i])
@@ -968,7 +970,7 @@ def measure(ids16, ids32, is_wide, number, spans, num_tokens):
 
 
 def decode(ids16, ids32, is_wide, number, spans, text, out):
-    """Write the bytes of all ids; up to 15 more bytes are written behind them."""
+    """Write the bytes of all ids and return their number; up to 15 bytes after them are overwritten."""
     at = 0
     for i in range(number):
         token = i64(ids32[i]) if is_wide else i64(ids16[i])
@@ -985,7 +987,7 @@ def decode(ids16, ids32, is_wide, number, spans, text, out):
 
 
 class Counts(NamedTuple):
-    """Words whose first value is how often they have occurred."""
+    """Table of words with their count as the first value."""
 
     words: Any
     state: Any
@@ -993,7 +995,7 @@ class Counts(NamedTuple):
 
 @njit
 def count_word(counts, text, start, length, key0, key1, slot):
-    """Count one occurrence; False where there is no room for a new word."""
+    """Count one occurrence; False if the word is new and does not fit."""
     words = counts.words
     at = find_word(words, text, start, length, key0, key1, slot)
     if words.table[at + 1] == 0:
@@ -1006,7 +1008,7 @@ def count_word(counts, text, start, length, key0, key1, slot):
 
 @njit
 def count_window(counts, window, number):
-    """Count the window's pre-tokens; how many of them, fewer where a table is full."""
+    """Count the window's pre-tokens; return how many were counted, fewer if the table is full."""
     words = counts.words
     for first in range(0, number, BATCH):
         size = min(BATCH, number - first)
@@ -1023,7 +1025,7 @@ def count_window(counts, window, number):
 @njit
 def count_long(counts, text, start, end):
     """Count one long pre-token."""
-    key0, key1 = word_key(text, start, end - start)
+    key0, key1 = key_of(text, start, end - start)
     slot = slot_of(key0, key1, counts.words.capacity)
     counts.state[NEEDED] = end - start
     return DONE if count_word(counts, text, start, end - start, key0, key1, slot) else FULL
@@ -1031,10 +1033,10 @@ def count_long(counts, text, start, end):
 
 @njit
 def count_special(counts, token):
-    """Special tokens do not count."""
+    """Do nothing: special tokens are not counted."""
 
 
-count_text = scanner(count_window, count_long, count_special)
+scan_and_count = scanner(count_window, count_long, count_special)
 
 
 def count(
@@ -1063,11 +1065,11 @@ def count(
     specials = Specials(
         special_text, special_bounds, special_ids, firsts, num_specials, num_firsts, num_shared
     )
-    return count_text(text, stop, counts, Window(window, masks, starts, classes), specials)
+    return scan_and_count(text, stop, counts, Window(window, masks, starts, classes), specials)
 
 
-def absorb(other, other_capacity, other_arena, state, table, capacity, arena, arena_size, keys):
-    """Add another table's words and counts to one that has room for them."""
+def add_counts(other, other_capacity, other_arena, state, table, capacity, arena, arena_size, keys):
+    """Add the counts of another table to one that has room for its words."""
     words = Words(table, capacity, arena, arena_size, keys, state)
     for entry in range(0, other_capacity * ENTRY, ENTRY):
         key0, key1 = other[entry], other[entry + 1]
@@ -1085,7 +1087,7 @@ def absorb(other, other_capacity, other_arena, state, table, capacity, arena, ar
 
 
 def list_words(table, capacity, entries, counts):
-    """Fill `entries` and `counts` for the words in which something may merge; their number."""
+    """List entries and counts of the words of at least two bytes; return their number."""
     number = 0
     for entry in range(0, capacity * ENTRY, ENTRY):
         if table[entry + 1] and table[entry + 1] >> u64(56) != ONE:
@@ -1095,7 +1097,7 @@ def list_words(table, capacity, entries, counts):
 
 
 def write_words(table, arena, entries, number, text, gaps):
-    """Write the words at some entries one after the other, a gap of one byte before and behind each."""
+    """Write the words of some entries in a row, with a gap of one byte before and after each."""
     text[0], gaps[0] = 0, 0
     at = 1
     for i in range(number):
@@ -1120,55 +1122,55 @@ def write_words(table, arena, entries, number, text, gaps):
 
 
 class Corpus(NamedTuple):
-    """All words as bytes and as tokens, GAPs between them, those that occur most first.
+    """All words as bytes and as tokens, in order of falling counts, with GAPs between them.
 
-    As in `merge_long`, a token's id stands at its first and at its last byte.
+    The id of a token is stored at its first and at its last byte, as in `merge_long`.
     """
 
     text: Any
     ids: Any
     """i32."""
     groups: Any
-    """i64: where the words of each weight begin; behind the last group, where everything ends."""
+    """i64: starts of the groups of words with equal counts, and the end of the last group."""
     weights: Any
-    """i64: how often the words of each group occur."""
+    """i64: count of the words of each group."""
     num_groups: Any
 
 
 class Tokens(NamedTuple):
-    """What is known of each token."""
+    """Bytes of each token."""
 
     lengths: Any
-    """i32: bytes."""
+    """i32: length in bytes."""
     examples: Any
-    """i64: a place where its bytes stand."""
+    """i64: an offset at which its bytes stand in the corpus."""
     prefixes: Any
-    """u64: its first eight bytes, so that numbers sort as bytes do."""
+    """u64: its first eight bytes, big-endian: numbers compare as byte strings do."""
 
 
 class Neighbours(NamedTuple):
-    """Scratch: of each token, what a merge means for the pairs that it makes on one side."""
+    """Scratch: the tokens on one side of the occurrences of a merge."""
 
     touched: Any
-    """i32: which tokens are concerned."""
+    """i32: list of these tokens."""
     weights: Any
-    """i64."""
+    """i64: by token, the summed counts of the words."""
     numbers: Any
-    """i64."""
+    """i64: by token, the number of occurrences; later the position in the list of places."""
 
 
 class Trainer(NamedTuple):
-    """Everything that learning merges works with."""
+    """State of learning merges."""
 
     corpus: Any
     tokens: Any
     pairs: Any
-    """u64[PAIR * capacity]: a hash table."""
+    """u64[PAIR * capacity]: hash table of pairs."""
     capacity: Any
     places: Any
-    """u32: for each pair the places where it stands, or once stood, in rising order."""
+    """u32: places of each pair, ascending; some are out of date."""
     heap: Any
-    """u64[2 * capacity]: count and pair, entered once, with the highest count that it will ever have."""
+    """u64[2 * capacity]: max-heap of (count, pair); a count may since have become lower."""
     stash: Any
     """i64[3 * number]: scratch."""
     left: Any
@@ -1178,7 +1180,7 @@ class Trainer(NamedTuple):
 
 @njit
 def compare_tokens(trainer, one, other):
-    """-1, 0 or 1, as the bytes of one token are less than, equal to or greater than another's."""
+    """Compare two tokens as byte strings: -1, 0 or 1."""
     if one == other:
         return 0
     tokens, text = trainer.tokens, trainer.corpus.text
@@ -1194,7 +1196,7 @@ def compare_tokens(trainer, one, other):
 
 @njit
 def comes_first(trainer, count, pair, other_count, other_pair):
-    """Whether a pair is merged before another: the greater count, of equals the greater bytes."""
+    """Return True if a pair precedes another: greater count, for equal counts greater byte strings."""
     if count != other_count:
         return count > other_count
     order = compare_tokens(trainer, i64(pair >> u64(32)), i64(other_pair >> u64(32)))
@@ -1204,8 +1206,8 @@ def comes_first(trainer, count, pair, other_count, other_pair):
 
 
 @njit
-def push_candidate(trainer, count, pair):
-    """Enter a pair into the heap of pairs."""
+def push_pair_candidate(trainer, count, pair):
+    """Push a pair onto the heap."""
     heap = trainer.heap
     hole = trainer.state[HEAP_SIZE]
     trainer.state[HEAP_SIZE] += 1
@@ -1219,8 +1221,8 @@ def push_candidate(trainer, count, pair):
 
 
 @njit
-def pop_candidate(trainer):
-    """Take the first pair out of the heap."""
+def pop_pair_candidate(trainer):
+    """Remove the first pair from the heap."""
     heap = trainer.heap
     size = trainer.state[HEAP_SIZE] - 1
     trainer.state[HEAP_SIZE] = size
@@ -1240,7 +1242,7 @@ def pop_candidate(trainer):
 
 @njit
 def pair_entry(pairs, capacity, pair):
-    """The entry of a pair, or the empty one where it belongs."""
+    """Return the entry of a pair, or the empty entry for it."""
     slot = slot_of(pair, ONE, capacity)
     while pairs[slot * PAIR] != pair and pairs[slot * PAIR] != NONE:
         slot = (slot + 1) & (capacity - 1)
@@ -1249,7 +1251,7 @@ def pair_entry(pairs, capacity, pair):
 
 @njit
 def add_pair(trainer, left, right, weight, first, number):
-    """Enter a new pair, and the number of its places that begin at `first`."""
+    """Insert a new pair with its count and its range of places."""
     pair = u64(left) << u64(32) | u64(right)
     entry = pair_entry(trainer.pairs, trainer.capacity, pair)
     trainer.pairs[entry], trainer.pairs[entry + 1] = pair, u64(weight)
@@ -1259,7 +1261,7 @@ def add_pair(trainer, left, right, weight, first, number):
 
 @njit
 def group_of(corpus, group, place):
-    """The group in which a place is, which is `group` or a later one."""
+    """Return the group of words that contains `place`, which is `group` or a later one."""
     if place < corpus.groups[group + 1]:
         return group
     first, last = group + 1, corpus.num_groups - 1
@@ -1273,8 +1275,8 @@ def group_of(corpus, group, place):
 
 
 @njit
-def start_pairs(trainer, length, counts, numbers):
-    """Count the pairs of bytes and list their places."""
+def count_byte_pairs(trainer, length, counts, numbers):
+    """Insert the pairs of bytes with their counts and places."""
     ids, state = trainer.corpus.ids, trainer.state
     group = 0
     for place in range(length - 1):
@@ -1287,7 +1289,7 @@ def start_pairs(trainer, length, counts, numbers):
         if numbers[pair]:
             left, right = pair >> 8, pair & 255
             add_pair(trainer, left, right, counts[pair], state[NUM_PLACES], numbers[pair])
-            push_candidate(trainer, u64(counts[pair]), u64(left) << u64(32) | u64(right))
+            push_pair_candidate(trainer, u64(counts[pair]), u64(left) << u64(32) | u64(right))
             first = state[NUM_PLACES]
             state[NUM_PLACES] += numbers[pair]
             numbers[pair] = first
@@ -1300,21 +1302,21 @@ def start_pairs(trainer, length, counts, numbers):
 
 @njit
 def next_pair(trainer):
-    """The pair that is merged next; NONE where there is none left."""
+    """Return the pair to merge next, which stays on the heap; NONE if no pair is left."""
     while trainer.state[HEAP_SIZE] > 0:
         count, pair = trainer.heap[0], trainer.heap[1]
         now = trainer.pairs[pair_entry(trainer.pairs, trainer.capacity, pair) + 1]
         if now == count and count > 0:
             return pair
-        pop_candidate(trainer)
+        pop_pair_candidate(trainer)
         if now > 0:
-            push_candidate(trainer, now, pair)
+            push_pair_candidate(trainer, now, pair)
     return NONE
 
 
 @njit
-def touch(side, number, token, weight):
-    """Note that a merge changes `token`'s pairs on one side; the number of such tokens."""
+def add_neighbour(side, number, token, weight):
+    """Add an occurrence of `token` as neighbour of a merge; return the number of distinct neighbours."""
     if side.numbers[token] == 0:
         side.touched[number] = token
         number += 1
@@ -1324,8 +1326,8 @@ def touch(side, number, token, weight):
 
 
 @njit
-def take_away(trainer, side, number, with_token, is_left):
-    """Lower the counts of pairs that are no more."""
+def subtract_counts(trainer, side, number, with_token, is_left):
+    """Subtract the counts of the pairs that a merge has removed on one side."""
     for i in range(number):
         token = side.touched[i]
         left, right = (token, with_token) if is_left else (with_token, token)
@@ -1336,13 +1338,13 @@ def take_away(trainer, side, number, with_token, is_left):
 
 
 @njit
-def make_room(trainer, side, number, merged, is_left, first):
-    """Enter the pairs that have arisen on one side, places from `first` on; where those end."""
+def insert_pairs(trainer, side, number, merged, is_left, first):
+    """Insert the new pairs of one side with room for their places from `first` on; return its end."""
     for i in range(number):
         token = side.touched[i]
         left, right = (token, merged) if is_left else (merged, token)
         add_pair(trainer, left, right, side.weights[token], first, side.numbers[token])
-        push_candidate(trainer, u64(side.weights[token]), u64(left) << u64(32) | u64(right))
+        push_pair_candidate(trainer, u64(side.weights[token]), u64(left) << u64(32) | u64(right))
         next_first = first + side.numbers[token]
         side.numbers[token], side.weights[token] = first, 0
         first = next_first
@@ -1350,8 +1352,11 @@ def make_room(trainer, side, number, merged, is_left, first):
 
 
 @njit
-def join(trainer, pair, merged, first, number):
-    """Make each occurrence of a pair one token; keep its place, and take away what it was part of."""
+def merge_pair(trainer, pair, merged, first, number):
+    """Replace each occurrence of a pair by one token, and subtract the counts of the pairs around it.
+
+    Returns the number of occurrences; `stash` holds place and count of each.
+    """
     ids, corpus = trainer.corpus.ids, trainer.corpus
     left, right = i64(pair >> u64(32)), i64(pair & LOW32)
     left_length = trainer.tokens.lengths[left]
@@ -1365,21 +1370,21 @@ def join(trainer, pair, merged, first, number):
         group = group_of(corpus, group, place)
         before, behind = ids[place - 1], ids[place + length]
         if before >= 0 and before != merged:
-            num_left = touch(trainer.left, num_left, before, corpus.weights[group])
+            num_left = add_neighbour(trainer.left, num_left, before, corpus.weights[group])
         if behind >= 0:
-            num_right = touch(trainer.right, num_right, behind, corpus.weights[group])
+            num_right = add_neighbour(trainer.right, num_right, behind, corpus.weights[group])
         ids[place + left_length] = GONE
         ids[place + length - 1] = ids[place] = merged
         trainer.stash[3 * kept], trainer.stash[3 * kept + 1] = place, corpus.weights[group]
         kept += 1
-    take_away(trainer, trainer.left, num_left, left, True)
-    take_away(trainer, trainer.right, num_right, right, False)
+    subtract_counts(trainer, trainer.left, num_left, left, True)
+    subtract_counts(trainer, trainer.right, num_right, right, False)
     return kept
 
 
 @njit
-def list_neighbours(trainer, merged, first, kept):
-    """Count and list the pairs that the new token makes with what now stands on both its sides."""
+def index_new_pairs(trainer, merged, first, kept):
+    """Insert the pairs of the new token with its left and right neighbours, with counts and places."""
     ids, stash, lengths, places = trainer.corpus.ids, trainer.stash, trainer.tokens.lengths, trainer.places
     length = lengths[merged]
     num_left = num_right = 0
@@ -1387,16 +1392,16 @@ def list_neighbours(trainer, merged, first, kept):
         place, weight = stash[3 * i], stash[3 * i + 1]
         before, behind = ids[place - 1], ids[place + length]
         if behind == merged:
-            behind = GAP  # that pair is counted at its other half
+            behind = GAP  # this pair is counted at its right token
         stash[3 * i + 1], stash[3 * i + 2] = before, behind
         if before >= 0:
-            num_left = touch(trainer.left, num_left, before, weight)
+            num_left = add_neighbour(trainer.left, num_left, before, weight)
         if behind >= 0:
-            num_right = touch(trainer.right, num_right, behind, weight)
-    # There are no more left neighbours than there were places of the pair that is gone now.
-    make_room(trainer, trainer.left, num_left, merged, True, first)
+            num_right = add_neighbour(trainer.right, num_right, behind, weight)
+    # The list of the merged pair's places is free now, and has room for those of all left neighbours.
+    insert_pairs(trainer, trainer.left, num_left, merged, True, first)
     begin = trainer.state[NUM_PLACES]
-    trainer.state[NUM_PLACES] = make_room(trainer, trainer.right, num_right, merged, False, begin)
+    trainer.state[NUM_PLACES] = insert_pairs(trainer, trainer.right, num_right, merged, False, begin)
     for i in range(kept):
         place, before, behind = stash[3 * i], stash[3 * i + 1], stash[3 * i + 2]
         if before >= 0:
@@ -1413,7 +1418,7 @@ def list_neighbours(trainer, merged, first, kept):
 
 @njit
 def add_token(trainer, place, length):
-    """Enter the token whose bytes stand at `place`; its id."""
+    """Add the token whose bytes stand at `place`, and return its id."""
     tokens, merged = trainer.tokens, trainer.state[NUM_TOKENS]
     prefix = u64(0)
     for i in range(8):
@@ -1424,7 +1429,7 @@ def add_token(trainer, place, length):
     return merged
 
 
-def learn(
+def learn_merges(
     state,
     wanted,
     text,
@@ -1449,7 +1454,7 @@ def learn(
     right_weights,
     right_numbers,
 ):
-    """Learn merges until there are `wanted` tokens; FULL where the table of pairs has to grow first."""
+    """Learn merges until there are `wanted` tokens or no pair is left; FULL if `pairs` has to grow."""
     corpus = Corpus(text, ids, groups, weights, num_groups)
     left = Neighbours(left_touched, left_weights, left_numbers)
     right = Neighbours(right_touched, right_weights, right_numbers)
@@ -1460,7 +1465,7 @@ def learn(
             tokens.prefixes[byte] = u64(byte) << u64(56)
             tokens.lengths[byte] = 1
         state[NUM_TOKENS] = 256
-        start_pairs(trainer, length, left_weights, left_numbers)
+        count_byte_pairs(trainer, length, left_weights, left_numbers)
         for i in range(1 << 16):
             left_weights[i] = left_numbers[i] = 0
     while state[NUM_TOKENS] < wanted:
@@ -1471,18 +1476,18 @@ def learn(
             return DONE
         entry = pair_entry(pairs, capacity, pair)
         first, number = i64(pairs[entry + 2] >> u64(32)), i64(pairs[entry + 2] & LOW32)
-        kept = join(trainer, pair, state[NUM_TOKENS], first, number)
+        kept = merge_pair(trainer, pair, state[NUM_TOKENS], first, number)
         pairs[entry + 1] = u64(0)
-        pop_candidate(trainer)
+        pop_pair_candidate(trainer)
         merges[state[NUM_TOKENS]] = pair
         both = lengths[i64(pair >> u64(32))] + lengths[i64(pair & LOW32)]
         merged = add_token(trainer, stash[0], both)
-        list_neighbours(trainer, merged, first, kept)
+        index_new_pairs(trainer, merged, first, kept)
     return DONE
 
 
-def move_pairs(old, old_capacity, pairs, capacity):
-    """Enter all pairs of a table into an empty, larger one."""
+def rehash_pairs(old, old_capacity, pairs, capacity):
+    """Insert all pairs of a table into an empty, larger one."""
     for entry in range(0, old_capacity * PAIR, PAIR):
         if old[entry] != NONE:
             at = pair_entry(pairs, capacity, old[entry])
@@ -1491,7 +1496,7 @@ def move_pairs(old, old_capacity, pairs, capacity):
     return DONE
 
 
-# ---- what is called from outside --------------------------------------------------------------------
+# ---- the library's entries -------------------------------------------------------------------------
 
 _TYPES = {
     "u8*": "text out arena other_arena window classes special_text firsts",
@@ -1507,17 +1512,17 @@ _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names.split
 ENTRIES = {
     function.__name__: function
     for function in (
-        *(encode, move_words, enter_rules, measure, decode),
-        *(count, absorb, list_words, write_words, learn, move_pairs),
+        *(encode, rehash_words, fill_pair_table, decoded_size, decode),
+        *(count, add_counts, list_words, write_words, learn_merges, rehash_pairs),
     )
 }
-"""The kernels by name. Each returns a number."""
+"""Kernels by name. Each returns an integer."""
 
 
 OPTIONS: dict[str, object] = {}
-"""Of numba's compiler."""
+"""Options of numba's compiler."""
 
 
 def parameters(name: str) -> dict[str, str]:
-    """A kernel's parameters in order, and the type of each: "u8*" is an array, "i64" a number."""
+    """Return the parameters of a kernel in order with their types: "u8*" is an array, "i64" a number."""
     return {parameter: _TYPE_OF.get(parameter, "i64") for parameter in signature(ENTRIES[name]).parameters}

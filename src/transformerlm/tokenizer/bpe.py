@@ -1,7 +1,7 @@
-"""Byte-pair encoding: learning merges from a corpus' pre-tokens, and applying them to one of them.
+"""Byte-pair encoding in plain Python: learning merges from counted pre-tokens, applying them to a pre-token.
 
-This is the whole algorithm, on numbers instead of byte strings and without recounting;
-`reference.py` says the same slowly. Text, files and special tokens in text are others' business.
+Equivalent to `reference.py`, on ids instead of byte strings and with counts that are updated instead of
+recomputed. Dividing text into pre-tokens is in `pretokenize.py`, reading it in `train.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from transformerlm.errors import ConfigError
 Vocab = dict[int, bytes]
 Merges = list[tuple[bytes, bytes]]
 Progress = Callable[[int], object]
-"""Is called with how much has been done since its last call."""
+"""Progress callback, called with the amount of work done since its last call."""
 
 NUM_BYTES = 256
 
-_GAP = -1  # stands between two words: no pair reaches across it
-_GONE = -2  # what was the right half of a merge: no token begins here any more
+_GAP = -1  # between two words: no pair extends across it
+_GONE = -2  # was the right half of a merge: no token begins here any more
 _COMPLEMENT = bytes(255 - byte for byte in range(NUM_BYTES))
 
 _Ids = tuple[int, int]
@@ -36,34 +36,39 @@ def train_from_counts(
     special_tokens: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[Vocab, Merges]:
-    """Learn a vocabulary from a corpus given as pre-token -> how often it occurs.
+    """Learn a vocabulary from a corpus given as pre-token -> count.
 
-    Repeat: count the adjacent pairs of tokens in all pre-tokens (overlaps count: `a a a` holds two),
-    take the most frequent, of equals the greatest pair of byte strings, and make each occurrence one
-    token, from left to right. Ids: 0 to 255 are the bytes, then the merges' results in order, last
-    the special tokens (one that has been learned keeps the id it has).
+    Repeated step: count the adjacent pairs of tokens in all pre-tokens (overlapping ones count: `a a a` holds
+    two), take the most frequent pair, of equally frequent ones the greatest pair of byte strings, and replace
+    each of its occurrences by one token, from left to right.
 
-    Fewer possible merges than `vocab_size` asks for is no error: the vocabulary is then smaller.
-    Time grows with the number of places at which something merges, memory with the distinct pre-tokens.
+    Ids: 0 to 255 are the bytes, then come the results of the merges in order, then the special tokens that
+    are not among them. The vocabulary is smaller than `vocab_size` if no pair is left.
+
+    Time is proportional to the number of places at which something merges, memory to the distinct pre-tokens.
 
     Args:
-        counts: the result does not depend on their order.
-        vocab_size: ids in all.
+        counts: pre-token -> count; the result does not depend on their order.
+        vocab_size: number of ids, bytes and special tokens included.
+        special_tokens: tokens that are added at the end.
         progress: called with 1 after every merge.
 
+    Returns:
+        id -> token, and the merges in the order learned.
+
     Raises:
-        ConfigError: when the bytes and the special tokens alone are more than `vocab_size`.
+        ConfigError: the bytes and the special tokens alone exceed `vocab_size`.
     """
     tokens = [bytes([byte]) for byte in range(NUM_BYTES)]
     merges: Merges = []
-    special = room_for_merges(special_tokens, tokens, vocab_size)
+    special = new_special_tokens(special_tokens, tokens, vocab_size)
     corpus = _Corpus(counts)
     queue = _Queue(corpus.counts, tokens)
     while len(tokens) + len(special) < vocab_size and (pair := queue.pop()):
         left, right = tokens[pair[0]], tokens[pair[1]]
         merges.append((left, right))
-        # No two merges make the same bytes: wherever those stand between two ends of tokens, the merges
-        # before have divided them in the same way, so the first to join them joins them everywhere.
+        # No two merges make the same bytes: earlier merges have divided them in the same way wherever they
+        # stand between two token boundaries, so the first merge that makes them makes them everywhere.
         tokens.append(left + right)
         special.pop(left + right, None)
         queue.push(corpus.merge(pair, merged=len(tokens) - 1))
@@ -72,8 +77,14 @@ def train_from_counts(
     return dict(enumerate([*tokens, *special])), merges
 
 
-def room_for_merges(special_tokens: Sequence[str], tokens: list[bytes], vocab_size: int) -> dict[bytes, None]:
-    """The special tokens that are not among `tokens`, in order, provided that there is room for them."""
+def new_special_tokens(
+    special_tokens: Sequence[str], tokens: list[bytes], vocab_size: int
+) -> dict[bytes, None]:
+    """Return the special tokens that are not in `tokens`, in order, as keys.
+
+    Raises:
+        ConfigError: `vocab_size` is too small for both.
+    """
     special = {token.encode(): None for token in special_tokens if token.encode() not in tokens}
     least = len(tokens) + len(special)
     if vocab_size < least:
@@ -83,9 +94,9 @@ def room_for_merges(special_tokens: Sequence[str], tokens: list[bytes], vocab_si
 
 
 class _Corpus:
-    """All words as one linked list of ids, and for each pair of neighbours its count and its places.
+    """All words as one linked list of ids, with the count and the places of each pair of neighbours.
 
-    A place is an index into the lists below, and a pair's place is that of its left token.
+    A place is an index into the lists below. The place of a pair is that of its left token.
     """
 
     def __init__(self, counts: Mapping[str, int] | Mapping[bytes, int]) -> None:
@@ -95,7 +106,7 @@ class _Corpus:
             self.ids += word.encode() if isinstance(word, str) else word
             self.ids.append(_GAP)
             self.weights += [count] * (len(self.ids) - len(self.weights))
-        # Arrays where a list would need an object for each number.
+        # Arrays instead of lists: 8 bytes per number instead of an object.
         self.before = array("q", range(-1, len(self.ids) - 1))
         self.after = array("q", range(1, len(self.ids) + 1))
         self.counts: defaultdict[_Ids, int] = defaultdict(int)
@@ -106,10 +117,10 @@ class _Corpus:
                 self.places[pair].append(place)
 
     def merge(self, pair: _Ids, merged: int) -> set[_Ids]:
-        """Make every occurrence of `pair` the new token `merged`, and return the pairs that arise."""
+        """Replace every occurrence of `pair` by the new token `merged`, and return the new pairs."""
         arisen: set[_Ids] = set()
-        # Places are in order, because they were entered in order: all by the scan above, or all by one
-        # merge. Some are out of date: their token has become part of another since.
+        # Places are sorted, since the scan above or a single merge has added them in order. Some are out of
+        # date: their token has since become part of another.
         for place in self.places.pop(pair):
             if (self.ids[place], self.ids[self.after[place]]) == pair:
                 self._merge_at(place, merged, arisen)
@@ -137,10 +148,10 @@ class _Corpus:
 
 
 class _Queue:
-    """The pairs by falling count, of equals the greatest pair of byte strings first.
+    """Priority queue of pairs: highest count first, of equal counts the greatest pair of byte strings.
 
-    A pair is entered once, when it arises, with the highest count that it will ever have. What it has
-    lost since is noticed when its entry comes up.
+    A pair is pushed when it arises, with the highest count that it will ever have. `pop` notices an entry
+    whose count has decreased since, and pushes it again.
     """
 
     def __init__(self, counts: defaultdict[_Ids, int], tokens: list[bytes]) -> None:
@@ -155,7 +166,7 @@ class _Queue:
             heapq.heappush(self.entries, self._entry(pair))
 
     def pop(self) -> _Ids | None:
-        """The first pair, taken out; None where no pair is left."""
+        """Remove and return the first pair; None if no pair is left."""
         while self.entries:
             negative_count, *_, pair = heapq.heappop(self.entries)
             count = self.counts[pair]
@@ -170,28 +181,31 @@ class _Queue:
 
 
 def _descending(token: bytes) -> str:
-    """A key that sorts byte strings the other way round, as a heap that gives its least needs it."""
-    # The end, where a shorter string is less than a longer one, has to become the greatest character.
+    """Return a sort key that orders byte strings descending, for a heap that pops its least entry."""
+    # A prefix sorts before the longer string; a final character above all others reverses that too.
     return token.translate(_COMPLEMENT).decode("latin-1") + "\u0100"
 
 
 class MergeRules(NamedTuple):
-    """A list of merges on ids, made for applying it."""
+    """Merges on ids, prepared for `apply_merges`."""
 
     ranks: dict[tuple[int, int], int]
-    """Pair of ids -> its place in the list."""
+    """Pair of ids -> rank, its index in the list of merges."""
     results: list[int]
-    """Place in the list -> id of the merged token."""
+    """Rank -> id of the merged token."""
 
 
 def apply_merges(ids: list[int], rules: MergeRules) -> list[int]:
-    """The tokens of one pre-token: time and again its earliest-learned pair is merged wherever it stands.
+    """Encode one pre-token: repeatedly merge all occurrences of its earliest-learned pair.
 
-    Takes n log n time for n bytes: a linked list of tokens, and the places of each pair by its rank.
+    Takes O(n log n) time for n bytes, with a linked list of tokens and the places of each pair by rank.
 
     Args:
-        ids: the pre-token's bytes, as ids.
+        ids: ids of the pre-token's bytes.
         rules: the merges.
+
+    Returns:
+        Ids of its tokens.
     """
     ranks, ids = rules.ranks, [*ids, _GAP]
     before, after = list(range(-1, len(ids) - 1)), list(range(1, len(ids) + 1))

@@ -1,8 +1,7 @@
-"""From text to pre-tokens, the pieces within which bytes may merge, and where text may be cut in two.
+"""Pre-tokenization: dividing text into the pieces within which bytes may merge, and finding safe cuts.
 
-Two questions are answered here and nowhere else: what a pre-token is, and at which places a text can
-be divided so that both parts, treated apart, give what the whole would have given. Nothing here
-knows of bytes, merges or ids.
+A cut of a text is safe if encoding both parts separately gives the ids of the whole. This module does not
+know of merges or ids.
 """
 
 from __future__ import annotations
@@ -16,33 +15,33 @@ import regex
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
 
-# Reads backwards ((?r)), so that the first match is the last cut. With GPT-2's pattern every run of
-# letters or of numbers ends a pre-token, whatever follows; a run of other characters does so only
-# before a number or white space, because an apostrophe and the letter after it may be one pre-token
-# ('s). No cut after white space is safe: how a run of it divides depends on what follows the run.
+# Searches backwards ((?r)): the first match is the last cut. With GPT-2's pattern a pre-token ends wherever a
+# run of letters or of numbers ends. Where a run of other characters ends, one ends only before a number or
+# white space, since an apostrophe and the letter after it may be one pre-token ('s). A cut after white space
+# is not safe: the division of a run of it depends on what follows the run.
 _GPT2_CUT = r"(?r)(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=[^\s\p{L}\p{N}])(?=[\s\p{N}])"
 
 AllowedSpecial = Literal["all", "none"] | Collection[str]
-"""Which special tokens a text may hold: all, none, or these."""
+"""Special tokens that are recognised in a text: "all", "none", or a collection of them."""
 
 PIECE_SIZE = 1 << 16
-"""Characters that are treated at a time where a text is long or comes in chunks."""
+"""Characters that are processed at a time where a text is long or comes in chunks."""
 
-_WINDOW = 4096  # characters at the end of a text that are searched for a cut first
+_WINDOW = 4096  # characters at the end of a text in which a cut is searched first
 
 
 class Pretokenizer:
-    """Divides text at special tokens, and what lies between them by a pattern.
+    """Divides text at special tokens, and the text between them by a regular expression.
 
     Args:
-        pattern: a regular expression in the syntax of the `regex` package; each match is a pre-token,
-            and so is each stretch between two matches: no character is ever dropped.
-        special_tokens: strings that stand for themselves. Where several match at one place, the
-            longest does.
+        pattern: regular expression in the syntax of the `regex` package. Each match is a pre-token, and so
+            is the text between two matches: no character is dropped.
+        special_tokens: strings that are one token each. Where several match at one place, the longest is
+            taken.
 
     Raises:
         ConfigError: a pattern that does not compile, or an empty special token.
-        DataError: a special token that is not Unicode text.
+        DataError: a special token with an unpaired surrogate.
     """
 
     def __init__(self, pattern: str = GPT2_PATTERN, special_tokens: Sequence[str] = ()) -> None:
@@ -59,10 +58,10 @@ class Pretokenizer:
         self._beginnings = {token[:end] for token in longest_first for end in range(1, len(token))}
 
     def allowing(self, allowed: AllowedSpecial) -> Pretokenizer:
-        """The same with fewer special tokens: what is not allowed is text like the rest.
+        """Return a pre-tokenizer that recognises only the allowed special tokens; others are ordinary text.
 
         Raises:
-            ConfigError: one that is not among the special tokens.
+            ConfigError: `allowed` names a string that is not a special token.
         """
         if allowed == "all":
             return self
@@ -78,31 +77,31 @@ class Pretokenizer:
         return self._allowing[tokens]
 
     def split_special(self, text: str) -> Iterator[tuple[str, bool]]:
-        """The text in order, as segments: (segment, whether it is a special token). None is empty."""
+        """Yield the segments of a text in order, as (segment, is_special). No segment is empty."""
         for start, end, is_special in self._segments(text, 0):
             yield text[start:end], is_special
 
     def pretokens(self, text: str) -> list[str]:
-        """The pre-tokens of a text without special tokens; joined, they are the text again."""
-        if self.pattern == GPT2_PATTERN:  # matches everywhere, and has no groups
+        """Return the pre-tokens of a text without special tokens; joined, they are the text."""
+        if self.pattern == GPT2_PATTERN:  # leaves nothing between its matches and has no groups
             return self._pattern.findall(text)
         return list(_matches_and_gaps(self._pattern, text))
 
     def safe_cut(self, text: str, *, is_tail: bool = False) -> int:
-        """The largest i at which `text` can be cut, whatever may follow it; 0 where there is none.
+        """Return the last safe cut of a text that may continue, 0 if there is none.
 
-        The pre-tokens and special tokens of text[:i], followed by those of text[i:] + more, are those of
-        text + more, for every `more`. With GPT-2's pattern such places come every few characters;
-        of any other pattern nothing is known, and only the edges of special tokens qualify.
-        An end of text that may still grow into a special token is never cut. Takes time in
-        proportion to len(text) - i, wherever special tokens do not overlap without end.
+        For the returned index i and every continuation `more`, the pre-tokens and special tokens of text[:i]
+        and of text[i:] + more are together those of text + more. With GPT-2's pattern there is a safe cut
+        every few characters. For other patterns only the ends of special tokens are safe cuts. Nothing is
+        cut that may be the beginning of a special token. Takes time proportional to len(text) - i, except
+        where special tokens overlap in a long row.
 
         Args:
-            is_tail: something comes before `text`, and may end with a part of a special token.
+            is_tail: `text` is the end of a longer text, and may begin within a special token.
         """
         window = max(_WINDOW, 2 * self._reach)
         while True:
-            start = self._sure_start(text, len(text) - window)
+            start = self._start_outside_special(text, len(text) - window)
             if is_tail and start < self._reach:  # 0 where there are no special tokens
                 return 0
             cut = self._last_cut(text, start)
@@ -111,10 +110,10 @@ class Pretokenizer:
             window *= 8
 
     def pieces(self, chunks: Iterable[str], size: int = PIECE_SIZE) -> Iterator[str]:
-        """The text of all chunks together, in pieces of about `size` characters divided at safe cuts.
+        """Yield the text of all chunks in pieces of about `size` characters, divided at safe cuts.
 
-        However the text comes in chunks, treating each piece apart gives what the whole would give.
-        Memory: a few pieces, or the longest stretch of text in which there is no safe cut.
+        Encoding each piece separately gives the ids of the whole text, wherever the chunks are divided.
+        Memory: a few pieces, or the longest part of the text without a safe cut.
         """
         held: list[str] = []
         length, wanted = 0, size
@@ -128,7 +127,7 @@ class Pretokenizer:
                     if cut:
                         yield text[:cut]
                     held, length = [text[cut:]], len(text) - cut
-                    # Twice what could not be cut: a text without cuts is looked at only log(n) times.
+                    # Wait for twice the text that could not be cut: it is searched only log(n) times.
                     wanted = max(size, 2 * length)
         if length:
             yield "".join(held)
@@ -142,8 +141,8 @@ class Pretokenizer:
         if start < len(text):
             yield start, len(text), False
 
-    def _sure_start(self, text: str, start: int) -> int:
-        """The last position up to `start` near which there is no special token, so none lies across it."""
+    def _start_outside_special(self, text: str, start: int) -> int:
+        """Return the last position up to `start` that is not within a special token."""
         if not self._special:
             return 0
         while start > 0 and self._special.search(text, max(0, start - self._reach), start + self._reach):
@@ -152,11 +151,11 @@ class Pretokenizer:
 
     def _last_cut(self, text: str, start: int) -> int:
         segments = list(self._segments(text, start))
-        limit = self._undecided(text, segments)
+        limit = self._undecided_from(text, segments)
         for begin, end, is_special in reversed(segments):
             if begin > limit:
                 continue
-            # An ordinary segment ends where a special token begins, but not where the text does.
+            # The end of an ordinary segment is final before a special token, but not at the end of the text.
             if end <= limit and (is_special or end < len(text)):
                 return end
             if is_special:
@@ -166,8 +165,8 @@ class Pretokenizer:
                 return int(found.start())
         return 0
 
-    def _undecided(self, text: str, segments: list[tuple[int, int, bool]]) -> int:
-        """Where text begins that may still become a special token, or a longer one than it is."""
+    def _undecided_from(self, text: str, segments: list[tuple[int, int, bool]]) -> int:
+        """Return the start of text that more text may turn into a special token, or into a longer one."""
         for position in range(max(0, len(text) - self._reach + 1), len(text)):
             within = (begin < position < end for begin, end, is_special in segments if is_special)
             if text[position:] in self._beginnings and not any(within):
@@ -176,30 +175,30 @@ class Pretokenizer:
 
 
 def text_of(content: bytes) -> str:
-    """The text of any bytes: UTF-8, and each byte that is not is one half of a surrogate pair (PEP 383).
+    """Decode any bytes: UTF-8, with each invalid byte as a surrogate (PEP 383, "surrogateescape").
 
-    To every rule here such a byte is a character like others, and no letter, number or white space.
+    To a pattern such a byte is a character that is not a letter, a number or white space.
     """
     return content.decode(errors="surrogateescape")
 
 
 def bytes_of(text: str) -> bytes:
-    """The bytes of such a text: `bytes_of(text_of(content)) == content`.
+    """Encode a text from `text_of`: `bytes_of(text_of(content)) == content`.
 
     Raises:
-        DataError: for half a surrogate pair that stands for no byte.
+        DataError: a surrogate that stands for no byte.
     """
     try:
         return text.encode(errors="surrogateescape")
     except UnicodeEncodeError:
-        return utf8(text)  # says what is wrong
+        return utf8(text)  # raises a DataError that names the character
 
 
 def utf8(text: str) -> bytes:
-    """The bytes of a text.
+    """Encode a text as UTF-8.
 
     Raises:
-        DataError: for half a surrogate pair, which a Python string can hold and UTF-8 cannot.
+        DataError: an unpaired surrogate, which a Python string can hold and UTF-8 cannot.
     """
     try:
         return text.encode()

@@ -1,7 +1,7 @@
-"""Byte-pair encoding as it is defined: slow, obvious, and the judge of everything that is quick.
+"""Definition of byte-pair encoding: slow and obvious, the oracle for the fast implementations.
 
-A word (a pre-token) is a tuple of tokens and a token is a byte string; there are no ids here, no
-index and no queue. Nothing but tests and `verify.py` uses it.
+A word (a pre-token) is a tuple of tokens and a token is a byte string; there are no ids, indices or queues.
+Used by `verify.py` and by tests only.
 
 Source: Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units" (2016),
 on bytes as in Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
@@ -18,13 +18,13 @@ Word = tuple[bytes, ...]
 
 
 def split_bytes(word: str | bytes) -> Word:
-    """A word as the tokens it starts from: its bytes, one by one."""
+    """Return the initial tokens of a word: its single bytes."""
     content = word.encode() if isinstance(word, str) else word
     return tuple(bytes([byte]) for byte in content)
 
 
 def count_pairs(words: Mapping[Word, int]) -> Counter[Pair]:
-    """How often each pair of tokens stands side by side, overlaps included: `a a a` holds two."""
+    """Count adjacent pairs of tokens. Overlapping ones count: `a a a` holds two."""
     pairs: Counter[Pair] = Counter()
     for word, count in words.items():
         for pair in pairwise(word):
@@ -33,7 +33,7 @@ def count_pairs(words: Mapping[Word, int]) -> Counter[Pair]:
 
 
 def merge_word(word: Word, pair: Pair) -> Word:
-    """The word with every occurrence of `pair` made one token, from left to right."""
+    """Return the word with every occurrence of `pair` replaced by one token, from left to right."""
     merged: list[bytes] = []
     position = 0
     while position < len(word):
@@ -44,9 +44,10 @@ def merge_word(word: Word, pair: Pair) -> Word:
 
 
 def train_slowly(counts: Mapping[str, int] | Mapping[bytes, int], num_merges: int) -> list[Pair]:
-    """The first merges of a corpus given as pre-token -> count; fewer where no pair is left.
+    """Learn merges from a corpus given as pre-token -> count; fewer than `num_merges` if no pair is left.
 
-    Each is the most frequent pair of its moment, and of equally frequent ones the greatest by bytes.
+    Each merge is of the most frequent pair at that time, of equally frequent ones the greatest pair of byte
+    strings.
     """
     words: Counter[Word] = Counter()
     for text, count in counts.items():
@@ -69,7 +70,7 @@ def _merge_all(words: Mapping[Word, int], pair: Pair) -> Counter[Word]:
 
 
 def encode_slowly(pretoken: str | bytes, merges: Sequence[Pair]) -> Word:
-    """The tokens of one pre-token: time and again the earliest-learned pair in it, wherever it stands."""
+    """Encode one pre-token: repeatedly merge all occurrences of its earliest-learned pair."""
     rank = {pair: index for index, pair in reversed(list(enumerate(merges)))}
     word = split_bytes(pretoken)
     while True:

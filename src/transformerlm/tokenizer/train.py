@@ -1,7 +1,7 @@
-"""From text to a vocabulary: pre-tokens are counted in parallel, then merges are learned from the counts.
+"""Training: pre-tokens are counted in parallel, then merges are learned from the counts.
 
-The result is a function of the text alone: not of the number of workers, of the chunks that the text
-is read in, of whether the compiled kernels are used, or of anything random.
+The result is a function of the text and the arguments alone. It does not depend on the number of workers, the
+size of chunks, the use of compiled kernels, or anything random.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from typing import BinaryIO
 import numpy as np
 
 from transformerlm.config import GPT2_PATTERN
-from transformerlm.errors import DataError
 from transformerlm.parallel import available_cores, ordered_map
-from transformerlm.tokenizer import fast_train, native
+from transformerlm.tokenizer import kernel_library, train_kernels
 from transformerlm.tokenizer.bpe import Merges, Progress, Vocab, train_from_counts
+from transformerlm.tokenizer.formats.text_file import FileError
 from transformerlm.tokenizer.pretokenize import Pretokenizer, bytes_of
 
 CHUNK_BYTES = 1 << 20
-"""Text that one worker counts at a time; the counts come back as a table of its distinct pre-tokens."""
+"""Bytes of text that a worker counts at a time."""
 
-_PLAIN_BYTES_PER_SECOND = 1e6  # of text, counting and learning
-_PLAIN_WORD_BYTES_PER_SECOND = 3e5  # of different words, learning alone
-_PART_WORDS = 1 << 18  # that travel together
-_LOOKAHEAD = 1 << 25  # characters of an iterator that are kept until it is clear how to go on
+_PYTHON_BYTES_PER_SECOND = 1e6  # rough speed in plain Python of counting and learning, in bytes of text
+_PYTHON_WORD_BYTES_PER_SECOND = 3e5  # and of learning alone, in bytes of distinct words
+_PART_WORDS = 1 << 18  # words in one part of `words_to_bytes`
+_LOOKAHEAD = 1 << 25  # characters of an iterator that are kept until it is decided whether kernels are used
 
 StrPath = str | os.PathLike[str]
-Words = Counter[bytes] | fast_train.WordList
-"""Pre-tokens, and how often each occurs; in their order is no meaning."""
+Words = Counter[bytes] | train_kernels.WordList
+"""Pre-tokens and their counts, in any order."""
 
 
 def train_bpe(
@@ -49,24 +49,27 @@ def train_bpe(
     progress: Progress | None = None,
     merge_progress: Progress | None = None,
 ) -> tuple[Vocab, Merges]:
-    """Train on a text file, or on several: each begins anew, nothing merges from one into the next.
+    """Train on a text file, or on several, which are independent: no pre-token extends from one to the next.
 
     Memory: the distinct pre-tokens of the corpus, and a few chunks of `chunk_bytes`.
 
     Args:
-        vocab_size: ids in all: 256 bytes, the merges' results, the special tokens. Where the corpus
-            has too few pairs to merge, the vocabulary is smaller.
-        special_tokens: strings that are one id each and part the text; nothing is learned from them.
-        num_workers: threads that count on the kernels, or processes that do without. None: one per core.
-        progress: called with bytes of text counted since its last call.
+        input_path: one path or several.
+        vocab_size: number of ids: 256 bytes, the results of merges, the special tokens. The vocabulary is
+            smaller if the corpus has too few pairs to merge.
+        special_tokens: strings that are one id each. They divide the text; nothing is learned from them.
+        pattern: pre-tokenization pattern, in the syntax of the `regex` package.
+        num_workers: number of threads (with kernels) or processes (without) that count. None: one per core.
+        chunk_bytes: bytes of text that a worker counts at a time.
+        progress: called with the bytes of text counted since its last call.
         merge_progress: called with the number of merges learned since its last call.
 
     Returns:
-        (id -> token, merges in the order learned): what `Tokenizer` takes.
+        id -> token, and the merges in the order learned: the arguments of `Tokenizer`.
 
     Raises:
-        DataError: a file that cannot be read or is not UTF-8 (its name and the byte's offset).
-        ConfigError: when the bytes and the special tokens alone are more than `vocab_size`.
+        DataError: a file that cannot be read or is not UTF-8 (with the offset of the byte).
+        ConfigError: the bytes and the special tokens alone exceed `vocab_size`.
     """
     paths = [input_path] if isinstance(input_path, str | os.PathLike) else input_path
     pretokenizer = Pretokenizer(pattern, special_tokens)
@@ -88,10 +91,10 @@ def train_bpe_from_texts(
     progress: Progress | None = None,
     merge_progress: Progress | None = None,
 ) -> tuple[Vocab, Merges]:
-    """Train on texts that are independent of each other: documents, or pieces parted at safe cuts.
+    """Train on independent texts: documents, or the pieces of a text divided at safe cuts.
 
-    Arguments and result as in `train_bpe`; the texts are drawn one after the other and not kept. Bytes that
-    are not UTF-8 may be in them as `bytes.decode(errors="surrogateescape")` has them.
+    Arguments, result and errors as in `train_bpe`. The texts are consumed one by one and not kept. They may
+    contain invalid bytes as decoded by `bytes.decode(errors="surrogateescape")`.
     """
     words = count_words(texts, special_tokens, pattern=pattern, num_workers=num_workers, progress=progress)
     return learn_merges(words, vocab_size, special_tokens, merge_progress)
@@ -105,10 +108,7 @@ def count_words(
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Words:
-    """What `learn_merges` needs to know of independent texts: their pre-tokens, and how often each occurs.
-
-    Arguments as in `train_bpe`.
-    """
+    """Count the pre-tokens of independent texts, for `learn_merges`; arguments as in `train_bpe`."""
     pretokenizer = Pretokenizer(pattern, special_tokens)
     pieces = chain.from_iterable(pretokenizer.pieces([text], CHUNK_BYTES) for text in texts)
     return _count_all(pieces, pretokenizer, num_workers, CHUNK_BYTES, progress)
@@ -117,22 +117,22 @@ def count_words(
 def learn_merges(
     words: Words, vocab_size: int, special_tokens: Sequence[str] = (), progress: Progress | None = None
 ) -> tuple[Vocab, Merges]:
-    """`bpe.train_from_counts`, on the kernels where they make it quicker."""
+    """Learn merges from counts, as `bpe.train_from_counts` does, on kernels where they save time."""
     if isinstance(words, Mapping):
-        if not native.are_worth(sum(map(len, words)) / _PLAIN_WORD_BYTES_PER_SECOND):
+        if not kernel_library.should_use(sum(map(len, words)) / _PYTHON_WORD_BYTES_PER_SECOND):
             return train_from_counts(words, vocab_size, special_tokens, progress)
-        words = fast_train.WordList.from_counts(words)
-    return fast_train.learn_merges(words, vocab_size, special_tokens, progress)
+        words = train_kernels.WordList.from_counts(words)
+    return train_kernels.learn_merges(words, vocab_size, special_tokens, progress)
 
 
 def words_to_bytes(words: Words) -> Iterator[bytes]:
-    """Words and their counts in parts of some megabytes that `sum_words` understands, in any process.
+    """Serialize words and their counts in parts of some megabytes, for `sum_words` in another process.
 
-    Each is the number of its words; how often each occurs; where the gaps between them are; and the words,
-    with a gap of one byte before and behind each: int64, int64, int64, UTF-8.
+    A part is the number of its words n (int64), their counts (int64 `[n]`), the offsets of the gaps between
+    them (int64 `[n + 1]`), and the words as UTF-8 with a gap of one byte before and after each.
     """
     if isinstance(words, Mapping):
-        words = fast_train.WordList.from_counts(words)
+        words = train_kernels.WordList.from_counts(words)
     for first in range(0, len(words.counts), _PART_WORDS):
         counts, gaps = words.counts[first : first + _PART_WORDS], words.gaps[first : first + _PART_WORDS + 1]
         text = words.text[gaps[0] : gaps[-1] + 1]
@@ -141,13 +141,13 @@ def words_to_bytes(words: Words) -> Iterator[bytes]:
 
 
 def sum_words(parts: Iterable[bytes]) -> Counter[bytes]:
-    """The sum of counts from several processes, or one's: what `words_to_bytes` has made of them."""
+    """Add up counts that were serialized by `words_to_bytes`, in one process or several."""
     total: Counter[bytes] = Counter()
     for part in parts:
         number = int(np.frombuffer(part, np.int64, 1)[0])
         numbers = np.frombuffer(part, np.int64, 2 * number + 2)
         text = np.frombuffer(part, np.uint8, offset=numbers.nbytes)
-        words = fast_train.WordList(text, gaps=numbers[number + 1 :], counts=numbers[1 : number + 1])
+        words = train_kernels.WordList(text, gaps=numbers[number + 1 :], counts=numbers[1 : number + 1])
         total.update(dict(words.items()))
     return total
 
@@ -160,20 +160,17 @@ def count_pretokens(
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Counter[bytes]:
-    """How often each pre-token occurs in independent texts, counted in plain Python.
-
-    Arguments as in `train_bpe`.
-    """
+    """Count the pre-tokens of independent texts in plain Python; arguments as in `train_bpe`."""
     pretokenizer = Pretokenizer(pattern, special_tokens)
     pieces = chain.from_iterable(pretokenizer.pieces([text], CHUNK_BYTES) for text in texts)
-    return _count_plainly(pieces, pretokenizer, num_workers, CHUNK_BYTES, progress)
+    return _count_in_python(pieces, pretokenizer, num_workers, CHUNK_BYTES, progress)
 
 
 def read_text(path: StrPath, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
-    """A UTF-8 file's text in chunks of about `chunk_bytes`, line ends as they are in the file.
+    """Yield the text of a UTF-8 file in chunks of about `chunk_bytes`, line ends unchanged.
 
     Raises:
-        DataError: a file that cannot be read, or the offset of its first byte that is not UTF-8.
+        DataError: a file that cannot be read or is not UTF-8 (with the offset of the byte).
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = 0
@@ -193,18 +190,17 @@ def _open(path: StrPath) -> BinaryIO:
     try:
         return Path(path).open("rb")
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
+        raise FileError(path, error.strerror or str(error)) from None
 
 
 def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, path: StrPath, position: int) -> str:
-    # The decoder keeps the first bytes of a character that a chunk's end has cut.
+    # The decoder holds the first bytes of a character that continues in this chunk.
     kept = len(decoder.getstate()[0])
     try:
         return decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 at byte {position - kept + error.start}: {error.reason}"
-        ) from None
+        offset = position - kept + error.start
+        raise FileError(path, f"not UTF-8 at byte {offset}: {error.reason}") from None
 
 
 def _count_all(
@@ -215,22 +211,22 @@ def _count_all(
     progress: Progress | None,
     num_bytes: float | None = None,
 ) -> Words:
-    """Count on the kernels if there is enough text, which an iterator's first pieces must tell."""
+    """Count on kernels if there is enough text; of an iterator, the first pieces show whether there is."""
     head: list[str] = []
-    is_fast = False
-    if pretokenizer.pattern == GPT2_PATTERN and native.are_worth(math.inf):
+    with_kernels = False
+    if pretokenizer.pattern == GPT2_PATTERN and kernel_library.should_use(math.inf):
         if num_bytes is None:
             head, num_bytes = _look_ahead(pieces)
-        is_fast = native.are_worth(num_bytes / _PLAIN_BYTES_PER_SECOND)
+        with_kernels = kernel_library.should_use(num_bytes / _PYTHON_BYTES_PER_SECOND)
     pieces = chain(head, pieces)
-    if is_fast:
+    if with_kernels:
         num_workers = num_workers or available_cores()
-        return fast_train.count_words(pieces, pretokenizer.special_tokens, num_workers, progress)
-    return _count_plainly(pieces, pretokenizer, num_workers, batch_size, progress)
+        return train_kernels.count_words(pieces, pretokenizer.special_tokens, num_workers, progress)
+    return _count_in_python(pieces, pretokenizer, num_workers, batch_size, progress)
 
 
 def _look_ahead(pieces: Iterator[str]) -> tuple[list[str], float]:
-    """The first pieces, and about how much text there is: more than can be looked at is endless."""
+    """Return the first pieces and an estimate of the amount of text, infinite if beyond `_LOOKAHEAD`."""
     head: list[str] = []
     size = 0
     for piece in pieces:
@@ -238,12 +234,12 @@ def _look_ahead(pieces: Iterator[str]) -> tuple[list[str], float]:
         size += len(piece)
         if size > _LOOKAHEAD:
             return head, math.inf
-        if native.are_worth(size / _PLAIN_BYTES_PER_SECOND):
+        if kernel_library.should_use(size / _PYTHON_BYTES_PER_SECOND):
             break
     return head, size
 
 
-def _count_plainly(
+def _count_in_python(
     pieces: Iterable[str],
     pretokenizer: Pretokenizer,
     num_workers: int | None,
@@ -251,7 +247,7 @@ def _count_plainly(
     progress: Progress | None,
 ) -> Counter[bytes]:
     batches = _batches(pieces, batch_size)
-    # A corpus of one batch is counted here: starting processes costs more than they save.
+    # A single batch is counted in this process: starting others costs more than they save.
     first = list(islice(batches, 2))
     num_workers = 1 if len(first) < 2 else num_workers or available_cores()
     total: Counter[bytes] = Counter()
@@ -264,13 +260,13 @@ def _count_plainly(
 
 
 def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Texts in groups of about `size` characters, so that small ones are not sent one by one."""
+    """Group texts into batches of about `size` characters, so that small ones are not sent one by one."""
     batch: list[str] = []
     length = 0
     for text in texts:
         batch.append(text)
         length += len(text)
-        # A piece is a little shorter than was asked for, where its cut is; two would be one too many.
+        # Half is enough: a piece is a little shorter than `size`, and a second one would double the batch.
         if length > size // 2:
             yield batch
             batch, length = [], 0

@@ -1,6 +1,6 @@
-"""Are these merges right? A check that needs no tie rule, and so serves for any trainer's list.
+"""Verification of learned merges on their corpus, for any trainer: no rule for ties is assumed.
 
-It shares no code with the trainer: byte strings instead of ids, whole words instead of places.
+Shares no code with the trainers: it works on byte strings instead of ids and on whole words.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class WrongMerge:
     """Its place in the list, from 0."""
     pair: Pair
     count: int
-    """How often the pair occurred then."""
+    """Number of occurrences of the pair at that time."""
     better_pair: Pair
     better_count: int
 
@@ -36,13 +36,13 @@ def verify_merges(
     merges: Sequence[Pair],
     progress: Callable[[int], object] | None = None,
 ) -> WrongMerge | None:
-    """Replay merges on a corpus given as pre-token -> count; the first wrong one, None if all are right.
+    """Replay merges on a corpus given as pre-token -> count and return the first wrong one, None without.
 
-    Right is a merge of a pair that is as frequent as any other at its moment. Which of several equally
-    frequent ones comes first is the trainer's choice.
+    A merge is right if no other pair occurs more often at that time. The order of equally frequent pairs is
+    the trainer's choice.
 
     Args:
-        progress: called with 1 after every merge that was right.
+        progress: called with 1 after every right merge.
     """
     replay = _Replay(counts)
     for index, pair in enumerate(merges):
@@ -57,7 +57,7 @@ def verify_merges(
 
 
 class _Replay:
-    """The words of a corpus while merges are made, and how often each pair occurs in them."""
+    """The words of a corpus while merges are applied, and the count of each pair in them."""
 
     def __init__(self, counts: Mapping[str, int] | Mapping[bytes, int]) -> None:
         self.words = [split_bytes(text) for text in counts]
@@ -70,9 +70,9 @@ class _Replay:
         heapq.heapify(self.queue)
 
     def most_frequent(self) -> Pair:
-        """One of the most frequent pairs; a pair of nothings where no pair is left."""
+        """Return one of the most frequent pairs; two empty strings if no pair is left."""
         while self.queue and self.pairs[self.queue[0][1]] != -self.queue[0][0]:
-            heapq.heappop(self.queue)  # its count has changed since, and was entered anew
+            heapq.heappop(self.queue)  # out of date: pushed again when its count changed
         return self.queue[0][1] if self.queue else (b"", b"")
 
     def merge(self, pair: Pair) -> None:
@@ -85,7 +85,7 @@ class _Replay:
             heapq.heappush(self.queue, (-self.pairs[other], other))
 
     def _count(self, index: int, sign: int) -> set[Pair]:
-        """Add a word's pairs (sign 1) or take them away (-1); returns which they are."""
+        """Add (sign 1) or subtract (-1) the pairs of a word, and return them."""
         pairs = list(pairwise(self.words[index]))
         weight = sign * self.weights[index]
         for pair in pairs:

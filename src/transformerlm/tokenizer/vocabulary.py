@@ -1,6 +1,6 @@
-"""What makes a vocabulary and a list of merges sound, and what is wrong with one that is not.
+"""Checks of vocabularies and lists of merges, fingerprints, and what defines a tokenizer.
 
-Pure checks; the caller says where the fault lies (a line of a file, an argument).
+The checks return a `Fault` and raise nothing: the caller knows the place (a line of a file, an argument).
 """
 
 from __future__ import annotations
@@ -9,28 +9,41 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transformerlm.errors import DataError
-from transformerlm.tokenizer.bpe import Merges
+from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.pretokenize import Pretokenizer
 
 Ids = NDArray[np.unsignedinteger[Any]]
+"""Token ids, of shape `[num_ids]`."""
+
+
+class TokenizerDefinition(Protocol):
+    """Everything that decides which ids a text gets. A `Tokenizer` is one; exports need no more."""
+
+    vocab: Vocab
+    merges: Merges
+    special_token_ids: dict[str, int]
+    pretokenizer: Pretokenizer
+    whole_words: bool
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The first thing that is wrong with a list of entries."""
+    """The first error in a list of entries."""
 
     index: int
-    """Place in the list; 0 also where nothing particular is to blame."""
+    """Index of the entry, or 0 where the list as a whole is wrong."""
     what: str
+    """Description of the error, one line."""
 
 
-def vocab_fault(entries: Sequence[tuple[bytes, Any]]) -> Fault | None:
-    """What is wrong with (token, id) entries: the ids must be 0 to n - 1, and every byte a token."""
+def find_vocab_fault(entries: Sequence[tuple[bytes, Any]]) -> Fault | None:
+    """Check (token, id) entries: ids are 0 to n - 1, tokens differ, and every byte is a token."""
     if _is_sound(entries):
         return None
     seen: dict[int, bytes] = {}
@@ -52,7 +65,7 @@ def vocab_fault(entries: Sequence[tuple[bytes, Any]]) -> Fault | None:
 
 
 def _is_sound(entries: Sequence[tuple[bytes, Any]]) -> bool:
-    """Whether nothing is wrong, in a fraction of the time that it takes to say what."""
+    """Return True if the entries have no fault; much faster than searching for the first one."""
     if {type(token_id) for _, token_id in entries} != {int}:
         return False
     tokens, ids = {token for token, _ in entries}, {token_id for _, token_id in entries}
@@ -63,8 +76,8 @@ def _is_sound(entries: Sequence[tuple[bytes, Any]]) -> bool:
     )
 
 
-def merges_fault(merges: Iterable[tuple[bytes, bytes]], vocab: Mapping[int, bytes]) -> Fault | None:
-    """What is wrong with merges: both parts and the result must be tokens, and no pair comes twice."""
+def find_merges_fault(merges: Iterable[tuple[bytes, bytes]], vocab: Mapping[int, bytes]) -> Fault | None:
+    """Check merges: both parts and the result are tokens, and no pair is there twice."""
     merges, tokens = list(merges), set(vocab.values())
     parts = {part for pair in merges for part in pair}
     if (
@@ -84,11 +97,11 @@ def merges_fault(merges: Iterable[tuple[bytes, bytes]], vocab: Mapping[int, byte
     return None
 
 
-def are_in_order(merges: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether each merge makes a new token, of bytes and of what merges before it have made.
+def merges_are_ordered(merges: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return True if each merge makes a new token out of bytes and results of earlier merges.
 
-    So it is with every list that was learned. Then merging one occurrence at a time, the earliest
-    learned pair first, gives what merging all occurrences of a pair at once gives.
+    This holds for every list that was learned. Merging one occurrence at a time, the earliest-learned pair
+    first, then gives the same tokens as merging all occurrences of a pair at once.
     """
     order = {bytes([byte]): -1 for byte in range(256)}
     for rank, (left, right) in enumerate(merges):
@@ -104,23 +117,23 @@ def fingerprints(
     tokens: Sequence[bytes],
     merges: Merges,
 ) -> Iterator[str]:
-    """SHA-256, in hexadecimal, of all that decides which ids a text gets.
+    """Yield SHA-256 digests, in hexadecimal, of everything that decides which ids a text gets.
 
-    The first is today's; where there is a second, the first manifests have it: they knew no whole words.
+    The first is the current one. A second one is that of the first manifests, which knew no whole words.
     """
     for settings in [[pattern, "whole words"]] if whole_words else [[pattern], pattern]:
         digest = hashlib.sha256(json.dumps([settings, sorted(special_token_ids.items())]).encode())
         for part in (tokens, [left for left, _ in merges], [right for _, right in merges]):
-            digest.update(np.fromiter(map(len, part), "<u8").tobytes())  # where each begins
+            digest.update(np.fromiter(map(len, part), "<u8").tobytes())  # marks the boundaries
             digest.update(b"".join(part))
         yield digest.hexdigest()
 
 
 def id_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
-    """What ids are kept in: uint16 where the vocabulary allows it, else uint32."""
+    """Return the smallest dtype for ids: uint16 up to 65,536 ids, else uint32."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
-def no_such_id(found: Any, vocab_size: int) -> DataError:
-    """The error for something to decode that is no id."""
+def unknown_id_error(found: Any, vocab_size: int) -> DataError:
+    """Return the error for decoding a value that is not an id of the vocabulary."""
     return DataError(f"cannot decode: expected ids from 0 to {vocab_size - 1}, got {found!r:.60}")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.tokenizer import Pretokenizer
 from transformerlm.tokenizer.bpe import MergeRules, apply_merges, train_from_counts
-from transformerlm.tokenizer.compatibility import one_merge_a_token, pattern_fault
-from transformerlm.tokenizer.files import token_to_text
+from transformerlm.tokenizer.formats.compatibility import find_pattern_fault, select_merges
+from transformerlm.tokenizer.formats.gpt2_files import token_to_text
 
 BYTES = [bytes([byte]) for byte in range(256)]
 
@@ -93,7 +93,7 @@ def fancy_regex(pattern, text):
 @settings(max_examples=400, deadline=None)
 @given(pattern=patterns | st.sampled_from(PUBLISHED), text=texts)
 def test_a_pattern_without_fault_divides_every_text_alike_everywhere(pattern, text):
-    assume(pattern_fault(pattern) is None)
+    assume(find_pattern_fault(pattern) is None)
     assert Pretokenizer(pattern).pretokens(text) == oniguruma(pattern, text)
     short = text[:12]
     assert Pretokenizer(pattern).pretokens(short) == fancy_regex(pattern, short)
@@ -101,7 +101,7 @@ def test_a_pattern_without_fault_divides_every_text_alike_everywhere(pattern, te
 
 @pytest.mark.parametrize("pattern", PUBLISHED)
 def test_published_patterns_have_no_fault_and_divide_corpora_alike(pattern, corpus):
-    assert pattern_fault(pattern) is None
+    assert find_pattern_fault(pattern) is None
     text = corpus[:100_000]
     assert Pretokenizer(pattern).pretokens(text) == oniguruma(pattern, text)
 
@@ -139,7 +139,7 @@ def test_classes_hold_the_same_characters_everywhere(pattern):
     characters = (chr(code) for code in range(0x110000))
     text = "".join(c for c in characters if unicodedata.category(c) not in ("Cs", "Cn") and c != "\u0295")
     ours = set(regex.findall(pattern, text))
-    assert pattern_fault(pattern) is None
+    assert find_pattern_fault(pattern) is None
     removed = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "removed")
     assert set(text) - set("".join(piece for piece, _ in removed.pre_tokenize_str(text))) == ours
     ranks = {token: rank for rank, token in enumerate(BYTES)}
@@ -173,7 +173,7 @@ def test_classes_hold_the_same_characters_everywhere(pattern):
     ],
 )
 def test_faults_of_patterns_are_one_line(pattern, what):
-    fault = pattern_fault(pattern)
+    fault = find_pattern_fault(pattern)
     assert re.search(what, fault)
     assert "\n" not in fault
 
@@ -186,7 +186,7 @@ def test_some_of_what_is_refused_really_differs():
         ("(?i:i)", "xİ\u0307"),
         (r"\p{N}{1,3}+", "12345"),
     ]:
-        assert pattern_fault(pattern)
+        assert find_pattern_fault(pattern)
         assert Pretokenizer(pattern).pretokens(text) != oniguruma(pattern, text)
 
 
@@ -225,7 +225,7 @@ def test_gpt2s_merges_come_back_from_every_division(gpt2):
     vocab = {token: token_id for token_id, token in gpt2.vocab.items() if token_id not in special}
     merges = every_division(vocab)
     assert len(merges) > 2 * len(gpt2.merges)
-    kept, fault = one_merge_a_token(merges)
+    kept, fault = select_merges(merges)
     assert fault is None
     assert [merges[index] for index in kept] == gpt2.merges
 
@@ -235,9 +235,9 @@ def test_learned_merges_are_found_among_all_divisions_and_mean_the_same(seed):
     generator = random.Random(seed)
     counts = dict.fromkeys(words(generator, 60), 1)
     vocab, merges = train_from_counts(counts, 256 + 60)
-    assert one_merge_a_token(merges, check_all=True) == (list(range(len(merges))), None)
+    assert select_merges(merges, check_all=True) == (list(range(len(merges))), None)
     divisions = every_division({token: token_id for token_id, token in vocab.items()})
-    kept, fault = one_merge_a_token(divisions)
+    kept, fault = select_merges(divisions)
     assert fault is None
     assert [divisions[index] for index in kept] == merges
     theirs, theirs_of_all, mine = huggingface(merges), huggingface(divisions), ours(merges)
@@ -266,7 +266,7 @@ def test_lists_without_fault_mean_the_same_to_all_and_some_others_do_not():
     for seed in range(1500):
         generator = random.Random(seed)
         merges = random_merges(generator)
-        kept, fault = one_merge_a_token(merges)
+        kept, fault = select_merges(merges)
         used = [merges[index] for index in kept]
         theirs, mine, mine_of_used = huggingface(merges), ours(merges), ours(used)
         texts = words(generator, 40)
@@ -293,7 +293,7 @@ def test_lists_without_fault_mean_the_same_to_all_and_some_others_do_not():
 )
 def test_faults_of_merges(merges, index, what):
     merges = [(left.encode(), right.encode()) for left, right in merges]
-    kept, fault = one_merge_a_token(merges)
+    kept, fault = select_merges(merges)
     assert (fault and fault.index) == index
     assert fault is None or re.search(what, fault.what)
     if fault is None:
@@ -302,7 +302,7 @@ def test_faults_of_merges(merges, index, what):
 
 def test_a_token_that_its_own_bytes_do_not_lead_to_is_found_on_request():
     merges = [(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")]
-    assert one_merge_a_token(merges)[1] is None
-    fault = one_merge_a_token(merges, check_all=True)[1]
+    assert select_merges(merges)[1] is None
+    fault = select_merges(merges, check_all=True)[1]
     assert fault.index == 2
     assert ours(merges)(b"abc") == [b"a", b"bc"]

@@ -1,4 +1,4 @@
-"""Encoding and decoding on the kernels; `plain_encode.py` does the same for any pattern, in plain Python."""
+"""Encoding and decoding on compiled kernels, for GPT-2's pattern. `encode.py` is the readable equivalent."""
 
 from __future__ import annotations
 
@@ -26,31 +26,32 @@ from transformerlm.kernels.bpe_layout import (
     WORD_BYTES,
 )
 from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
-from transformerlm.tokenizer.native import Arguments, Array, kernels
-from transformerlm.tokenizer.pretokenize import Pretokenizer
-from transformerlm.tokenizer.vocabulary import Ids, no_such_id
-from transformerlm.tokenizer.workspace import (
+from transformerlm.tokenizer.kernel_library import Arguments, Array, kernels
+from transformerlm.tokenizer.kernel_memory import (
     extended,
     grow_words,
     special_arrays,
-    utf8_memory,
+    utf8_buffer,
     window_arrays,
     word_table,
 )
+from transformerlm.tokenizer.pretokenize import Pretokenizer
+from transformerlm.tokenizer.vocabulary import Ids, unknown_id_error
 
 _FIRST_CAPACITY, _MAX_WORDS = 1 << 14, 1 << 20
-"""Entries of the table in which a thread remembers words: from 0.5 MB to 32 MB."""
-_SHORT = 1 << 19  # bytes of text whose ids go through a buffer that is there already
+"""Smallest and largest capacity of a thread's cache of words, in entries: 0.5 MB to 32 MB."""
+_SHORT = 1 << 19  # bytes; ids of shorter texts are written to a reused buffer and copied
 
 
-class FastEncoder:
-    """Text to ids and back; may be used by many threads at once, each with its own memory.
+class KernelEncoder:
+    """Encoder and decoder on compiled kernels. Threads may share one: each call has a workspace of its own.
 
     Args:
         vocab: id -> token.
         id_of: token -> id.
-        merges: in the order in which they were learned, and as `vocabulary.are_in_order` wants them.
+        merges: in the order in which they were learned; `vocabulary.merges_are_ordered` is true of them.
         special_token_ids: special token -> id.
+        dtype: of the arrays that `encode` returns, uint16 or uint32.
     """
 
     def __init__(
@@ -76,13 +77,17 @@ class FastEncoder:
         self._idle: deque[_Workspace] = deque()
 
     def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids:
-        """The ids of a text, or of any bytes."""
+        """Return the ids of a text, or of any bytes; `[num_ids]`.
+
+        Raises:
+            DataError: an unpaired surrogate in a text.
+        """
         specials = self._specials.get(pretokenizer.special_tokens)
         if specials is None:
             ids = {token: self.special_token_ids[token] for token in pretokenizer.special_tokens}
             specials = self._specials[pretokenizer.special_tokens] = special_arrays(ids)
         try:
-            workspace = self._idle.pop()  # the one whose memory is warm
+            workspace = self._idle.pop()  # the last one used, whose memory is in the processor's caches
         except IndexError:
             workspace = _Workspace(self._rules, self.dtype)
         try:
@@ -91,7 +96,7 @@ class FastEncoder:
             self._idle.append(workspace)
 
     def decode_bytes(self, ids: Ids) -> memoryview:
-        """The bytes of some ids, an array of any kind of integers.
+        """Return the concatenated bytes of the tokens of `ids`, an array of any integer dtype.
 
         Raises:
             DataError: an id that is not in the vocabulary.
@@ -102,29 +107,29 @@ class FastEncoder:
         if ids.dtype not in (np.uint16, np.uint32):
             wrong = ids[(ids < 0) | (ids >= len(self._spans))]
             if wrong.size:
-                raise no_such_id(int(wrong[0]), len(self._spans))
+                raise unknown_id_error(int(wrong[0]), len(self._spans))
             ids = ids.astype(np.uint32)
         ids = np.ascontiguousarray(ids)
         address, is_wide = ids.ctypes.data, int(ids.dtype == np.uint32)
         both: Arguments = {"ids16": address, "ids32": address, "is_wide": is_wide, "number": len(ids)}
         both |= {"spans": self._spans}
-        size = kernels().measure(**both, num_tokens=len(self._spans))
+        size = kernels().decoded_size(**both, num_tokens=len(self._spans))
         if size < 0:
-            raise no_such_id(int(ids[-1 - size]), len(self._spans))
+            raise unknown_id_error(int(ids[-1 - size]), len(self._spans))
         out = np.empty(size + PADDING, np.uint8)
         kernels().decode(**both, text=self._text, out=out)
         return out[:size]
 
 
 class _Workspace:
-    """One thread's memory: the words that it has seen, and scratch."""
+    """Memory of one encoding thread: cache of words, scratch, and the frame of the kernel's arguments."""
 
     def __init__(self, rules: Arguments, dtype: np.dtype[np.unsignedinteger[Any]]) -> None:
         self._kernel, self._dtype = kernels().encode, dtype
         self._places = self._kernel.places("text", "stop", "out16", "out32")
         self._fixed = {**window_arrays(), **rules, "links": np.empty(2 * SHORT_MERGE, np.int32)}
         self._state: Array = self._fixed["state"]  # type: ignore[assignment]
-        self._numbers = self._state.data  # gives Python's own numbers, and more quickly
+        self._numbers = self._state.data  # a memoryview: its items are Python integers
         self._words = word_table(_FIRST_CAPACITY)
         self._spill = np.empty(2 * _FIRST_CAPACITY + WINDOW, np.int32)
         self._short = np.empty(_SHORT + PADDING, dtype)
@@ -132,14 +137,14 @@ class _Workspace:
         self._scratch(WINDOW + PADDING)
 
     def encode(self, text: str | bytes, specials: Arguments) -> Ids:
-        """The ids of a text."""
-        address, num_bytes = utf8_memory(text)
+        """Return the ids of a text or of bytes."""
+        address, num_bytes = utf8_buffer(text)
         if num_bytes <= _SHORT:
             number = self._run(address, num_bytes, self._short_address, specials)
             return self._short[:number].copy()
         ids = np.empty(num_bytes + PADDING, self._dtype)
         number = self._run(address, num_bytes, ids.ctypes.data, specials)
-        # In place: the end of it has never been touched, so it was never memory.
+        # In place: pages behind the ids have never been written, so the system has not provided them.
         ids.resize(number, refcheck=False)
         return ids
 
@@ -172,7 +177,7 @@ class _Workspace:
         self._bound: Arguments | None = specials
 
     def _make_room(self) -> None:
-        """Room for four times as many words; where there are as many as may be, all are forgotten."""
+        """Quadruple the cache of words, or empty it if it has its largest size."""
         self._bound = None
         state, capacity = self._numbers, int(self._words["capacity"])
         if capacity >= _MAX_WORDS:
@@ -183,15 +188,15 @@ class _Workspace:
         self._spill = extended(self._spill, 4 * len(self._spill), state[SPILLED])
 
     def _scratch(self, size: int) -> None:
-        """Memory for pre-tokens of so many bytes."""
+        """Allocate scratch memory for pre-tokens of up to `size` bytes."""
         self._bound = None
-        # In this order: Ctrl-C must not leave ids, whose number is the size, with too small a heap.
+        # The heap first: `len(self._ids)` is the size, and Ctrl-C must not leave it with a smaller heap.
         self._heap = np.empty(2 * size, np.uint64)
         self._ids = np.empty(size, np.int32)
 
 
 def _pair_table(merges: Merges, id_of: Mapping[bytes, int]) -> Arguments:
-    """The merges as a hash table, pair -> rank and result."""
+    """Return the merges as a hash table, pair -> rank and result, for the kernels."""
     number = len(merges)
     left, right, merged = (
         np.fromiter(map(id_of.__getitem__, tokens), np.uint64, number)
@@ -199,7 +204,7 @@ def _pair_table(merges: Merges, id_of: Mapping[bytes, int]) -> Arguments:
     )
     capacity = 1 << max(4, (2 * number).bit_length())
     pairs = np.full(capacity, NONE, np.uint64)
-    kernels().enter_rules(
+    kernels().fill_pair_table(
         keys=left << np.uint64(ID_BITS) | right,
         number=number,
         pairs=pairs,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import Tokenizer, train_bpe_from_texts
-from transformerlm.tokenizer.files import (
+from transformerlm.tokenizer.formats.gpt2_files import (
     read_manifest,
     read_merges,
     read_vocab,
@@ -446,7 +446,7 @@ def test_what_is_replaced_one_by_one_is_at_no_moment_taken_for_whole(trained, tm
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 FABLES = [
     "A fox met a crow by the river. “Good day”, said the crow to the fox. “They've eaten the cheese!”\n",
     "\n",

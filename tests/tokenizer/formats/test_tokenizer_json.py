@@ -12,8 +12,8 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import Tokenizer, to_tiktoken
-from transformerlm.tokenizer.files import token_to_text
-from transformerlm.tokenizer.tokenizer_json import read_tokenizer_json
+from transformerlm.tokenizer.formats.gpt2_files import token_to_text
+from transformerlm.tokenizer.formats.tokenizer_json_reader import read_tokenizer_json
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
@@ -510,7 +510,7 @@ def test_where_merges_are_ignored_a_pre_token_is_the_token_that_it_is(tmp_path):
     content, path = without_merges_to_a_token(tmp_path)
     theirs, whole = tokenizers.Tokenizer.from_file(str(path)), load(path)
     assert whole.whole_words
-    assert "_fast" not in vars(whole)
+    assert "_kernel_encoder" not in vars(whole)
     for text in ("abd", "ab abd abda", "abd<|e|>abd's", "é abd\n\nabd", "x" * 50):
         assert whole.encode(text) == theirs.encode(text, add_special_tokens=False).ids
         assert whole.decode(whole.encode(text)) == text
@@ -548,7 +548,7 @@ def test_a_token_that_no_text_has_by_itself_does_not_matter_where_merges_are_ign
 
 
 def test_every_division_of_a_token_as_others_list_them_loads_as_gpt2s_merges(gpt2, tmp_path):
-    from transformerlm.tokenizer.exports import tokenizer_json
+    from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
 
     content = json.loads(tokenizer_json(gpt2))
     vocab = content["model"]["vocab"]

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformerlm.errors import DataError
-from transformerlm.tokenizer.json_file import JsonFile, JsonObject, kind, line_of, parse_json, read_bytes
+from transformerlm.tokenizer.formats.json_file import (
+    JsonFile,
+    JsonObject,
+    describe,
+    line_of,
+    parse_json,
+)
+from transformerlm.tokenizer.formats.text_file import read_bytes
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,7 +85,7 @@ def test_what_a_file_holds_is_found_by_its_place(tmp_path):
     assert file.items("x") == []
     assert file.fields("a", 1) == {"b": None}
     assert file.members("c") == [("d", 1), ("d", 2)]
-    assert file.fault("wrong", "a", 1, "b").lines == [f"{path}:1: a: b: wrong"]
+    assert file.error("wrong", "a", 1, "b").lines == [f"{path}:1: a: b: wrong"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +120,7 @@ def test_another_kind_than_was_asked_for_is_one_line(tmp_path, ask, what):
     ],
 )
 def test_values_in_a_few_words(text, words):
-    assert kind(parse_json("a.json", text, JsonObject)) == words
+    assert describe(parse_json("a.json", text, JsonObject)) == words
 
 
 def test_a_fifo_is_refused_and_not_waited_for(tmp_path):

@@ -1,27 +1,25 @@
-"""Decoding ids one by one, for text that is shown while it is being made."""
+"""Decoding ids one by one, for text that is shown while it is generated."""
 
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from transformerlm.tokenizer.tokenizer import Tokenizer
+from transformerlm.tokenizer.tokenizer import Tokenizer
 
 
 class StreamDecoder:
-    """Decodes ids one by one, and holds back a character until its last byte is there."""
+    """Incremental decoder: gives text id by id, each character once its last byte has come."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token_id: int) -> str:
-        """The text that `token_id` completes: "" while it is within a character."""
+        """Return the text that `token_id` completes; "" within a character."""
         return self._decoder.decode(self.tokenizer.decode_bytes([token_id]))
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD for a character that was never completed, else ""."""
+        """Return the rest at the end, U+FFFD for an incomplete character, else ""; then start anew."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text

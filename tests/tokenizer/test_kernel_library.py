@@ -12,13 +12,13 @@ import regex
 from transformerlm.errors import ConfigError
 from transformerlm.kernels.bpe_layout import LETTER, NUMBER, SPACE
 from transformerlm.kernels.library import CACHE_VARIABLE, cache_dir
-from transformerlm.tokenizer import native
-from transformerlm.tokenizer.native import CHOICE_VARIABLE, LIBRARY
+from transformerlm.tokenizer import kernel_library
+from transformerlm.tokenizer.kernel_library import CHOICE_VARIABLE, LIBRARY
 
 ENCODE = """
 from transformerlm.tokenizer import Tokenizer
 tokenizer = Tokenizer({byte: bytes([byte]) for byte in range(256)} | {256: b"ab"}, [(b"a", b"b")])
-print(tokenizer.encode("cab ab" * 2), "_fast" in vars(tokenizer))
+print(tokenizer.encode("cab ab" * 2), "_kernel_encoder" in vars(tokenizer))
 """
 ANSWER = "[99, 256, 32, 256, 99, 256, 32, 256]"
 
@@ -45,7 +45,7 @@ def test_small_work_needs_neither_numba_nor_llvm():
 
 
 def test_loading_needs_no_numba(kernels):
-    native.kernels()  # compiles them where they are not yet
+    kernel_library.kernels()  # compiles them where they are not yet
     code = ENCODE + "import sys; print('numba' in sys.modules)"
     assert run(code, **{CHOICE_VARIABLE: "always"}) == (f"{ANSWER} True\nFalse", "")
 
@@ -53,21 +53,21 @@ def test_loading_needs_no_numba(kernels):
 def test_when_kernels_are_worth_their_cost(own_cache, monkeypatch):
     monkeypatch.setattr(LIBRARY, "_loaded", [])
     monkeypatch.setenv(CHOICE_VARIABLE, "auto")
-    assert not native.are_worth(0.01)
-    assert not native.are_worth(5)  # they would have to be compiled
-    assert native.are_worth(1000)
+    assert not kernel_library.should_use(0.01)
+    assert not kernel_library.should_use(5)  # they would have to be compiled
+    assert kernel_library.should_use(1000)
     LIBRARY.cache_path().write_bytes(b"")
-    assert native.are_worth(5)
-    assert not native.are_worth(0.01)
+    assert kernel_library.should_use(5)
+    assert not kernel_library.should_use(0.01)
     for choice, expected in (("always", True), ("never", False)):
         monkeypatch.setenv(CHOICE_VARIABLE, choice)
-        assert native.are_worth(0) is native.are_worth(1e9) is expected
+        assert kernel_library.should_use(0) is kernel_library.should_use(1e9) is expected
 
 
 def test_an_unknown_choice_is_one_line(monkeypatch):
     monkeypatch.setenv(CHOICE_VARIABLE, "yes")
     with pytest.raises(ConfigError, match=r"TRANSFORMERLM_KERNELS: expected .*, got 'yes'"):
-        native.are_worth(1)
+        kernel_library.should_use(1)
 
 
 def test_a_user_without_a_home_keeps_nothing(monkeypatch):
@@ -85,7 +85,7 @@ def test_a_user_without_a_home_keeps_nothing(monkeypatch):
 
 def test_damaged_machine_code_is_never_run(own_cache, monkeypatch):
     monkeypatch.delenv(CACHE_VARIABLE)
-    native.kernels()
+    kernel_library.kernels()
     content = LIBRARY.cache_path().read_bytes()
     monkeypatch.setenv(CACHE_VARIABLE, str(own_cache))
     assert LIBRARY.load() is None
@@ -103,7 +103,7 @@ def test_damaged_machine_code_is_never_run(own_cache, monkeypatch):
 
 
 def test_arguments_are_checked():
-    measure = native.kernels().measure
+    decoded_size = kernel_library.kernels().decoded_size
     good = {
         "ids16": 0,
         "ids32": 0,
@@ -112,15 +112,15 @@ def test_arguments_are_checked():
         "spans": np.zeros(1, np.uint64),
         "num_tokens": 1,
     }
-    assert measure(**good) == 0
+    assert decoded_size(**good) == 0
     with pytest.raises(AssertionError, match="spans: expected"):
-        measure(**{**good, "spans": np.zeros(1)})
+        decoded_size(**{**good, "spans": np.zeros(1)})
     with pytest.raises(AssertionError, match="num_tokens"):
-        measure(**{name: value for name, value in good.items() if name != "num_tokens"})
+        decoded_size(**{name: value for name, value in good.items() if name != "num_tokens"})
 
 
 def test_characters_have_the_classes_that_the_pattern_gives_them():
-    classes = native.classes()
+    classes = kernel_library.classes()
     assert len(classes) == 1 << 21
     for name, kind in ((r"\p{L}", LETTER), (r"\p{N}", NUMBER), (r"\s", SPACE)):
         matches = regex.compile(name).fullmatch

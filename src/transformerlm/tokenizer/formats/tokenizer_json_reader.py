@@ -1,9 +1,9 @@
-"""Reads Hugging Face's `tokenizer.json` where it holds a byte-level BPE, to the ids that it gives there.
+"""Reading Hugging Face's `tokenizer.json` with a byte-level BPE model: texts get the same ids as there.
 
-The file can ask for much that this package does not do: to change text before it is encoded, to divide
-it in several steps, to leave merges out at random. Whatever would change an id is refused in one line
-that names it. What stands around a text's own ids is passed over: tokens put before or behind them
-(`post_processor`), truncation, padding.
+The format can express much that this package does not support: changes to the text before it is encoded,
+several pre-tokenizers in a row, dropout of merges. A setting that would change an id is an error that names
+it. Settings that leave the ids of the text itself alone are ignored: `post_processor` (tokens added before or
+after a text), truncation, padding.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any, NamedTuple
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, Vocab, apply_merges
-from transformerlm.tokenizer.compatibility import one_merge_a_token, pattern_fault
-from transformerlm.tokenizer.files import text_to_token, token_to_text
-from transformerlm.tokenizer.json_file import JsonFile, Place, kind
-from transformerlm.tokenizer.vocabulary import merges_fault, vocab_fault
+from transformerlm.tokenizer.formats.compatibility import find_pattern_fault, select_merges
+from transformerlm.tokenizer.formats.gpt2_files import text_to_token, token_to_text
+from transformerlm.tokenizer.formats.json_file import JsonFile, JsonPath, describe
+from transformerlm.tokenizer.vocabulary import find_merges_fault, find_vocab_fault
 
 TOKENIZER_JSON = "tokenizer.json"
 
 _GPT2_SPELLED_OUT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# GPT-2's pattern between numbers, which stand alone: none takes a space along, white space ends before it.
+# Digits divides a text at numbers first: a number has no space before it, and white space ends before one.
 _GPT2_BETWEEN_NUMBERS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|NUMBER| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 
-# Settings of the model, and the values with which it does what ours does. What it does with unknown
-# characters does not matter: every byte is a token, as is checked, and so nothing is unknown.
-_USUAL = {
+# Settings of the model, and the values that leave plain BPE. Treatment of unknown characters does not matter:
+# every byte is a token (this is checked), so nothing is unknown.
+_PLAIN_BPE_SETTINGS = {
     "dropout": (None, 0),
     "continuing_subword_prefix": (None, ""),
     "end_of_word_suffix": (None, ""),
@@ -41,14 +41,14 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class TokenizerParts:
-    """All that makes a tokenizer, checked."""
+    """Arguments of `Tokenizer`, checked."""
 
     vocab: Vocab
     merges: Merges
     special_tokens: list[str]
     pattern: str
     whole_words: bool
-    """Whether a pre-token that is a token is that token, whatever merges make of it."""
+    """True: a pre-token that is a token is not divided, whatever the merges make of it."""
 
 
 class _AddedToken(NamedTuple):
@@ -58,12 +58,12 @@ class _AddedToken(NamedTuple):
 
 
 def read_tokenizer_json(path: str | Path) -> TokenizerParts:
-    """Read a `tokenizer.json`; ids are those of `encode(text, add_special_tokens=False)` there.
+    """Read a `tokenizer.json`; ids will equal those of `encode(text, add_special_tokens=False)` there.
 
-    Every added token, special or not, is a special token here: both are found wherever they stand.
+    All added tokens become special tokens, since the format finds both kinds anywhere in a text.
 
     Raises:
-        DataError: `file:line: what`, for a damaged file and for one that asks for what we do not do.
+        DataError: a damaged file, or a setting that is not supported; one line, `path:line: reason`.
     """
     file = JsonFile(path)
     _check_settings(file)
@@ -71,7 +71,7 @@ def read_tokenizer_json(path: str | Path) -> TokenizerParts:
     added = _read_added_tokens(file)
     spelled = _read_merges(file)
     vocab = _read_vocab(file, added, spelled)
-    merges = _settle_merges(file, spelled, vocab)
+    merges = _decode_merges(file, spelled, vocab)
     whole_words = bool(file.get("model", "ignore_merges")) and _needs_whole_words(vocab, merges, added)
     return TokenizerParts(vocab, merges, [token.content for token in added], pattern, whole_words)
 
@@ -79,30 +79,31 @@ def read_tokenizer_json(path: str | Path) -> TokenizerParts:
 def _check_settings(file: JsonFile) -> None:
     model = file.fields("model")
     if model.get("type", "BPE") != "BPE":
-        raise file.fault(f"expected BPE, got {kind(model['type'])}", "model", "type")
-    for name, allowed in _USUAL.items():
+        raise file.error(f"expected BPE, got {describe(model['type'])}", "model", "type")
+    for name, allowed in _PLAIN_BPE_SETTINGS.items():
         if model.get(name) not in allowed:
-            what = f"expected {' or '.join(map(kind, allowed))}, got {kind(model[name])}"
-            raise file.fault(f"{what}: this package has nothing like it", "model", name)
+            what = f"expected {' or '.join(map(describe, allowed))}, got {describe(model[name])}"
+            raise file.error(f"{what}: this package has nothing like it", "model", name)
     if file.get("version") not in ("1.0", None):
-        raise file.fault(f'expected "1.0", got {kind(file.get("version"))}', "version")
+        raise file.error(f'expected "1.0", got {describe(file.get("version"))}', "version")
     normalizer, decoder = file.get("normalizer"), file.get("decoder")
     if normalizer is not None and file.fields("normalizer").get("normalizers") != []:
-        what = f"expected null, got {kind(normalizer)}: text is encoded here as it is"
-        raise file.fault(f"{what}; set it to null where your text needs none", "normalizer")
+        what = f"expected null, got {describe(normalizer)}: text is encoded here as it is"
+        raise file.error(f"{what}; set it to null where your text needs none", "normalizer")
     if decoder is not None and file.fields("decoder").get("type") != "ByteLevel":
-        what = f"expected ByteLevel, got {kind(decoder)}: tokens are bytes here"
-        raise file.fault(what, "decoder")
+        what = f"expected ByteLevel, got {describe(decoder)}: tokens are bytes here"
+        raise file.error(what, "decoder")
 
 
 def _read_pattern(file: JsonFile) -> str:
-    """The one pattern that divides text as all of the file's pre-tokenizers do."""
+    """Return one pattern that divides text as the file's pre-tokenizers do together."""
     places = list(_steps(file, "pre_tokenizer"))
     steps = [file.fields(*place) for place in places]
     kinds = [step.get("type") for step in steps]
     if kinds[-1:] == ["ByteLevel"] and steps[-1].get("add_prefix_space") is not False:
-        what = f"expected false, got {kind(steps[-1].get('add_prefix_space'))}: text is encoded here as it is"
-        raise file.fault(what, *places[-1], "add_prefix_space")
+        found = describe(steps[-1].get("add_prefix_space"))
+        what = f"expected false, got {found}: text is encoded here as it is"
+        raise file.error(what, *places[-1], "add_prefix_space")
     match kinds, steps and steps[-1].get("use_regex", True):
         case ["ByteLevel"], True:
             return GPT2_PATTERN
@@ -112,12 +113,12 @@ def _read_pattern(file: JsonFile) -> str:
         case ["Split", "ByteLevel"], False:
             return _read_split(file, *places[0])
     what = "expected ByteLevel, alone or after Digits, or one Split and ByteLevel without its own regex"
-    found = f"{what}, got {kind(file.get('pre_tokenizer'))}"
-    raise file.fault(f"{found}: text is divided here by one pattern", "pre_tokenizer")
+    found = f"{what}, got {describe(file.get('pre_tokenizer'))}"
+    raise file.error(f"{found}: text is divided here by one pattern", "pre_tokenizer")
 
 
 def _steps(file: JsonFile, *place: str | int) -> Iterator[tuple[str | int, ...]]:
-    """Where the pre-tokenizers are, in the order in which text goes through them."""
+    """Yield the places of the pre-tokenizers in the order in which they are applied."""
     if file.fields(*place).get("type") != "Sequence":
         yield place
         return
@@ -128,16 +129,16 @@ def _steps(file: JsonFile, *place: str | int) -> Iterator[tuple[str | int, ...]]
 def _read_split(file: JsonFile, *place: str | int) -> str:
     step = file.fields(*place)
     if step.get("behavior") != "Isolated" or step.get("invert"):
-        found = f"{step.get('behavior')!a:.20} and {kind(step.get('invert'))}"
-        raise file.fault(f"expected behavior 'Isolated' and invert false, got {found}", *place)
+        found = f"{step.get('behavior')!a:.20} and {describe(step.get('invert'))}"
+        raise file.error(f"expected behavior 'Isolated' and invert false, got {found}", *place)
     pattern = file.fields(*place, "pattern").get("Regex")
     if not isinstance(pattern, str):
-        raise file.fault(f"expected a Regex, got {kind(file.get(*place, 'pattern'))}", *place, "pattern")
+        raise file.error(f"expected a Regex, got {describe(file.get(*place, 'pattern'))}", *place, "pattern")
     if pattern == _GPT2_SPELLED_OUT:
         return GPT2_PATTERN
-    what = pattern_fault(pattern)
+    what = find_pattern_fault(pattern)
     if what:
-        raise file.fault(what, *place, "pattern", "Regex")
+        raise file.error(what, *place, "pattern", "Regex")
     return pattern
 
 
@@ -147,54 +148,57 @@ def _read_added_tokens(file: JsonFile) -> list[_AddedToken]:
         token = file.fields("added_tokens", index)
         content = token.get("content")
         if not isinstance(content, str) or not content or _SURROGATE.search(content):
-            raise file.fault(f"expected text, got {kind(content)}", "added_tokens", index, "content")
+            raise file.error(f"expected text, got {describe(content)}", "added_tokens", index, "content")
         for flag in ("single_word", "lstrip", "rstrip"):
             if token.get(flag):
                 what = f"expected false, got true: {content!a} is found here wherever it stands, and alone"
-                raise file.fault(what, "added_tokens", index, flag)
+                raise file.error(what, "added_tokens", index, flag)
         added.append(_AddedToken(content, token.get("id"), bool(token.get("normalized"))))
     _check_overlaps(file, added)
     return added
 
 
 def _check_overlaps(file: JsonFile, added: Sequence[_AddedToken]) -> None:
-    """Where some are normalized, those are looked for in what the others leave; here all are at once."""
+    """Refuse overlapping tokens of which one is normalized.
+
+    tokenizers searches for normalized ones only between the others; this package searches for all at once.
+    """
     normalized = [token.content for token in added if token.is_normalized]
     as_it_is = [token.content for token in added if not token.is_normalized]
     for one, other in itertools.product(normalized, as_it_is):
         if _can_overlap(one, other):
             what = f"{one!a} and {other!a} overlap, and one is normalized: expected both to be, or neither"
-            raise file.fault(what, "added_tokens")
+            raise file.error(what, "added_tokens")
 
 
 def _can_overlap(one: str, other: str) -> bool:
-    """Whether a text can hold both so that they share characters."""
+    """Return True if occurrences of both in a text can share characters."""
     sizes = range(1, min(len(one), len(other)))
     ends = ((a[-size:], b[:size]) for a, b in ((one, other), (other, one)) for size in sizes)
     return one in other or other in one or any(end == beginning for end, beginning in ends)
 
 
 def _read_merges(file: JsonFile) -> list[tuple[str, str]]:
-    """The merges as the file spells them: "a b", or a list of two."""
+    """Return the merges in the file's spelling. The format has them as "a b" or as lists of two."""
     merges: list[tuple[str, str]] = []
     for index, merge in enumerate(file.items("model", "merges")):
         parts = merge.split(" ") if isinstance(merge, str) else merge
         is_pair = isinstance(parts, list) and len(parts) == 2
         if not is_pair or not all(isinstance(part, str) and part for part in parts):
-            what = f"expected two tokens with one space between them or in a list, got {kind(merge)}"
-            raise file.fault(what, "model", "merges", index)
+            what = f"expected two tokens with one space between them or in a list, got {describe(merge)}"
+            raise file.error(what, "model", "merges", index)
         merges.append((parts[0], parts[1]))
     return merges
 
 
 def _read_vocab(file: JsonFile, added: Sequence[_AddedToken], merges: Sequence[tuple[str, str]]) -> Vocab:
-    """The model's vocabulary and, after it, the added tokens that are not in it."""
+    """Return the model's vocabulary, followed by the added tokens that are not in it."""
     contents = {token.content for token in added}
     ordinary = {token_to_text(bytes([byte])) for byte in range(NUM_BYTES)}
     ordinary.update(itertools.chain(*merges), map("".join, merges))
     listed = file.members("model", "vocab")
     ids = dict(listed)
-    rows: list[tuple[str, Any, Place]] = [
+    rows: list[tuple[str, Any, JsonPath]] = [
         (key, token_id, ("model", "vocab", index)) for index, (key, token_id) in enumerate(listed)
     ]
     for index, new in enumerate(added):
@@ -205,22 +209,22 @@ def _read_vocab(file: JsonFile, added: Sequence[_AddedToken], merges: Sequence[t
         try:
             entries.append((_token_of(key, key in contents, key in ordinary), token_id))
         except ValueError as error:
-            raise file.fault(str(error), *place) from None
-    fault = vocab_fault(entries)
+            raise file.error(str(error), *place) from None
+    fault = find_vocab_fault(entries)
     if fault:
-        raise file.fault(fault.what, *rows[fault.index][2])
-    # There they get the id that they have in the vocabulary, or else the next one, whatever is said here.
+        raise file.error(fault.what, *rows[fault.index][2])
+    # tokenizers ignores the "id" of an added token: it uses that of the vocabulary, else the next free one.
     following = itertools.count(len(listed))
     for index, new in enumerate(added):
         expected = ids[new.content] if new.content in ids else next(following)
         if new.token_id != expected:
-            what = f"expected {expected} for {new.content!a}, got {kind(new.token_id)}"
-            raise file.fault(what, "added_tokens", index, "id")
+            what = f"expected {expected} for {new.content!a}, got {describe(new.token_id)}"
+            raise file.error(what, "added_tokens", index, "id")
     return {token_id: token for token, token_id in entries}
 
 
 def _token_of(key: str, is_added: bool, is_ordinary: bool) -> bytes:
-    """The bytes that a key of the vocabulary stands for; ValueError where that is not clear."""
+    """Return the bytes of the token that a key of the vocabulary spells; ValueError if it is ambiguous."""
     if not is_added:
         return text_to_token(key)
     if is_ordinary and text_to_token(key) != key.encode():
@@ -229,22 +233,23 @@ def _token_of(key: str, is_added: bool, is_ordinary: bool) -> bytes:
     return key.encode()
 
 
-def _settle_merges(file: JsonFile, spelled: Sequence[tuple[str, str]], vocab: Vocab) -> Merges:
+def _decode_merges(file: JsonFile, spelled: Sequence[tuple[str, str]], vocab: Vocab) -> Merges:
+    """Return the merges as bytes, without those that are never applied."""
     merges: Merges = []
     for index, parts in enumerate(spelled):
         try:
             merges.append((text_to_token(parts[0]), text_to_token(parts[1])))
         except ValueError as error:
-            raise file.fault(str(error), "model", "merges", index) from None
-    fault = merges_fault(merges, vocab)
-    kept, order_fault = ([], fault) if fault else one_merge_a_token(merges)
+            raise file.error(str(error), "model", "merges", index) from None
+    fault = find_merges_fault(merges, vocab)
+    kept, order_fault = ([], fault) if fault else select_merges(merges)
     if order_fault:
-        raise file.fault(order_fault.what, "model", "merges", order_fault.index)
+        raise file.error(order_fault.what, "model", "merges", order_fault.index)
     return [merges[index] for index in kept]
 
 
 def _needs_whole_words(vocab: Vocab, merges: Merges, added: Sequence[_AddedToken]) -> bool:
-    """Whether `ignore_merges` changes anything: only for tokens that no merges lead to."""
+    """Return True if `ignore_merges` makes a difference: some token is not the result of its merges."""
     id_of = {token: token_id for token_id, token in vocab.items()}
     ranks = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(merges)}
     rules = MergeRules(ranks, [id_of[left + right] for left, right in merges])

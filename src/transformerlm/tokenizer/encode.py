@@ -1,7 +1,4 @@
-"""Encoding and decoding in plain Python: readable, for any pattern, and ready at once.
-
-`fast_encode.py` does the same on compiled kernels where there is enough text to make that worth it.
-"""
+"""Encoding and decoding in plain Python, for any pattern. `encode_kernels.py` does the same on kernels."""
 
 from __future__ import annotations
 
@@ -11,20 +8,21 @@ import numpy as np
 
 from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, Vocab, apply_merges
 from transformerlm.tokenizer.pretokenize import Pretokenizer, bytes_of, text_of, utf8
-from transformerlm.tokenizer.vocabulary import Ids, no_such_id
+from transformerlm.tokenizer.vocabulary import Ids, unknown_id_error
 
 _MAX_CACHED = 1 << 18  # pre-tokens; some 50 MB
-_LONGEST_CACHED = 64  # characters
+_MAX_CACHED_LENGTH = 64  # characters
 
 
-class PlainEncoder:
-    """Text to ids and back, remembering the pre-tokens that it has seen.
+class PythonEncoder:
+    """Encoder and decoder that caches the ids of pre-tokens. Threads may share one.
 
     Args:
         vocab: id -> token.
         id_of: token -> id.
         merges: in the order in which they were learned.
         special_token_ids: special token -> id.
+        dtype: of the arrays that `encode` returns.
         whole_words: see `Tokenizer`.
     """
 
@@ -47,11 +45,15 @@ class PlainEncoder:
         self.cache = _Cache(self._encode_pretoken)
 
     def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids:
-        """The ids of a text, or of any bytes, as `text_of` divides them into characters."""
+        """Return the ids of a text, or of any bytes (characters as `text_of` decodes them); `[num_ids]`.
+
+        Raises:
+            DataError: an unpaired surrogate in a text.
+        """
         if isinstance(text, bytes):
             text = text_of(text)
         else:
-            utf8(text)  # refuses halves of surrogate pairs: here they stand for bytes
+            utf8(text)  # raises for unpaired surrogates, which below stand for bytes that are not UTF-8
         encoded = bytearray()
         for piece in pretokenizer.pieces([text]):
             for segment, is_special in pretokenizer.split_special(piece):
@@ -63,17 +65,17 @@ class PlainEncoder:
         return np.frombuffer(encoded, self.dtype)
 
     def decode_bytes(self, ids: Iterable[int] | Ids) -> bytes:
-        """The bytes of some ids.
+        """Return the concatenated bytes of the tokens of `ids`.
 
         Raises:
             DataError: an id that is not in the vocabulary.
         """
-        # A dictionary finds plain numbers several times as fast as an array's own.
+        # Python's integers are looked up several times as fast as NumPy's.
         numbers = ids.tolist() if isinstance(ids, np.ndarray) else ids
         try:
             return b"".join(map(self.vocab.__getitem__, numbers))
         except (KeyError, TypeError) as error:
-            raise no_such_id(error.args[0], len(self.vocab)) from None
+            raise unknown_id_error(error.args[0], len(self.vocab)) from None
 
     def _encode_pretoken(self, pretoken: str) -> bytes:
         content = bytes_of(pretoken)
@@ -88,21 +90,21 @@ class PlainEncoder:
 def _whole_words(
     id_of: Mapping[bytes, int], merges: Merges, special_token_ids: Mapping[str, int]
 ) -> dict[bytes, int]:
-    """The tokens that a pre-token may be: all but special ones that are nothing else."""
+    """Return the tokens that a pre-token can be: all but those that are special tokens only."""
     made = {left + right for left, right in merges}
     special = {token.encode() for token in special_token_ids}
     return {token: token_id for token, token_id in id_of.items() if token in made or token not in special}
 
 
 class _Cache(dict[str, bytes]):
-    """Pre-token -> its ids as bytes, encoded when first asked for. A full one starts again."""
+    """Cache of pre-token -> its ids as bytes, computed on first use. A full cache is emptied."""
 
     def __init__(self, encode: Callable[[str], bytes]) -> None:
         self.encode = encode
 
     def __missing__(self, pretoken: str) -> bytes:
         encoded = self.encode(pretoken)
-        if len(pretoken) <= _LONGEST_CACHED:
+        if len(pretoken) <= _MAX_CACHED_LENGTH:
             if len(self) >= _MAX_CACHED:
                 self.clear()
             self[pretoken] = encoded

@@ -1,6 +1,6 @@
-"""Training on the kernels: counting words in threads, and learning merges from the counts.
+"""Training on compiled kernels: counting words on threads, and learning merges from the counts.
 
-The results are those of `train.py` and `bpe.py`; what happens is in `kernels.py`.
+Equivalent to the plain Python in `train.py` and `bpe.py`. The kernels are in `transformerlm.kernels.bpe`.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ from transformerlm.kernels.bpe_layout import (
     WORD_BYTES,
 )
 from transformerlm.parallel import ordered_map
-from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Progress, Vocab, room_for_merges
-from transformerlm.tokenizer.native import Arguments, Array, kernels
-from transformerlm.tokenizer.pretokenize import bytes_of
-from transformerlm.tokenizer.workspace import (
+from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Progress, Vocab, new_special_tokens
+from transformerlm.tokenizer.kernel_library import Arguments, Array, kernels
+from transformerlm.tokenizer.kernel_memory import (
     grow_words,
     special_arrays,
-    utf8_memory,
+    utf8_buffer,
     window_arrays,
     word_table,
 )
+from transformerlm.tokenizer.pretokenize import bytes_of
 
-_FIRST_CAPACITY, _FIRST_PAIRS = 1 << 16, 1 << 17  # entries of the tables, which grow
-_MERGES_AT_A_TIME = 256  # so that progress shows and Ctrl-C is heard
-_MAX_BYTES = 1 << 31
-_BYTE_PAIRS = 1 << 16  # are counted first, in memory that serves another purpose later
+_FIRST_CAPACITY, _FIRST_PAIRS = 1 << 16, 1 << 17  # initial capacities of the tables of words and of pairs
+_MERGES_PER_CALL = 256  # between two calls progress is reported and Ctrl-C takes effect
+_MAX_BYTES = 1 << 31  # places are stored as uint32
+_BYTE_PAIRS = 1 << 16  # counters of all pairs of bytes, in arrays that later hold one entry per token
 
 
 @dataclass(frozen=True)
 class WordList:
-    """Words and how often each occurs, those that occur most first."""
+    """Words and their counts, in order of falling counts."""
 
     text: Array
-    """u8: their bytes, a gap of one byte before and behind each."""
+    """u8: the bytes of all words, with a gap of one byte before and after each."""
     gaps: Array
-    """i64, `[num_words + 1]`: where the gaps are."""
+    """i64, `[num_words + 1]`: offsets of the gaps in `text`."""
     counts: Array
     """i64, `[num_words]`."""
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int] | Mapping[bytes, int]) -> WordList:
-        """From pre-token -> how often it occurs."""
+        """Convert a mapping pre-token -> count."""
         words = sorted(counts.items(), key=lambda item: -item[1])
         contents: list[bytes] = [word if isinstance(word, bytes) else str(word).encode() for word, _ in words]
         text = b"\0".join([b"", *contents, b""]) if contents else b"\0"
@@ -69,14 +69,14 @@ class WordList:
         return cls(np.frombuffer(text, np.uint8), np.concatenate([np.zeros(1, np.int64), ends]), numbers)
 
     def items(self) -> Iterator[tuple[bytes, int]]:
-        """(word, how often it occurs)."""
+        """Yield (word, count)."""
         content = self.text.tobytes()
         for (start, end), count in zip(pairwise(self.gaps.tolist()), self.counts.tolist(), strict=True):
             yield content[start + 1 : end], count
 
 
 class WordCounter:
-    """Counts pre-tokens, divided by GPT-2's pattern; for one thread."""
+    """Counter of pre-tokens by GPT-2's pattern, for one thread."""
 
     def __init__(self, special_tokens: Sequence[str]) -> None:
         fixed = {**window_arrays(), **special_arrays(dict.fromkeys(special_tokens, 0))}
@@ -84,20 +84,20 @@ class WordCounter:
         self._fixed, self._words = fixed, word_table(_FIRST_CAPACITY)
 
     def add(self, text: str | bytes) -> int:
-        """Count the pre-tokens of a text, or of any bytes; their number."""
+        """Count the pre-tokens of a text, or of any bytes, and return the number of bytes."""
         try:
-            address, num_bytes = utf8_memory(text)
+            address, num_bytes = utf8_buffer(text)
         except DataError:
-            return self.add(bytes_of(str(text)))  # bytes that are not UTF-8 may be in it
+            return self.add(bytes_of(str(text)))  # surrogates may stand for invalid bytes
         self._state[POSITION] = 0
         while kernels().count(text=address, stop=num_bytes, **self._fixed, **self._words) == FULL:
             self._grow(int(self._state[NUM_WORDS]) + 1, int(self._state[NEEDED]))
         return num_bytes
 
     def absorb(self, other: WordCounter) -> None:
-        """Add what another one has counted."""
+        """Add the counts of another counter."""
         self._grow(int(other._state[NUM_WORDS]), int(other._state[ARENA_BYTES]))
-        kernels().absorb(
+        kernels().add_counts(
             other=other._words["table"],
             other_capacity=other._words["capacity"],
             other_arena=other._words["arena"],
@@ -107,7 +107,7 @@ class WordCounter:
         )
 
     def words(self) -> WordList:
-        """All words in which something may merge: those of two bytes and more."""
+        """Return the words of at least two bytes: nothing merges in shorter ones."""
         number, num_bytes = int(self._state[NUM_WORDS]), int(self._state[WORD_BYTES])
         table = {"table": self._words["table"]}
         entries, counts = np.empty(number, np.int64), np.empty(number, np.int64)
@@ -127,20 +127,22 @@ class WordCounter:
         return WordList(text[:end], gaps, counts[order])
 
     def _grow(self, num_words: int, arena_bytes: int) -> None:
-        """Make room for at least so many more words, with so many bytes of long ones."""
+        """Enlarge the table for at least `num_words` more words and `arena_bytes` more bytes of long ones."""
         used, num_words = int(self._state[ARENA_BYTES]), int(self._state[NUM_WORDS]) + num_words
-        # A window's worth more: of the words within it the kernel does not say how long they are.
+        # And for the words of a whole window, whose lengths the kernel does not report.
         grow_words(self._words, num_words, used + arena_bytes + WINDOW + PADDING, used)
 
 
 def count_words(
     pieces: Iterable[str], special_tokens: Sequence[str], num_threads: int, progress: Progress | None = None
 ) -> WordList:
-    """Count the pre-tokens of texts, each on whichever thread is free.
+    """Count the pre-tokens of independent texts on threads.
 
     Args:
-        pieces: texts, each treated apart.
-        progress: called with bytes of text counted since its last call.
+        pieces: the texts.
+        special_tokens: strings that divide a text and are not counted.
+        num_threads: number of threads.
+        progress: called with the bytes of text counted since its last call.
     """
     idle: deque[WordCounter] = deque()
 
@@ -165,18 +167,18 @@ def count_words(
 def learn_merges(
     words: WordList, vocab_size: int, special_tokens: Sequence[str] = (), progress: Progress | None = None
 ) -> tuple[Vocab, Merges]:
-    """`bpe.train_from_counts` on the kernels: the same arguments, the same result.
+    """Learn merges on kernels; arguments and result as in `bpe.train_from_counts`.
 
     Raises:
-        ConfigError: when the bytes and the special tokens alone are more than `vocab_size`.
-        DataError: more than 2 GiB of different words.
+        ConfigError: the bytes and the special tokens alone exceed `vocab_size`.
+        DataError: more than 2 GiB of distinct words.
     """
     tokens = [bytes([byte]) for byte in range(NUM_BYTES)]
-    special = room_for_merges(special_tokens, tokens, vocab_size)
+    special = new_special_tokens(special_tokens, tokens, vocab_size)
     merges: Merges = []
     learner = _Learner(words, vocab_size)
     while len(tokens) + len(special) < vocab_size:
-        wanted = min(len(tokens) + _MERGES_AT_A_TIME, vocab_size - len(special))
+        wanted = min(len(tokens) + _MERGES_PER_CALL, vocab_size - len(special))
         pairs = learner.learn(wanted)
         for pair in pairs:
             left, right = tokens[pair >> 32], tokens[pair & 0xFFFFFFFF]
@@ -191,7 +193,7 @@ def learn_merges(
 
 
 class _Learner:
-    """A corpus, and the merges that have been made in it."""
+    """A corpus and the merges made in it so far, as memory of the kernel `learn_merges`."""
 
     def __init__(self, words: WordList, vocab_size: int) -> None:
         length = len(words.text)
@@ -215,8 +217,8 @@ class _Learner:
             "groups": np.append(words.gaps[first], length),
             "weights": words.counts[first],
             "num_groups": len(first),
-            # A place enters a list when a pair arises there: two bytes at first, then a merge's result
-            # with what is to the right; that with what is to the left takes the merged pair's space.
+            # A place is added to a list when a pair arises there: two bytes at first, then the result of a
+            # merge with its right neighbour. Places of the left neighbour reuse those of the merged pair.
             "places": np.empty(2 * length + PADDING, np.uint32),
             "stash": np.empty(3 * length, np.int64),
             "lengths": np.zeros(vocab_size, np.int32),
@@ -229,12 +231,12 @@ class _Learner:
         }
 
     def learn(self, wanted: int) -> list[int]:
-        """Merge until there are `wanted` tokens, if so many can be; the pairs, left << 32 | right."""
+        """Merge until there are `wanted` tokens or no pair is left; return the pairs, left << 32 | right."""
         before = max(int(self._state[NUM_TOKENS]), NUM_BYTES)
         tables: dict[str, Any]
         while True:
             tables = {"pairs": self._pairs, "heap": self._heap, "capacity": self._capacity}
-            if kernels().learn(wanted=wanted, **self._fixed, **tables) != FULL:
+            if kernels().learn_merges(wanted=wanted, **self._fixed, **tables) != FULL:
                 return self._merges[before : int(self._state[NUM_TOKENS])].tolist()  # type: ignore[no-any-return]
             self._grow()
 
@@ -242,7 +244,7 @@ class _Learner:
         old, old_capacity = self._pairs, self._capacity
         self._capacity *= 2
         self._pairs = np.full(PAIR * self._capacity, NONE, np.uint64)
-        kernels().move_pairs(old=old, old_capacity=old_capacity, pairs=self._pairs, capacity=self._capacity)
+        kernels().rehash_pairs(old=old, old_capacity=old_capacity, pairs=self._pairs, capacity=self._capacity)
         heap = np.empty(2 * self._capacity, np.uint64)
         heap[: len(self._heap)] = self._heap
         self._heap = heap

@@ -28,7 +28,7 @@ def plainly(tokenizer, text, special_tokens=None):
     pretokenizer = tokenizer.pretokenizer
     if special_tokens is not None:
         pretokenizer = Pretokenizer(special_tokens=special_tokens)
-    return tokenizer._plain.encode(text, pretokenizer).tolist()
+    return tokenizer._python_encoder.encode(text, pretokenizer).tolist()
 
 
 @settings(max_examples=1000, deadline=None)
@@ -86,12 +86,12 @@ def test_a_merge_list_that_no_corpus_gives_runs_in_plain_python():
     # "aba" is looked for before there is any "ab" to make it of: all "ab" are merged first.
     tokenizer = Tokenizer(vocab, [(b"ab", b"a"), (b"a", b"b")])
     assert tokenizer.encode("abab") == [256, 256]
-    assert "_fast" not in vars(tokenizer)
+    assert "_kernel_encoder" not in vars(tokenizer)
     # Two ways to one token.
     vocab[259] = b"ba"
     tokenizer = Tokenizer(vocab, [(b"a", b"b"), (b"b", b"a"), (b"ab", b"a"), (b"a", b"ba")])
     assert tokenizer.decode(tokenizer.encode("ababa" * 30)) == "ababa" * 30
-    assert "_fast" not in vars(tokenizer)
+    assert "_kernel_encoder" not in vars(tokenizer)
 
 
 def test_threads_share_a_tokenizer(gpt2, hard_texts):

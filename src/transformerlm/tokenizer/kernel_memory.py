@@ -1,4 +1,4 @@
-"""Memory for the kernels: text as they read it, special tokens, and what a thread needs to look at text."""
+"""Memory for the kernels: text as UTF-8, special tokens, scratch of a thread, hash tables of words."""
 
 from __future__ import annotations
 
@@ -9,41 +9,44 @@ from itertools import takewhile
 import numpy as np
 
 from transformerlm.kernels.bpe_layout import BATCH, ENTRY, MASKS, PADDING, STATE, WINDOW
-from transformerlm.tokenizer.native import Arguments, Array, classes, kernels
+from transformerlm.tokenizer.kernel_library import Arguments, Array, classes, kernels
 from transformerlm.tokenizer.pretokenize import utf8
 
-_python = ctypes.pythonapi
-_utf8_of_text, _memory_of_bytes = _python.PyUnicode_AsUTF8AndSize, _python.PyBytes_AsString
-_utf8_of_text.argtypes, _utf8_of_text.restype = [ctypes.py_object, ctypes.c_void_p], ctypes.c_void_p
-_memory_of_bytes.argtypes, _memory_of_bytes.restype = [ctypes.py_object], ctypes.c_void_p
+# Function objects of our own: the attributes of ctypes.pythonapi are shared by the whole process, and so are
+# the types that are set on them.
+_utf8_type = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+_utf8_address = _utf8_type(("PyUnicode_AsUTF8AndSize", ctypes.pythonapi))
+_bytes_type = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)
+_bytes_address = _bytes_type(("PyBytes_AsString", ctypes.pythonapi))
 
 
-def utf8_memory(text: str | bytes) -> tuple[int, int]:
-    """The bytes of a text, UTF-8 where it is not bytes already: their address and their number.
+def utf8_buffer(text: str | bytes) -> tuple[int, int]:
+    """Return address and number of the bytes of a text (its UTF-8) or of a bytes object.
 
-    They live as long as the text. Python keeps ASCII text as UTF-8 anyway; other text keeps its UTF-8 from
-    its first use on.
+    The memory lives as long as the object: Python stores ASCII text as UTF-8, and keeps the UTF-8 of other
+    text once it has been asked for.
 
     Raises:
-        DataError: for half a surrogate pair.
+        DataError: an unpaired surrogate in a text.
     """
     if isinstance(text, bytes):
-        return _memory_of_bytes(text), len(text)
+        return _bytes_address(text), len(text)
     if text.isascii():
-        return _utf8_of_text(text, None), len(text)
+        return _utf8_address(text, None), len(text)
     size = ctypes.c_ssize_t()
     try:
-        return _utf8_of_text(text, ctypes.byref(size)), size.value
+        return _utf8_address(text, ctypes.byref(size)), size.value
     except UnicodeEncodeError:
-        utf8(text)  # says what is wrong
+        utf8(text)  # raises a DataError that names the character
         raise
 
 
 def special_arrays(special_token_ids: Mapping[str, int]) -> Arguments:
-    """Special tokens as the kernels' parameters, longest first."""
+    """Return special tokens as arguments of the kernels, longest first."""
     tokens = sorted(((utf8(token), token_id) for token, token_id in special_token_ids.items()), key=_longest)
     firsts = sorted({token[0] for token, _ in tokens})
     lengths = [len(token) for token, _ in tokens]
+    columns = zip(*(token for token, _ in tokens), strict=False)
     return {
         "special_text": np.frombuffer(b"".join(token for token, _ in tokens) + b"\0", np.uint8),
         "special_bounds": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -51,11 +54,11 @@ def special_arrays(special_token_ids: Mapping[str, int]) -> Arguments:
         "firsts": np.array(firsts or [0], np.uint8),
         "num_specials": len(tokens),
         "num_firsts": len(firsts),
-        "num_shared": sum(1 for _ in takewhile(_is_one, zip(*(token for token, _ in tokens), strict=False))),
+        "num_shared": sum(1 for _ in takewhile(_all_equal, columns)),
     }
 
 
-def _is_one(column: tuple[int, ...]) -> bool:
+def _all_equal(column: tuple[int, ...]) -> bool:
     return len(set(column)) == 1
 
 
@@ -64,7 +67,7 @@ def _longest(item: tuple[bytes, int]) -> int:
 
 
 def window_arrays() -> Arguments:
-    """What a thread needs to look at a text, as the kernels' parameters."""
+    """Return the scratch memory in which a thread divides text, as arguments of the kernels."""
     return {
         "state": np.zeros(STATE, np.int64),
         "keys": np.zeros(4 * BATCH, np.uint64),
@@ -76,10 +79,10 @@ def window_arrays() -> Arguments:
 
 
 def word_table(capacity: int) -> Arguments:
-    """An empty table of words, as the kernels' parameters.
+    """Return an empty hash table of words, as arguments of the kernels.
 
     Args:
-        capacity: entries, a power of two; half of them may be in use.
+        capacity: number of entries, a power of two; at most half of them are used.
     """
     arena_size = 4 * capacity + WINDOW + PADDING
     return {
@@ -91,20 +94,20 @@ def word_table(capacity: int) -> Arguments:
 
 
 def extended(array: Array, size: int, used: int) -> Array:
-    """A larger array with the same beginning; the rest of it is not touched, and so no memory yet."""
+    """Return an array of `size` elements whose first `used` are those of `array`; the rest is not written."""
     larger = np.empty(size, array.dtype)
     larger[:used] = array[:used]
     return larger
 
 
 def grow_words(words: Arguments, num_words: int, arena_size: int, arena_used: int) -> None:
-    """Make a table larger, so that it holds so many words, and so many bytes of long ones in all."""
+    """Enlarge a table of words in place, to `num_words` words and `arena_size` bytes of long ones."""
     arena, capacity = words["arena"], int(words["capacity"])
     assert isinstance(arena, np.ndarray)
     if arena_size > int(words["arena_size"]):
         arena_size = max(arena_size, 2 * int(words["arena_size"]))
         larger = extended(arena, arena_size + PADDING, arena_used)
-        # Both at once: Ctrl-C must not leave a size without its memory.
+        # In one step: Ctrl-C must not leave a size that the memory does not have.
         words.update(arena=larger, arena_size=arena_size)
     new_capacity = capacity
     while new_capacity < 2 * num_words:
@@ -112,5 +115,5 @@ def grow_words(words: Arguments, num_words: int, arena_size: int, arena_used: in
     if new_capacity > capacity:
         table = np.zeros(ENTRY * new_capacity, np.uint64)
         old = words["table"]
-        kernels().move_words(old=old, old_capacity=capacity, table=table, capacity=new_capacity)
+        kernels().rehash_words(old=old, old_capacity=capacity, table=table, capacity=new_capacity)
         words.update(table=table, capacity=new_capacity)

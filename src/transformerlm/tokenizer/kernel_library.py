@@ -1,4 +1,4 @@
-"""The tokenizer's kernels as a library, and when they are worth loading or compiling."""
+"""The library of the tokenizer's kernels, and the decision when to load or compile it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from transformerlm.errors import ConfigError
 from transformerlm.kernels.bpe_layout import LETTER, NUMBER, OTHER, SPACE
 from transformerlm.kernels.library import Arguments, Array, Kernels, Library
 
-__all__ = ["Arguments", "Array", "are_worth", "classes", "kernels"]
+__all__ = ["Arguments", "Array", "classes", "kernels", "should_use"]
 
 CHOICE_VARIABLE = "TRANSFORMERLM_KERNELS"
-"""When to use the kernels: "auto" (where they save time), "always" or "never"."""
+"""Environment variable for the use of kernels: "auto" (where they save time), "always" or "never"."""
 
 _LOADING_SECONDS = 0.1
 _COMPILING_SECONDS = 25.0
 
 
-def are_worth(plain_seconds: float) -> bool:
-    """Whether work that takes so long without the kernels takes less with them, getting them included.
+def should_use(python_seconds: float) -> bool:
+    """Return True if kernels save time, loading or compiling them included.
+
+    Args:
+        python_seconds: estimated duration of the work in plain Python.
 
     Raises:
-        ConfigError: for an unknown choice in the environment.
+        ConfigError: an unknown value of `TRANSFORMERLM_KERNELS`.
     """
     choice = os.environ.get(CHOICE_VARIABLE, "auto")
     if choice not in ("auto", "always", "never"):
@@ -36,27 +39,27 @@ def are_worth(plain_seconds: float) -> bool:
         return choice == "always"
     if LIBRARY.is_loaded:
         return True
-    if plain_seconds <= _LOADING_SECONDS:
+    if python_seconds <= _LOADING_SECONDS:
         return False
-    # os.path, because a folder that may not be looked into holds nothing for us, and is no error.
-    return plain_seconds > _COMPILING_SECONDS or os.path.exists(LIBRARY.cache_path())  # noqa: PTH110
+    # os.path.exists returns False for a folder without permission, where Path.exists may raise.
+    return python_seconds > _COMPILING_SECONDS or os.path.exists(LIBRARY.cache_path())  # noqa: PTH110
 
 
 def kernels() -> Kernels:
-    """The kernels: loaded where they have been compiled before, else compiled now, which is said."""
+    """Return the kernels, loaded from the cache or compiled now (with a line on standard error)."""
     return LIBRARY.kernels()
 
 
 @functools.cache
 def classes() -> Array:
-    """Class by code, for all codes that four bytes can spell, though the last half are no characters."""
+    """Return the character class of each code that four bytes of UTF-8 can spell; u8 `[1 << 21]`."""
     starts, kinds = np.array(kernels().about).T
     return np.repeat(kinds.astype(np.uint8), np.diff(starts, append=1 << 21))
 
 
 def class_runs() -> list[tuple[int, int]]:
-    """Where in Unicode the class of characters changes, as the `regex` package has them: (first, class)."""
-    # Half a surrogate pair is in no text; NUL, which is OTHER as well, stands for it.
+    """Return the runs of code points of one class, as the `regex` package has them: (first, class)."""
+    # Surrogates are in no text; NUL, which is OTHER too, takes their place.
     surrogates = range(0xD800, 0xE000)
     every = "".join("\0" if code in surrogates else chr(code) for code in range(sys.maxunicode + 1))
     runs = [(0, OTHER)]

@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.tokenizer import Tokenizer, train_bpe_from_texts
-from transformerlm.tokenizer.exports import to_tiktoken, tokenizer_json, write_tokenizer_json
-from transformerlm.tokenizer.tokenizer_json import read_tokenizer_json
+from transformerlm.tokenizer.formats.tokenizer_json_reader import read_tokenizer_json
+from transformerlm.tokenizer.formats.tokenizer_json_writer import (
+    to_tiktoken,
+    tokenizer_json,
+    write_tokenizer_json,
+)
 
 BYTES = {byte: bytes([byte]) for byte in range(256)}
 SPECIAL_TOKENS = [

@@ -1,9 +1,9 @@
-"""When do a pattern and a list of merges mean the same to other programs as to this one?
+"""Checks that a pattern and a list of merges mean the same to other tokenizers as to this package.
 
-Regular expressions come in dialects: `regex` reads ours, Oniguruma those of Hugging Face's tokenizers,
-fancy-regex those of tiktoken. Merges are applied in one order here and in another one there, which is
-the same only where no merge waits for a later one. This file knows the common ground of all of them;
-what is outside is refused, though it may be harmless. Unicode versions are not its business.
+Regular expressions have dialects: this package uses `regex`, Hugging Face's tokenizers Oniguruma, tiktoken
+fancy-regex. Merges are applied in another order there, which gives the same tokens only if no merge depends
+on a later one. The checks accept what is known to mean the same to all and refuse the rest, some of which may
+be harmless. Differences between Unicode versions are not checked.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from itertools import groupby
 
 import regex
 
-from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, apply_merges
+from transformerlm.errors import DataError
+from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, apply_merges
 from transformerlm.tokenizer.vocabulary import Fault
 
 Merge = tuple[bytes, bytes]
 
+# The parts of which an accepted pattern consists.
 _PROPERTY = (
     r"\\[pP]\{(?:[LMNPSZ][a-z]?|Arabic|Cyrillic|Greek|Han|Hangul|Hebrew|Hiragana|Katakana|Latin|Thai)\}"
 )
@@ -33,15 +35,45 @@ _PARTS = [
     r"[*+?][+?]?|\{\d+(?:,\d*)?\}(?![*+?])",
     r"[^\\\[\](){}*+?|^$]",
 ]
-# Left out on purpose: \w and \b (Oniguruma counts U+00B2 and others among letters), ^ and $ (there they
-# match at every line), {2,3}+ (possessive here, repeated there), sets within sets, single letters as in
-# \pL, look-behind, flags, references. Upper and lower case may be the same in contractions; elsewhere
-# Oniguruma lets "ss" match a sharp s and "fl" a ligature, and `regex` lets "i" match a dotted capital I.
+# Not accepted: \w and \b (Oniguruma counts U+00B2 and others as letters), ^ and $ (they match at every line
+# in Oniguruma), {2,3}+ (possessive in regex, repeated in Oniguruma), sets within sets, one-letter properties
+# such as \pL, look-behind, flags, references. Ignoring case is accepted in contractions alone: Oniguruma lets
+# "ss" match a sharp s and "fl" a ligature, and regex lets "i" match a dotted capital I.
 _PART = re.compile("|".join(_PARTS))
 
 
-def pattern_fault(pattern: str) -> str | None:
-    """What may keep a pre-tokenisation pattern from dividing every text in the same way everywhere."""
+class IncompatibleTokenizerError(DataError):
+    """A tokenizer that another program cannot represent."""
+
+    def __init__(self, program: str, reason: str) -> None:
+        super().__init__(f"{program} cannot hold this tokenizer: {reason}")
+        self.program, self.reason = program, reason
+
+
+def check_pattern(pattern: str, program: str) -> None:
+    """Raise `IncompatibleTokenizerError` for a pattern that may mean something else to `program`."""
+    fault = find_pattern_fault(pattern)
+    if fault:
+        raise IncompatibleTokenizerError(program, f"pattern: {fault}")
+
+
+def merges_for(program: str, merges: Merges, *, check_all: bool = False) -> Merges:
+    """Return the merges that are ever applied, for a program that applies them in its own order.
+
+    Args:
+        check_all: see `select_merges`.
+
+    Raises:
+        IncompatibleTokenizerError: merges that may give other tokens there.
+    """
+    kept, fault = select_merges(merges, check_all=check_all)
+    if fault:
+        raise IncompatibleTokenizerError(program, f"merges[{fault.index}]: {fault.what}")
+    return [merges[index] for index in kept]
+
+
+def find_pattern_fault(pattern: str) -> str | None:
+    """Return why a pre-tokenisation pattern may divide a text differently elsewhere; None if it does not."""
     try:
         regex.compile(pattern)
     except regex.error as error:
@@ -61,7 +93,10 @@ def pattern_fault(pattern: str) -> str | None:
 
 
 def _can_be_empty(parts: Sequence[str]) -> bool:
-    """Whether a pattern, or something repeated in it, can match no character; lookahead is taken for true."""
+    """Return True if the pattern or a repeated part of it can match the empty string.
+
+    Lookahead counts as always true.
+    """
     taken: list[str] = []
     groups: list[tuple[int, str]] = []
     repeatable = ""
@@ -84,21 +119,21 @@ def _can_be_empty(parts: Sequence[str]) -> bool:
     return bool(regex.fullmatch("".join(taken), ""))
 
 
-def one_merge_a_token(merges: Sequence[Merge], *, check_all: bool = False) -> tuple[list[int], Fault | None]:
-    """The merges that do all the work, if each token is made in one way and of what is made before it.
+def select_merges(merges: Sequence[Merge], *, check_all: bool = False) -> tuple[list[int], Fault | None]:
+    """Select one merge for each token, the one that is ever applied.
 
-    Then no merge waits for a later one, and it does not matter whether all places of a pair are merged
-    before the next pair is looked for (as here) or one place at a time, the leftmost first (as in
-    tokenizers and tiktoken). Lists that others have made from tiktoken's files hold every division of a
-    token in two. Only one of these is ever used: the one to which the merges before it lead, since what
-    stands between two ends of tokens has always been merged as if it stood alone.
+    If each token is made by one merge, of tokens made before, then no merge depends on a later one. It then
+    makes no difference whether all occurrences of a pair are merged before the search for the next pair (this
+    package) or one occurrence at a time, the leftmost first (tokenizers and tiktoken). Lists converted from
+    tiktoken's files hold every division of a token in two. Only one of them is ever applied, the one that the
+    earlier merges lead to: the bytes of a token are always merged as if they stood alone.
 
     Args:
         merges: both parts and the result of each are tokens, and none is there twice.
-        check_all: whether also a token with one merge has to be what its own bytes are merged to.
+        check_all: also check that a token with a single merge is what its bytes are merged to.
 
     Returns:
-        The places of those merges in the list, and the first fault.
+        Indices of the selected merges, and the first fault.
     """
     tokens = [bytes([byte]) for byte in range(NUM_BYTES)]
     id_of = {token: token_id for token_id, token in enumerate(tokens)}

@@ -1,9 +1,8 @@
-"""A tokenizer's files: `vocab.json`, `merges.txt` (both as GPT-2 has them) and `manifest.json`.
+"""Reading and writing a tokenizer's folder: GPT-2's `vocab.json` and `merges.txt`, and a `manifest.json`.
 
-The only reader and writer of the three. Both of GPT-2's formats spell a token's bytes in an alphabet
-of 256 printable characters; the manifest holds what they cannot (which tokens are special, the
-pattern), what the tokenizer was made from, and hashes that say whether the other two are whole. It is
-sealed: its own damage shows too.
+GPT-2's formats spell the bytes of a token with an alphabet of 256 printable characters. The manifest holds
+what they do not (special tokens, pattern), what the tokenizer was made from, checksums of the two files and
+one of itself.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from transformerlm.errors import DataError
 from transformerlm.storage.checksummed_json import RecordError, RecordFormat, dump, load, members_of
 from transformerlm.storage.files import write_files
 from transformerlm.tokenizer.bpe import Merges, Vocab
-from transformerlm.tokenizer.json_file import line_of, parse_json, read_bytes, read_utf8
+from transformerlm.tokenizer.formats.json_file import line_of, parse_json
+from transformerlm.tokenizer.formats.text_file import FileError, read_bytes, read_utf8
 from transformerlm.tokenizer.pretokenize import Pretokenizer
-from transformerlm.tokenizer.vocabulary import Fault, merges_fault, vocab_fault
+from transformerlm.tokenizer.vocabulary import Fault, find_merges_fault, find_vocab_fault
 
 VOCAB_FILE, MERGES_FILE, MANIFEST_FILE = "vocab.json", "merges.txt", "manifest.json"
 FORMAT_VERSION = 2
@@ -30,7 +30,7 @@ FORMAT_VERSION = 2
 
 
 def _gpt2_alphabet() -> str:
-    """A printable character for each byte: its own in Latin-1, or the next one from U+0100 on."""
+    """Return a printable character for each byte: its own in Latin-1, or the next one from U+0100 on."""
     own = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     other = itertools.count(0x100)
     return "".join(chr(byte if byte in own else next(other)) for byte in range(256))
@@ -38,36 +38,37 @@ def _gpt2_alphabet() -> str:
 
 _CHARACTERS = dict(enumerate(_gpt2_alphabet()))
 _BYTES = {character: byte for byte, character in _CHARACTERS.items()}
-# From the alphabet to the bytes as Latin-1 has them; what Latin-1 has besides, to what it has not.
+# Translates the alphabet to bytes as Latin-1 characters, and every other Latin-1 character to U+FFFF, which
+# cannot be encoded as Latin-1.
 _LATIN_1 = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for character, byte in _BYTES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a tokenizer's two other files do not say about it."""
+    """Properties of a tokenizer that GPT-2's two files do not hold."""
 
     pattern: str
     """The pre-tokenisation pattern."""
     whole_words: bool
-    """Whether a pre-token that is a token is that token, whatever merges make of it."""
+    """True: a pre-token that is a token is not divided, whatever the merges make of it."""
     special_tokens: list[str]
     vocab_size: int
     fingerprint: str
-    """Of the whole tokenizer, as `Tokenizer.fingerprint` computes it."""
+    """`Tokenizer.fingerprint`."""
     made_from: dict[str, Any] = field(default_factory=dict)
-    """Whatever the one who saved it wants to recognise it by: corpus, settings."""
+    """Origin of the tokenizer (corpus, settings), as given to `Tokenizer.save`."""
 
 
 def token_to_text(token: bytes) -> str:
-    """A token in GPT-2's spelling, one printable character a byte: b" the" is "Ġthe"."""
+    """Return a token in GPT-2's spelling, a printable character for each byte: b" the" is "Ġthe"."""
     return token.decode("latin-1").translate(_CHARACTERS)
 
 
 def text_to_token(text: str) -> bytes:
-    """The token that GPT-2's spelling stands for.
+    """Return the token that is spelled `text` in GPT-2's alphabet.
 
     Raises:
-        ValueError: for a character that stands for no byte.
+        ValueError: a character that is not in the alphabet.
     """
     try:
         return text.translate(_LATIN_1).encode("latin-1")
@@ -77,15 +78,15 @@ def text_to_token(text: str) -> bytes:
 
 
 def write_tokenizer(directory: str | Path, vocab: Vocab, merges: Merges, manifest: Manifest) -> None:
-    """Write the three files into `directory`: together where there is nothing in it.
+    """Write the three files into `directory`, atomically where it is empty or does not exist.
 
-    Where there is, `vocab.json` comes last, so that what is left of an interruption is no tokenizer, or
-    one whose files do not fit the manifest.
+    Otherwise they are replaced one by one, `vocab.json` last: after an interruption the folder holds no
+    tokenizer, or files that do not match the manifest, which `read_manifest` notices.
     """
     spelled = {token_to_text(token): token_id for token_id, token in vocab.items()}
     lines = ["#version: 0.2", *(f"{token_to_text(left)} {token_to_text(right)}" for left, right in merges)]
     merges_content = "\n".join([*lines, ""]).encode()
-    # A token a line, so that an error has a line to name and two versions can be compared.
+    # One token per line: errors can name a line, and diff can compare two versions.
     vocab_content = json.dumps(spelled, ensure_ascii=False, indent=0).encode() + b"\n"
     hashes = {VOCAB_FILE: _identity(vocab_content), MERGES_FILE: _identity(merges_content)}
     record = dump({"format_version": FORMAT_VERSION, **asdict(manifest), "files": hashes})
@@ -96,16 +97,17 @@ def write_tokenizer(directory: str | Path, vocab: Vocab, merges: Merges, manifes
 def read_vocab(path: str | Path, special_tokens: Sequence[str] = ()) -> Vocab:
     """Read a `vocab.json`: a JSON object, token -> id.
 
-    A key that the alphabet cannot spell stands for itself where it is one of `special_tokens`: some
-    programs write those as they are.
+    Args:
+        special_tokens: keys that are taken as they are if they are not in GPT-2's spelling; some programs
+            write special tokens so.
 
     Raises:
-        DataError: `file:line: what`, for anything but the ids 0 to n - 1, one for each of n tokens.
+        DataError: anything but the ids 0 to n - 1, one for each of n tokens; one line, `path:line: reason`.
     """
     text = read_utf8(path)
     pairs = parse_json(path, text, list)
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
-        raise DataError(f"{path}:1: expected a JSON object of tokens and their ids")
+        raise FileError(path, "expected a JSON object of tokens and their ids", 1)
     entries: list[tuple[bytes, Any]] = []
     fault = None
     for index, (key, token_id) in enumerate(pairs):
@@ -114,17 +116,17 @@ def read_vocab(path: str | Path, special_tokens: Sequence[str] = ()) -> Vocab:
         except ValueError as error:
             fault = Fault(index, str(error))
             break
-    fault = fault or vocab_fault(entries)
+    fault = fault or find_vocab_fault(entries)
     if fault:
-        raise DataError(f"{path}:{line_of(text, [fault.index])}: {fault.what}")
+        raise FileError(path, fault.what, line_of(text, [fault.index]))
     return {token_id: token for token, token_id in entries}
 
 
 def read_merges(path: str | Path, vocab: Vocab) -> Merges:
-    """Read a `merges.txt`: after an optional `#version` line, the two tokens of a merge on each line.
+    """Read a `merges.txt`: an optional `#version` line, then a merge on each line, two tokens and a space.
 
     Raises:
-        DataError: `file:line: what`, also for a merge whose parts or result are not in `vocab`.
+        DataError: another line, or a merge whose parts or result are not in `vocab`; `path:line: reason`.
     """
     merges: Merges = []
     numbers: list[int] = []
@@ -135,16 +137,20 @@ def read_merges(path: str | Path, vocab: Vocab) -> Merges:
         try:
             merges.append(_merge_of(content))
         except ValueError as error:
-            raise DataError(f"{path}:{number}: {error}") from None
+            raise FileError(path, str(error), number) from None
         numbers.append(number)
-    fault = merges_fault(merges, vocab)
+    fault = find_merges_fault(merges, vocab)
     if fault:
-        raise DataError(f"{path}:{numbers[fault.index]}: {fault.what}")
+        raise FileError(path, fault.what, numbers[fault.index])
     return merges
 
 
 def special_tokens_of(vocab: Vocab, merges: Merges, merges_path: Path) -> list[str]:
-    """The tokens that no merge makes and none ever could, as the pattern divides their text."""
+    """Return the special tokens of a folder without a manifest: tokens that no merge makes or could make.
+
+    Raises:
+        DataError: a token that a merge could make and none does.
+    """
     made = {left + right for left, right in merges}
     pretokenizer = Pretokenizer()
     special: list[str] = []
@@ -153,7 +159,7 @@ def special_tokens_of(vocab: Vocab, merges: Merges, merges_path: Path) -> list[s
             text = token.decode(errors="replace")
             if text.encode() != token or len(pretokenizer.pretokens(text)) == 1:
                 why = f"is a line missing? (Special tokens such as this would need a {MANIFEST_FILE})"
-                raise DataError(f"{merges_path}: no merge makes {token!r} of {VOCAB_FILE}: {why}")
+                raise FileError(merges_path, f"no merge makes {token!r} of {VOCAB_FILE}: {why}")
             special.append(text)
     return special
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.kernels.bpe_layout import WINDOW
-from transformerlm.tokenizer import Pretokenizer, fast_train
+from transformerlm.tokenizer import Pretokenizer, train_kernels
 from transformerlm.tokenizer.bpe import train_from_counts
-from transformerlm.tokenizer.fast_train import WordCounter, WordList, count_words, learn_merges
 from transformerlm.tokenizer.reference import train_slowly
+from transformerlm.tokenizer.train_kernels import WordCounter, WordList, count_words, learn_merges
 from transformerlm.tokenizer.verify import verify_merges
 
 SPECIAL = ["<|e|>", "<|e|><|e|>", "a b"]
@@ -71,13 +71,13 @@ def test_words_of_every_length(length):
 
 
 def test_tables_grow(monkeypatch):
-    monkeypatch.setattr(fast_train, "_FIRST_CAPACITY", 16)
+    monkeypatch.setattr(train_kernels, "_FIRST_CAPACITY", 16)
     texts = [f"{number} word{number} {'very' * (number % 40)}long{number}" for number in range(3000)]
     assert counted([" ".join(texts)]) == plainly([" ".join(texts)])
 
 
 def test_tables_grow_for_long_words(monkeypatch):
-    monkeypatch.setattr(fast_train, "_FIRST_CAPACITY", 1 << 12)
+    monkeypatch.setattr(train_kernels, "_FIRST_CAPACITY", 1 << 12)
     texts = [chr(97 + number % 26) * (WINDOW // 2 + 37 * number) for number in range(200)]
     assert counted([" ".join(texts)]) == plainly([" ".join(texts)])
 
@@ -124,7 +124,7 @@ def test_the_table_of_pairs_grows(monkeypatch):
     generator = random.Random(0)
     words = {bytes(generator.choices(range(97, 123), k=8)): generator.randint(1, 5) for _ in range(4000)}
     expected = train_from_counts(words, 1500)
-    monkeypatch.setattr(fast_train, "_FIRST_PAIRS", 1 << 12)
+    monkeypatch.setattr(train_kernels, "_FIRST_PAIRS", 1 << 12)
     assert learn_merges(WordList.from_counts(words), 1500) == expected
 
 
@@ -158,6 +158,6 @@ def test_progress_and_limits(monkeypatch):
     assert sum(done) == len(merges) == 8
     with pytest.raises(ConfigError, match="vocab_size: expected at least 257"):
         learn_merges(words, 256, ["<|e|>"])
-    monkeypatch.setattr(fast_train, "_MAX_BYTES", 10)
+    monkeypatch.setattr(train_kernels, "_MAX_BYTES", 10)
     with pytest.raises(DataError, match="expected at most 10 bytes of different words, got 19"):
         learn_merges(words, 300)
