@@ -109,9 +109,11 @@ class Seconds:
         self.all_tokens: list[float] = []
 
 
-def main() -> int:
-    """The command."""
-    return run_command(BenchInferConfig, bench, description="Measure tokens per second of generation.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run_command(
+        BenchInferConfig, bench, description="Measure tokens per second of generation.", argv=argv
+    )
 
 
 def bench(config: BenchInferConfig) -> int:

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,9 +49,11 @@ class BenchSavingConfig(Section):
     model: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=8192))
 
 
-def main() -> int:
-    """The command."""
-    return run_command(BenchSavingConfig, bench, description="Measure what saving and checking cost.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run_command(
+        BenchSavingConfig, bench, description="Measure what saving and checking cost.", argv=argv
+    )
 
 
 def bench(config: BenchSavingConfig) -> int:

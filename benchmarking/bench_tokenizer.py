@@ -14,7 +14,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -115,9 +115,9 @@ class BenchTokenizerConfig(Section):
     bench: BenchSection = field(default_factory=BenchSection)
 
 
-def main() -> int:
-    """The command."""
-    return run_command(BenchTokenizerConfig, bench, description="Measure tokenizers.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run_command(BenchTokenizerConfig, bench, description="Measure tokenizers.", argv=argv)
 
 
 def bench(config: BenchTokenizerConfig) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -51,8 +51,8 @@ class BenchSection(Section):
     """Trainings of each contestant in "time_to_loss"."""
     nanogpt_dir: Text | None = None
     """A checkout of nanoGPT. None: without it."""
-    text_path: Text = "../shared/data/tinyshakespeare.txt"
-    """Tiny Shakespeare, for "time_to_loss"."""
+    text_path: Text = "{test_data}/tinyshakespeare.txt"
+    """Tiny Shakespeare, for "time_to_loss". {test_data}: the folder that TRANSFORMERLM_TEST_DATA names."""
     train_config: Text = "configs/train_shakespeare.toml"
     """Our config for it."""
 
@@ -68,9 +68,11 @@ class BenchTrainConfig(Section):
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
-def main() -> int:
-    """The command."""
-    return run_command(BenchTrainConfig, bench, description="Measure how fast training is, beside others.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run_command(
+        BenchTrainConfig, bench, description="Measure how fast training is, beside others.", argv=argv
+    )
 
 
 def bench(config: BenchTrainConfig) -> int:

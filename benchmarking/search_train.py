@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,9 +45,11 @@ class SearchTrainConfig(Section):
     search: SearchSection = field(default_factory=SearchSection)
 
 
-def main() -> int:
-    """The command."""
-    return run_command(SearchTrainConfig, search, description="Train candidates and compare their losses.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run_command(
+        SearchTrainConfig, search, description="Train candidates and compare their losses.", argv=argv
+    )
 
 
 def search(config: SearchTrainConfig) -> int:
