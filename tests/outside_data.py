@@ -1,4 +1,4 @@
-"""Data outside the repository, for the tests that need it: see docs/promises.md, "Data outside the repository"."""
+"""Data outside the repository for the tests that need it; docs/promises.md describes it."""
 
 import os
 from pathlib import Path
