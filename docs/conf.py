@@ -39,6 +39,7 @@ html_static_path = ["_static"]
 html_css_files = ["wide_tables.css"]
 html_show_sphinx = html_show_copyright = False
 html_copy_source = False
+highlight_language = "text"
 html_math_renderer = "mathml"  # every browser shows it, and a page loads nothing from elsewhere
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
