@@ -76,7 +76,7 @@ def test_imports_point_down(path):
 def test_only_one_place_reads_toml_and_one_talks_to_wandb():
     readers = {p.name for p in SOURCE.rglob("*.py") if "tomllib" in imported_modules(p)}
     talkers = {p.name for p in SOURCE.rglob("*.py") if "wandb" in imported_modules(p)}
-    assert readers == {"command.py"}
+    assert readers == {"toml.py"}
     assert talkers == {"wandb.py"}
 
 
@@ -150,7 +150,7 @@ def test_functions_are_short_and_files_are_small():
     lengths = {}
     for path in SOURCE.rglob("*.py"):
         text = path.read_text()
-        assert text.count("\n") <= 400 or path.name == "config.py" or path.parent.name == "kernels", path
+        assert text.count("\n") <= 400 or path.parent.name == "kernels", path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) else node.body

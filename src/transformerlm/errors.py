@@ -1,22 +1,72 @@
-"""The errors that a user can cause, each with the exit status its command ends with.
+"""The errors that a user can cause, each with the exit status that its command ends with.
 
-Every one carries whole, finished lines in the user's words; a command prints them to stderr and
-adds no traceback. Mistakes of our own are `assert`s and stay ordinary exceptions.
+An error carries problems as data: the config key that each is about, where that key was set, and what is
+wrong. A command prints one line per problem to stderr, without a traceback. Programming errors of this
+package are `assert`s and stay ordinary exceptions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+
+class Key(tuple[str, ...]):
+    """A config key and the tables around it, outermost first: `Key("training", "batch_size")`.
+
+    `str` gives it as messages name it, `[training].batch_size`; `Key()`, which names none, gives "".
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *parts: str) -> Self:  # noqa: D102
+        return super().__new__(cls, parts)
+
+    def __getnewargs__(self) -> tuple[str, ...]:
+        return tuple(self)
+
+    def __str__(self) -> str:
+        *tables, name = self or ("",)
+        return one_line("".join(f"[{shortened(table)}]." for table in tables) + shortened(name))
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong, and with which key."""
+
+    key: Key
+    """`Key()` where it is about no key of the config."""
+    what: str
+    """`expected ..., got ...`, or another half sentence; a whole one where there is no key."""
+    source: str = ""
+    """The file, or "command line", that set the key; "" while unknown."""
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.source, str(self.key), self.what) if part)
 
 
 class TransformerLMError(Exception):
-    """Something that the user can mend. `lines` holds one complete sentence per problem."""
+    """Something that the user can mend.
+
+    Args:
+        problems: a sentence, or several problems, each a sentence or a `Problem`.
+        key: the config key that a single sentence is about.
+    """
 
     exit_status = 1
 
-    def __init__(self, lines: str | Sequence[str]) -> None:
-        self.lines = [lines] if isinstance(lines, str) else list(lines)
+    def __init__(self, problems: str | Sequence[str | Problem], *, key: Key | None = None) -> None:
+        given = [Problem(key or Key(), problems)] if isinstance(problems, str) else problems
+        self.problems = [Problem(Key(), one) if isinstance(one, str) else one for one in given]
         super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> list[str]:
+        """One line per problem."""
+        return [str(problem) for problem in self.problems]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 class ConfigError(TransformerLMError, ValueError):
@@ -44,12 +94,37 @@ class NumericalError(TransformerLMError, ArithmeticError):
 
 
 class OutputError(TransformerLMError):
-    """Something that cannot be written: a full disk, a folder that is gone or read-only."""
+    """Output that cannot be written: a full disk, a folder that is gone or read-only."""
 
     exit_status = 74
 
 
 class LockedError(TransformerLMError):
-    """A folder that another process is at work in."""
+    """A folder that another process is working in.
+
+    Args:
+        directory: the folder.
+        holder: the process that has it, such as "process 12 on my-machine".
+        lock_file: the file whose lock that process holds.
+    """
 
     exit_status = 75
+
+    def __init__(self, directory: Path, holder: str, lock_file: Path) -> None:
+        self.directory, self.holder, self.lock_file = directory, holder, lock_file
+        super().__init__(f"{self.in_use}; wait until it ends, or choose another folder")
+
+    @property
+    def in_use(self) -> str:
+        """Who has the folder, without what to do about it."""
+        return f"{self.directory}: in use by {self.holder}, which holds {self.lock_file}"
+
+
+def shortened(text: str) -> str:
+    """Return `text` cut to at most 80 characters."""
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def one_line(text: str) -> str:
+    """Return `text` as one line of printable characters; others are escaped as in Python."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

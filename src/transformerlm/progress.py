@@ -1,7 +1,7 @@
-"""What the package's long jobs report to: a line of text now and then, and a bar that moves.
+"""Reporter: the protocol through which long jobs show messages and progress bars.
 
-The jobs know only these two shapes; a command gives them stderr and tqdm, a test or a library
-caller nothing.
+Jobs know only the protocol. A command passes `transformerlm.cli.terminal.Terminal`; without a reporter, a
+caller from Python gets no output (`SilentReporter`).
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ from typing import Protocol, Self
 
 
 class Bar(Protocol):
-    """A progress bar under way."""
+    """A progress bar."""
 
     def update(self, amount: int) -> object:
-        """Move on by `amount` units."""
+        """Advance by `amount` units."""
 
     def set_postfix_str(self, text: str) -> object:
         """Show `text` behind the bar."""
 
 
 class Reporter(Protocol):
-    """Where a job tells a person what it does."""
+    """Receives the messages and the progress of a job."""
 
     def say(self, message: str) -> None:
-        """One line, for the person who started the job."""
+        """Show one line."""
 
     def bar(self, total: int | None, unit: str, description: str) -> AbstractContextManager[Bar]:
-        """A bar over `total` units (None: unknown); units "B" and "token" are shown in k and M."""
+        """Return a bar over `total` units (None: unknown); units "B" and "token" are shown in k and M."""
 
 
 class SilentReporter:
-    """A Reporter that tells nobody."""
+    """Reporter without output."""
 
     def say(self, message: str) -> None:
-        """Say nothing."""
+        """Ignore `message`."""
 
     def bar(self, total: int | None, unit: str, description: str) -> AbstractContextManager[Bar]:
-        """A bar that is not shown."""
+        """Return a bar that is not shown."""
         return _NoBar()
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from transformerlm.config import RuntimeConfig
-from transformerlm.errors import ConfigError, TransformerLMError
+from transformerlm.errors import ConfigError, Key, TransformerLMError
 from transformerlm.kernels.dispatch import keep_freed_memory
 from transformerlm.progress import Reporter
 
@@ -77,7 +77,8 @@ def resolve_device(name: str) -> torch.device:
         return torch.device(next(device for device, here in present.items() if here))
     if not present[name]:
         here = ", ".join(device for device in present if present[device])
-        raise ConfigError(f"[runtime].device: expected a device of this machine ({here}), got {name}")
+        what = f"expected a device of this machine ({here}), got {name}"
+        raise ConfigError(what, key=Key("runtime", "device"))
     return torch.device(name)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as wishes that are honoured at the end of a step, not within one."""
+"""Stop signals: Ctrl-C, SIGTERM and a closed terminal are remembered, to be obeyed between two steps."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Self
 
 
 class StopSignals:
-    """While entered, the first SIGINT, SIGTERM or SIGHUP is only remembered; a second one ends the process.
+    """Handler that remembers the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
 
-    At once, whatever it is doing: files are committed so that this does no harm, and a KeyboardInterrupt
-    within a library may come out of it as something else.
+    Ending it at any moment does no harm, since files are committed atomically; raising KeyboardInterrupt
+    would be less certain, since a library may turn it into another exception.
 
-    SIGHUP, which comes when a terminal is closed, stays ignored where it is (`nohup`). Outside the main
-    thread, where Python delivers no signals, nothing is remembered.
+    SIGHUP, which is sent when a terminal is closed, stays ignored if it is already (`nohup`). Outside the
+    main thread, where Python delivers no signals, nothing is handled.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in _wishes():
+            for number in _stop_signals():
                 self._previous[number] = signal.signal(number, self._remember)
         return self
 
@@ -36,7 +36,7 @@ class StopSignals:
 
     @property
     def exit_status(self) -> int:
-        """128 + the signal's number, as shells count; 0 where none came."""
+        """128 + the number of the signal, as in shells; 0 if none was received."""
         return 128 + self.received if self.received else 0
 
     def _remember(self, number: int, frame: types.FrameType | None) -> None:
@@ -50,14 +50,17 @@ class StopSignals:
 
 
 def end_at_interrupts() -> None:
-    """For a program that is about to end: from now on Ctrl-C need not wait for Python to heed it."""
+    """Restore the default action of Ctrl-C, for a process that is about to end: it then works at once."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def interrupts_noted() -> Iterator[list[int]]:
-    """Ctrl-C raises KeyboardInterrupt as ever; the list tells that it did, whatever has become of that."""
+    """Yield a list that gets an item on each Ctrl-C, which raises KeyboardInterrupt as usual.
+
+    With it, a Ctrl-C is recognised even if a library has turned the KeyboardInterrupt into another exception.
+    """
     noted: list[int] = []
 
     def note(number: int, frame: types.FrameType | None) -> None:
@@ -76,9 +79,9 @@ def interrupts_noted() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _wishes() -> list[int]:
+def _stop_signals() -> list[int]:
     numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
-    # Windows has none.
+    # Windows has no SIGHUP.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     return numbers

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformerlm.cli.command import parse_value, run_command
+from transformerlm.cli.arguments import parse_value
+from transformerlm.cli.command import Mode, Option, run_command
 from transformerlm.config import (
     InferConfig,
     MakeDataConfig,
@@ -19,11 +20,11 @@ from transformerlm.config import (
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.schema import field_types, from_dict, to_dict
 
-SHORTCUTS = {"resume": "training.resume"}
+RESUME = Option("resume", ("training.resume",))
 
 
 def run(argv, function=lambda config: 0):
-    return run_command(TrainConfig, function, description="Train.", shortcuts=SHORTCUTS, argv=argv)
+    return run_command(TrainConfig, function, description="Train.", options=[RESUME], argv=argv)
 
 
 def config_of(*argv):
@@ -70,11 +71,10 @@ def test_overrides_are_read_as_the_key_asks(words, table, key, value):
 
 
 def test_an_option_given_several_times_makes_a_list_where_its_key_takes_one(capsys):
-    seen = []
+    seen, options = [], [Option("prompt", ("infer.prompt",), repeated=True)]
 
     def prompts_of(*words):
-        shortcuts = {"prompt": "infer.prompt+"}
-        run_command(InferConfig, seen.append, description="", shortcuts=shortcuts, argv=list(words))
+        run_command(InferConfig, seen.append, description="", options=options, argv=list(words))
         return seen[-1].infer.prompt
 
     assert prompts_of("--prompt", "a", "--prompt=[1]", "--infer.checkpoint=x", "--prompt=") == (
@@ -84,12 +84,7 @@ def test_an_option_given_several_times_makes_a_list_where_its_key_takes_one(caps
     )
     assert prompts_of("--prompt=None") == ("None",)
     assert prompts_of("--prompt=a", "--infer.prompt=b") == "b"
-    assert (
-        run_command(
-            InferConfig, print, description="", shortcuts={"prompt": "infer.prompt+"}, argv=["--help"]
-        )
-        == 0
-    )
+    assert run_command(InferConfig, print, description="", options=options, argv=["--help"]) == 0
     assert "short for --infer.prompt, as often as there are values\n" in capsys.readouterr().out
 
 
@@ -200,7 +195,7 @@ def test_a_mode_is_run_in_place_of_the_usual_function(capsys):
 
     def run_with_mode(*argv):
         return run_command(
-            TrainConfig, lambda config: 0, description="Train.", modes={"check": check}, argv=argv
+            TrainConfig, lambda config: 0, description="Train.", modes=[Mode("check", check)], argv=argv
         )
 
     assert run_with_mode() == 0
@@ -282,7 +277,9 @@ def test_a_mode_may_take_a_number(words, line, capsys):
         print(steps)
 
     def run(words):
-        return run_command(TrainConfig, print, description="", modes={"replay": replay}, argv=words)
+        return run_command(
+            TrainConfig, print, description="", modes=[Mode("replay", replay, number="STEPS")], argv=words
+        )
 
     assert run(words) == 2
     assert capsys.readouterr().err == line + "\n"
@@ -304,14 +301,14 @@ def test_a_mode_may_take_a_number(words, line, capsys):
 )
 def test_a_shortcut_may_stand_for_several_keys(words, values):
     seen = []
-    shortcuts = {"to": "data.corpus training.run_dir"}
-    status = run_command(TrainConfig, seen.append, description="", shortcuts=shortcuts, argv=words)
+    options = [Option("to", ("data.corpus", "training.run_dir"))]
+    status = run_command(TrainConfig, seen.append, description="", options=options, argv=words)
     assert status == 0
     assert (seen[0].data.corpus, seen[0].training.run_dir) == values
 
 
 def test_of_more_values_than_keys_the_rest_are_no_arguments(capsys):
-    shortcuts = {"to": "data.corpus training.run_dir"}
+    options = [Option("to", ("data.corpus", "training.run_dir"))]
     words = ["--to", "a", "b", "c"]
-    assert run_command(TrainConfig, lambda c: 0, description="", shortcuts=shortcuts, argv=words) == 2
+    assert run_command(TrainConfig, lambda c: 0, description="", options=options, argv=words) == 2
     assert capsys.readouterr().err.startswith("command line: c: unknown argument")

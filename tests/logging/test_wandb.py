@@ -156,7 +156,7 @@ def test_a_server_that_never_answers_is_left_behind(tmp_path):
 
 def test_a_wandb_that_lags_behind_is_given_up(fake_wandb, tmp_path, monkeypatch, capfd):
     monkeypatch.syspath_prepend(fake_wandb("logging hangs"))
-    monkeypatch.setattr(ours, "LARGEST_BACKLOG", 20)
+    monkeypatch.setattr(ours, "MAX_BACKLOG", 20)
     with ours.WandbLogger(WandbConfig(), LoggingConfig(), tmp_path, "x") as logger:
         for step in range(50):
             logger.log({"metrics.loss": 1.0}, step)

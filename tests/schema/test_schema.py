@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformerlm.schema import (
     FilePath,
     Fraction,
+    Key,
     PositiveInt,
     Probability,
     Problem,
@@ -42,7 +43,7 @@ class Inner(Section):
 
     def conflicts(self):
         if self.depth is not None and self.depth > self.width:
-            yield Problem(("depth",), f"expected at most width = {self.width}, got {self.depth}")
+            yield Problem(Key("depth"), f"expected at most width = {self.width}, got {self.depth}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""How an error reaches the user: a line on stderr, and an exit status that tells a script."""
+"""Report of an error: a line on stderr for the user, an exit status for scripts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from transformerlm.schema import one_line
 from transformerlm.storage.files import system_error
 
 INTERRUPTED = 130
-"""128 + SIGINT, as shells count."""
+"""Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
 
 
 def report(error: BaseException, *, debug: bool) -> int:
-    """Print what went wrong for the user, and return the exit status that says it to a script."""
+    """Print one line per problem to stderr, and return the exit status.
+
+    Args:
+        debug: print the traceback before it.
+    """
     if debug:
         with contextlib.suppress(OSError):
             traceback.print_exception(error)
@@ -35,9 +39,9 @@ def report(error: BaseException, *, debug: bool) -> int:
 
 
 def _is_about_stdout(error: BrokenPipeError) -> bool:
-    """Whether stdout's reader has left; another pipe or a connection may have broken instead."""
+    """Return True if the reader of stdout is gone, rather than that of another pipe or a connection."""
     try:
-        sys.stdout.flush()  # what could not be written is still to be
+        sys.stdout.flush()  # the text that could not be written is still in its buffer
     except BrokenPipeError:
         return True
     return bool(error.filename == "stdout")

@@ -1,47 +1,30 @@
-"""What transformerlm-eval says of its numbers: a table to read, a record for a logger, lines for a file."""
+"""The result of transformerlm-eval as a table to read, a record for a logger, and lines for a file."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformerlm.logging import names
 from transformerlm.logging.base import Value
+from transformerlm.storage.files import committed_file
 
 if TYPE_CHECKING:
-    from transformerlm.checkpoint.store import Checkpoint
-    from transformerlm.evaluation.statistics import Difference, DocumentScores, Estimate, Perplexity
+    from transformerlm.evaluation.compare import Evaluation, ScoredModel
+    from transformerlm.evaluation.statistics import Difference, Estimate, Perplexity
 
 
-class Scored(NamedTuple):
-    """A model, and what it needs for each document."""
-
-    checkpoint: Checkpoint
-    tokens: tuple[str, int | None]
-    """Fingerprint of the tokenizer, and the id that ends a document; where these agree, so do the tokens."""
-    scores: DocumentScores
-
-
-class Outcome(NamedTuple):
-    """What came of an evaluation."""
-
-    text: str
-    first: Scored
-    second: Scored | None
-    difference: Difference | None
-    """First minus second."""
-
-
-def table(outcome: Outcome) -> Iterator[str]:
-    """The outcome as lines of text, one a model and one for the difference."""
-    found = outcome.first.scores
-    yield f"{outcome.text}: {len(found):,} documents, {found.num_bytes.sum():,} bytes"
+def table(evaluation: Evaluation) -> Iterator[str]:
+    """Return lines of text: one per model and one for the difference."""
+    found = evaluation.first.scores
+    yield f"{evaluation.text}: {len(found):,} documents, {found.num_bytes.sum():,} bytes"
     rows = [["", "tokens", "loss", "perplexity", "bits per byte"]]
-    rows += [_row(scored) for scored in (outcome.first, outcome.second) if scored]
-    if outcome.difference:
-        rows.append(_difference_row(outcome.difference))
+    rows += [_row(model) for model in (evaluation.first, evaluation.second) if model]
+    if evaluation.difference:
+        rows.append(_difference_row(evaluation.difference))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -49,14 +32,14 @@ def table(outcome: Outcome) -> Iterator[str]:
         yield f"loss in nats per token; ± one standard error over {len(found):,} documents; 95 % intervals"
     else:
         yield "loss in nats per token; one document, from which no standard error can be told"
-    if outcome.difference:
-        yield from _verdict(outcome.difference)
+    if evaluation.difference:
+        yield from _verdict(evaluation.difference)
 
 
-def _row(scored: Scored) -> list[str]:
-    scores = scored.scores
+def _row(model: ScoredModel) -> list[str]:
+    scores = model.scores
     numbers = [_shown(scores.loss), _interval(scores.perplexity, 2), _shown(scores.bits_per_byte)]
-    return [str(scored.checkpoint.path), f"{scores.num_tokens.sum():,}", *numbers]
+    return [str(model.checkpoint.path), f"{scores.num_tokens.sum():,}", *numbers]
 
 
 def _difference_row(found: Difference) -> list[str]:
@@ -86,20 +69,20 @@ def _verdict(found: Difference) -> Iterator[str]:
         yield f"the {better} needs fewer bits, by {errors:.1f} standard errors of the difference"
 
 
-def record(outcome: Outcome) -> dict[str, Value]:
-    """The outcome under the keys of `logging.names`."""
-    values = _values(outcome)
-    if outcome.second and outcome.difference:
-        values |= _comparison_values(outcome.second, outcome.difference)
+def record(evaluation: Evaluation) -> dict[str, Value]:
+    """Return the result under the keys of `logging.names`."""
+    values = _values(evaluation)
+    if evaluation.second and evaluation.difference:
+        values |= _comparison_values(evaluation.second, evaluation.difference)
     return values
 
 
-def _values(outcome: Outcome) -> dict[str, Value]:
-    scores = outcome.first.scores
+def _values(evaluation: Evaluation) -> dict[str, Value]:
+    scores = evaluation.first.scores
     loss, perplexity, bits_per_byte = scores.loss, scores.perplexity, scores.bits_per_byte
     return {
-        names.CHECKPOINT: str(outcome.first.checkpoint.path),
-        names.TEXT: outcome.text,
+        names.CHECKPOINT: str(evaluation.first.checkpoint.path),
+        names.TEXT: evaluation.text,
         names.EVAL_DOCUMENTS: len(scores),
         names.EVAL_BYTES: int(scores.num_bytes.sum()),
         names.EVAL_TOKENS: int(scores.num_tokens.sum()),
@@ -113,7 +96,7 @@ def _values(outcome: Outcome) -> dict[str, Value]:
     }
 
 
-def _comparison_values(second: Scored, found: Difference) -> dict[str, Value]:
+def _comparison_values(second: ScoredModel, found: Difference) -> dict[str, Value]:
     values: dict[str, Value] = {
         names.COMPARED_WITH: str(second.checkpoint.path),
         names.COMPARED_TOKENS: int(second.scores.num_tokens.sum()),
@@ -129,9 +112,9 @@ def _comparison_values(second: Scored, found: Difference) -> dict[str, Value]:
     return values
 
 
-def document_lines(outcome: Outcome) -> Iterator[str]:
-    """A line of JSON a document: its number, file, bytes; tokens and nats; and those of the other model."""
-    first, second = outcome.first.scores, outcome.second.scores if outcome.second else None
+def document_lines(evaluation: Evaluation) -> Iterator[str]:
+    """Yield a line of JSON per document: number, file, bytes; tokens and nats of each model."""
+    first, second = evaluation.first.scores, evaluation.second.scores if evaluation.second else None
     for number, path in enumerate(first.paths):
         values: dict[str, Value] = {
             "document": number,
@@ -144,3 +127,10 @@ def document_lines(outcome: Outcome) -> Iterator[str]:
             values["compared_tokens"] = int(second.num_tokens[number])
             values["compared_nats"] = float(second.nats[number])
         yield json.dumps(values) + "\n"
+
+
+def write_documents(evaluation: Evaluation, path: Path) -> Path:
+    """Write `document_lines` to a file, completely or not at all; return its path."""
+    with committed_file(path) as file:
+        file.writelines(line.encode() for line in document_lines(evaluation))
+    return path

@@ -1,4 +1,4 @@
-"""transformerlm-export: from a run to what other programs read."""
+"""transformerlm-export: from a run to the formats of other programs."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import ExportConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command."""
+    """Run the command and return its exit status."""
     description = "Write a trained model for other programs: `--to hf FOLDER` or `--to gguf FILE`."
-    shortcuts = {"to": "export.to export.output", "checkpoint": "export.checkpoint"}
-    return run_command(ExportConfig, export, description=description, shortcuts=shortcuts, argv=argv)
+    options = [
+        Option("to", ("export.to", "export.output")),
+        Option("checkpoint", ("export.checkpoint",)),
+    ]
+    return run_command(ExportConfig, export, description=description, options=options, argv=argv)
 
 
 def export(config: ExportConfig) -> None:
-    """Load the model, write it under a temporary name, check it, and put it in place."""
+    """Load the model, write it under a temporary name, check it, and move it into place."""
     # Imported only now: torch takes seconds.
     from transformerlm.checkpoint.run_directory import RunDirectory
     from transformerlm.conversion.convert import EXACT, export_folder, export_gguf
@@ -32,7 +35,7 @@ def export(config: ExportConfig) -> None:
 
 
 def output_path(config: ExportConfig, run_dir: Path) -> Path:
-    """[export].output; where nothing is said of it, `runs/NAME-hf` or `runs/NAME.gguf` for `runs/NAME`."""
+    """Return [export].output; if it is None, `runs/NAME-hf` or `runs/NAME.gguf` for the run `runs/NAME`."""
     section = config.export
     if section.output is not None:
         return Path(section.output).expanduser()

@@ -6,24 +6,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import ImportConfig
-from transformerlm.errors import ConfigError
+from transformerlm.errors import ConfigError, Key
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command."""
+    """Run the command and return its exit status."""
     description = "Make a run's folder of a Hugging Face folder: `--from FOLDER RUN_DIR`."
-    shortcuts = {"from": "import_model.source import_model.run_dir"}
-    return run_command(ImportConfig, import_model, description=description, shortcuts=shortcuts, argv=argv)
+    options = [Option("from", ("import_model.source", "import_model.run_dir"))]
+    return run_command(ImportConfig, import_model, description=description, options=options, argv=argv)
 
 
 def import_model(config: ImportConfig) -> None:
-    """Read the folder, make the run's under a temporary name, check it, and put it in place."""
+    """Read the folder, write the run under a temporary name, check it, and move it into place."""
     section, terminal = config.import_model, Terminal()
     if section.source is None:
-        raise ConfigError("[import_model].source: expected a Hugging Face folder, got none")
+        raise ConfigError("expected a Hugging Face folder, got none", key=Key("import_model", "source"))
     source = Path(section.source).expanduser()
     run_dir = Path(section.run_dir or f"runs/{source.absolute().name}").expanduser()
 

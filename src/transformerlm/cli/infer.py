@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Mode, Option, run_command
 from transformerlm.cli.infer_input import read_prompts
 from transformerlm.cli.infer_output import is_live_on_stdout, live, opened_results
 from transformerlm.cli.terminal import Terminal
@@ -15,17 +15,15 @@ from transformerlm.logging.terminal import tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command."""
+    """Run the command and return its exit status."""
     description = "Continue prompts with a trained model; a run's folder is all it needs."
-    shortcuts = {"prompt": "infer.prompt+"}
-    modes = {"interactive": interactive}
-    return run_command(
-        InferConfig, infer, description=description, shortcuts=shortcuts, modes=modes, argv=argv
-    )
+    options = [Option("prompt", ("infer.prompt",), repeated=True)]
+    modes = [Mode("interactive", interactive)]
+    return run_command(InferConfig, infer, description=description, options=options, modes=modes, argv=argv)
 
 
 def infer(config: InferConfig) -> None:
-    """Load the model, continue every prompt, write down every text."""
+    """Load the model, continue every prompt, and write every text."""
     prompts = read_prompts(config)
     generation = dataclasses.replace(config.generation, prompts=tuple(prompt.text for prompt in prompts))
 
@@ -47,7 +45,7 @@ def infer(config: InferConfig) -> None:
 
 
 def interactive(config: InferConfig) -> None:
-    """Read prompts at the terminal and show what the model makes of each."""
+    """Read prompts at the terminal and show how the model continues each."""
     from transformerlm.cli.interactive import Session
     from transformerlm.language_model import LanguageModel
 

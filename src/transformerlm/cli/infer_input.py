@@ -1,4 +1,4 @@
-"""Where transformerlm-infer has its prompts from: arguments, the config, a file or stdin. No torch here."""
+"""Prompts of transformerlm-infer: from arguments, the config, a file or stdin. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from transformerlm.config import InferConfig
-from transformerlm.errors import ConfigError
+from transformerlm.errors import ConfigError, Key
 from transformerlm.schema.values import show
 
 MAX_PROBLEMS = 10
-"""Lines of a file that are wrong, each with its own line on stderr; of more only their number is said."""
+"""Wrong lines of a file that are reported one by one; of the others, only the number."""
+
+_FILE = Key("infer", "prompt_file")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to continue, and what came with it."""
+    """A text to continue, and the data that belongs to it."""
 
     text: str
     others: Mapping[str, Any] = field(default_factory=dict)
@@ -27,23 +29,24 @@ class Prompt:
 
 
 def read_prompts(config: InferConfig) -> list[Prompt]:
-    """The texts to continue: [infer].prompt, else those of [infer].prompt_file, else [generation].prompts.
+    """Return the texts to continue: [infer].prompt, else [infer].prompt_file, else [generation].prompts.
 
     Raises:
-        ConfigError: where there is none, or the file or lines of it cannot be read.
+        ConfigError: there is none, or the file or some of its lines cannot be read.
     """
     source = config.infer
-    key, prompts = "[generation].prompts", [Prompt(text) for text in config.generation.prompts]
+    key, prompts = Key("generation", "prompts"), [Prompt(text) for text in config.generation.prompts]
     if source.prompt is not None:
         texts = (source.prompt,) if isinstance(source.prompt, str) else source.prompt
-        key, prompts = "[infer].prompt", [Prompt(text) for text in texts]
+        key, prompts = Key("infer", "prompt"), [Prompt(text) for text in texts]
     elif source.prompt_file is not None:
         kind = source.prompt_format
         if kind == "auto":
             kind = "jsonl" if source.prompt_file.endswith(".jsonl") else "lines"
-        key, prompts = "[infer].prompt_file", _prompts_of(_text(source.prompt_file), kind, source.prompt_file)
+        key = _FILE
+        prompts = _prompts_of(_text(source.prompt_file), kind, source.prompt_file)
     if not prompts:
-        raise ConfigError(f"{key}: expected a prompt, got none")
+        raise ConfigError("expected a prompt, got none", key=key)
     return prompts
 
 
@@ -65,14 +68,14 @@ def _prompts_of(text: str, kind: str, path: str) -> list[Prompt]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not empty, with their numbers from 1."""
-    # Not str.splitlines, which takes a form feed and others for the end of a line too.
+    """Return the lines that are not empty, with their numbers from 1."""
+    # Not str.splitlines, which also ends a line at a form feed and other characters.
     lines = text.replace("\r\n", "\n").split("\n")
     return ((number, line) for number, line in enumerate(lines, 1) if line)
 
 
 def parse_prompt(line: str) -> Prompt:
-    """A line of JSON: a string, or an object with a "prompt".
+    """Parse a line of JSON: a string, or an object with a "prompt".
 
     Raises:
         ConfigError: `expected ..., got ...`, without the place.
@@ -93,7 +96,7 @@ def parse_prompt(line: str) -> Prompt:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it is text, and no half of an escaped pair such as "\\ud83d"."""
+    """Return True if `text` can be encoded: half of an escaped surrogate pair such as "\\ud83d" cannot."""
     return text.encode("utf-8", "replace").decode() == text
 
 
@@ -106,9 +109,8 @@ def _text(path: str) -> str:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).expanduser().read_bytes()
         return data.decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(
-            f"[infer].prompt_file: expected a file of prompts, got {path}: {error.strerror}"
-        ) from None
+        what = f"expected a file of prompts, got {path}: {error.strerror}"
+        raise ConfigError(what, key=_FILE) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         got = f"expected UTF-8, got byte 0x{error.object[error.start]:02x}"

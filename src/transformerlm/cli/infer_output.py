@@ -1,6 +1,6 @@
-"""Where transformerlm-infer has its results go: stdout, a file or wandb, to be read or as JSON lines.
+"""Results of transformerlm-infer: to stdout, a file or wandb, as text to read or as JSON lines.
 
-A result that cannot be written is an error, other than a metric of training.
+Unlike a metric of training, a result that cannot be written is an error.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from transformerlm.infer import Completion, OnText
 
 Write = Callable[["Completion", Mapping[str, Any]], object]
-"""Takes a completion, and what came with its prompt."""
+"""Takes a completion, and the other keys of its prompt."""
 
 
 @contextlib.contextmanager
 def opened_results(config: InferConfig, generation: GenerationConfig, run: RunDirectory) -> Iterator[Write]:
-    """Where to hand each completion, in order, as soon as it is finished."""
+    """Open the outputs; yield the function that takes each completion, in order, once it is finished."""
     with contextlib.ExitStack() as stack:
         writes: list[Write] = []
         if config.logging.backend == "wandb":
@@ -51,9 +51,10 @@ def opened_results(config: InferConfig, generation: GenerationConfig, run: RunDi
 
 
 def live(config: InferConfig, generation: GenerationConfig) -> OnText | None:
-    """Begin to show a text as it is written: on stdout where it is the result, else on a terminal's stderr.
+    """Start to show a single text while it is written; return the callback that takes its pieces.
 
-    None where the texts are several, or nobody looks.
+    They go to stdout if that is the result, else to stderr if that is a terminal. Returns None if neither is
+    the case, or if there are several texts.
     """
     is_one = len(generation.prompts) * generation.num_samples == 1
     if not (config.infer.stream and is_one):
@@ -69,14 +70,14 @@ def live(config: InferConfig, generation: GenerationConfig) -> OnText | None:
 
 
 def is_live_on_stdout(config: InferConfig, generation: GenerationConfig) -> bool:
-    """Whether stdout gets a single text piece by piece."""
+    """Return True if stdout gets a single text piece by piece."""
     is_one = len(generation.prompts) * generation.num_samples == 1
     is_stdout = config.infer.output_file is None and config.logging.backend == "console"
     return config.infer.stream and is_one and is_stdout and is_readable(config)
 
 
 def is_readable(config: InferConfig) -> bool:
-    """Whether results are written as text to be read; else as JSON lines."""
+    """Return True if results are written as text to read, False if as JSON lines."""
     if config.infer.output_format != "auto":
         return config.infer.output_format == "text"
     is_terminal = config.infer.output_file is None and sys.stdout.isatty()
@@ -95,7 +96,7 @@ def _writer(config: InferConfig, generation: GenerationConfig, put: Callable[[st
 
 
 def readable(completion: Completion, number: int, num_texts: int) -> str:
-    """A prompt with what follows it, under a line with its number where there are others."""
+    """Return a prompt with its continuation, below a line with its number if there are several."""
     heading = f"--- {number} of {num_texts} ---\n" if num_texts > 1 else ""
     return f"{heading}{completion.prompt}{completion.text}\n"
 
@@ -103,7 +104,7 @@ def readable(completion: Completion, number: int, num_texts: int) -> str:
 def json_line(
     completion: Completion, generation: GenerationConfig, seed: int, others: Mapping[str, Any]
 ) -> str:
-    """A result as one line of JSON: what came with its prompt, what a logger records, and how it ended."""
+    """Return a result as a line of JSON: the other keys of its prompt, then those of `logging.names`."""
     from transformerlm.infer import completion_values
 
     record: dict[str, Any] = {
@@ -121,7 +122,7 @@ def json_line(
 
 @contextlib.contextmanager
 def _wandb(config: InferConfig, generation: GenerationConfig, run: RunDirectory) -> Iterator[Write]:
-    """One record a text; the file of them too, where [wandb].log_artifacts asks for it."""
+    """Log one record per text, and the file of all texts if [wandb].log_artifacts is set."""
     from transformerlm.infer import completion_values
     from transformerlm.logging import CombinedLogger, MetricsFile, make_logger, resolved_run_name
 

@@ -1,7 +1,7 @@
-"""A model to play with in the terminal: a prompt in, a text out, until Ctrl-D.
+"""Interactive generation in a terminal: a prompt in, a text out, until Ctrl-D.
 
-Ctrl-C ends the text that is being written, or drops the line that is being typed, and never the program.
-Lines are edited with Python's readline module, where there is one; it takes pasted texts of several too.
+Ctrl-C ends the text that is being written, or discards the line that is being typed, never the program.
+Lines are edited with Python's readline module where it exists; pasted texts may have several lines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from transformerlm.cli.command import parse_value
+from transformerlm.cli.arguments import parse_value
 from transformerlm.cli.standard_streams import print_text
 from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError
@@ -27,7 +27,7 @@ from transformerlm.schema import NonNegativeInt, SchemaError, field_docs, field_
 from transformerlm.schema.values import convert
 
 FIXED: dict[str, Any] = {"prompts": (), "num_samples": 1, "log_probs": False}
-"""Keys of [generation] that have no meaning here."""
+"""Keys of [generation] that have no effect here."""
 
 HELP = """\
 a line        is continued; one that ends in \\ goes on in the next; "//" begins one that begins with "/"
@@ -39,15 +39,15 @@ a line        is continued; one that ends in \\ goes on in the next; "//" begins
 
 
 class Interrupts:
-    """While entered, Ctrl-C raises KeyboardInterrupt where a line is being read, and else is only counted."""
+    """Ctrl-C handler: raises KeyboardInterrupt while a line is being read, and otherwise only counts."""
 
     def __init__(self) -> None:
         self.count = 0
         self._is_reading = False
 
     @contextlib.contextmanager
-    def noted(self) -> Iterator[None]:
-        """Take SIGINT over, and give it back."""
+    def handled(self) -> Iterator[None]:
+        """Handle SIGINT until the block ends."""
         previous = signal.signal(signal.SIGINT, self._note)
         try:
             yield
@@ -55,7 +55,11 @@ class Interrupts:
             signal.signal(signal.SIGINT, previous)
 
     def read_line(self, prompt: str) -> str | None:
-        """A line of stdin; None where Ctrl-C has dropped it. EOFError at the end, as `input`."""
+        """Return a line of stdin, or None if Ctrl-C discarded it.
+
+        Raises:
+            EOFError: at the end of stdin.
+        """
         try:
             self._is_reading = True
             line = input(prompt)
@@ -73,10 +77,10 @@ class Interrupts:
 
 
 class Session:
-    """A model, how it writes, and what it has written last.
+    """A model, its settings of generation, and the last prompt and text.
 
     Args:
-        seed: of the first text; the second has the next one, and so on.
+        seed: seed of the first text; each further text has the next one.
     """
 
     def __init__(self, lm: LanguageModel, generation: GenerationConfig, seed: int) -> None:
@@ -93,35 +97,35 @@ class Session:
         }
 
     def run(self) -> None:
-        """Read and write until the end of stdin, or /quit.
+        """Read and answer lines until the end of stdin, or /quit.
 
         Raises:
-            ConfigError: for settings that the model's tokenizer does not know.
+            ConfigError: a setting names a special token that the tokenizer does not have.
         """
         check_prompts(self.lm.tokenizer, self.generation)
-        with contextlib.suppress(ImportError):  # `input` edits lines once it is there
+        with contextlib.suppress(ImportError):  # `input` uses it once it is imported
             importlib.import_module("readline")
         say(f"{num_parameters(self.lm.model.config):,} parameters, on {self.lm.runtime}; /help, /quit")
-        with self.interrupts.noted(), contextlib.suppress(EOFError):
+        with self.interrupts.handled(), contextlib.suppress(EOFError):
             while (line := self._read()) not in ("/quit", "/exit"):
                 self.answer(line)
             return
         print_text("\n")
 
     def answer(self, line: str) -> None:
-        """Do what a line asks for; what it asks for wrongly is said."""
+        """Carry out one line; print what is wrong with it."""
         try:
             if line.startswith("/") and not line.startswith("//"):
                 self._command(*line[1:].rstrip().partition(" ")[::2])
             elif line:
                 self.write(line.removeprefix("/") if line.startswith("//") else line)
         except SchemaError as error:
-            say("\n".join(f"/{problem.path[-1]}: {problem.what}" for problem in error.problems))
+            say("\n".join(f"/{problem.key[-1]}: {problem.what}" for problem in error.problems))
         except ConfigError as error:
             say(str(error))
 
     def write(self, prompt: str) -> None:
-        """Continue a prompt with the next seed, on stdout; Ctrl-C ends it."""
+        """Continue a prompt on stdout, with the next seed; Ctrl-C ends the text."""
         generation = dataclasses.replace(self.generation, prompts=(prompt,))
         texts, count = begin(self.lm.tokenizer, generation), self.interrupts.count
         started, seed = time.perf_counter(), self.seed
@@ -138,7 +142,7 @@ class Session:
         say(_summary(completion, was_stopped, seed, time.perf_counter() - started))
 
     def _read(self) -> str:
-        """The next line, with those that it goes on in; "" where Ctrl-C has dropped it."""
+        """Return the next line with its continuation lines; "" if Ctrl-C discarded it."""
         line, lead = "", "> "
         while True:
             part = self.interrupts.read_line(lead)
@@ -155,8 +159,7 @@ class Session:
         if name in self.commands:
             self.commands[name](value.strip())
         elif name not in keys:
-            what = unknown(name, [*self.commands, "quit", *keys]).replace("key", "command")
-            say(f"/{name}: {what}")
+            say(f"/{name}: {unknown(name, [*self.commands, 'quit', *keys], 'command')}")
         elif value:
             self._set(name, value)
         else:

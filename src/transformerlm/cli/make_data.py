@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Mode, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import MakeDataConfig
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             MakeDataConfig,
             make_data,
             description="Encode a corpus into train.memmap and val.memmap, through worker processes.",
-            modes={"verify": verify},
+            modes=[Mode("verify", verify)],
             argv=argv,
         )
     )

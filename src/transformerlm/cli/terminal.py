@@ -1,4 +1,4 @@
-"""The terminal as a Reporter: messages and progress bars on stderr, so that stdout stays data."""
+"""Terminal: the Reporter of the commands; messages and progress bars go to stderr, stdout is for data."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from transformerlm.progress import Bar
 
 
 class Terminal:
-    """Writes messages to stderr and draws bars with tqdm where stderr is a terminal."""
+    """Reporter that writes messages to stderr and, if that is a terminal, draws bars with tqdm."""
 
     def say(self, message: str) -> None:
-        """One line, above any bar that is being drawn."""
+        """Write one line, above any bar that is being drawn."""
         say(message)
 
     def bar(self, total: int | None, unit: str, description: str) -> AbstractContextManager[Bar]:
-        """A tqdm bar; on a pipe or in a log file none is drawn."""
+        """Return a tqdm bar; on a pipe or in a log file none is drawn."""
         from tqdm import tqdm
 
-        # tqdm's thread that watches for slow bars would keep worker processes from being forked.
+        # tqdm's thread that monitors slow bars would prevent worker processes from being forked.
         tqdm.monitor_interval = 0
         return tqdm(
             total=total,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformerlm.cli.command import Mode, run_command
+from transformerlm.cli.command import Mode, Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainConfig
@@ -24,7 +24,7 @@ from transformerlm.distributed.collectives import (
     while_rank_0_works,
 )
 from transformerlm.distributed.world import SINGLE_PROCESS, World
-from transformerlm.errors import ConfigError
+from transformerlm.errors import ConfigError, Key, Problem
 from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command."""
     description = "Train a language model; a tokenizer and token files that are missing are made first."
-    shortcuts = {"resume": "training.resume"}
-    modes: dict[str, Mode] = {"plan": plan, "verify-resume": prove_resume}
+    options = [Option("resume", ("training.resume",))]
+    modes = [Mode("plan", plan), Mode("verify-resume", prove_resume, number="STEPS")]
     return on_ranks(
         lambda: run_command(
-            TrainConfig, train, description=description, shortcuts=shortcuts, modes=modes, argv=argv
+            TrainConfig, train, description=description, options=options, modes=modes, argv=argv
         ),
         backend="nccl",
     )
@@ -160,10 +160,11 @@ def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) 
     length, tokens = config.model.context_length, data.train.num_tokens
     problems = []
     if asked is not None and asked < needed:
-        problems.append(f"[model].vocab_size: expected at least the tokenizer's {needed} ids, got {asked}")
+        what = f"expected at least the tokenizer's {needed} ids, got {asked}"
+        problems.append(Problem(Key("model", "vocab_size"), what))
     if length >= tokens:
         what = f"expected at most {tokens - 1}, for the {tokens} tokens to train on"
-        problems.append(f"[model].context_length: {what}, got {length}")
+        problems.append(Problem(Key("model", "context_length"), f"{what}, got {length}"))
     if problems:
         raise ConfigError(problems)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=asked or needed))
@@ -184,11 +185,11 @@ def runtime_of(config: TrainConfig, world: World) -> Runtime:
         return Runtime.from_config(runtime)
     device = resolve_device(runtime.device).type
     if device == "mps":
-        raise ConfigError('[runtime].device: several ranks compute on "cuda" or "cpu", got mps')
+        raise ConfigError('several ranks compute on "cuda" or "cpu", got mps', key=Key("runtime", "device"))
     if device == "cuda":
         if world.local_size > torch.cuda.device_count():
             what = f"{world.local_size} ranks of this machine, got {torch.cuda.device_count()}"
-            raise ConfigError(f"[runtime].device: expected a GPU for each of the {what}")
+            raise ConfigError(f"expected a GPU for each of the {what}", key=Key("runtime", "device"))
         torch.cuda.set_device(world.local_rank)
     num_threads = runtime.num_threads or max(1, available_cores() // world.local_size)
     return Runtime.from_config(dataclasses.replace(runtime, num_threads=num_threads))

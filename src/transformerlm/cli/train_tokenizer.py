@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Mode, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainTokenizerConfig
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             TrainTokenizerConfig,
             train_tokenizer,
             description="Train a byte-level BPE tokenizer on the training part of a corpus.",
-            modes={"verify": verify},
+            modes=[Mode("verify", verify)],
             argv=argv,
         )
     )

@@ -26,7 +26,7 @@ from transformerlm.config import (
 from transformerlm.conversion import gguf, parity
 from transformerlm.conversion.hf_folder import Folder, cast, first_difference, read_folder, write_folder
 from transformerlm.conversion.hf_layout import ARCHITECTURES
-from transformerlm.errors import CheckpointError, ConfigError
+from transformerlm.errors import CheckpointError, ConfigError, Key
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.progress import Reporter
@@ -53,7 +53,7 @@ def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporte
         CheckpointError: what was written is not the same model; nothing is left of it.
         DataError: a tokenizer that Hugging Face's cannot hold.
     """
-    refuse_existing(output, "[export].output")
+    refuse_existing(output, Key("export", "output"))
     config, state = lm.model.config, lm.model.state_dict()
     with committed_directory(output) as temporary:
         write_folder(temporary, config, state, lm.tokenizer, eos_token_of(lm), generation_of(lm), dtype)
@@ -71,7 +71,7 @@ def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter)
         CheckpointError: what was written is not the same model; nothing is left of it.
         DataError: a tokenizer that llama.cpp cannot hold.
     """
-    refuse_existing(output, "[export].output", folder_may_be_empty=False)
+    refuse_existing(output, Key("export", "output"), folder_may_be_empty=False)
     made = gguf.make(lm.model.config, lm.model.state_dict(), lm.tokenizer, eos_token_of(lm), dtype)
     with committed_file(output) as file:
         temporary = Path(file.name)
@@ -93,7 +93,7 @@ def import_folder(source: Path, run_dir: Path, reporter: Reporter) -> None:
         CheckpointError: a model that ours cannot be, or one of which transformers makes something else.
         DataError: a tokenizer that ours cannot be.
     """
-    refuse_existing(run_dir, "[import_model].run_dir")
+    refuse_existing(run_dir, Key("import_model", "run_dir"))
     folder = read_folder(source)
     config = run_config(folder, run_dir)
     with committed_directory(run_dir) as temporary:
@@ -143,12 +143,11 @@ def generation_of(lm: LanguageModel) -> GenerationConfig:
     return from_dict(GenerationConfig, values, str(lm.checkpoint.path))
 
 
-def refuse_existing(path: Path, key: str, *, folder_may_be_empty: bool = True) -> None:
+def refuse_existing(path: Path, key: Key, *, folder_may_be_empty: bool = True) -> None:
     """ConfigError where something is at `path`: nothing is ever overwritten."""
     if path.exists() and not (folder_may_be_empty and path.is_dir() and not any(path.iterdir())):
-        raise ConfigError(
-            f"{key}: expected a path where there is nothing, got {path}; remove it, or choose another"
-        )
+        what = f"expected a path where there is nothing, got {path}; remove it, or choose another"
+        raise ConfigError(what, key=key)
 
 
 def _told(lm: LanguageModel, table: str) -> dict[str, Any]:

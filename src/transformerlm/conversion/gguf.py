@@ -26,7 +26,7 @@ from transformerlm.config import GPT2_PATTERN, ModelConfig
 from transformerlm.conversion.hf_folder import cast
 from transformerlm.conversion.hf_layout import parts, to_theirs
 from transformerlm.conversion.parity import FLOAT32_TOLERANCE, MAX_TOKENS, Encode, Logits
-from transformerlm.errors import CheckpointError, ConfigError, DataError
+from transformerlm.errors import CheckpointError, ConfigError, DataError, Key
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.exports import tokenizer_json
 
@@ -262,6 +262,5 @@ def _gguf() -> Any:
         return importlib.import_module("gguf")
     except ImportError:
         advice = 'install it, as in: pip install gguf, or this package as "transformerlm[gguf]"'
-        raise ConfigError(
-            f'[export].to: "gguf" needs the package gguf, which is not installed; {advice}'
-        ) from None
+        what = f'"gguf" needs the package gguf, which is not installed; {advice}'
+        raise ConfigError(what, key=Key("export", "to")) from None

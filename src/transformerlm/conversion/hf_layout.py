@@ -207,7 +207,7 @@ def _built(found: dict[str, Any], values: Mapping[str, Any]) -> tuple[ModelConfi
     try:
         config = ModelConfig(**found, rope_theta=_rope_theta(values), qk_norm=model_type == "qwen3")
     except SchemaError as error:
-        return None, [f"{KEYS.get(p.path[-1], p.path[-1])}: {p.what}" for p in error.problems]
+        return None, [f"{KEYS.get(p.key[-1], p.key[-1])}: {p.what}" for p in error.problems]
     problems = [problem for check in _CHECKS for problem in check(config, values)]
     return config, problems
 

@@ -33,7 +33,7 @@ from transformerlm.data.split import has_validation, nothing_left, regions
 from transformerlm.data.token_file import TokenFile
 from transformerlm.distributed.collectives import broadcast_bytes, collective_errors, gathered
 from transformerlm.distributed.world import SINGLE_PROCESS, World
-from transformerlm.errors import DataError
+from transformerlm.errors import DataError, Key
 from transformerlm.parallel import ordered_map
 from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.storage.files import require_free_bytes
@@ -142,7 +142,7 @@ def encode_corpora(
         with collective_errors(world):
             _check_separator(config, tokenizer)
             if world.is_main:
-                refuse_overlap(corpora, _outputs(config, directory), "[data].token_dir")
+                refuse_overlap(corpora, _outputs(config, directory), Key("data", "token_dir"))
                 recipe = _recipe(config, corpora, tokenizer, piece_bytes)
                 opened = Unfinished.open(
                     directory, _splits(config), tokenizer.vocab_size, recipe, reporter, commit_bytes

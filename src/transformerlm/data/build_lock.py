@@ -40,6 +40,6 @@ def _wait_for(stack: contextlib.ExitStack, directory: Path, reporter: Reporter) 
             return
         except LockedError as error:
             if not is_said:
-                reporter.say(f"{error.lines[0].rpartition('; ')[0]}; waiting")
+                reporter.say(f"{error.in_use}; waiting")
             is_said = True
             time.sleep(POLL_SECONDS)

@@ -19,7 +19,7 @@ from typing import Any
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.sidecar import UNFINISHED
-from transformerlm.errors import ConfigError, DataError
+from transformerlm.errors import ConfigError, DataError, Key, Problem
 from transformerlm.schema import to_dict
 from transformerlm.storage.lock import LOCK_FILE
 
@@ -36,6 +36,7 @@ _OUTPUT_FILES = ("*.memmap", "*.memmap.json")
 _OWN_HIDDEN = (LOCK_FILE, UNFINISHED)
 _OUTPUT_FOLDERS = ({"vocab.json", "merges.txt"}, {"config.toml", "metrics.jsonl"})
 _HEAD_BYTES = 8192
+_CORPUS = Key("data", "corpus")
 _NOT_RESULTS = ("token_dir", "num_workers")
 """Keys of [data] that do not change which text there is."""
 
@@ -115,14 +116,15 @@ def find_corpora(config: CorpusConfig) -> Corpora:
         MissingCorpusError: what `corpus` or `validation_corpus` names does not exist.
         DataError: nothing there can be read as text.
     """
-    main = find_corpus(config.corpus, config.include, "[data].corpus")
+    main = find_corpus(config.corpus, config.include, _CORPUS)
     if config.validation_corpus is None:
         return Corpora(main, None)
-    validation = find_corpus(config.validation_corpus, config.include, "[data].validation_corpus")
+    validation = find_corpus(config.validation_corpus, config.include, Key("data", "validation_corpus"))
     held_out = {os.path.realpath(source.path) for source in validation.sources}
     kept = tuple(source for source in main.sources if os.path.realpath(source.path) not in held_out)
     if not kept:
-        raise DataError(f"[data].corpus: all files of {config.corpus} belong to [data].validation_corpus too")
+        what = f"all files of {config.corpus} belong to [data].validation_corpus too"
+        raise DataError(what, key=_CORPUS)
     return Corpora(Corpus(kept, main.num_hidden, main.num_binary), validation)
 
 
@@ -131,7 +133,7 @@ def settings(config: CorpusConfig) -> dict[str, Any]:
     return {f"[data].{key}": value for key, value in to_dict(config).items() if key not in _NOT_RESULTS}
 
 
-def find_corpus(corpus: str, include: Iterable[str] = ("*",), key: str = "[data].corpus") -> Corpus:
+def find_corpus(corpus: str, include: Iterable[str] = ("*",), key: Key = _CORPUS) -> Corpus:
     """List the files of one corpus, by name; `key` is what an error names.
 
     In a folder, files that are hidden, binary or written by this package are passed over, and so is a
@@ -153,14 +155,13 @@ def find_corpus(corpus: str, include: Iterable[str] = ("*",), key: str = "[data]
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207
     if not matches:
         expected = f"a file, a folder, a glob or {STDLIB}"
-        raise MissingCorpusError(f"{key}: expected {expected}, got {corpus}, and there is no such file")
+        raise MissingCorpusError(f"expected {expected}, got {corpus}, and there is no such file", key=key)
     names = {match.as_posix(): match for match in matches if match.is_file()}
-    return _of_files(
-        names, 0, f"{key}: expected a file, a folder, or a glob that matches files, got {corpus}"
-    )
+    what = f"expected a file, a folder, or a glob that matches files, got {corpus}"
+    return _of_files(names, 0, Problem(key, what))
 
 
-def refuse_overlap(corpora: Corpora, outputs: Iterable[Path], key: str) -> None:
+def refuse_overlap(corpora: Corpora, outputs: Iterable[Path], key: Key) -> None:
     """Check that no file of the corpus is about to be replaced.
 
     Raises:
@@ -172,8 +173,9 @@ def refuse_overlap(corpora: Corpora, outputs: Iterable[Path], key: str) -> None:
             status = Path(source.path).stat()
             if (status.st_dev, status.st_ino) in taken:
                 raise ConfigError(
-                    f"{key}: expected a folder whose files may be written, but {source.path} belongs to the "
-                    "corpus and would be replaced; choose another folder"
+                    f"expected a folder whose files may be written, but {source.path} belongs to the "
+                    "corpus and would be replaced; choose another folder",
+                    key=key,
                 )
 
 
@@ -195,10 +197,10 @@ def read_bytes(path: str, start: int, stop: int) -> bytes:
 
 
 def _of_folder(
-    folder: Path, include: Sequence[str], key: str, suffix: str = "", skipped: Collection[str] = ()
+    folder: Path, include: Sequence[str], key: Key, suffix: str = "", skipped: Collection[str] = ()
 ) -> Corpus:
     if not folder.is_dir():
-        raise MissingCorpusError(f"{key}: expected a folder at {folder}, got none")
+        raise MissingCorpusError(f"expected a folder at {folder}, got none", key=key)
     names: dict[str, Path] = {}
     suffixes, num_hidden = Counter[str](), 0
     for root, folders, files in _walk(folder):
@@ -216,7 +218,7 @@ def _of_folder(
     commonest = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))[:8]
     found = ", ".join(f"{number} {suffix}" for suffix, number in commonest) or "no files"
     what = f"expected files that match [data].include = {list(include)}"
-    return _of_files(names, num_hidden, f"{key}: {what} in {folder}, got {found}")
+    return _of_files(names, num_hidden, Problem(key, f"{what} in {folder}, got {found}"))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -240,13 +242,13 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         yield path, folders, files
 
 
-def _of_files(names: dict[str, Path], num_hidden: int, nothing: str) -> Corpus:
+def _of_files(names: dict[str, Path], num_hidden: int, nothing: Problem) -> Corpus:
     if not names:
-        raise DataError(nothing)
+        raise DataError([nothing])
     looked_at = [_look(path, name) for name, path in sorted(names.items())]
     sources = tuple(source for source, is_binary in looked_at if not is_binary)
     if not sources:
-        raise DataError(f"{nothing}; all of them are binary")
+        raise DataError([nothing._replace(what=f"{nothing.what}; all of them are binary")])
     return Corpus(sources, num_hidden, len(looked_at) - len(sources))
 
 

@@ -30,7 +30,7 @@ from transformerlm.distributed.collectives import (
     heartbeat,
 )
 from transformerlm.distributed.world import SINGLE_PROCESS, World
-from transformerlm.errors import DataError
+from transformerlm.errors import DataError, Key
 from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.schema import to_dict
 from transformerlm.storage.files import remove_dead_temporaries
@@ -224,7 +224,7 @@ def _train_tokenizer(
         if world.is_main:
             remove_dead_temporaries(directory)
             outputs = [directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
-            refuse_overlap(corpora, outputs, "[tokenizer].tokenizer_dir")
+            refuse_overlap(corpora, outputs, Key("tokenizer", "tokenizer_dir"))
     words = _count_words(data, config, corpora, reporter, world)
     tokenizer = None
     with collective_errors(world):

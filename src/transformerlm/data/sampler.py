@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transformerlm.errors import ConfigError, DataError
+from transformerlm.errors import ConfigError, DataError, Key
 
 Tokens = NDArray[np.integer[Any]]
 Words = NDArray[np.uint64]
@@ -94,7 +94,7 @@ class BatchSampler:
         """
         if self.batch_size % world_size:
             what = f"expected a multiple of the {world_size} ranks, got {self.batch_size}"
-            raise ConfigError(f"[training].batch_size: {what}")
+            raise ConfigError(what, key=Key("training", "batch_size"))
         share = self.batch_size // world_size
         starts = self.starts(step)[rank * share : (rank + 1) * share]
         positions = starts[:, None] + np.arange(self.context_length + 1)

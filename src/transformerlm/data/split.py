@@ -9,7 +9,7 @@ from transformerlm.config import CorpusConfig
 from transformerlm.data.chunks import Region, pieces
 from transformerlm.data.corpus import Corpora, Corpus, Source, read_bytes
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of, is_jsonl
-from transformerlm.errors import DataError
+from transformerlm.errors import DataError, Key
 
 MIN_DOCUMENTS = 20
 """From so many on, "auto" divides a corpus by document."""
@@ -38,9 +38,11 @@ def regions(config: CorpusConfig, corpora: Corpora) -> list[Region]:
 def nothing_left(config: CorpusConfig, split: Split) -> DataError:
     """The error for a split in which there is no text."""
     if split == VAL and config.validation_corpus is not None:
-        return DataError(f"[data].validation_corpus: expected text in {config.validation_corpus}, got none")
+        return DataError(
+            f"expected text in {config.validation_corpus}, got none", key=Key("data", "validation_corpus")
+        )
     if split == TRAIN and (config.validation_corpus is not None or not has_validation(config)):
-        return DataError(f"[data].corpus: expected text in {config.corpus}, got none")
+        return DataError(f"expected text in {config.corpus}, got none", key=Key("data", "corpus"))
     what = f"[data].validation_fraction = {config.validation_fraction} leaves no text to "
     advice = {
         TRAIN: "train on: take a smaller one, or more text",

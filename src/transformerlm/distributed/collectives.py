@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Literal
 
 from transformerlm.distributed.world import World
-from transformerlm.errors import ConfigError, TransformerLMError
+from transformerlm.errors import ConfigError, Key, Problem, TransformerLMError
 from transformerlm.storage.files import system_error
 
 TIMEOUT = timedelta(minutes=10)
@@ -34,8 +34,8 @@ _LAST_WORD = "transformerlm: last word"
 class AgreedError(TransformerLMError):
     """One rank's error, which all ranks know of and raise alike."""
 
-    def __init__(self, lines: list[str], exit_status: int) -> None:
-        super().__init__(lines)
+    def __init__(self, problems: list[tuple[list[str], str, str]], exit_status: int) -> None:
+        super().__init__([Problem(Key(*key), what, source) for key, what, source in problems])
         self.exit_status = exit_status
 
 
@@ -98,9 +98,9 @@ def collective_errors(world: World) -> Iterator[None]:
     except (AgreedError, LostRankError):
         raise
     except TransformerLMError as error:
-        _confer(world, json.dumps([error.lines, error.exit_status]).encode())
+        _confer(world, json.dumps([error.problems, error.exit_status]).encode())
     except OSError as error:
-        _confer(world, json.dumps([[system_error(error)], 74]).encode())
+        _confer(world, json.dumps([[([], system_error(error), "")], 74]).encode())
     else:
         while _confer(world, b""):
             pass
@@ -158,10 +158,10 @@ def fail_together(world: World) -> Iterator[None]:
             raise AgreedError(*json.loads(word)) from None
         raise
     except TransformerLMError as error:
-        _last_word([error.lines, error.exit_status])
+        _last_word([error.problems, error.exit_status])
         raise
     except OSError as error:
-        _last_word([[system_error(error)], 74])
+        _last_word([[([], system_error(error), "")], 74])
         raise
 
 

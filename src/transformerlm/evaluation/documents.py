@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from transformerlm.config import EvalSection, RuntimeConfig
-from transformerlm.errors import CheckpointError, ConfigError, DataError, NumericalError
+from transformerlm.errors import CheckpointError, ConfigError, DataError, Key, NumericalError
 from transformerlm.evaluation.statistics import DocumentScores, Floats
 from transformerlm.evaluation.text import Part, Text
 from transformerlm.kernels import dispatch
@@ -96,9 +96,8 @@ def stride_of(settings: EvalSection, context_length: int) -> int:
     """How far apart the windows of a long document begin; ConfigError where that leaves gaps."""
     stride = settings.stride or max(1, context_length // 2)
     if stride > context_length:
-        raise ConfigError(
-            f"[eval].stride: expected at most the model's context_length = {context_length}, got {stride}"
-        )
+        what = f"expected at most the model's context_length = {context_length}, got {stride}"
+        raise ConfigError(what, key=Key("eval", "stride"))
     return stride
 
 
@@ -116,7 +115,7 @@ def end_of_text_id(lm: LanguageModel, settings: EvalSection) -> int | None:
             return None
     if token and token not in known:
         what = f"expected one of the special tokens of {lm.checkpoint.path}, {sorted(known)}"
-        raise ConfigError(f"[eval].eos_token: {what}, got {token!r}")
+        raise ConfigError(f"{what}, got {token!r}", key=Key("eval", "eos_token"))
     return known.get(token)
 
 

@@ -12,7 +12,7 @@ from transformerlm.data.chunks import SafeCut, pieces
 from transformerlm.data.corpus import Corpora, find_corpora, find_corpus
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
 from transformerlm.data.split import has_validation, regions
-from transformerlm.errors import ConfigError
+from transformerlm.errors import ConfigError, Key
 from transformerlm.progress import Bar
 
 
@@ -44,10 +44,10 @@ class Text:
         """
         if path is not None:
             whole = dataclasses.replace(config, corpus=path, validation_corpus=None, validation_fraction=0.0)
-            return cls(whole, Corpora(find_corpus(path, config.include, "[eval].text"), None), TRAIN)
+            return cls(whole, Corpora(find_corpus(path, config.include, Key("eval", "text")), None), TRAIN)
         if not has_validation(config):
             what = "expected a text, for [data].validation_fraction = 0 holds none out, got None"
-            raise ConfigError(f"[eval].text: {what}")
+            raise ConfigError(what, key=Key("eval", "text"))
         return cls(config, find_corpora(config), VAL)
 
     @property

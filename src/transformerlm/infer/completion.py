@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from transformerlm.config import GenerationConfig
-from transformerlm.errors import ConfigError
+from transformerlm.errors import ConfigError, Key
 from transformerlm.infer.continuation import Completion, Continuation, Ends
 from transformerlm.infer.generate import steps
 from transformerlm.logging import names
@@ -151,7 +151,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, eos: int | None) -> list[in
     ids = tokenizer.encode(prompt)
     if not ids and eos is None:
         reason = "without an eos_token there is nothing to start from"
-        raise ConfigError(f'[generation].prompts: expected some text, got "": {reason}')
+        raise ConfigError(f'expected some text, got "": {reason}', key=Key("generation", "prompts"))
     return ids if eos is None else ids or [eos]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from transformerlm.config import GenerationConfig
-from transformerlm.errors import ConfigError
+from transformerlm.errors import ConfigError, Key
 from transformerlm.infer.generate import NewToken
 from transformerlm.infer.stopping import StopStrings
 from transformerlm.tokenizer import StreamDecoder, Tokenizer
@@ -73,7 +73,7 @@ def _special_id(known: Mapping[str, int], key: str, name: str) -> int:
     if name not in known:
         tokens = ", ".join(f'"{token}"' for token in known) or "none"
         expected = f"expected a special token of the tokenizer ({tokens}) or nothing"
-        raise ConfigError(f'[generation].{key}: {expected}, got "{name}"')
+        raise ConfigError(f'{expected}, got "{name}"', key=Key("generation", key))
     return known[name]
 
 

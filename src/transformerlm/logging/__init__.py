@@ -1,6 +1,6 @@
-"""Where metrics go: console (JSON lines), metrics.jsonl, Weights & Biases; one protocol for all.
+"""Loggers of metrics: console (JSON lines), metrics.jsonl, Weights & Biases; one protocol for all.
 
-The keys of all metrics are in `names`. Not Python's logging framework, for which this package has no
+The keys of all metrics are in `names`. This is not Python's logging framework, which this package does not
 use: messages for a person are lines on stderr.
 """
 

@@ -1,7 +1,7 @@
-"""What a logger is, the one that does nothing, and several taken as one.
+"""The Logger protocol, a logger that does nothing, and several loggers combined.
 
-A logger takes finished Python numbers: reading a metric from a device makes the host wait, so the
-caller decides when. Nothing here knows where metrics end up.
+A logger takes Python numbers, not tensors: reading a metric from a device makes the host wait, so the caller
+decides when.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 Value = float | int | str
-"""What a key may hold."""
+"""Type of a logged value."""
 
 
 class Logger(Protocol):
-    """Where metrics, the config and artefacts go. Close it, or use it in a `with` block."""
+    """Receives metrics, the config and artifacts. Close it, or use it in a `with` block."""
 
     def log(self, values: Mapping[str, Value], step: int | None = None) -> None:
         """Record `values` (keys: `transformerlm.logging.names`) after `step` completed optimizer steps."""
@@ -28,15 +28,15 @@ class Logger(Protocol):
         ...
 
     def log_artifact(self, path: Path, name: str, kind: str) -> None:
-        """Hand over a file or folder under `name`; `kind` is a word such as "checkpoint" or "tokenizer"."""
+        """Record a file or folder under `name`; `kind` is a word such as "checkpoint" or "tokenizer"."""
         ...
 
     def rewind(self, step: int) -> None:
-        """The run has gone back to where `step` steps were completed: what was logged since is void."""
+        """Discard the records after `step`: the run has gone back to where `step` steps were completed."""
         ...
 
     def close(self) -> None:
-        """Write out what is still under way. Closing twice is allowed."""
+        """Write everything that is pending. Closing twice is allowed."""
         ...
 
     def __enter__(self) -> Self:
@@ -49,26 +49,26 @@ class Logger(Protocol):
 
 
 class NullLogger(Logger):
-    """Records nothing; also the base of loggers that take metrics only."""
+    """Logger that records nothing; also the base of loggers that take metrics only."""
 
     def log(self, values: Mapping[str, Value], step: int | None = None) -> None:
-        """Drop `values`."""
+        """Ignore `values`."""
 
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Drop `config`."""
+        """Ignore `config`."""
 
     def log_artifact(self, path: Path, name: str, kind: str) -> None:
-        """Leave `path` where it is."""
+        """Ignore `path`."""
 
     def rewind(self, step: int) -> None:
-        """Nothing was kept."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
 
 class CombinedLogger(Logger):
-    """Several loggers as one; each gets everything, in the order given."""
+    """Several loggers as one; each gets every call, in the order given."""
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = tuple(loggers)
@@ -84,17 +84,17 @@ class CombinedLogger(Logger):
             logger.log_config(config)
 
     def log_artifact(self, path: Path, name: str, kind: str) -> None:
-        """Hand `path` to each."""
+        """Record `path` in each."""
         for logger in self.loggers:
             logger.log_artifact(path, name, kind)
 
     def rewind(self, step: int) -> None:
-        """Tell each."""
+        """Rewind each."""
         for logger in self.loggers:
             logger.rewind(step)
 
     def close(self) -> None:
-        """Close each, also where closing another raises."""
+        """Close each, even if closing another one raises."""
         with contextlib.ExitStack() as stack:
             for logger in reversed(self.loggers):
                 stack.callback(logger.close)

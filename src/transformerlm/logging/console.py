@@ -1,8 +1,8 @@
-"""The console logger: one JSON object a line on stdout, and nothing else there.
+"""The console logger: one JSON object per line on stdout, and nothing else there.
 
     transformerlm-train --config configs/train.toml | jq -r '."metrics.loss"'
 
-The config is not printed (`--print-config` does that), artefacts stay where they are.
+The config is not printed (`--print-config` does that), artifacts are ignored.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from transformerlm.logging.jsonl import to_line
 from transformerlm.logging.terminal import silence, warn, write
 
 SIGNIFICANT_DIGITS = 6
-"""Of a float on the console; metrics.jsonl keeps all of them."""
+"""Digits of a float on the console; metrics.jsonl keeps all."""
 
 
 class ConsoleLogger(NullLogger):
-    """Records as JSON lines on `stream` (None: stdout), each flushed at once.
+    """Logger that writes records as JSON lines to `stream` (None: stdout), each flushed at once.
 
-    Where the reader goes away (`| head -1`) the logger falls silent and the program goes on.
+    If the reader goes away (`| head -1`), the logger falls silent and the program continues.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -30,7 +30,7 @@ class ConsoleLogger(NullLogger):
 
     def log(self, values: Mapping[str, Value], step: int | None = None) -> None:
         """Print a record."""
-        # stdout is None in a program that was started without one (`>&-`).
+        # stdout is None in a process that was started without one (`>&-`).
         if self._stream is None or self._stream.closed:
             return
         try:

@@ -1,4 +1,4 @@
-"""From the config to a logger."""
+"""Construction of the logger that a config asks for."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from transformerlm.logging.wandb import WandbLogger
 
 
 def make_logger(logging: LoggingConfig, wandb: WandbConfig, directory: Path, run_name: str) -> Logger:
-    """The logger that `[logging].backend` names.
+    """Return the logger that `[logging].backend` names.
 
     Args:
-        directory: where it may keep files of its own.
-        run_name: the run's name, resolved (`resolved_run_name`).
+        directory: folder for files of its own.
+        run_name: name of the run, from `resolved_run_name`.
     """
     if logging.backend == "console":
         return ConsoleLogger()
@@ -25,10 +25,10 @@ def make_logger(logging: LoggingConfig, wandb: WandbConfig, directory: Path, run
 
 
 def resolved_run_name(logging: LoggingConfig) -> str:
-    """`run_name`, or the time in UTC: `20261122-153000`.
+    """Return [logging].run_name, or by default the time in UTC: `20261122-153000`.
 
-    Under a wandb agent, which starts many runs at once, the agent's run id follows: two of them never
-    share a name.
+    Under a wandb agent, which may start several runs in one second, its run id is appended, so that each has
+    a name of its own.
     """
     if logging.run_name:
         return logging.run_name

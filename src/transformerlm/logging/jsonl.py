@@ -1,8 +1,8 @@
-"""Metrics as JSON lines: the form of a record, and a run's metrics.jsonl.
+"""Metrics as JSON lines: the format of a record, and the metrics.jsonl of a run.
 
-Not a general JSONL reader. A record is one flat object a line, `step` first where there is one.
-JSON knows no NaN and no infinities; they are written as the strings "NaN", "Infinity" and
-"-Infinity", which every JSON parser reads and Python's `float()` turns back into the number.
+A record is one flat object per line, with `step` first if there is one. JSON has no NaN and no infinities;
+they are written as the strings "NaN", "Infinity" and "-Infinity", which every JSON parser reads and Python's
+`float()` converts back.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from transformerlm.storage.files import committed_file
 
 
 def to_line(values: Mapping[str, Value], step: int | None = None, digits: int | None = None) -> str:
-    """A record as one line of pure ASCII, without the line's end.
+    """Return a record as one line of ASCII, without the newline.
 
     Args:
-        digits: significant decimal digits of a float; None: all that it takes to read it back exactly.
+        digits: significant decimal digits of a float; None: as many as are needed to read it back exactly.
     """
     record: dict[str, Value] = {} if step is None else {"step": step}
     record.update((key, _plain(value, digits)) for key, value in values.items())
@@ -40,34 +40,34 @@ def _plain(value: Value, digits: int | None) -> Value:
     return value if digits is None else float(f"{value:.{digits}g}")
 
 
-WAITING = 100_000
-"""Records, a few hundred bytes each, that are kept for a disk that takes no more."""
+MAX_PENDING = 100_000
+"""Records, a few hundred bytes each, that are kept in memory while the disk is full."""
 
 
 class MetricsFile(NullLogger):
-    """A run's metrics.jsonl: each record is in the file, whole, when `log` returns.
+    """Logger that appends to the metrics.jsonl of a run; a record is completely written when `log` returns.
 
-    A resumed run calls `truncate_after` first, and the file then reads as if it had never stopped.
-    Where the disk is full there is one warning, and the file stays readable; records wait in memory, the
-    newest WAITING of them, until there is room.
+    A resumed run calls `truncate_after` first; the file then looks as if the run had never stopped.
+    If the disk is full, there is one warning and the file stays readable; the newest MAX_PENDING records are
+    kept in memory until there is space.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: BinaryIO | None = None
-        self._waiting: deque[bytes] = deque(maxlen=WAITING)
+        self._pending: deque[bytes] = deque(maxlen=MAX_PENDING)
         self._warned = False
 
     def log(self, values: Mapping[str, Value], step: int | None = None) -> None:
         """Append a record; floats are written exactly."""
-        self._waiting.append(to_line(values, step).encode() + b"\n")
+        self._pending.append(to_line(values, step).encode() + b"\n")
         self._flush()
 
     def _flush(self) -> None:
         try:
-            while self._waiting:
-                self._append(self._waiting[0])
-                self._waiting.popleft()
+            while self._pending:
+                self._append(self._pending[0])
+                self._pending.popleft()
         except OSError as error:
             if not self._warned:
                 warn(f"{self.path}: metrics could not be written ({error.strerror}); training goes on")
@@ -76,7 +76,7 @@ class MetricsFile(NullLogger):
     def _append(self, line: bytes) -> None:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: one line is one write, and is in the file when that returns.
+            # Unbuffered: one line is one write, and is in the file when the write returns.
             self._file = self.path.open("ab", buffering=0)
         start = self._file.seek(0, os.SEEK_END)
         if self._file.write(line) < len(line):
@@ -84,7 +84,7 @@ class MetricsFile(NullLogger):
             raise OSError(errno.ENOSPC, "no space left on the device")
 
     def truncate_after(self, step: int) -> None:
-        """Keep the records up to and including `step`; drop later ones and a torn last line.
+        """Keep the records up to and including `step`; drop later ones and an incomplete last line.
 
         A record without a step belongs to the record before it.
         """
@@ -111,7 +111,7 @@ def _records_until(lines: BinaryIO, last_step: int) -> Iterator[bytes]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:  # torn by a kill or a power failure, perhaps in the middle of a character
+        except ValueError:  # cut off by a kill or a power failure, possibly inside a character
             continue
         if not line.endswith(b"\n") or not isinstance(record, dict):
             continue

@@ -1,4 +1,4 @@
-"""L2 norms of activations and weights, taken from outside: the model knows nothing of them.
+"""L2 norms of activations and weights, measured from outside the model with hooks.
 
 Norms stay tensors on the model's device; `to_floats` fetches any number of them in one transfer.
 """
@@ -12,29 +12,29 @@ from typing import TYPE_CHECKING, Any, Self
 from transformerlm.logging.names import ACTIVATION_NORM, WEIGHT_NORM
 
 if TYPE_CHECKING:
-    # Whoever has a model has torch; all others who log do without it.
+    # Only at type checking: loggers must not import torch.
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
 
 def is_list_member(name: str) -> bool:
-    """Whether a module's name ends in a number: the blocks of a model, however they are called."""
+    """Return True if the name of a module ends in a number, as those of the blocks of a model do."""
     return name.rpartition(".")[2].isdigit()
 
 
 class ActivationNorms:
-    """Forward hooks that measure what chosen modules put out, while the `with` block lasts.
+    """Forward hooks that measure the outputs of modules within a `with` block.
 
         with ActivationNorms(model) as norms:
             model(inputs)
         logger.log(to_floats(norms.values()), step)
 
-    The norm is taken over all that a module put out within the block, so that gradient accumulation
-    does not change it: sqrt(sum over forward passes of the sum of x^2), in float32.
+    The norm is taken over all outputs of a module within the block, so that gradient accumulation does not
+    change it: sqrt(sum over forward passes of the sum of x^2), in float32.
 
     Args:
-        model: any module, compiled or wrapped ones aside (pass the module inside).
-        select: which modules to watch, by their name within `model`; each must return one tensor.
+        model: any module that is not compiled or wrapped (pass the module inside).
+        select: predicate on the names of the modules to measure; each must return one tensor.
     """
 
     def __init__(self, model: nn.Module, select: Callable[[str], bool] = is_list_member) -> None:
@@ -61,18 +61,18 @@ class ActivationNorms:
         return add_square
 
     def values(self) -> dict[str, Tensor]:
-        """`norms.activation.<module>` -> norm, a tensor on the device, for every module that ran."""
+        """Return `norms.activation.<module>` -> norm, a tensor on the device, for every module that ran."""
         return {f"{ACTIVATION_NORM}.{name}": square.sqrt() for name, square in self._squares.items()}
 
 
 def weight_norms(model: nn.Module) -> dict[str, Tensor]:
-    """`norms.weight.<parameter>` -> L2 norm of that parameter in float32, a tensor on the device."""
+    """Return `norms.weight.<parameter>` -> L2 norm in float32, a tensor on the device."""
     named = model.named_parameters()
     return {f"{WEIGHT_NORM}.{name}": _l2_norm(parameter.detach()) for name, parameter in named}
 
 
 def to_floats(norms: Mapping[str, Tensor]) -> dict[str, float]:
-    """The same as Python numbers. The host waits here for the device, once."""
+    """Return norms as Python numbers. The host waits for the device here, once."""
     if not norms:
         return {}
     import torch
@@ -83,6 +83,6 @@ def to_floats(norms: Mapping[str, Tensor]) -> dict[str, float]:
 def _l2_norm(values: Tensor) -> Tensor:
     import torch
 
-    # float32 inside: squares of float16 overflow from 256 on.
+    # Accumulated in float32: squares of float16 overflow from 256 on.
     norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float32)
     return norm

@@ -1,7 +1,6 @@
-"""Lines for the person at the terminal: they go to stderr, around progress bars, and never raise.
+"""Messages for the person at the terminal: lines on stderr that do not disturb progress bars and never raise.
 
-Not Python's logging framework: there are no levels, handlers or formats to configure. stdout belongs
-to metrics (see console.py).
+There are no levels, handlers or formats to configure. stdout is for metrics (see console.py).
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from typing import TextIO
 
 
 def say(message: str) -> None:
-    """One line on stderr."""
+    """Write one line to stderr."""
     tell(message + "\n")
 
 
 def tell(text: str) -> None:
-    """Text on stderr as it is: a part of a line, or several."""
+    """Write text to stderr unchanged: part of a line, or several lines."""
     if sys.stderr is None or sys.stderr.closed:
         return
     try:
@@ -28,17 +27,17 @@ def tell(text: str) -> None:
 
 
 def warn(message: str) -> None:
-    """One line on stderr, marked as a warning."""
+    """Write one line to stderr, marked as a warning."""
     say(f"warning: {message}")
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write and flush. A progress bar on the same terminal steps aside for it.
+    """Write and flush; a progress bar on the same terminal is cleared and drawn again below.
 
     Raises:
-        OSError: where the stream cannot be written to, such as a pipe that nobody reads any more.
+        OSError: the stream cannot be written to, such as a pipe without a reader.
     """
-    # Where tqdm was never imported there is no bar, and no reason to import it.
+    # If tqdm has not been imported there is no bar, and no reason to import it.
     tqdm = sys.modules.get("tqdm")
     bars = tqdm.tqdm.external_write_mode(file=stream) if tqdm else contextlib.nullcontext()
     with bars:
@@ -47,14 +46,14 @@ def write(stream: TextIO, text: str) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Point a broken stream's descriptor at the null device.
+    """Redirect the descriptor of a broken stream to the null device.
 
-    What is left in the stream's buffer is flushed when the interpreter exits; without this, that
-    flush fails too and ends a finished program with a message and exit status 120.
+    Python flushes the buffer of the stream at exit; without this, that flush fails too and the finished
+    process ends with a message and exit status 120.
     """
     try:
         descriptor = stream.fileno()
-    except (OSError, ValueError):  # a stream of Python's own, with no file behind it
+    except (OSError, ValueError):  # a stream in memory, without a file
         return
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)

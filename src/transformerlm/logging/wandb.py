@@ -1,13 +1,12 @@
-"""Weights & Biases as a logger; the only importer of wandb, and that in a process of its own.
+"""Logger for Weights & Biases. Only this module imports wandb, and only in a subprocess.
 
-Training never waits for it. A thread hands what is logged to the other process, a call at a time; a server
-that is slow, unreachable or silent costs nothing but its own record. Within the training's process wandb
-would hold the interpreter's lock, for which every operation of a step has to wait; and a thread that hangs
-cannot be ended.
+Training never waits for wandb. A thread passes each call to the subprocess; a server that is slow or does not
+answer costs nothing but the records themselves. In the training process, wandb would hold the interpreter
+lock, which every operation of a step needs; and a thread that hangs could not be ended.
 
     WandbLogger -> queue -> thread -> a line of JSON -> serve(): wandb
 
-Where wandb cannot go on there is one warning, and all that it has not taken goes to the console logger.
+If wandb fails, there is one warning, and all records that it has not taken go to the console logger.
 """
 
 from __future__ import annotations
@@ -34,32 +33,32 @@ if TYPE_CHECKING:
     import wandb
 
 INIT_SECONDS = 30
-"""How long wandb may take to start a run, once it is imported."""
+"""Time limit for wandb to start a run, once it is imported."""
 IMPORT_SECONDS = 15
-"""How long it may take to be imported."""
+"""Time limit for the import of wandb."""
 CALL_SECONDS = 300
-"""How long a single call may take; a large checkpoint is copied in one."""
+"""Time limit of a single call; a large checkpoint is copied in one call."""
 FINISH_SECONDS = 120
-"""How long the end of the program waits for the last uploads; `wandb sync` sends what is left then."""
-LARGEST_BACKLOG = 10_000
-"""Records that may wait for a wandb that is slower than the training."""
+"""Time limit for the last uploads at the end of the program; `wandb sync` sends what is left then."""
+MAX_BACKLOG = 10_000
+"""Records that may be queued while wandb is slower than the training; it is given up beyond."""
 
 Call = list[Any]
-"""The name of one of Logger's methods and its arguments, as JSON has them."""
+"""Name of a Logger method, followed by its arguments as JSON values."""
 
 
 class WandbError(Exception):
-    """wandb cannot go on; says why."""
+    """Failure of wandb; the message is the reason."""
 
 
 class WandbLogger(Logger):
-    """The same records, config and artefacts, sent to a wandb run; stdout stays empty.
+    """Logger that sends records, config and artifacts to a wandb run; stdout stays empty.
 
     Args:
         config: [wandb].
         logging: [logging], for the architecture and data set to record.
-        directory: where wandb keeps its own copy, in a folder `wandb`.
-        run_name: what the run is called.
+        directory: folder in which wandb keeps its local copy, `wandb`.
+        run_name: name of the run.
     """
 
     def __init__(self, config: WandbConfig, logging: LoggingConfig, directory: Path, run_name: str) -> None:
@@ -74,7 +73,7 @@ class WandbLogger(Logger):
             },
             "settings": {
                 "init_timeout": INIT_SECONDS,
-                # A little earlier than it is ended: it has time to say so.
+                # Somewhat below the limit after which it is killed: time to report the failure.
                 "finish_timeout": 0.9 * FINISH_SECONDS,
                 "finish_timeout_raises": True,
                 "program": sys.argv[0],
@@ -82,27 +81,27 @@ class WandbLogger(Logger):
             "pid": os.getpid(),
         }
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._wandb = Wandb()
+        self._wandb = WandbProcess()
         self._thread = threading.Thread(target=self._serve, name="wandb", daemon=True)
         self._thread.start()
 
     def log(self, values: Mapping[str, Value], step: int | None = None) -> None:
         """Queue a record."""
         self._calls.put(["log", dict(values), step])
-        if self._calls.qsize() > LARGEST_BACKLOG:
-            self._wandb.give_up(f"{LARGEST_BACKLOG:,} records behind")
+        if self._calls.qsize() > MAX_BACKLOG:
+            self._wandb.give_up(f"{MAX_BACKLOG:,} records behind")
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Queue the run's config."""
         self._calls.put(["log_config", dict(config)])
 
     def log_artifact(self, path: Path, name: str, kind: str) -> None:
-        """Queue an upload of a file or folder, which must stay where it is until `close`."""
+        """Queue the upload of a file or folder, which must not be moved before `close`."""
         if self._log_artifacts:
             self._calls.put(["log_artifact", str(path.absolute()), name, kind])
 
     def rewind(self, step: int) -> None:
-        """wandb cannot take records back; it passes over those that come again."""
+        """Do nothing: wandb cannot delete records, and ignores those that are sent again."""
 
     def close(self) -> None:
         """Send what is queued and finish the run; gives up after `FINISH_SECONDS` with a warning."""
@@ -117,34 +116,34 @@ class WandbLogger(Logger):
         call: Call | None = None
         consequence = "metrics go to the console instead"
         try:
-            found = self._wandb.ask(["start", self._settings], IMPORT_SECONDS + INIT_SECONDS)
+            found = self._wandb.request(["start", self._settings], IMPORT_SECONDS + INIT_SECONDS)
             say(f"wandb: {found['run']}")
             sync = f"`wandb sync {found['sync_dir']}` uploads what is there"
             consequence = f"{sync}, and metrics go to the console from now on"
             for call in calls:
-                self._wandb.ask(call, CALL_SECONDS)
+                self._wandb.request(call, CALL_SECONDS)
             call, consequence = None, sync
-            self._wandb.ask(["close"], 2 * FINISH_SECONDS)  # `close` above gives up before
-            self._wandb.leave()
+            self._wandb.request(["close"], 2 * FINISH_SECONDS)  # `close` above gives up before
+            self._wandb.finish()
         except (WandbError, OSError) as error:
             self._wandb.give_up(str(error))
             warn(f"wandb: {error}; {consequence}")
             _replay(itertools.chain([call] if call else [], calls), ConsoleLogger())
 
 
-class Wandb:
-    """wandb in a process of its own, that is asked one thing at a time."""
+class WandbProcess:
+    """The subprocess that runs wandb; it handles one call at a time."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._given_up = ""
 
-    def ask(self, call: Call, seconds: float) -> dict[str, str]:
-        """Have something done, and wait for it.
+    def request(self, call: Call, seconds: float) -> dict[str, str]:
+        """Send a call, and wait for its result.
 
         Raises:
-            WandbError: it failed, its process ended, or it has not answered in time.
+            WandbError: the call failed, the subprocess ended, or there was no answer in time.
         """
         if self._given_up:
             raise WandbError(self._given_up)
@@ -169,19 +168,19 @@ class Wandb:
         return found
 
     def give_up(self, why: str) -> None:
-        """End it at once: whoever waits for an answer gets `why` as an error."""
+        """Kill the subprocess; a pending `request` raises WandbError(why)."""
         self._given_up = self._given_up or why
         if self._process:
             self._process.kill()
 
-    def leave(self) -> None:
-        """Let it end by itself: it has done everything."""
+    def finish(self) -> None:
+        """Close its stdin, upon which the subprocess ends by itself."""
         assert self._process
         assert self._process.stdin
         self._process.stdin.close()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C in the terminal is for the training, which has more to log then.
+        # In its own session, Ctrl-C in the terminal does not reach it: training has more to log then.
         process = subprocess.Popen(
             [sys.executable, "-P", "-X", "utf8", "-c", f"from {__name__} import serve; serve()"],
             stdin=subprocess.PIPE,
@@ -207,24 +206,24 @@ def _replay(calls: Iterable[Call], console: ConsoleLogger) -> None:
 
 
 def serve() -> None:
-    """What the other process does: a call a line on stdin, an answer a line on stdout, until stdin ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # it ends with the training, and not before
+    """Serve calls in the subprocess: one per line of stdin, an answer per line of stdout."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # ended by the training process, not before
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what wandb prints is no answer
+    os.dup2(2, 1)  # wandb's own output must not mix with answers
     server = _Server()
     for line in sys.stdin.buffer:
         method, *arguments = json.loads(line)
         try:
             answer = getattr(server, method)(*arguments) or {}
-        except Exception as error:  # another program's whole world of failures
+        except Exception as error:  # wandb may raise anything
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
         print(json.dumps(answer), file=answers, flush=True)
     server.close(exit_code=1)
 
 
 class _Server:
-    """wandb, in the words of a Logger."""
+    """The Logger methods, carried out with wandb."""
 
     run: wandb.Run | None = None
 
@@ -232,10 +231,10 @@ class _Server:
         import wandb
 
         own = wandb.Settings(**settings["settings"], console="off", silent=True)
-        if hasattr(own, "x_stats_pid"):  # whose memory and processor time it shows; not promised to stay
+        if hasattr(own, "x_stats_pid"):  # process to monitor; not part of wandb's public API
             own.x_stats_pid = settings["pid"]
         online = wandb.setup(own).settings.mode not in ("offline", "dryrun", "disabled")
-        # wandb.init would ask on the terminal, under the progress bar of a training that goes on.
+        # wandb.init would prompt on the terminal, under the progress bar of the training.
         if online and not wandb.login(prompt=False, verify=False):
             raise RuntimeError("not logged in; run `wandb login` first, or set WANDB_MODE=offline")
         Path(settings["init"]["dir"]).mkdir(parents=True, exist_ok=True)
@@ -255,7 +254,7 @@ class _Server:
         import wandb
 
         assert self.run
-        if not Path(path).exists():  # such as an old checkpoint that was pruned meanwhile
+        if not Path(path).exists():  # such as an old checkpoint that has been pruned since
             return {"warning": f"{path} is gone and was not uploaded"}
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name, flags=re.ASCII), type=kind)
         (artifact.add_dir if Path(path).is_dir() else artifact.add_file)(path)

@@ -1,4 +1,4 @@
-"""The values of a config: what a type allows, in a user's words, and how a value is shown in an error."""
+"""Config values: the ranges that a type allows, their wording, and how an error shows a value."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-LARGEST = 2**63 - 1
-"""Whole numbers end here, as in TOML."""
+from transformerlm.errors import one_line, shortened
+
+MAX_INT = 2**63 - 1
+"""The largest whole number, as in TOML."""
 
 
 class Range:
@@ -19,7 +21,7 @@ class Range:
         self.text, self.low, self.high, self.above_low = text, low, high, above_low
 
     def holds(self, value: float) -> bool:
-        """Whether `value` lies between `low` and `high`; `above_low` leaves `low` itself out."""
+        """Return True if `value` lies between `low` and `high`; `above_low` excludes `low` itself."""
         return self.low <= value <= self.high and not (self.above_low and value == self.low)
 
 
@@ -29,17 +31,17 @@ class NotEmpty:
     text = "text that is not empty"
 
     def holds(self, value: str) -> bool:
-        """Whether there is anything in `value` but white space."""
+        """Return True if `value` holds more than white space."""
         return bool(value.strip())
 
 
 class IsPath(NotEmpty):
-    """Marks a string that names a file or folder, whether there is one or not."""
+    """Marks a string that names a file or folder, which need not exist."""
 
     text = "a path"
 
     def holds(self, value: str) -> bool:
-        """Whether there can be such a file: no system's paths hold a NUL, and `~name/` needs that user."""
+        """Return True if such a file can exist: no NUL in it, and for `~name/` a user of that name."""
         try:
             Path(value).expanduser()
         except RuntimeError:
@@ -59,7 +61,7 @@ FilePath = Annotated[str, IsPath()]
 
 
 def describe(hint: Any) -> str:
-    """A type in a user's words: `a number above 0`, `one of "a", "b"`."""
+    """Return a type in a user's words: `a number above 0`, `one of "a", "b"`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return str(arguments[1].text)
@@ -76,83 +78,75 @@ def describe(hint: Any) -> str:
 
 
 def convert(value: Any, hint: Any) -> tuple[Any, str]:
-    """`value` as the type asks for it, and what is wrong with it ('' if nothing).
+    """Return `value` converted to the type, and what is wrong with it ("" if nothing).
 
     Only widening conversions are made: a list to a tuple, an int to a float. True is no number,
     3.7 and "32" are no whole numbers.
     """
-    fitted = _fit(value, hint)
-    if fitted is _MISFIT:
+    found = _converted(value, hint)
+    if found is _INVALID:
         return value, f"expected {describe(hint)}, got {show(value)}"
-    return fitted, ""
+    return found, ""
 
 
-_MISFIT = object()
+_INVALID = object()
 
 
-def _fit(value: Any, hint: Any) -> Any:
+def _converted(value: Any, hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        fitted = _fit(value, arguments[0])
-        return fitted if fitted is not _MISFIT and arguments[1].holds(fitted) else _MISFIT
+        found = _converted(value, arguments[0])
+        return found if found is not _INVALID and arguments[1].holds(found) else _INVALID
     if origin is Literal:
-        return value if isinstance(value, str) and value in arguments else _MISFIT
+        return value if isinstance(value, str) and value in arguments else _INVALID
     if origin in (typing.Union, types.UnionType):
-        return next((fit for part in arguments if (fit := _fit(value, part)) is not _MISFIT), _MISFIT)
+        return next(
+            (found for part in arguments if (found := _converted(value, part)) is not _INVALID), _INVALID
+        )
     if origin is tuple:
-        return _fit_list(value, arguments)
-    return _fit_scalar(value, hint)
+        return _converted_list(value, arguments)
+    return _converted_scalar(value, hint)
 
 
-def _fit_scalar(value: Any, hint: Any) -> Any:
-    if type(value) is int and abs(value) > LARGEST:
-        return _MISFIT
+def _converted_scalar(value: Any, hint: Any) -> Any:
+    if type(value) is int and abs(value) > MAX_INT:
+        return _INVALID
     if hint is float and type(value) is int:
         return float(value)
     if hint is float:
-        return value if type(value) is float and math.isfinite(value) else _MISFIT
+        return value if type(value) is float and math.isfinite(value) else _INVALID
     if hint is str and type(value) is str and not _is_unicode(value):
-        return _MISFIT
+        return _INVALID
     if hint in (bool, int, str):
-        return value if type(value) is hint else _MISFIT
-    return value if isinstance(value, hint) else _MISFIT
+        return value if type(value) is hint else _INVALID
+    return value if isinstance(value, hint) else _INVALID
 
 
-def _fit_list(value: Any, arguments: tuple[Any, ...]) -> Any:
+def _converted_list(value: Any, arguments: tuple[Any, ...]) -> Any:
     if not isinstance(value, list | tuple):
-        return _MISFIT
+        return _INVALID
     hints = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
     if len(hints) != len(value):
-        return _MISFIT
-    fitted = tuple(_fit(item, hint) for item, hint in zip(value, hints, strict=True))
-    return _MISFIT if any(item is _MISFIT for item in fitted) else fitted
+        return _INVALID
+    found = tuple(_converted(item, hint) for item, hint in zip(value, hints, strict=True))
+    return _INVALID if any(item is _INVALID for item in found) else found
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it can be written as UTF-8: an argument of other bytes arrives as lone surrogates."""
+    """Return True if `text` can be written as UTF-8; other bytes of an argument arrive as lone surrogates."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def show(value: Any) -> str:
-    """A value as an error shows it, shortened."""
-    if type(value) is int and abs(value) > LARGEST:
+    """Return a value as an error shows it: printable, on one line, shortened."""
+    if type(value) is int and abs(value) > MAX_INT:
         return "a number of more than 64 bits"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         note = "" if _is_unicode(value) else " (not UTF-8)"
-        return shortened(f'"{value}"') + note
+        return one_line(shortened(f'"{value}"') + note)
     try:
-        return shortened(value.isoformat() if hasattr(value, "isoformat") else repr(value))
+        return one_line(shortened(value.isoformat() if hasattr(value, "isoformat") else repr(value)))
     except (ValueError, RecursionError):  # thousands of digits, or tables in tables in tables
         return f"a {type(value).__name__} that is too large to show"
-
-
-def shortened(text: str) -> str:
-    """A text of at most 80 characters."""
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def one_line(text: str) -> str:
-    """One line of printable characters, whatever a key, a value or the name of a file holds."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

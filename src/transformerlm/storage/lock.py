@@ -111,5 +111,4 @@ def _acquire(descriptor: int, directory: Path) -> None:
         who = f"process {holder['pid']} on {holder['host']}"
     except (ValueError, KeyError, TypeError):  # it has the lock and has not yet said who it is
         who = "another process"
-    advice = "wait until it ends, or choose another folder"
-    raise LockedError(f"{directory}: in use by {who}, which holds {directory / LOCK_FILE}; {advice}")
+    raise LockedError(directory, who, directory / LOCK_FILE)

@@ -14,13 +14,13 @@ from transformerlm.config import ModelConfig, TrainConfig
 from transformerlm.data import fill_placeholders
 from transformerlm.distributed.collectives import collective_errors, while_rank_0_works
 from transformerlm.distributed.world import World
-from transformerlm.errors import CheckpointError
+from transformerlm.errors import CheckpointError, Key, Problem
 from transformerlm.progress import Reporter
 from transformerlm.schema import from_dict, to_dict
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.learner import Learner
 
-_KEY = "[training].start_from"
+_KEY = Key("training", "start_from")
 
 
 def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
@@ -40,12 +40,13 @@ def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
     if tokenizer is None or tokenizer.fingerprint != found.told("identity", "tokenizer"):
         own = found.path.parent.parent / "tokenizer"
         advice = f'--tokenizer.tokenizer_dir="{own}", and a --data.token_dir for what it makes'
-        raise CheckpointError(f"{_KEY}: {found.path} has another tokenizer than {tokenizer_dir}; {advice}")
+        what = f"{found.path} has another tokenizer than {tokenizer_dir}; {advice}"
+        raise CheckpointError(what, key=_KEY)
     theirs = from_dict(ModelConfig, found.told("config", "model"), str(found.path))
     shapes = (_shape(model, tokenizer.vocab_size) for model in (theirs, config.model))
     if changes := differences(*map(to_dict, shapes)):
         raise CheckpointError(
-            [f"{_KEY}: another model than {found.path}: [model].{line}" for line in changes]
+            [Problem(_KEY, f"another model than {found.path}: [model].{line}") for line in changes]
         )
     return found
 

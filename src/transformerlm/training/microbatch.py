@@ -10,7 +10,7 @@ import torch
 
 from transformerlm.config import TrainConfig
 from transformerlm.distributed.world import World
-from transformerlm.errors import ConfigError, TransformerLMError
+from transformerlm.errors import ConfigError, Key, TransformerLMError
 from transformerlm.progress import Reporter
 from transformerlm.runtime import ADVICE, first_line, is_out_of_memory
 
@@ -88,9 +88,10 @@ def share_of_batch(config: TrainConfig, world: World) -> int:
     training = config.training
     if training.batch_size % world.size:
         what = f"expected a multiple of the {world.size} ranks, got {training.batch_size}"
-        raise ConfigError(f"[training].batch_size: {what}")
+        raise ConfigError(what, key=Key("training", "batch_size"))
     share = training.batch_size // world.size
     if training.micro_batch_size != "auto" and share % training.micro_batch_size:
         what = f"expected a divisor of the {share} sequences of each of {world.size} ranks"
-        raise ConfigError(f"[training].micro_batch_size: {what}, got {training.micro_batch_size}")
+        what += f", got {training.micro_batch_size}"
+        raise ConfigError(what, key=Key("training", "micro_batch_size"))
     return share

@@ -1,0 +1,199 @@
+"""The command line: its options, taken apart into a config file, overrides and a mode.
+
+Imports neither torch nor numpy, as all that runs before a command's work.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import types
+import typing
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from transformerlm.errors import ConfigError, Key, Problem
+from transformerlm.schema import Section, field_types, is_section, merge, unknown
+
+COMMAND_LINE = "command line"
+"""The source of a key that was set there, as errors name it."""
+
+FLAGS = {"--print-config": "print_config", "--debug": "debug", "--help": "help", "-h": "help"}
+"""Options that take no value, and their names in Arguments."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A short option, `--name VALUE`, for a key of the config."""
+
+    name: str
+    keys: tuple[str, ...]
+    """The keys that it sets, as in "export.to"; values after the first set the others, in this order."""
+    repeated: bool = False
+    """Makes the key a list, with one item each time that the option is given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """An option, `--name`, that has a command do something other than its usual work."""
+
+    name: str
+    function: Callable[[Any], int | None] | Callable[[Any, int], int | None]
+    """Takes the config, and the whole number behind the option if there is one; its docstring is its help."""
+    number: str = ""
+    """Name of the whole number, at least 1, that must follow the option; "": none does."""
+
+
+@dataclasses.dataclass
+class Arguments:
+    """A command line, taken apart but not yet checked against the config."""
+
+    config_path: Path | None = None
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Nested as in TOML; values are still text."""
+    print_config: bool = False
+    debug: bool = False
+    help: bool = False
+    mode: Mode | None = None
+    number: str = ""
+    """The value behind a mode that takes one, still text."""
+
+    def source_of(self, key: Key) -> str:
+        """Return where a key has its value from: the command line, the file, or "defaults"."""
+        values: Any = self.overrides
+        for part in key:
+            if not isinstance(values, Mapping) or part not in values:
+                return str(self.config_path or "defaults")
+            values = values[part]
+        return COMMAND_LINE
+
+
+def parse_arguments(
+    argv: Sequence[str], options: Sequence[Option] = (), modes: Sequence[Mode] = ()
+) -> Arguments:
+    """Take a command line apart.
+
+    Raises:
+        ConfigError: for an argument that is no option, an unknown one, or one without its value.
+    """
+    return _Parser(argv, options, modes).parse()
+
+
+class _Parser:
+    def __init__(self, argv: Sequence[str], options: Sequence[Option], modes: Sequence[Mode]) -> None:
+        self.rest = list(argv)
+        self.options = {option.name: option for option in options}
+        self.modes = {mode.name: mode for mode in modes}
+        self.arguments = Arguments()
+        self.problems: list[Problem] = []
+
+    def parse(self) -> Arguments:
+        while self.rest:
+            self._take(self.rest.pop(0))
+        if self.problems:
+            raise ConfigError(self.problems)
+        return self.arguments
+
+    def _take(self, word: str) -> None:
+        name, equals, value = word.removeprefix("--").partition("=")
+        mode = self.modes.get(name)
+        if word in FLAGS:
+            setattr(self.arguments, FLAGS[word], True)
+        elif mode and not mode.number and word == f"--{name}":
+            self.arguments.mode = mode
+        elif not (word.startswith("--") and self._takes_value(name)):
+            known = ["--config", *FLAGS, *(f"--{option}" for option in (*self.options, *self.modes))]
+            self._reject(word, unknown(word, known, "argument"))
+        elif not equals and not self._is_value_next():
+            self._reject(word, "expected a value after it, got none")
+        else:
+            self._set(name, value if equals else self.rest.pop(0))
+
+    def _takes_value(self, name: str) -> bool:
+        mode = self.modes.get(name)
+        return name == "config" or name in self.options or "." in name or bool(mode and mode.number)
+
+    def _is_value_next(self) -> bool:
+        return bool(self.rest) and not self.rest[0].startswith("--")
+
+    def _set(self, name: str, value: str) -> None:
+        if name in self.modes:
+            self.arguments.mode, self.arguments.number = self.modes[name], value
+        elif name == "config":
+            self.arguments.config_path = Path(value)
+        else:
+            self._override(self.options.get(name) or Option(name, (name,)), value)
+
+    def _override(self, option: Option, value: str) -> None:
+        first, *others = option.keys
+        self._merge(first, [*self._items(first), value] if option.repeated else value)
+        for key in others:
+            if not self._is_value_next():
+                break
+            self._merge(key, self.rest.pop(0))
+
+    def _merge(self, dotted: str, value: str | list[str]) -> None:
+        self.arguments.overrides = merge(self.arguments.overrides, nested(dotted, value))
+
+    def _items(self, dotted: str) -> list[str]:
+        """Return the items that a repeated option has gathered so far."""
+        table, _, key = dotted.partition(".")
+        found = self.arguments.overrides.get(table, {}).get(key)
+        return found if isinstance(found, list) else []
+
+    def _reject(self, word: str, what: str) -> None:
+        self.problems.append(Problem(Key(), f"{word}: {what}", source=COMMAND_LINE))
+
+
+def nested(dotted: str, value: Any) -> dict[str, Any]:
+    """Return `{"a": {"b": value}}` for "a.b", at most four levels deep, which is deeper than any config."""
+    for part in reversed(dotted.split(".", 3)):
+        value = {part: value}
+    return typing.cast(dict[str, Any], value)
+
+
+def typed(overrides: Mapping[str, Any], section: type[Section]) -> dict[str, Any]:
+    """Return overrides with their texts read as the types of the keys ask; unknown keys stay as they are."""
+    hints = field_types(section)
+    result = {}
+    for key, value in overrides.items():
+        hint = hints.get(key)
+        if isinstance(value, Mapping):
+            result[key] = typed(value, hint) if is_section(hint) else value
+        else:
+            # The items of a list are texts that are meant literally.
+            result[key] = value if hint is None or isinstance(value, list) else parse_value(value, hint)
+    return result
+
+
+def parse_value(text: str, hint: Any) -> Any:
+    """Return the value that `text` means for a key of this type; `text` itself where it means none.
+
+    wandb's agents write values with Python's `str` (True, None, [0.9, 0.99]) and people write them
+    as TOML does (true, 3e-4): both are understood.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return parse_value(text, arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        other = next(part for part in arguments if part is not type(None))
+        return None if text in ("None", "none", "null") else parse_value(text, other)
+    if hint is str or origin is Literal:
+        return text
+    if hint is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if origin is tuple and not text.lstrip().startswith("["):
+        return [parse_value(text, arguments[0])]
+    return parse_literal(text)
+
+
+def parse_literal(text: str) -> Any:
+    """Return the Python literal that `text` is; `text` itself where it is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what would be questionable in a program
+            return ast.literal_eval(text.strip())
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return text

@@ -1,0 +1,82 @@
+"""Every config key of this package: its meaning, its unit, its default.
+
+A command's config (`commands`) is made of sections, one per table of its TOML file; a section means the same
+in every command. Precedence: these defaults, then the file, then the command line. Nothing here touches the
+disk or imports torch, so that `--help` answers at once.
+"""
+
+from transformerlm.config.commands import (
+    MAX_TOKENS_PER_STEP,
+    EvalConfig,
+    ExportConfig,
+    ImportConfig,
+    InferConfig,
+    MakeDataConfig,
+    TrainConfig,
+    TrainTokenizerConfig,
+)
+from transformerlm.config.conversion import (
+    ExportSection,
+    ImportModelSection,
+)
+from transformerlm.config.data import (
+    GPT2_PATTERN,
+    CorpusConfig,
+    DataConfig,
+    TokenizerConfig,
+)
+from transformerlm.config.evaluation import (
+    EvalSection,
+)
+from transformerlm.config.generation import (
+    GenerationConfig,
+    InferSection,
+)
+from transformerlm.config.logging import (
+    LoggingConfig,
+    TrainLoggingConfig,
+    WandbConfig,
+)
+from transformerlm.config.model import (
+    ModelConfig,
+)
+from transformerlm.config.optimizer import (
+    OptimizerConfig,
+    ScheduleConfig,
+)
+from transformerlm.config.runtime import (
+    RuntimeConfig,
+)
+from transformerlm.config.training import (
+    TrainingConfig,
+    seconds_of,
+)
+
+__all__ = [
+    "GPT2_PATTERN",
+    "MAX_TOKENS_PER_STEP",
+    "CorpusConfig",
+    "DataConfig",
+    "EvalConfig",
+    "EvalSection",
+    "ExportConfig",
+    "ExportSection",
+    "GenerationConfig",
+    "ImportConfig",
+    "ImportModelSection",
+    "InferConfig",
+    "InferSection",
+    "LoggingConfig",
+    "MakeDataConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RuntimeConfig",
+    "ScheduleConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "TrainLoggingConfig",
+    "TrainTokenizerConfig",
+    "TrainingConfig",
+    "WandbConfig",
+    "seconds_of",
+]

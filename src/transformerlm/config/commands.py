@@ -1,0 +1,112 @@
+"""The config of each command: the tables that its TOML file may have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from transformerlm.config.conversion import ExportSection, ImportModelSection
+from transformerlm.config.data import CorpusConfig, DataConfig, TokenizerConfig
+from transformerlm.config.evaluation import EvalSection
+from transformerlm.config.generation import GenerationConfig, InferSection
+from transformerlm.config.logging import LoggingConfig, TrainLoggingConfig, WandbConfig
+from transformerlm.config.model import ModelConfig
+from transformerlm.config.optimizer import OptimizerConfig, ScheduleConfig
+from transformerlm.config.runtime import RuntimeConfig
+from transformerlm.config.training import TrainingConfig
+from transformerlm.errors import Key, Problem
+from transformerlm.schema import Section
+
+MAX_TOKENS_PER_STEP = 2**31
+"""Limit of batch_size times context_length: larger than any real batch, and safe in 64-bit arithmetic."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainTokenizerConfig(Section):
+    """transformerlm-train-tokenizer: from text to vocab.json and merges.txt."""
+
+    data: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MakeDataConfig(Section):
+    """transformerlm-make-data: from text to token files."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(Section):
+    """transformerlm-train: from text, or from token files, to a model."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    logging: TrainLoggingConfig = field(default_factory=TrainLoggingConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield a batch that is too large to count, and a warm-up longer than the schedule."""
+        tokens = self.training.batch_size * self.model.context_length
+        if tokens > MAX_TOKENS_PER_STEP:
+            what = f"expected at most {MAX_TOKENS_PER_STEP // self.model.context_length}"
+            yield Problem(Key("training", "batch_size"), f"{what}, got {self.training.batch_size}")
+        warmup_steps, steps = self.schedule.warmup_steps, self.schedule_steps
+        if steps is not None and warmup_steps >= steps:
+            what = f"expected fewer than the schedule's {steps} steps, got {warmup_steps}"
+            yield Problem(Key("schedule", "warmup_steps"), what)
+
+    @property
+    def schedule_steps(self) -> int | None:
+        """Step at which the learning rate reaches its final value; None: when [training].max_time ends."""
+        budget = self.training.steps_in_budget(self.model.context_length)
+        return self.schedule.cosine_steps or budget
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferConfig(Section):
+    """transformerlm-infer: from a model and a prompt to text."""
+
+    infer: InferSection = field(default_factory=InferSection)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield log-probabilities asked for in a format that has no place for them."""
+        if self.generation.log_probs and self.infer.output_format == "text":
+            what = 'expected "jsonl" or "auto" with [generation].log_probs, got "text"'
+            yield Problem(Key("infer", "output_format"), what)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig(Section):
+    """transformerlm-eval: from one or two models and text to loss, perplexity and bits per byte."""
+
+    eval: EvalSection = field(default_factory=EvalSection)
+    data: CorpusConfig = field(default_factory=CorpusConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig(Section):
+    """transformerlm-export: from a run to the formats of other programs."""
+
+    export: ExportSection = field(default_factory=ExportSection)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportConfig(Section):
+    """transformerlm-import: from a Hugging Face folder to a run."""
+
+    import_model: ImportModelSection = field(default_factory=ImportModelSection)

@@ -1,0 +1,32 @@
+"""[export] and [import_model]: models for and from other programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from transformerlm.schema import FilePath, Section
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportSection(Section):
+    """[export]: which model to write, and in which format."""
+
+    checkpoint: FilePath = "runs/python-stdlib"
+    """Folder of a run (its newest valid checkpoint is used) or of one checkpoint."""
+    to: Literal["hf", "gguf"] = "hf"
+    """"hf": a folder for Hugging Face's transformers. "gguf": a file for llama.cpp."""
+    output: FilePath | None = None
+    """Folder or file to make; it must not exist yet. None: beside the run, named after it."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the weights; in a GGUF file, of the matrices."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportModelSection(Section):
+    """[import_model]: which model to read, and the run to make of it. (`import` is a keyword of Python.)"""
+
+    source: FilePath | None = None
+    """A Hugging Face folder: config.json, one or several .safetensors files, tokenizer.json."""
+    run_dir: FilePath | None = None
+    """Folder of the run to make; it must not exist yet. None: runs/ and the name of the source."""

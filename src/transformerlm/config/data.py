@@ -1,0 +1,83 @@
+"""[data] and [tokenizer]: the text, the token files and the tokenizer made from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from transformerlm.errors import Key, Problem
+from transformerlm.schema import FilePath, Fraction, NumThreads, PositiveInt, Section, Text
+
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""GPT-2's pre-tokenisation pattern (Radford et al. 2019, in the form of tiktoken)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusConfig(Section):
+    """[data], the part about text: where it is, what a document is, which part is held out for validation."""
+
+    corpus: FilePath = "python-stdlib"
+    """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library.
+    Files ending in .jsonl hold one document per line; any other file is text."""
+    include: tuple[Text, ...] = ("*",)
+    """Which files of a folder or of "python-stdlib" to read: shell patterns for their names.
+    Hidden and binary files are never read."""
+    document_separator: str = "<|endoftext|>"
+    """The string between the documents of a text file, and the special token that ends each document in
+    the token file. "": each file is one document, and nothing marks its end."""
+    jsonl_field: Text = "text"
+    """The field of a .jsonl line that holds the document."""
+    encoding_errors: Literal["strict", "replace", "keep"] = "strict"
+    """Bytes that are not UTF-8: "strict" stops and names file and byte offset, "replace" reads U+FFFD,
+    "keep" puts them into the token file unchanged (in .jsonl, those within strings)."""
+    validation_corpus: FilePath | None = None
+    """A file, folder or glob to validate on. None: hold out a part of `corpus`."""
+    validation_fraction: Fraction = 0.05
+    """Fraction of `corpus` held out for validation (0: none); not used with `validation_corpus`."""
+    validation_split: Literal["auto", "document", "tail"] = "auto"
+    """How to hold it out. "document": by a hash of each document, so that copies of one stay together.
+    "tail": the end of the corpus. "auto": "document" where there are 20 or more and both sides get one."""
+    num_workers: NumThreads | None = None
+    """Threads (processes where the kernels are not used) that read the corpus; the result does not depend
+    on it. None: one per core, divided among the ranks of a machine."""
+
+    @property
+    def corpus_name(self) -> str:
+        """The corpus' name in a form that a folder can have: `My-Books` for `texts/My Books/*.txt`."""
+        parts = [part for part in Path(self.corpus).absolute().parts if not set(part) & set("*?[")]
+        return re.sub(r"[^\w-]+", "-", Path(parts[-1]).stem).strip("-") or "corpus"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig(CorpusConfig):
+    """[data]: the corpus, and the token files made from it."""
+
+    token_dir: FilePath = "data/{corpus}"
+    """Folder of train.memmap and val.memmap; {corpus} stands for the name of the corpus."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig(Section):
+    """[tokenizer]: where the tokenizer is, and how to train it if it is missing."""
+
+    tokenizer_dir: FilePath = "data/{corpus}/tokenizer"
+    """Folder of vocab.json and merges.txt (GPT-2's formats); {corpus} stands for the name of the corpus."""
+    vocab_size: PositiveInt = 8192
+    """Number of ids: 256 bytes, the merges and the special tokens."""
+    special_tokens: tuple[Text, ...] = ("<|endoftext|>",)
+    """Strings that are one id each and never merge with the text around them."""
+    pattern: Text = GPT2_PATTERN
+    """Regular expression of pre-tokenisation (syntax of the `regex` package)."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield what is wrong if the bytes and the special tokens do not fit into the vocabulary."""
+        least = 256 + len(set(self.special_tokens))
+        if self.vocab_size < least:
+            parts = f"256 bytes and {least - 256} special tokens"
+            what = f"expected at least {least} ({parts}), got {self.vocab_size}"
+            yield Problem(Key("vocab_size"), what)
+        if len(set(self.special_tokens)) < len(self.special_tokens):
+            yield Problem(Key("special_tokens"), f"expected no token twice, got {list(self.special_tokens)}")

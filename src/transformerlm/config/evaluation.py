@@ -1,0 +1,33 @@
+"""[eval]: which models to score on which text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformerlm.schema import FilePath, PositiveInt, Section
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalSection(Section):
+    """[eval]: which model or pair of models, on which text."""
+
+    checkpoint: FilePath = "runs/python-stdlib"
+    """Folder of a run (its newest valid checkpoint is used) or of one checkpoint."""
+    compare: FilePath | None = None
+    """A second model, for the difference on the same documents. None: no comparison."""
+    text: FilePath | None = None
+    """A file, a folder or a glob, scored completely and read as [data] says. None: the validation part of
+    [data]."""
+    max_documents: PositiveInt | None = None
+    """Score only this many documents, from the first on. None: all."""
+    eos_token: str | None = None
+    """Special token that precedes each document and is predicted at its end. "": none. None: the one that
+    ended documents when the model was trained ([data].document_separator there)."""
+    stride: PositiveInt | None = None
+    """For documents longer than the context: tokens from the start of one window to the start of the next,
+    at most context_length (fastest). Each token counts in the first window that holds it. None: half of
+    context_length, so that each token has at least that much context."""
+    batch_size: PositiveInt = 16
+    """Sequences of context_length per forward pass, or as many tokens in shorter sequences."""
+    documents_file: FilePath | None = None
+    """A .jsonl file to write, with the loss of each document. None: write none."""

@@ -1,0 +1,87 @@
+"""[generation] and [infer]: how to write text, from which prompts, and where to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from transformerlm.errors import Key, Problem
+from transformerlm.schema import (
+    FilePath,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+    Text,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationConfig(Section):
+    """[generation]: what to write, and how to sample each token."""
+
+    prompts: tuple[str, ...] = ("",)
+    """Texts to continue; "" starts from the end-of-text token alone."""
+    max_new_tokens: PositiveInt = 128
+    """Maximum number of tokens to write."""
+    temperature: NonNegativeFloat = 0.8
+    """Divisor of the logits; 0 takes the likeliest token (greedy)."""
+    top_p: Probability = 0.95
+    """Sample from the smallest set of tokens with this total probability (nucleus sampling)."""
+    top_k: PositiveInt | None = None
+    """Sample from this many of the likeliest tokens. None: from all."""
+    min_p: Fraction = 0.0
+    """Sample from the tokens at least this fraction as likely as the likeliest. 0: from all."""
+    repetition_penalty: PositiveFloat = 1.0
+    """Makes tokens that already occur in prompt or text less likely: positive logits are divided by this,
+    negative ones multiplied. 1: no penalty."""
+    eos_token: str = "<|endoftext|>"
+    """Special token that ends a text. "": none."""
+    stop_tokens: tuple[Text, ...] = ()
+    """Other special tokens that end a text."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a text; it is cut before the first of them. Those in the prompt do not count."""
+    num_samples: PositiveInt = 1
+    """Number of texts to write for each prompt."""
+    log_probs: bool = False
+    """Record the log-probability of each token in nats, before penalty, temperature and filters."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield an empty stop string."""
+        if "" in self.stop:
+            yield Problem(Key("stop"), f"expected strings of at least one character, got {list(self.stop)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferSection(Section):
+    """[infer]: which model, where prompts come from, where results go."""
+
+    checkpoint: FilePath = "runs/python-stdlib"
+    """Folder of a run (its newest valid checkpoint is used) or of one checkpoint."""
+    prompt: str | tuple[str, ...] | None = None
+    """A text to continue, or a list of texts; overrides [generation].prompts."""
+    prompt_file: FilePath | None = None
+    """A file of prompts, "-" for stdin; overrides [generation].prompts."""
+    prompt_format: Literal["auto", "lines", "jsonl", "whole"] = "auto"
+    """Format of prompt_file. "lines": one prompt per line. "jsonl": per line a JSON string, or an object with
+    a "prompt", whose other keys are copied to the result. "whole": one prompt, line breaks included.
+    "auto": "jsonl" if the name ends in .jsonl, else "lines"."""
+    output_format: Literal["auto", "text", "jsonl"] = "auto"
+    """"text": each prompt with its continuation, for reading. "jsonl": one JSON object per line. "auto":
+    "text" on a terminal, "jsonl" anywhere else and with [generation].log_probs."""
+    output_file: FilePath | None = None
+    """File for the results, written completely at the end or not at all. None: stdout."""
+    first_row: NonNegativeInt = 0
+    """Row of the first text; the others follow. Each row of a seed has its own random stream: with the
+    "text.row" of a result given here, that text can be written again alone."""
+    stream: bool = True
+    """Show a single text on the terminal while it is written (on stderr if the result is JSON)."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield a second source of prompts."""
+        if self.prompt is not None and self.prompt_file is not None:
+            yield Problem(Key("prompt_file"), "expected nothing beside a prompt")

@@ -1,0 +1,97 @@
+"""[training]: the budget, the batches, the intervals, and what to do about faults."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from transformerlm.errors import Key, Problem
+from transformerlm.schema import FilePath, NonNegativeInt, PositiveFloat, PositiveInt, Section, Text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig(Section):
+    """[training]: how long, in what batches, and what is kept."""
+
+    run_dir: FilePath = "runs/{corpus}"
+    """Folder of the run: config, tokenizer, checkpoints, metrics, samples. {corpus} and {run_name} stand
+    for the names of the corpus and of the run."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """"auto": continue from the newest valid checkpoint in run_dir if there is one. "never": refuse a folder
+    that holds a run. "must": refuse a folder that holds none."""
+    start_from: FilePath | None = None
+    """Folder of a run, or one checkpoint, whose weights a new run starts from (fine-tuning); its model and
+    tokenizer must be the same as here. None: random weights. A run that is resumed does not read it."""
+    max_steps: PositiveInt | None = None
+    """Budget: total optimizer steps. None: 1000, unless max_tokens or max_time is set."""
+    max_tokens: PositiveInt | None = None
+    """Budget: tokens to train on, instead of max_steps; rounded up to whole steps."""
+    max_time: Text | None = None
+    """Budget: wall-clock time, instead of max_steps: "90s", "20m", "2h", "1d", "1h30m". Validation and
+    saving count, the time between a stop and a resume does not. The schedule ends with it."""
+    batch_size: PositiveInt = 32
+    """Sequences per optimizer step, over all devices."""
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Sequences per forward pass on each device; must divide the device's part of batch_size. "auto": what
+    fits in memory, on a CPU at most 8,192 tokens. It is halved when memory runs out."""
+    batch_order: Literal["epoch", "random"] = "epoch"
+    """"epoch": every window once, shuffled, then again in another order. "random": windows that start
+    anywhere."""
+    validate_every: NonNegativeInt = 250
+    """Steps between validations. 0: only at the end."""
+    checkpoint_every: NonNegativeInt = 250
+    """Steps between checkpoints. 0: only at the end."""
+    keep_checkpoints: PositiveInt = 2
+    """Number of newest checkpoints to keep, in addition to the best one."""
+    log_every: PositiveInt = 10
+    """Steps between records of metrics."""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """What to do when the loss or the gradient is not finite; that step is never taken. "stop": end the run.
+    "skip": continue with the next batch. "rollback": return to the newest checkpoint and leave out the
+    batches since."""
+    max_faults: PositiveInt = 10
+    """Number of such steps in a row, or of rollbacks, after which the run ends all the same."""
+    spike_deviations: PositiveFloat = 6.0
+    """A loss or gradient norm this many standard deviations above the mean of the last 128 steps counts as
+    a spike."""
+    skip_spikes: bool = False
+    """Leave out the steps in which there is a spike."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield a second budget, an unreadable time, and micro-batches that do not fill the batch."""
+        budgets = [name for name in ("max_steps", "max_tokens", "max_time") if getattr(self, name)]
+        if len(budgets) > 1:
+            what = f"expected one budget, got {' and '.join(budgets)}; say None to those not meant"
+            yield Problem(Key(budgets[-1]), what)
+        if self.max_time is not None and seconds_of(self.max_time) is None:
+            what = f'expected a time such as "90s", "20m", "2h" or "1h30m", got "{self.max_time}"'
+            yield Problem(Key("max_time"), what)
+        if self.micro_batch_size != "auto" and self.batch_size % self.micro_batch_size:
+            what = f"expected a divisor of batch_size = {self.batch_size}, got {self.micro_batch_size}"
+            yield Problem(Key("micro_batch_size"), what)
+
+    @property
+    def max_seconds(self) -> float | None:
+        """`max_time` in seconds."""
+        return None if self.max_time is None else seconds_of(self.max_time)
+
+    def steps_in_budget(self, context_length: int) -> int | None:
+        """Return the optimizer steps of `max_steps` or `max_tokens`; None if time is the budget."""
+        if self.max_time is not None:
+            return None
+        if self.max_tokens is not None:
+            return -(-self.max_tokens // (self.batch_size * context_length))
+        return self.max_steps or 1000
+
+
+def seconds_of(text: str) -> float | None:
+    """Return the seconds of a time such as "1h30m" or "90s"; None if `text` is not a time."""
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    found = re.fullmatch("".join(rf"(?:(\d+(?:\.\d+)?){unit}\s*)?" for unit in units), text.strip())
+    if found is None or not any(found.groups()):
+        return None
+    seconds = sum(float(part or 0) * size for part, size in zip(found.groups(), units.values(), strict=True))
+    return seconds if 0 < seconds < math.inf else None

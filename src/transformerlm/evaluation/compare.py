@@ -1,0 +1,93 @@
+"""Evaluation of one model, or of two on the same documents: `evaluate(EvalConfig(...))`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformerlm.checkpoint.store import Checkpoint, open_checkpoint
+from transformerlm.config import EvalConfig
+from transformerlm.data.corpus import refuse_overlap
+from transformerlm.errors import DataError, Key
+from transformerlm.evaluation.documents import end_of_text_id, load_for_scoring, score
+from transformerlm.evaluation.statistics import Difference, DocumentScores, difference
+from transformerlm.evaluation.text import Text
+from transformerlm.language_model import LanguageModel
+from transformerlm.nn import num_parameters
+from transformerlm.progress import Reporter, SilentReporter
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model, and its scores for each document."""
+
+    checkpoint: Checkpoint
+    tokens: tuple[str, int | None]
+    """Fingerprint of the tokenizer, and the id that ends a document: where both agree, so do the tokens."""
+    scores: DocumentScores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one or two models on a text."""
+
+    text: str
+    """Description of the text."""
+    first: ScoredModel
+    second: ScoredModel | None = None
+    difference: Difference | None = None
+    """First minus second; None where there is one model."""
+
+
+def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Evaluation:
+    """Score a text with [eval].checkpoint, then with [eval].compare if there is one.
+
+    The models are in memory one after the other. Writes no file.
+
+    Raises:
+        ConfigError: a setting that does not fit the model or its tokenizer; no text is held out; or
+            [eval].documents_file is a file of the text.
+        DataError: the text cannot be read, or changed while it was being read.
+        CheckpointError: there is no such model, or it is damaged.
+    """
+    reporter = reporter or SilentReporter()
+    text = Text.find(config.data, config.eval.text)
+    if config.eval.documents_file is not None:
+        output = Path(config.eval.documents_file).expanduser()
+        refuse_overlap(text.corpora, [output], Key("eval", "documents_file"))
+    # Both are opened before the first is scored, which may take long: a wrong path is reported at once.
+    paths = [path for path in (config.eval.checkpoint, config.eval.compare) if path is not None]
+    checkpoints = [open_checkpoint(Path(path).expanduser(), reporter.say) for path in paths]
+    return compare(str(text), *(_scored(found.path, text, config, reporter) for found in checkpoints))
+
+
+def compare(text: str, first: ScoredModel, second: ScoredModel | None = None) -> Evaluation:
+    """Return the scores with their difference.
+
+    Raises:
+        DataError: the two have not been scored on the same documents.
+    """
+    if second is None:
+        return Evaluation(text, first)
+    if first.scores.num_bytes.tolist() != second.scores.num_bytes.tolist():
+        raise DataError(f"{text}: has changed while it was being read; start again")
+    found = difference(first.scores, second.scores, same_tokens=first.tokens == second.tokens)
+    return Evaluation(text, first, second, found)
+
+
+def _scored(path: Path, text: Text, config: EvalConfig, reporter: Reporter) -> ScoredModel:
+    """Load a model and score the text with it; the model is freed on return."""
+    lm = load_for_scoring(path, config.runtime, reporter.say)
+    eos_id = end_of_text_id(lm, config.eval)
+    _describe(lm, eos_id, reporter)
+    scores = score(lm, text, config.eval, config.runtime, reporter)
+    return ScoredModel(lm.checkpoint, (lm.tokenizer.fingerprint, eos_id), scores)
+
+
+def _describe(lm: LanguageModel, eos_id: int | None, reporter: Reporter) -> None:
+    parameters = num_parameters(lm.model.config)
+    reporter.say(f"{lm.checkpoint.path}: {parameters:,} parameters, on {lm.runtime}")
+    if eos_id is None:
+        what = "no end-of-text token ([eval].eos_token would name one)"
+        then = "the first token of a document is context only, and its end is not predicted"
+        reporter.say(f"{lm.checkpoint.path}: {what}: {then}")

@@ -1,0 +1,71 @@
+"""TOML: the only place that reads and writes it."""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from transformerlm.errors import ConfigError, Key, Problem
+from transformerlm.schema.section import Section, field_docs, to_dict
+
+MAX_CONFIG_BYTES = 1_000_000
+"""A larger file is a mistake, such as the corpus or the weights in the config's place."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file (UTF-8, with or without a byte order mark) as nested dictionaries.
+
+    Raises:
+        ConfigError: in one line, where it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(path, f"expected a TOML file, got: {error.strerror}") from None
+    except ValueError:  # a NUL in the path
+        raise _unreadable(path, "expected a TOML file, got no path") from None
+    if len(content) > MAX_CONFIG_BYTES:
+        raise _unreadable(path, f"expected a TOML file of at most {MAX_CONFIG_BYTES:,} bytes, got more")
+    try:
+        return tomllib.loads(content.removeprefix(codecs.BOM_UTF8).decode())
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, f"not valid TOML: {_reason(error)}") from None
+
+
+def _unreadable(path: Path, what: str) -> ConfigError:
+    return ConfigError([Problem(Key(), what, source=str(path))])
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        line = error.object.count(b"\n", 0, error.start) + 1
+        return f"expected UTF-8, got byte 0x{error.object[error.start]:02x} (at line {line})"
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return str(error)
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of thousands of digits"
+
+
+def to_toml(config: Section, *, documented: bool = False) -> str:
+    """Return the config as TOML that `from_dict` reads back to an equal one.
+
+    Args:
+        documented: precede each key by its documentation. A key that is None, which TOML cannot express, then
+            appears as a comment.
+    """
+    import tomli_w
+
+    if not documented:
+        return tomli_w.dumps(to_dict(config))
+    lines = []
+    for table, section in ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config)):
+        lines += [f"[{table}]"]
+        for key, doc in field_docs(type(section)).items():
+            lines += [f"# {line}" for line in doc.splitlines()]
+            value = to_dict(section).get(key)
+            lines += [f"# {key} = None"] if value is None else [tomli_w.dumps({key: value}).rstrip()]
+        lines += [""]
+    return "\n".join(lines)
