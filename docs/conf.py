@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 import transformerlm  # noqa: E402
 from transformerlm import config as configs  # noqa: E402
+from transformerlm.schema.reference import key_reference_markdown  # noqa: E402
 
 project = "transformerlm"
 author = "the authors of transformerlm"
@@ -71,10 +72,6 @@ SOURCE_LINE = re.compile(r"^Source: ")
 
 def key_reference() -> str:
     """Return the tables of every command's config as Markdown, each table once."""
-    try:
-        from transformerlm.schema.reference import key_reference_markdown
-    except ImportError:
-        key_reference_markdown = fallback_reference
     found: dict[str, str] = {}
     for config_class in CONFIG_CLASSES:
         for section in re.split(r"(?m)^(?=## )", key_reference_markdown(config_class)):
@@ -83,26 +80,6 @@ def key_reference() -> str:
                 # A table that several commands share has the most keys in one of them.
                 found[name[1]] = max(found.get(name[1], ""), body, key=len)
     return "\n\n".join(f"## [{table}]\n{body}" for table, body in found.items())
-
-
-def fallback_reference(config_class: Any) -> str:
-    """Return the tables of one config as Markdown."""
-    import dataclasses
-
-    from transformerlm.schema import field_docs, field_types
-
-    lines = []
-    for table, section in field_types(config_class).items():
-        defaults, docs = section(), field_docs(section)
-        lines += [f"## [{table}]", "", "| key | default | meaning |", "|---|---|---|"]
-        for field in dataclasses.fields(section):
-            default = str(getattr(defaults, field.name)) if field.name != "pattern" else "GPT-2's"
-            cells = f"`{default}`" if default else '`""`', " ".join(docs[field.name].split())
-            lines.append(
-                f"| `{field.name}` | " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-            )
-        lines.append("")
-    return "\n".join(lines)
 
 
 API_MARKER = re.compile(r"<!-- api: (.+?) -->")
