@@ -3,10 +3,10 @@
     python -m benchmarking.bench_infer_latency --config configs/bench_infer.toml
 
 Weights and prompts are random: what is measured is the machine's work, not the text. For each precision
-and each work all contestants generate in the same process, in turn, and the medians are compared: with so
-many texts side by side; with one long prompt, whose first token is waited for; and with many prompts of very
-different lengths. Each step reads every weight once at least: the share of the memory's own rate, measured
-here too, says how far that is from the machine's limit.
+and each work the contestants, each in a process of its own, generate in turn, and the medians are compared:
+with several texts side by side; with one long prompt, whose first token is waited for; and with many prompts
+of very different lengths. Each step reads every weight once at least: the share of the memory's own rate,
+measured here too, says how far that is from the machine's limit.
 
 Results are JSON lines on stdout; but for a temporary one, no file is written.
 """
@@ -14,27 +14,37 @@ Results are JSON lines on stdout; but for a temporary one, no file is written.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import statistics
+import functools
+import importlib.util
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from benchmarking.peers import gguf_of, hugging_face_llama
+from benchmarking.infer_jobs import Job, Prompts, first_token, whole_text
+from benchmarking.timing import NO_BFLOAT16, Contestants, Outcome, Task, has_bfloat16, nothing
 from transformerlm.cli.command import run_command
 from transformerlm.config import ModelConfig, RuntimeConfig
 from transformerlm.logging import names
-from transformerlm.schema import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, Problem, Section
+from transformerlm.schema import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Problem,
+    Section,
+)
 
 if TYPE_CHECKING:
-    from transformerlm.nn import TransformerLM
     from transformerlm.runtime import Runtime
 
 OURS, LLAMA_CPP = "transformerlm", "llama.cpp"
+MODULES = {"transformers": ("transformers",), LLAMA_CPP: ("llama_cpp", "gguf")}
+"""What each peer needs to be installed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +71,10 @@ class BenchSection(Section):
     """Rounds that are not counted."""
     rounds: PositiveInt = 5
     """Rounds that are; in each, every contestant generates once."""
+    time_limit_seconds: PositiveFloat = 600.0
+    """Of preparing, and of a round; a contestant that takes longer is named and left out."""
     peers: tuple[Literal["transformers", "llama.cpp"], ...] = ("transformers", "llama.cpp")
-    """What to compare with; one that is not installed is said and left out. llama.cpp (llama-cpp-python)
+    """What to compare with; one that is not installed is named and left out. llama.cpp (llama-cpp-python)
     writes one text at a time; where ours is in bfloat16 it is in float16, which it is quickest in."""
 
 
@@ -87,11 +99,6 @@ class BenchInferConfig(Section):
             yield Problem(("bench", "long_prompt_length"), what)
 
 
-Prompts = list[list[int]]
-Contestant = Callable[[Prompts, int], object]
-"""Writes so many tokens after each prompt."""
-
-
 @dataclass(frozen=True)
 class Work:
     """What all contestants do."""
@@ -101,54 +108,109 @@ class Work:
     num_tokens: int
 
 
-class Seconds:
-    """What one contestant took, a number per counted round."""
-
-    def __init__(self) -> None:
-        self.first_token: list[float] = []
-        self.all_tokens: list[float] = []
-
-
-def main() -> int:
-    """The command."""
-    return run_command(BenchInferConfig, bench, description="Measure tokens per second of generation.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run_command(
+        BenchInferConfig, bench, description="Measure tokens per second of generation.", argv=argv
+    )
 
 
 def bench(config: BenchInferConfig) -> int:
-    """Every precision and work, all contestants in turn."""
+    """Run every precision and work, all contestants in turn."""
     from transformerlm.logging import ConsoleLogger
     from transformerlm.runtime import Runtime
 
-    logger = ConsoleLogger()
+    logger, names_of_peers = ConsoleLogger(), installed(config.bench.peers)
     for dtype in config.bench.dtypes:
-        runtime = Runtime.from_config(dataclasses.replace(config.runtime, dtype=dtype))
+        if dtype == "bfloat16" and not has_bfloat16(config.runtime.device):
+            say(NO_BFLOAT16)
+            continue
+        chosen = dataclasses.replace(config.runtime, dtype=dtype)
+        runtime = Runtime.from_config(chosen)
         rate = bytes_per_second(runtime)
-        with tempfile.TemporaryDirectory() as folder:
-            contestants = all_contestants(config, runtime, Path(folder))
-            alone: float | None = None
-            for work in works(config):
-                entrants = {
-                    name: contestant
-                    for name, contestant in contestants.items()
-                    if name != LLAMA_CPP or len(work.prompts) == 1
-                }
-                measured = alternate(entrants, work, config.bench, runtime)
-                for name, seconds in measured.items():
-                    values = results(seconds, measured[OURS], work)
-                    if name == OURS:
-                        alone = alone or float(values[names.TOKENS_PER_SECOND])
-                        values["bench.times_our_first_work"] = float(values[names.TOKENS_PER_SECOND]) / alone
-                    if work.num_tokens > 1:
-                        seconds_a_step = bytes_read_a_step(config.model, runtime) / rate
-                        share = 1000 * seconds_a_step / float(values["bench.ms_per_step"])
-                        values["bench.share_of_bandwidth"] = share
-                    head = {"bench.work": work.name, "bench.contestant": name, "bench.device": str(runtime)}
-                    logger.log(head | values)
+        with tempfile.TemporaryDirectory() as folder, Contestants(say) as contestants:
+            race = Race(config, chosen, Path(folder), [OURS, *names_of_peers], contestants)
+            for values in race.records(bytes_read_a_step(config.model, runtime) / rate):
+                logger.log({**values, "bench.device": str(runtime)})
     return 0
 
 
+def say(line: str) -> None:
+    """Print a message for a person."""
+    print(line, file=sys.stderr)
+
+
+def installed(peers: Sequence[str]) -> list[str]:
+    """Return the peers that can be imported; the others are named."""
+    found = []
+    for peer in peers:
+        missing = [module for module in MODULES[peer] if importlib.util.find_spec(module) is None]
+        for module in missing:
+            say(f"{module} is not installed: {peer} is left out")
+        found += [] if missing else [peer]
+    return found
+
+
+@dataclass(frozen=True)
+class Race:
+    """All works in one precision."""
+
+    config: BenchInferConfig
+    runtime: RuntimeConfig
+    folder: Path
+    names: list[str]
+    contestants: Contestants
+
+    def records(self, seconds_to_read_weights: float) -> Iterator[dict[str, float | int | str]]:
+        """Run the works; yield one record for each contestant in each."""
+        alone: float | None = None
+        for work in works(self.config):
+            first, whole = self.run(work)
+            for name in whole:
+                values = results(name, first, whole, work)
+                if name == OURS:
+                    alone = alone or float(values[names.TOKENS_PER_SECOND])
+                    values["bench.times_our_first_work"] = float(values[names.TOKENS_PER_SECOND]) / alone
+                if work.num_tokens > 1:
+                    seconds = float(values["bench.ms_per_step"]) / 1000
+                    values["bench.share_of_bandwidth"] = seconds_to_read_weights / seconds
+                yield {"bench.work": work.name, "bench.contestant": name, **values}
+
+    def run(self, work: Work) -> tuple[dict[str, Outcome], dict[str, Outcome]]:
+        """Race for the first token alone, and for the whole text."""
+        bench = self.config.bench
+        # llama.cpp writes one text at a time.
+        entrants = [name for name in self.names if name != LLAMA_CPP or len(work.prompts) == 1]
+        outcomes = []
+        for make in (first_token, whole_text)[: 1 if work.num_tokens == 1 else 2]:
+            tasks = {
+                name: Task(functools.partial(make, self.job(name, work)), nothing, bench.time_limit_seconds)
+                for name in entrants
+            }
+            outcomes.append(
+                self.contestants.race(
+                    work.name, tasks, warmup_rounds=bench.warmup_rounds, rounds=bench.rounds
+                )
+            )
+        return outcomes[0], outcomes[-1]
+
+    def job(self, name: str, work: Work) -> Job:
+        """Return what a contestant is to generate, and how."""
+        bench = self.config.bench
+        return Job(
+            contestant=name,
+            model=self.config.model,
+            runtime=self.runtime,
+            prompts=work.prompts,
+            num_tokens=work.num_tokens,
+            temperature=bench.temperature,
+            top_p=bench.top_p,
+            folder=self.folder,
+        )
+
+
 def works(config: BenchInferConfig) -> list[Work]:
-    """In the order in which they are done; the first is what others are compared with."""
+    """Return all works in their order; the first is the one that others are compared with."""
     import torch
 
     bench, model = config.bench, config.model
@@ -173,55 +235,40 @@ def works(config: BenchInferConfig) -> list[Work]:
     return found
 
 
-def results(seconds: Seconds, ours: Seconds, work: Work) -> dict[str, float | int | str]:
-    """Medians of one contestant, and the ratio to ours."""
-    whole, first = statistics.median(seconds.all_tokens), statistics.median(seconds.first_token)
-    return {
+def results(
+    name: str, first: dict[str, Outcome], whole: dict[str, Outcome], work: Work
+) -> dict[str, float | int | str]:
+    """Return the medians of one contestant, and the ratios to ours."""
+    seconds, to_first = whole[name].median, first[name].median
+    values: dict[str, float | int | str] = {
         "bench.batch_size": len(work.prompts),
-        names.TOKENS_PER_SECOND: len(work.prompts) * work.num_tokens / whole,
-        names.LATENCY_MS: 1000 * whole,
-        names.FIRST_TOKEN_MS: 1000 * first,
-        "bench.ms_per_step": 1000 * (whole - first) / max(1, work.num_tokens - 1),
-        "bench.fastest_seconds": min(seconds.all_tokens),
-        "bench.slowest_seconds": max(seconds.all_tokens),
-        "bench.times_slower_than_ours": whole / statistics.median(ours.all_tokens),
-        "bench.first_token_times_slower": first / statistics.median(ours.first_token),
+        names.TOKENS_PER_SECOND: len(work.prompts) * work.num_tokens / seconds,
+        names.LATENCY_MS: 1000 * seconds,
+        names.FIRST_TOKEN_MS: 1000 * to_first,
+        "bench.ms_per_step": 1000 * (seconds - to_first) / max(1, work.num_tokens - 1),
+        "bench.fastest_seconds": min(whole[name].seconds),
+        "bench.slowest_seconds": max(whole[name].seconds),
     }
-
-
-def alternate(
-    contestants: dict[str, Contestant], work: Work, bench: BenchSection, runtime: Runtime
-) -> dict[str, Seconds]:
-    """The counted rounds of every contestant, run in turn."""
-    measured = {name: Seconds() for name in contestants}
-    for number in range(bench.warmup_rounds + bench.rounds):
-        for name, contestant in contestants.items():
-            first = timed(contestant, work.prompts, 1, runtime)
-            whole = (
-                first if work.num_tokens == 1 else timed(contestant, work.prompts, work.num_tokens, runtime)
-            )
-            if number >= bench.warmup_rounds:
-                measured[name].first_token.append(first)
-                measured[name].all_tokens.append(whole)
-    return measured
-
-
-def timed(contestant: Contestant, prompts: Prompts, num_tokens: int, runtime: Runtime) -> float:
-    """Seconds of one call."""
-    runtime.synchronize()
-    start = time.perf_counter()
-    contestant(prompts, num_tokens)
-    runtime.synchronize()
-    return time.perf_counter() - start
+    if OURS in whole:
+        values["bench.times_slower_than_ours"] = whole[name].times_slower_than(whole[OURS])
+        values["bench.first_token_times_slower"] = first[name].times_slower_than(first[OURS])
+    return values
 
 
 def bytes_per_second(runtime: Runtime) -> float:
     """What the device reads from its memory in a second: the best of some sums over 512 MB."""
     import torch
 
-    numbers = torch.ones(2**27, device=runtime.device)
-    fastest = min(timed(lambda *_: numbers.sum(), [], 0, runtime) for _ in range(8))
-    return numbers.nbytes / fastest
+    numbers = torch.ones(2**27, dtype=torch.float32, device=runtime.device)
+
+    def seconds() -> float:
+        runtime.synchronize()
+        start = time.perf_counter()
+        numbers.sum()
+        runtime.synchronize()
+        return time.perf_counter() - start
+
+    return numbers.nbytes / min(seconds() for _ in range(8))
 
 
 def bytes_read_a_step(shape: ModelConfig, runtime: Runtime) -> int:
@@ -230,95 +277,6 @@ def bytes_read_a_step(shape: ModelConfig, runtime: Runtime) -> int:
 
     unread = 0 if shape.tie_embeddings else shape.vocabulary_rows * shape.d_model
     return (num_parameters(shape) - unread) * runtime.dtype.itemsize
-
-
-def all_contestants(config: BenchInferConfig, runtime: Runtime, folder: Path) -> dict[str, Contestant]:
-    """Those that are asked for and installed, all with the same weights where that is simple."""
-    from transformerlm.nn import TransformerLM
-
-    attention = config.runtime.attention
-    model = TransformerLM(config.model, backend=attention, device=runtime.device, dtype=runtime.dtype)
-    contestants = {OURS: ours(model, config)}
-    if "transformers" in config.bench.peers and (peer := hugging_face(config, runtime)):
-        contestants["transformers"] = peer
-    if LLAMA_CPP in config.bench.peers and (peer := llama_cpp(model, config, runtime, folder)):
-        contestants[LLAMA_CPP] = peer
-    return contestants
-
-
-def ours(model: TransformerLM, config: BenchInferConfig) -> Contestant:
-    """This package's model and `generate`."""
-    from transformerlm.infer import generate
-
-    bench = config.bench
-
-    def contestant(prompts: Prompts, num_tokens: int) -> None:
-        generate(
-            model,
-            prompts,
-            max_new_tokens=num_tokens,
-            temperature=bench.temperature,
-            top_p=bench.top_p,
-            kernels=config.runtime.kernels,
-        )
-
-    return contestant
-
-
-def hugging_face(config: BenchInferConfig, runtime: Runtime) -> Contestant | None:
-    """transformers' LlamaForCausalLM of the same shape, and its own `generate`, padded on the left."""
-    import torch
-
-    model, bench = hugging_face_llama(config.model), config.bench
-    if model is None:
-        return None
-    model.to(runtime.device, runtime.dtype).eval()
-    how = {"do_sample": True, "temperature": bench.temperature, "top_p": bench.top_p, "top_k": 0}
-    options = how if bench.temperature else {"do_sample": False}
-
-    def contestant(prompts: Prompts, num_tokens: int) -> None:
-        longest = max(map(len, prompts))
-        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        written = model.generate(
-            ids.to(runtime.device),
-            attention_mask=mask.to(runtime.device),
-            max_new_tokens=num_tokens,
-            **options,
-        )
-        assert written.shape[1] == ids.shape[1] + num_tokens
-
-    return contestant
-
-
-def llama_cpp(
-    model: TransformerLM, config: BenchInferConfig, runtime: Runtime, folder: Path
-) -> Contestant | None:
-    """llama.cpp on our weights, from a GGUF file that is written for it; one text at a time."""
-    import torch
-
-    path = gguf_of(model, "float32" if runtime.dtype == torch.float32 else "float16", folder)
-    if path is None:
-        return None
-    from llama_cpp import Llama
-
-    threads, bench = torch.get_num_threads(), config.bench
-    llama: Any = Llama(
-        str(path),
-        n_ctx=config.model.context_length,
-        n_threads=threads,
-        n_threads_batch=threads,
-        verbose=False,
-    )
-    how = {"temp": bench.temperature, "top_p": bench.top_p, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
-
-    def contestant(prompts: Prompts, num_tokens: int) -> None:
-        (prompt,) = prompts
-        llama.reset()
-        written = itertools.islice(llama.generate(prompt, **how), num_tokens)
-        assert sum(1 for _ in written) == num_tokens
-
-    return contestant
 
 
 if __name__ == "__main__":

@@ -10,16 +10,17 @@ and once more with a flush. Results are JSON lines on stdout; files are written 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarking.timing import Contestants, Run, Task, nothing
 from transformerlm.cli.command import Arguments, load_config, run_command
 from transformerlm.config import ModelConfig, TrainConfig, TrainingConfig
 from transformerlm.schema import PositiveInt, Section
@@ -27,6 +28,9 @@ from transformerlm.schema import PositiveInt, Section
 if TYPE_CHECKING:
     from transformerlm.data import TokenData
     from transformerlm.training.trainer import Trainer
+
+
+TIME_LIMIT_SECONDS = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +53,16 @@ class BenchSavingConfig(Section):
     model: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=8192))
 
 
-def main() -> int:
-    """The command."""
-    return run_command(BenchSavingConfig, bench, description="Measure what saving and checking cost.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run_command(
+        BenchSavingConfig, bench, description="Measure what saving and checking cost.", argv=argv
+    )
 
 
 def bench(config: BenchSavingConfig) -> int:
-    """All of it."""
+    """Measure all of it."""
+    from transformerlm.checkpoint.store import checkpoint_paths
     from transformerlm.logging import ConsoleLogger
 
     logger = ConsoleLogger()
@@ -71,8 +78,15 @@ def bench(config: BenchSavingConfig) -> int:
         values = {"bench.saves": times, "bench.seconds_of_a_save": saving / times}
         share = saving / sum(seconds for seconds, _ in spent.values())
         logger.log({"bench.work": "run", **values, "bench.share_of_saving": share})
-        for name, seconds in alternate(contestants(trainer, folder), config.bench.rounds).items():
-            logger.log({"bench.work": name, "bench.ms": 1000 * statistics.median(seconds)})
+        checkpoint = checkpoint_paths(folder / "run" / "checkpoints")[-1]
+        tasks = {
+            name: Task(functools.partial(make, checkpoint, folder), nothing, TIME_LIMIT_SECONDS)
+            for name, make in CONTESTANTS.items()
+        }
+        with Contestants(functools.partial(print, file=sys.stderr)) as processes:
+            outcomes = processes.race("saving", tasks, warmup_rounds=1, rounds=config.bench.rounds)
+        for name, outcome in outcomes.items():
+            logger.log({"bench.work": name, "bench.ms": 1000 * outcome.median})
     return 0
 
 
@@ -131,47 +145,75 @@ def token_data(folder: Path) -> TokenData:
     return TokenData(TokenFile.open(folder / "train.memmap"), None)
 
 
-def contestants(trainer: Trainer, folder: Path) -> dict[str, Callable[[], object]]:
-    """What each does with the state of a run; readers come after their writers."""
-    import torch
+@functools.cache
+def state_of(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the state of the model and of the training in a checkpoint, read once in a process."""
+    from transformerlm.checkpoint.store import read_checkpoint
 
-    from transformerlm.checkpoint.store import read_checkpoint, write_checkpoint
+    found = read_checkpoint(path)
+    return found.model_state(), found.training_state()
 
-    model: Mapping[str, Any] = trainer.learner.model_state()
-    training = trainer.training_state()
 
-    def write_ours() -> None:
+def write_ours(checkpoint: Path, folder: Path) -> Run:
+    """Write the state as a checkpoint."""
+    from transformerlm.checkpoint.store import write_checkpoint
+
+    model, training = state_of(checkpoint)
+
+    def run() -> None:
         write_checkpoint(folder / "ours", 1, model, training, {})
 
-    def read_ours() -> None:
-        found = read_checkpoint(folder / "ours" / "step_00000001")
+    return run
+
+
+def read_ours(checkpoint: Path, folder: Path) -> Run:
+    """Verify a checkpoint and load it."""
+    from transformerlm.checkpoint.store import read_checkpoint
+
+    def run() -> None:
+        found = read_checkpoint(checkpoint)
         found.model_state(), found.training_state()
 
-    def write_theirs() -> None:
-        torch.save({"model": model, "training": training}, folder / "theirs.pt")
+    return run
 
-    def write_theirs_and_flush() -> None:
-        with (folder / "theirs.pt").open("wb") as file:
+
+def write_theirs(checkpoint: Path, folder: Path, flush: bool = False) -> Run:
+    """Write the state with `torch.save`, in place."""
+    import torch
+
+    model, training = state_of(checkpoint)
+
+    def run() -> None:
+        with (folder / f"theirs_{flush}.pt").open("wb") as file:
             torch.save({"model": model, "training": training}, file)
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
 
-    def read_theirs() -> None:
-        torch.load(folder / "theirs.pt", weights_only=True)
-
-    return {
-        "save: transformerlm": write_ours,
-        "save: torch.save": write_theirs,
-        "save: torch.save and fsync": write_theirs_and_flush,
-        "verify and load: transformerlm": read_ours,
-        "load: torch.load": read_theirs,
-    }
+    return run
 
 
-def alternate(jobs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each job in each round, after a round that does not count."""
-    took = [{name: timed(job) for name, job in jobs.items()} for _ in range(rounds + 1)]
-    return {name: [one[name] for one in took[1:]] for name in jobs}
+def read_theirs(checkpoint: Path, folder: Path) -> Run:
+    """Load what `torch.save` has written."""
+    import torch
+
+    path = folder / "theirs_read.pt"
+    model, training = state_of(checkpoint)
+    torch.save({"model": model, "training": training}, path)
+
+    def run() -> None:
+        torch.load(path, weights_only=True)
+
+    return run
+
+
+CONTESTANTS: dict[str, Callable[[Path, Path], Run]] = {
+    "save: transformerlm": write_ours,
+    "save: torch.save": write_theirs,
+    "save: torch.save and fsync": functools.partial(write_theirs, flush=True),
+    "verify and load: transformerlm": read_ours,
+    "load: torch.load": read_theirs,
+}
 
 
 def timed(job: Callable[[], object]) -> float:

@@ -14,12 +14,12 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from benchmarking.corpora import Corpus, gather, identical_letters, random_letters, write
+from benchmarking.corpora import Corpus, gather, identical_letters, outside_path, random_letters, write
 from benchmarking.timing import Contestants, Outcome, Task
 from benchmarking.tokenizer_jobs import Job, make_vocabulary
 from benchmarking.tokenizer_report import Result, Results, record, report
@@ -58,7 +58,7 @@ class BenchSection(Section):
 
     corpora: tuple[Text, ...] = ("python-machine",)
     """Files, folders, or "python-machine": the Python source of the standard library, then of this
-    environment's packages, each file once."""
+    environment's packages, each file once. {test_data}: the folder that TRANSFORMERLM_TEST_DATA names."""
     extra_source_dirs: tuple[Text, ...] = ()
     """Where "python-machine" looks when that is not enough."""
     max_megabytes: PositiveFloat = 100.0
@@ -115,9 +115,9 @@ class BenchTokenizerConfig(Section):
     bench: BenchSection = field(default_factory=BenchSection)
 
 
-def main() -> int:
-    """The command."""
-    return run_command(BenchTokenizerConfig, bench, description="Measure tokenizers.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run_command(BenchTokenizerConfig, bench, description="Measure tokenizers.", argv=argv)
 
 
 def bench(config: BenchTokenizerConfig) -> int:
@@ -173,7 +173,8 @@ class Meeting:
 
     def make_vocabulary(self, corpus: Corpus) -> None:
         """Have our process write the vocabulary of all contestants, and compile the kernels."""
-        vocab_path, merges_path = self.settings.vocab_path, self.settings.merges_path
+        paths = self.settings.vocab_path, self.settings.merges_path
+        vocab_path, merges_path = (path and outside_path(path) for path in paths)
         if vocab_path and merges_path and not (Path(vocab_path).exists() and Path(merges_path).exists()):
             say(f"{vocab_path}, {merges_path}: not found, a vocabulary is trained instead")
             vocab_path, merges_path = None, None

@@ -10,18 +10,17 @@ stdout, what cannot be compared is said on stderr; no file is left behind.
 from __future__ import annotations
 
 import functools
-import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarking.timing import Contestants, Outcome, Task
+from benchmarking.corpora import outside_path
+from benchmarking.timing import NO_BFLOAT16, Contestants, Outcome, Task, has_bfloat16, nothing
 from benchmarking.train_jobs import (
     hugging_face_step,
     nanogpt_step,
-    nothing,
     our_adamw,
     our_step,
     torch_adamw,
@@ -51,8 +50,8 @@ class BenchSection(Section):
     """Trainings of each contestant in "time_to_loss"."""
     nanogpt_dir: Text | None = None
     """A checkout of nanoGPT. None: without it."""
-    text_path: Text = "../shared/data/tinyshakespeare.txt"
-    """Tiny Shakespeare, for "time_to_loss"."""
+    text_path: Text = "{test_data}/tinyshakespeare.txt"
+    """Tiny Shakespeare, for "time_to_loss". {test_data}: the folder that TRANSFORMERLM_TEST_DATA names."""
     train_config: Text = "configs/train_shakespeare.toml"
     """Our config for it."""
 
@@ -68,9 +67,11 @@ class BenchTrainConfig(Section):
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
-def main() -> int:
-    """The command."""
-    return run_command(BenchTrainConfig, bench, description="Measure how fast training is, beside others.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run_command(
+        BenchTrainConfig, bench, description="Measure how fast training is, beside others.", argv=argv
+    )
 
 
 def bench(config: BenchTrainConfig) -> int:
@@ -78,7 +79,7 @@ def bench(config: BenchTrainConfig) -> int:
     for work in config.bench.work:
         if work == "time_to_loss":
             section = config.bench
-            text, checkout = Path(section.text_path), section.nanogpt_dir
+            text, checkout = Path(outside_path(section.text_path)), section.nanogpt_dir
             time_to_loss(text, section.train_config, checkout, section.races)
         elif work == "adamw":
             run(config, work, config.medium, adamw_contestants(config))
@@ -95,7 +96,7 @@ Make = Callable[[], Callable[[], object]]
 
 
 def contestants(config: BenchTrainConfig, shape: ModelConfig) -> dict[str, Make]:
-    """Ours with its defaults and with each speed-up off, and the peers, in both precisions."""
+    """Ours with its defaults and with each speed-up off, and the peers, in each precision that is served."""
     bench, runtime = config.bench, config.runtime
     plain = replace(runtime, dtype="float32")
     narrow = replace(runtime, dtype="bfloat16")
@@ -106,13 +107,16 @@ def contestants(config: BenchTrainConfig, shape: ModelConfig) -> dict[str, Make]
         "transformerlm without kernels": functools.partial(
             ours, replace(runtime, kernels=False), bench.batch_size
         ),
-        "transformers bfloat16": functools.partial(hugging_face_step, shape, narrow, bench.batch_size),
-        "transformers float32": functools.partial(hugging_face_step, shape, plain, bench.batch_size),
     }
-    if bench.nanogpt_dir:
-        for precision, chosen in (("bfloat16", narrow), ("float32", plain)):
-            arguments = shape, chosen, bench.batch_size, bench.nanogpt_dir
-            found[f"nanoGPT {precision}"] = functools.partial(nanogpt_step, *arguments)
+    precisions = {"bfloat16": narrow, "float32": plain}
+    if not has_bfloat16(runtime.device):
+        print(NO_BFLOAT16, file=sys.stderr)
+        del precisions["bfloat16"]
+    for precision, chosen in precisions.items():
+        arguments = shape, chosen, bench.batch_size
+        found[f"transformers {precision}"] = functools.partial(hugging_face_step, *arguments)
+        if bench.nanogpt_dir:
+            found[f"nanoGPT {precision}"] = functools.partial(nanogpt_step, *arguments, bench.nanogpt_dir)
     return found
 
 
@@ -133,16 +137,26 @@ def run(config: BenchTrainConfig, work: str, shape: ModelConfig, makers: dict[st
     }
     with Contestants(functools.partial(print, file=sys.stderr)) as processes:
         outcomes = processes.race(work, tasks, warmup_rounds=bench.warmup_rounds, rounds=bench.rounds)
-    ceiling = ceiling_in_bfloat16(config.runtime) if work != "adamw" else 0.0
+    ceiling = flops_ceiling(config.runtime) if work != "adamw" else None
     for name, outcome in outcomes.items():
         report(config, work, shape, name, outcomes, outcome, ceiling)
 
 
-def ceiling_in_bfloat16(runtime: RuntimeConfig) -> float:
-    """FLOP/s of this machine's matrix products, now."""
+@dataclass(frozen=True)
+class Ceiling:
+    """Measured speed of this machine's large matrix products."""
+
+    dtype: str
+    flops_per_second: float
+
+
+def flops_ceiling(runtime: RuntimeConfig) -> Ceiling:
+    """Measure the ceiling in bfloat16, or in float32 where the processor has no bfloat16."""
     from transformerlm.runtime import Runtime, measured_flops_ceiling
 
-    return measured_flops_ceiling(Runtime.from_config(replace(runtime, dtype="bfloat16")), seconds=2)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16" if has_bfloat16(runtime.device) else "float32"
+    resolved = Runtime.from_config(replace(runtime, dtype=dtype))
+    return Ceiling(dtype, measured_flops_ceiling(resolved, seconds=2))
 
 
 def report(
@@ -152,31 +166,28 @@ def report(
     name: str,
     outcomes: dict[str, Outcome],
     outcome: Outcome,
-    ceiling: float,
+    ceiling: Ceiling | None,
 ) -> None:
-    """A line of what one contestant did."""
+    """Print the record of one contestant."""
     from transformerlm.logging import ConsoleLogger
     from transformerlm.nn import num_parameters, training_flops_per_token
 
-    seconds = [measured.seconds for measured in outcome.rounds]
-    median = statistics.median(seconds)
-    ours = statistics.median(measured.seconds for measured in outcomes["transformerlm"].rounds)
     values: dict[str, float | str] = {
         "bench.work": work,
         "bench.contestant": name,
-        "bench.seconds_per_step": median,
-        "bench.fastest_seconds": min(seconds),
-        "bench.slowest_seconds": max(seconds),
-        "bench.ours_is_faster_by": median / ours,
+        "bench.seconds_per_step": outcome.median,
+        "bench.fastest_seconds": min(outcome.seconds),
+        "bench.slowest_seconds": max(outcome.seconds),
+        "bench.ours_is_faster_by": outcome.times_slower_than(outcomes["transformerlm"]),
         "bench.peak_bytes": outcome.rounds[-1].memory.peak,
     }
-    if work != "adamw":
-        tokens_per_second = config.bench.batch_size * shape.context_length / median
+    if ceiling:
+        tokens_per_second = config.bench.batch_size * shape.context_length / outcome.median
         flops = tokens_per_second * training_flops_per_token(shape, shape.context_length)
         values |= {
             "bench.num_parameters_of_ours": num_parameters(shape),
             "metrics.tokens_per_second": tokens_per_second,
-            "bench.share_of_bfloat16_ceiling": flops / ceiling,
+            f"bench.share_of_{ceiling.dtype}_ceiling": flops / ceiling.flops_per_second,
         }
     ConsoleLogger().log(values)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import random
 import string
 import sysconfig
@@ -16,6 +17,13 @@ from pathlib import Path
 
 PYTHON_MACHINE = "python-machine"
 """Stands for the Python source of this machine: see `python_sources`."""
+TEST_DATA = "TRANSFORMERLM_TEST_DATA"
+"""Environment variable that names the folder of data outside the repository."""
+
+
+def outside_path(path: str) -> str:
+    """Return `path` with that folder in place of `{test_data}`; unchanged where the variable is not set."""
+    return path.replace("{test_data}", os.environ.get(TEST_DATA) or "{test_data}")
 
 
 @dataclass(frozen=True)
@@ -31,12 +39,12 @@ def gather(name: str, max_bytes: int, directory: Path, extra_source_dirs: Sequen
     """Write the first `max_bytes` of a corpus into `directory`; one that is not there has no bytes.
 
     Args:
-        name: a file, a folder, or PYTHON_MACHINE.
+        name: a file, a folder (`{test_data}` as in `outside_path`), or PYTHON_MACHINE.
         extra_source_dirs: where PYTHON_MACHINE looks last.
     """
     if name == PYTHON_MACHINE:
         return write(name, python_sources(extra_source_dirs), max_bytes, directory)
-    root = Path(name)
+    root = Path(outside_path(name))
     paths = sorted(root.rglob("*")) if root.is_dir() else [root]
     return write(name, (path.read_bytes() for path in paths if path.is_file()), max_bytes, directory)
 

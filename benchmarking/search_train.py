@@ -13,10 +13,11 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarking.train_race import timed
+from benchmarking.timing import timed_command
 from transformerlm.cli.command import run_command
 from transformerlm.errors import ConfigError
 from transformerlm.logging import ConsoleLogger, names
@@ -44,9 +45,11 @@ class SearchTrainConfig(Section):
     search: SearchSection = field(default_factory=SearchSection)
 
 
-def main() -> int:
-    """The command."""
-    return run_command(SearchTrainConfig, search, description="Train candidates and compare their losses.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run_command(
+        SearchTrainConfig, search, description="Train candidates and compare their losses.", argv=argv
+    )
 
 
 def search(config: SearchTrainConfig) -> int:
@@ -72,7 +75,7 @@ def train(section: SearchSection, candidate: str, seed: int) -> dict[str, float]
     with tempfile.TemporaryDirectory() as folder:
         config = ["--config", str(Path(section.train_config).absolute())]
         try:
-            seconds, stdout = timed([*command, *config, *arguments], Path(folder))
+            seconds, stdout = timed_command([*command, *config, *arguments], Path(folder))
         except subprocess.CalledProcessError as error:
             what = f'expected one that trains, got status {error.returncode} from "{candidate}"'
             raise ConfigError(f"[search].candidates: {what}") from None

@@ -1,7 +1,7 @@
-"""Contestants of a benchmark, each in a process of its own, timed in turn.
+"""The timing harness of all benchmarks: contestants in processes of their own, rounds in turn, medians.
 
-A process can be given its number of threads, can be ended when it takes too long, and says how much
-memory it needed. What a contestant does is a function that the caller passes; this file knows nothing of it.
+A process can be given its number of threads, can be ended when it takes too long, and reports how much
+memory it needed. What a contestant does is a function that the caller passes; nothing here depends on it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +24,11 @@ from typing import Any, Self, TypeVar
 T = TypeVar("T")
 Run = Callable[[], Any]
 """Does the work once."""
+NO_BFLOAT16 = "bfloat16 is left out: this processor has no instructions for it"
 
 
 class LeftOutError(Exception):
-    """A contestant that does not take part any more, and why."""
+    """A contestant that takes no further part, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Task:
     """Prepare anew before every round: nothing is remembered from one round to the next."""
     calls: int = 1
     """How often a round does the work; its time is the median call's."""
+    is_checked_every_round: bool = False
+    """Take the fingerprint of every round's result, not only of the first."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a contestant did in a race."""
+    """Result of a contestant in a race."""
 
     before: Memory
     """When its task was prepared."""
@@ -76,6 +80,20 @@ class Outcome:
     """Those that count."""
     fingerprint: str
     """Of the first round's result."""
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each round that counts."""
+        return [measured.seconds for measured in self.rounds]
+
+    @property
+    def median(self) -> float:
+        """Of the rounds, in seconds."""
+        return statistics.median(self.seconds)
+
+    def times_slower_than(self, other: Outcome) -> float:
+        """Ratio of the medians."""
+        return self.median / other.median
 
 
 class Contestants:
@@ -88,7 +106,7 @@ class Contestants:
     def race(
         self, title: str, tasks: Mapping[str, Task], *, warmup_rounds: int = 0, rounds: int = 1
     ) -> dict[str, Outcome]:
-        """Let contestants do their tasks in turn, a round each; one that fails is said and left out."""
+        """Let contestants do their tasks in turn, a round each; one that fails is named and left out."""
         for name, task in tasks.items():
             if name not in self._processes:
                 self._processes[name] = Contestant()
@@ -230,8 +248,27 @@ def measure(task: Task, run: Run, *, check: bool) -> Measured:
             result = run()
             seconds.append(time.perf_counter() - call_start)
         cores = (cpu_seconds() - cpu_start) / (time.perf_counter() - start)
-    fingerprint = task.fingerprint(result) if check else ""
+    fingerprint = task.fingerprint(result) if check or task.is_checked_every_round else ""
     return Measured(statistics.median(seconds), cores, memory(), fingerprint)
+
+
+def timed_command(command: list[str], folder: Path) -> tuple[float, str]:
+    """Run a command in a folder: seconds of its whole process, and what it printed."""
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    return time.perf_counter() - start, done.stdout
+
+
+def nothing(result: object) -> str:
+    """Return the fingerprint of a result that is not compared."""
+    return ""
+
+
+def has_bfloat16(device: str) -> bool:
+    """Return whether `[runtime].device` multiplies bfloat16 by instructions of its own."""
+    from transformerlm.runtime import has_quick_bfloat16, resolve_device
+
+    return has_quick_bfloat16(resolve_device(device))
 
 
 def cpu_seconds() -> float:

@@ -1,4 +1,4 @@
-"""What came out: a record for each contestant, and tables in Markdown for `benchmarking/README.md`."""
+"""Results: a record for each contestant, and tables in Markdown for `docs/performance.md`."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Result:
     @property
     def seconds(self) -> list[float]:
         """Of each round that counts."""
-        return [measured.seconds for measured in self.outcome.rounds]
+        return self.outcome.seconds
 
     @property
     def median(self) -> float:
         """Of the rounds, in seconds."""
-        return statistics.median(self.seconds)
+        return self.outcome.median
 
     @property
     def rate(self) -> float:

@@ -1,4 +1,4 @@
-"""What the contestants of bench_train do: each function prepares a training and gives back one step of it.
+"""Contestants of bench_train: each function prepares a training and returns one step of it.
 
 They run in processes of their own, so everything is imported inside. A step is a whole one: forward,
 backward, clipping, optimizer, over one batch of random tokens that stays the same.
@@ -157,8 +157,3 @@ def with_gradients(shape: ModelConfig) -> torch.nn.Module:
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     return model
-
-
-def nothing(result: object) -> str:
-    """Of what a step gives back."""
-    return ""

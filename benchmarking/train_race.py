@@ -6,15 +6,17 @@ is the 256 bytes: the text is ASCII, so a token is a character for both, and the
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from benchmarking.timing import Contestants, Run, Task, timed_command
+
+TIME_LIMIT_SECONDS = 3600
 
 RECIPE = (
     *("config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20"),
@@ -40,53 +42,60 @@ def time_to_loss(text_path: Path, config: str, nanogpt_dir: str | None, races: i
     if not text_path.is_file():
         print(f"{text_path}: not found, time_to_loss left out", file=sys.stderr)
         return
-    found: dict[str, list[tuple[float, float]]] = {"transformerlm": []}
+    text = text_path.absolute()
+    jobs: dict[str, Run] = {
+        "transformerlm": functools.partial(our_training, text, str(Path(config).absolute()))
+    }
     if nanogpt_dir:
-        found["nanoGPT"] = []
-    for _ in range(races):
-        for name, results in found.items():
-            with tempfile.TemporaryDirectory() as folder:
-                place, text = Path(folder), text_path.absolute()
-                if name == "transformerlm":
-                    results.append(our_training(place, text, config))
-                elif nanogpt_dir:
-                    results.append(nanogpt_training(place, text, nanogpt_dir))
-    ours = statistics.median(seconds for seconds, _ in found["transformerlm"])
-    for name, results in found.items():
-        seconds = [seconds for seconds, _ in results]
+        jobs["nanoGPT"] = functools.partial(nanogpt_training, text, nanogpt_dir)
+    tasks = {
+        name: Task(functools.partial(ready, job), str, TIME_LIMIT_SECONDS, is_checked_every_round=True)
+        for name, job in jobs.items()
+    }
+    with Contestants(functools.partial(print, file=sys.stderr)) as processes:
+        outcomes = processes.race("time_to_loss", tasks, rounds=races)
+    for name, outcome in outcomes.items():
         values: dict[str, float | str] = {
             "bench.work": "time_to_loss",
             "bench.contestant": name,
-            "bench.seconds": statistics.median(seconds),
-            "bench.fastest_seconds": min(seconds),
-            "bench.slowest_seconds": max(seconds),
-            "bench.ours_is_faster_by": statistics.median(seconds) / ours,
-            "metrics.val_loss": max(loss for _, loss in results),
+            "bench.seconds": outcome.median,
+            "bench.fastest_seconds": min(outcome.seconds),
+            "bench.slowest_seconds": max(outcome.seconds),
+            "metrics.val_loss": max(float(measured.fingerprint) for measured in outcome.rounds),
         }
+        if "transformerlm" in outcomes:
+            values["bench.ours_is_faster_by"] = outcome.times_slower_than(outcomes["transformerlm"])
         ConsoleLogger().log(values)
 
 
-def our_training(folder: Path, text_path: Path, config: str) -> tuple[float, float]:
-    """Seconds of the whole process, and its last validation loss, over the whole split."""
-    corpus = f"--data.corpus={text_path}"
-    train = [sys.executable, "-m", "transformerlm.cli.train", "--config", str(Path(config).absolute())]
-    seconds, stdout = timed([*train, corpus], folder)
+def ready(job: Run) -> Run:
+    """Return a job that needs no preparation."""
+    return job
+
+
+def our_training(text_path: Path, config: str) -> float:
+    """Train in a process of its own; return the last validation loss, over the whole split."""
+    train = [
+        sys.executable,
+        "-m",
+        "transformerlm.cli.train",
+        "--config",
+        config,
+        f"--data.corpus={text_path}",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        _, stdout = timed_command(train, Path(folder))
     records = [json.loads(line) for line in stdout.splitlines()]
-    return seconds, [record["metrics.val_loss"] for record in records if "metrics.val_loss" in record][-1]
+    losses: list[float] = [record["metrics.val_loss"] for record in records if "metrics.val_loss" in record]
+    return losses[-1]
 
 
-def nanogpt_training(folder: Path, text_path: Path, checkout: str) -> tuple[float, float]:
-    """The same of nanoGPT, with the loss that it prints last: over 20 batches of 12."""
-    work = folder / "nanogpt"
-    shutil.copytree(checkout, work)
-    shutil.copy(text_path, work / "data" / "shakespeare_char" / "input.txt")
-    timed([sys.executable, "-c", PREPARE], work)
-    seconds, stdout = timed([sys.executable, "train.py", *RECIPE], work)
-    return seconds, float(re.findall(r"val loss ([\d.]+)", stdout)[-1])
-
-
-def timed(command: list[str], folder: Path) -> tuple[float, str]:
-    """Run a command in a folder: seconds, and what it printed."""
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
-    return time.perf_counter() - start, done.stdout
+def nanogpt_training(text_path: Path, checkout: str) -> float:
+    """Train nanoGPT; return the loss that it prints last, over 20 batches of 12."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / "nanogpt"
+        shutil.copytree(checkout, work)
+        shutil.copy(text_path, work / "data" / "shakespeare_char" / "input.txt")
+        timed_command([sys.executable, "-c", PREPARE], work)
+        _, stdout = timed_command([sys.executable, "train.py", *RECIPE], work)
+    return float(re.findall(r"val loss ([\d.]+)", stdout)[-1])

@@ -3,27 +3,27 @@
 import dataclasses
 import functools
 import io
-import json
-import os
-import subprocess
-import sys
 import sysconfig
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from benchmarking.corpora import PYTHON_MACHINE, gather, python_sources, random_letters, write
+from benchmarking import bench_tokenizer
+from benchmarking.corpora import PYTHON_MACHINE, gather, outside_path, python_sources, random_letters, write
 from benchmarking.timing import Contestant, Contestants, Measured, Memory, Outcome, Task
 from benchmarking.tokenizer_jobs import documents
 from benchmarking.tokenizer_report import TARGETS, Result, Results, record, report
 from benchmarking.tokenizer_works import WORKS, package_of
+from tests.benchmarking.tiny_bench import run_bench
 
 ROOT = Path(__file__).parents[2]
 PROSE = "A few words, and 1234 numbers; naïve 中文 <|endoftext|> it's\r\n\n  the end.\n"
 
 
-def test_every_contestant_does_every_work_as_we_do(tmp_path):
+@pytest.mark.slow
+def test_every_contestant_does_every_work_as_we_do(tmp_path, monkeypatch, capsys):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(PROSE * 20 + (ROOT / "benchmarking/timing.py").read_text(), newline="")
     options = {
@@ -37,17 +37,13 @@ def test_every_contestant_does_every_work_as_we_do(tmp_path):
         "vocab_path": str(tmp_path / "vocab.json"),
         "merges_path": str(tmp_path / "merges.txt"),
     }
-    command = [sys.executable, "-m", "benchmarking.bench_tokenizer"]
-    command += ["--config", "configs/bench_tokenizer.toml"]
-    command += [f"--bench.{key}={value}" for key, value in options.items()]
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    overrides = [f"--bench.{key}={value}" for key, value in options.items()]
+    status, lines, said = run_bench(bench_tokenizer.main, "bench_tokenizer.toml", *overrides, capsys=capsys)
+    assert status == 0, said
     taken_part = {(line["bench.work"], line["bench.contestant"]) for line in lines}
-    absent = {
-        name for name in ("tokenizers", "tiktoken", "rustbpe", "gigatoken") if f"{name} is not" in done.stderr
-    }
+    absent = {name for name in ("tokenizers", "tiktoken", "rustbpe", "gigatoken") if f"{name} is not" in said}
     assert taken_part == {
         (name, contestant)
         for name, work in WORKS.items()
@@ -57,9 +53,9 @@ def test_every_contestant_does_every_work_as_we_do(tmp_path):
     assert [line for line in lines if not line["bench.equal_to_ours"]] == []
     assert all(line["metrics.megabytes_per_second"] > 0 for line in lines)
     assert all(line["bench.peak_megabytes"] > 1 for line in lines if line["bench.work"] == "train_memory")
-    assert f"{tmp_path / 'nowhere'}: not found or empty, left out" in done.stderr
-    assert "a vocabulary is trained instead" in done.stderr
-    assert "| encode_letters | random letters |" in done.stderr
+    assert f"{tmp_path / 'nowhere'}: not found or empty, left out" in said
+    assert "a vocabulary is trained instead" in said
+    assert "| encode_letters | random letters |" in said
     assert list(tmp_path.glob("bench_tokenizer.*")) == []
 
 
@@ -157,6 +153,14 @@ def test_python_sources_come_once_and_only_as_utf8(tmp_path, monkeypatch):
     assert list(python_sources([str(tmp_path / "site-packages")])) == [b"first", b"second", b"another's"]
     (tmp_path / "out").mkdir()
     assert gather(PYTHON_MACHINE, 7, tmp_path / "out").path.read_bytes() == b"firstse"
+
+
+def test_data_outside_the_repository_is_named_by_a_variable(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRANSFORMERLM_TEST_DATA", str(tmp_path))
+    assert outside_path("{test_data}/text.txt") == f"{tmp_path}/text.txt"
+    monkeypatch.delenv("TRANSFORMERLM_TEST_DATA")
+    assert outside_path("{test_data}/text.txt") == "{test_data}/text.txt"
+    assert outside_path("data/text.txt") == "data/text.txt"
 
 
 def test_random_letters_are_always_the_same(tmp_path):

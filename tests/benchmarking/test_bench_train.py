@@ -1,50 +1,57 @@
-"""The benchmark of training: every contestant is one line, and what is not there is said."""
-
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The benchmark of training: every contestant is one line, and what cannot be compared is named."""
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-TINY = ["vocab_size=50", "context_length=16", "d_model=16", "num_layers=1", "num_heads=2", "d_ff=16"]
-SHORT = ["rounds=2", "warmup_rounds=1", "batch_size=2"]
+from benchmarking import bench_train
+from benchmarking.corpora import TEST_DATA
+from benchmarking.timing import NO_BFLOAT16
+from tests.benchmarking.tiny_bench import MODEL, run_bench
+from transformerlm.config import ModelConfig, RuntimeConfig
 
-
-def run_bench(*overrides):
-    shapes = [f"--{shape}.{value}" for shape in ("small", "medium", "large") for value in TINY]
-    arguments = shapes + [f"--bench.{value}" for value in SHORT]
-    command = [sys.executable, "-m", "benchmarking.bench_train", "--config", "configs/bench_train.toml"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 300}
-    done = subprocess.run([*command, *arguments, *overrides], **options)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+SHAPES = [f"--{shape}.{value}" for shape in ("small", "medium", "large") for value in MODEL]
+SHORT = ["--bench.rounds=2", "--bench.warmup_rounds=1", "--bench.batch_size=2", "--runtime.num_threads=1"]
 
 
 @pytest.mark.slow
-def test_each_contestant_is_one_line():
+def test_each_contestant_is_one_line(capsys, monkeypatch):
     pytest.importorskip("transformers")
-    lines, _ = run_bench('--bench.work=["small", "adamw"]')
+    ceiling = bench_train.Ceiling("float32", 1e12)  # measuring it takes seconds
+    monkeypatch.setattr(bench_train, "flops_ceiling", lambda runtime: ceiling)
+    monkeypatch.setattr(bench_train, "has_bfloat16", lambda device: False)
+    arguments = [*SHAPES, *SHORT, '--bench.work=["small", "adamw"]']
+    status, lines, said = run_bench(bench_train.main, "bench_train.toml", *arguments, capsys=capsys)
+    assert status == 0
+    assert NO_BFLOAT16 in said
     steps = [line for line in lines if line["bench.work"] == "small"]
     assert [line["bench.contestant"] for line in steps] == [
-        *("transformerlm", "transformerlm float32", "transformerlm without kernels"),
-        *("transformers bfloat16", "transformers float32"),
+        *("transformerlm", "transformerlm float32", "transformerlm without kernels", "transformers float32"),
     ]
     for line in steps:
         tokens = 2 * 16 / line["bench.seconds_per_step"]
         assert line["metrics.tokens_per_second"] == pytest.approx(tokens, rel=1e-3)
         ratio = line["bench.seconds_per_step"] / steps[0]["bench.seconds_per_step"]
         assert line["bench.ours_is_faster_by"] == pytest.approx(ratio, rel=1e-3)
+        assert line["bench.share_of_float32_ceiling"] > 0
     assert [line["bench.contestant"] for line in lines if line["bench.work"] == "adamw"] == [
         "transformerlm",
         "torch fused",
     ]
 
 
-def test_a_text_that_is_not_there_is_said():
-    lines, said = run_bench('--bench.work=["time_to_loss"]', "--bench.text_path=nowhere.txt")
-    assert lines == []
-    assert "nowhere.txt: not found, time_to_loss left out" in said
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_bfloat16_runs_where_the_processor_has_it(has_bfloat16, monkeypatch, capsys):
+    monkeypatch.setattr(bench_train, "has_bfloat16", lambda device: has_bfloat16)
+    bench = bench_train.BenchSection(nanogpt_dir="somewhere")
+    config = bench_train.BenchTrainConfig(bench=bench, runtime=RuntimeConfig(device="cpu"))
+    names = bench_train.contestants(config, ModelConfig(vocab_size=300))
+    assert ("transformers bfloat16" in names) == ("nanoGPT bfloat16" in names) == has_bfloat16
+    assert {"transformers float32", "nanoGPT float32", "transformerlm"} <= names.keys()
+    assert (NO_BFLOAT16 in capsys.readouterr().err) == (not has_bfloat16)
+
+
+def test_a_text_that_is_not_there_is_named(capsys, monkeypatch):
+    monkeypatch.delenv(TEST_DATA, raising=False)
+    arguments = [*SHAPES, '--bench.work=["time_to_loss"]']
+    status, lines, said = run_bench(bench_train.main, "bench_train.toml", *arguments, capsys=capsys)
+    assert (status, lines) == (0, [])
+    assert "{test_data}/tinyshakespeare.txt: not found, time_to_loss left out" in said

@@ -3,13 +3,13 @@ import json
 import multiprocessing
 import random
 import resource
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.outside_data import outside_data
 from transformerlm.config import CorpusConfig
 from transformerlm.data import build
 from transformerlm.data.build import make_data, stands_alone
@@ -247,9 +247,7 @@ def test_documents_keep_their_side_whatever_becomes_of_the_others(tmp_path, toke
 
 
 def test_tail_of_tiny_shakespeare_is_the_usual_split(tmp_path):
-    path = Path(__file__).parents[2] / "../shared/data/tinyshakespeare.txt"
-    if not path.exists():
-        pytest.skip("needs ../shared/data/tinyshakespeare.txt")
+    path = outside_data("tinyshakespeare.txt") / "tinyshakespeare.txt"
     characters = Tokenizer({i: bytes([i]) for i in range(256)}, [])
     config = CorpusConfig(corpus=str(path), document_separator="", validation_fraction=0.1)
     data = make_data(config, characters, tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.outside_data import outside_data
 from transformerlm.config import DataConfig, TokenizerConfig
 from transformerlm.data import build_lock, make_data, prepare_data, prepare_tokenizer
 from transformerlm.data.build_journal import UNFINISHED, Progress
@@ -209,9 +210,7 @@ def test_what_an_interrupted_build_has_left_is_made_again(road):
 
 def test_a_tokenizer_from_elsewhere_is_taken_as_it_is(road, tmp_path):
     data, config = road
-    shared = Path(__file__).parents[2] / "../shared/data"
-    if not shared.exists():
-        pytest.skip("needs ../shared/data/gpt2_vocab.json and gpt2_merges.txt")
+    shared = outside_data("gpt2_vocab.json", "gpt2_merges.txt")
     folder = tmp_path / "gpt2"
     folder.mkdir()
     for name in ("vocab.json", "merges.txt"):

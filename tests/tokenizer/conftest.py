@@ -1,18 +1,14 @@
 """GPT-2's vocabulary in our tokenizer and in its peers, and texts that break tokenizers."""
 
-from pathlib import Path
-
 import pytest
 import tiktoken
 import tokenizers
 
 from benchmarking.corpora import python_sources
+from tests.outside_data import outside_data
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.kernel_library import CHOICE_VARIABLE
-
-SHARED_DATA = Path(__file__).parents[2] / "../shared/data"
-
 
 BOTH_WAYS = {
     *("test_any_bytes", "test_bpe", "test_exports", "test_stream"),
@@ -38,9 +34,7 @@ def kernels(request):
 
 @pytest.fixture(scope="session")
 def shared_data():
-    if not SHARED_DATA.is_dir():
-        pytest.skip("needs the corpora and GPT-2's files in ../shared/data")
-    return SHARED_DATA
+    return outside_data("tinyshakespeare.txt", "wikitext2-valid.txt", "gpt2_vocab.json", "gpt2_merges.txt")
 
 
 @pytest.fixture(scope="session")
