@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from benchmarking.peers import gguf_of, hugging_face_llama
 from transformerlm.cli.command import run_command
 from transformerlm.config import ModelConfig, RuntimeConfig
+from transformerlm.errors import Key
 from transformerlm.logging import names
 from transformerlm.schema import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, Problem, Section
 
@@ -81,10 +82,10 @@ class BenchInferConfig(Section):
             what = (
                 f"expected at most {room} (context_length - prompt_length), got {self.bench.max_new_tokens}"
             )
-            yield Problem(("bench", "max_new_tokens"), what)
+            yield Problem(Key("bench", "max_new_tokens"), what)
         if self.bench.long_prompt_length >= self.model.context_length:
             what = f"expected less than context_length, got {self.bench.long_prompt_length}"
-            yield Problem(("bench", "long_prompt_length"), what)
+            yield Problem(Key("bench", "long_prompt_length"), what)
 
 
 Prompts = list[list[int]]
