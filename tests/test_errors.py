@@ -1,4 +1,5 @@
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,11 @@ def test_errors_come_back_whole_from_worker_processes(error):
 
 def test_one_line_escapes_what_no_terminal_should_get():
     assert one_line("a\nb\x1b[0m é ☃") == "a\\nb\\x1b[0m é ☃"
+
+
+def test_the_key_of_an_error_is_data_and_no_part_of_its_sentence():
+    # `ConfigError("[a].b: expected ...")` could not be told where the key was set.
+    source = Path(__file__).parents[1] / "src" / "transformerlm"
+    named = re.compile(r"Error\(\s*f?['\"]\[\{?\w+\}?\]\.\{?\w+\}?: ")
+    found = [path.name for path in source.rglob("*.py") if named.search(path.read_text(encoding="utf-8"))]
+    assert found == []
