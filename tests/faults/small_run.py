@@ -1,6 +1,6 @@
-"""A run so small that a thousand of them are quick, through the real command, and what it leaves.
+"""A run so small that a thousand of them are quick, by the real command in this process, and what it leaves.
 
-Imported by the programs beside it, which fork a child for each trial: nothing here computes before that.
+The programs beside this file import it and fork a child for each trial: nothing here computes before that.
 """
 
 import contextlib
