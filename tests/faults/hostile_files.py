@@ -60,7 +60,10 @@ def numpy_objects(save) -> bytes:
 
 def zip_bomb() -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("data.pkl", "w") as member:
+    with (
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("data.pkl", "w") as member,
+    ):
         for _ in range(256):
             member.write(bytes(MIB))
     return out.getvalue()
@@ -79,7 +82,7 @@ HOSTILE_FILES = {
     "numpy objects": functools.partial(numpy_objects, lambda out, a: np.save(out, a, allow_pickle=True)),
     "numpy objects in a zip": functools.partial(numpy_objects, np.savez),
     "a zip bomb": zip_bomb,
-    "zeros in a gzip": lambda: gzip.compress(bytes(64 * MIB)),
+    "zeros in a gzip": lambda: gzip.compress(bytes(256 * MIB), compresslevel=1),
     "nothing": lambda: b"",
     "seven bytes": lambda: bytes(7),
     "zeros": lambda: bytes(1000),

@@ -13,7 +13,7 @@ CRASHES, FULL = ("crash", "power"), ("full", "full-once")
 @pytest.mark.parametrize(
     "every",
     [
-        pytest.param([18, 12, 6], id="some calls"),
+        pytest.param([28, 16, 8], id="some calls"),
         pytest.param([1], marks=pytest.mark.endurance, id="every call"),
     ],
 )
@@ -27,6 +27,7 @@ def test_a_crash_or_a_full_disk_at_any_call_loses_nothing_that_was_committed(eve
             check_crashes(by_fault[fault], f"{command}: {fault}")
         for fault in FULL:
             check_full_disk(by_fault[fault], f"{command}: {fault}")
+        assert any("74" in by_fault[fault]["statuses"] for fault in FULL), command
 
 
 def check_crashes(found: dict, name: str) -> None:
@@ -39,7 +40,6 @@ def check_crashes(found: dict, name: str) -> None:
 def check_full_disk(found: dict, name: str) -> None:
     """One line says so, and nothing half-written is left."""
     assert found["trials"] >= 3, name
-    assert "74" in found["statuses"], name
     assert found["bad_messages"] == found["unreadable"] == found["not_finished"] == [], name
     assert found["differences"] == found["temporaries_left"] == [], name
 

@@ -68,11 +68,12 @@ def commit_all(folder: Path, numbers: list[int]) -> None:
         commit(folder / name, number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "numbers",
     [
         pytest.param([200, 200, 60], id="some"),
-        pytest.param([1000, 1000, 300], marks=[pytest.mark.slow, pytest.mark.endurance], id="many"),
+        pytest.param([1000, 1000, 300], marks=pytest.mark.endurance, id="many"),
     ],
 )
 def test_no_reader_ever_gets_a_part(numbers, tmp_path):
