@@ -488,6 +488,7 @@ def leave_the_older(directory):
     shutil.rmtree(directory / "step_00000001")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", [leave_one, leave_both, leave_a_damaged_one_and_the_older, leave_the_older])
 def test_a_crash_at_any_call_leaves_a_valid_one_where_there_was_one(leave, tmp_path):
     leave(tmp_path / "before")
@@ -567,12 +568,13 @@ def fingerprints(directory) -> dict[str, str]:
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_of_damaged_checkpoints_the_newest_whole_one_is_resumed_from_or_none(tmp_path):
+@pytest.mark.parametrize("number", [30, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.endurance])])
+def test_of_damaged_checkpoints_the_newest_whole_one_is_resumed_from_or_none(number, tmp_path):
     write(tmp_path / "before", 1)
     for step in (2, 3, 4):
         write(tmp_path / "before", step, train_more=step % 2)
     whole, outcomes = fingerprints(tmp_path / "before"), []
-    for seed in range(100):
+    for seed in range(number):
         rng, directory = random.Random(seed), tmp_path / str(seed)
         shutil.copytree(tmp_path / "before", directory)
         for _ in range(rng.choice([1, 2, 4, 8, 16])):

@@ -20,8 +20,6 @@ from transformerlm.conversion.hf_layout import (
 )
 from transformerlm.errors import CheckpointError
 
-transformers = pytest.importorskip("transformers")
-
 LLAMA = {
     "model_type": "llama",
     "vocab_size": 300,
@@ -54,8 +52,9 @@ def test_the_orders_of_rows_are_each_others_inverse(heads, half, is_matrix):
         assert torch.equal(there[first + pair + half], value[first + 2 * pair + 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_table_names_every_tensor_with_its_shape(variant):
+def test_the_table_names_every_tensor_with_its_shape(variant, transformers):
     model = random_model(**VARIANTS[variant])
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert {part.ours: part.shape for part in tensor_specs(model.config)} == ours
@@ -87,8 +86,9 @@ def test_a_config_comes_back_as_it_was(variant):
     assert model_config(older, "config.json") == model_config(newer, "config.json") == config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [LLAMA, QWEN3, MISTRAL], ids=lambda values: values["model_type"])
-def test_what_a_file_leaves_out_is_what_transformers_takes_it_for(values):
+def test_what_a_file_leaves_out_is_what_transformers_takes_it_for(values, transformers):
     ours = model_config(values, "config.json")
     config_class = {
         "llama": transformers.LlamaConfig,

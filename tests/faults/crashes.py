@@ -1,9 +1,9 @@
-"""Let a command end, or the disk be full, at every one of its calls to the file system, one after the other.
+"""Let commands crash, or find the disk full, at each of their calls to the file system, one after the other.
 
     python -m tests.faults.crashes train --faults power full
 
 Prints one JSON object. Each trial is a forked child in a copy of the same folder; after it the same command
-is run again without a fault, and has to come to what it comes to when nothing ever happens.
+runs again without a fault, and has to come to what it comes to when nothing ever happens.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Found:
 
 
 def run(folder: Path, command: str, disk: WatchedDisk | None = None) -> int:
-    """The command in a child, in `folder`; its exit status comes back."""
+    """Run the command in a child, in `folder`; return its exit status."""
 
     def work() -> int:
         os.chdir(folder)
@@ -65,14 +65,14 @@ def run(folder: Path, command: str, disk: WatchedDisk | None = None) -> int:
 
 
 def left_by(folder: Path) -> dict[str, bytes | list[str]]:
-    """What a command has made, as far as it is always the same."""
+    """Return what a command has made, as far as it is always the same."""
     files = [path for path in folder.rglob("data/**/*") if path.is_file() and path.name != ".lock"]
     left = {str(path.relative_to(folder)): path.read_bytes() for path in files}
     return left | {"run": small_run.left_by(folder / "run")}
 
 
 def unreadable(folder: Path) -> list[str]:
-    """What readers would take for whole and is not. That something is not there yet is no fault."""
+    """Return errors about files that readers would take for whole. A missing token file is no fault."""
     found = []
 
     def look(read: Callable[[], object]) -> None:
@@ -96,8 +96,8 @@ def temporaries(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob(".*.tmp.*")]
 
 
-def judge_message(output: str, status: int, fault: str, found: Found, where: str) -> None:
-    """A full disk ends in one line with path, what is free, and status 74, or in a warning."""
+def judge_message(output: str, status: int, found: Found, where: str) -> None:
+    """Check that a full disk ends in one line with path, free bytes and status 74, or in a warning."""
     lines = [line for line in output.splitlines() if "Traceback" in line or "o space left" in line]
     is_said = any(re.search("[0-9,]+ bytes.* free", line) or "could not be written" in line for line in lines)
     is_good = not any("Traceback" in line for line in lines) and (is_said or not lines)
@@ -105,50 +105,65 @@ def judge_message(output: str, status: int, fault: str, found: Found, where: str
         found.bad_messages.append(f"{where}: status {status}: {output[-300:]}")
 
 
-def enumerate_faults(work: Path, command: str, fault: str, every: int = 1) -> Found:
-    """Try the fault at every call (or every so many) of the command."""
-    found = Found()
-    small_run.prepare(work / "start")
-    if command == "train":
-        assert run(work / "start", "make_data") == 0
-    shutil.copytree(work / "start", work / "straight")
-    assert run(work / "straight", command, WatchedDisk(work / "straight")) == 0
-    calls = json.loads((work / "straight" / "output").read_text())
-    found.order = faults_of_order(calls)
-    found.calls, expected = len(calls), left_by(work / "straight")
-    for number in range(1, len(calls) + 1, every):
-        folder, where = work / "trial", f"call {number}: {' '.join(calls[number - 1])}"
-        shutil.copytree(work / "start", folder)
-        status = run(folder, command, WatchedDisk(folder, **FAULTS[fault](number)))
-        found.trials += 1
-        found.statuses[status] = found.statuses.get(status, 0) + 1
-        found.unreadable += [f"{where}: {line}" for line in unreadable(folder)]
-        if fault.startswith("full"):
-            judge_message((folder / "output").read_text(), status, fault, found, where)
-            found.temporaries_left += [f"{where}: at once: {path}" for path in temporaries(folder)]
-        if run(folder, command) != 0:
-            found.not_finished.append(f"{where}: {(folder / 'output').read_text()[-300:]}")
-        else:
-            found.temporaries_left += [f"{where}: {path}" for path in temporaries(folder)]
-            found.differences += [
-                f"{where}: {name}"
-                for name, content in expected.items()
-                if left_by(folder).get(name) != content
-            ]
-        shutil.rmtree(folder)
+def enumerate_faults(
+    work: Path, commands: Mapping[str, int], faults: Sequence[str]
+) -> dict[str, dict[str, Found]]:
+    """Try faults at every so many calls of each command; return command -> fault -> what was found."""
+    found = {}
+    for command, every in commands.items():
+        folder = work / command
+        small_run.prepare(folder / "start")
+        if command == "train":
+            assert run(folder / "start", "make_data") == 0
+        shutil.copytree(folder / "start", folder / "straight")
+        assert run(folder / "straight", command, WatchedDisk(folder / "straight")) == 0
+        calls = json.loads((folder / "straight" / "output").read_text())
+        expected = left_by(folder / "straight")
+        found[command] = {}
+        for index, fault in enumerate(faults):
+            one = Found(calls=len(calls), order=faults_of_order(calls))
+            # Each fault begins at another call, so that together they try more of them.
+            for number in range(1 + index * every // len(faults), len(calls) + 1, every):
+                where = f"call {number}: {' '.join(calls[number - 1])}"
+                try_fault(folder, command, fault, number, where, expected, one)
+            found[command][fault] = one
     return found
 
 
-if __name__ == "__main__":
+def try_fault(
+    work: Path, command: str, fault: str, number: int, where: str, expected: dict, found: Found
+) -> None:
+    """Run the command with a fault at one call, inspect what is left, and run it again without."""
+    folder = work / "trial"
+    shutil.copytree(work / "start", folder)
+    status = run(folder, command, WatchedDisk(folder, **FAULTS[fault](number)))
+    found.trials += 1
+    found.statuses[status] = found.statuses.get(status, 0) + 1
+    found.unreadable += [f"{where}: {line}" for line in unreadable(folder)]
+    if fault.startswith("full"):
+        judge_message((folder / "output").read_text(), status, found, where)
+        found.temporaries_left += [f"{where}: at once: {path}" for path in temporaries(folder)]
+    if run(folder, command) != 0:
+        found.not_finished.append(f"{where}: {(folder / 'output').read_text()[-300:]}")
+    else:
+        found.temporaries_left += [f"{where}: {path}" for path in temporaries(folder)]
+        left = left_by(folder)
+        found.differences += [f"{where}: {name}" for name in expected if left.get(name) != expected[name]]
+    shutil.rmtree(folder)
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("command", choices=WORDS)
+    parser.add_argument("commands", nargs="+", choices=WORDS)
     parser.add_argument("--faults", choices=FAULTS, nargs="+", default=["crash"])
-    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--every", type=int, nargs="+", default=[1], help="one for each command, or for all")
     options = parser.parse_args()
+    every = options.every * (len(options.commands) if len(options.every) == 1 else 1)
+    commands = dict(zip(options.commands, every, strict=True))
     with tempfile.TemporaryDirectory() as temporary:
-        works = {fault: Path(temporary).resolve() / fault for fault in options.faults}
-        found = {
-            fault: asdict(enumerate_faults(work, options.command, fault, options.every))
-            for fault, work in works.items()
-        }
-    print(json.dumps(found, indent=1))
+        found = enumerate_faults(Path(temporary).resolve(), commands, options.faults)
+    print(json.dumps({c: {f: asdict(one) for f, one in by.items()} for c, by in found.items()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

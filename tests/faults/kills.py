@@ -1,10 +1,10 @@
-"""Kill a training at random moments, again and again, and see what each kill leaves and what comes of it.
+"""Kill trainings at random moments, check what each kill leaves, and what the resumed run comes to.
 
     python -m tests.faults.kills --kills 1000
 
-Prints one JSON object. Torch is imported once and each trial is a forked child; every other run is begun by
-the real command in a process of its own. With --control the harness itself is tested: it has
-to find the fault.
+Prints a JSON list with one object for each series of kills. PyTorch is imported once and each trial is a
+forked child; every other run is started by the real command in a process of its own. With --control the
+training has a fault that the harness has to find; it stops when it has.
 """
 
 import argparse
@@ -37,25 +37,28 @@ COMMAND = [sys.executable, "-m", "transformerlm.cli.train", "--config", "train.t
 
 @dataclass
 class Options:
-    kills: int
-    seed: int
-    control: str
-    signals: bool
+    kills: int = 50
+    """Smallest number of kills; with a control, the largest."""
+    seed: int = 0
+    control: str = ""
+    """A key of CONTROLS."""
+    signals: bool = False
+    """Send SIGTERM and SIGINT in place of SIGKILL."""
 
 
 @dataclass
 class Found:
     kills: int = 0
-    """Or signals that were heeded."""
+    """Kills, or signals that ended the process."""
     kills_of_the_command: int = 0
     runs: int = 0
     unreadable: list[str] = field(default_factory=list)
     went_back: int = 0
     most_steps_lost: int = 0
     stops: int = 0
-    """Signals upon which the run said that it had saved its step."""
+    """Signals after which the run reported that it had saved its step."""
     not_saved: list[str] = field(default_factory=list)
-    """Such stops whose newest checkpoint was of another step, or that had another status."""
+    """Such stops with another exit status, or whose newest checkpoint is of another step."""
     stops_of_run: int = 0
     torn_metrics: int = 0
     failed: list[str] = field(default_factory=list)
@@ -63,10 +66,25 @@ class Found:
     temporaries_left: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 
+    @property
+    def is_fault_found(self) -> bool:
+        return bool(self.unreadable or self.differences)
+
+
+@dataclass
+class Surroundings:
+    """Shared by all series: data, and what runs come to that nothing happens to."""
+
+    start: Path
+    expected: dict[bool, list[str]]
+    """Is the run noisy? -> what it leaves."""
+    longest_wait: float
+    """Seconds until the latest kill."""
+
 
 @contextlib.contextmanager
 def in_place(path, num_bytes=None):
-    """A saver as many are: into the folder that readers look at, one file after the other."""
+    """A saver that writes into the folder that readers look at, one file after the other."""
     path.mkdir(parents=True)
     time.sleep(0.02)
     yield path
@@ -85,8 +103,8 @@ def train(folder: Path, *, noisy: bool, control: str = "") -> int:
     return small_run.main("train", noisy=noisy)
 
 
-def look_at(run: Path, committed: int, found: Found) -> int:
-    """What a kill has left; the newest step that can be gone on from comes back."""
+def inspect(run: Path, committed: int, found: Found) -> int:
+    """Check what a kill has left; return the newest step from which training can resume."""
     steps = [0]
     for path in checkpoint_paths(run / "checkpoints"):
         try:
@@ -108,7 +126,7 @@ def look_at(run: Path, committed: int, found: Found) -> int:
 
 
 def stop(process: int, rng: random.Random, polite: bool) -> int:
-    """End a process: at once, or by a signal that asks for it, and now and then a second one."""
+    """End a process with SIGKILL or politely, and sometimes with a second signal; return the signal."""
     number = rng.choice([signal.SIGTERM, signal.SIGINT]) if polite else signal.SIGKILL
     os.kill(process, number)
     if polite and rng.random() < 0.3:
@@ -118,7 +136,7 @@ def stop(process: int, rng: random.Random, polite: bool) -> int:
 
 
 def check_stop(folder: Path, status: int, number: int, committed: int, found: Found) -> None:
-    """A run that was asked to stop says which step it has saved, unless it was asked twice."""
+    """Check that a run that was asked to stop reports the step that it has saved."""
     said = re.findall(r"stopped after step (\d+);", (folder / "output").read_text())
     if len(said) > found.stops_of_run:
         found.stops_of_run += 1
@@ -130,7 +148,7 @@ def check_stop(folder: Path, status: int, number: int, committed: int, found: Fo
 def kill_until_done(
     folder: Path, rng: random.Random, found: Found, options: Options, longest_wait: float
 ) -> None:
-    """One run, from its beginning to its end, through as many kills as it takes."""
+    """Kill and restart one run until it is through."""
     is_command = found.runs % 2 == 1 and not options.signals
     committed, found.stops_of_run = 0, 0
     while True:
@@ -144,7 +162,10 @@ def kill_until_done(
         time.sleep(wait)
         number = stop(process, rng, options.signals)
         status = small_run.status_of(process)
-        committed = max(committed, look_at(folder / "run", committed, found))
+        newest = inspect(folder / "run", committed, found)
+        if newest <= committed:
+            longest_wait *= 1.2  # the machine may have become busier: let the run get somewhere
+        committed = max(committed, newest)
         check_stop(folder, status, number, committed, found)
         found.kills += status != 0
         if status not in (-number, 128 + number):
@@ -158,8 +179,7 @@ def straight(folder: Path, *, noisy: bool) -> list[str]:
     return small_run.left_by(folder / "run")
 
 
-def kill(work: Path, options: Options) -> Found:
-    rng, found = random.Random(options.seed), Found()
+def prepare(work: Path) -> Surroundings:
     small_run.prepare(work / "start")
 
     def make_data() -> int:
@@ -172,28 +192,49 @@ def kill(work: Path, options: Options) -> Found:
         shutil.copytree(work / "start", work / f"straight {noisy}")
         start = time.perf_counter()
         expected[noisy] = straight(work / f"straight {noisy}", noisy=noisy)
-        # Where the machine is slow and busy, 0.3 seconds are no more than a start.
+        # On a slow or busy machine, 0.3 seconds are no more than a start.
         longest_wait = max(0.3, 0.8 * (time.perf_counter() - start))
     assert expected[False] != expected[True]
-    while found.kills < options.kills and not found.failed:
+    return Surroundings(work / "start", expected, longest_wait)
+
+
+def kill(work: Path, surroundings: Surroundings, options: Options) -> Found:
+    """A series of runs that are killed until they are through."""
+    rng, found = random.Random(options.seed), Found()
+    min_runs = 0 if options.signals or options.control else 2  # the second is started by the command
+    while (found.kills < options.kills or found.runs < min_runs) and not found.failed:
+        if options.control and found.is_fault_found:
+            break
         folder, noisy = work / str(found.runs), found.runs % 2 != 1 or options.signals
-        shutil.copytree(work / "start", folder)
-        kill_until_done(folder, rng, found, options, longest_wait)
+        shutil.copytree(surroundings.start, folder)
+        kill_until_done(folder, rng, found, options, surroundings.longest_wait)
         if not found.failed:
-            left = small_run.left_by(folder / "run")
-            found.differences += [f"{a} -> {b}" for a, b in zip_longest(expected[noisy], left) if a != b]
+            pairs = zip_longest(surroundings.expected[noisy], small_run.left_by(folder / "run"))
+            found.differences += [f"{a} -> {b}" for a, b in pairs if a != b]
             found.temporaries_left += map(str, folder.rglob(".*.tmp.*"))
         found.runs += 1
         shutil.rmtree(folder)
     return found
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--control", choices=CONTROLS, default="")
     parser.add_argument("--signals", action="store_true", help="SIGTERM and SIGINT in place of SIGKILL")
-    options = Options(**vars(parser.parse_args()))
+    parser.add_argument("--series", type=json.loads, help="JSON list of such options, in place of them")
+    given = vars(parser.parse_args())
+    series = given.pop("series") or [given]
     with tempfile.TemporaryDirectory() as temporary:
-        print(json.dumps(asdict(kill(Path(temporary), options)), indent=1))
+        surroundings = prepare(Path(temporary))
+        found = []
+        for number, options in enumerate(series):
+            folder = Path(temporary, f"series {number}")
+            folder.mkdir()
+            found.append(asdict(kill(folder, surroundings, Options(**options))))
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

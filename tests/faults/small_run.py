@@ -1,6 +1,6 @@
-"""A run so small that a thousand of them are quick, through the real command, and what it leaves.
+"""A run so small that a thousand of them are quick, by the real command in this process, and what it leaves.
 
-Imported by the programs beside it, which fork a child for each trial: nothing here computes before that.
+The programs beside this file import it and fork a child for each trial: nothing here computes before that.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from transformerlm.cli import make_data, train, train_tokenizer
 from transformerlm.logging import names
 from transformerlm.training import trainer
 
-# They are imported where they are first used, which each child would have to do anew. (PyTorch imports the
-# last when the first optimizer is made.)
+# Imported on first use, which each child would have to do anew. (PyTorch imports the last one when the first
+# optimizer is made.)
 for module in ("infer", "training.learner", "training.plan", "training.verify_resume"):
     importlib.import_module(f"transformerlm.{module}")
 importlib.import_module("torch._dynamo")
@@ -66,7 +66,7 @@ NOT_REPEATED = {names.TOKENS_PER_SECOND, names.MFU, names.DATA_WAIT_FRACTION, na
 
 
 def prepare(folder: Path) -> None:
-    """A corpus and a config in `folder`."""
+    """Write a corpus and configs into `folder`."""
     (folder / "text").mkdir(parents=True)
     for number in range(40):
         line = f"The {number}th fox met {number * 7 % 11} crows by the river and said good day to them.\n"
@@ -77,7 +77,7 @@ def prepare(folder: Path) -> None:
 
 
 def main(command: str, *words: str, noisy: bool = False) -> int:
-    """The command in this process, in the present folder; what it says goes into a file `output`."""
+    """Run the command in this process and the current folder; its output goes into a file `output`."""
     trainer.measured_flops_ceiling = lambda runtime: 1e9
     if noisy:
         make_noisy()
@@ -86,7 +86,7 @@ def main(command: str, *words: str, noisy: bool = False) -> int:
 
 
 def make_noisy() -> None:
-    """Let each step depend on torch's generator, as dropout would: else forgetting it would do no harm."""
+    """Let each step depend on torch's generator, as dropout would: else a lost generator would not show."""
     quiet = trainer.Trainer.take_step
 
     def take_step(self):
@@ -100,7 +100,7 @@ def make_noisy() -> None:
 
 
 def in_child(work) -> int:
-    """Start `work()` in a forked process; its id comes back. What it returns is its exit status."""
+    """Start `work()` in a forked process, whose exit status is what it returns; return the process id."""
     sys.stdout.flush()
     process = os.fork()
     if process:
@@ -121,18 +121,18 @@ def in_child(work) -> int:
 
 
 def status_of(process: int) -> int:
-    """Wait for a child; its exit status, or minus the signal that ended it."""
+    """Wait for a child; return its exit status, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def records(run: Path) -> list[dict]:
-    """What metrics.jsonl holds; a line that is not whole is an error, but for the last of a killed run."""
+    """Return the records in metrics.jsonl; a torn line is a ValueError."""
     path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
 def left_by(run: Path) -> list[str]:
-    """All that a finished run has left and that does not depend on time: weights, optimizer, RNG, metrics."""
+    """Return what a finished run has left and does not depend on time: weights, optimizer, RNG, metrics."""
     found = []
     for path in checkpoint_paths(run / "checkpoints")[-1:]:
         checkpoint = read_checkpoint(path)

@@ -1,47 +1,47 @@
-"""Commands that end, or find the disk full, at every one of their calls to the file system."""
-
-import functools
+"""Commands that crash, or find the disk full, at their calls to the file system."""
 
 import pytest
 
-from tests.faults.test_kills import run
+from tests.faults.programs import run
 from tests.faults.watched_disk import faults_of_order
 
-# The quick suite tries some of a command's calls, the slow one all of them.
-EVERY = {"train": 7, "make_data": 5, "train_tokenizer": 3}
-TRIALS = [
-    *EVERY.items(),
-    *(pytest.param(name, 1, marks=[pytest.mark.slow, pytest.mark.endurance]) for name in EVERY),
-]
-
-
-@functools.cache
-def enumerated(command: str, every: int) -> dict:
-    """All faults in one program: its start takes longer than many trials."""
-    return run("tests.faults.crashes", command, "--every", str(every), "--faults", *CRASHES, *FULL)
-
-
+COMMANDS = ["train", "make_data", "train_tokenizer"]
 CRASHES, FULL = ("crash", "power"), ("full", "full-once")
 
 
-@pytest.mark.parametrize(("command", "every"), TRIALS)
-@pytest.mark.parametrize("fault", CRASHES)
-def test_a_crash_at_any_call_loses_nothing_that_was_committed(command, fault, every):
-    found = enumerated(command, every)[fault]
-    assert found["trials"] >= 5
-    assert set(found["statuses"]) == {"137"}
-    assert found["order"] == found["unreadable"] == found["not_finished"] == []
-    assert found["differences"] == found["temporaries_left"] == []
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "every",
+    [
+        pytest.param([28, 16, 8], id="some calls"),
+        pytest.param([1], marks=pytest.mark.endurance, id="every call"),
+    ],
+)
+def test_a_crash_or_a_full_disk_at_any_call_loses_nothing_that_was_committed(every):
+    # One program for all: its start takes longer than many trials.
+    words = ["--every", *map(str, every), "--faults", *CRASHES, *FULL]
+    found = run("tests.faults.crashes", *COMMANDS, *words)
+    assert [*found] == COMMANDS
+    for command, by_fault in found.items():
+        for fault in CRASHES:
+            check_crashes(by_fault[fault], f"{command}: {fault}")
+        for fault in FULL:
+            check_full_disk(by_fault[fault], f"{command}: {fault}")
+        assert any("74" in by_fault[fault]["statuses"] for fault in FULL), command
 
 
-@pytest.mark.parametrize(("command", "every"), TRIALS)
-@pytest.mark.parametrize("fault", FULL)
-def test_a_full_disk_at_any_call_is_one_line_and_leaves_nothing_half_written(command, fault, every):
-    found = enumerated(command, every)[fault]
-    assert found["trials"] >= 5
-    assert "74" in found["statuses"]
-    assert found["bad_messages"] == found["unreadable"] == found["not_finished"] == []
-    assert found["differences"] == found["temporaries_left"] == []
+def check_crashes(found: dict, name: str) -> None:
+    assert found["trials"] >= 3, name
+    assert set(found["statuses"]) == {"137"}, name
+    assert found["order"] == found["unreadable"] == found["not_finished"] == [], name
+    assert found["differences"] == found["temporaries_left"] == [], name
+
+
+def check_full_disk(found: dict, name: str) -> None:
+    """One line says so, and nothing half-written is left."""
+    assert found["trials"] >= 3, name
+    assert found["bad_messages"] == found["unreadable"] == found["not_finished"] == [], name
+    assert found["differences"] == found["temporaries_left"] == [], name
 
 
 def test_the_judge_of_order_knows_a_commit_that_is_none():

@@ -1,7 +1,7 @@
-"""What this process does to the files below one folder, call by call; and faults at any of the calls.
+"""Record of what this process does to the files below one folder, call by call, with faults at any call.
 
-It stands between Python and the system: every way in which Python code makes, writes, renames or removes a
-file is seen, whether or not the package's own module for that was used.
+It replaces the functions of `os` and `io`: every way in which Python code makes, writes, renames or removes a
+file is seen, also past the package's own module for that.
 """
 
 import builtins
@@ -18,17 +18,17 @@ MAKES_LARGER = {"open", "write", "mkdir", "fsync", "ftruncate"}
 
 @dataclass
 class WatchedDisk:
-    """Calls are numbered from 1. Enter it in a process of its own: it stays as long as that lives."""
+    """Calls are numbered from 1. Install it in a process of its own: it stays as long as that lives."""
 
     root: Path
     crash_at: int = 0
-    """Where the process ends, before the call is made; of a write, after half of it. 0: nowhere."""
+    """Number of the call before which the process ends, or of the write after half of which. 0: none."""
     full_at: int = 0
-    """From where on the disk is full. 0: never."""
+    """Number of the call from which on the disk is full. 0: never."""
     full_once: bool = False
     """The disk is full at that call only."""
     loses_power: bool = False
-    """With the process ends the machine: of what was not synchronised, half of each file is lost."""
+    """The machine ends with the process: half of each file that was not synchronised is lost."""
     calls: list[tuple[str, str]] = field(default_factory=list)
     """Name of the call, and the path relative to the root; of a rename both, with " -> " between."""
     unsynchronised: set[str] = field(default_factory=set)

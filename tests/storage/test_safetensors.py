@@ -1,15 +1,14 @@
 import json
 import os
 import random
-import re
 import sys
-from pathlib import Path
 
 import pytest
 import safetensors
 import safetensors.torch
 import torch
 
+from tests.peak_memory import peak_memory, reset_peak_memory
 from tests.storage.trees import dump_tree, numbers, parse_tree, same, save_tree
 from transformerlm.errors import CheckpointError
 from transformerlm.storage.safetensors_header import DTYPES
@@ -125,7 +124,7 @@ def refusal_of(data: bytes) -> list[str]:
 
 
 def test_a_changed_header_is_read_or_refused_in_one_line():
-    check_mutations(10_000, seed=0)
+    check_mutations(4000, seed=0)
 
 
 @pytest.mark.slow
@@ -134,17 +133,13 @@ def test_many_changed_headers_are_read_or_refused_in_one_line():
     check_mutations(200_000, seed=1)
 
 
-def most_memory() -> int:
-    """The most bytes that this process has had since it was last reset."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what a process has taken")
 def test_a_file_is_held_once(tmp_path):
     with (tmp_path / "t").open("wb") as file:
-        for chunk in tree_chunks({"a": torch.zeros(2**24), "b": torch.zeros(2**23 + 1)})[1]:
+        for chunk in tree_chunks({"a": torch.zeros(2**25), "b": torch.zeros(2**10)})[1]:
             file.write(chunk)
-    Path("/proc/self/clear_refs").write_text("5")
-    before, size = most_memory(), (tmp_path / "t").stat().st_size
+    reset_peak_memory()
+    before, size = peak_memory(), (tmp_path / "t").stat().st_size
     load_tree(tmp_path / "t")
-    assert 0.9 * size <= most_memory() - before <= size + 20 * 2**20
+    # Less than the file where the allocator had free memory.
+    assert 0.5 * size <= peak_memory() - before <= size + 20 * 2**20

@@ -215,7 +215,8 @@ def _model_fields(config: ModelConfig, architecture: str, vocab_size: int) -> di
     return {f"{architecture}.{key}": value for key, value in fields.items()}
 
 
-def _tokenizer_fields(tokenizer: Tokenizer, eos_token: str | None, gguf: Any) -> dict[str, Any]:
+def _pattern_name(tokenizer: Tokenizer) -> str:
+    """Return llama.cpp's name of the tokenizer's pattern, after checking its `whole_words` setting."""
     pattern, takes_whole_words = PATTERNS.get(tokenizer.pretokenizer.pattern, (None, False))
     if pattern is None:
         known = ", ".join(name for name, _ in PATTERNS.values())
@@ -225,6 +226,11 @@ def _tokenizer_fields(tokenizer: Tokenizer, eos_token: str | None, gguf: Any) ->
         words = {True: "whole words are taken as they are", False: "whole words are merged like others"}
         what = f"with the pattern of {pattern} {words[takes_whole_words]} there"
         raise _refusal(f"whole_words: {what}; expected {takes_whole_words}, got {tokenizer.whole_words}")
+    return pattern
+
+
+def _tokenizer_fields(tokenizer: Tokenizer, eos_token: str | None, gguf: Any) -> dict[str, Any]:
+    pattern = _pattern_name(tokenizer)
     if eos_token is None:
         raise _refusal("none of its special tokens ends a text, and another token would be taken for one")
     model = json.loads(tokenizer_json(tokenizer))["model"]
