@@ -28,6 +28,7 @@ from benchmarking.infer_jobs import Job, Prompts, first_token, whole_text
 from benchmarking.timing import NO_BFLOAT16, Contestants, Outcome, Task, has_bfloat16, nothing
 from transformerlm.cli.command import run_command
 from transformerlm.config import ModelConfig, RuntimeConfig
+from transformerlm.errors import Key
 from transformerlm.logging import names
 from transformerlm.schema import (
     NonNegativeFloat,
@@ -93,10 +94,10 @@ class BenchInferConfig(Section):
             what = (
                 f"expected at most {room} (context_length - prompt_length), got {self.bench.max_new_tokens}"
             )
-            yield Problem(("bench", "max_new_tokens"), what)
+            yield Problem(Key("bench", "max_new_tokens"), what)
         if self.bench.long_prompt_length >= self.model.context_length:
             what = f"expected less than context_length, got {self.bench.long_prompt_length}"
-            yield Problem(("bench", "long_prompt_length"), what)
+            yield Problem(Key("bench", "long_prompt_length"), what)
 
 
 @dataclass(frozen=True)

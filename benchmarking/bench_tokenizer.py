@@ -25,7 +25,7 @@ from benchmarking.tokenizer_jobs import Job, make_vocabulary
 from benchmarking.tokenizer_report import Result, Results, record, report
 from benchmarking.tokenizer_works import OURS, WORKS, package_of, task
 from transformerlm.cli.command import run_command
-from transformerlm.errors import DataError
+from transformerlm.errors import DataError, Key
 from transformerlm.logging import ConsoleLogger, say
 from transformerlm.parallel import available_cores
 from transformerlm.schema import NonNegativeInt, PositiveFloat, PositiveInt, Problem, Section, Text
@@ -105,7 +105,7 @@ class BenchSection(Section):
     def conflicts(self) -> Iterator[Problem]:
         """The two files of a tokenizer come together."""
         if (self.vocab_path is None) != (self.merges_path is None):
-            yield Problem(("merges_path",), "expected both vocab_path and merges_path, or neither")
+            yield Problem(Key("merges_path"), "expected both vocab_path and merges_path, or neither")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,12 +1,18 @@
-"""What all tests share: which machine parts they need, and quiet, reproducible surroundings."""
+"""Shared by all tests: GPU detection, a reproducible environment, and one tiny trained run."""
 
 import signal
 
+import hypothesis
 import pytest
 
+from tests.tiny_run import train_in, write_workplace
 from transformerlm.kernels.threads import sleep_soon
 
 sleep_soon()  # as the commands do, before a test imports PyTorch
+
+# An example may take long on a busy machine.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_configure(config):
@@ -33,3 +39,20 @@ def no_inherited_wandb_run(monkeypatch):
     # A suite started by a wandb agent must not write into the agent's run.
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder as the current one, with a corpus `fables` and a `config.toml`."""
+    write_workplace(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A workplace in which `config.toml` has been trained; tests only read it."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_workplace(folder)
+    train_in(folder)
+    return folder

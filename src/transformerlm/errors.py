@@ -42,7 +42,8 @@ class Problem(NamedTuple):
     """The file, or "command line", that set the key; "" while unknown."""
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.source, str(self.key), self.what) if part)
+        where = [self.source] if self.source else []
+        return ": ".join([*where, *([str(self.key)] if self.key else []), self.what])
 
 
 class TransformerLMError(Exception):
@@ -116,7 +117,7 @@ class LockedError(TransformerLMError):
 
     @property
     def in_use(self) -> str:
-        """Who has the folder, without what to do about it."""
+        """The first half of the message: the folder and its holder, without the advice."""
         return f"{self.directory}: in use by {self.holder}, which holds {self.lock_file}"
 
 

@@ -264,6 +264,7 @@ def test_bytes_that_are_not_utf8_are_scored_where_they_are_kept(there, tmp_path,
     assert record[names.EVAL_BYTES] == 6
 
 
+@pytest.mark.slow
 def test_wandb_gets_the_record_and_the_documents(there, tmp_path, capfd, monkeypatch):
     shutil.copytree(there / "runs/fables", tmp_path / "run")
     (tmp_path / "a.txt").write_text("A fox.")
@@ -280,20 +281,13 @@ def started(*words):
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_the_real_command(there, capfd):
-    _, records, _ = run(capfd, *HELD_OUT)
-    out, err = (process := started(*HELD_OUT)).communicate()
-    assert process.returncode == 0, err
-    assert [json.loads(line) for line in out.splitlines()] == records
-    assert err.splitlines()[0].startswith("runs/fables/checkpoints/step_00000006: ")
-
-
+@pytest.mark.slow
 def test_ctrl_c_ends_it_and_leaves_nothing_half_written(there, tmp_path):
     (tmp_path / "long.txt").write_text("The fox and the crow met. " * 400_000)
     words = ("--eval.stride=1", f"--eval.documents_file={tmp_path}/documents.jsonl")
     process = started("--eval.checkpoint=runs/fables", f"--text={tmp_path}/long.txt", *words)
     assert "parameters, on cpu" in process.stderr.readline()
     os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err) == (130, "", "interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["long.txt"]

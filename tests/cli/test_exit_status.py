@@ -141,8 +141,9 @@ def test_75_locked(workplace, capfd):
     assert line.startswith(f"runs/fables: in use by process {os.getpid()} on ")
 
 
+@pytest.mark.slow
 def test_128_and_a_signal(workplace, trained):
-    """SIGINT and SIGTERM in training, SIGINT in generating: real processes, side by side."""
+    """SIGTERM in training and SIGINT in generating: real processes, side by side."""
     script = "import sys; from transformerlm.cli.{} import main; sys.exit(main())"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -151,25 +152,19 @@ def test_128_and_a_signal(workplace, trained):
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=environment)
 
     many = ["--training.max_steps=1000000", "--training.checkpoint_every=0", "--training.validate_every=0"]
-    trainings = {
-        number: start("train", "--config", "config.toml", *many, f"--training.run_dir=runs/{number}",
-                      stderr=subprocess.PIPE)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }  # fmt: skip
+    training = start("train", "--config", "config.toml", *many, stderr=subprocess.PIPE)
     leader, follower = pty.openpty()
     words = [f"--infer.checkpoint={trained}/runs/fables", "--runtime.device=cpu", "--prompt=The"]
     words += ["--generation.eos_token="]
     writing = start("infer", *words, "--generation.max_new_tokens=10000000", stderr=follower)
     os.close(follower)
-    for number, process in trainings.items():
-        process.stdout.readline()  # its first step is done
-        process.send_signal(number)
-    for number, process in trainings.items():
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 128 + number, err
-        assert b"the same command goes on from there" in err.splitlines()[-1]
-        assert b"Traceback" not in err
-        assert list(Path(f"runs/{int(number)}/checkpoints").glob("step_*")), out
+    training.stdout.readline()  # its first step is done
+    training.send_signal(signal.SIGTERM)
+    out, err = training.communicate(timeout=300)
+    assert training.returncode == 143, err
+    assert b"the same command goes on from there" in err.splitlines()[-1]
+    assert b"Traceback" not in err
+    assert list(Path("runs/fables/checkpoints").glob("step_*")), out
     shown = b""
     while len(shown) < 20:
         shown += os.read(leader, 100)
@@ -177,7 +172,7 @@ def test_128_and_a_signal(workplace, trained):
     with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
         while block := os.read(leader, 4096):
             shown += block
-    assert writing.wait(60) == 130
+    assert writing.wait(300) == 130
     assert shown.endswith(b"interrupted\r\n")
     os.close(leader)
     writing.stdout.close()

@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import shutil
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -116,6 +115,7 @@ def test_another_tokenizer_is_refused(run_dir, tmp_path, capfd):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_wandb_gets_the_outputs(run_dir, tmp_path, capfd, monkeypatch):
     shutil.copytree(run_dir, tmp_path / "run")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -195,29 +195,35 @@ def test_results_as_text(run_dir, tmp_path, capfd):
         assert readable(capfd, *words[:2], f"--infer.stream={stream}") == f"{texts[0]}\n"
 
 
-def terminal(words):
-    """What a terminal shows of a command for which it is stdout and stderr."""
+@contextlib.contextmanager
+def on_a_terminal(monkeypatch):
+    """Let a terminal be stdout and stderr; the list gets what it has shown."""
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "transformerlm.cli.infer", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=follower, stderr=follower, env=environment) as process:
-        os.close(follower)
-        shown = b""
-        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
-            while block := os.read(leader, 4096):
-                shown += block
+    shown = []
+    with open(follower, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:  # noqa: PTH123
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", stream)
+        yield shown
+    with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+        while block := os.read(leader, 4096):
+            shown.append(block)
     os.close(leader)
-    assert process.returncode == 0, shown
-    return shown.decode().replace("\r\n", "\n")
 
 
-def test_a_terminal_shows_text_once_and_json_where_it_is_asked_for(run_dir, capfd):
+def terminal(words, monkeypatch):
+    """Return what a terminal shows of a command for which it is stdout and stderr."""
+    with on_a_terminal(monkeypatch) as shown:
+        assert infer.main(words) == 0
+    return b"".join(shown).decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_shows_text_once_and_json_where_it_is_asked_for(run_dir, capfd, monkeypatch):
     words = [f"--infer.checkpoint={run_dir}", "--runtime.device=cpu", "--runtime.dtype=float32"]
     words += ["--prompt=The ", "--generation.max_new_tokens=8", "--generation.stop=\n"]
     _, (record,), _ = run(capfd, *words)
     text = "The " + record[names.OUTPUT]
-    assert terminal(words) == f"{text}\n"
-    shown = terminal([*words, "--generation.log_probs=true"])
+    assert terminal(words, monkeypatch) == f"{text}\n"
+    shown = terminal([*words, "--generation.log_probs=true"], monkeypatch)
     assert shown.startswith(f"{text}\n{{")
     assert json.loads(shown.removeprefix(f"{text}\n"))[names.OUTPUT] == record[names.OUTPUT]
 

@@ -49,7 +49,7 @@ class TrainingConfig(Section):
     log_every: PositiveInt = 10
     """Steps between records of metrics."""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
-    """What to do when the loss or the gradient is not finite; that step is never taken. "stop": end the run.
+    """Action when the loss or the gradient is not finite; that step is never taken. "stop": end the run.
     "skip": continue with the next batch. "rollback": return to the newest checkpoint and leave out the
     batches since."""
     max_faults: PositiveInt = 10

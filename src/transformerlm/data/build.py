@@ -263,9 +263,8 @@ def _check_separator(config: CorpusConfig, tokenizer: Tokenizer) -> None:
     separator, known = config.document_separator, tokenizer.special_token_ids
     if separator and separator not in known:
         what = f"expected one of the tokenizer's special tokens, {sorted(known)}, got {separator!r}"
-        raise DataError(
-            f'[data].document_separator: {what}; add it to [tokenizer].special_tokens, or take ""'
-        )
+        advice = 'add it to [tokenizer].special_tokens, or take ""'
+        raise DataError(f"{what}; {advice}", key=Key("data", "document_separator"))
 
 
 def _outputs(config: CorpusConfig, directory: Path) -> list[Path]:

@@ -98,6 +98,22 @@ def test_all_problems_are_reported_at_once_each_in_its_table():
     ]
 
 
+def test_a_key_of_one_other_table_is_pointed_out():
+    @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+    class Other(Section):
+        height: PositiveInt = 1
+
+    @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+    class Both(Section):
+        inner: Inner = dataclasses.field(default_factory=Inner)
+        other: Other = dataclasses.field(default_factory=Other)
+
+    with pytest.raises(SchemaError) as caught:
+        from_dict(Both, {"inner": {"height": 3}})
+    (problem,) = caught.value.problems
+    assert problem == (Key("inner", "height"), 'unknown key; did you mean "[other].height"?', "config")
+
+
 def test_a_table_that_is_no_table():
     assert problems_of({"inner": 3}) == ["file.toml: inner: expected a table, got 3"]
 

@@ -1,12 +1,7 @@
-"""A small text, a small config, and one run that was trained with them, for all tests of the commands."""
+"""A small corpus, a small config and a run trained with them; fixtures in conftest.py share one such run."""
 
 import contextlib
-import os
 from pathlib import Path
-
-import pytest
-
-from transformerlm.cli import train
 
 CONFIG = """
 [data]
@@ -57,31 +52,15 @@ def write_fables(folder: Path) -> None:
             (folder / f"{first}-{second}.txt").write_text(text, encoding="utf-8")
 
 
-@contextlib.contextmanager
-def working_in(folder: Path):
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield folder
-    finally:
-        os.chdir(before)
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """An empty folder to work in, with a corpus `fables` and a `config.toml`."""
-    write_fables(tmp_path / "fables")
-    (tmp_path / "config.toml").write_text(CONFIG)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """A workplace in which `config.toml` has been trained, for tests that only read it."""
-    folder = tmp_path_factory.mktemp("trained")
+def write_workplace(folder: Path) -> None:
+    """Write a corpus `fables` and a `config.toml` to train on it."""
     write_fables(folder / "fables")
     (folder / "config.toml").write_text(CONFIG)
-    with working_in(folder):
+
+
+def train_in(folder: Path) -> None:
+    """Train `config.toml`, in this process; the run is `runs/fables`."""
+    from transformerlm.cli import train
+
+    with contextlib.chdir(folder):
         assert train.main(["--config", "config.toml"]) == 0
-    return folder

@@ -1,0 +1,59 @@
+import contextlib
+import dataclasses
+
+import pytest
+
+from transformerlm.config import CorpusConfig, EvalConfig, EvalSection, RuntimeConfig
+from transformerlm.errors import CheckpointError, ConfigError, Key
+from transformerlm.evaluation.compare import compare, evaluate
+
+
+@pytest.fixture
+def config(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    return EvalConfig(
+        eval=EvalSection(checkpoint="runs/fables", compare="runs/fables/checkpoints/step_00000003"),
+        data=CorpusConfig(corpus="fables"),
+        runtime=RuntimeConfig(device="cpu", dtype="float32"),
+    )
+
+
+def with_eval(config, **values):
+    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, **values))
+
+
+def test_two_models_are_scored_on_the_same_documents(config, capfd):
+    found = evaluate(config)
+    assert found.text == "the validation part of fables"
+    assert [model.checkpoint.step for model in (found.first, found.second)] == [6, 3]
+    assert found.first.scores.num_bytes.tolist() == found.second.scores.num_bytes.tolist()
+    loss = found.first.scores.loss.value - found.second.scores.loss.value
+    assert found.difference.loss.value == pytest.approx(loss, abs=1e-6)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_one_model_has_no_difference(config):
+    found = evaluate(with_eval(config, compare=None, max_documents=2))
+    assert (found.second, found.difference) == (None, None)
+    assert len(found.first.scores) == 2
+    assert compare("text", found.first) == dataclasses.replace(found, text="text")
+
+
+def test_a_second_model_that_is_not_there_is_reported_before_the_first_is_scored(config):
+    class Reporter:
+        def say(self, message):
+            pytest.fail(message)
+
+        def bar(self, total, unit, description):
+            return contextlib.nullcontext(pytest.fail(description))
+
+    with pytest.raises(CheckpointError):
+        evaluate(with_eval(config, compare="nowhere"), Reporter())
+
+
+def test_the_text_is_not_overwritten(config, tmp_path):
+    (tmp_path / "a.txt").write_text("A fox.")
+    path = str(tmp_path / "a.txt")
+    with pytest.raises(ConfigError) as caught:
+        evaluate(with_eval(config, text=path, documents_file=path))
+    assert caught.value.problems[0].key == Key("eval", "documents_file")
