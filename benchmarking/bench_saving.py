@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarking.timing import Contestants, Run, Task, nothing
 from transformerlm.cli.command import Arguments, load_config, run_command
-from transformerlm.config import ModelConfig, TrainConfig, TrainingConfig
+from transformerlm.config import ModelConfig, ScheduleConfig, TrainConfig, TrainingConfig
 from transformerlm.schema import PositiveInt, Section
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def trained(config: BenchSavingConfig, folder: Path) -> Trainer:
 
     wanted = config.bench
     training = TrainingConfig(max_steps=wanted.steps, checkpoint_every=wanted.save_every, validate_every=0)
-    whole = TrainConfig(model=config.model, training=training)
+    schedule = ScheduleConfig(warmup_steps=min(ScheduleConfig().warmup_steps, wanted.steps // 2))
+    whole = TrainConfig(model=config.model, schedule=schedule, training=training)
     runtime = Runtime.from_config(whole.runtime)
     trainer = Trainer(whole, token_data(folder), RunDirectory(folder / "run"), runtime, SilentReporter())
     trainer.train(NullLogger())

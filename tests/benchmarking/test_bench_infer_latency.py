@@ -10,11 +10,11 @@ ARGUMENTS = [*(f"--model.{value}" for value in MODEL), *(f"--bench.{value}" for 
 
 
 @pytest.mark.slow
-def test_each_precision_work_and_contestant_is_one_line(capsys):
+def test_each_precision_work_and_contestant_is_one_line(capsys, in_this_process):
     peers = ['--bench.peers=["transformers"]', "--runtime.num_threads=1"]
     main = bench_infer_latency.main
     status, lines, said = run_bench(main, "bench_infer.toml", *ARGUMENTS, *peers, capsys=capsys)
-    assert status == 0
+    assert status == 0, said
     assert (NO_BFLOAT16 in said) == (not has_bfloat16("auto"))
     works = ["1 x 4", "3 x 4", "first token after 9", "6 of 1 to 11"] * (1 + has_bfloat16("auto"))
     contestants = ["transformerlm"] if "is not installed" in said else ["transformerlm", "transformers"]

@@ -1,18 +1,15 @@
 """The benchmark runs, says what it leaves out, compares only what is equal, and asks for what it says."""
 
-import dataclasses
-import functools
 import io
 import sysconfig
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 from benchmarking import bench_tokenizer
 from benchmarking.corpora import PYTHON_MACHINE, gather, outside_path, python_sources, random_letters, write
-from benchmarking.timing import Contestant, Contestants, Measured, Memory, Outcome, Task
+from benchmarking.timing import Measured, Memory, Outcome
 from benchmarking.tokenizer_jobs import documents
 from benchmarking.tokenizer_report import TARGETS, Result, Results, record, report
 from benchmarking.tokenizer_works import WORKS, package_of
@@ -23,7 +20,7 @@ PROSE = "A few words, and 1234 numbers; naïve 中文 <|endoftext|> it's\r\n\n  
 
 
 @pytest.mark.slow
-def test_every_contestant_does_every_work_as_we_do(tmp_path, monkeypatch, capsys):
+def test_every_contestant_does_every_work_as_we_do(tmp_path, monkeypatch, capsys, in_this_process):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(PROSE * 20 + (ROOT / "benchmarking/timing.py").read_text(), newline="")
     options = {
@@ -39,6 +36,8 @@ def test_every_contestant_does_every_work_as_we_do(tmp_path, monkeypatch, capsys
     }
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
+    for name in ("RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, "")  # the benchmark sets them: afterwards they are as before
     overrides = [f"--bench.{key}={value}" for key, value in options.items()]
     status, lines, said = run_bench(bench_tokenizer.main, "bench_tokenizer.toml", *overrides, capsys=capsys)
     assert status == 0, said
@@ -57,62 +56,6 @@ def test_every_contestant_does_every_work_as_we_do(tmp_path, monkeypatch, capsys
     assert "a vocabulary is trained instead" in said
     assert "| encode_letters | random letters |" in said
     assert list(tmp_path.glob("bench_tokenizer.*")) == []
-
-
-def slow(seconds, time_limit):
-    """A task whose one round takes so long."""
-    return Task(functools.partial(functools.partial, time.sleep, seconds), str, time_limit)
-
-
-def test_contestants_that_fail_or_take_too_long_are_left_out_and_can_enter_again(capfd):
-    said = []
-    start = time.perf_counter()
-    with Contestants(said.append) as contestants:
-        tasks = {
-            "quick": slow(0.01, 30),
-            "slow": slow(100, 0.5),
-            "failing": Task(functools.partial(functools.partial, int, "x"), str, 30),
-            "unprepared": Task(functools.partial(int, "x"), str, 30),
-        }
-        outcomes = contestants.race("a race", tasks, warmup_rounds=1, rounds=3)
-        again = contestants.race("another", {"slow": slow(0.01, 30), "quick": slow(0.02, 30)})
-    assert time.perf_counter() - start < 30
-    assert said == [
-        "a race: unprepared failed (its own words are above): left out",
-        "a race: slow took more than 0.5 seconds: left out",
-        "a race: failing failed (its own words are above): left out",
-    ]
-    assert "invalid literal for int()" in capfd.readouterr().err
-    assert list(outcomes) == ["quick"]
-    assert len(outcomes["quick"].rounds) == 3
-    assert outcomes["quick"].fingerprint == "None"
-    assert all(0.01 <= measured.seconds < 1 for measured in outcomes["quick"].rounds)
-    assert all(measured.cores < 0.9 for measured in outcomes["quick"].rounds)  # asleep
-    assert list(again) == ["slow", "quick"]
-
-
-def fingerprints(task):
-    """Of three rounds."""
-    contestant = Contestant()
-    contestant.prepare(task)
-    contestant.wait()
-    found = [contestant.run(True).fingerprint for _ in range(3)]
-    contestant.close()
-    return found
-
-
-def test_only_a_new_contestant_is_prepared_before_every_round():
-    counter = functools.partial(eval, "__import__('itertools').count().__next__")
-    assert fingerprints(Task(counter, str, 30)) == ["0", "1", "2"]
-    assert fingerprints(Task(counter, str, 30, is_new=True)) == ["0", "0", "0"]
-    assert fingerprints(Task(counter, str, 30, calls=5)) == ["4", "9", "14"]
-
-
-def test_a_round_of_many_calls_takes_as_long_as_one_of_them():
-    task = dataclasses.replace(slow(0.01, 30), calls=20)
-    with Contestants(print) as contestants:
-        (measured,) = contestants.race("calls", {"a": task})["a"].rounds
-    assert 0.01 <= measured.seconds < 0.1
 
 
 def test_documents_are_cut_at_line_ends_and_make_the_whole_text():

@@ -13,14 +13,14 @@ SHORT = ["--bench.rounds=2", "--bench.warmup_rounds=1", "--bench.batch_size=2", 
 
 
 @pytest.mark.slow
-def test_each_contestant_is_one_line(capsys, monkeypatch):
+def test_each_contestant_is_one_line(capsys, monkeypatch, in_this_process):
     pytest.importorskip("transformers")
     ceiling = bench_train.Ceiling("float32", 1e12)  # measuring it takes seconds
     monkeypatch.setattr(bench_train, "flops_ceiling", lambda runtime: ceiling)
     monkeypatch.setattr(bench_train, "has_bfloat16", lambda device: False)
     arguments = [*SHAPES, *SHORT, '--bench.work=["small", "adamw"]']
     status, lines, said = run_bench(bench_train.main, "bench_train.toml", *arguments, capsys=capsys)
-    assert status == 0
+    assert status == 0, said
     assert NO_BFLOAT16 in said
     steps = [line for line in lines if line["bench.work"] == "small"]
     assert [line["bench.contestant"] for line in steps] == [

@@ -62,3 +62,15 @@ def test_candidates_are_trained_and_compared(tmp_path, capsys):
     assert best == {"search.best": ""}
     assert all(line["search.steps"] == 3 and line["search.seconds"] > 0 for line in lines)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["search.toml", "text.txt", "train.toml"]
+
+
+def test_the_result_of_a_candidate_is_the_mean_over_its_seeds(monkeypatch, capsys):
+    losses = {"a": (3.0, 1.0), "b": (1.5, 2.0)}
+
+    def train(section, candidate, seed):
+        return {"metrics.val_bits_per_byte": losses[candidate][seed]}
+
+    monkeypatch.setattr(search_train, "train", train)
+    section = search_train.SearchSection(candidates=("a", "b"), num_seeds=2)
+    search_train.search(search_train.SearchTrainConfig(search=section))
+    assert '"search.best": "b"' in capsys.readouterr().out

@@ -1,0 +1,10 @@
+import pytest
+
+from benchmarking import timing
+from tests.benchmarking.tiny_bench import LocalContestant
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Contestants work in this process, which has imported what they need."""
+    monkeypatch.setattr(timing, "Contestant", LocalContestant)
