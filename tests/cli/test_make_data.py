@@ -52,14 +52,14 @@ from transformerlm.tokenizer import Tokenizer
 build.WORKER_BYTES = 1
 tokenizer = Tokenizer.from_dir("tok")
 for num_workers in (1, 2, 4):
-    for piece_bytes in (700, 5000, 2**19):
+    for chunk_bytes in (700, 5000, 2**19):
         config = DataConfig(corpus="fables", num_workers=num_workers)
-        folder = Path(sys.argv[1], f"{num_workers}-{piece_bytes}")
-        make_data(config, tokenizer, folder, piece_bytes=piece_bytes, commit_bytes=3 * piece_bytes)
+        folder = Path(sys.argv[1], f"{num_workers}-{chunk_bytes}")
+        make_data(config, tokenizer, folder, chunk_bytes=chunk_bytes, commit_bytes=3 * chunk_bytes)
 """
 
 
-def test_workers_pieces_hash_seeds_and_kernels_change_no_byte(workplace):
+def test_workers_chunks_hash_seeds_and_kernels_change_no_byte(workplace):
     """Both files and their sidecars, from real processes with hash seeds of their own."""
     assert make_data.main([*WORDS, "--data.token_dir=d", "--tokenizer.tokenizer_dir=tok"]) == 0
     expected = {name: Path("d", name).read_bytes() for name in FILES}

@@ -100,7 +100,7 @@ from transformerlm.tokenizer import train
 corpus_items, made = prepare.corpus_items, set()
 for num_workers in (1, 2, 4):
     for chunk_bytes in (3_000, 50_000, 1 << 20):
-        prepare.corpus_items = functools.partial(corpus_items, piece_bytes=chunk_bytes)
+        prepare.corpus_items = functools.partial(corpus_items, chunk_bytes=chunk_bytes)
         train.CHUNK_BYTES = chunk_bytes
         folder = Path(sys.argv[1], f"{num_workers}-{chunk_bytes}")
         words = [f"--data.num_workers={num_workers}", f"--tokenizer.tokenizer_dir={folder}"]

@@ -30,7 +30,7 @@ from transformerlm.errors import DataError
 from transformerlm.tokenizer import Tokenizer, train_bpe_from_texts
 
 EOT = "<|endoftext|>"
-PIECE_BYTES, COMMIT_BYTES = 4000, 20_000
+CHUNK_BYTES, COMMIT_BYTES = 4000, 20_000
 NAMES = ("train.memmap", "val.memmap")
 FILES = sorted([*NAMES, *(f"{name}.json" for name in NAMES)])
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
@@ -129,7 +129,7 @@ def kill(place, num_kills, *options):
     build.WORKER_BYTES, build_lock.POLL_SECONDS = 1, 0.005
     generator = random.Random(num_kills)
     config, tokenizer = write_corpus(place / "corpus", 4000)
-    sizes = {"piece_bytes": PIECE_BYTES, "commit_bytes": COMMIT_BYTES}
+    sizes = {"chunk_bytes": CHUNK_BYTES, "commit_bytes": COMMIT_BYTES}
     make_data(config, tokenizer, place / "straight", **sizes)
     whole, folder, diary = digests(place / "straight"), place / "tokens", place / "diary"
     folder.mkdir()
@@ -164,7 +164,7 @@ def kill(place, num_kills, *options):
                 (folder / name).unlink()
     os.kill(reader, signal.SIGTERM)
     assert os.waitpid(reader, 0)[1] == 0
-    largest = 2 * PIECE_BYTES
+    largest = 2 * CHUNK_BYTES
     seen = json.loads((place / "seen").read_text())
     return {
         "kills": kills,
@@ -195,7 +195,7 @@ def crash(place):
     config, tokenizer = write_corpus(place / "corpus", 200)
     old = CorpusConfig(corpus=config.corpus, validation_fraction=0.4, num_workers=1)
     new = CorpusConfig(corpus=config.corpus, validation_fraction=0.2, num_workers=1)
-    sizes = {"piece_bytes": PIECE_BYTES, "commit_bytes": COMMIT_BYTES}
+    sizes = {"chunk_bytes": CHUNK_BYTES, "commit_bytes": COMMIT_BYTES}
     known = {}
     for name, own in (("old", old), ("new", new)):
         make_data(own, tokenizer, place / name, **sizes)

@@ -107,10 +107,10 @@ def write_all(folder, contents):
     separator=st.sampled_from([EOT, "", "\n\n", "aa", "。"]),
     split=st.sampled_from(["document", "tail"]),
     fraction=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9]),
-    piece_bytes=st.integers(1, 60),
+    chunk_bytes=st.integers(1, 60),
 )
 def test_any_division_into_work_gives_what_the_whole_gives(
-    tmp_path_factory, tokenizer, files, separator, split, fraction, piece_bytes
+    tmp_path_factory, tokenizer, files, separator, split, fraction, chunk_bytes
 ):
     folder = tmp_path_factory.mktemp("build")
     contents = [text.encode() for text in files]
@@ -121,7 +121,7 @@ def test_any_division_into_work_gives_what_the_whole_gives(
         validation_split=split,
         validation_fraction=fraction,
     )
-    check(config, contents, tokenizer, folder / "tokens", piece_bytes=piece_bytes)
+    check(config, contents, tokenizer, folder / "tokens", chunk_bytes=chunk_bytes)
 
 
 @settings(max_examples=100, deadline=None)
@@ -170,8 +170,8 @@ def test_jsonl_and_text_lie_side_by_side(tmp_path, tokenizer):
     expected = [*tokenizer.encode("the cat<|endoftext|>the mat<|endoftext|>")]
     for text in texts:
         expected += tokenizer.encode(text + "<|endoftext|>")
-    for piece_bytes in (1, 10, 1000):
-        data = make_data(config, tokenizer, tmp_path / "tokens", piece_bytes=piece_bytes)
+    for chunk_bytes in (1, 10, 1000):
+        data = make_data(config, tokenizer, tmp_path / "tokens", chunk_bytes=chunk_bytes)
         assert data.train.tokens.tolist() == expected
         assert data.train.num_documents == 5
         assert data.train.num_bytes == 14 + sum(len(text.encode()) for text in texts)
@@ -214,10 +214,10 @@ def test_workers_change_nothing(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(build, "WORKER_BYTES", 1)
     corpus = corpus_of_stories(tmp_path / "corpus", 400)
     results = []
-    for num_workers, piece_bytes in [(1, 2**20), (2, 5000), (4, 777), (3, 2**20)]:
+    for num_workers, chunk_bytes in [(1, 2**20), (2, 5000), (4, 777), (3, 2**20)]:
         config = CorpusConfig(corpus=str(corpus), validation_fraction=0.2, num_workers=num_workers)
-        folder = tmp_path / f"{num_workers}-{piece_bytes}"
-        make_data(config, tokenizer, folder, piece_bytes=piece_bytes)
+        folder = tmp_path / f"{num_workers}-{chunk_bytes}"
+        make_data(config, tokenizer, folder, chunk_bytes=chunk_bytes)
         results.append(digests(folder))
     assert len(results[0]) == 2
     assert all(result == results[0] for result in results)
@@ -315,7 +315,7 @@ def test_an_error_midway_keeps_the_old_files_and_leaves_nothing_else(
     before = content_of(tmp_path / "tokens")
     (corpus / "zz.txt").write_bytes(b"bad \xff")
     with pytest.raises(DataError, match=r"zz\.txt: expected UTF-8, but byte 4 is 0xff"):
-        make_data(config, tokenizer, tmp_path / "tokens", piece_bytes=500)
+        make_data(config, tokenizer, tmp_path / "tokens", chunk_bytes=500)
     assert content_of(tmp_path / "tokens") == before
 
 
@@ -345,7 +345,7 @@ def test_progress_ends_at_the_size_of_the_corpus(tmp_path, tokenizer, split):
     corpus = corpus_of_stories(tmp_path / "corpus", 100)
     bars = Bars()
     config = CorpusConfig(corpus=str(corpus), validation_split=split)
-    make_data(config, tokenizer, tmp_path / "tokens", bars, piece_bytes=1000)
+    make_data(config, tokenizer, tmp_path / "tokens", bars, chunk_bytes=1000)
     size = sum(path.stat().st_size for path in corpus.iterdir())
     assert bars.bars == [[size, "B", size]]
 

@@ -17,7 +17,7 @@ from transformerlm.config import CorpusConfig
 from transformerlm.data import build, make_data
 from transformerlm.data.build import TokenData
 from transformerlm.data.build_journal import UNFINISHED, Progress, is_unfinished
-from transformerlm.data.chunks import PIECE_BYTES
+from transformerlm.data.chunks import CHUNK_BYTES
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError, OutputError
 from transformerlm.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ from transformerlm.tokenizer import Tokenizer
 SCRIPT = Path(__file__).parent / "killed_makers.py"
 EOT = "<|endoftext|>"
 FILES = ["train.memmap", "train.memmap.json", "val.memmap", "val.memmap.json"]
-SIZES = {"piece_bytes": 1000, "commit_bytes": 3000}
+SIZES = {"chunk_bytes": 1000, "commit_bytes": 3000}
 
 
 class Interrupter:
@@ -282,8 +282,8 @@ def test_one_process_s_work_is_gone_on_with_by_two_ranks(tokenizer, tmp_path):
     loaded = Tokenizer.from_dir(tmp_path / "tokenizer")
     config = CorpusConfig(corpus=str(tmp_path / "corpus.txt"))
     folder = tmp_path / "tokens"
-    sizes = {"piece_bytes": PIECE_BYTES, "commit_bytes": 1}
-    recorded = interrupted(config, loaded, folder, after=3 * PIECE_BYTES, **sizes).num_items
+    sizes = {"chunk_bytes": CHUNK_BYTES, "commit_bytes": 1}
+    recorded = interrupted(config, loaded, folder, after=3 * CHUNK_BYTES, **sizes).num_items
     assert recorded >= 3
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "transformerlm.cli.make_data", f"--data.corpus={config.corpus}"]
@@ -318,7 +318,7 @@ BYTES = Tokenizer({i: bytes([i]) for i in range(256)}, [])
 def test_a_disk_that_becomes_full_costs_nothing_that_is_done(tmp_path, small_disk):
     write_stories(tmp_path / "a.txt", 4000)
     config = CorpusConfig(corpus=str(tmp_path / "a.txt"), document_separator="", validation_split="tail")
-    folder, sizes = small_disk / "tokens", {"piece_bytes": 10_000, "commit_bytes": 50_000}
+    folder, sizes = small_disk / "tokens", {"chunk_bytes": 10_000, "commit_bytes": 50_000}
     with pytest.raises(
         OutputError, match=rf"^{folder}.*: cannot be written: No space left .* free"
     ) as caught:
@@ -344,7 +344,7 @@ def test_wherever_no_more_can_be_written_the_old_files_stay(config, tmp_path, li
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
     try:
         with pytest.raises(OutputError, match=os.strerror(errno.EFBIG)) as caught:
-            make_data(other, BYTES, folder, piece_bytes=1000, commit_bytes=1000)
+            make_data(other, BYTES, folder, chunk_bytes=1000, commit_bytes=1000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(caught.value.lines) == 1
@@ -352,7 +352,7 @@ def test_wherever_no_more_can_be_written_the_old_files_stay(config, tmp_path, li
     assert {name: found[name] for name in FILES} == before
     assert not [name for name in found if ".tmp." in name]
     assert is_unfinished(folder) == (limit >= 10_000)
-    make_data(other, BYTES, folder, piece_bytes=1000)
+    make_data(other, BYTES, folder, chunk_bytes=1000)
     make_data(other, BYTES, tmp_path / "straight")
     assert contents(folder) == contents(tmp_path / "straight")
 

@@ -50,8 +50,8 @@ def main(folder):
 
 def run_case(world, path, command, arguments, kernels, piece_bytes, killed_at=None, seconds=0):
     os.environ["TRANSFORMERLM_KERNELS"] = kernels
-    prepare.corpus_items = functools.partial(build.corpus_items, piece_bytes=piece_bytes)
-    prepare.Build = functools.partial(build.Build, piece_bytes=piece_bytes)
+    prepare.corpus_items = functools.partial(build.corpus_items, chunk_bytes=piece_bytes)
+    prepare.Build = functools.partial(build.Build, chunk_bytes=piece_bytes)
     if killed_at is not None and world.rank == world.size - 1:
         build.encode_item = functools.partial(killed_after, build.encode_item, path, os.getpid(), [killed_at])
     if seconds:

@@ -18,9 +18,9 @@ from transformerlm import __version__
 from transformerlm.config import CorpusConfig
 from transformerlm.data.build_journal import COMMIT_BYTES, BuildJournal
 from transformerlm.data.build_lock import build_lock
-from transformerlm.data.chunks import PIECE_BYTES, SafeCut, pieces, work_items
+from transformerlm.data.chunks import CHUNK_BYTES, SafeCut, chunks_of, work_items
 from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, settings
-from transformerlm.data.documents import TRAIN, VAL, Piece, Split
+from transformerlm.data.documents import TRAIN, VAL, Chunk, Split
 from transformerlm.data.encode import EncodedItem, check_separator, encode_item
 from transformerlm.data.sidecar import FORMAT_VERSION, Sidecar, sidecar_path
 from transformerlm.data.split import has_validation, nothing_left, regions
@@ -78,7 +78,7 @@ def make_data(
     directory: Path,
     reporter: Reporter | None = None,
     *,
-    piece_bytes: int = PIECE_BYTES,
+    chunk_bytes: int = CHUNK_BYTES,
     commit_bytes: int = COMMIT_BYTES,
 ) -> TokenData:
     """Encode a corpus into `directory`: train.memmap and, where the config asks for it, val.memmap.
@@ -87,7 +87,7 @@ def make_data(
     done, and replace older ones. An interrupted build of the same text, settings and tokenizer is continued.
 
     Args:
-        piece_bytes: approximate amount of text in an item of work; the result does not depend on it.
+        chunk_bytes: approximate amount of text in an item of work; the result does not depend on it.
         commit_bytes: amount of text after which progress is recorded.
 
     Raises:
@@ -97,7 +97,7 @@ def make_data(
         OutputError: the disk has not enough room.
     """
     reporter = reporter or SilentReporter()
-    build = Build(config, find_corpora(config), tokenizer, directory, piece_bytes, commit_bytes)
+    build = Build(config, find_corpora(config), tokenizer, directory, chunk_bytes, commit_bytes)
     with build_lock(directory, reporter):
         build.run(reporter)
     return TokenData.open(config, directory)
@@ -111,7 +111,7 @@ class Build:
     corpora: Corpora
     tokenizer: Tokenizer
     directory: Path
-    piece_bytes: int = PIECE_BYTES
+    chunk_bytes: int = CHUNK_BYTES
     commit_bytes: int = COMMIT_BYTES
 
     def run(self, reporter: Reporter) -> None:
@@ -152,7 +152,7 @@ class Build:
             **self.made_from,
             "times of files": self.corpora.times(),
             "tokenizer": self.tokenizer.fingerprint,
-            "piece_bytes": self.piece_bytes,
+            "piece_bytes": self.chunk_bytes,  # its name in records of earlier versions
             "format_version": FORMAT_VERSION,
             "transformerlm": __version__,
         }
@@ -178,7 +178,7 @@ class Build:
     def _encoded(self, num_done: int, num_bytes: int) -> Iterator[EncodedItem]:
         """Encode the items from `num_done` on, of about `num_bytes` in all, with the config's workers."""
         items = corpus_items(
-            self.config, self.corpora, self.tokenizer.pretokenizer.safe_cut, self.piece_bytes
+            self.config, self.corpora, self.tokenizer.pretokenizer.safe_cut, self.chunk_bytes
         )
         num_workers = self.config.num_workers or available_cores()
         return ordered_map(
@@ -203,8 +203,10 @@ class Build:
 
 
 def corpus_items(
-    config: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, piece_bytes: int = PIECE_BYTES
-) -> Iterator[tuple[Piece, ...]]:
+    config: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[tuple[Chunk, ...]]:
     """Divide the whole corpus into items of work, in order."""
     parts = regions(config, corpora)
-    return work_items((p for part in parts for p in pieces(part, config, safe_cut, piece_bytes)), piece_bytes)
+    return work_items(
+        (p for part in parts for p in chunks_of(part, config, safe_cut, chunk_bytes)), chunk_bytes
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.documents import TRAIN, VAL, Document, Piece, Split, documents_of
+from transformerlm.data.documents import TRAIN, VAL, Chunk, Document, Split, documents_of
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import Tokenizer
 
@@ -36,13 +36,13 @@ class EncodedItem(NamedTuple):
     """At most one of each split."""
 
 
-def encode_item(tokenizer: Tokenizer, config: CorpusConfig, item: Sequence[Piece]) -> EncodedItem:
+def encode_item(tokenizer: Tokenizer, config: CorpusConfig, item: Sequence[Chunk]) -> EncodedItem:
     """Read and encode one item of work.
 
     Raises:
         DataError: the text cannot be read as the config says it is.
     """
-    documents = [document for piece in item for document in documents_of(piece, config)]
+    documents = [document for chunk in item for document in documents_of(chunk, config)]
     parts = []
     for split in (TRAIN, VAL):
         own = [document for document in documents if document.split == split]
@@ -50,7 +50,7 @@ def encode_item(tokenizer: Tokenizer, config: CorpusConfig, item: Sequence[Piece
         if own:
             ids = _encode(tokenizer, own, config.document_separator)
             parts.append(SplitTokens(split, ids, sum(document.is_end for document in own), num_bytes))
-    return EncodedItem(sum(piece.stop - piece.start for piece in item), parts)
+    return EncodedItem(sum(chunk.stop - chunk.start for chunk in item), parts)
 
 
 def _encode(tokenizer: Tokenizer, documents: Sequence[Document], separator: str) -> Ids:
@@ -59,7 +59,7 @@ def _encode(tokenizer: Tokenizer, documents: Sequence[Document], separator: str)
         # One call instead of one a document: the separator is a special token, so nothing merges across it.
         end = separator.encode()
         return tokenizer.encode_bytes(b"".join(part.utf8 + end * part.is_end for part in documents))
-    end_ids = np.array([tokenizer.special_token_ids[separator]] if separator else [], tokenizer.dtype)
+    end_ids = np.array([tokenizer.special_token_ids[separator]] if separator else [], dtype=tokenizer.dtype)
     arrays = [(tokenizer.encode_bytes(part.utf8), end_ids[: part.is_end]) for part in documents]
     return np.concatenate([array for pair in arrays for array in pair])
 

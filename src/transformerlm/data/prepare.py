@@ -1,4 +1,12 @@
-"""Make or reuse a tokenizer and token files: what the commands do first, and a program can do too.
+"""Make or reuse a tokenizer and token files, as the commands do before anything else.
+
+From Python:
+
+    data_config = DataConfig(corpus="texts", token_dir="data/texts")
+    tokenizer_config = TokenizerConfig(vocab_size=4096, tokenizer_dir="data/texts/tokenizer")
+    tokenizer = prepare_tokenizer(data_config, tokenizer_config)
+    data = prepare_data(data_config, tokenizer_config, tokenizer)
+    print(data.train.num_tokens, data.train.tokens[:10])
 
 Files that exist are compared, key by key, with what the config asks for. Files that do not match are neither
 used nor overwritten. Of several processes that want the same files, one makes them and the others wait.
@@ -7,6 +15,7 @@ used nor overwritten. Of several processes that want the same files, one makes t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,43 +41,54 @@ from transformerlm.tokenizer.tokenizer_json import TOKENIZER_JSON
 from transformerlm.tokenizer.train import Words, count_words, learn_merges
 
 
-def fill_placeholders(path: str, data: CorpusConfig) -> str:
+def fill_placeholders(path: str, data_config: CorpusConfig) -> str:
     """Return a path of the config with `{corpus}` replaced by the corpus' name, and `~` expanded."""
-    return str(Path(path.replace("{corpus}", data.corpus_name)).expanduser())
+    return str(Path(path.replace("{corpus}", data_config.corpus_name)).expanduser())
 
 
 def prepare_tokenizer(
-    data: CorpusConfig, config: TokenizerConfig, reporter: Reporter | None = None
+    data_config: CorpusConfig, tokenizer_config: TokenizerConfig, reporter: Reporter | None = None
 ) -> Tokenizer:
-    """Load the tokenizer in `config.tokenizer_dir`; if there is none, train it on the training split.
+    """Load the tokenizer in `tokenizer_dir`; if there is none, train it on the training split and save it.
 
     A tokenizer that this package has not made (GPT-2's own files, for instance) is used as it is. If another
     process is at work in the parent folder, that one is waited for first.
+
+    Args:
+        data_config: the corpus, and how it is read and split.
+        tokenizer_config: the tokenizer's folder and settings.
+        reporter: where to report progress; by default nowhere.
 
     Raises:
         ConfigError: a file of the corpus would be replaced.
         DataError: the tokenizer there was made from another corpus or with other settings; a corpus that
             cannot be read; damaged files.
     """
-    reporter = reporter or SilentReporter()
-    directory = Path(fill_placeholders(config.tokenizer_dir, data))
-    tokenizer = _existing_tokenizer(data, config, directory, reporter)
+    wanted = _WantedTokenizer(data_config, tokenizer_config, reporter or SilentReporter())
+    tokenizer = wanted.load()
     if tokenizer is None:
-        Pretokenizer(config.pattern, config.special_tokens)  # refuse unusable settings before anything else
+        wanted.check_settings()
         # The tokenizer's own folder cannot be locked: it appears with all its files in one step.
-        with build_lock(directory.parent, reporter):
-            tokenizer = _existing_tokenizer(data, config, directory, reporter)
-            if tokenizer is None:
-                tokenizer = _train_tokenizer(data, config, directory, reporter)
+        with build_lock(wanted.directory.parent, wanted.reporter):
+            tokenizer = wanted.load() or wanted.train()
     return tokenizer
 
 
 def prepare_data(
-    data: DataConfig, config: TokenizerConfig, tokenizer: Tokenizer, reporter: Reporter | None = None
+    data_config: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    tokenizer: Tokenizer,
+    reporter: Reporter | None = None,
 ) -> TokenData:
-    """Open the token files in `data.token_dir`; if they are missing, make them from the corpus.
+    """Open the token files in `token_dir`; if they are missing, make them from the corpus.
 
     An interrupted build is continued. If another process makes the files, that one is waited for.
+
+    Args:
+        data_config: the corpus, how it is read and split, and the folder of the token files.
+        tokenizer_config: names the tokenizer's folder in errors.
+        tokenizer: what `prepare_tokenizer` returns.
+        reporter: where to report progress; by default nowhere.
 
     Raises:
         ConfigError: a file of the corpus would be replaced.
@@ -76,22 +96,22 @@ def prepare_data(
             tokenizer; a corpus that cannot be read; damaged files.
         OutputError: the disk has not enough room.
     """
-    reporter = reporter or SilentReporter()
-    directory = Path(fill_placeholders(data.token_dir, data))
+    wanted = _WantedTokenFiles(data_config, tokenizer_config, tokenizer, reporter or SilentReporter())
     is_made = False
-    if not _fits(data, config, tokenizer, directory, reporter) or is_unfinished(directory):
-        with build_lock(directory, reporter):
-            if not _is_finished(data, config, tokenizer, directory, reporter):
-                Build(data, _list_files(data, reporter), tokenizer, directory).run(reporter)
+    if not wanted.exist() or is_unfinished(wanted.directory):
+        with build_lock(wanted.directory, wanted.reporter):
+            if not wanted.finish():
+                wanted.make()
                 is_made = True
-    found = TokenData.open(data, directory)
+    found = TokenData.open(data_config, wanted.directory)
     numbers = " + ".join(f"{file.num_tokens:,}" for file in (found.train, found.val) if file)
-    reporter.say(f"token files in {directory}: {'made' if is_made else 'reused'} ({numbers} tokens)")
+    what = f"{'made' if is_made else 'reused'} ({numbers} tokens)"
+    wanted.reporter.say(f"token files in {wanted.directory}: {what}")
     return found
 
 
 def training_texts(
-    data: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, bar: Bar | None = None
+    data_config: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, bar: Bar | None = None
 ) -> Iterator[str]:
     """Yield the text of the training split: documents, and parts of long ones that can be encoded apart.
 
@@ -99,122 +119,148 @@ def training_texts(
         DataError: a corpus that cannot be read, or one that leaves nothing to train on.
     """
     is_empty = True
-    for item in corpus_items(data, corpora, safe_cut):
-        for piece in item:
-            for document in documents_of(piece, data):
+    for item in corpus_items(data_config, corpora, safe_cut):
+        for chunk in item:
+            for document in documents_of(chunk, data_config):
                 if document.split == TRAIN:
                     is_empty = False
                     yield document.text
         if bar:
-            bar.update(sum(piece.stop - piece.start for piece in item))
+            bar.update(sum(chunk.stop - chunk.start for chunk in item))
     if is_empty:
-        raise nothing_left(data, TRAIN)
+        raise nothing_left(data_config, TRAIN)
 
 
-def _existing_tokenizer(
-    data: CorpusConfig, config: TokenizerConfig, directory: Path, reporter: Reporter
-) -> Tokenizer | None:
-    if not any((directory / name).exists() for name in (VOCAB_FILE, TOKENIZER_JSON)):
-        return None
-    tokenizer = Tokenizer.from_dir(directory)
-    manifest = read_manifest(directory)
-    if manifest and manifest.made_from:
-        asked = {**_tokenizer_settings(config), **_text_settings(data, manifest.made_from, reporter)}
-        _check_made_from(manifest.made_from, asked, directory, "--tokenizer.tokenizer_dir")
-    reporter.say(f"tokenizer {directory}: reused ({tokenizer.vocab_size} ids)")
-    return tokenizer
+@dataclass(frozen=True)
+class _WantedTokenizer:
+    """The tokenizer that a config asks for: loaded if it is there, else trained."""
+
+    data_config: CorpusConfig
+    config: TokenizerConfig
+    reporter: Reporter
+
+    @property
+    def directory(self) -> Path:
+        return Path(fill_placeholders(self.config.tokenizer_dir, self.data_config))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that decide what the tokenizer is, as its manifest keeps them."""
+        values = to_dict(self.config)
+        return {f"[tokenizer].{key}": value for key, value in values.items() if key != "tokenizer_dir"}
+
+    def check_settings(self) -> None:
+        """Refuse a pattern or special tokens that cannot be used."""
+        Pretokenizer(self.config.pattern, self.config.special_tokens)
+
+    def load(self) -> Tokenizer | None:
+        """Load the tokenizer, or return None if there is none; DataError if it is another one."""
+        if not any((self.directory / name).exists() for name in (VOCAB_FILE, TOKENIZER_JSON)):
+            return None
+        tokenizer = Tokenizer.from_dir(self.directory)
+        manifest = read_manifest(self.directory)
+        if manifest and manifest.made_from:
+            asked = {**self.settings, **_text_settings(self.data_config, manifest.made_from, self.reporter)}
+            _check_made_from(manifest.made_from, asked, self.directory, "--tokenizer.tokenizer_dir")
+        self.reporter.say(f"tokenizer {self.directory}: reused ({tokenizer.vocab_size} ids)")
+        return tokenizer
+
+    def train(self) -> Tokenizer:
+        """Train the tokenizer on the training split, and save it."""
+        corpora = _list_files(self.data_config, self.reporter)
+        remove_dead_temporaries(self.directory)
+        outputs = [self.directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
+        refuse_overlap(corpora, outputs, "[tokenizer].tokenizer_dir")
+        tokenizer = self._learn(self._count_words(corpora))
+        made_from = {**self.settings, **settings(self.data_config), **corpora.summary()}
+        tokenizer.save(self.directory, made_from=made_from)
+        missing = self.config.vocab_size - tokenizer.vocab_size
+        note = f"; {missing} fewer than asked for, the text has no more to merge" if missing else ""
+        self.reporter.say(f"tokenizer {self.directory}: made ({tokenizer.vocab_size} ids{note})")
+        return tokenizer
+
+    def _count_words(self, corpora: Corpora) -> Words:
+        """Count how often each pre-token occurs in the training split."""
+        safe_cut = Pretokenizer(self.config.pattern, self.config.special_tokens).safe_cut
+        with self.reporter.bar(corpora.num_bytes, "B", "counting words") as bar:
+            return count_words(
+                training_texts(self.data_config, corpora, safe_cut, bar),
+                self.config.special_tokens,
+                pattern=self.config.pattern,
+                num_workers=self.data_config.num_workers or available_cores(),
+            )
+
+    def _learn(self, words: Words) -> Tokenizer:
+        config = self.config
+        num_merges = config.vocab_size - NUM_BYTES - len(config.special_tokens)
+        with self.reporter.bar(num_merges, "merge", "learning merges") as bar:
+            vocab, merges = learn_merges(words, config.vocab_size, config.special_tokens, bar.update)
+        return Tokenizer(vocab, merges, config.special_tokens, pattern=config.pattern)
 
 
-def _fits(
-    data: DataConfig, config: TokenizerConfig, tokenizer: Tokenizer, directory: Path, reporter: Reporter
-) -> bool:
-    """Return whether all token files exist; raise DataError if they are not those that are asked for."""
-    paths = token_paths(data, directory)
-    files = [TokenFile.open(path) for path in paths if sidecar_path(path).exists()]
-    key = f"tokenizer {fill_placeholders(config.tokenizer_dir, data)}"
-    asked = (
-        {**_text_settings(data, files[0].made_from, reporter), key: tokenizer.fingerprint} if files else {}
-    )
-    for file in files:
-        made_from = {**file.made_from, key: file.fingerprint}
-        _check_made_from(made_from, asked, file.path, "--data.token_dir")
-    # If only some exist, an interrupted build has left them.
-    return len(files) == len(paths)
+@dataclass(frozen=True)
+class _WantedTokenFiles:
+    """The token files that a config asks for: used if they are there, else made."""
+
+    data_config: DataConfig
+    tokenizer_config: TokenizerConfig
+    tokenizer: Tokenizer
+    reporter: Reporter
+
+    @property
+    def directory(self) -> Path:
+        return Path(fill_placeholders(self.data_config.token_dir, self.data_config))
+
+    def exist(self) -> bool:
+        """Return whether all of them exist; DataError if those that do were made otherwise."""
+        paths = token_paths(self.data_config, self.directory)
+        files = [TokenFile.open(path) for path in paths if sidecar_path(path).exists()]
+        key = f"tokenizer {fill_placeholders(self.tokenizer_config.tokenizer_dir, self.data_config)}"
+        text = _text_settings(self.data_config, files[0].made_from, self.reporter) if files else {}
+        for file in files:
+            made_from = {**file.made_from, key: file.fingerprint}
+            asked = {**text, key: self.tokenizer.fingerprint}
+            _check_made_from(made_from, asked, file.path, "--data.token_dir")
+        return len(files) == len(paths)  # an interrupted build may have left some of them
+
+    def finish(self) -> bool:
+        """Finish a build of which only the last renames are missing; return whether all files exist.
+
+        The caller holds the folder's lock.
+        """
+        put_in_place(self.directory)
+        is_whole = self.exist()
+        if is_whole:
+            discard(self.directory)
+        return is_whole
+
+    def make(self) -> None:
+        """Make the files. The caller holds the folder's lock."""
+        corpora = _list_files(self.data_config, self.reporter)
+        Build(self.data_config, corpora, self.tokenizer, self.directory).run(self.reporter)
 
 
-def _is_finished(
-    data: DataConfig, config: TokenizerConfig, tokenizer: Tokenizer, directory: Path, reporter: Reporter
-) -> bool:
-    """Finish a build that is complete but for the last renames, and return whether all files exist.
-
-    The caller holds the folder's lock.
-    """
-    put_in_place(directory)
-    is_whole = _fits(data, config, tokenizer, directory, reporter)
-    if is_whole:
-        discard(directory)
-    return is_whole
-
-
-def _train_tokenizer(
-    data: CorpusConfig, config: TokenizerConfig, directory: Path, reporter: Reporter
-) -> Tokenizer:
-    corpora = _list_files(data, reporter)
-    remove_dead_temporaries(directory)
-    outputs = [directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
-    refuse_overlap(corpora, outputs, "[tokenizer].tokenizer_dir")
-    tokenizer = _learn(_count_words(data, config, corpora, reporter), config, reporter)
-    tokenizer.save(
-        directory, made_from={**_tokenizer_settings(config), **settings(data), **corpora.summary()}
-    )
-    missing = config.vocab_size - tokenizer.vocab_size
-    note = f"; {missing} fewer than asked for, the text has no more to merge" if missing else ""
-    reporter.say(f"tokenizer {directory}: made ({tokenizer.vocab_size} ids{note})")
-    return tokenizer
-
-
-def _count_words(data: CorpusConfig, config: TokenizerConfig, corpora: Corpora, reporter: Reporter) -> Words:
-    """Return the pre-tokens of the training split and how often each occurs."""
-    safe_cut = Pretokenizer(config.pattern, config.special_tokens).safe_cut
-    with reporter.bar(corpora.num_bytes, "B", "counting words") as bar:
-        return count_words(
-            training_texts(data, corpora, safe_cut, bar),
-            config.special_tokens,
-            pattern=config.pattern,
-            num_workers=data.num_workers or available_cores(),
-        )
-
-
-def _learn(words: Words, config: TokenizerConfig, reporter: Reporter) -> Tokenizer:
-    num_merges = config.vocab_size - NUM_BYTES - len(config.special_tokens)
-    with reporter.bar(num_merges, "merge", "learning merges") as bar:
-        vocab, merges = learn_merges(words, config.vocab_size, config.special_tokens, bar.update)
-    return Tokenizer(vocab, merges, config.special_tokens, pattern=config.pattern)
-
-
-def _list_files(data: CorpusConfig, reporter: Reporter) -> Corpora:
+def _list_files(data_config: CorpusConfig, reporter: Reporter) -> Corpora:
     """List the files of the corpora, and report those that are passed over."""
-    corpora = find_corpora(data)
-    for name, corpus in ((data.corpus, corpora.main), (data.validation_corpus, corpora.validation)):
+    corpora = find_corpora(data_config)
+    names = (data_config.corpus, data_config.validation_corpus)
+    for name, corpus in zip(names, (corpora.main, corpora.validation), strict=True):
         if corpus and (corpus.num_hidden or corpus.num_binary):
             passed_over = f"passed over: {corpus.num_hidden} hidden, {corpus.num_binary} binary"
             reporter.say(f"{name}: {corpus.summary()}; {passed_over}")
     return corpora
 
 
-def _tokenizer_settings(config: TokenizerConfig) -> dict[str, Any]:
-    values = to_dict(config)
-    return {f"[tokenizer].{key}": value for key, value in values.items() if key != "tokenizer_dir"}
-
-
-def _text_settings(data: CorpusConfig, made_from: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
+def _text_settings(
+    data_config: CorpusConfig, made_from: Mapping[str, Any], reporter: Reporter
+) -> dict[str, Any]:
     """Return what decides the text today. If the corpus is gone, its files are taken to be unchanged."""
     try:
-        files: dict[str, Any] = {**find_corpora(data).summary()}
+        files: dict[str, Any] = {**find_corpora(data_config).summary()}
     except MissingCorpusError as error:
         reporter.say(f"{error}; going on with what was made from it before")
         files = {key: value for key, value in made_from.items() if key.startswith("files of ")}
-    return {**settings(data), **files}
+    return {**settings(data_config), **files}
 
 
 def _check_made_from(made_from: Mapping[str, Any], asked: Mapping[str, Any], path: Path, option: str) -> None:
