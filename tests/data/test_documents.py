@@ -117,7 +117,7 @@ def random_bytes(generator, number):
     return b"".join(generator.choices(parts, k=number))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     contents=st.lists(
         st.binary(min_size=1, max_size=80)
