@@ -1,4 +1,4 @@
-"""Ordered maps over worker processes and over threads; they know nothing of text or tokens."""
+"""Ordered maps over worker processes and threads."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ R = TypeVar("R")
 
 
 def available_cores() -> int:
-    """Cores that this process may run on (a container's or taskset's share, not the whole machine's)."""
+    """Return the number of cores that this process may run on (its container's or taskset's share)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered_map(
     function: Callable[[T], R], items: Iterable[T], num_workers: int, *, threads: bool = False
 ) -> Iterator[R]:
-    """`map(function, items)` on `num_workers` processes or threads, results in the order of the items.
+    """Yield `map(function, items)`, computed by processes or threads, in the order of the items.
 
-    `function` travels to each process once, and the items one by one; all must pickle. At most
-    `2 * num_workers` items are under way at a time, so `items` may be an endless stream. One worker
-    means this thread: nothing is started.
+    `function` is sent to each process once, and the items one by one; all must pickle. At most
+    `2 * num_workers` items are under way at a time, so `items` may be an endless stream. With one worker the
+    calling thread does the work and nothing is started.
 
     Raises:
-        DataError: when a worker dies (most often: the machine ran out of memory).
+        DataError: a worker process died (most often: the machine ran out of memory).
     """
     if num_workers == 1:
         yield from map(function, items)
         return
     if threads:
         with ThreadPoolExecutor(num_workers) as pool:
-            yield from _window(pool, function, items, 2 * num_workers)
+            yield from _windowed_map(pool, function, items, 2 * num_workers)
         return
     with ProcessPoolExecutor(num_workers, _start_method(), _set_function, (function,)) as pool:
         try:
-            yield from _window(pool, _call_function, items, 2 * num_workers)
+            yield from _windowed_map(pool, _call_function, items, 2 * num_workers)
         except BrokenProcessPool:
             message = (
                 f"one of {num_workers} worker processes died; where memory ran out, use fewer num_workers"
@@ -57,18 +57,19 @@ def ordered_map(
 def threaded_map(
     function: Callable[[T], R], items: Sequence[T], num_threads: int | None, size: Callable[[T], int]
 ) -> list[R]:
-    """`list(map(function, items))` on threads, for a function that lets others run meanwhile.
+    """Return `list(map(function, items))`, computed by threads, for a function that releases the GIL.
 
-    Items go to threads in groups of similar size, several for each, so that all have work to the end.
+    Items are grouped by size, several groups per thread, so that all threads have work to the end.
 
     Args:
         num_threads: None: one per core.
-        size: how much work an item is.
+        size: amount of work of an item.
     """
     num_threads = num_threads or available_cores()
     if num_threads == 1 or len(items) < 2:
         return list(map(function, items))
-    groups = _groups(items, 1 + sum(map(size, items)) // (8 * num_threads), size)
+    min_size = 1 + sum(map(size, items)) // (8 * num_threads)
+    groups = _groups(items, min_size, size)
     with ThreadPoolExecutor(num_threads) as pool:
         return [
             result
@@ -77,20 +78,23 @@ def threaded_map(
         ]
 
 
-def _groups(items: Sequence[T], enough: int, size: Callable[[T], int]) -> list[list[T]]:
-    """Items in order, in lists of at least `enough` in all."""
+def _groups(items: Sequence[T], min_size: int, size: Callable[[T], int]) -> list[list[T]]:
+    """Divide items, in order, into lists of a total size of at least `min_size`; the last may be smaller."""
     groups: list[list[T]] = [[]]
-    filled = 0
+    total = 0
     for item in items:
         groups[-1].append(item)
-        filled += size(item)
-        if filled >= enough:
+        total += size(item)
+        if total >= min_size:
             groups.append([])
-            filled = 0
+            total = 0
     return groups
 
 
-def _window(pool: Executor, function: Callable[[Any], Any], items: Iterable[Any], size: int) -> Iterator[Any]:
+def _windowed_map(
+    pool: Executor, function: Callable[[Any], Any], items: Iterable[Any], size: int
+) -> Iterator[Any]:
+    """Yield results in order, with at most `size` items submitted and not yet yielded."""
     pending: deque[Future[Any]] = deque()
     for item in items:
         pending.append(pool.submit(function, item))
@@ -107,8 +111,8 @@ def _set_function(function: Callable[[Any], Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    # A worker whose parent was killed would wait for work for ever, and keep open what it has inherited:
-    # other processes that are connected with the parent could not tell that it is gone.
+    # A worker whose parent was killed would wait for work forever and keep inherited descriptors open:
+    # processes connected with the parent would not notice that it is gone.
     parent = multiprocessing.parent_process()
     assert parent
     parent.join()
@@ -120,11 +124,11 @@ def _call_function(item: Any) -> Any:
 
 
 _function: Callable[[Any], Any]
-"""In a worker process: what it does with every item."""
+"""In a worker process: the function that is applied to every item."""
 
 
 def _start_method() -> multiprocessing.context.BaseContext:
-    # A fork starts in a millisecond and needs no `if __name__ == "__main__"` in the caller's script,
-    # but a forked copy of another thread's lock stays locked for ever: only where there is no thread.
+    # A fork starts in a millisecond and needs no `if __name__ == "__main__"` in the caller's script, but a
+    # lock that another thread holds stays locked forever in the child: fork only if there is no other thread.
     safe = sys.platform == "linux" and threading.active_count() == 1
     return multiprocessing.get_context("fork" if safe else "spawn")

@@ -1,12 +1,11 @@
 """Makers of token files that are killed, and what is left of them; a fresh interpreter runs this.
 
-    python tests/data/killed_makers.py kill FOLDER NUM_KILLS [in_place]
-    python tests/data/killed_makers.py crash FOLDER
+    python tests/data/killed_makers.py FOLDER kill:NUM_KILLS in_place:NUM_KILLS crash
 
-`kill`: SIGKILL at random moments, start again, until it is done, and again, while another process reads;
-with `in_place` by a maker that writes where the readers look: a control that has to be found out.
+`kill`: SIGKILL at random moments, start again, until it is done, and again, while another process reads.
+`in_place`: the same of a maker that writes where the readers look: a control that has to be found out.
 `crash`: the process ends at each call in turn that changes something in the file system.
-The package is imported once; every trial is a fork. What was seen is printed as JSON.
+The package is imported once; every trial is a fork. What was seen is printed as JSON, by the trials' names.
 """
 
 import hashlib
@@ -30,7 +29,7 @@ from transformerlm.errors import DataError
 from transformerlm.tokenizer import Tokenizer, train_bpe_from_texts
 
 EOT = "<|endoftext|>"
-PIECE_BYTES, COMMIT_BYTES = 4000, 20_000
+CHUNK_BYTES, COMMIT_BYTES = 4000, 20_000
 NAMES = ("train.memmap", "val.memmap")
 FILES = sorted([*NAMES, *(f"{name}.json" for name in NAMES)])
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
@@ -125,11 +124,19 @@ def is_done(config, folder):
     return not (folder / UNFINISHED).exists()
 
 
-def kill(place, num_kills, *options):
+def wait_for_lines(path, number, child):
+    """Wait until a file has so many lines, or the process has ended."""
+    while path.read_bytes().count(b"\n") < number:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.001)
+
+
+def kill(place, num_kills, *, is_in_place=False):
     build.WORKER_BYTES, build_lock.POLL_SECONDS = 1, 0.005
     generator = random.Random(num_kills)
-    config, tokenizer = write_corpus(place / "corpus", 4000)
-    sizes = {"piece_bytes": PIECE_BYTES, "commit_bytes": COMMIT_BYTES}
+    config, tokenizer = write_corpus(place / "corpus", 2000)
+    sizes = {"chunk_bytes": CHUNK_BYTES, "commit_bytes": COMMIT_BYTES}
     make_data(config, tokenizer, place / "straight", **sizes)
     whole, folder, diary = digests(place / "straight"), place / "tokens", place / "diary"
     folder.mkdir()
@@ -137,18 +144,20 @@ def kill(place, num_kills, *options):
     kills, builds, torn, written, redone, starts = 0, 0, 0, 0, [], []
 
     def maker():
-        if options:
+        if is_in_place:
             in_place(place / "straight", folder)
         else:
             workers = random.SystemRandom().choice([1, 1, 2])
             own = CorpusConfig(corpus=config.corpus, validation_fraction=0.2, num_workers=workers)
             make_data(own, tokenizer, folder, Diary(diary), **sizes)
 
-    while kills < num_kills or not (builds or options):
+    while kills < num_kills or not (builds or is_in_place):
         diary.write_text("")
         child = forked(maker)
         if kills < num_kills:
-            time.sleep(generator.uniform(0.001, 0.3))
+            # Killed after so much work and not so much time, a busy machine gets as far as a quiet one.
+            wait_for_lines(diary, 0 if is_in_place else generator.randrange(30), child)
+            time.sleep(generator.uniform(0.001, 0.2 if is_in_place else 0.02))
             os.kill(child, signal.SIGKILL)
         kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
         amounts = [int(line) for line in diary.read_text().split()]
@@ -164,7 +173,7 @@ def kill(place, num_kills, *options):
                 (folder / name).unlink()
     os.kill(reader, signal.SIGTERM)
     assert os.waitpid(reader, 0)[1] == 0
-    largest = 2 * PIECE_BYTES
+    largest = 2 * CHUNK_BYTES
     seen = json.loads((place / "seen").read_text())
     return {
         "kills": kills,
@@ -195,7 +204,7 @@ def crash(place):
     config, tokenizer = write_corpus(place / "corpus", 200)
     old = CorpusConfig(corpus=config.corpus, validation_fraction=0.4, num_workers=1)
     new = CorpusConfig(corpus=config.corpus, validation_fraction=0.2, num_workers=1)
-    sizes = {"piece_bytes": PIECE_BYTES, "commit_bytes": COMMIT_BYTES}
+    sizes = {"chunk_bytes": CHUNK_BYTES, "commit_bytes": COMMIT_BYTES}
     known = {}
     for name, own in (("old", old), ("new", new)):
         make_data(own, tokenizer, place / name, **sizes)
@@ -239,9 +248,13 @@ def what_is_there(config, folder, known):
 
 
 if __name__ == "__main__":
-    mode, place, *arguments = sys.argv[1:]
-    Path(place).mkdir(parents=True, exist_ok=True)
-    if mode == "kill":
-        print(json.dumps(kill(Path(place), int(arguments[0]), *arguments[1:])))
-    else:
-        print(json.dumps(crash(Path(place))))
+    place, *trials = sys.argv[1:]
+    seen = {}
+    for trial in trials:
+        mode, _, number = trial.partition(":")
+        folder = Path(place) / mode
+        folder.mkdir(parents=True)
+        seen[trial] = (
+            crash(folder) if mode == "crash" else kill(folder, int(number), is_in_place=mode != "kill")
+        )
+    print(json.dumps(seen))

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data import build, make_data
+from transformerlm.data import build, build_journal, make_data
 from transformerlm.data.build import TokenData
 from transformerlm.data.build_journal import UNFINISHED, Progress, is_unfinished
-from transformerlm.data.chunks import PIECE_BYTES
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError, OutputError
 from transformerlm.tokenizer import Tokenizer
@@ -25,7 +24,7 @@ from transformerlm.tokenizer import Tokenizer
 SCRIPT = Path(__file__).parent / "killed_makers.py"
 EOT = "<|endoftext|>"
 FILES = ["train.memmap", "train.memmap.json", "val.memmap", "val.memmap.json"]
-SIZES = {"piece_bytes": 1000, "commit_bytes": 3000}
+SIZES = {"chunk_bytes": 1000, "commit_bytes": 3000}
 
 
 class Interrupter:
@@ -79,18 +78,21 @@ def interrupted(config, tokenizer, folder, after=10_000, error=KeyboardInterrupt
     return Progress.read(folder)
 
 
-def run_script(*arguments, timeout=900):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+def run_script(folder, *trials):
+    """What killed_makers.py has seen in these trials, by their names."""
+    command = [sys.executable, str(SCRIPT), str(folder), *trials]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    "num_kills", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.endurance])]
-)
-def test_killed_at_any_moment_little_is_lost_and_nothing_partial_is_seen(tmp_path, num_kills):
-    found = run_script("kill", tmp_path / "place", num_kills)
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """All trials of the default run in one interpreter, which imports the package once."""
+    return run_script(tmp_path_factory.mktemp("makers"), "kill:20", "in_place:4", "crash")
+
+
+def check_kills(found, num_kills):
     assert found["kills"] == num_kills
     assert found["builds"] >= 1  # each compared with one that was never interrupted
     assert found["resumed"] >= 3
@@ -99,17 +101,91 @@ def test_killed_at_any_moment_little_is_lost_and_nothing_partial_is_seen(tmp_pat
     assert 0 < found["most_redone"] <= found["allowed"]
 
 
-def test_a_maker_that_writes_in_place_is_found_out(tmp_path):
-    found = run_script("kill", tmp_path / "place", 4, "in_place")
-    assert found["partial"] > 0
+def test_killed_at_any_moment_little_is_lost_and_nothing_partial_is_seen(seen):
+    check_kills(seen["kill:20"], 20)
 
 
-def test_ended_before_each_change_to_the_file_system_the_next_start_finishes(tmp_path):
-    found = run_script("crash", tmp_path / "place")
+@pytest.mark.slow
+@pytest.mark.endurance
+def test_killed_many_times_little_is_lost_and_nothing_partial_is_seen(tmp_path):
+    check_kills(run_script(tmp_path / "place", "kill:200")["kill:200"], 200)
+
+
+def test_a_maker_that_writes_in_place_is_found_out(seen):
+    assert seen["in_place:4"]["partial"] > 0
+
+
+def test_ended_before_each_change_to_the_file_system_the_next_start_finishes(seen):
+    found = seen["crash"]
     assert found["crashes"] >= 20
     # In this order, whatever the moment: the old ones, for some moments none, the new ones.
     assert found["seen"] == ["new", "none", "old"]
     assert sorted(found["order"], key=["old", "none", "new"].index) == found["order"]
+
+
+def interrupt_at_line(number):
+    """Raise KeyboardInterrupt before the so-many-th line that is run in build_journal.py."""
+    left = [number]
+
+    def trace(frame, event, argument):
+        if frame.f_code.co_filename != build_journal.__file__:
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+
+
+def test_interrupted_at_any_line_it_leaves_a_record_or_nothing(tokenizer, tmp_path):
+    """Signals raise exceptions between any two lines: each line is tried, to the end of the build."""
+    write_stories(tmp_path / "a.txt", 25)
+    config = CorpusConfig(corpus=str(tmp_path / "a.txt"), validation_fraction=0.2, num_workers=1)
+    other = dataclasses.replace(config, validation_fraction=0.4)
+    sizes = {"chunk_bytes": 4000, "commit_bytes": 5000}
+    make_data(config, tokenizer, tmp_path / "straight")
+    interrupted(other, tokenizer, tmp_path / "before", after=1000, chunk_bytes=1000, commit_bytes=1)
+    folder, are_recorded = tmp_path / "tokens", []
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "before", folder)  # the record of another build, which has to go first
+        interrupt_at_line(len(are_recorded) + 1)
+        try:
+            make_data(config, tokenizer, folder, **sizes)
+            break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        are_recorded.append(Progress.read(folder) is not None)
+        assert is_unfinished(folder) == are_recorded[-1], f"line {len(are_recorded)}"
+        if len(are_recorded) % 4 == 0:
+            make_data(config, tokenizer, folder, **sizes)
+            assert contents(folder) == contents(tmp_path / "straight")
+    assert not is_unfinished(folder)
+    assert len(are_recorded) > 50
+    assert set(are_recorded) == {True, False}
+
+
+def test_interrupted_again_while_it_removes_its_folder_the_next_build_does(
+    config, tokenizer, tmp_path, monkeypatch
+):
+    folder = tmp_path / "tokens"
+
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_journal.shutil, "rmtree", interrupt)
+        assert interrupted(config, tokenizer, folder, after=2000) is None
+    assert sorted(contents(folder)) == [f"{UNFINISHED}/train.memmap", f"{UNFINISHED}/val.memmap"]
+    with pytest.raises(DataError, match="not finished yet"):
+        TokenFile.open(folder / "train.memmap")
+    make_data(config, tokenizer, folder, **SIZES)
+    make_data(config, tokenizer, tmp_path / "straight")
+    assert contents(folder) == contents(tmp_path / "straight")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, DataError, OutputError])
@@ -274,27 +350,6 @@ def test_a_folder_that_is_removed_under_way_is_an_error_and_no_half_data_set(con
         TokenFile.open(folder / "train.memmap")
 
 
-@pytest.mark.distributed
-def test_one_process_s_work_is_gone_on_with_by_two_ranks(tokenizer, tmp_path):
-    """A record says nothing of ranks: what one process has begun, torchrun's ranks finish."""
-    write_stories(tmp_path / "corpus.txt", 25_000)
-    tokenizer.save(tmp_path / "tokenizer")
-    loaded = Tokenizer.from_dir(tmp_path / "tokenizer")
-    config = CorpusConfig(corpus=str(tmp_path / "corpus.txt"))
-    folder = tmp_path / "tokens"
-    sizes = {"piece_bytes": PIECE_BYTES, "commit_bytes": 1}
-    recorded = interrupted(config, loaded, folder, after=3 * PIECE_BYTES, **sizes).num_items
-    assert recorded >= 3
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "transformerlm.cli.make_data", f"--data.corpus={config.corpus}"]
-    command += [f"--data.token_dir={folder}", f"--tokenizer.tokenizer_dir={tmp_path / 'tokenizer'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count(f"{folder}: going on after ") == 1
-    make_data(config, loaded, tmp_path / "straight")
-    assert contents(folder) == contents(tmp_path / "straight")
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 1 MB."""
@@ -318,7 +373,7 @@ BYTES = Tokenizer({i: bytes([i]) for i in range(256)}, [])
 def test_a_disk_that_becomes_full_costs_nothing_that_is_done(tmp_path, small_disk):
     write_stories(tmp_path / "a.txt", 4000)
     config = CorpusConfig(corpus=str(tmp_path / "a.txt"), document_separator="", validation_split="tail")
-    folder, sizes = small_disk / "tokens", {"piece_bytes": 10_000, "commit_bytes": 50_000}
+    folder, sizes = small_disk / "tokens", {"chunk_bytes": 10_000, "commit_bytes": 50_000}
     with pytest.raises(
         OutputError, match=rf"^{folder}.*: cannot be written: No space left .* free"
     ) as caught:
@@ -344,7 +399,7 @@ def test_wherever_no_more_can_be_written_the_old_files_stay(config, tmp_path, li
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
     try:
         with pytest.raises(OutputError, match=os.strerror(errno.EFBIG)) as caught:
-            make_data(other, BYTES, folder, piece_bytes=1000, commit_bytes=1000)
+            make_data(other, BYTES, folder, chunk_bytes=1000, commit_bytes=1000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(caught.value.lines) == 1
@@ -352,7 +407,7 @@ def test_wherever_no_more_can_be_written_the_old_files_stay(config, tmp_path, li
     assert {name: found[name] for name in FILES} == before
     assert not [name for name in found if ".tmp." in name]
     assert is_unfinished(folder) == (limit >= 10_000)
-    make_data(other, BYTES, folder, piece_bytes=1000)
+    make_data(other, BYTES, folder, chunk_bytes=1000)
     make_data(other, BYTES, tmp_path / "straight")
     assert contents(folder) == contents(tmp_path / "straight")
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data import corpus
-from transformerlm.data.chunks import Region, pieces, work_items
+from transformerlm.data.chunks import Region, chunks_of, work_items
 from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.errors import DataError
 
@@ -37,7 +37,7 @@ def anywhere(text, *, is_tail=False):
 
 
 def after_spaces(text, *, is_tail=False):
-    """A safe cut that is seldom: only behind the last space."""
+    """Cut only behind the last space."""
     return text.rfind(" ") + 1
 
 
@@ -59,11 +59,11 @@ def read_whole(content, config):
     return [text for text in texts if text.strip(" \t\n\r\f\v")]
 
 
-def read_in_pieces(path, config, safe_cut, piece_bytes):
+def read_in_chunks(path, config, safe_cut, chunk_bytes):
     region = Region(str(path), 0, path.stat().st_size, None)
     texts, open_text = [], ""
-    for piece in pieces(region, config, safe_cut, piece_bytes):
-        for document in documents_of(piece, config):
+    for chunk in chunks_of(region, config, safe_cut, chunk_bytes):
+        for document in documents_of(chunk, config):
             open_text += document.text
             if document.is_end:
                 texts.append(open_text)
@@ -74,49 +74,49 @@ def read_in_pieces(path, config, safe_cut, piece_bytes):
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    return tmp_path_factory.mktemp("pieces") / "text.txt"
-
-
-@settings(max_examples=500, deadline=None)
-@given(
-    parts=st.lists(st.sampled_from(FRAGMENTS), max_size=30),
-    separator=st.sampled_from(SEPARATORS),
-    piece_bytes=st.integers(1, 40),
-    safe_cut=st.sampled_from([anywhere, after_spaces, nowhere]),
-)
-def test_pieces_of_any_size_hold_the_documents_of_the_whole(path, parts, separator, piece_bytes, safe_cut):
-    path.write_text("".join(parts), newline="")
-    config = CorpusConfig(document_separator=separator)
-    assert read_in_pieces(path, config, safe_cut, piece_bytes) == read_whole(path.read_bytes(), config)
-
-
-@settings(max_examples=500, deadline=None)
-@given(
-    parts=st.lists(st.sampled_from([*BROKEN, *(part.encode() for part in FRAGMENTS)]), max_size=20),
-    separator=st.sampled_from(SEPARATORS),
-    piece_bytes=st.integers(1, 40),
-    safe_cut=st.sampled_from([anywhere, after_spaces]),
-)
-def test_broken_characters_are_replaced_as_in_the_whole(path, parts, separator, piece_bytes, safe_cut):
-    path.write_bytes(b"".join(parts))
-    config = CorpusConfig(document_separator=separator, encoding_errors="replace")
-    assert read_in_pieces(path, config, safe_cut, piece_bytes) == read_whole(path.read_bytes(), config)
+    return tmp_path_factory.mktemp("chunks") / "text.txt"
 
 
 @settings(max_examples=200, deadline=None)
+@given(
+    parts=st.lists(st.sampled_from(FRAGMENTS), max_size=30),
+    separator=st.sampled_from(SEPARATORS),
+    chunk_bytes=st.integers(1, 40),
+    safe_cut=st.sampled_from([anywhere, after_spaces, nowhere]),
+)
+def test_chunks_of_any_size_hold_the_documents_of_the_whole(path, parts, separator, chunk_bytes, safe_cut):
+    path.write_text("".join(parts), newline="")
+    config = CorpusConfig(document_separator=separator)
+    assert read_in_chunks(path, config, safe_cut, chunk_bytes) == read_whole(path.read_bytes(), config)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    parts=st.lists(st.sampled_from([*BROKEN, *(part.encode() for part in FRAGMENTS)]), max_size=20),
+    separator=st.sampled_from(SEPARATORS),
+    chunk_bytes=st.integers(1, 40),
+    safe_cut=st.sampled_from([anywhere, after_spaces]),
+)
+def test_broken_characters_are_replaced_as_in_the_whole(path, parts, separator, chunk_bytes, safe_cut):
+    path.write_bytes(b"".join(parts))
+    config = CorpusConfig(document_separator=separator, encoding_errors="replace")
+    assert read_in_chunks(path, config, safe_cut, chunk_bytes) == read_whole(path.read_bytes(), config)
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     before=st.text(max_size=30).filter(lambda text: text.isprintable()),
     broken=st.sampled_from([b"\xff", b"\xe2\x82", b"\x80"]),
     after=st.text("abc ", max_size=30),
-    piece_bytes=st.integers(1, 40),
+    chunk_bytes=st.integers(1, 40),
 )
-def test_the_first_broken_byte_is_named_wherever_pieces_end(path, before, broken, after, piece_bytes):
+def test_the_first_broken_byte_is_named_wherever_chunks_end(path, before, broken, after, chunk_bytes):
     path.write_bytes(before.encode() + broken + after.encode())
     with pytest.raises(DataError, match=rf"but byte {len(before.encode())} is 0x{broken[0]:02x}"):
-        read_in_pieces(path, CorpusConfig(), anywhere, piece_bytes)
+        read_in_chunks(path, CorpusConfig(), anywhere, chunk_bytes)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     lines=st.lists(st.sampled_from(["", '{"text": "a b"}', '{"text": "漢字 and more"}', "\r"])),
     size=st.integers(1, 50),
@@ -125,22 +125,22 @@ def test_lines_are_never_cut(tmp_path_factory, lines, size):
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
     path.write_text("\n".join(lines), newline="")
     expected = [line[10:-2] for line in lines if line.startswith("{")]
-    assert read_in_pieces(path, CorpusConfig(), anywhere, size) == expected
+    assert read_in_chunks(path, CorpusConfig(), anywhere, size) == expected
 
 
 @pytest.mark.parametrize("content", ["word " * 10_000, "word <|endoftext|>" * 3000, "漢" * 9000])
-def test_pieces_follow_each_other_and_are_no_larger_than_asked_for(path, content):
+def test_chunks_follow_each_other_and_are_no_larger_than_asked_for(path, content):
     path.write_text(content)
     region = Region(str(path), 0, path.stat().st_size, TRAIN)
-    found = list(pieces(region, CorpusConfig(), anywhere, 1000))
-    assert found == list(pieces(region, CorpusConfig(), anywhere, 1000))
-    assert all(500 < piece.stop - piece.start <= 1000 for piece in found[:-1])
+    found = list(chunks_of(region, CorpusConfig(), anywhere, 1000))
+    assert found == list(chunks_of(region, CorpusConfig(), anywhere, 1000))
+    assert all(500 < chunk.stop - chunk.start <= 1000 for chunk in found[:-1])
     for one, following in pairwise(found):
         assert one.stop <= following.start <= one.stop + len("<|endoftext|>")
     assert path.stat().st_size - found[-1].stop <= len("<|endoftext|>")
 
 
-def test_listing_pieces_reads_little_of_many_short_documents(path, monkeypatch):
+def test_listing_chunks_reads_little_of_many_short_documents(path, monkeypatch):
     path.write_text("a short story <|endoftext|>" * 40_000)
     num_read = []
 
@@ -151,15 +151,15 @@ def test_listing_pieces_reads_little_of_many_short_documents(path, monkeypatch):
     monkeypatch.setattr("transformerlm.data.chunks._TAIL_BYTES", 2**14)
     monkeypatch.setattr("transformerlm.data.chunks.read_bytes", read_bytes)
     region = Region(str(path), 0, path.stat().st_size, TRAIN)
-    assert len(list(pieces(region, CorpusConfig(), nowhere))) == 3
+    assert len(list(chunks_of(region, CorpusConfig(), nowhere))) == 3
     assert sum(num_read) < path.stat().st_size / 20
 
 
-def test_text_without_a_safe_cut_is_one_piece(path):
+def test_text_without_a_safe_cut_is_one_chunk(path):
     path.write_text("a" * 10_000 + "<|endoftext|>" + "b")
     region = Region(str(path), 0, path.stat().st_size, TRAIN)
-    found = list(pieces(region, CorpusConfig(), nowhere, 10))
-    assert [(piece.start, piece.stop, piece.extent) for piece in found] == [
+    found = list(chunks_of(region, CorpusConfig(), nowhere, 10))
+    assert [(chunk.start, chunk.stop, chunk.extent) for chunk in found] == [
         (0, 10_000, "documents"),
         (10_013, 10_014, "documents"),
     ]
@@ -167,6 +167,6 @@ def test_text_without_a_safe_cut_is_one_piece(path):
 
 def test_small_files_share_an_item_of_work(path):
     path.write_text("x" * 100)
-    one = next(pieces(Region(str(path), 0, 100, TRAIN), CorpusConfig(), len))
-    items = list(work_items([one] * 25, piece_bytes=1000))
+    one = next(chunks_of(Region(str(path), 0, 100, TRAIN), CorpusConfig(), len))
+    items = list(work_items([one] * 25, chunk_bytes=1000))
     assert [len(item) for item in items] == [5] * 5

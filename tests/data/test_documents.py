@@ -12,7 +12,7 @@ from transformerlm.data.documents import (
     HASHED_CHARACTERS,
     TRAIN,
     VAL,
-    Piece,
+    Chunk,
     documents_of,
     is_jsonl,
     split_by_content,
@@ -30,8 +30,8 @@ def read(tmp_path):
     def texts(content, name="a.txt", **settings):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        piece = Piece(str(path), 0, path.stat().st_size, TRAIN)
-        return [document.text for document in documents_of(piece, CorpusConfig(**settings))]
+        chunk = Chunk(str(path), 0, path.stat().st_size, TRAIN)
+        return [document.text for document in documents_of(chunk, CorpusConfig(**settings))]
 
     return texts
 
@@ -117,7 +117,7 @@ def random_bytes(generator, number):
     return b"".join(generator.choices(parts, k=number))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     contents=st.lists(
         st.binary(min_size=1, max_size=80)
@@ -125,9 +125,9 @@ def random_bytes(generator, number):
         min_size=1,
         max_size=3,
     ),
-    piece_bytes=st.integers(1, 60),
+    chunk_bytes=st.integers(1, 60),
 )
-def test_the_token_file_of_any_bytes_gives_the_bytes_back(tmp_path_factory, tokenizer, contents, piece_bytes):
+def test_the_token_file_of_any_bytes_gives_the_bytes_back(tmp_path_factory, tokenizer, contents, chunk_bytes):
     folder = tmp_path_factory.mktemp("kept")
     contents = [b"x" + content.replace(b"\0", b"\1") for content in contents]  # with NUL it is no text
     for number, content in enumerate(contents):
@@ -135,7 +135,7 @@ def test_the_token_file_of_any_bytes_gives_the_bytes_back(tmp_path_factory, toke
     config = CorpusConfig(
         corpus=str(folder), encoding_errors="keep", document_separator="", validation_fraction=0
     )
-    made = make_data(config, tokenizer, folder / "tokens", piece_bytes=piece_bytes)
+    made = make_data(config, tokenizer, folder / "tokens", chunk_bytes=chunk_bytes)
     assert tokenizer.decode_bytes(made.train.tokens) == b"".join(contents)
     whole = np.concatenate([tokenizer.encode_bytes(content) for content in contents])
     assert made.train.tokens.tolist() == whole.tolist()

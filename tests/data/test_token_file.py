@@ -200,16 +200,16 @@ def test_every_flipped_bit_is_found_by_verify(path, monkeypatch):
     write(path, range(1000))
     content = path.read_bytes()
     assert len(TokenFile.open(path).sidecar.block_sha256) == 4
-    for place in np.random.default_rng(0).integers(0, 8 * len(content), 500):
+    for place in np.random.default_rng(0).integers(0, 8 * len(content), 200):
         path.write_bytes(flipped(content, place))
         start = place // 8 // 512 * 512
         with pytest.raises(DataError, match=rf"bytes {start} to {min(start + 512, 2000)} are not those"):
             TokenFile.open(path).verify()
 
 
-def test_every_flipped_bit_of_the_sidecar_is_found_on_opening(path):
+def test_a_flipped_bit_of_each_byte_of_the_sidecar_is_found_on_opening(path):
     content = sidecar_path(path).read_bytes()
-    for place in range(8 * len(content)):
+    for place in (8 * byte + byte % 8 for byte in range(len(content))):
         sidecar_path(path).write_bytes(flipped(content, place))
         with pytest.raises(DataError) as caught:
             TokenFile.open(path)
@@ -351,7 +351,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
     receiver, sender = multiprocessing.Pipe(duplex=False)
     reader = multiprocessing.get_context("fork").Process(target=read_for_ever, args=(path, receiver))
     reader.start()
-    for turn in range(150):
+    for turn in range(100):
         write(path, np.full(1000, turn % 2))
     sender.send("done")
     reader.join()

@@ -5,7 +5,7 @@ import pytest
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.build import make_data
-from transformerlm.data.chunks import PIECE_BYTES
+from transformerlm.data.chunks import CHUNK_BYTES
 from transformerlm.data.documents import TRAIN
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.evaluation.text import Text
@@ -34,14 +34,14 @@ def test_a_text_is_all_of_its_documents_in_order(tmp_path):
 
 
 def test_a_document_longer_than_memory_comes_in_parts(tmp_path):
-    long = "a word and another one, " * (3 * PIECE_BYTES // 24)
+    long = "a word and another one, " * (3 * CHUNK_BYTES // 24)
     (tmp_path / "a.txt").write_text(f"before<|endoftext|>{long}<|endoftext|>behind")
     text = Text.find(CorpusConfig(), f"{tmp_path}/a.txt")
     assert [content for _, _, content in read(text)] == ["before", long, "behind"]
     numbers = [part.document for part in text.parts(SAFE_CUT)]
     assert numbers == sorted(numbers)
     assert numbers.count(1) > 2
-    assert max(len(part.utf8) for part in text.parts(SAFE_CUT)) <= PIECE_BYTES
+    assert max(len(part.utf8) for part in text.parts(SAFE_CUT)) <= CHUNK_BYTES
 
 
 @pytest.mark.parametrize("split", ["document", "tail"])

@@ -142,12 +142,19 @@ def check_start(config: TrainConfig, run_dir: Path, reporter: Reporter, world: W
 def prepare(
     config: TrainConfig, reporter: Reporter, world: World = SINGLE_PROCESS
 ) -> tuple[Tokenizer, TokenData]:
-    """The tokenizer and the token files, made where they are missing; all ranks read the latter."""
-    from transformerlm.data import prepare_data, prepare_tokenizer
+    """The tokenizer and the token files, made by rank 0 where they are missing; all ranks read both."""
+    from transformerlm.data import TokenData, fill_placeholders, prepare_data, prepare_tokenizer
+    from transformerlm.tokenizer import Tokenizer
 
+    with while_rank_0_works(world):
+        if world.is_main:
+            tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter)
+            data = prepare_data(config.data, config.tokenizer, tokenizer, reporter)
     with collective_errors(world):
-        tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter, world)
-        return tokenizer, prepare_data(config.data, config.tokenizer, tokenizer, reporter, world)
+        if not world.is_main:
+            tokenizer = Tokenizer.from_dir(fill_placeholders(config.tokenizer.tokenizer_dir, config.data))
+            data = TokenData.open(config.data, Path(fill_placeholders(config.data.token_dir, config.data)))
+    return tokenizer, data
 
 
 def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) -> TrainConfig:

@@ -1,6 +1,6 @@
-"""Which files a corpus is: a file, a folder, a glob, or the source of Python's standard library.
+"""List the files of a corpus: a file, a folder, a glob, or the source of Python's standard library.
 
-Files are listed here and their bytes fetched; what the bytes mean is `documents.py`'s business.
+This module lists files and reads their bytes; `documents.py` reads the text in them.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from transformerlm.storage.lock import LOCK_FILE
 
 STDLIB = "python-stdlib"
 
-# pydoc_data is one large generated text, a sixteenth of all; it is no source, and no other file is like it.
+# pydoc_data is one large generated text, a sixteenth of all, and not source code.
 _STDLIB_SKIPPED = (
     *("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"),
     "pydoc_data",
 )
-# What this package writes, token files and the folders of tokenizers and runs, is no text to read, though
-# it may lie within the corpus' own folder.
+# Files that this package writes (token files, and the folders of tokenizers and runs) are not text of the
+# corpus, even if they are in its folder.
 _OUTPUT_FILES = ("*.memmap", "*.memmap.json")
 _OWN_HIDDEN = (LOCK_FILE, UNFINISHED)
 _OUTPUT_FOLDERS = ({"vocab.json", "merges.txt"}, {"config.toml", "metrics.jsonl"})
 _HEAD_BYTES = 8192
 _CORPUS = Key("data", "corpus")
 _NOT_RESULTS = ("token_dir", "num_workers")
-"""Keys of [data] that do not change which text there is."""
+"""Keys of [data] that do not affect the text."""
 
 
 class MissingCorpusError(DataError):
-    """The corpus is not where the config says."""
+    """No corpus exists where the config says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class Source:
     path: str
     num_bytes: int
     start: int = 0
-    """Where the text begins: behind the byte order mark, if there is one."""
+    """Position of the text: after the byte order mark, if there is one."""
     modified: int = 0
-    """When it was last changed, in nanoseconds."""
+    """Time of the last change, in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Corpus:
     num_hidden: int = 0
     """Hidden files and folders that were passed over."""
     num_binary: int = 0
-    """Files that were passed over because there is a NUL byte in their first 8 KiB."""
+    """Files that were passed over because their first 8 KiB contain a NUL byte."""
 
     @property
     def num_bytes(self) -> int:
@@ -75,7 +75,7 @@ class Corpus:
         return sum(source.num_bytes for source in self.sources)
 
     def summary(self) -> str:
-        """One line that changes when a file is added, removed, renamed, or becomes larger or smaller."""
+        """Return one line that changes when a file is added, removed, renamed or resized."""
         listing = "".join(f"{source.num_bytes} {source.name}\0" for source in self.sources)
         checksum = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()[:16]
         number = len(self.sources)
@@ -84,7 +84,7 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class Corpora:
-    """What [data] names: the corpus, and the one to validate on where it is another."""
+    """The corpus of [data] and, if there is one, its separate validation corpus."""
 
     main: Corpus
     validation: Corpus | None
@@ -95,14 +95,14 @@ class Corpora:
         return self.main.num_bytes + (self.validation.num_bytes if self.validation else 0)
 
     def summary(self) -> dict[str, str]:
-        """Key -> one line about the files."""
+        """Return {key: one line about the files}."""
         summary = {"files of [data].corpus": self.main.summary()}
         if self.validation:
             summary["files of [data].validation_corpus"] = self.validation.summary()
         return summary
 
     def times(self) -> str:
-        """One line that changes when a file is written to, even where its size stays."""
+        """Return a checksum that changes when a file is written to, even if its size stays."""
         times = [
             source.modified for corpus in (self.main, self.validation) if corpus for source in corpus.sources
         ]
@@ -110,10 +110,10 @@ class Corpora:
 
 
 def find_corpora(config: CorpusConfig) -> Corpora:
-    """List the files that [data] names. A file that is validated on is left out of the corpus itself.
+    """List the files of [data]. A file of the validation corpus is left out of the corpus itself.
 
     Raises:
-        MissingCorpusError: what `corpus` or `validation_corpus` names does not exist.
+        MissingCorpusError: `corpus` or `validation_corpus` does not exist.
         DataError: nothing there can be read as text.
     """
     main = find_corpus(config.corpus, config.include, _CORPUS)
@@ -129,18 +129,23 @@ def find_corpora(config: CorpusConfig) -> Corpora:
 
 
 def settings(config: CorpusConfig) -> dict[str, Any]:
-    """Key -> value of everything in [data] that decides which text there is and how it is divided."""
+    """Return {key: value} of everything in [data] that decides what the text is and how it is divided."""
     return {f"[data].{key}": value for key, value in to_dict(config).items() if key not in _NOT_RESULTS}
 
 
 def find_corpus(corpus: str, include: Iterable[str] = ("*",), key: Key = _CORPUS) -> Corpus:
-    """List the files of one corpus, by name; `key` is what an error names.
+    """List the files of one corpus, in the order of their names.
 
-    In a folder, files that are hidden, binary or written by this package are passed over, and so is a
-    folder that has been listed already (links may run in a circle). Of a glob's files the binary ones are.
+    In a folder, files that are hidden, binary or written by this package are passed over, and so are folders
+    that have been listed already (links may form a circle). With a glob, binary files are.
+
+    Args:
+        corpus: a file, a folder, a glob, or "python-stdlib".
+        include: patterns of the names of files to take from a folder.
+        key: key of the config, for errors.
 
     Raises:
-        MissingCorpusError: there is no such file or folder, and nothing that the glob matches.
+        MissingCorpusError: there is no such file or folder, and the glob matches nothing.
         DataError: nothing there can be read as text.
     """
     path = Path(corpus).expanduser()
@@ -150,7 +155,7 @@ def find_corpus(corpus: str, include: Iterable[str] = ("*",), key: Key = _CORPUS
     if path.is_dir():
         return _of_folder(path, tuple(include), key)
     if path.is_file():
-        return Corpus((_look(path, path.name)[0],))
+        return Corpus((_inspect(path, path.name)[0],))
     # Path.glob would need the pattern divided into a folder and the rest, and knows no absolute ones.
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207
     if not matches:
@@ -164,8 +169,12 @@ def find_corpus(corpus: str, include: Iterable[str] = ("*",), key: Key = _CORPUS
 def refuse_overlap(corpora: Corpora, outputs: Iterable[Path], key: Key) -> None:
     """Check that no file of the corpus is about to be replaced.
 
+    Args:
+        outputs: paths that are going to be written.
+        key: key of the config that decides where they are, for the error.
+
     Raises:
-        ConfigError: one of `outputs`, which lie where `key` says, is a file of the corpus, by any name.
+        ConfigError: one of them is a file of the corpus, perhaps by another name.
     """
     taken = {(status.st_dev, status.st_ino) for status in (path.stat() for path in outputs if path.exists())}
     for corpus in (corpora.main, corpora.validation):
@@ -180,7 +189,7 @@ def refuse_overlap(corpora: Corpora, outputs: Iterable[Path], key: Key) -> None:
 
 
 def read_bytes(path: str, start: int, stop: int) -> bytes:
-    """Bytes `start` to `stop` of a file.
+    """Read bytes `start` to `stop` of a file.
 
     Raises:
         DataError: the file cannot be read, or has become shorter.
@@ -226,7 +235,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """`os.walk` through links too, each folder once."""
+    """Walk a folder as `os.walk` does, following links, but visit each folder once and no output folder."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}")
@@ -245,15 +254,15 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 def _of_files(names: dict[str, Path], num_hidden: int, nothing: Problem) -> Corpus:
     if not names:
         raise DataError([nothing])
-    looked_at = [_look(path, name) for name, path in sorted(names.items())]
-    sources = tuple(source for source, is_binary in looked_at if not is_binary)
+    inspected = [_inspect(path, name) for name, path in sorted(names.items())]
+    sources = tuple(source for source, is_binary in inspected if not is_binary)
     if not sources:
         raise DataError([nothing._replace(what=f"{nothing.what}; all of them are binary")])
-    return Corpus(sources, num_hidden, len(looked_at) - len(sources))
+    return Corpus(sources, num_hidden, len(inspected) - len(sources))
 
 
-def _look(path: Path, name: str) -> tuple[Source, bool]:
-    """A file as a source, and whether it is binary."""
+def _inspect(path: Path, name: str) -> tuple[Source, bool]:
+    """Return a file as a source, and whether it is binary."""
     status = path.stat()
     head = read_bytes(str(path), 0, min(status.st_size, _HEAD_BYTES))
     start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0

@@ -1,7 +1,7 @@
-"""From bytes of a corpus to documents: what a document is, and which split it belongs to.
+"""Read the documents of a corpus, and decide which split a document belongs to.
 
-A piece is the unit of work: some whole documents, or a part of one that is long. It is a few numbers,
-not text, so that a process anywhere can be told to read it. Where pieces end is `pieces.py`'s business.
+The text is read in chunks: some whole documents, or a part of a long one. A chunk is a path and a few
+numbers, not text, so that it is cheap to send to a worker process. `chunks.py` divides the corpus.
 """
 
 from __future__ import annotations
@@ -19,97 +19,98 @@ from transformerlm.errors import DataError
 from transformerlm.tokenizer.pretokenize import bytes_of, text_of
 
 EncodingErrors = Literal["strict", "replace", "keep"]
-"""What becomes of bytes that are not UTF-8, as `CorpusConfig.encoding_errors` says."""
+"""How bytes that are not UTF-8 are treated: `CorpusConfig.encoding_errors`."""
 
 Split = Literal["train", "val"]
 TRAIN: Final = "train"
 VAL: Final = "val"
 
 HASHED_CHARACTERS: Final = 2**20
-"""How much of a document decides which split it belongs to."""
+"""Characters at the beginning of a document that decide which split it belongs to."""
 
 _WHITE_SPACE = " \t\n\r\f\v"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Piece(NamedTuple):
-    """Bytes `start` to `stop` of a file, divided from the rest without harm."""
+class Chunk(NamedTuple):
+    """Bytes `start` to `stop` of a file, which can be encoded apart from the rest."""
 
     path: str
     start: int
     stop: int
     split: Split | None
-    """None: each document's content decides."""
+    """None: the split is decided by each document's content."""
     extent: Literal["documents", "part", "end"] = "documents"
     """Some whole documents, a part of a long one, or the end of a long one."""
 
 
 class Document(NamedTuple):
-    """A document, or a part of a long one."""
+    """Text of a document, or of a part of a long one."""
 
     split: Split
     utf8: bytes
-    """Its text: UTF-8, and what else was in the file where the config says that such bytes are kept."""
+    """The text as UTF-8; with `encoding_errors = "keep"` other bytes too."""
     is_end: bool
     """Whether the document ends with this text."""
 
     @property
     def text(self) -> str:
-        """Its text; bytes that are not UTF-8 are in it as `text_of` has them."""
+        """The text as a string; bytes that are not UTF-8 become what `text_of` makes of them."""
         return text_of(self.utf8)
 
 
 def is_jsonl(path: str) -> bool:
-    """Whether a file holds one document a line, in JSON."""
+    """Return whether a file has one document per line, in JSON."""
     return path.endswith(".jsonl")
 
 
-def documents_of(piece: Piece, config: CorpusConfig) -> Iterator[Document]:
-    """Read a piece. A document with nothing in it but white space (ASCII's) is none.
+def documents_of(chunk: Chunk, config: CorpusConfig) -> Iterator[Document]:
+    """Read a chunk and yield its documents, without those that are nothing but ASCII white space.
 
     Raises:
         DataError: the text cannot be read as the config says it is.
     """
-    data = read_bytes(piece.path, piece.start, piece.stop)
+    data = read_bytes(chunk.path, chunk.start, chunk.stop)
     contents: Iterator[bytes]
-    if is_jsonl(piece.path):
-        contents = map(bytes_of, _jsonl_texts(data, piece, config))
+    if is_jsonl(chunk.path):
+        contents = map(bytes_of, _jsonl_texts(data, chunk, config))
     else:
-        data = _checked(data, piece, config)
-        if piece.extent != "documents":
-            assert piece.split is not None
-            yield Document(piece.split, data, piece.extent == "end")
+        data = _checked(data, chunk, config)
+        if chunk.extent != "documents":
+            assert chunk.split is not None
+            yield Document(chunk.split, data, chunk.extent == "end")
             return
         separator = config.document_separator.encode()
         contents = iter(data.split(separator) if separator else [data])
     for content in contents:
         if content.strip(_WHITE_SPACE.encode()):
-            yield Document(piece.split or split_of_utf8(content, config.validation_fraction), content, True)
+            yield Document(chunk.split or split_of_utf8(content, config.validation_fraction), content, True)
 
 
-def _checked(data: bytes, piece: Piece, config: CorpusConfig) -> bytes:
+def _checked(data: bytes, chunk: Chunk, config: CorpusConfig) -> bytes:
+    """Return the bytes with those that are not UTF-8 treated as the config says."""
     if config.encoding_errors == "keep":
         return data
-    text = decode(data, piece.path, piece.start, config.encoding_errors)
+    text = decode(data, chunk.path, chunk.start, config.encoding_errors)
     return data if config.encoding_errors == "strict" or "\ufffd" not in text else text.encode()
 
 
 def is_blank(text: str) -> bool:
-    """Whether there is nothing in `text` but white space (ASCII's)."""
+    """Return whether `text` is nothing but ASCII white space."""
     return not text.strip(_WHITE_SPACE)
 
 
 def split_by_content(text: str, validation_fraction: float) -> Split:
-    """The split of a document: a hash of its beginning, as a number from 0 to 1, against the fraction.
+    """Return the split of a document: "val" if a hash of its beginning, from 0 to 1, is below the fraction.
 
-    It depends on nothing else, so that a document stays on its side when others come, go or are
-    reordered, and all copies of it are on one side.
+    It depends on nothing else, so a document stays in its split when others are added, removed or reordered,
+    and all copies of a document are in one split.
     """
     return split_of_utf8(bytes_of(text[:HASHED_CHARACTERS]), validation_fraction)
 
 
 def split_of_utf8(content: bytes, validation_fraction: float) -> Split:
-    """The same of a document's bytes."""
+    """Return the split of a document as `split_by_content` does, from the document's bytes."""
     if len(content) > HASHED_CHARACTERS:  # no character takes more than four bytes
         content = bytes_of(text_of(content[: 4 * HASHED_CHARACTERS])[:HASHED_CHARACTERS])
     digest = hashlib.blake2b(content, digest_size=8, person=b"validation split").digest()
@@ -117,10 +118,10 @@ def split_of_utf8(content: bytes, validation_fraction: float) -> Split:
 
 
 def decode(data: bytes, path: str, start: int, errors: EncodingErrors) -> str:
-    """The text of a file's bytes from `start` on; those that are kept are in it as `text_of` has them.
+    """Decode bytes of the file `path` from byte `start` on; bytes that are kept become those of `text_of`.
 
     Raises:
-        DataError: bytes that are not UTF-8, where `errors` is "strict".
+        DataError: the bytes are not UTF-8, and `errors` is "strict".
     """
     return decode_beginning(data, path, start, errors, is_whole=True)[0]
 
@@ -128,9 +129,9 @@ def decode(data: bytes, path: str, start: int, errors: EncodingErrors) -> str:
 def decode_beginning(
     data: bytes, path: str, start: int, errors: EncodingErrors, *, is_whole: bool = False
 ) -> tuple[str, int]:
-    """The same of bytes that may end within a character: also how many of them the text is made of.
+    """Decode bytes that may end within a character; return the text and the number of bytes decoded.
 
-    A last character that is not complete is left out, unless the bytes are the whole.
+    An incomplete last character is left out, unless the bytes are the whole of what there is to decode.
     """
     try:
         return codecs.utf_8_decode(data, "surrogateescape" if errors == "keep" else errors, is_whole)
@@ -140,32 +141,32 @@ def decode_beginning(
         raise DataError(f"{path}: expected UTF-8, but {wrong}; {advice}") from None
 
 
-def _jsonl_texts(data: bytes, piece: Piece, config: CorpusConfig) -> Iterator[str]:
-    start = piece.start
+def _jsonl_texts(data: bytes, chunk: Chunk, config: CorpusConfig) -> Iterator[str]:
+    start = chunk.start
     for line in data.split(b"\n"):
-        text = decode(line, piece.path, start, config.encoding_errors)
+        text = decode(line, chunk.path, start, config.encoding_errors)
         if not is_blank(text):
             try:
                 document = _text_of_line(text, config)
             except ValueError as error:
-                raise DataError(f"{piece.path}:{_line_number(piece.path, start)}: {error}") from None
+                raise DataError(f"{chunk.path}:{_line_number(chunk.path, start)}: {error}") from None
             yield document
         start += len(line) + 1
 
 
 def _line_number(path: str, start: int) -> int:
-    """The number of the line that begins at byte `start`; only an error needs it, so it is counted then."""
+    """Return the number of the line that begins at byte `start`, from 1, by reading all before it."""
     blocks = range(0, start, 2**20)
     return 1 + sum(read_bytes(path, block, min(block + 2**20, start)).count(b"\n") for block in blocks)
 
 
 def _text_of_line(line: str, config: CorpusConfig) -> str:
-    """The document in a line of JSON; ValueError says what is wrong with it."""
+    """Return the document in a line of JSON; ValueError if there is none."""
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"expected a JSON object, got: {error.msg} at character {error.colno}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or very deep nesting
         raise ValueError(f"expected a JSON object, got: {error}") from None
     text = values.get(config.jsonl_field) if isinstance(values, dict) else None
     if not isinstance(text, str):
@@ -174,9 +175,10 @@ def _text_of_line(line: str, config: CorpusConfig) -> str:
 
 
 def _without_surrogates(text: str, line: str, config: CorpusConfig) -> str:
+    """Replace or refuse halves of surrogate pairs, which are not Unicode text."""
     if config.encoding_errors == "replace":
         return _SURROGATE.sub("\ufffd", text)
-    # Where bytes are kept, those that stand for bytes are in the line too. What is written \ud8xx is no byte.
+    # Surrogates that stand for kept bytes are in the line itself; one that is written \ud8xx in JSON is not.
     written = json.loads(_SURROGATE.sub("\ufffd", line))[config.jsonl_field]
     if _SURROGATE.search(written):
         advice = '[data].encoding_errors = "replace" reads U+FFFD for it'
@@ -185,6 +187,7 @@ def _without_surrogates(text: str, line: str, config: CorpusConfig) -> str:
 
 
 def _found(values: Any, config: CorpusConfig) -> str:
+    """Describe what a line of JSON has in place of text in the field."""
     if not isinstance(values, dict):
         return f"no object but {type(values).__name__}"
     if config.jsonl_field in values:

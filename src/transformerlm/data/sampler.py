@@ -1,7 +1,7 @@
-"""Batches from token files: random windows, or every window once an epoch, and validation in order.
+"""Batches from token files: random windows, or every window once an epoch; and validation text in order.
 
-A training batch is a pure function of (seed, step): resuming needs to remember nothing but the step,
-and the batches are the same on any number of ranks. There is no iterator here and no queue.
+A training batch is a pure function of (seed, step): resuming needs only the number of the step, and the
+batches are the same on any number of ranks. There is no iterator and no queue.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Batch = tuple[Tensor, Tensor]
 """Inputs and targets, int64, each `[batch, time]`: targets[b, t] follows inputs[b, t] in the text."""
 
 _NUM_ROUNDS = 8
-_BLOCK_WINDOWS = 4096  # whose starts are worked out together: for a few it takes as long
+_BLOCK_WINDOWS = 4096  # windows whose starts are computed together; a few take as long as that many
 
 
 def get_batch(
     tokens: Tokens, batch_size: int, context_length: int, device: torch.device | str = "cpu"
 ) -> Batch:
-    """`batch_size` windows from random places of `tokens`, drawn from torch's global generator.
+    """Return `batch_size` windows at random positions, drawn from torch's global generator.
 
     Args:
         tokens: `[num_tokens]`, any integers; a memory-mapped file is read only where a window lies.
@@ -40,23 +40,26 @@ def get_batch(
         DataError: fewer than `context_length + 1` tokens.
     """
     _require(tokens, context_length)
-    starts = torch.randint(len(tokens) - context_length, (batch_size,)).numpy()
-    return _to_device(tokens[starts[:, None] + np.arange(context_length + 1)], device)
+    num_starts = len(tokens) - context_length
+    starts = torch.randint(num_starts, (batch_size,), dtype=torch.int64, device="cpu").numpy()
+    return _to_device(tokens[starts[:, None] + _offsets(context_length)], device)
 
 
 class BatchSampler:
-    """The batch of every step, from counter-based random numbers.
+    """Training batches by step, from counter-based random numbers.
 
-    order "random": each window starts anywhere.
-    order "epoch": the text, closed to a ring, is cut into windows of `context_length` at a place that
-    each epoch chooses anew, and the windows are shuffled. Every window comes once an epoch and every
-    token is a target once (but for fewer than `context_length` that are left over, each time others).
+    order "random": each window starts at a random position.
+    order "epoch": the text, treated as a ring, is cut into windows of `context_length`, beginning at a random
+    position for each epoch, and the windows are shuffled. In an epoch every window comes once and every token
+    is a target once, except for fewer than `context_length` tokens that are left over, others each time.
     A batch may end one epoch and begin the next.
 
     Args:
         tokens: `[num_tokens]`, any integers; a memory-mapped file is read only where a window lies.
         batch_size: windows in a step's global batch.
         context_length: tokens of a window.
+        order: how windows are drawn, see above.
+        seed: of the random numbers.
 
     Raises:
         DataError: fewer than `context_length + 1` tokens.
@@ -77,31 +80,31 @@ class BatchSampler:
         self.order, self.seed = order, seed
         self.num_windows = len(tokens) // context_length
         """Windows of an epoch."""
-        # From which step on, and the starts of what was worked out last. Kept for speed alone.
+        # Cache: (first step, starts of the windows from that step on) of the last computation.
         self._block: tuple[int, NDArray[np.int64]] | None = None
 
     def batch(
         self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
     ) -> Batch:
-        """The batch of one step (counted from 0), or one rank's equal share of it.
+        """Return the batch of a step (counted from 0), or a rank's equal share of it.
 
         Returns:
-            Inputs and targets, `[batch_size / world_size, context_length]`; the shares of all ranks, one
-            below the other, are the batch of a single rank.
+            Inputs and targets, `[batch_size / world_size, context_length]`; the shares of all ranks,
+            concatenated, are the batch of a single rank.
 
         Raises:
-            ConfigError: a batch that cannot be shared equally.
+            ConfigError: `batch_size` is not a multiple of `world_size`.
         """
         if self.batch_size % world_size:
             what = f"expected a multiple of the {world_size} ranks, got {self.batch_size}"
             raise ConfigError(what, key=Key("training", "batch_size"))
         share = self.batch_size // world_size
         starts = self.starts(step)[rank * share : (rank + 1) * share]
-        positions = starts[:, None] + np.arange(self.context_length + 1)
+        positions = starts[:, None] + _offsets(self.context_length)
         return _to_device(self.tokens.take(positions, mode="wrap"), device)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Where the windows of a step's global batch begin, `[batch_size]`."""
+        """Return the first positions of the windows of a step's global batch, `[batch_size]`."""
         if self.order == "random":
             num_starts = len(self.tokens) - self.context_length
             return (_random_words(self.seed, step, self.batch_size) % np.uint64(num_starts)).astype(np.int64)
@@ -113,24 +116,29 @@ class BatchSampler:
         return self._block[1][at : at + self.batch_size]
 
     def _starts_in_order(self, first: int, number: int) -> NDArray[np.int64]:
-        """Of windows `first` to `first + number`, counted through all epochs."""
-        epoch, index = np.divmod(np.arange(first, first + number), self.num_windows)
+        """Return the starts of windows `first` to `first + number`, counted through all epochs."""
+        epoch, index = np.divmod(np.arange(first, first + number, dtype=np.int64), self.num_windows)
         return np.concatenate([self._epoch_starts(int(e), index[epoch == e]) for e in np.unique(epoch)])
 
     def _epoch_starts(self, epoch: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
         offset, *keys = _random_words(self.seed, epoch, 1 + _NUM_ROUNDS)
-        window = shuffled(index.astype(np.uint64), self.num_windows, np.array(keys)).astype(np.int64)
+        window = shuffled(index.astype(np.uint64), self.num_windows, np.array(keys, dtype=np.uint64)).astype(
+            np.int64
+        )
         return (int(offset % np.uint64(len(self.tokens))) + window * self.context_length) % len(self.tokens)
 
 
 def validation_windows(
     tokens: Tokens, context_length: int, batch_size: int, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
-    """The whole text in order: each token but the first is a target exactly once.
+    """Yield the whole text in order: each token but the first is a target exactly once.
+
+    Args:
+        tokens: `[num_tokens]`, any integers.
 
     Yields:
-        Inputs and targets, `[at most batch_size, context_length]`; last, where tokens are left over, one
-        shorter window `[1, fewer]`.
+        Inputs and targets, `[at most batch_size, context_length]`; tokens that are left over come last, as
+        one shorter window, `[1, number of them - 1]`.
 
     Raises:
         DataError: fewer than 2 tokens.
@@ -138,18 +146,18 @@ def validation_windows(
     _require(tokens, 1)
     num_windows = (len(tokens) - 1) // context_length
     for first in range(0, num_windows, batch_size):
-        starts = np.arange(first, min(first + batch_size, num_windows)) * context_length
-        yield _to_device(tokens[starts[:, None] + np.arange(context_length + 1)], device)
+        starts = np.arange(first, min(first + batch_size, num_windows), dtype=np.int64) * context_length
+        yield _to_device(tokens[starts[:, None] + _offsets(context_length)], device)
     rest = tokens[num_windows * context_length :]
     if len(rest) > 1:
         yield _to_device(rest[None], device)
 
 
 def shuffled(index: Words, size: int, keys: Words) -> Words:
-    """Where each of `index` comes to lie when 0 .. size - 1 are shuffled; the keys choose the order.
+    """Return the position of each of `index` in a random permutation of 0 .. size - 1, chosen by the keys.
 
-    A bijection of 0 .. size - 1 that needs no table: a Feistel network on the next larger domain
-    4**k >= size, applied again wherever it leads out of the range (fewer than 4 times on average).
+    A bijection of 0 .. size - 1 without a table: a Feistel network on the smallest domain 4**k >= size,
+    applied again wherever the result is out of range (fewer than 4 times on average).
 
     Source: Black & Rogaway, "Ciphers with Arbitrary Finite Domains", 2002, section 4 (cycle walking).
     """
@@ -169,7 +177,7 @@ def _feistel(value: Words, half_bits: np.uint64, keys: Words) -> Words:
 
 
 def _mixed(value: Words) -> Words:
-    """Every bit of the result depends on every bit of the value.
+    """Mix the bits: every bit of the result depends on every bit of the value.
 
     Source: Steele, Lea & Flood, "Fast Splittable Pseudorandom Number Generators", 2014 (mix64variant13).
     """
@@ -179,9 +187,15 @@ def _mixed(value: Words) -> Words:
 
 
 def _random_words(seed: int, counter: int, size: int) -> Words:
-    # Raw words of a counter-based generator: unlike numpy's distributions, their values are promised to
-    # stay the same in every version. That `word % n` prefers some values by n / 2**64 does not show.
-    return np.random.Philox(key=np.array([seed % 2**64, counter], np.uint64)).random_raw(size)
+    """Return `size` random uint64 words, a pure function of (seed, counter)."""
+    # Raw words of a counter-based generator: numpy promises that they stay the same in every version, unlike
+    # its distributions. The bias of `word % n`, at most n / 2**64, is negligible.
+    return np.random.Philox(key=np.array([seed % 2**64, counter], dtype=np.uint64)).random_raw(size)
+
+
+def _offsets(context_length: int) -> NDArray[np.int64]:
+    """Return the positions of a window's inputs and targets relative to its start, `[context_length + 1]`."""
+    return np.arange(context_length + 1, dtype=np.int64)
 
 
 def _require(tokens: Tokens, context_length: int) -> None:
@@ -192,8 +206,8 @@ def _require(tokens: Tokens, context_length: int) -> None:
 
 def _to_device(windows: Tokens, device: torch.device | str) -> Batch:
     parts = windows[:, :-1], windows[:, 1:]
-    inputs, targets = (torch.from_numpy(np.array(part, np.int64, order="C")) for part in parts)
+    inputs, targets = (torch.from_numpy(np.array(part, dtype=np.int64, order="C")) for part in parts)
     if torch.device(device).type == "cuda":
-        # From pinned memory the copy runs while the GPU still computes the step before.
+        # From pinned memory the copy overlaps with the previous step on the GPU.
         inputs, targets = (part.pin_memory().to(device, non_blocking=True) for part in (inputs, targets))
     return inputs.to(device), targets.to(device)

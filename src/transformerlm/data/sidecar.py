@@ -1,6 +1,6 @@
-"""The sidecar of a token file, `NAME.memmap.json`: what is known of the ids, and whether they are whole.
+"""The sidecar of a token file, `NAME.memmap.json`: counts, checksums and origin of the ids.
 
-It is sealed with a checksum of its own. That of format 1 is not, and is read as it is.
+It has a checksum of its own, which format 1 did not have yet.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from transformerlm.storage.files import committed_file
 
 FORMAT_VERSION = 2
 UNFINISHED = ".unfinished"
-"""The folder beside token files in which they are made (`unfinished.py`)."""
+"""The folder beside token files in which they are made (`build_journal.py`)."""
 
 DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
     "uint16": np.dtype("<u2"),
     "uint32": np.dtype("<u4"),
 }
-"""Name in a sidecar -> how ids lie in the file."""
+"""Name in a sidecar -> type of the ids in the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sidecar:
-    """What is known of a token file; the members are those of the JSON object."""
+    """Description of a token file; the members are those of the JSON object."""
 
     format_version: int
     dtype: str
@@ -43,32 +43,36 @@ class Sidecar:
     num_tokens: int
     vocab_size: int
     largest_id: int
-    """-1 where there are no tokens."""
+    """-1 if there are no tokens."""
     num_documents: int
     num_bytes: int
-    """UTF-8 bytes of the text that the tokens stand for; separators between documents are not counted."""
+    """UTF-8 bytes of the text that the tokens stand for, separators between documents not counted."""
     fingerprint: str
-    """Of the tokenizer: token files go together where it is the same."""
+    """The tokenizer's; token files with the same one can be used together."""
     block_bytes: int
     block_sha256: list[str]
     """SHA-256 of every `block_bytes` bytes of ids, in order."""
     made_from: dict[str, Any]
     """The settings and the files that the tokens were made from."""
     sources: list[dict[str, Any]]
-    """Name and num_bytes of each file; of a great many, the first ones."""
+    """Name and num_bytes of each file, or of the first ones if there are very many."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read and check a sidecar.
 
         Raises:
-            DataError: where it is missing, damaged, or of a newer format than this package knows.
+            DataError: it is missing, damaged, or of a newer format than this package knows.
         """
         return cls.parse(path, read_sidecar(path))
 
     @classmethod
     def parse(cls, path: Path, content: bytes) -> Self:
-        """The same of what has been read from `path` already."""
+        """Check a sidecar whose content has been read from `path` already.
+
+        Raises:
+            DataError: as `read`.
+        """
         try:
             values = load(content, SIDECAR_FORMAT)
         except NewerFormatError as error:
@@ -89,21 +93,21 @@ SIDECAR_FORMAT = RecordFormat(version=FORMAT_VERSION, checksum_since=2, members=
 
 
 def sidecar_path(path: Path) -> Path:
-    """`x/train.memmap` -> `x/train.memmap.json`."""
+    """Return the path of a token file's sidecar: `x/train.memmap.json` of `x/train.memmap`."""
     return path.with_name(f"{path.name}.json")
 
 
 def damaged(path: Path, what: str) -> DataError:
-    """The error for a token file or a sidecar that is not as it was written."""
+    """Return the error for a token file or a sidecar that is damaged."""
     advice = "remove the token file and its sidecar, and make them again with transformerlm-make-data"
     return DataError(f"{path}: damaged: {what}; {advice}")
 
 
 def read_sidecar(path: Path) -> bytes:
-    """The content of a sidecar.
+    """Read the content of a sidecar, without checking it.
 
     Raises:
-        DataError: there is none; says whether there is a token file, or one that is being made.
+        DataError: there is none. The message says whether there is a token file, or an unfinished one.
     """
     try:
         return path.read_bytes()

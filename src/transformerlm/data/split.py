@@ -1,4 +1,4 @@
-"""Which part of a corpus trains and which validates: by document, at the corpus' end, or by file."""
+"""Split a corpus into training and validation text: by document, at the corpus' end, or by file."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import fractions
 import math
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.chunks import Region, pieces
+from transformerlm.data.chunks import Region, chunks_of
 from transformerlm.data.corpus import Corpora, Corpus, Source, read_bytes
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of, is_jsonl
 from transformerlm.errors import DataError, Key
 
 MIN_DOCUMENTS = 20
-"""From so many on, "auto" divides a corpus by document."""
+"""Number of documents from which "auto" splits a corpus by document."""
 
-_LOOK_BACK = 2**20
+_LOOK_BACK_BYTES = 2**20
 
 
 def has_validation(config: CorpusConfig) -> bool:
-    """Whether the config asks for text to validate on."""
+    """Return whether the config asks for text to validate on."""
     return config.validation_corpus is not None or config.validation_fraction > 0
 
 
 def regions(config: CorpusConfig, corpora: Corpora) -> list[Region]:
-    """The corpus as parts of files, each with its split, in the order in which it is read."""
+    """Return the corpus as parts of files, each with its split, in the order in which they are read."""
     if corpora.validation:
         return [*_whole(corpora.main, TRAIN), *_whole(corpora.validation, VAL)]
     if not has_validation(config):
@@ -36,7 +36,7 @@ def regions(config: CorpusConfig, corpora: Corpora) -> list[Region]:
 
 
 def nothing_left(config: CorpusConfig, split: Split) -> DataError:
-    """The error for a split in which there is no text."""
+    """Return the error for a split in which there is no text."""
     if split == VAL and config.validation_corpus is not None:
         return DataError(
             f"expected text in {config.validation_corpus}, got none", key=Key("data", "validation_corpus")
@@ -56,14 +56,14 @@ def _whole(corpus: Corpus, split: Split | None) -> list[Region]:
 
 
 def _divides_by_document(by_document: list[Region], config: CorpusConfig) -> bool:
-    """Whether there are MIN_DOCUMENTS documents, and some on both sides; reads no further than that."""
+    """Return whether there are MIN_DOCUMENTS documents, and some in both splits; stop reading once sure."""
     number, seen = 0, set[Split | None]()
     for region in by_document:
-        for piece in pieces(region, config, safe_cut=None):
-            if piece.extent == "documents":
-                splits: list[Split | None] = [document.split for document in documents_of(piece, config)]
+        for chunk in chunks_of(region, config, safe_cut=None):
+            if chunk.extent == "documents":
+                splits: list[Split | None] = [document.split for document in documents_of(chunk, config)]
             else:
-                splits = [piece.split] * (piece.extent == "end")
+                splits = [chunk.split] * (chunk.extent == "end")
             number += len(splits)
             seen.update(splits)
             if number >= MIN_DOCUMENTS and len(seen) == 2:
@@ -72,8 +72,11 @@ def _divides_by_document(by_document: list[Region], config: CorpusConfig) -> boo
 
 
 def _divided_by_tail(config: CorpusConfig, corpus: Corpus) -> list[Region]:
-    """What begins at or after (1 - fraction) of all bytes validates; a text across this place is divided."""
-    # As the user has written it: 1 - 0.9 is not quite 0.1 in binary.
+    """Split at (1 - fraction) of all bytes, or where a file can first be divided after it.
+
+    What begins at or after that place is for validation. A text across it is divided, a line of .jsonl not.
+    """
+    # Exact, from the decimal number that the user wrote: 1 - 0.9 is not quite 0.1 in binary.
     kept = 1 - fractions.Fraction(str(config.validation_fraction))
     at = math.floor(corpus.num_bytes * kept)
     found = []
@@ -87,7 +90,7 @@ def _divided_by_tail(config: CorpusConfig, corpus: Corpus) -> list[Region]:
 
 
 def _boundary(source: Source, at: int, config: CorpusConfig) -> int:
-    """The first place from byte `at` on where the file can be divided."""
+    """Return the first position from byte `at` on at which the file can be divided."""
     if is_jsonl(source.path):
         return _next_line(source, at)
     separator = config.document_separator.encode()
@@ -97,7 +100,7 @@ def _boundary(source: Source, at: int, config: CorpusConfig) -> int:
 
 
 def _next_line(source: Source, at: int) -> int:
-    """The first place from `at` on where a line begins."""
+    """Return the first position from `at` on at which a line begins."""
     position = at - 1
     while position < source.num_bytes:
         data = read_bytes(source.path, position, min(position + 2**20, source.num_bytes))
@@ -108,10 +111,10 @@ def _next_line(source: Source, at: int) -> int:
 
 
 def _after_separator(source: Source, at: int, separator: bytes) -> int:
-    """`at`, or the end of the separator within which it lies."""
-    # Separators are found from the left, and may overlap themselves ("aaa" holds one "aa"). None reaches
-    # across a character that it does not hold, so looking from there on finds what reading all would find.
-    before = read_bytes(source.path, max(source.start, at - _LOOK_BACK), at)
+    """Return `at`, or if it lies within a separator, the end of that."""
+    # Separators are searched from the left, and may overlap themselves ("aaa" contains one "aa"). None spans
+    # a byte that it does not contain, so searching from such a byte on finds what searching all would.
+    before = read_bytes(source.path, max(source.start, at - _LOOK_BACK_BYTES), at)
     position = at - (len(before) - len(before.rstrip(separator)))
     data = read_bytes(source.path, position, min(at + len(separator), source.num_bytes))
     end = 0

@@ -1,9 +1,8 @@
-"""The token file: `NAME.memmap`, raw little-endian ids, and `NAME.memmap.json`, what is known of them.
+"""The token file: `NAME.memmap`, raw little-endian ids, and its sidecar `NAME.memmap.json`.
 
-The sidecar is written last and vouches for the ids: a token file without one is not whole. Opening
-costs the same for any size, because the ids are mapped, not read: that the file is as long as it has to be
-is seen then, that every bit is what was written only by `TokenFile.verify`. What ids mean is the
-tokenizer's business, where they come from the builder's.
+The sidecar is written last: a token file without one is not whole. Opening takes the same time for any size,
+because the ids are mapped, not read. It checks the file's length; `TokenFile.verify` reads and checks every
+byte.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ BLOCK_BYTES = 64 * 2**20
 
 
 def dtype_name_for(vocab_size: int) -> str:
-    """The narrowest type that holds every id below `vocab_size`: "uint16" or "uint32"."""
+    """Return the narrowest type for ids below `vocab_size`: "uint16" or "uint32"."""
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
 class TokenFile:
     """A token file, open for reading. Make one with `TokenFile.open`.
 
-    It may be pickled and forked: what travels is the path, and each process maps the file itself.
+    It may be pickled and forked: only the path is sent, and each process maps the file itself.
     """
 
     def __init__(self, path: Path, sidecar: Sidecar, tokens: NDArray[np.unsignedinteger[Any]]) -> None:
@@ -55,10 +54,10 @@ class TokenFile:
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Open `NAME.memmap`; takes the same time for any size.
 
-        Of one that is replaced meanwhile it is all the old one or all the new one.
+        If the file is replaced meanwhile, the result is wholly the old file or wholly the new one.
 
         Raises:
-            DataError: a file or its sidecar is missing, or they do not fit each other.
+            DataError: the file or its sidecar is missing, or they do not match.
         """
         path = Path(path)
         content = read_sidecar(sidecar_path(path))
@@ -68,54 +67,57 @@ class TokenFile:
         except (FileNotFoundError, IsADirectoryError):
             raise damaged(path, "there is only its sidecar") from None
         with file:
-            # A sidecar goes before its ids do: where it is there still, these are the ids that it knows.
+            # A sidecar is removed before its ids are replaced: if it is still there, it belongs to these ids.
             if read_sidecar(sidecar_path(path)) != content:
                 return cls.open(path)
-            return cls(path, sidecar, _mapped(path, file, sidecar))
+            return cls(path, sidecar, _map(path, file, sidecar))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).open, (self.path,)
 
     @property
     def num_tokens(self) -> int:
-        """How many ids there are, separators included."""
+        """Number of ids, separators included."""
         return self.sidecar.num_tokens
 
     @property
     def vocab_size(self) -> int:
-        """Of the tokenizer; every id is below it."""
+        """The tokenizer's vocabulary size; every id is below it."""
         return self.sidecar.vocab_size
 
     @property
     def num_documents(self) -> int:
-        """How many documents the text was."""
+        """Number of documents in the text."""
         return self.sidecar.num_documents
 
     @property
     def num_bytes(self) -> int:
-        """UTF-8 bytes of the text, separators not counted: what bits per byte are counted in."""
+        """UTF-8 bytes of the text, separators not counted: the unit of bits per byte."""
         return self.sidecar.num_bytes
 
     @property
     def fingerprint(self) -> str:
-        """The tokenizer's."""
+        """Fingerprint of the tokenizer."""
         return self.sidecar.fingerprint
 
     @property
     def made_from(self) -> dict[str, Any]:
-        """The settings and the files that the tokens were made from."""
+        """Settings and files that the tokens were made from."""
         return self.sidecar.made_from
 
     @property
     def sha256(self) -> str:
-        """One checksum for all ids: SHA-256 of the blocks' checksums. Reads nothing."""
+        """One checksum of all ids: SHA-256 of the blocks' checksums, without reading the file."""
         return hashlib.sha256(json.dumps(self.sidecar.block_sha256).encode()).hexdigest()
 
     def verify(self, progress: Callable[[int], object] = lambda num_bytes: None) -> None:
-        """Read the whole file and compare it with its checksums; `progress` is told of bytes read.
+        """Read the whole file and compare it with its checksums.
+
+        Args:
+            progress: called with the number of bytes after each block.
 
         Raises:
-            DataError: naming all bytes that are not what was written, as far as checksums tell.
+            DataError: the file is damaged; names the ranges of bytes whose checksums differ.
         """
         wrong, position = [], 0
         with self.path.open("rb") as file:
@@ -133,19 +135,19 @@ class TokenFile:
             raise damaged(self.path, f"bytes {where} are not those that were written (SHA-256 differs)")
 
 
-def _mapped(path: Path, file: BinaryIO, sidecar: Sidecar) -> NDArray[np.unsignedinteger[Any]]:
+def _map(path: Path, file: BinaryIO, sidecar: Sidecar) -> NDArray[np.unsignedinteger[Any]]:
     dtype = DTYPES[sidecar.dtype]
     expected, found = sidecar.num_tokens * dtype.itemsize, os.fstat(file.fileno()).st_size
     if expected != found:
         what = f"expected {sidecar.num_tokens} tokens of {sidecar.dtype} = {expected} bytes"
         raise damaged(path, f"{what}, got {found} bytes")
-    if not found:  # nothing cannot be mapped
-        return np.empty(0, dtype)
-    return np.memmap(file, dtype, mode="r")
+    if not found:  # an empty file cannot be mapped
+        return np.empty(0, dtype=dtype)
+    return np.memmap(file, dtype=dtype, mode="r")
 
 
 def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges in order, those that touch made into one."""
+    """Return sorted ranges with adjacent ones joined."""
     joined: list[tuple[int, int]] = []
     for start, stop in ranges:
         if joined and joined[-1][1] == start:
@@ -156,18 +158,18 @@ def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """What a TokenWriter has written: with the file itself, enough to go on from there."""
+    """State of a TokenWriter: with the file itself, enough to continue writing."""
 
     num_tokens: int = 0
     largest_id: int = -1
     num_documents: int = 0
     num_bytes: int = 0
     block_sha256: list[str] = field(default_factory=list)
-    """As in a sidecar, that of a block that is not full yet included."""
+    """Checksums as in a sidecar, including one of a last block that is not full yet."""
 
 
 class TokenWriter:
-    """Takes ids as they come, in constant memory. `TokenWriter.create` makes one."""
+    """Writer of a token file, in constant memory. `TokenWriter.create` makes one."""
 
     def __init__(self, path: Path, file: BinaryIO, vocab_size: int) -> None:
         self.path, self.vocab_size = path, vocab_size
@@ -188,25 +190,35 @@ class TokenWriter:
     ) -> Iterator[Self]:
         """Write `NAME.memmap` and its sidecar in a `with` block.
 
-        They appear when the block ends, and replace older ones. Where it ends with an error, the older
-        ones stay and nothing else is left.
+        They appear when the block ends, and replace older ones. If it ends with an error, the older ones
+        stay and nothing else is left.
+
+        Args:
+            path: of the token file.
+            vocab_size: the tokenizer's; ids have to be below it.
+            fingerprint: the tokenizer's.
+            made_from: settings and files that the tokens are made from.
+            sources: name and num_bytes of each file.
+
+        Raises:
+            OutputError: the disk is full.
         """
         path = Path(path)
         with committed_file(path) as file:
             writer = cls(path, file, vocab_size)
             yield writer
-            # A full disk shows here, while the old file can still be kept. After that, and until the new
-            # sidecar is there, no reader may take the new ids with the old sidecar for whole.
+            # A full disk is noticed here, while the old file can still be kept. Then the old sidecar has to
+            # go before the new ids come: no reader may combine the two.
             writer.sync()
             sidecar_path(path).unlink(missing_ok=True)
         writer.sidecar(fingerprint, made_from or {}, sources).write(sidecar_path(path))
 
     @classmethod
     def resume(cls, path: Path, file: BinaryIO, vocab_size: int, written: Written) -> Self:
-        """Go on in a file that is open for reading and writing; what is behind `written` is cut off.
+        """Continue in a file that is open for reading and writing; bytes behind `written` are cut off.
 
         Raises:
-            DataError: what is `written` is not there, as far as its last, unfinished block tells.
+            DataError: the file is shorter than `written`, or its last, partial block differs.
         """
         writer = cls(path, file, vocab_size)
         writer.num_tokens, writer.largest_id = written.num_tokens, written.largest_id
@@ -242,13 +254,13 @@ class TokenWriter:
         self.num_bytes += num_bytes
 
     def sync(self) -> None:
-        """Have all that is written on the disk."""
+        """Flush everything written to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     @property
     def written(self) -> Written:
-        """What is written so far."""
+        """State of the writer: counts and checksums of what is written so far."""
         return Written(
             num_tokens=self.num_tokens,
             largest_id=self.largest_id,
@@ -260,7 +272,7 @@ class TokenWriter:
     def sidecar(
         self, fingerprint: str, made_from: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]
     ) -> Sidecar:
-        """The sidecar of what is written so far."""
+        """Return the sidecar of what is written so far."""
         return Sidecar(
             format_version=FORMAT_VERSION,
             dtype=dtype_name_for(self.vocab_size),
@@ -274,7 +286,7 @@ class TokenWriter:
 
 
 class _BlockSums:
-    """SHA-256 of every BLOCK_BYTES of a stream."""
+    """Running SHA-256 of every BLOCK_BYTES of a stream."""
 
     def __init__(self) -> None:
         self.done: list[str] = []

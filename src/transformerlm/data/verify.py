@@ -1,7 +1,7 @@
-"""Is a tokenizer what its corpus makes of it, and are token files what was written? Slow checks, on demand.
+"""Slow checks, on demand: a tokenizer against its corpus, and token files against their checksums.
 
-That of a tokenizer goes from the text on and takes nothing on trust: it shares reading and dividing the
-text with what it checks, and neither the kernels nor the trainer. That of token files reads every byte.
+The check of a tokenizer starts from the text and uses neither the kernels nor the trainer: it shares with
+them only how text is read and divided. The check of token files reads every byte.
 """
 
 from __future__ import annotations
@@ -20,44 +20,47 @@ from transformerlm.tokenizer.train import count_pretokens
 
 
 def verify_tokenizer(
-    data: CorpusConfig, config: TokenizerConfig, tokenizer: Tokenizer, reporter: Reporter | None = None
+    data_config: CorpusConfig,
+    tokenizer_config: TokenizerConfig,
+    tokenizer: Tokenizer,
+    reporter: Reporter | None = None,
 ) -> None:
-    """Count the training split in plain Python and replay the merges: each has to be of maximal count.
+    """Count the training split in plain Python and replay the merges: each must be of a most frequent pair.
 
     Takes some 3 seconds for 4 MB of source code and 10,000 ids, on one core.
 
     Raises:
-        DataError: the first merge that is not, or a corpus that cannot be read.
+        DataError: a merge is not (names the first), or the corpus cannot be read.
     """
     reporter = reporter or SilentReporter()
     pretokenizer, merges = tokenizer.pretokenizer, tokenizer.merges
-    corpora = find_corpora(data)
+    corpora = find_corpora(data_config)
     with reporter.bar(corpora.num_bytes, "B", "counting words again") as bar:
-        texts = training_texts(data, corpora, pretokenizer.safe_cut, bar)
+        texts = training_texts(data_config, corpora, pretokenizer.safe_cut, bar)
         counts = count_pretokens(
             texts,
             pretokenizer.special_tokens,
             pattern=pretokenizer.pattern,
-            num_workers=data.num_workers,
+            num_workers=data_config.num_workers,
         )
     with reporter.bar(len(merges), "merge", "replaying merges") as bar:
         wrong = verify_merges(counts, merges, bar.update)
-    name = f"tokenizer {fill_placeholders(config.tokenizer_dir, data)}"
+    name = f"tokenizer {fill_placeholders(tokenizer_config.tokenizer_dir, data_config)}"
     if wrong:
         advice = "the tokenizer was learned from other text, or not by counting pairs"
         raise DataError(f"{name}: in this corpus {wrong}: {advice}")
     reporter.say(f"{name}: merges verified: {len(merges)} of {len(merges)} are of maximal count")
 
 
-def verify_token_files(data: DataConfig, reporter: Reporter | None = None) -> None:
+def verify_token_files(data_config: DataConfig, reporter: Reporter | None = None) -> None:
     """Read the token files and compare them with the checksums that were taken when they were written.
 
     Raises:
-        DataError: one line for each file that is not what was written, with the bytes that are wrong.
+        DataError: a file is damaged; one line for each, with the range of bytes.
     """
     reporter = reporter or SilentReporter()
     lines = []
-    for path in token_paths(data, Path(fill_placeholders(data.token_dir, data))):
+    for path in token_paths(data_config, Path(fill_placeholders(data_config.token_dir, data_config))):
         try:
             file = TokenFile.open(path)
             with reporter.bar(file.tokens.nbytes, "B", f"reading {path.name}") as bar:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.chunks import SafeCut, pieces
+from transformerlm.data.chunks import SafeCut, chunks_of
 from transformerlm.data.corpus import Corpora, find_corpora, find_corpus
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
 from transformerlm.data.split import has_validation, regions
@@ -66,13 +66,13 @@ class Text:
         for region in regions(self.config, self.corpora):
             if region.split not in (None, self.split):
                 continue
-            for piece in pieces(region, self.config, safe_cut):
-                for document in documents_of(piece, self.config):
+            for chunk in chunks_of(region, self.config, safe_cut):
+                for document in documents_of(chunk, self.config):
                     if document.split == self.split:
-                        yield Part(number, piece.path, document.utf8)
+                        yield Part(number, chunk.path, document.utf8)
                         number += document.is_end
                 if bar:
-                    bar.update(piece.stop - piece.start)
+                    bar.update(chunk.stop - chunk.start)
 
     def __str__(self) -> str:
         held_out = self.config.validation_corpus or f"the validation part of {self.config.corpus}"
