@@ -137,8 +137,9 @@ def contestants(trainer: Trainer, folder: Path) -> dict[str, Callable[[], object
 
     from transformerlm.checkpoint.store import read_checkpoint, write_checkpoint
 
-    model: Mapping[str, Any] = trainer.learner.model_state()
-    training = trainer.training_state()
+    state = trainer.state()
+    model: Mapping[str, Any] = state.weights
+    training = state.training()
 
     def write_ours() -> None:
         write_checkpoint(folder / "ours", 1, model, training, {})

@@ -29,7 +29,7 @@ def our_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int) -> Ste
     config = TrainConfig(model=shape, runtime=runtime, training=TrainingConfig(batch_size=batch_size))
     resolved = Runtime.from_config(runtime)
     learner = Learner(config, resolved, SilentReporter())
-    learner.compile()
+    learner.prepare()
     inputs, targets = batch(shape, batch_size, resolved.device)
 
     def step() -> None:

@@ -14,7 +14,7 @@ from transformerlm.config import (
     TrainConfig,
     TrainingConfig,
 )
-from transformerlm.distributed.world import SINGLE_PROCESS, World
+from transformerlm.distributed.world import World
 from transformerlm.nn import TransformerLM
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.progress import SilentReporter
@@ -90,7 +90,7 @@ def test_weights_gradients_optimizer_and_checkpoint_are_what_they_are(name, tied
     ids = torch.randint(2000, (8, 128))
     learner.accumulate_gradients(ids, ids, 8)
     assert estimate.gradients == sum(p.grad.nbytes for p in learner.model.parameters())
-    learner.update(torch.zeros(()))
+    learner.step_optimizer(torch.zeros(()), learner.clip_gradients())
     state = [
         v for s in learner.optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.dim()
     ]
@@ -139,7 +139,7 @@ def test_each_of_several_ranks_has_its_part():
     copies = changed(CONFIG, training={"micro_batch_size": "auto"})
     parts = changed(copies, runtime={"sharding": "full"})
     runtime, world = Runtime.from_config(CONFIG.runtime), World(0, 4, 0, 2)
-    alone, copy = (training_memory(copies, runtime, 4, ranks) for ranks in (SINGLE_PROCESS, world))
+    alone, copy = (training_memory(copies, runtime, 4, ranks) for ranks in (World(), world))
     assert copy == alone
     assert training_memory(parts, runtime, 4) == alone
     part = training_memory(parts, runtime, 4, world)  # the four of each rank at a time

@@ -1,6 +1,4 @@
 import dataclasses
-import functools
-import json
 import math
 import os
 import signal
@@ -10,111 +8,28 @@ import numpy as np
 import pytest
 import torch
 
-from transformerlm.checkpoint.run_directory import RunDirectory
-from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
-from transformerlm.config import (
-    ModelConfig,
-    OptimizerConfig,
-    RuntimeConfig,
-    ScheduleConfig,
-    TrainConfig,
-    TrainingConfig,
-    TrainLoggingConfig,
+from tests.training.tiny_runs import (
+    CONFIG,
+    MODEL,
+    Heard,
+    SignalAt,
+    assert_same_weights,
+    changed,
+    finish,
+    make,
+    records,
+    run,
+    without_speed,
 )
-from transformerlm.data import TokenData, TokenFile, TokenWriter
+from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
+from transformerlm.config import TrainLoggingConfig
+from transformerlm.data import TokenData
 from transformerlm.errors import CheckpointError, NumericalError
 from transformerlm.evaluation.loss import evaluate
 from transformerlm.logging import CombinedLogger, MetricsFile, NullLogger, names
 from transformerlm.nn import NextTokenLoss, TransformerLM, cross_entropy
 from transformerlm.optim import lr_factor
-from transformerlm.progress import SilentReporter
-from transformerlm.runtime import Runtime
-from transformerlm.training import trainer as trainers
 from transformerlm.training.trainer import Trainer
-
-
-@pytest.fixture(autouse=True)
-def ceiling_measured_once(monkeypatch):
-    # It is for one figure in the records, and takes a quarter of a second in each of some hundred runs.
-    monkeypatch.setattr(trainers, "measured_flops_ceiling", measured_once)
-
-
-measured_once = functools.cache(trainers.measured_flops_ceiling)
-
-MODEL = ModelConfig(vocab_size=64, context_length=16, d_model=16, num_layers=2, num_heads=2, d_ff=32)
-CONFIG = TrainConfig(
-    model=MODEL,
-    optimizer=OptimizerConfig(lr=1e-2),
-    schedule=ScheduleConfig(warmup_steps=3),
-    training=TrainingConfig(
-        max_steps=12, batch_size=4, validate_every=5, checkpoint_every=4, keep_checkpoints=9, log_every=1
-    ),
-    runtime=RuntimeConfig(device="cpu", dtype="float32"),
-)
-
-
-def changed(config: TrainConfig, **tables) -> TrainConfig:
-    """`changed(config, training={"max_steps": 5})`."""
-    parts = {name: dataclasses.replace(getattr(config, name), **values) for name, values in tables.items()}
-    return dataclasses.replace(config, **parts)
-
-
-class Heard(SilentReporter):
-    def __init__(self):
-        self.messages = []
-
-    def say(self, message):
-        self.messages.append(message)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> TokenData:
-    folder = tmp_path_factory.mktemp("tokens")
-    generator = np.random.default_rng(0)
-    for name, size in (("train", 1000), ("val", 200)):
-        with TokenWriter.create(folder / f"{name}.memmap", vocab_size=64, fingerprint="f") as writer:
-            # each id is one or two above the one before: there is something to learn
-            ids = np.cumsum(generator.integers(1, 3, size)) % 64
-            writer.write(ids.astype(np.uint16), num_documents=1, num_bytes=2 * size)
-    return TokenData(TokenFile.open(folder / "train.memmap"), TokenFile.open(folder / "val.memmap"))
-
-
-def make(config, data, path, reporter=None, now=time.perf_counter) -> Trainer:
-    reporter = reporter or SilentReporter()
-    run = RunDirectory(path)
-    found = run.resume_point(config.training.resume, reporter)
-    trainer = Trainer(config, data, run, Runtime.from_config(config.runtime), reporter, now)
-    if found:
-        trainer.restore(found)
-    return trainer
-
-
-def run(config, data, path, reporter=None, signal_at=None) -> Trainer:
-    return finish(make(config, data, path, reporter), path, signal_at)
-
-
-def finish(trainer, path, signal_at=None) -> Trainer:
-    metrics = MetricsFile(path / "metrics.jsonl")
-    metrics.truncate_after(trainer.step)
-    with CombinedLogger([metrics, signal_at or NullLogger()]) as logger:
-        trainer.status = trainer.train(logger)
-    return trainer
-
-
-def records(path, key=None) -> list[dict]:
-    found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [record for record in found if key is None or key in record]
-
-
-def without_speed(found: list[dict]) -> list[dict]:
-    measured = (names.TOKENS_PER_SECOND, names.MFU, names.DATA_WAIT_FRACTION, names.SECONDS_REMAINING)
-    return [{k: v for k, v in r.items() if k not in measured} for r in found]
-
-
-def assert_same_weights(left: Trainer, right: Trainer):
-    other = right.model.state_dict()
-    for name, value in left.model.state_dict().items():
-        assert torch.equal(value, other[name]), name
 
 
 def test_it_learns_and_leaves_a_run_behind(data, tmp_path):
@@ -171,18 +86,6 @@ def test_the_learning_rate_logged_is_the_one_used(data, tmp_path):
         assert used[-1] == {result.lr}
     assert [lr for (lr,) in used] == pytest.approx(expected)
     assert expected[-1] == pytest.approx(minimum)
-
-
-class SignalAt(NullLogger):
-    """Sends this process a signal when a step is logged: in the middle of what follows the step."""
-
-    def __init__(self, step: int, number: int = signal.SIGTERM):
-        self.step, self.number = step, number
-
-    def log(self, values, step=None):
-        if step == self.step:
-            self.step = -1
-            os.kill(os.getpid(), self.number)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

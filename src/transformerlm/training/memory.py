@@ -1,6 +1,6 @@
-"""What training takes of a device's memory, estimated from the config, and what the device has.
+"""Memory that training takes, estimated from the config, and memory that the device has.
 
-Formulas of the parts are in nn/accounting.py; nothing here asks how much memory happens to be free, so that
+The formulas of the parts are in nn/accounting.py. How much memory happens to be free is not asked, so that
 the same config is run in the same way tomorrow.
 """
 
@@ -36,10 +36,10 @@ class TrainingMemory:
     gradients: int
     optimizer: int
     activations: int
-    """What the forward pass of a micro-batch keeps, with the copies of weights that it made, and room for
-    the gradients that the backward pass of a block works with."""
+    """Kept by the forward pass of a micro-batch, with the copies of weights that it made, and room for the
+    gradients that the backward pass of a block works with."""
     logits: int
-    """Those that exist at a time, their gradient, and that of the head."""
+    """Logits that exist at a time, their gradient, and that of the head."""
 
     @property
     def total(self) -> int:
@@ -50,7 +50,7 @@ class TrainingMemory:
 def training_memory(
     config: TrainConfig, runtime: Runtime, micro_batch_size: int, world: World = SINGLE_PROCESS
 ) -> TrainingMemory:
-    """What a step takes of each rank with this many sequences at a time."""
+    """Estimate what a step takes on each rank with this many sequences at a time."""
     model, tokens = config.model, micro_batch_size * config.model.context_length
     itemsize, fused = runtime.dtype.itemsize, uses_kernels(config, runtime)
     num_scores = model.context_length if config.runtime.attention == "reference" else 0
@@ -78,7 +78,7 @@ def training_memory(
 def micro_batch_size(
     config: TrainConfig, runtime: Runtime, batch_size: int, world: World = SINGLE_PROCESS
 ) -> int:
-    """What [training].micro_batch_size says, of the `batch_size` sequences of a step on this rank."""
+    """[training].micro_batch_size, or the largest that fits of the `batch_size` sequences of this rank."""
     asked = config.training.micro_batch_size
     if asked != "auto":
         return asked
@@ -94,7 +94,7 @@ def largest_that_fits(
 ) -> int:
     """The largest divisor of `batch_size` that fits in `available` bytes and within TOKENS_PER_PASS.
 
-    Where not even one sequence does, it is 1 all the same; `available` None is enough for any.
+    It is 1 where not even one sequence fits. `available` None: no limit.
     """
     most_tokens = TOKENS_PER_PASS.get(runtime.device.type)
 
@@ -109,7 +109,7 @@ def largest_that_fits(
 
 
 def uses_kernels(config: TrainConfig, runtime: Runtime) -> bool:
-    """Whether training runs in the CPU's own kernels; they do not know float16."""
+    """Whether training runs in the CPU's own kernels; they have no float16."""
     can = runtime.device.type == "cpu" and runtime.dtype != torch.float16
     return can and config.runtime.kernels and not config.runtime.compile
 
@@ -128,13 +128,13 @@ def device_memory(device: torch.device, world: World = SINGLE_PROCESS) -> int | 
 
 
 def container_limits(paths: list[Path]) -> list[int]:
-    """The limits in these files; one that is not there, or says that there is none ("max"), is left out."""
+    """The limits in these files; those that are missing or say "max", for none, are left out."""
     texts = [path.read_text().strip() for path in paths if path.is_file()]
     return [int(text) for text in texts if text.isdigit()]
 
 
 def _state_bytes(config: TrainConfig, micro_batch_size: int, world: World) -> tuple[int, int, int]:
-    """Of weights, gradients, optimizer. What is divided among ranks is also there whole where it is used."""
+    """Bytes of weights, gradients, optimizer. Divided parameters are also there whole where they are used."""
     model = config.model
     weights = 4 * accounting.num_parameters(model)
     optimizer = accounting.optimizer_bytes(model, config.optimizer.name)

@@ -1,0 +1,52 @@
+"""A run's tokenizer and token files, made where they are missing; and the config that they complete."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+from transformerlm.config import TrainConfig
+from transformerlm.distributed.ranks import Ranks
+from transformerlm.errors import ConfigError
+from transformerlm.progress import Reporter
+
+if TYPE_CHECKING:
+    from transformerlm.data import TokenData
+    from transformerlm.tokenizer import Tokenizer
+
+
+class Prepared(NamedTuple):
+    """A config whose vocabulary is known, and what it trains on."""
+
+    config: TrainConfig
+    tokenizer: Tokenizer
+    data: TokenData
+
+
+def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
+    """The tokenizer and the token files, made where they are missing."""
+    from transformerlm.data import prepare_data, prepare_tokenizer
+
+    with ranks.collective_errors():
+        tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter, ranks.world)
+        data = prepare_data(config.data, config.tokenizer, tokenizer, reporter, ranks.world)
+    return Prepared(with_vocabulary(config, tokenizer, data), tokenizer, data)
+
+
+def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) -> TrainConfig:
+    """The config with the model's vocabulary known: the tokenizer's, or a larger one that was asked for.
+
+    Raises:
+        ConfigError: a model with fewer rows than the tokenizer has ids, or a context longer than the data.
+    """
+    asked, needed = config.model.vocab_size, tokenizer.vocab_size
+    length, tokens = config.model.context_length, data.train.num_tokens
+    problems = []
+    if asked is not None and asked < needed:
+        problems.append(f"[model].vocab_size: expected at least the tokenizer's {needed} ids, got {asked}")
+    if length >= tokens:
+        what = f"expected at most {tokens - 1}, for the {tokens} tokens to train on"
+        problems.append(f"[model].context_length: {what}, got {length}")
+    if problems:
+        raise ConfigError(problems)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=asked or needed))
