@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data import build
-from transformerlm.data.build import make_data, stands_alone
+from transformerlm.data.build import make_data
 from transformerlm.data.documents import TRAIN, VAL, split_by_content
+from transformerlm.data.encode import stands_alone
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import Tokenizer, native
 

@@ -4,8 +4,6 @@ import time
 import pytest
 
 from transformerlm.data import build_lock
-from transformerlm.data.build_lock import held
-from transformerlm.distributed.world import SINGLE_PROCESS
 from transformerlm.errors import DataError
 from transformerlm.progress import SilentReporter
 from transformerlm.storage.files import temporary_beside
@@ -25,7 +23,7 @@ def test_it_waits_for_who_holds_the_folder_and_says_so_once(tmp_path, monkeypatc
     listener, events = Listener(), []
 
     def wait():
-        with held(tmp_path / "tokens", listener, SINGLE_PROCESS):
+        with build_lock.build_lock(tmp_path / "tokens", listener):
             events.append("had")
 
     with locked(tmp_path / "tokens"):
@@ -47,7 +45,7 @@ def test_many_in_turn(tmp_path, monkeypatch):
     within, most = [], []
 
     def work():
-        with held(tmp_path, SilentReporter(), SINGLE_PROCESS):
+        with build_lock.build_lock(tmp_path, SilentReporter()):
             within.append(1)
             most.append(len(within))
             time.sleep(0.005)
@@ -62,7 +60,7 @@ def test_many_in_turn(tmp_path, monkeypatch):
 
 
 def test_an_error_within_passes_and_lets_go(tmp_path):
-    with pytest.raises(DataError), held(tmp_path, SilentReporter(), SINGLE_PROCESS):
+    with pytest.raises(DataError), build_lock.build_lock(tmp_path, SilentReporter()):
         raise DataError("x")
     with locked(tmp_path):
         pass
@@ -74,6 +72,6 @@ def test_what_killed_ones_have_left_is_removed_and_nothing_else(tmp_path):
     kept = tmp_path / ".train.memmap.tmp.mine"
     for path in (dead, kept):
         path.write_text("x")
-    with held(tmp_path, SilentReporter(), SINGLE_PROCESS):
+    with build_lock.build_lock(tmp_path, SilentReporter()):
         assert not dead.exists()
         assert kept.exists()

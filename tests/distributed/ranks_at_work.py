@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from transformerlm.data import build, prepare, rank_shards
+from transformerlm.data import build, prepare
 from transformerlm.distributed import collectives
 from transformerlm.distributed.collectives import (
     AgreedError,
@@ -39,7 +39,7 @@ from transformerlm.errors import DataError
 
 def main(folder):
     world = World.from_environment()
-    rank_shards.BLOCK_ITEMS, build.WORKER_BYTES = 2, 1
+    build.WORKER_BYTES = 1
     with process_group(world):
         exchange_bytes(world)
         agree(world)
@@ -51,7 +51,7 @@ def main(folder):
 def run_case(world, path, command, arguments, kernels, piece_bytes, killed_at=None, seconds=0):
     os.environ["TRANSFORMERLM_KERNELS"] = kernels
     prepare.corpus_items = functools.partial(build.corpus_items, piece_bytes=piece_bytes)
-    prepare.encode_corpora = functools.partial(build.encode_corpora, piece_bytes=piece_bytes)
+    prepare.Build = functools.partial(build.Build, piece_bytes=piece_bytes)
     if killed_at is not None and world.rank == world.size - 1:
         build.encode_item = functools.partial(killed_after, build.encode_item, path, os.getpid(), [killed_at])
     if seconds:

@@ -14,6 +14,7 @@ from transformerlm.config import (
     TrainConfig,
     TrainingConfig,
 )
+from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.distributed.world import World
 from transformerlm.nn import TransformerLM
 from transformerlm.nn.accounting import checkpoint_bytes
@@ -138,20 +139,20 @@ def test_activation_checkpointing_lets_more_fit():
 def test_each_of_several_ranks_has_its_part():
     copies = changed(CONFIG, training={"micro_batch_size": "auto"})
     parts = changed(copies, runtime={"sharding": "full"})
-    runtime, world = Runtime.from_config(CONFIG.runtime), World(0, 4, 0, 2)
-    alone, copy = (training_memory(copies, runtime, 4, ranks) for ranks in (World(), world))
+    runtime, four = Runtime.from_config(CONFIG.runtime), Ranks(World(0, 4, 0, 2))
+    alone, copy = (training_memory(copies, runtime, 4, ranks) for ranks in (SINGLE_PROCESS, four))
     assert copy == alone
     assert training_memory(parts, runtime, 4) == alone
-    part = training_memory(parts, runtime, 4, world)  # the four of each rank at a time
+    part = training_memory(parts, runtime, 4, four)  # the four of each rank at a time
     model = TransformerLM(CONFIG.model)
     blocks = [sum(p.nbytes for p in block.parameters() if p.dim() > 1) for block in model.blocks]
     outside = alone.weights - sum(blocks)
     assert part.optimizer == alone.optimizer // 4
     assert part.weights == alone.weights // 4 + outside + 2 * blocks[0]
     assert part.gradients == alone.weights // 4 + outside + blocks[0]
-    in_two = training_memory(parts, runtime, 2, world)
+    in_two = training_memory(parts, runtime, 2, four)
     assert in_two.gradients == alone.weights // 4 + alone.weights
-    assert device_memory(runtime.device, world) == device_memory(runtime.device) // 2
+    assert device_memory(runtime.device, four) == device_memory(runtime.device) // 2
 
 
 def test_the_memory_of_this_machine_is_known_and_stays_the_same():

@@ -1,7 +1,6 @@
-"""transformerlm-make-data: from text to token files, with the tokenizer made first where it is missing.
+"""transformerlm-make-data: make token files from text, and the tokenizer first where it is missing.
 
-Interrupted, however that happens, it goes on where it was when it is started again.
-`torchrun -m transformerlm.cli.make_data` divides the work among ranks, of one machine or several.
+An interrupted build is continued when the command is started again. Under torchrun, rank 0 does the work.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ from transformerlm.cli.command import run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import MakeDataConfig
-from transformerlm.distributed.collectives import collective_errors, while_rank_0_works
-from transformerlm.distributed.world import World
+from transformerlm.distributed.collectives import ranks_from_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command."""
+    """Run the console command."""
     return on_ranks(
         lambda: run_command(
             MakeDataConfig,
@@ -32,12 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_data(config: MakeDataConfig) -> None:
     """Make the token files, unless those that are there were made in the same way."""
-    from transformerlm.data.prepare import make_token_files, prepare_tokenizer
+    from transformerlm.data import prepare_data, prepare_tokenizer
 
-    world, terminal = World.from_environment(), Terminal()
-    with collective_errors(world):
-        tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal, world)
-        make_token_files(config.data, config.tokenizer, tokenizer, terminal, world)
+    terminal, ranks = Terminal(), ranks_from_environment()
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
+            tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal)
+            prepare_data(config.data, config.tokenizer, tokenizer, terminal)
 
 
 def verify(config: MakeDataConfig) -> None:
@@ -45,9 +44,9 @@ def verify(config: MakeDataConfig) -> None:
     from transformerlm.data.verify import verify_token_files
 
     make_data(config)
-    world = World.from_environment()
-    with while_rank_0_works(world):
-        if world.is_main:
+    ranks = ranks_from_environment()
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
             verify_token_files(config.data, Terminal())
 
 

@@ -1,6 +1,6 @@
-"""transformerlm-train-tokenizer: from text to vocab.json and merges.txt.
+"""transformerlm-train-tokenizer: train a tokenizer on text and write vocab.json and merges.txt.
 
-`torchrun -m transformerlm.cli.train_tokenizer` divides the work among ranks, of one machine or several.
+Under torchrun, rank 0 does the work.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from transformerlm.cli.command import run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainTokenizerConfig
-from transformerlm.distributed.collectives import collective_errors
-from transformerlm.distributed.world import World
+from transformerlm.distributed.collectives import ranks_from_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command."""
+    """Run the console command."""
     return on_ranks(
         lambda: run_command(
             TrainTokenizerConfig,
@@ -33,9 +32,10 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
     """Train the tokenizer, unless the one that is there was trained in the same way."""
     from transformerlm.data import prepare_tokenizer
 
-    world = World.from_environment()
-    with collective_errors(world):
-        prepare_tokenizer(config.data, config.tokenizer, Terminal(), world)
+    ranks = ranks_from_environment()
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
+            prepare_tokenizer(config.data, config.tokenizer, Terminal())
 
 
 def verify(config: TrainTokenizerConfig) -> None:
@@ -43,11 +43,11 @@ def verify(config: TrainTokenizerConfig) -> None:
     from transformerlm.data import prepare_tokenizer
     from transformerlm.data.verify import verify_tokenizer
 
-    world, terminal = World.from_environment(), Terminal()
-    with collective_errors(world):
-        tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal, world)
-    if world.is_main:
-        verify_tokenizer(config.data, config.tokenizer, tokenizer, terminal)
+    terminal, ranks = Terminal(), ranks_from_environment()
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
+            tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal)
+            verify_tokenizer(config.data, config.tokenizer, tokenizer, terminal)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """From text to token files, and from token files to batches.
 
-Read `corpus.py` (which files), `documents.py` and `pieces.py` (what is in them), `split.py` (what
-validates) and `build.py` (text to tokens, which are an `encoded.py` until they are written); `format.py`
-and `sidecar.py` are the token file, `unfinished.py` is one that is being made, `sampler.py` what training
-draws from it, `prepare.py` what the commands call, `verify.py` what checks what they have made, `share.py`
-how ranks share the work, and `turns.py` how processes that want the same do it once. `reading.py` is for who
-wants the documents themselves.
+Read `corpus.py` (which files), `documents.py` and `chunks.py` (what is in them, and how they are divided),
+`split.py` (what validates), `encode.py` and `build.py` (text to tokens). `token_file.py` and `sidecar.py` are
+the token file, `build_journal.py` is one that is being made, `build_lock.py` has one process make it while
+others wait, `sampler.py` draws batches from it. `prepare.py` is what the commands call, and `verify.py`
+checks what they have made.
 
 Names are imported when they are first used: making token files needs no torch.
 """

@@ -1,19 +1,24 @@
-"""Token files while they are made, so that whatever ends the process costs no more than a little work.
+"""The journal of a build of token files: an interrupted build costs no more than a little work.
 
-They grow in the hidden folder `.unfinished` of the folder that they are for:
+The files grow in the hidden folder `.unfinished` of the folder that they are for:
 
-    train.memmap, val.memmap            what is behind the recorded lengths counts for nothing
-    progress.json                       what they are made from, and how far that has come
-    train.memmap.json, val.memmap.json  when all is encoded
+    train.memmap, val.memmap            bytes behind the recorded lengths do not count
+    progress.json                       what the files are made from, and how far the build has come
+    train.memmap.json, val.memmap.json  when everything is encoded
 
-Progress is recorded when what it speaks of is on the disk. The next start goes on from there where text,
-settings and tokenizer are the same; else it removes what is there. When progress says that all is
-complete, the members only have to be moved to their places, and who finds it so does that first.
+Progress is recorded once the bytes that it describes are on the disk. The next build continues from the last
+record if text, settings and tokenizer are the same; otherwise it removes the folder and begins anew. Once a
+record says that the build is complete, the files only have to be moved to their places; whoever finds such a
+record does that first.
 
-What ends with an error, one in the text included, is treated no differently from what is killed, but that
-nothing stays behind where nothing was recorded yet.
+What is left of a build that does not end well:
 
-Who calls this holds the folder (`turns.py`).
+- after a record: the folder, and the next build continues from there;
+- before the first record, where an error or a signal's exception ends the build: nothing;
+- before the first record, where the process is killed, or interrupted again while it removes the folder: the
+  folder without a record, which counts for nothing and which the next build removes.
+
+The caller holds the lock of the folder (`build_lock.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from transformerlm.data.documents import TRAIN, VAL, Split
-from transformerlm.data.encoded import Encoded
+from transformerlm.data.encode import EncodedItem
 from transformerlm.data.sidecar import UNFINISHED, Sidecar, sidecar_path
 from transformerlm.data.token_file import TokenWriter, Written
 from transformerlm.errors import DataError, OutputError
@@ -43,27 +48,27 @@ from transformerlm.storage.files import (
 PROGRESS_FILE = "progress.json"
 FORMAT_VERSION = 1
 COMMIT_BYTES = 32 * 2**20
-"""Bytes of the corpus after which progress is recorded: what is lost at most, with what workers hold."""
+"""Bytes of the corpus after which progress is recorded: at most this, and what workers hold, is lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far it has come; the members are those of the JSON object."""
+    """A record of how far a build has come; the members are those of the JSON object."""
 
     format_version: int = FORMAT_VERSION
     recipe: dict[str, Any]
-    """All that decides the result and how it is divided into work."""
+    """Everything that decides the files' content and how the text is divided into items of work."""
     num_items: int = 0
     """Items of work done."""
     num_read: int = 0
-    """Bytes of the corpus that those are."""
+    """Bytes of the corpus in those items."""
     parts: dict[str, Written] = field(default_factory=dict)
-    """Of each split."""
+    """Split -> what is written of it."""
     is_complete: bool = False
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
-        """The progress in `directory/.unfinished`; None where none is recorded, or it is damaged."""
+        """Read the record in `directory/.unfinished`; None if there is none, or it is damaged."""
         try:
             values, is_sealed = unseal((directory / UNFINISHED / PROGRESS_FILE).read_bytes())
             parts = {split: Written(**part) for split, part in values.pop("parts").items()}
@@ -78,16 +83,16 @@ class Progress:
             file.write(seal(asdict(self)))
 
 
-class Unfinished:
-    """Token files under way. `Unfinished.open` makes one."""
+class BuildJournal:
+    """A build of token files under way. Make one with `BuildJournal.open`."""
 
     def __init__(
         self, directory: Path, writers: dict[Split, TokenWriter], progress: Progress, commit_bytes: int
     ) -> None:
         self.directory, self.writers, self.commit_bytes = directory, writers, commit_bytes
-        self.num_items, self.num_read = progress.num_items, progress.num_read
         self.progress = progress
-        """What is recorded."""
+        """The last record."""
+        self.num_items, self.num_read = progress.num_items, progress.num_read
 
     @classmethod
     @contextlib.contextmanager
@@ -100,13 +105,17 @@ class Unfinished:
         reporter: Reporter,
         commit_bytes: int = COMMIT_BYTES,
     ) -> Iterator[Self]:
-        """Go on with what `directory/.unfinished` holds, where it is of the same recipe; else begin anew.
+        """Continue the build in `directory/.unfinished` if it has the same recipe; else begin anew.
 
         Raises:
             OutputError: in the `with` block too: the disk is full.
         """
-        progress = Progress.read(directory)
-        with full_disk_said(directory), contextlib.ExitStack() as files:
+        with (
+            full_disk_said(directory),
+            _unrecorded_discarded_on_error(directory),
+            contextlib.ExitStack() as files,
+        ):
+            progress = Progress.read(directory)
             writers = None
             if progress and progress.recipe == recipe:
                 writers = _resumed(files, directory, vocab_size, progress)
@@ -116,24 +125,22 @@ class Unfinished:
                     reporter.say(f"{directory}: what was begun there {what}; beginning anew")
                 progress = Progress(recipe=recipe)
                 writers = _begun(files, directory, splits, vocab_size)
-            try:
-                yield cls(directory, writers, progress, commit_bytes)
-            except BaseException:
-                if not Progress.read(directory):
-                    discard(directory)
-                raise
+            yield cls(directory, writers, progress, commit_bytes)
 
-    def write(self, encoded: Encoded) -> None:
-        """Append what was made of the next items; after enough of them, record it."""
+    def write(self, encoded: EncodedItem) -> None:
+        """Append the tokens of the next item; record progress after every `commit_bytes` of the corpus."""
         for split, ids, num_documents, num_bytes in encoded.parts:
             self.writers[split].write(ids, num_documents=num_documents, num_bytes=num_bytes)
-        self.num_items += encoded.num_items
+        self.num_items += 1
         self.num_read += encoded.num_read
         if self.num_read - self.progress.num_read >= self.commit_bytes:
             self._record(is_complete=False)
 
     def finish(self, sidecars: Mapping[Split, Sidecar]) -> None:
-        """Put all in place, where it replaces older ones. What is complete already needs no sidecars."""
+        """Move all files to their places, replacing older ones.
+
+        Of a build that is recorded as complete, `sidecars` are written already, and none are needed.
+        """
         if not self.progress.is_complete:
             for split, sidecar in sidecars.items():
                 sidecar.write(sidecar_path(self.writers[split].path))
@@ -158,15 +165,15 @@ class Unfinished:
 
 
 def is_unfinished(directory: Path) -> bool:
-    """Whether token files are being made here, or their making was interrupted."""
+    """Return whether a build is under way here, or was interrupted."""
     return (directory / UNFINISHED).exists()
 
 
 def put_in_place(directory: Path) -> None:
-    """Move what is complete to its place, also where that was begun before; else do nothing.
+    """Move the files of a complete build to their places; do nothing if there is no complete build.
 
-    A redo log: each step may be the last, and doing all of them again comes to the same. No sidecar is
-    there while ids are replaced, neither the old one nor the new.
+    A redo log: an interruption after any step does no harm, since repeating all steps has the same result.
+    No sidecar, old or new, is in place while ids are replaced.
     """
     progress = Progress.read(directory)
     if not progress or not progress.is_complete:
@@ -175,7 +182,7 @@ def put_in_place(directory: Path) -> None:
     sidecars = [f"{name}.json" for name in ids]
     made = directory / UNFINISHED
     for name in sidecars:
-        if (made / name).exists():  # else it has its place already
+        if (made / name).exists():  # else it is in its place already
             (directory / name).unlink(missing_ok=True)
     sync_directory(directory)
     for name in (*ids, *sidecars):
@@ -186,10 +193,21 @@ def put_in_place(directory: Path) -> None:
 
 
 def discard(directory: Path) -> None:
-    """Remove what is unfinished, its record first: without that, nobody takes the rest for anything."""
+    """Remove an unfinished build, its record first: the other files count for nothing without it."""
     if is_unfinished(directory):
         (directory / UNFINISHED / PROGRESS_FILE).unlink(missing_ok=True)
         shutil.rmtree(directory / UNFINISHED)
+
+
+@contextlib.contextmanager
+def _unrecorded_discarded_on_error(directory: Path) -> Iterator[None]:
+    """Leave no folder without a record behind when the block raises."""
+    try:
+        yield
+    except BaseException:
+        if not Progress.read(directory):
+            discard(directory)
+        raise
 
 
 def _part_path(directory: Path, split: str) -> Path:
@@ -199,10 +217,10 @@ def _part_path(directory: Path, split: str) -> Path:
 def _resumed(
     files: contextlib.ExitStack, directory: Path, vocab_size: int, progress: Progress
 ) -> dict[Split, TokenWriter] | None:
-    """Writers that go on with the parts; None where those are not what progress says."""
+    """Open writers that continue the recorded parts; None if the files are not what the record says."""
     writers: dict[Split, TokenWriter] = {}
     if progress.is_complete:
-        return writers  # some may have been moved already
+        return writers  # some files may have been moved already
     remove_dead_temporaries(directory / UNFINISHED)
     try:
         for split in (TRAIN, VAL):
@@ -218,6 +236,7 @@ def _resumed(
 def _begun(
     files: contextlib.ExitStack, directory: Path, splits: Sequence[Split], vocab_size: int
 ) -> dict[Split, TokenWriter]:
+    """Remove what is there and open writers for new, empty files."""
     discard(directory)
     make_directory(directory / UNFINISHED)
     writers = {}

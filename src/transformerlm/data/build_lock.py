@@ -1,4 +1,4 @@
-"""Processes that want the same thing made: one makes it, the others wait and find it made."""
+"""Lock an output folder while its files are made: of several processes one builds, the others wait."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformerlm.distributed.collectives import while_rank_0_works
-from transformerlm.distributed.world import World
 from transformerlm.errors import LockedError
 from transformerlm.progress import Reporter
 from transformerlm.storage.files import full_disk_said, remove_dead_temporaries
@@ -18,28 +16,29 @@ POLL_SECONDS = 0.5
 
 
 @contextlib.contextmanager
-def held(directory: Path, reporter: Reporter, world: World) -> Iterator[None]:
-    """Hold a folder, on rank 0 alone, however long it takes to get it; what killed ones left is removed.
+def build_lock(directory: Path, reporter: Reporter) -> Iterator[None]:
+    """Hold the lock of a folder, waiting for it if necessary, and remove what killed processes left there.
 
-    Who gets it may find that what it wanted to make is made.
+    The output may exist by then: check again.
+
+    Raises:
+        OutputError: the disk is full.
     """
     with contextlib.ExitStack() as stack:
-        with while_rank_0_works(world):
-            if world.is_main:
-                _wait_for(stack, directory, reporter)
-                remove_dead_temporaries(directory)
+        _acquire(stack, directory, reporter)
+        remove_dead_temporaries(directory)
         yield
 
 
-def _wait_for(stack: contextlib.ExitStack, directory: Path, reporter: Reporter) -> None:
-    is_said = False
+def _acquire(stack: contextlib.ExitStack, directory: Path, reporter: Reporter) -> None:
+    is_reported = False
     while True:
         try:
             with full_disk_said(directory):
                 stack.enter_context(locked(directory))
             return
         except LockedError as error:
-            if not is_said:
+            if not is_reported:
                 reporter.say(f"{error.lines[0].rpartition('; ')[0]}; waiting")
-            is_said = True
+            is_reported = True
             time.sleep(POLL_SECONDS)

@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -205,56 +205,3 @@ def _broken_connections_as_lost_ranks() -> Iterator[None]:
             raise
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise LostRankError(f"another rank has ended, or cannot be reached: {reason}") from None
-
-
-# Until token files are built by rank 0 alone: the same as functions of a World, for transformerlm.data.
-
-
-def _ranks(world: World) -> Ranks:
-    return ConnectedRanks(world) if world.size > 1 else SINGLE_PROCESS
-
-
-def collective_errors(world: World) -> contextlib.AbstractContextManager[None]:
-    """See `Ranks`."""
-    return _ranks(world).collective_errors()
-
-
-def while_rank_0_works(world: World) -> contextlib.AbstractContextManager[None]:
-    """See `Ranks`."""
-    return _ranks(world).while_rank_0_works()
-
-
-def all_gather_bytes(world: World, data: bytes) -> list[bytes]:
-    """See `Ranks`."""
-    return _ranks(world).all_gather_bytes(data)
-
-
-def broadcast_bytes(world: World, data: bytes) -> bytes:
-    """See `Ranks`."""
-    return _ranks(world).broadcast_bytes(data)
-
-
-def heartbeat(world: World) -> Callable[[], None]:
-    """Return a heartbeat callback for work inside `collective_errors`."""
-    last = time.monotonic()
-
-    def beat() -> None:
-        nonlocal last
-        ranks = _ranks(world)
-        if isinstance(ranks, ConnectedRanks) and time.monotonic() - last >= HEARTBEAT_SECONDS:
-            ranks._exchange_status(_BUSY)
-            last = time.monotonic()
-
-    return beat
-
-
-def gathered(world: World, own: Iterator[bytes]) -> Iterator[bytes]:
-    """On rank 0 what all ranks' iterators give, in turns."""
-    ranks = _ranks(world)
-    while True:
-        with ranks.collective_errors():
-            data = next(own, b"")
-        found = ranks.all_gather_bytes(data)
-        if not any(found):
-            return
-        yield from filter(None, found if ranks.is_main else [])

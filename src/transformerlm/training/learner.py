@@ -77,7 +77,7 @@ class Learner:
         self.optimizer = make_optimizer(self.model, config.optimizer, runtime.dtype)
         # float16 has too few exponent bits for gradients: they are scaled up before they underflow.
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
-        size = micro_batch_size(config, runtime, share, ranks.world)
+        size = micro_batch_size(config, runtime, share, ranks)
         can_shrink = self.parallelism.can_repeat_passes
         self.micro_batches = MicroBatches(share, size, reporter, can_shrink=can_shrink)
 

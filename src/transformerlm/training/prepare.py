@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from transformerlm.config import TrainConfig
@@ -24,13 +25,30 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
-    """The tokenizer and the token files, made where they are missing."""
+    """The tokenizer and the token files: rank 0 makes them where they are missing, then all ranks open them."""
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
+            tokenizer, data = _make(config, reporter)
+    with ranks.collective_errors():
+        if not ranks.is_main:
+            tokenizer, data = _open(config)
+    return Prepared(with_vocabulary(config, tokenizer, data), tokenizer, data)
+
+
+def _make(config: TrainConfig, reporter: Reporter) -> tuple[Tokenizer, TokenData]:
     from transformerlm.data import prepare_data, prepare_tokenizer
 
-    with ranks.collective_errors():
-        tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter, ranks.world)
-        data = prepare_data(config.data, config.tokenizer, tokenizer, reporter, ranks.world)
-    return Prepared(with_vocabulary(config, tokenizer, data), tokenizer, data)
+    tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter)
+    return tokenizer, prepare_data(config.data, config.tokenizer, tokenizer, reporter)
+
+
+def _open(config: TrainConfig) -> tuple[Tokenizer, TokenData]:
+    from transformerlm.data import TokenData, fill_placeholders
+    from transformerlm.tokenizer import Tokenizer
+
+    tokenizer_dir = fill_placeholders(config.tokenizer.tokenizer_dir, config.data)
+    token_dir = fill_placeholders(config.data.token_dir, config.data)
+    return Tokenizer.from_dir(Path(tokenizer_dir)), TokenData.open(config.data, Path(token_dir))
 
 
 def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) -> TrainConfig:
