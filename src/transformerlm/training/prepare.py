@@ -25,7 +25,8 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
-    """The tokenizer and the token files: rank 0 makes them where they are missing, then all ranks open them."""
+    """The tokenizer and the token files: rank 0 makes them where they are missing, then all ranks open
+    them."""
     with ranks.while_rank_0_works():
         if ranks.is_main:
             tokenizer, data = _make(config, reporter)
