@@ -36,7 +36,7 @@ from transformerlm.distributed.world import World
 from transformerlm.errors import ConfigError, TransformerLMError
 from transformerlm.logging import CombinedLogger, MetricsFile, NullLogger
 from transformerlm.progress import SilentReporter
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import prepare_process
 from transformerlm.schema import from_dict
 from transformerlm.training import trainer
 from transformerlm.training.trainer import Trainer
@@ -92,7 +92,7 @@ def run_case(
             with collective_errors(world):
                 now = time.perf_counter if clock is None else ticking(clock * (1 + 10 * world.rank))
                 made = Trainer(
-                    config, tokens(folder, val), run, Runtime.from_config(config.runtime), heard, now, world
+                    config, tokens(folder, val), run, prepare_process(config.runtime), heard, now, world
                 )
             if found:
                 made.restore(found)
@@ -212,7 +212,7 @@ def exchange_gradients_once(world, folder, tables):
             config,
             tokens(folder, "val"),
             RunDirectory(folder / "none"),
-            Runtime.from_config(config.runtime),
+            prepare_process(config.runtime),
             Heard(),
             world=world,
         )

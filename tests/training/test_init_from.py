@@ -11,7 +11,7 @@ from transformerlm.config import RuntimeConfig, TokenizerConfig, TrainConfig, Tr
 from transformerlm.distributed.world import SINGLE_PROCESS
 from transformerlm.errors import CheckpointError
 from transformerlm.progress import SilentReporter
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import prepare_process
 from transformerlm.schema import to_dict
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.init_from import starting_point, take_weights
@@ -35,7 +35,7 @@ def config(tmp_path):
 
 
 def test_the_weights_are_taken_and_nothing_else(config):
-    runtime = Runtime.from_config(config.runtime)
+    runtime = prepare_process(config.runtime)
     learner = Learner(config, runtime, SilentReporter())
     before = torch.get_rng_state()
     take_weights(learner, config, SilentReporter(), SINGLE_PROCESS)

@@ -18,7 +18,7 @@ from transformerlm.distributed.world import SINGLE_PROCESS, World
 from transformerlm.nn import TransformerLM
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.progress import SilentReporter
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import Runtime, prepare_process
 from transformerlm.training.learner import Learner
 from transformerlm.training.memory import (
     USABLE_FRACTION,
@@ -27,7 +27,6 @@ from transformerlm.training.memory import (
     largest_that_fits,
     micro_batch_size,
     training_memory,
-    uses_kernels,
 )
 
 CONFIG = TrainConfig(
@@ -43,7 +42,7 @@ def changed(config: TrainConfig, **tables) -> TrainConfig:
 
 
 def learner_of(config) -> Learner:
-    return Learner(config, Runtime.from_config(config.runtime), SilentReporter())
+    return Learner(config, prepare_process(config.runtime), SilentReporter())
 
 
 def learn(learner: Learner) -> None:
@@ -75,7 +74,7 @@ def peak_bytes(config) -> int:
 def test_the_estimate_is_what_a_step_takes(checkpointing, dtype, kernels):
     runtime = {"dtype": dtype, "kernels": kernels, "activation_checkpointing": checkpointing}
     config = changed(CONFIG, runtime=runtime)
-    estimate = training_memory(config, Runtime.from_config(config.runtime), 8)
+    estimate = training_memory(config, prepare_process(config.runtime), 8)
     peak = peak_bytes(config)
     assert 0.95 * peak <= estimate.total <= 1.125 * peak
 
@@ -102,7 +101,7 @@ def test_weights_gradients_optimizer_and_checkpoint_are_what_they_are(name, tied
 
 def test_memory_decides_the_micro_batch():
     config = changed(CONFIG, training={"batch_size": 12, "micro_batch_size": "auto"})
-    runtime = Runtime.from_config(config.runtime)
+    runtime = prepare_process(config.runtime)
     for size in (1, 2, 3, 4, 6, 12):
         enough = math.ceil(training_memory(config, runtime, size).total / USABLE_FRACTION)
         assert largest_that_fits(config, runtime, 12, enough) == size
@@ -114,7 +113,7 @@ def test_memory_decides_the_micro_batch():
 
 def test_on_a_cpu_more_would_save_no_time():
     config = changed(CONFIG, model={"context_length": 1000}, training={"batch_size": 32})
-    runtime = Runtime.from_config(config.runtime)
+    runtime = prepare_process(config.runtime)
     assert largest_that_fits(config, runtime, 32, None) == 8
     assert largest_that_fits(config, runtime, 31, None) == 1
     elsewhere = Runtime(torch.device("cuda"), torch.bfloat16)
@@ -123,7 +122,7 @@ def test_on_a_cpu_more_would_save_no_time():
 
 def test_a_number_is_taken_as_it_is():
     config = changed(CONFIG, training={"batch_size": 64, "micro_batch_size": 64})
-    assert micro_batch_size(config, Runtime.from_config(config.runtime), 64) == 64
+    assert micro_batch_size(config, prepare_process(config.runtime), 64) == 64
 
 
 def test_activation_checkpointing_lets_more_fit():
@@ -138,7 +137,7 @@ def test_activation_checkpointing_lets_more_fit():
 def test_each_of_several_ranks_has_its_part():
     copies = changed(CONFIG, training={"micro_batch_size": "auto"})
     parts = changed(copies, runtime={"sharding": "full"})
-    runtime, world = Runtime.from_config(CONFIG.runtime), World(0, 4, 0, 2)
+    runtime, world = prepare_process(CONFIG.runtime), World(0, 4, 0, 2)
     alone, copy = (training_memory(copies, runtime, 4, ranks) for ranks in (SINGLE_PROCESS, world))
     assert copy == alone
     assert training_memory(parts, runtime, 4) == alone
@@ -167,11 +166,3 @@ def test_a_container_may_have_less(tmp_path):
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     assert container_limits([tmp_path / name for name in (*texts, "missing")]) == [2 * 2**30]
-
-
-def test_kernels_are_for_a_cpu_without_a_compiler():
-    assert uses_kernels(CONFIG, Runtime(torch.device("cpu"), torch.bfloat16))
-    assert not uses_kernels(CONFIG, Runtime(torch.device("cpu"), torch.float16))
-    assert not uses_kernels(CONFIG, Runtime(torch.device("cuda"), torch.bfloat16))
-    for runtime in ({"kernels": False}, {"compile": True}):
-        assert not uses_kernels(changed(CONFIG, runtime=runtime), Runtime(torch.device("cpu"), torch.float32))

@@ -28,7 +28,7 @@ from transformerlm.logging import CombinedLogger, MetricsFile, NullLogger, names
 from transformerlm.nn import NextTokenLoss, TransformerLM, cross_entropy
 from transformerlm.optim import lr_factor
 from transformerlm.progress import SilentReporter
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import prepare_process
 from transformerlm.training import trainer as trainers
 from transformerlm.training.trainer import Trainer
 
@@ -83,7 +83,7 @@ def make(config, data, path, reporter=None, now=time.perf_counter) -> Trainer:
     reporter = reporter or SilentReporter()
     run = RunDirectory(path)
     found = run.resume_point(config.training.resume, reporter)
-    trainer = Trainer(config, data, run, Runtime.from_config(config.runtime), reporter, now)
+    trainer = Trainer(config, data, run, prepare_process(config.runtime), reporter, now)
     if found:
         trainer.restore(found)
     return trainer

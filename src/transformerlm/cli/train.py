@@ -177,11 +177,11 @@ def runtime_of(config: TrainConfig, world: World) -> Runtime:
     """
     import torch
 
-    from transformerlm.runtime import Runtime, resolve_device
+    from transformerlm.runtime import prepare_process, resolve_device
 
     runtime = config.runtime
     if world.size == 1:
-        return Runtime.from_config(runtime)
+        return prepare_process(runtime)
     device = resolve_device(runtime.device).type
     if device == "mps":
         raise ConfigError('[runtime].device: several ranks compute on "cuda" or "cpu", got mps')
@@ -191,7 +191,7 @@ def runtime_of(config: TrainConfig, world: World) -> Runtime:
             raise ConfigError(f"[runtime].device: expected a GPU for each of the {what}")
         torch.cuda.set_device(world.local_rank)
     num_threads = runtime.num_threads or max(1, available_cores() // world.local_size)
-    return Runtime.from_config(dataclasses.replace(runtime, num_threads=num_threads))
+    return prepare_process(dataclasses.replace(runtime, num_threads=num_threads))
 
 
 def train_model(

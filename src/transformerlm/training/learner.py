@@ -21,15 +21,15 @@ from transformerlm.config import TrainConfig
 from transformerlm.distributed import sharding
 from transformerlm.distributed.collectives import all_gather_numbers
 from transformerlm.distributed.world import SINGLE_PROCESS, World
-from transformerlm.kernels import dispatch
 from transformerlm.logging import ActivationNorms, weight_norms
 from transformerlm.nn import NextTokenLoss, TransformerBlock, TransformerLM
 from transformerlm.nn.accounting import optimizer_bytes
+from transformerlm.nn.fused import use_kernels_
 from transformerlm.optim import clip_grad_norm_, make_optimizer
 from transformerlm.progress import Reporter
 from transformerlm.runtime import ADVICE, SMALLER, Runtime, compiled, memory_for
 from transformerlm.training.activation_checkpointing import checkpoint_activations
-from transformerlm.training.memory import micro_batch_size, uses_kernels
+from transformerlm.training.memory import micro_batch_size
 from transformerlm.training.microbatch import MicroBatches, share_of_batch
 from transformerlm.training.step_guard import Judge, Verdict, always, first_not_finite
 
@@ -70,13 +70,15 @@ class Learner:
         if config.runtime.activation_checkpointing:
             checkpoint_activations(self.model)
         self.loss = NextTokenLoss(self.model)
+        if runtime.kernels:
+            use_kernels_(self.loss)
         if self.is_sharded:
             sharding.shard_(self.loss, self.model.blocks, runtime.device)
         self.forward: nn.Module = self.loss
         """What is called in `loss`' place: the same, compiled where [runtime] says so."""
         self.replica: nn.Module | None = None
         """What is called in training instead, where each rank has a copy of the model."""
-        self.optimizer = make_optimizer(self.model, config.optimizer, runtime.dtype)
+        self.optimizer = make_optimizer(self.model, config.optimizer, runtime.dtype, kernels=runtime.kernels)
         # float16 has too few exponent bits for gradients: they are scaled up before they underflow.
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
         self.micro_batches = MicroBatches(share, micro_batch_size(config, runtime, share, world), reporter)
@@ -121,11 +123,10 @@ class Learner:
             some = ids[: 2 * size]  # the second one finds gradients there: no later one takes more memory
             self.accumulate_gradients(some, some, size, synchronised=synchronised)
 
-        with self.kernels():
-            self.micro_batches.run(partial(two_passes, synchronised=False), self.optimizer.zero_grad)
-            sizes_found = all_gather_numbers(self.world, [self.micro_batches.size])
-            self.micro_batches.agree(min(size for (size,) in sizes_found))
-            two_passes(self.micro_batches.size, synchronised=True)
+        self.micro_batches.run(partial(two_passes, synchronised=False), self.optimizer.zero_grad)
+        sizes_found = all_gather_numbers(self.world, [self.micro_batches.size])
+        self.micro_batches.agree(min(size for (size,) in sizes_found))
+        two_passes(self.micro_batches.size, synchronised=True)
         del state
         self.optimizer.zero_grad()
 
@@ -149,13 +150,12 @@ class Learner:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * lr_factor
-        with self.kernels():
-            loss, norms = self.in_micro_batches(
-                lambda size: self.accumulate_gradients(inputs, targets, size, watch), self.optimizer.zero_grad
-            )
-            loss, norms = self._of_all_ranks(loss, norms)
-            with memory_for("the optimizer"):
-                grad_norm, verdict, first_bad = self.update(loss, judge)
+        loss, norms = self.in_micro_batches(
+            lambda size: self.accumulate_gradients(inputs, targets, size, watch), self.optimizer.zero_grad
+        )
+        loss, norms = self._of_all_ranks(loss, norms)
+        with memory_for("the optimizer"):
+            grad_norm, verdict, first_bad = self.update(loss, judge)
         lr = self.config.optimizer.lr * lr_factor
         return StepResult(loss, lr, grad_norm, norms, verdict, first_bad)
 
@@ -166,10 +166,6 @@ class Learner:
         size = self.micro_batches.size
         with memory_for(f"{size} sequences at a time", SMALLER if size > 1 else ADVICE):
             return attempt(size)
-
-    def kernels(self) -> contextlib.AbstractContextManager[None]:
-        """Have what is computed meanwhile use the CPU's own kernels, where [runtime] says so."""
-        return dispatch.kernels(uses_kernels(self.config, self.runtime))
 
     def update(self, loss: Tensor, judge: Judge = always) -> tuple[Tensor, Verdict, str]:
         """Clip the gradients, take the optimizer's step if `judge` agrees, and forget them.
