@@ -117,11 +117,11 @@ def main() -> int:
 def bench(config: BenchInferConfig) -> int:
     """Every precision and work, all contestants in turn."""
     from transformerlm.logging import ConsoleLogger
-    from transformerlm.runtime import Runtime
+    from transformerlm.runtime import prepare_process
 
     logger = ConsoleLogger()
     for dtype in config.bench.dtypes:
-        runtime = Runtime.from_config(dataclasses.replace(config.runtime, dtype=dtype))
+        runtime = prepare_process(dataclasses.replace(config.runtime, dtype=dtype))
         rate = bytes_per_second(runtime)
         with tempfile.TemporaryDirectory() as folder:
             contestants = all_contestants(config, runtime, Path(folder))

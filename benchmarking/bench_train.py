@@ -140,9 +140,9 @@ def run(config: BenchTrainConfig, work: str, shape: ModelConfig, makers: dict[st
 
 def ceiling_in_bfloat16(runtime: RuntimeConfig) -> float:
     """FLOP/s of this machine's matrix products, now."""
-    from transformerlm.runtime import Runtime, measured_flops_ceiling
+    from transformerlm.runtime import measured_flops_ceiling, prepare_process
 
-    return measured_flops_ceiling(Runtime.from_config(replace(runtime, dtype="bfloat16")), seconds=2)
+    return measured_flops_ceiling(prepare_process(replace(runtime, dtype="bfloat16")), seconds=2)
 
 
 def report(

@@ -43,7 +43,7 @@ from transformerlm.data import TokenData, TokenFile, TokenWriter
 from transformerlm.errors import CheckpointError, TransformerLMError
 from transformerlm.optim import AdamW
 from transformerlm.progress import SilentReporter
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import Runtime, prepare_process
 from transformerlm.schema import from_dict, to_dict
 from transformerlm.storage.checksummed_json import seal
 from transformerlm.storage.safetensors import load_tree, tree_chunks
@@ -404,7 +404,7 @@ def read_all(path: Path) -> None:
 
 @functools.cache
 def runtime() -> Runtime:
-    return Runtime.from_config(CONFIG.runtime)
+    return prepare_process(CONFIG.runtime)
 
 
 def load_learner(path: Path) -> None:

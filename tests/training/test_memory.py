@@ -28,7 +28,6 @@ from transformerlm.training.memory import (
     largest_that_fits,
     micro_batch_size,
     training_memory,
-    uses_kernels,
 )
 
 CONFIG = TrainConfig(
@@ -168,11 +167,3 @@ def test_a_container_may_have_less(tmp_path):
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     assert container_limits([tmp_path / name for name in (*texts, "missing")]) == [2 * 2**30]
-
-
-def test_kernels_are_for_a_cpu_without_a_compiler():
-    assert uses_kernels(CONFIG, Runtime(torch.device("cpu"), torch.bfloat16))
-    assert not uses_kernels(CONFIG, Runtime(torch.device("cpu"), torch.float16))
-    assert not uses_kernels(CONFIG, Runtime(torch.device("cuda"), torch.bfloat16))
-    for runtime in ({"kernels": False}, {"compile": True}):
-        assert not uses_kernels(changed(CONFIG, runtime=runtime), Runtime(torch.device("cpu"), torch.float32))

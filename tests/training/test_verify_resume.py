@@ -4,7 +4,7 @@ import torch
 from tests.training.tiny_runs import CONFIG, Heard, changed, run
 from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.errors import CheckpointError
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import prepare_process
 from transformerlm.training import learner
 from transformerlm.training.trainer import Trainer
 from transformerlm.training.verify_resume import state_differences, verify_resume
@@ -18,7 +18,7 @@ def prove(data, path, steps, config=CONFIG):
     heard = Heard()
 
     def fresh(run_directory):
-        runtime = Runtime.from_config(config.runtime)
+        runtime = prepare_process(config.runtime)
         return Trainer(config, data, run_directory, runtime, heard, lambda: 0.0)
 
     verify_resume(fresh, RunDirectory(path), steps)

@@ -53,8 +53,10 @@ def evaluate(config: EvalConfig) -> None:
 def score_with(path: Path, text: Text, config: EvalConfig) -> Scored:
     """Load a model and score the text with it; it is gone when the scores come back."""
     from transformerlm.evaluation.documents import end_of_text_id, load_for_scoring, score
+    from transformerlm.runtime import prepare_process
 
     reporter = Terminal()
+    prepare_process(config.runtime)
     lm = load_for_scoring(path, config.runtime, reporter.say)
     eos_id = end_of_text_id(lm, config.eval)
     introduce(lm, eos_id, reporter)

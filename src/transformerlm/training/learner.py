@@ -20,16 +20,16 @@ from transformerlm.checkpoint.store import load_model_state, load_optimizer_stat
 from transformerlm.config import TrainConfig
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.distributed.sharding import make_parallelism
-from transformerlm.kernels import dispatch
 from transformerlm.logging import ActivationNorms, weight_norms
 from transformerlm.nn import NextTokenLoss, TransformerLM
 from transformerlm.nn.accounting import optimizer_bytes
+from transformerlm.nn.fused import use_kernels_
 from transformerlm.optim import clip_grad_norm_, make_optimizer
 from transformerlm.progress import Reporter
 from transformerlm.runtime import Runtime, memory_for
 from transformerlm.training.activation_checkpointing import checkpoint_activations
 from transformerlm.training.compilation import compile_passes
-from transformerlm.training.memory import micro_batch_size, uses_kernels
+from transformerlm.training.memory import micro_batch_size
 from transformerlm.training.microbatch import MicroBatches, share_of_batch
 from transformerlm.training.step_guard import Check, Verdict, first_not_finite, take_every_step
 
@@ -69,12 +69,14 @@ class Learner:
         if config.runtime.activation_checkpointing:
             checkpoint_activations(self.model)
         self.loss = NextTokenLoss(self.model)
+        if runtime.kernels:
+            use_kernels_(self.loss)
         self.parallelism.shard_(self.loss, self.model.blocks, runtime.device)
         self.forward: nn.Module = self.loss
         """`loss`, compiled if [runtime].compile: to be called for validation."""
         self.training_forward: nn.Module = self.loss
         """`forward` as it is called in training: connected with the other ranks' copies."""
-        self.optimizer = make_optimizer(self.model, config.optimizer, runtime.dtype)
+        self.optimizer = make_optimizer(self.model, config.optimizer, runtime.dtype, kernels=runtime.kernels)
         # float16 has too few exponent bits for gradients: they are scaled up before they underflow.
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
         size = micro_batch_size(config, runtime, share, ranks)
@@ -106,11 +108,10 @@ class Learner:
             some = ids[: 2 * size]  # the second one finds gradients there: no later one takes more memory
             self.accumulate_gradients(some, some, size, synchronised=synchronised)
 
-        with self.kernels():
-            self.micro_batches.run(partial(two_passes, synchronised=False), self.optimizer.zero_grad)
-            found = self.ranks.all_gather_numbers([self.micro_batches.size])
-            self.micro_batches.agree(min(size for (size,) in found))
-            two_passes(self.micro_batches.size, synchronised=True)
+        self.micro_batches.run(partial(two_passes, synchronised=False), self.optimizer.zero_grad)
+        found = self.ranks.all_gather_numbers([self.micro_batches.size])
+        self.micro_batches.agree(min(size for (size,) in found))
+        two_passes(self.micro_batches.size, synchronised=True)
         del state
         self.optimizer.zero_grad()
 
@@ -140,20 +141,15 @@ class Learner:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * lr_factor
-        with self.kernels():
-            loss, norms = self.micro_batches.run(
-                lambda size: self.accumulate_gradients(inputs, targets, size, watch), self.optimizer.zero_grad
-            )
-            loss, norms = self.parallelism.over_batch(loss, norms)
-            with memory_for("the optimizer"):
-                grad_norm = self.clip_gradients()
-                verdict, first_nonfinite = self.step_optimizer(loss, grad_norm, check)
+        loss, norms = self.micro_batches.run(
+            lambda size: self.accumulate_gradients(inputs, targets, size, watch), self.optimizer.zero_grad
+        )
+        loss, norms = self.parallelism.over_batch(loss, norms)
+        with memory_for("the optimizer"):
+            grad_norm = self.clip_gradients()
+            verdict, first_nonfinite = self.step_optimizer(loss, grad_norm, check)
         lr = self.config.optimizer.lr * lr_factor
         return StepResult(loss, lr, grad_norm, norms, verdict, first_nonfinite)
-
-    def kernels(self) -> contextlib.AbstractContextManager[None]:
-        """Compute in the CPU's own kernels meanwhile, if [runtime].kernels."""
-        return dispatch.kernels(uses_kernels(self.config, self.runtime))
 
     def accumulate_gradients(
         self,
@@ -231,6 +227,8 @@ class Learner:
             return self.model
         model = TransformerLM(self.config.model, backend=self.model.backend, device=self.runtime.device)
         model.load_state_dict(state)
+        if self.runtime.kernels:
+            use_kernels_(model)
         return model
 
     def state(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def training_memory(
 ) -> TrainingMemory:
     """Estimate what a step takes on each rank with this many sequences at a time."""
     model, tokens = config.model, micro_batch_size * config.model.context_length
-    itemsize, fused = runtime.dtype.itemsize, uses_kernels(config, runtime)
+    itemsize, fused = runtime.dtype.itemsize, runtime.kernels
     num_scores = model.context_length if config.runtime.attention == "reference" else 0
     checkpointing = config.runtime.activation_checkpointing
     kept = accounting.activation_bytes_per_token(
@@ -108,12 +108,6 @@ def largest_that_fits(
     return next((size for size in divisors if fits(size)), 1)
 
 
-def uses_kernels(config: TrainConfig, runtime: Runtime) -> bool:
-    """Whether training runs in the CPU's own kernels; they have no float16."""
-    can = runtime.device.type == "cpu" and runtime.dtype != torch.float16
-    return can and config.runtime.kernels and not config.runtime.compile
-
-
 def device_memory(device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> int | None:
     """Bytes of memory that the device has (a CPU: this rank's part of the machine's); None where unknown."""
     if device.type == "cuda":
@@ -158,5 +152,5 @@ def _logit_bytes(config: TrainConfig, runtime: Runtime, tokens: int) -> int:
     chunk_bytes = CHUNK_BYTES.get(runtime.device.type, DEFAULT_CHUNK_BYTES)
     chunk = min(tokens, max(1, chunk_bytes // (vocab_size * itemsize)))
     # In PyTorch's operations the steps from logits to their gradient are tensors in float32.
-    wide = 0 if uses_kernels(config, runtime) else 3 * 4 if itemsize == 4 else 4 * 4
+    wide = 0 if runtime.kernels else 3 * 4 if itemsize == 4 else 4 * 4
     return chunk * vocab_size * (itemsize + wide) + 2 * 4 * vocab_size * config.model.d_model

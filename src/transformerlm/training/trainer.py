@@ -220,8 +220,7 @@ class Trainer:
             share = data.tokens[first : last + 1]
             batches = validation_windows(share, context_length, batch_size, device)
         forward, tokens_per_byte = self.learner.forward, data.num_tokens / data.num_bytes
-        with self.learner.kernels():
-            return evaluate(forward, batches, self.runtime, tokens_per_byte, self.ranks, padding_passes)
+        return evaluate(forward, batches, self.runtime, tokens_per_byte, self.ranks, padding_passes)
 
     def save(self, logger: Logger, *, is_last: bool = False) -> None:
         """Write a checkpoint of this step, unless there is one, and remove those past their time.
