@@ -206,7 +206,9 @@ class Sharded(Replicated):
         return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def _from_rank_0(ranks: Ranks, tree: Any, place: Callable[[str, Tensor], Tensor]) -> Any:
+def _from_rank_0(
+    ranks: Ranks, tree: Mapping[str, Any], place: Callable[[str, Tensor], Tensor]
+) -> Mapping[str, Any]:
     """Rank 0's tree on all ranks, with each tensor as `place(its path in the tree, the tensor)` makes it.
 
     One after the other: the CPU of a rank other than the first holds one whole tensor at a time.
@@ -220,4 +222,5 @@ def _from_rank_0(ranks: Ranks, tree: Any, place: Callable[[str, Tensor], Tensor]
         tensor = own if own is not None else torch.empty(shape, dtype=getattr(torch, dtype), device="cpu")
         dist.broadcast(tensor.view(-1).view(torch.uint8), 0)
         placed[path] = place(path, tensor)
-    return unflatten(placed, metadata)
+    found: dict[str, Any] = unflatten(placed, metadata)
+    return found
