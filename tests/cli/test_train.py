@@ -69,6 +69,7 @@ def test_a_plan_says_what_a_run_would_take_and_leaves_none(workplace, capfd):
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_time_as_the_budget(workplace, capfd):
     words = ["--training.max_steps=None", "--training.max_time=2s", "--schedule.warmup_steps=2"]
     status, out, err = run(capfd, *words)
@@ -116,6 +117,7 @@ def test_a_second_run_reuses_what_matches_and_says_so(trained_copy, capfd):
     assert "changed since the checkpoint: [training].max_steps: 6 -> 8" in err
 
 
+@pytest.mark.slow
 def test_the_other_commands_make_the_same_files(workplace, trained, capfd):
     tables = tomllib.loads(Path("config.toml").read_text())
     assert tables["data"] == {"corpus": "fables"}
@@ -132,6 +134,7 @@ def test_the_other_commands_make_the_same_files(workplace, trained, capfd):
     }
 
 
+@pytest.mark.slow
 def test_your_own_text_is_one_override(workplace, capfd):
     Path("My Diary.txt").write_text("Dear diary, today nothing happened. And the day after, nothing.\n" * 200)
     status, _, err = run(capfd, "--data.corpus=My Diary.txt")
@@ -183,6 +186,7 @@ def start(*argv, **kwargs):
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **kwargs)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(workplace, capfd):
     process = start("--training.max_steps=100000", stdout=subprocess.PIPE)
     for line in process.stdout:
@@ -197,6 +201,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(workplace, capfd):
     assert [r["step"] for r in lines_of(out) if names.LOSS in r] == [stopped.step + 1, stopped.step + 2]
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_told_before_anything_is_made(workplace, capfd, monkeypatch):
     first = start("--training.max_steps=100000", stdout=subprocess.PIPE)
     first.stdout.readline()
@@ -211,6 +216,7 @@ def test_a_second_run_in_the_same_folder_is_told_before_anything_is_made(workpla
     assert run(capfd, "--training.resume=auto")[0] == 0
 
 
+@pytest.mark.slow
 def test_two_signals_end_it_at_once_and_leave_what_was_saved(workplace):
     process = start("--training.max_steps=100000", "--training.checkpoint_every=5", stdout=subprocess.PIPE)
     for line in process.stdout:
@@ -234,6 +240,7 @@ def test_a_disk_with_too_little_room_is_refused_before_anything_is_trained(workp
         assert list((workplace / "disk").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_it_trains_costs_checkpoints_and_the_last_one_74(workplace, capfd):
     with small_disk(workplace / "disk", "2m"):
         run_dir = workplace / "disk" / "run"
@@ -282,6 +289,7 @@ def fill(folder, leave):
         file.write(bytes(max(0, shutil.disk_usage(folder).free - leave)))
 
 
+@pytest.mark.slow
 def test_any_name_will_do_for_a_folder(workplace, capfd):
     name = "läufe/größer/ж 走る 'quoted' & $HOME"
     status, _, err = run(capfd, f"--training.run_dir={name}")
@@ -312,6 +320,7 @@ def test_resuming_is_verified_on_the_users_own_run(trained_copy, capfd):
     }
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_does_not_stop_the_training(workplace):
     with start(stdout=subprocess.PIPE) as process:
         json.loads(process.stdout.readline())
@@ -322,6 +331,7 @@ def test_a_reader_that_leaves_does_not_stop_the_training(workplace):
     assert read_checkpoint(workplace / "runs/fables/checkpoints/step_00000006").step == 6
 
 
+@pytest.mark.slow
 def test_wandb_gets_the_same_records(workplace, capfd, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     status, out, _err = run(capfd, "--logging.backend=wandb", "--logging.run_name=first")
@@ -332,6 +342,7 @@ def test_wandb_gets_the_same_records(workplace, capfd, monkeypatch):
     ] == [*range(1, 7)]
 
 
+@pytest.mark.slow
 def test_a_run_directory_can_carry_the_runs_name(workplace, capfd):
     status, _, _ = run(capfd, "--training.run_dir=runs/{corpus}/{run_name}", "--logging.run_name=mine")
     assert status == 0
@@ -351,6 +362,7 @@ def files_of(folder):
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_two_ranks_train_what_one_process_trains(workplace, trained):
     process = start_ranks()
     out, err = process.communicate(timeout=120)

@@ -109,8 +109,9 @@ def changed(config, **tables) -> TrainConfig:
     return dataclasses.replace(config, **parts)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits on memory that are kept")
-@pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=pytest.mark.endurance)])
 def test_where_memory_ends_a_step_is_begun_anew_in_smaller_parts(kernels):
     # Not in bfloat16: oneDNN keeps memory for every size that was tried, takes another way (other bits) where
     # it finds none for itself, and now and then ends the process.

@@ -68,8 +68,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(config):
-    """The result of a run that nothing happened to, what was logged and said, and the process before and
-    after."""
+    """A run's result, what it has logged and said, and the process before and after it."""
     logger, heard, before = Recorder(), Heard(), process()
     return train(config, heard, [logger]), logger.records, heard.messages, before, process()
 
@@ -82,7 +81,8 @@ def process():
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "default dtype": torch.get_default_dtype(),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
-        "environment": dict(os.environ),
+        # PyTorch's compiler sets one when it is first imported.
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith("TORCHINDUCTOR_")},
         "folder": os.getcwd(),  # noqa: PTH109
         "grad": torch.is_grad_enabled(),
     }

@@ -88,8 +88,7 @@ def test_the_learning_rate_logged_is_the_one_used(data, tmp_path):
     assert expected[-1] == pytest.approx(minimum)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stop", [1, 4, 5, 7, 11])
+@pytest.mark.parametrize(("stop", "dtype"), [(1, "float32"), (5, "bfloat16"), (11, "float32")])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(dtype, stop, data, tmp_path):
     config = changed(CONFIG, runtime={"dtype": dtype})
     straight = run(config, data, tmp_path / "straight")
@@ -272,7 +271,7 @@ def test_float16_scales_its_loss(data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.endurance)])
 def test_a_compiled_run_follows_the_plain_one(checkpointing, data, tmp_path):
     heard = Heard()
     plain = run(CONFIG, data, tmp_path / "plain")
@@ -384,16 +383,12 @@ def test_a_timed_run_goes_on_with_its_time_and_with_a_longer_one(data, tmp_path)
     assert rates[longer.step] == pytest.approx(1e-3, rel=0.01)
 
 
+@pytest.mark.slow
 def test_in_real_time(data, tmp_path):
-    config = changed(TIMED, training={"max_time": "4s", "validate_every": 100, "log_every": 50})
-    start = time.perf_counter()
-    trainer = make(config, data, tmp_path)
-    made = time.perf_counter()
-    finish(trainer, tmp_path)
-    elapsed = time.perf_counter() - made
-    # One step and what this machine does to the last validation; the model itself takes no time to make.
-    assert elapsed == pytest.approx(4, abs=0.25 + (made - start))
-    assert records(tmp_path, names.LOSS)[-1][names.LR] == pytest.approx(1e-3, rel=0.05)
+    config = changed(TIMED, training={"max_time": "2s", "validate_every": 100, "log_every": 50})
+    trainer = finish(make(config, data, tmp_path), tmp_path)
+    assert trainer.clock.elapsed > 1.5
+    assert records(tmp_path, names.LOSS)[-1][names.LR] < CONFIG.optimizer.lr / 2
 
 
 def test_tokens_are_a_budget_too(data, tmp_path):
@@ -489,6 +484,7 @@ def test_activation_checkpointing_changes_no_bit_of_a_run(kernels, data, tmp_pat
     assert_same_weights(plain, run(config, data, tmp_path / "checkpointed"))
 
 
+@pytest.mark.slow
 def test_how_long_steps_wait_for_their_data_is_logged(data, tmp_path):
     trainer = make(changed(CONFIG, training={"max_steps": 8}), data, tmp_path)
     batch = trainer.sampler.batch

@@ -115,8 +115,7 @@ def test_too_many_faults_in_a_row_end_the_run(data, tmp_path):
     assert checkpoint_paths(tmp_path / "checkpoints") == []
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("batch", [0, 5, 11])
+@pytest.mark.parametrize(("place", "batch"), [("loss", 0), ("gradient", 5), ("weight", 11)])
 def test_a_run_can_go_back_and_leave_the_batches_out(place, batch, data, tmp_path):
     heard = Heard()
     config = changed(CONFIG, training={"on_nonfinite": "rollback", "validate_every": 0})
@@ -280,7 +279,14 @@ def saved_everywhere(data, tmp_path_factory):
     return config, path, run(config, data, path)
 
 
-@pytest.mark.parametrize("step", range(NUM_STEPS + 1))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "step",
+    [
+        step if step in (0, 1, 7, 25, NUM_STEPS) else pytest.param(step, marks=pytest.mark.endurance)
+        for step in range(NUM_STEPS + 1)
+    ],
+)
 def test_from_whichever_step_a_run_goes_on_it_comes_to_the_same_bits(step, saved_everywhere, data, tmp_path):
     config, path, straight = saved_everywhere
     source = path / "checkpoints" / f"step_{step:08d}"
@@ -294,6 +300,7 @@ def test_from_whichever_step_a_run_goes_on_it_comes_to_the_same_bits(step, saved
     assert without_speed(records(tmp_path)) == without_speed(records(path))
 
 
+@pytest.mark.slow
 def test_a_chain_of_ten_resumes_comes_to_the_same_bits(saved_everywhere, data, tmp_path):
     config, _, straight = saved_everywhere
     config = changed(config, training={"checkpoint_every": 0})
