@@ -21,9 +21,9 @@ from transformerlm.errors import ConfigError, OutputError, TransformerLMError
 from transformerlm.storage.files import system_error
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for another. A process that ends, however it does, breaks its connections, and the
-others notice at once: this is for a machine without power or network. Longer work of rank 0 is done in
-`while_rank_0_works`."""
+"""Longest time that a rank waits for another. A process that ends, however it does, breaks its connections,
+and the others notice at once: this is for a machine without power or network. Longer work of rank 0 is done
+in `while_rank_0_works`."""
 HEARTBEAT_SECONDS = 60.0
 """Between two messages of a rank that works while others wait."""
 

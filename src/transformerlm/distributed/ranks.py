@@ -15,7 +15,7 @@ from transformerlm.distributed.world import World
 from transformerlm.errors import TransformerLMError
 
 Backend = Literal["gloo", "nccl"]
-"""How tensors travel: "gloo" from CPU to CPU; "nccl", where there are GPUs, between those too."""
+"""Transport of tensors: "gloo" from CPU to CPU; "nccl", where there are GPUs, between those too."""
 
 
 class AgreedError(TransformerLMError):
@@ -52,7 +52,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes files and speaks to the user: rank 0."""
+        """True if this is the rank that writes files and speaks to the user: rank 0."""
         return self.world.is_main
 
     def connected(self, backend: Backend = "gloo") -> AbstractContextManager[None]:

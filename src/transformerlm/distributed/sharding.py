@@ -1,4 +1,4 @@
-"""How several ranks train one model: with a copy on each (DDP), or with a part of it on each (FSDP2).
+"""Parallel training of one model on several ranks: a copy on each (DDP), or a part of it on each (FSDP2).
 
 `Parallelism` is a single process, in which a model stays as it is; `Replicated` and `Sharded` apply
 PyTorch's own engines to a finished model from outside. Each rank computes the mean loss of its share of the
@@ -37,16 +37,16 @@ def make_parallelism(sharding: Literal["none", "full"], ranks: Ranks) -> Paralle
 
 
 class Parallelism:
-    """How ranks divide a model and its batch; this class is a single process, where all stays whole."""
+    """Division of a model and its batch among ranks; this class is a single process: all stays whole."""
 
     keeps_model_whole = True
-    """Whether each rank has all of the model."""
+    """True if each rank has all of the model."""
     can_repeat_passes = True
-    """Whether a rank may begin a failed forward pass anew: not where others wait for it in a collective."""
+    """True if a rank may begin a failed forward pass anew: not where others wait for it in a collective."""
     needs_rehearsal = False
-    """Whether passes that do not count come before the first step (`Replicated`)."""
+    """True if passes that do not count come before the first step (`Replicated`)."""
     compiles_blocks = False
-    """Whether blocks are compiled one by one: between them gradients or parameters travel."""
+    """True if blocks are compiled one by one: between them gradients or parameters travel."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks

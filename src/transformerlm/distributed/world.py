@@ -25,7 +25,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes files and speaks to the user: rank 0."""
+        """True if this is the rank that writes files and speaks to the user: rank 0."""
         return self.rank == 0
 
     @classmethod

@@ -71,7 +71,7 @@ class Assembly:
         return trainer
 
     def plan(self) -> Plan:
-        """What training would take."""
+        """Work out what training would take."""
         with self.ranks.collective_errors():
             share_of_batch(self.config, self.ranks.size)
         with self.runtime() as runtime:

@@ -62,7 +62,7 @@ def _solve(seconds: float, step: int, seconds_per_step: float, pauses: Sequence[
 
 
 class Budget(Protocol):
-    """How far a run goes, and how much of that is left."""
+    """Length of a run, and the part of it that is left."""
 
     tokens_per_step: int
     bar: tuple[int, str]
@@ -77,13 +77,13 @@ class Budget(Protocol):
         """Describe `used` in words."""
 
     def is_spent(self, step: int) -> bool:
-        """Whether `step` was the last one."""
+        """True if `step` was the last one."""
 
     def schedule_steps(self, step: int) -> float:
         """Length of the learning rate schedule in steps, as estimated when `step` is about to be taken."""
 
     def has_room_for(self, kind: str, step: int) -> bool:
-        """Whether there is time to validate or save now, besides both at the end and a step before that."""
+        """True if there is time to validate or save now, besides both at the end and a step before that."""
 
     def seconds_left(self, step: int, seconds_per_step: float) -> float:
         """Seconds until the end, at this pace."""
@@ -161,7 +161,7 @@ class StepBudget:
         return f"{numbers} {unit}s done"
 
     def is_spent(self, step: int) -> bool:
-        """Whether all steps are done."""
+        """True if all steps are done."""
         return step >= self.max_steps
 
     def schedule_steps(self, step: int) -> float:
@@ -214,7 +214,7 @@ class TimeBudget:
         return f"{duration(self._clock.elapsed)} of {self.max_time} done, {step} steps"
 
     def is_spent(self, step: int) -> bool:
-        """Whether less than half a step is left."""
+        """True if less than half a step is left."""
         return self._steps_left(step) < 0.5
 
     def schedule_steps(self, step: int) -> float:
@@ -224,7 +224,7 @@ class TimeBudget:
         return self._schedule_steps or max(step, step - 1 + self._steps_left(step - 1))
 
     def has_room_for(self, kind: str, step: int) -> bool:
-        """Whether there is time for a step after it."""
+        """True if there is time for a step after it."""
         return self._steps_left(step, kind) >= 1
 
     def seconds_left(self, step: int, seconds_per_step: float) -> float:

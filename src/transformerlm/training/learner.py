@@ -36,7 +36,7 @@ from transformerlm.training.step_guard import Check, Verdict, first_not_finite, 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step; tensors are scalars on the device."""
+    """Outcome of a step; tensors are scalars on the device."""
 
     loss: Tensor
     lr: float

@@ -1,4 +1,4 @@
-"""How many sequences go through the model at a time, and fewer of them where memory runs out."""
+"""Micro-batches: the sequences that go through the model at a time, fewer where memory runs out."""
 
 from __future__ import annotations
 

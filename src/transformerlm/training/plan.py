@@ -22,7 +22,7 @@ from transformerlm.training.memory import TrainingMemory, device_memory, trainin
 from transformerlm.training.timers import FIRST_STEPS, Clock, duration
 
 MEASURED_SECONDS = 3.0
-"""How long steps are measured; at least one after the first few."""
+"""Time for which steps are measured; at least one after the first few."""
 
 
 @dataclass(frozen=True)

@@ -59,5 +59,5 @@ class SeveralRankSync(RankSync):
 
 
 def make_rank_sync(clock: Clock, ranks: Ranks) -> RankSync:
-    """That of a single process, or of several ranks."""
+    """Make the RankSync of a single process, or of several ranks."""
     return RankSync(clock) if ranks.size == 1 else SeveralRankSync(clock, ranks)

@@ -1,4 +1,4 @@
-"""What a run tells a person besides metrics: what it begins with, and how good the model has become."""
+"""Messages of a run besides its metrics: its beginning, its final quality, and samples of text."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of a run."""
+    """Outcome of a run."""
 
     run_dir: Path
     """Its folder: config, tokenizer, checkpoints, metrics, samples."""
@@ -49,7 +49,7 @@ class TrainingResult:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether a signal ended the run."""
+        """True if a signal ended the run."""
         return self.stop_signal is not None
 
     @property

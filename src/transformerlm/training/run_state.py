@@ -41,7 +41,8 @@ class RunState:
     """The longest time that this run has had as its budget and used up."""
 
     def training(self) -> dict[str, Any]:
-        """What a resumed run needs, besides the weights, to come to the same bits."""
+        """The content of training.safetensors: with the weights, it makes a resumed run come to the same
+        bits."""
         return {
             **self.learner,
             "guard": self.step_guard,
@@ -50,7 +51,7 @@ class RunState:
         }
 
     def about(self) -> dict[str, Any]:
-        """What stands in the manifest, as JSON can hold it."""
+        """The manifest's entries, as JSON can hold them."""
         return {
             "config": self.config,
             "identity": self.identity,

@@ -24,7 +24,7 @@ MIN_SAMPLES = 32
 
 
 class Verdict(Enum):
-    """What becomes of a step."""
+    """Fate of a step."""
 
     TAKE = "take"
     SKIP = "skip"
@@ -128,7 +128,7 @@ class StepGuard:
         self.num_left_out += num_batches
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, as plain numbers."""
+        """Counts and windows as plain numbers, for a resumed run."""
         counts = {name: value for name, value in vars(self).items() if name.startswith("num_")}
         return {**counts, "losses": list(self._losses), "grad_norms": list(self._grad_norms)}
 

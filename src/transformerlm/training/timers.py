@@ -93,7 +93,7 @@ class Clock:
         return Lap(first.times + steps.times, first.seconds + steps.seconds + data.seconds, data.seconds)
 
     def state(self) -> dict[str, list[float]]:
-        """What a later process needs to go on."""
+        """All seconds and counts, for a later process to go on from."""
         return {kind: list(spent) for kind, spent in self._spent.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:

@@ -209,12 +209,9 @@ class Trainer:
 
     def evaluate(self, data: TokenFile, batch_size: int) -> Evaluation:
         """Evaluate on a token file, `batch_size` windows at a time; each of several ranks on its part."""
-        context_length, device, world = (
-            self.config.model.context_length,
-            self.runtime.device,
-            self.ranks.world,
-        )
-        first, last, padding_passes = own_share(data.num_tokens, context_length, batch_size, world)
+        context_length, device = self.config.model.context_length, self.runtime.device
+        share_of = data.num_tokens, context_length, batch_size, self.ranks.world
+        first, last, padding_passes = own_share(*share_of)
         batches: Iterable[Batch] = ()
         if last > first or data.num_tokens < 2:  # the latter is refused there
             share = data.tokens[first : last + 1]
@@ -293,5 +290,5 @@ class Trainer:
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether something done every so many steps (0: never) falls on this one."""
+    """True if something done every `every` steps (0: never) falls on this one."""
     return every > 0 and step % every == 0
