@@ -133,6 +133,7 @@ def test_accumulation_does_not_change_the_mathematics(data, tmp_path):
         torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_old_checkpoints_go_and_the_best_one_stays(data, tmp_path):
     # A learning rate that rises for ever makes the model worse after a while.
     config = changed(
@@ -362,6 +363,7 @@ def test_a_run_that_is_given_a_time_ends_then_and_annealed(name, data, tmp_path)
     assert found[0][names.SECONDS_REMAINING] == 93.0
 
 
+@pytest.mark.slow
 def test_a_timed_run_goes_on_with_its_time_and_with_a_longer_one(data, tmp_path):
     time = FakeTime(saving=0.25)
     stopped = timed(TIMED, data, tmp_path, time, SignalAt(40))
@@ -412,6 +414,7 @@ def take_memory_away(trainer, step, above, training=True):
     trainer.model.blocks[1].register_forward_pre_hook(allocate)
 
 
+@pytest.mark.slow
 def test_where_memory_runs_out_it_goes_on_with_smaller_micro_batches(data, tmp_path):
     heard = Heard()
     config = dataclasses.replace(CONFIG, logging=TrainLoggingConfig(activation_norms=True))
@@ -452,6 +455,7 @@ def test_memory_that_runs_out_while_validating_does_no_harm(data, tmp_path):
     torch.testing.assert_close([r[names.VAL_LOSS] for r in left], [r[names.VAL_LOSS] for r in right])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_remembers_what_memory_was_enough_for(data, tmp_path):
     straight = make(CONFIG, data, tmp_path / "straight")
     take_memory_away(straight, step=3, above=2)

@@ -137,6 +137,7 @@ def test_a_run_can_go_back_and_leave_the_batches_out(place, batch, data, tmp_pat
     assert_same_weights(trainer, other)
 
 
+@pytest.mark.slow
 def test_what_was_left_out_stays_so_when_the_run_is_resumed(data, tmp_path):
     config = changed(CONFIG, training={"on_nonfinite": "rollback"})
     straight = finish(with_fault(make(config, data, tmp_path / "a"), "loss", 5), tmp_path / "a")
@@ -184,6 +185,7 @@ def test_a_weight_that_the_last_step_has_broken_is_not_saved(data, tmp_path):
     assert [path.name for path in checkpoint_paths(tmp_path / "checkpoints")] == ["step_00000004"]
 
 
+@pytest.mark.slow
 def test_spikes_are_counted_and_logged_also_by_a_resumed_run(data, tmp_path):
     config = changed(
         CONFIG,
