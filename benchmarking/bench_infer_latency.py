@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def bench(config: BenchInferConfig) -> int:
     """Run every precision and work, all contestants in turn."""
     from transformerlm.logging import ConsoleLogger
-    from transformerlm.runtime import Runtime
+    from transformerlm.runtime import prepare_process
 
     logger, names_of_peers = ConsoleLogger(), installed(config.bench.peers)
     for dtype in config.bench.dtypes:
@@ -127,7 +127,7 @@ def bench(config: BenchInferConfig) -> int:
             say(NO_BFLOAT16)
             continue
         chosen = dataclasses.replace(config.runtime, dtype=dtype)
-        runtime = Runtime.from_config(chosen)
+        runtime = prepare_process(chosen)
         rate = bytes_per_second(runtime)
         with tempfile.TemporaryDirectory() as folder, Contestants(say) as contestants:
             race = Race(config, chosen, Path(folder), [OURS, *names_of_peers], contestants)

@@ -124,14 +124,14 @@ def trained(config: BenchSavingConfig, folder: Path) -> Trainer:
     from transformerlm.checkpoint.run_directory import RunDirectory
     from transformerlm.logging import NullLogger
     from transformerlm.progress import SilentReporter
-    from transformerlm.runtime import Runtime
+    from transformerlm.runtime import prepare_process
     from transformerlm.training.trainer import Trainer
 
     wanted = config.bench
     training = TrainingConfig(max_steps=wanted.steps, checkpoint_every=wanted.save_every, validate_every=0)
     schedule = ScheduleConfig(warmup_steps=min(ScheduleConfig().warmup_steps, wanted.steps // 2))
     whole = TrainConfig(model=config.model, schedule=schedule, training=training)
-    runtime = Runtime.from_config(whole.runtime)
+    runtime = prepare_process(whole.runtime)
     trainer = Trainer(whole, token_data(folder), RunDirectory(folder / "run"), runtime, SilentReporter())
     trainer.train(NullLogger())
     return trainer

@@ -152,10 +152,10 @@ class Ceiling:
 
 def flops_ceiling(runtime: RuntimeConfig) -> Ceiling:
     """Measure the ceiling in bfloat16, or in float32 where the processor has no bfloat16."""
-    from transformerlm.runtime import Runtime, measured_flops_ceiling
+    from transformerlm.runtime import measured_flops_ceiling, prepare_process
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16" if has_bfloat16(runtime.device) else "float32"
-    resolved = Runtime.from_config(replace(runtime, dtype=dtype))
+    resolved = prepare_process(replace(runtime, dtype=dtype))
     return Ceiling(dtype, measured_flops_ceiling(resolved, seconds=2))
 
 

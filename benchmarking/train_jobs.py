@@ -23,13 +23,13 @@ Step = Callable[[], object]
 def our_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int) -> Step:
     """As transformerlm-train takes it, with everything at its default but the shape."""
     from transformerlm.progress import SilentReporter
-    from transformerlm.runtime import Runtime
+    from transformerlm.runtime import prepare_process
     from transformerlm.training.learner import Learner
 
     config = TrainConfig(model=shape, runtime=runtime, training=TrainingConfig(batch_size=batch_size))
-    resolved = Runtime.from_config(runtime)
+    resolved = prepare_process(runtime)
     learner = Learner(config, resolved, SilentReporter())
-    learner.compile()
+    learner.prepare()
     inputs, targets = batch(shape, batch_size, resolved.device)
 
     def step() -> None:
@@ -83,11 +83,10 @@ def nanogpt_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int, ch
 
 
 def peer_runtime(config: RuntimeConfig) -> Runtime:
-    """Device and precision alone: what `Runtime.from_config` does to a process speeds up others too."""
-    from transformerlm.runtime import Runtime, resolve_device, resolve_dtype
+    """Device and precision alone: what `prepare_process` does to a process speeds up others too."""
+    from transformerlm.runtime import Runtime
 
-    device = resolve_device(config.device)
-    return Runtime(device, resolve_dtype(config.dtype, device))
+    return Runtime.from_config(config)
 
 
 def peer_step(
@@ -125,16 +124,10 @@ def our_adamw(shape: ModelConfig) -> Step:
     """A step of our AdamW over a model's parameters; on a CPU with the kernels."""
     import torch
 
-    from transformerlm.kernels import dispatch
     from transformerlm.optim import make_optimizer
 
-    optimizer = make_optimizer(with_gradients(shape), OptimizerConfig())
-
-    def step() -> None:
-        with dispatch.kernels(not torch.cuda.is_available()):
-            optimizer.step()
-
-    return step
+    kernels = not torch.cuda.is_available()
+    return make_optimizer(with_gradients(shape), OptimizerConfig(), kernels=kernels).step
 
 
 def torch_adamw(shape: ModelConfig) -> Step:

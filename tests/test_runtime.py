@@ -12,6 +12,7 @@ from transformerlm.runtime import (
     Runtime,
     has_quick_bfloat16,
     measured_flops_ceiling,
+    prepare_process,
     resolve_device,
     resolve_dtype,
 )
@@ -35,16 +36,36 @@ def test_a_device_that_is_not_there_is_refused():
         Runtime.from_config(RuntimeConfig(device="cuda"))
 
 
-def test_seed_and_threads_are_set():
+def test_a_command_sets_its_seed_and_threads():
     before = torch.get_num_threads()
     try:
-        Runtime.from_config(RuntimeConfig(device="cpu", num_threads=1, seed=7))
+        prepare_process(RuntimeConfig(device="cpu", num_threads=1, seed=7))
         first = torch.randn(3)
         assert torch.get_num_threads() == 1
-        Runtime.from_config(RuntimeConfig(device="cpu", seed=7))
+        prepare_process(RuntimeConfig(device="cpu", seed=7))
         assert torch.equal(torch.randn(3), first)
     finally:
         torch.set_num_threads(before)
+
+
+def test_resolving_a_runtime_changes_nothing_of_the_process():
+    before = torch.get_rng_state(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    other = RuntimeConfig(device="cpu", num_threads=before[1] + 1, seed=7, deterministic=True)
+    Runtime.from_config(other)
+    after = torch.get_rng_state(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_kernels_are_for_a_cpu_without_a_compiler():
+    def kernels(**runtime):
+        return Runtime.from_config(RuntimeConfig(device="cpu", **runtime)).kernels
+
+    assert kernels(dtype="float32")
+    assert kernels(dtype="bfloat16")
+    assert not kernels(dtype="float16")
+    assert not kernels(kernels=False)
+    assert not kernels(compile=True)
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])

@@ -73,7 +73,7 @@ class LanguageModel:
         tokenizer = RunDirectory.of(checkpoint).tokenizer(checkpoint)
         resolved = Runtime.from_config(config)
         model = load_model(checkpoint, config, resolved)
-        return cls(model, tokenizer, checkpoint, resolved, config.kernels)
+        return cls(model, tokenizer, checkpoint, resolved, resolved.kernels)
 
     @overload
     def generate(self, prompt: str, **settings: Any) -> str: ...
@@ -142,7 +142,8 @@ def load_model(checkpoint: Checkpoint, config: RuntimeConfig, runtime: Runtime) 
     state = checkpoint.model_state()
     shape = from_dict(ModelConfig, checkpoint.require("config", "model"), str(checkpoint.path))
     check_size(shape, state, checkpoint)
-    model = TransformerLM(shape, backend=config.attention, device=runtime.device)
+    # Made on the device "meta", where no weights are drawn: torch's random numbers stay as they are.
+    model = TransformerLM(shape, backend=config.attention, device="meta").to_empty(device=runtime.device)
     load_model_state(model, state, str(checkpoint.path))
     return model.to(runtime.dtype).eval()
 

@@ -1,6 +1,8 @@
-"""What to compute on and in which precision, resolved from [runtime]; and how fast the device is.
+"""What to compute on, in which precision and with which implementation, as [runtime] says.
 
-Resolved once, at the start of a command; nothing else in the package asks which device there is.
+`Runtime.from_config` resolves that and changes nothing; `prepare_process` sets up the process of a command.
+Also here: the speed of the device, and running out of its memory. Nothing else in the package asks which
+device there is, or decides whether kernels are used.
 """
 
 from __future__ import annotations
@@ -25,29 +27,25 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device and the precision of its matrix products."""
+    """A device, the precision of its matrix products, and whether the CPU kernels are used."""
 
     device: torch.device
     dtype: torch.dtype
+    kernels: bool = False
+    """Compute in this package's own CPU kernels rather than in PyTorch's operations."""
 
     @classmethod
     def from_config(cls, config: RuntimeConfig) -> Runtime:
-        """Resolve "auto", set torch's threads and seed.
+        """Resolve "auto" and the use of kernels; the process stays as it is.
 
         Raises:
             ConfigError: where the device asked for is not at hand.
         """
         device = resolve_device(config.device)
-        if device.type == "cpu":
-            keep_freed_memory()
-        if config.num_threads is not None:
-            torch.set_num_threads(config.num_threads)
-        if config.deterministic:
-            # Read by cuBLAS when it starts; without it torch refuses its products.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
-        torch.manual_seed(config.seed)
-        return cls(device, resolve_dtype(config.dtype, device))
+        dtype = resolve_dtype(config.dtype, device)
+        # The kernels know no float16, and torch.compile writes its own.
+        can_serve = device.type == "cpu" and dtype != torch.float16 and not config.compile
+        return cls(device, dtype, config.kernels and can_serve)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Matrix products in `dtype`, all else in float32; does nothing where `dtype` is float32."""
@@ -68,6 +66,28 @@ class Runtime:
             return f"{torch.cuda.get_device_name(self.device)}, {precision}"
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         return f"{self.device.type}, {precision}{threads}"
+
+
+def prepare_process(config: RuntimeConfig) -> Runtime:
+    """Set up the process of a command as [runtime] says, and resolve its runtime.
+
+    Sets torch's thread count, seed and determinism, and the allocator: all of it global to the process. For
+    commands alone; a library function leaves its host's process as it is.
+
+    Raises:
+        ConfigError: where the device asked for is not at hand.
+    """
+    runtime = Runtime.from_config(config)
+    if runtime.device.type == "cpu":
+        keep_freed_memory()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    if config.deterministic:
+        # Read by cuBLAS when it starts; without it torch refuses its products.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.manual_seed(config.seed)
+    return runtime
 
 
 def resolve_device(name: str) -> torch.device:

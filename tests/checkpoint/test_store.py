@@ -30,7 +30,7 @@ from transformerlm.errors import CheckpointError
 from transformerlm.logging import NullLogger
 from transformerlm.optim import AdamW
 from transformerlm.progress import SilentReporter
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import prepare_process
 from transformerlm.schema import from_dict
 from transformerlm.storage.checksummed_json import dump
 from transformerlm.storage.files import remove_dead_temporaries
@@ -355,7 +355,7 @@ def test_a_checkpoint_of_the_first_format_loads_and_training_goes_on_from_it(tmp
     found = latest_checkpoint(tmp_path / "checkpoints", heard.append)
     assert (found.step, heard) == (2, [])
     config = from_dict(TrainConfig, found.about["config"])
-    runtime, run = Runtime.from_config(config.runtime), RunDirectory(tmp_path)
+    runtime, run = prepare_process(config.runtime), RunDirectory(tmp_path)
     trainer = Trainer(config, data, run, runtime, SilentReporter())
     trainer.restore(found)
     assert trainer.train(NullLogger()) == 0

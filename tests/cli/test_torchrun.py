@@ -1,4 +1,4 @@
-"""The rest is in tests/distributed/test_collectives.py: it takes ranks."""
+"""What takes ranks is tested in tests/distributed/test_collectives.py."""
 
 import pytest
 

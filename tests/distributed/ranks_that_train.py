@@ -1,21 +1,14 @@
-"""Training on ranks that torchrun starts, or in the test's own process: every case of a list.
-
-    torchrun --nproc-per-node 2 tests/distributed/ranks_that_train.py FOLDER
-
-FOLDER/cases.json: {name: the arguments of run_case}. Of each case and rank FOLDER/NAME.RANK.json tells what
-came of it; FOLDER/NAME is the run's folder.
-"""
+"""Trainings on ranks of a group (group.py), or in the test's own process, that are disturbed in various
+ways."""
 
 import itertools
-import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -23,44 +16,26 @@ from torch.profiler import ProfilerActivity, profile
 from transformerlm.checkpoint.run_directory import RunDirectory, check_same_on_all_ranks
 from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.config import RuntimeConfig, TrainConfig
-from transformerlm.data import TokenData, TokenFile
-from transformerlm.distributed import collectives
-from transformerlm.distributed.collectives import (
-    AgreedError,
-    collective_errors,
-    fail_together,
-    process_group,
-    while_rank_0_works,
-)
-from transformerlm.distributed.world import World
+from transformerlm.data import TokenData, TokenFile, TokenWriter
 from transformerlm.errors import ConfigError, TransformerLMError
 from transformerlm.logging import CombinedLogger, MetricsFile, NullLogger
 from transformerlm.progress import SilentReporter
 from transformerlm.runtime import Runtime
 from transformerlm.schema import from_dict
-from transformerlm.training import trainer
 from transformerlm.training.trainer import Trainer
 
-trainer.measured_flops_ceiling = lambda runtime: 1e12  # takes a quarter of a second, and is of no interest
 
-
-def main(folder):
-    world = World.from_environment()
-    torch.set_num_threads(1)
-    with process_group(world):
-        wait_for_rank_0(world)
-        compare_configs(world)
-        tables = json.loads((folder / "cases.json").read_text())
-        for case in ("plain_none", "plain_full"):
-            if case in tables:
-                exchange_gradients_once(world, folder, tables[case]["tables"])
-        for name, options in json.loads((folder / "cases.json").read_text()).items():
-            result = run_case(world, folder, name, **options)
-            (folder / f"{name}.{world.rank}.json").write_text(json.dumps(result))
+def write_tokens(folder):
+    generator = np.random.default_rng(0)
+    # As many whole windows as four ranks cannot share equally, and some tokens more; and fewer than they are.
+    for name, size in (("train", 1000), ("val", 9 * 16 + 8), ("short", 2 * 16 + 4)):
+        with TokenWriter.create(folder / f"{name}.memmap", vocab_size=66, fingerprint="f") as writer:
+            ids = np.cumsum(generator.integers(1, 3, size)) % 66
+            writer.write(ids.astype(np.uint16), num_documents=1, num_bytes=2 * size)
 
 
 def run_case(
-    world,
+    ranks,
     folder,
     name,
     tables,
@@ -81,40 +56,43 @@ def run_case(
     clock: seconds between two looks at rank 0's; those of others run faster.
     """
     run = RunDirectory(folder / name)
-    with while_rank_0_works(world):
-        if begun and world.is_main:
+    with ranks.while_rank_0_works():
+        if begun and ranks.is_main:
             shutil.copytree(folder / begun, run.path)
     config, heard = from_dict(TrainConfig, tables), Heard()
     try:
-        with fail_together(world):
-            check_same_on_all_ranks(world, config, {})
-            found = run.resume_point(config.training.resume, heard, world)
-            with collective_errors(world):
-                now = time.perf_counter if clock is None else ticking(clock * (1 + 10 * world.rank))
-                made = Trainer(
-                    config, tokens(folder, val), run, Runtime.from_config(config.runtime), heard, now, world
-                )
+        with ranks.fail_together():
+            check_same_on_all_ranks(ranks, config, {})
+            found = run.resume_point(config.training.resume, heard, ranks)
+            with ranks.collective_errors():
+                now = time.perf_counter if clock is None else ticking(clock * (1 + 10 * ranks.rank))
+                made = make(config, tokens(folder, val), run, heard, now, ranks)
             if found:
                 made.restore(found)
-            disturb(made, world, folder, no_memory, signal_at, nan, killed)
-            lose(made, world, lost)
-            status = train(made, world)
+            disturb(made, ranks, folder, no_memory, signal_at, nan, killed)
+            lose(made, ranks, lost)
+            status = train(made, ranks)
     except TransformerLMError as error:
         return {"error": error.lines, "status": error.exit_status, "heard": heard.messages}
-    whole = made.whole_model()
+    whole = made.learner.whole_model()
     return {
         "status": status,
         "step": made.step,
-        "left_out": made.guard.num_left_out,
+        "left_out": made.step_guard.num_left_out,
         "micro_batch_size": made.learner.micro_batches.size,
         "heard": heard.messages,
         "best": made.best.to_plain() if made.best else None,
-        "seconds": made.lockstep.clock.elapsed,
+        "seconds": made.rank_sync.clock.elapsed,
         "parameters": sum(getattr(p, "_local_tensor", p).numel() for p in made.model.parameters()),
         "is_whole": all(map(torch.equal, map(torch.as_tensor, whole.parameters()), saved(made)))
-        if world.is_main
+        if ranks.is_main
         else None,
     }
+
+
+def make(config, data, run, heard, now, ranks):
+    torch.manual_seed(config.runtime.seed)
+    return Trainer(config, data, run, Runtime.from_config(config.runtime), heard, now, ranks)
 
 
 def tokens(folder, val):
@@ -127,23 +105,23 @@ def saved(made):
     return [state[name] for name, _ in made.model.named_parameters()]
 
 
-def train(made, world):
-    if not world.is_main:
+def train(made, ranks):
+    if not ranks.is_main:
         return made.train(NullLogger())
     made.run.path.mkdir(parents=True, exist_ok=True)
     with CombinedLogger([MetricsFile(made.run.metrics)]) as logger:
         return made.train(logger)
 
 
-def disturb(made, world, folder, no_memory, signal_at, nan, killed):
+def disturb(made, ranks, folder, no_memory, signal_at, nan, killed):
     def before(block, inputs):
-        if killed == [world.rank, made.step + 1]:
+        if killed == [ranks.rank, made.step + 1]:
             (folder / "killed").write_text(str(time.time()))
             os.kill(os.getpid(), signal.SIGKILL)
         rank, enough, first_step = no_memory or (None, 0, 0)
-        if world.rank == rank and len(inputs[0]) > enough and made.step + 1 >= first_step:
+        if ranks.rank == rank and len(inputs[0]) > enough and made.step + 1 >= first_step:
             torch.empty(2**60, dtype=torch.uint8)
-        if signal_at == [world.rank, made.step + 1]:
+        if signal_at == [ranks.rank, made.step + 1]:
             os.kill(os.getpid(), signal.SIGTERM)
             signal_at.clear()
 
@@ -153,12 +131,12 @@ def disturb(made, world, folder, no_memory, signal_at, nan, killed):
             made.model.final_norm.weight.mul_(float("nan"))
 
 
-def lose(made, world, lost):
+def lose(made, ranks, lost):
     sound, left = made.learner.accumulate_gradients, [lost]
 
     def accumulate_gradients(*arguments, **options):
         loss, norms = sound(*arguments, **options)
-        if left[0] == [world.rank, made.step + 1]:
+        if left[0] == [ranks.rank, made.step + 1]:
             left[0] = None
             loss = loss * float("nan")
         return loss, norms
@@ -179,43 +157,23 @@ class Heard(SilentReporter):
         self.messages.append(message)
 
 
-def wait_for_rank_0(world):
-    """However long it works, and whatever becomes of it or of those that wait."""
-    collectives._PULSE_SECONDS = 0.02
-    with while_rank_0_works(world):
-        time.sleep(0.2 * world.is_main)
-    for culprit in {0, world.size - 1}:
-        with pytest.raises(AgreedError, match="tired"), while_rank_0_works(world):
-            time.sleep(0.1)
-            if world.rank == culprit:
-                raise TransformerLMError("tired")
-            time.sleep(0.1 * world.is_main)
-    collectives._PULSE_SECONDS = 60
-
-
-def compare_configs(world):
-    """Ranks that were told different things do not begin."""
-    runtime = RuntimeConfig(seed=int(world.rank == world.size - 1))
-    words = rf"all ranks; rank 0 -> rank {world.size - 1}: \[runtime\].seed: 0 -> 1"
+def compare_configs(ranks):
+    """Refuse ranks that were given different configs."""
+    runtime = RuntimeConfig(seed=int(ranks.rank == ranks.size - 1))
+    words = rf"all ranks; rank 0 -> rank {ranks.size - 1}: \[runtime\].seed: 0 -> 1"
     with pytest.raises(ConfigError, match=words):
-        check_same_on_all_ranks(world, TrainConfig(runtime=runtime), {"train data": "a"})
+        check_same_on_all_ranks(ranks, TrainConfig(runtime=runtime), {"train data": "a"})
     with pytest.raises(ConfigError, match="rank 1: train data: 0 -> 1"):
-        check_same_on_all_ranks(world, TrainConfig(), {"train data": str(world.rank)})
+        check_same_on_all_ranks(ranks, TrainConfig(), {"train data": str(ranks.rank)})
 
 
-def exchange_gradients_once(world, folder, tables):
-    """In a step of several micro-batches as often as in one of one."""
+def exchange_gradients_once(ranks, folder, tables):
+    """Compare a step of several micro-batches with one of one: gradients are exchanged as often."""
     counts = []
-    for size in (8 // world.size, 1):
+    for size in (8 // ranks.size, 1):
         config = from_dict(TrainConfig, {**tables, "training": {"batch_size": 8, "micro_batch_size": size}})
-        made = Trainer(
-            config,
-            tokens(folder, "val"),
-            RunDirectory(folder / "none"),
-            Runtime.from_config(config.runtime),
-            Heard(),
-            world=world,
-        )
+        data, run = tokens(folder, "val"), RunDirectory(folder / "none")
+        made = make(config, data, run, Heard(), time.perf_counter, ranks)
         made.learner.prepare()
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             made.take_step()
@@ -223,7 +181,3 @@ def exchange_gradients_once(world, folder, tables):
         counts.append(Counter(name for name in operations if "reduce" in name))
     assert counts[0] == counts[1]
     assert counts[0].total() > 1
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,6 +1,8 @@
 import pytest
 
-from transformerlm.distributed.world import SINGLE_PROCESS, World
+from transformerlm.distributed.collectives import ranks_from_environment
+from transformerlm.distributed.ranks import SINGLE_PROCESS
+from transformerlm.distributed.world import World
 from transformerlm.errors import ConfigError
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -19,7 +21,8 @@ def environment(monkeypatch):
 
 def test_without_torchrun_it_is_one_process(environment):
     environment()
-    assert World.from_environment() == SINGLE_PROCESS == World(rank=0, size=1, local_rank=0, local_size=1)
+    assert World.from_environment() == World() == World(rank=0, size=1, local_rank=0, local_size=1)
+    assert ranks_from_environment() is SINGLE_PROCESS
     assert SINGLE_PROCESS.is_main
 
 

@@ -18,9 +18,9 @@ from transformerlm.evaluation.documents import (
     windows,
 )
 from transformerlm.evaluation.text import Part
-from transformerlm.kernels import dispatch
 from transformerlm.nn import TransformerLM
 from transformerlm.nn import loss as loss_module
+from transformerlm.nn.fused import with_kernels
 from transformerlm.runtime import Runtime
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32)
@@ -118,8 +118,7 @@ def test_the_kernels_of_training_come_to_the_same(model, dtype):
     narrow.load_state_dict(model.state_dict())
     batch = list(windows(0, [ids_of(200)], CONTEXT_LENGTH, 4))
     exact, runtime = window_nats(model, batch, RUNTIME).sum(), Runtime(torch.device("cpu"), dtype)
-    with dispatch.kernels():
-        found = window_nats(narrow, batch, runtime).sum()
+    found = window_nats(with_kernels(narrow), batch, runtime).sum()
     assert found == pytest.approx(exact, rel=1e-6 if dtype == torch.float32 else 1e-2)
 
 

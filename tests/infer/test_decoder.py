@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from transformerlm.infer.decoder import KernelDecoder, TorchDecoder, make_decoder
-from transformerlm.kernels import dispatch
 from transformerlm.nn import KVCache
+from transformerlm.nn.fused import with_kernels
 
 # 8 + 4 + 2 + 1: all sizes that a matrix row meets texts in
 LENGTHS = [5, 1, 9, 3, 3, 7, 2, 11, 4, 6, 1, 8, 2, 10, 5]
@@ -129,16 +129,16 @@ def test_texts_do_not_depend_on_each_other(make_model):
 def test_kernels_serve_where_they_are_on_and_take_the_tensors(make_model):
     def kind(model, cache_dtype=None):
         dtype = cache_dtype or model.head.weight.dtype
-        return type(make_decoder(model, KVCache.for_model(model.config, 2, dtype=dtype)))
+        return type(make_decoder(with_kernels(model), KVCache.for_model(model.config, 2, dtype=dtype)))
 
-    assert kind(make_model(torch.float32)) is TorchDecoder
-    with dispatch.kernels():
-        assert kind(make_model(torch.float32)) is KernelDecoder
-        assert kind(make_model(torch.bfloat16)) is KernelDecoder
-        assert kind(make_model(torch.float64)) is TorchDecoder
-        assert kind(make_model(torch.float32), torch.bfloat16) is TorchDecoder
-        with torch.autocast("cpu", torch.bfloat16):
-            assert kind(make_model(torch.float32)) is TorchDecoder
+    model = make_model(torch.float32)
+    assert type(make_decoder(model, KVCache.for_model(model.config, 2))) is TorchDecoder
+    assert kind(make_model(torch.float32)) is KernelDecoder
+    assert kind(make_model(torch.bfloat16)) is KernelDecoder
+    assert kind(make_model(torch.float64)) is TorchDecoder
+    assert kind(make_model(torch.float32), torch.bfloat16) is TorchDecoder
+    with torch.autocast("cpu", torch.bfloat16):
+        assert kind(make_model(torch.float32)) is TorchDecoder
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from transformerlm.errors import NumericalError
 from transformerlm.infer.batch import window_start
 from transformerlm.infer.generate import generate, steps, stream
 from transformerlm.infer.sampling import Sampling, sample, sample_rows, uniform_numbers
-from transformerlm.kernels import dispatch
+from transformerlm.nn.fused import uses_kernels
 
 GREEDY = {"temperature": 0.0}
 WARM = {"temperature": 1.1, "top_p": 0.9, "top_k": 40, "seed": 5}
@@ -378,8 +378,10 @@ def test_a_prompt_that_comes_several_times_passes_the_model_once(make_model):
     assert texts == generate(model, prompts, max_new_tokens=2, use_cache=False, **WARM)
 
 
-def test_kernels_are_on_only_while_a_step_is_computed(make_model):
-    x = torch.zeros(2, 4)
-    running = stream(make_model(torch.float32), [5, 6], max_new_tokens=3, kernels=True)
-    for _ in running:
-        assert not dispatch.can_serve(x)
+def test_a_call_with_kernels_leaves_the_model_as_it_is(make_model):
+    model = make_model(torch.float32)
+    ids = torch.tensor([[5, 6, 7]])
+    before = model(ids)
+    for _ in stream(model, [5, 6], max_new_tokens=3, kernels=True):
+        assert torch.equal(model(ids), before)
+    assert not uses_kernels(model)

@@ -1,4 +1,4 @@
-"""Who uses the kernels, on which threads, and where freed memory stays."""
+"""Which tensors the kernels take, on which threads they run, and where freed memory stays."""
 
 import subprocess
 import sys
@@ -29,32 +29,17 @@ def test_every_part_is_done_once_on_any_threads(num_threads, openmp, monkeypatch
     torch.testing.assert_close(norms(num_threads, monkeypatch), x / x.square().mean(-1, keepdim=True).sqrt())
 
 
-def test_kernels_are_off_unless_asked_for_and_only_meanwhile():
-    x = torch.ones(2)
-    assert not dispatch.can_serve(x)
-    with dispatch.kernels():
-        assert dispatch.can_serve(x, x.bfloat16())
-        with dispatch.kernels(False):
-            assert not dispatch.can_serve(x)
-        assert dispatch.can_serve(x)
-    assert not dispatch.can_serve(x)
-    with pytest.raises(KeyError), dispatch.kernels():
-        raise KeyError
-    assert not dispatch.can_serve(x)
-
-
 def test_kernels_take_plain_float32_and_bfloat16_tensors_alone():
     class Sharded(torch.Tensor):
         pass
 
-    with dispatch.kernels():
-        assert dispatch.can_serve(torch.nn.Parameter(torch.ones(2)))
-        assert not dispatch.can_serve(torch.ones(2), torch.ones(2, dtype=torch.float64))
-        assert not dispatch.can_serve(torch.ones(2).half())
-        assert not dispatch.can_serve(torch.ones(2).as_subclass(Sharded))
-        assert not dispatch.can_serve(torch.ones(2, device="meta"))
-        with torch.autocast("cpu", torch.float16):
-            assert not dispatch.can_serve(torch.ones(2))
+    assert dispatch.can_serve(torch.nn.Parameter(torch.ones(2)))
+    assert not dispatch.can_serve(torch.ones(2), torch.ones(2, dtype=torch.float64))
+    assert not dispatch.can_serve(torch.ones(2).half())
+    assert not dispatch.can_serve(torch.ones(2).as_subclass(Sharded))
+    assert not dispatch.can_serve(torch.ones(2, device="meta"))
+    with torch.autocast("cpu", torch.float16):
+        assert not dispatch.can_serve(torch.ones(2))
 
 
 FAULTS = """

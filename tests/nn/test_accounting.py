@@ -6,7 +6,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from transformerlm.config import ModelConfig
-from transformerlm.kernels import dispatch
 from transformerlm.nn import (
     KVCache,
     NextTokenLoss,
@@ -19,6 +18,7 @@ from transformerlm.nn import (
     training_flops_per_token,
 )
 from transformerlm.nn.accounting import activation_bytes_per_token, num_hidden_matrix_parameters
+from transformerlm.nn.fused import use_kernels_
 
 BASE = ModelConfig(vocab_size=97, context_length=24, d_model=48, num_layers=3, num_heads=4, d_ff=80)
 VARIANTS = [
@@ -99,9 +99,10 @@ def test_activation_bytes_equal_what_autograd_keeps(config, dtype, backend, fuse
     config = dataclasses.replace(config, d_model=64)
     loss = NextTokenLoss(TransformerLM(config, backend=backend))
     few, many = torch.randint(97, (4, 24)), torch.randint(97, (12, 24))
-    with dispatch.kernels(fused):
-        # What does not grow with the batch, such as copies of the weights, falls out.
-        per_token = (kept_bytes(loss, dtype, many) - kept_bytes(loss, dtype, few)) / (8 * 24)
+    if fused:
+        use_kernels_(loss)
+    # What does not grow with the batch, such as copies of the weights, falls out.
+    per_token = (kept_bytes(loss, dtype, many) - kept_bytes(loss, dtype, few)) / (8 * 24)
     num_scores = 24 if backend == "reference" else 0
     formula = activation_bytes_per_token(config, dtype.itemsize, fused=fused, num_scores=num_scores)
     # Where all heads share one key, its values need no copy, and keep all projections that they are part of.

@@ -16,6 +16,7 @@ from transformerlm.nn import (
     TransformerLM,
     cross_entropy,
     fused,
+    fused_functions,
     scaled_dot_product_attention,
 )
 from transformerlm.nn.functional import rms_norm, silu
@@ -25,12 +26,6 @@ from transformerlm.optim import AdamW, clip_grad_norm_, parameter_groups
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: {"rtol": 2e-6, "atol": 2e-6}, torch.bfloat16: {"rtol": 1.6e-2, "atol": 1e-2}}
 """Of bfloat16: two of its steps, for what is rounded once more on the way."""
-
-
-@pytest.fixture(autouse=True)
-def with_kernels():
-    with dispatch.kernels():
-        yield
 
 
 def compare(fast, slow, inputs, dtype, widths=1.0):
@@ -56,13 +51,13 @@ def test_rms_norm(dtype, width, num_threads, monkeypatch):
     x, weight = torch.randn(3, 5, width).to(dtype), torch.rand(width) + 0.5
 
     def fast(x, weight):
-        return fused.rms_norm(x, weight, 1e-5, dtype)
+        return fused_functions.rms_norm(x, weight, 1e-5, dtype)
 
     compare(fast, lambda x, weight: rms_norm(x, weight, 1e-5), [x, weight], dtype)
 
 
 def test_under_autocast_the_norm_gives_what_the_next_product_takes():
-    norm, x = RMSNorm(32), torch.randn(4, 32)
+    norm, x = fused.with_kernels(RMSNorm(32)), torch.randn(4, 32)
     with torch.autocast("cpu", torch.bfloat16):
         got = norm(x)
     assert got.dtype == torch.bfloat16
@@ -79,12 +74,12 @@ def test_swiglu(dtype, width):
         gate, up = x.chunk(2, -1)
         return silu(gate) * up
 
-    compare(fused.swiglu, slowly, [gate_up], dtype)
+    compare(fused_functions.swiglu, slowly, [gate_up], dtype)
 
 
 def test_swiglu_far_out():
     gate = torch.tensor([-1e30, -200.0, -88.0, 0.0, 88.0, 200.0, 1e30])
-    got = fused.swiglu(torch.cat([gate, torch.ones(7)]))
+    got = fused_functions.swiglu(torch.cat([gate, torch.ones(7)]))
     torch.testing.assert_close(got, silu(gate), atol=1e-30, rtol=1e-6)
 
 
@@ -99,19 +94,24 @@ def test_rotate_reads_any_strides_and_leaves_heads_first(dtype):
         c, s = cos.double(), sin.double()
         return torch.stack((even * c - odd * s, even * s + odd * c), -1).flatten(-2)
 
-    compare(lambda x: fused.rotate(x.view(2, 7, 3, 12).transpose(1, 2), cos, sin), slowly, [projected], dtype)
-    assert fused.rotate(projected.view(2, 7, 3, 12).transpose(1, 2), cos, sin).is_contiguous()
+    compare(
+        lambda x: fused_functions.rotate(x.view(2, 7, 3, 12).transpose(1, 2), cos, sin),
+        slowly,
+        [projected],
+        dtype,
+    )
+    assert fused_functions.rotate(projected.view(2, 7, 3, 12).transpose(1, 2), cos, sin).is_contiguous()
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4, 7, 8), (1, 6, 2, 64, 16), (3, 4, 1, 33, 10), (2, 2, 2, 100, 32)])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scores_bytes", [1, 2**20])
 def test_attention(dtype, shape, scores_bytes, monkeypatch):
-    monkeypatch.setattr(fused, "SCORES_BYTES", scores_bytes)
+    monkeypatch.setattr(fused_functions, "SCORES_BYTES", scores_bytes)
     batch, heads, kv_heads, times, width = shape
     q, k, v = (torch.randn(batch, h, times, width).to(dtype) for h in (heads, kv_heads, kv_heads))
     compare(
-        fused.attention,
+        fused_functions.attention,
         lambda q, k, v: scaled_dot_product_attention(q, k, v, causal=True),
         [q, k, v],
         dtype,
@@ -122,17 +122,17 @@ def test_attention(dtype, shape, scores_bytes, monkeypatch):
 def test_attention_with_scores_that_are_far_apart():
     q, k, v = (torch.randn(1, 1, 40, 8) for _ in range(3))
     q, k = q * 100, k * 100
-    got = fused.attention(q, k, v)
+    got = fused_functions.attention(q, k, v)
     expected = scaled_dot_product_attention(q.double(), k.double(), v.double(), causal=True)
     torch.testing.assert_close(got.double(), expected, rtol=1e-3, atol=1e-3)  # scores of 1e5 in float32
 
 
 def test_attention_is_causal_to_the_bit():
     q, k, v = (torch.randn(1, 2, 40, 8) for _ in range(3))
-    before = fused.attention(q, k, v)
+    before = fused_functions.attention(q, k, v)
     for x in (q, k, v):
         x[:, :, 20:] = 1e4
-    assert torch.equal(fused.attention(q, k, v)[:, :, :20], before[:, :, :20])
+    assert torch.equal(fused_functions.attention(q, k, v)[:, :, :20], before[:, :, :20])
 
 
 @pytest.mark.parametrize("gap", [0, 4, 8, 16, 32, 1000])
@@ -167,9 +167,8 @@ def test_cross_entropy(dtype, vocab_size):
     expected = cross_entropy(exact, targets)
     (gradient,) = torch.autograd.grad(expected, exact)
     plain = logits.clone()
-    with dispatch.kernels(False):
-        slowly = nats_and_gradient_(plain, targets, 1 / 50)
-    for got in (slowly, nats_and_gradient_(logits, targets, 1 / 50)):
+    slowly = nats_and_gradient_(plain, targets, 1 / 50)
+    for got in (slowly, fused.nats_and_gradient_(logits, targets, 1 / 50)):
         torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=0)
     for got in (plain, logits):
         torch.testing.assert_close(
@@ -181,7 +180,7 @@ def test_a_loss_that_is_not_finite_is_not_hidden():
     for value in (math.nan, math.inf):
         logits = torch.randn(3, 40)
         logits[1, 7] = value
-        assert not nats_and_gradient_(logits, torch.tensor([1, 2, 3]), 1.0).isfinite()
+        assert not fused.nats_and_gradient_(logits, torch.tensor([1, 2, 3]), 1.0).isfinite()
 
 
 SHAPES = {
@@ -203,9 +202,11 @@ SHAPES = {
 def gradients(config, dtype, choice):
     torch.manual_seed(0)
     model = TransformerLM(config)
-    ids = torch.randint(97, (3, 49))
-    with dispatch.kernels(choice), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        loss = NextTokenLoss(model)(ids[:, :-1], ids[:, 1:])
+    loss_of, ids = NextTokenLoss(model), torch.randint(97, (3, 49))
+    if choice:
+        fused.use_kernels_(loss_of)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = loss_of(ids[:, :-1], ids[:, 1:])
     loss.backward()
     return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
 
@@ -224,18 +225,19 @@ def test_a_whole_model(shape, dtype):
 def losses(dtype, choice, steps=50):
     torch.manual_seed(0)
     model = TransformerLM(SHAPES["plain"])
-    loss_of, optimizer = NextTokenLoss(model), AdamW(parameter_groups(model, 0.1), lr=3e-3)
+    loss_of, optimizer = NextTokenLoss(model), AdamW(parameter_groups(model, 0.1), lr=3e-3, kernels=choice)
+    if choice:
+        fused.use_kernels_(loss_of)
     found = []
-    with dispatch.kernels(choice):
-        for _ in range(steps):
-            ids = torch.randint(97, (4, 49)).cumsum(-1) % 97  # each token tells something of the next
-            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-                loss = loss_of(ids[:, :-1], ids[:, 1:])
-            loss.backward()
-            clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            found.append(loss.item())
+    for _ in range(steps):
+        ids = torch.randint(97, (4, 49)).cumsum(-1) % 97  # each token tells something of the next
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = loss_of(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
     return torch.tensor(found)
 
 
@@ -250,6 +252,18 @@ def test_fifty_steps_have_the_same_losses(dtype):
 def test_what_kernels_cannot_take_runs_in_plain_operations():
     module = nn.Sequential(RMSNorm(16, dtype=torch.float64), SwiGLU(16, 40, dtype=torch.float64))
     x = torch.randn(2, 5, 16, dtype=torch.float64)
-    got = module(x)
-    with dispatch.kernels(False):
-        assert torch.equal(got, module(x))
+    assert torch.equal(fused.with_kernels(module)(x), module(x))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parameters_and_names_stay_those_of_the_model(shape):
+    loss = NextTokenLoss(TransformerLM(SHAPES[shape]))
+    before, state = dict(loss.named_parameters()), list(loss.state_dict())
+    view = fused.with_kernels(loss)
+    assert not fused.uses_kernels(loss)
+    fused.use_kernels_(loss)
+    for module in (loss, view):
+        assert fused.uses_kernels(module)
+        assert list(module.state_dict()) == state
+        assert all(parameter is before[name] for name, parameter in module.named_parameters())
+    assert view.model.blocks[0].attention.rope is view.model.blocks[1].attention.rope

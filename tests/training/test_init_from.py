@@ -8,10 +8,9 @@ import torch
 from tests.small_models import END, random_model, tokenizer
 from transformerlm.checkpoint.store import write_checkpoint
 from transformerlm.config import RuntimeConfig, TokenizerConfig, TrainConfig, TrainingConfig
-from transformerlm.distributed.world import SINGLE_PROCESS
 from transformerlm.errors import CheckpointError
 from transformerlm.progress import SilentReporter
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import prepare_process
 from transformerlm.schema import to_dict
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.init_from import starting_point, take_weights
@@ -35,10 +34,10 @@ def config(tmp_path):
 
 
 def test_the_weights_are_taken_and_nothing_else(config):
-    runtime = Runtime.from_config(config.runtime)
+    runtime = prepare_process(config.runtime)
     learner = Learner(config, runtime, SilentReporter())
     before = torch.get_rng_state()
-    take_weights(learner, config, SilentReporter(), SINGLE_PROCESS)
+    take_weights(learner, config, SilentReporter())
     assert torch.equal(torch.get_rng_state(), before)
     assert not learner.optimizer.state
     for name, tensor in random_model(num_kv_heads=2).state_dict().items():

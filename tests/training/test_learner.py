@@ -12,7 +12,7 @@ import torch
 
 from transformerlm.config import ModelConfig, RuntimeConfig, TrainConfig, TrainingConfig
 from transformerlm.progress import SilentReporter
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import Runtime, prepare_process
 from transformerlm.schema import to_dict
 from transformerlm.training.learner import Learner
 from transformerlm.training.memory import training_memory
@@ -30,7 +30,7 @@ from transformerlm.config import TrainConfig
 from transformerlm.training.learner import Learner
 from transformerlm.progress import SilentReporter
 from transformerlm import runtime
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import Runtime, prepare_process
 from transformerlm.schema import from_dict
 
 # What is free is to go back at once: the limit counts it as long as it is kept, in pieces of whatever sizes.
@@ -48,7 +48,7 @@ def batch(step):
 
 def two_steps(config, sizes=(None, None)):
     torch.manual_seed(0)
-    learner = Learner(config, Runtime.from_config(config.runtime), Heard())
+    learner = Learner(config, prepare_process(config.runtime), Heard())
     if room and sizes == (None, None):
         limit = room + resource.getpagesize() * int(open("/proc/self/statm").read().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
@@ -60,7 +60,7 @@ def two_steps(config, sizes=(None, None)):
 # What is loaded and started only once is there before memory becomes scarce; and what this takes stays taken.
 training = dataclasses.replace(config.training, micro_batch_size=1)
 before = dataclasses.replace(config, training=training)
-before = Learner(before, Runtime.from_config(config.runtime), Heard())
+before = Learner(before, prepare_process(config.runtime), Heard())
 before.learn(*batch(100), 0.0)
 try:
     steps = list(two_steps(config))
@@ -92,7 +92,7 @@ def train(config, room):
 def test_going_on_takes_its_numbers_from_the_config_of_today(name):
     def learner(**changes):
         config = changed(CONFIG, optimizer={"name": name} | changes, runtime={"kernels": False})
-        return Learner(config, Runtime.from_config(config.runtime), SilentReporter())
+        return Learner(config, prepare_process(config.runtime), SilentReporter())
 
     before = learner()
     before.learn(*torch.randint(500, (2, 8, 128)), 1.0)
@@ -109,13 +109,14 @@ def changed(config, **tables) -> TrainConfig:
     return dataclasses.replace(config, **parts)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits on memory that are kept")
-@pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=pytest.mark.endurance)])
 def test_where_memory_ends_a_step_is_begun_anew_in_smaller_parts(kernels):
     # Not in bfloat16: oneDNN keeps memory for every size that was tried, takes another way (other bits) where
     # it finds none for itself, and now and then ends the process.
     config = changed(CONFIG, runtime={"kernels": kernels})
-    runtime = Runtime(torch.device("cpu"), torch.float32)
+    runtime = Runtime(torch.device("cpu"), torch.float32, kernels)
     scarce, plenty, messages = train(config, room=training_memory(config, runtime, 12).total)
     sizes = [size for _, size in scarce]
     assert 32 > sizes[0] >= sizes[1]

@@ -10,7 +10,7 @@ from transformerlm.data import TokenData, TokenFile, TokenWriter
 from transformerlm.logging import NullLogger
 from transformerlm.nn import TransformerLM
 from transformerlm.progress import SilentReporter
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import prepare_process
 from transformerlm.training.plan import Plan, make_plan, plan_lines, readable
 from transformerlm.training.timers import FIRST_STEPS
 from transformerlm.training.trainer import Trainer
@@ -49,7 +49,7 @@ class QuarterSeconds:
 
 
 def plan(config, data, path) -> Plan:
-    runtime = Runtime.from_config(config.runtime)
+    runtime = prepare_process(config.runtime)
     return make_plan(config, data, path / "runs" / "one", runtime, SilentReporter(), QuarterSeconds())
 
 
@@ -76,7 +76,7 @@ def test_its_numbers_are_those_of_the_run(data, tmp_path):
         with_training(max_steps=4),
         data,
         RunDirectory(tmp_path / "run"),
-        Runtime.from_config(CONFIG.runtime),
+        prepare_process(CONFIG.runtime),
         SilentReporter(),
     )
     trainer.train(NullLogger())
@@ -125,7 +125,7 @@ def test_first_steps_are_not_measured(data, tmp_path):
             self.seconds += 100 if self.calls <= FIRST_STEPS else 0
             return super().__call__()
 
-    runtime = Runtime.from_config(CONFIG.runtime)
+    runtime = prepare_process(CONFIG.runtime)
     found = make_plan(CONFIG, data, tmp_path, runtime, SilentReporter(), SlowAtFirst())
     assert found.seconds_per_step == 0.25
 

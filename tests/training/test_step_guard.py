@@ -10,7 +10,14 @@ from torch import nn
 
 from transformerlm.config import TrainingConfig
 from transformerlm.errors import NumericalError
-from transformerlm.training.step_guard import MIN_SAMPLES, WINDOW, Guard, Verdict, first_not_finite, is_spike
+from transformerlm.training.step_guard import (
+    MIN_SAMPLES,
+    WINDOW,
+    StepGuard,
+    Verdict,
+    first_not_finite,
+    is_spike,
+)
 
 sound = st.floats(0.1, 100)
 
@@ -28,78 +35,78 @@ def test_a_spike_is_far_above_the_mean(before, value, deviations):
 def quiet(guard, number):
     """Steps that are a little unlike each other."""
     for index in range(number):
-        assert guard.judge(2 + index % 5 / 10, 1 + index % 3 / 10, is_scaled=False) is Verdict.TAKE
+        assert guard.check(2 + index % 5 / 10, 1 + index % 3 / 10, is_scaled=False) is Verdict.TAKE
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(5.0, 1.0), (2.0, 9.0), (5.0, 9.0)])
 @pytest.mark.parametrize("skip", [False, True])
 def test_spikes_of_loss_or_norm_are_counted_once_and_skipped_where_asked(loss, norm, skip):
-    guard = Guard(TrainingConfig(skip_spikes=skip))
+    guard = StepGuard(TrainingConfig(skip_spikes=skip))
     quiet(guard, 50)
-    assert guard.judge(loss, norm, is_scaled=False) is (Verdict.SKIP if skip else Verdict.TAKE)
+    assert guard.check(loss, norm, is_scaled=False) is (Verdict.SKIP if skip else Verdict.TAKE)
     assert (guard.num_spikes, guard.num_skipped) == (1, int(skip))
 
 
 def test_a_run_that_has_come_to_another_level_is_let_go_on():
-    guard = Guard(TrainingConfig(skip_spikes=True))
+    guard = StepGuard(TrainingConfig(skip_spikes=True))
     quiet(guard, WINDOW)
-    verdicts = [guard.judge(5.0, 1.0, is_scaled=False) for _ in range(20)]
+    verdicts = [guard.check(5.0, 1.0, is_scaled=False) for _ in range(20)]
     assert verdicts[0] is Verdict.SKIP
     assert verdicts[-1] is Verdict.TAKE
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_a_fault_and_nothing_to_compare_with(bad):
-    guard = Guard(TrainingConfig())
+    guard = StepGuard(TrainingConfig())
     quiet(guard, 40)
     before = guard.state()
-    assert guard.judge(bad, 1.0, is_scaled=False) is Verdict.FAULT
-    assert guard.judge(2.0, bad, is_scaled=False) is Verdict.FAULT
+    assert guard.check(bad, 1.0, is_scaled=False) is Verdict.NONFINITE
+    assert guard.check(2.0, bad, is_scaled=False) is Verdict.NONFINITE
     assert guard.state() == {**before, "num_in_a_row": 2}
     # A scaler finds gradients that overflow by itself; a loss that is none it does not.
-    assert guard.judge(2.0, bad, is_scaled=True) is Verdict.TAKE
-    assert guard.judge(bad, 2.0, is_scaled=True) is Verdict.FAULT
+    assert guard.check(2.0, bad, is_scaled=True) is Verdict.TAKE
+    assert guard.check(bad, 2.0, is_scaled=True) is Verdict.NONFINITE
 
 
 def test_policies():
     with pytest.raises(NumericalError, match=r'it broke; no checkpoint has it.*"skip" or "rollback"'):
-        Guard(TrainingConfig()).meet("it broke")
+        StepGuard(TrainingConfig()).decide("it broke")
     for policy in ("skip", "rollback"):
-        guard = Guard(TrainingConfig(on_nonfinite=policy, max_faults=3))
+        guard = StepGuard(TrainingConfig(on_nonfinite=policy, max_faults=3))
         for _ in range(2):
-            guard.judge(math.nan, 1.0, is_scaled=False)
-            assert guard.meet("it broke") == policy
-        guard.judge(math.nan, 1.0, is_scaled=False)
+            guard.check(math.nan, 1.0, is_scaled=False)
+            assert guard.decide("it broke") == policy
+        guard.check(math.nan, 1.0, is_scaled=False)
         with pytest.raises(NumericalError, match=r"it broke;.*max_faults = 3 is reached"):
-            guard.meet("it broke")
-    guard = Guard(TrainingConfig(on_nonfinite="rollback", max_faults=2))
+            guard.decide("it broke")
+    guard = StepGuard(TrainingConfig(on_nonfinite="rollback", max_faults=2))
     for _ in range(2):
-        guard.judge(math.nan, 1.0, is_scaled=False)
-        guard.meet("it broke")
+        guard.check(math.nan, 1.0, is_scaled=False)
+        guard.decide("it broke")
         guard.leave_out(7)
         quiet(guard, 5)
-    guard.judge(math.nan, 1.0, is_scaled=False)
+    guard.check(math.nan, 1.0, is_scaled=False)
     with pytest.raises(NumericalError):
-        guard.meet("it broke")
+        guard.decide("it broke")
     assert (guard.num_rollbacks, guard.num_left_out, guard.num_skipped) == (2, 14, 0)
 
 
 @given(st.lists(st.tuples(sound, sound), max_size=2 * WINDOW), st.integers(0, 2 * WINDOW))
 def test_its_state_survives_as_json(steps, stop):
     config = TrainingConfig(skip_spikes=True, spike_deviations=2)
-    straight, stopped = Guard(config), Guard(config)
-    expected = [straight.judge(*step, is_scaled=False) for step in steps]
-    got = [stopped.judge(*step, is_scaled=False) for step in steps[:stop]]
-    again = Guard(config)
+    straight, stopped = StepGuard(config), StepGuard(config)
+    expected = [straight.check(*step, is_scaled=False) for step in steps]
+    got = [stopped.check(*step, is_scaled=False) for step in steps[:stop]]
+    again = StepGuard(config)
     again.load(json.loads(json.dumps(stopped.state())))
-    assert got + [again.judge(*step, is_scaled=False) for step in steps[stop:]] == expected
+    assert got + [again.check(*step, is_scaled=False) for step in steps[stop:]] == expected
     assert again.state() == straight.state()
 
 
-def test_runs_of_before_have_no_state():
-    guard = Guard(TrainingConfig())
+def test_old_checkpoints_have_no_state():
+    guard = StepGuard(TrainingConfig())
     guard.load({})
-    assert guard.state() == Guard(TrainingConfig()).state()
+    assert guard.state() == StepGuard(TrainingConfig()).state()
 
 
 def test_the_first_that_is_not_finite():

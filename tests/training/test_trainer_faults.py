@@ -7,13 +7,11 @@ import shutil
 import pytest
 import torch
 
-from tests.training.test_trainer import (
+from tests.training.tiny_runs import (
     CONFIG,
     Heard,
     assert_same_weights,
-    ceiling_measured_once,  # noqa: F401
     changed,
-    data,  # noqa: F401
     finish,
     make,
     records,
@@ -52,12 +50,13 @@ def with_fault(trainer: Trainer, place: str, batch: int, times: int = 1) -> Trai
 
 
 def tensors_of(trainer: Trainer) -> dict[str, torch.Tensor]:
-    state = {"model": trainer.learner.model_state(), "training": trainer.training_state()}
-    return {name: tensor.clone() for name, tensor in flatten(state)[0].items()}
+    state = trainer.state()
+    tensors, _ = flatten({"model": state.weights, "training": state.training()})
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_fault_is_found_before_the_optimizer_and_named(place, data, tmp_path):  # noqa: F811
+def test_a_fault_is_found_before_the_optimizer_and_named(place, data, tmp_path):
     trainer = with_fault(make(CONFIG, data, tmp_path), place, batch=5)
     for _ in range(5):
         trainer.take_step()
@@ -86,11 +85,11 @@ def test_a_fault_is_found_before_the_optimizer_and_named(place, data, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["loss", "gradient"])
-def test_a_faulty_step_can_be_skipped(place, data, tmp_path):  # noqa: F811
+def test_a_faulty_step_can_be_skipped(place, data, tmp_path):
     heard = Heard()
     config = changed(CONFIG, training={"on_nonfinite": "skip"})
     trainer = finish(with_fault(make(config, data, tmp_path / "a", heard), place, batch=5), tmp_path / "a")
-    assert (trainer.step, trainer.guard.num_skipped) == (12, 1)
+    assert (trainer.step, trainer.step_guard.num_skipped) == (12, 1)
     assert len([line for line in heard.messages if line.startswith("warning: step 6: not finite: ")]) == 1
     assert [record[names.SKIPPED_STEPS] for record in records(tmp_path / "a", names.LOSS)] == [0] * 5 + [
         1
@@ -106,7 +105,7 @@ def test_a_faulty_step_can_be_skipped(place, data, tmp_path):  # noqa: F811
     assert_same_weights(trainer, other)
 
 
-def test_too_many_faults_in_a_row_end_the_run(data, tmp_path):  # noqa: F811
+def test_too_many_faults_in_a_row_end_the_run(data, tmp_path):
     config = changed(
         CONFIG, training={"on_nonfinite": "skip", "max_faults": 3, "checkpoint_every": 0, "validate_every": 0}
     )
@@ -116,41 +115,45 @@ def test_too_many_faults_in_a_row_end_the_run(data, tmp_path):  # noqa: F811
     assert checkpoint_paths(tmp_path / "checkpoints") == []
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("batch", [0, 5, 11])
-def test_a_run_can_go_back_and_leave_the_batches_out(place, batch, data, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(("place", "batch"), [("loss", 0), ("gradient", 5), ("weight", 11)])
+def test_a_run_can_go_back_and_leave_the_batches_out(place, batch, data, tmp_path):
     heard = Heard()
     config = changed(CONFIG, training={"on_nonfinite": "rollback", "validate_every": 0})
     trainer = finish(with_fault(make(config, data, tmp_path / "a", heard), place, batch), tmp_path / "a")
     saved = batch // 4 * 4
     left_out = batch + 1 - saved
-    assert (trainer.step, trainer.guard.num_left_out, trainer.guard.num_rollbacks) == (12, left_out, 1)
+    assert (trainer.step, trainer.step_guard.num_left_out, trainer.step_guard.num_rollbacks) == (
+        12,
+        left_out,
+        1,
+    )
     assert f"back to step {saved}; {left_out} batches are left out" in heard.messages
     assert [record["step"] for record in records(tmp_path / "a", names.LOSS)] == list(range(1, 13))
 
     other = make(changed(config, training={"on_nonfinite": "stop"}), data, tmp_path / "b")
     for step in range(12):
-        other.guard.num_left_out = left_out if step >= saved else 0
+        other.step_guard.num_left_out = left_out if step >= saved else 0
         other.take_step()
     assert_same_weights(trainer, other)
 
 
-def test_what_was_left_out_stays_so_when_the_run_is_resumed(data, tmp_path):  # noqa: F811
+@pytest.mark.slow
+def test_what_was_left_out_stays_so_when_the_run_is_resumed(data, tmp_path):
     config = changed(CONFIG, training={"on_nonfinite": "rollback"})
     straight = finish(with_fault(make(config, data, tmp_path / "a"), "loss", 5), tmp_path / "a")
     stopped = with_fault(make(config, data, tmp_path / "b"), "loss", 5)
     stopped.run.path.mkdir()
     while stopped.step < 9:
-        if stopped.take_step().first_bad:
+        if stopped.take_step().first_nonfinite:
             stopped.roll_back(NullLogger())
         if stopped.step in (4, 5, 8, 9):
             stopped.save(NullLogger())
     resumed = finish(make(config, data, tmp_path / "b"), tmp_path / "b")
-    assert resumed.guard.num_left_out == straight.guard.num_left_out > 0
+    assert resumed.step_guard.num_left_out == straight.step_guard.num_left_out > 0
     assert_same_weights(straight, resumed)
 
 
-def test_going_back_for_ever_is_no_way(data, tmp_path):  # noqa: F811
+def test_going_back_for_ever_is_no_way(data, tmp_path):
     config = changed(CONFIG, training={"on_nonfinite": "rollback", "max_faults": 2, "validate_every": 0})
     trainer = make(config, data, tmp_path)
     sound = trainer.learner.accumulate_gradients
@@ -165,7 +168,7 @@ def test_going_back_for_ever_is_no_way(data, tmp_path):  # noqa: F811
     assert [path.name for path in checkpoint_paths(tmp_path / "checkpoints")] == ["step_00000000"]
 
 
-def test_a_weight_that_the_last_step_has_broken_is_not_saved(data, tmp_path):  # noqa: F811
+def test_a_weight_that_the_last_step_has_broken_is_not_saved(data, tmp_path):
     trainer = make(changed(CONFIG, training={"validate_every": 0}), data, tmp_path)
     take_step = trainer.take_step
 
@@ -182,7 +185,8 @@ def test_a_weight_that_the_last_step_has_broken_is_not_saved(data, tmp_path):  #
     assert [path.name for path in checkpoint_paths(tmp_path / "checkpoints")] == ["step_00000004"]
 
 
-def test_spikes_are_counted_and_logged_also_by_a_resumed_run(data, tmp_path):  # noqa: F811
+@pytest.mark.slow
+def test_spikes_are_counted_and_logged_also_by_a_resumed_run(data, tmp_path):
     config = changed(
         CONFIG,
         training={"max_steps": 60, "checkpoint_every": 50, "skip_spikes": True, "spike_deviations": 2.5},
@@ -205,13 +209,13 @@ def test_spikes_are_counted_and_logged_also_by_a_resumed_run(data, tmp_path):  #
         stopped.take_step()
     stopped.save(NullLogger())
     resumed = finish(spiky(tmp_path / "b"), tmp_path / "b")
-    assert straight.guard.state() == resumed.guard.state()
-    assert straight.guard.num_spikes == straight.guard.num_skipped >= 2
-    assert records(tmp_path / "a", names.SPIKES)[-1][names.SPIKES] == straight.guard.num_spikes
+    assert straight.step_guard.state() == resumed.step_guard.state()
+    assert straight.step_guard.num_spikes == straight.step_guard.num_skipped >= 2
+    assert records(tmp_path / "a", names.SPIKES)[-1][names.SPIKES] == straight.step_guard.num_spikes
     assert_same_weights(straight, resumed)
 
 
-def test_a_save_that_fails_under_way_is_a_warning_and_the_last_one_an_error(data, tmp_path, monkeypatch):  # noqa: F811
+def test_a_save_that_fails_under_way_is_a_warning_and_the_last_one_an_error(data, tmp_path, monkeypatch):
     written, refused = [], [4, 5]
     sound = run_directory.write_checkpoint
 
@@ -236,7 +240,7 @@ def test_a_save_that_fails_under_way_is_a_warning_and_the_last_one_an_error(data
     assert written == [8, 10, 12, 8, 10]
 
 
-def test_a_run_whose_folder_goes_away_says_so(data, tmp_path):  # noqa: F811
+def test_a_run_whose_folder_goes_away_says_so(data, tmp_path):
     heard = Heard()
     trainer = make(CONFIG, data, tmp_path / "run", heard)
     take_step = trainer.take_step
@@ -262,7 +266,7 @@ def everything(trainer: Trainer) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def saved_everywhere(data, tmp_path_factory):  # noqa: F811
+def saved_everywhere(data, tmp_path_factory):
     """A run that saved after each of its 40 steps, before the first one too."""
     path = tmp_path_factory.mktemp("saved")
     config = changed(
@@ -277,8 +281,15 @@ def saved_everywhere(data, tmp_path_factory):  # noqa: F811
     return config, path, run(config, data, path)
 
 
-@pytest.mark.parametrize("step", range(NUM_STEPS + 1))
-def test_from_whichever_step_a_run_goes_on_it_comes_to_the_same_bits(step, saved_everywhere, data, tmp_path):  # noqa: F811
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "step",
+    [
+        step if step in (0, 1, 7, 25, NUM_STEPS) else pytest.param(step, marks=pytest.mark.endurance)
+        for step in range(NUM_STEPS + 1)
+    ],
+)
+def test_from_whichever_step_a_run_goes_on_it_comes_to_the_same_bits(step, saved_everywhere, data, tmp_path):
     config, path, straight = saved_everywhere
     source = path / "checkpoints" / f"step_{step:08d}"
     shutil.copytree(source, tmp_path / "checkpoints" / source.name)
@@ -291,7 +302,8 @@ def test_from_whichever_step_a_run_goes_on_it_comes_to_the_same_bits(step, saved
     assert without_speed(records(tmp_path)) == without_speed(records(path))
 
 
-def test_a_chain_of_ten_resumes_comes_to_the_same_bits(saved_everywhere, data, tmp_path):  # noqa: F811
+@pytest.mark.slow
+def test_a_chain_of_ten_resumes_comes_to_the_same_bits(saved_everywhere, data, tmp_path):
     config, _, straight = saved_everywhere
     config = changed(config, training={"checkpoint_every": 0})
     for stop in range(3, 33, 3):

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from tests.training.test_trainer import CONFIG, Heard, changed, data, make, run  # noqa: F401
+from tests.training.tiny_runs import CONFIG, Heard, changed, run
 from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.errors import CheckpointError
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import prepare_process
 from transformerlm.training import learner
 from transformerlm.training.trainer import Trainer
 from transformerlm.training.verify_resume import state_differences, verify_resume
@@ -14,11 +14,11 @@ def left_in(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def prove(data, path, steps, config=CONFIG):  # noqa: F811
+def prove(data, path, steps, config=CONFIG):
     heard = Heard()
 
     def fresh(run_directory):
-        runtime = Runtime.from_config(config.runtime)
+        runtime = prepare_process(config.runtime)
         return Trainer(config, data, run_directory, runtime, heard, lambda: 0.0)
 
     verify_resume(fresh, RunDirectory(path), steps)
@@ -26,7 +26,7 @@ def prove(data, path, steps, config=CONFIG):  # noqa: F811
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_a_stopped_run_goes_on_to_the_same_bits_and_says_so(steps, data, tmp_path):  # noqa: F811
+def test_a_stopped_run_goes_on_to_the_same_bits_and_says_so(steps, data, tmp_path):
     run(changed(CONFIG, training={"max_steps": 4}, schedule={"cosine_steps": 12}), data, tmp_path)
     before = left_in(tmp_path)
     message = prove(data, tmp_path, steps, changed(CONFIG, schedule={"cosine_steps": 12}))
@@ -36,7 +36,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits_and_says_so(steps, data, tmp_pat
     assert left_in(tmp_path) == before
 
 
-def test_what_the_run_has_recorded_after_its_checkpoint_is_compared_too(data, tmp_path):  # noqa: F811
+def test_what_the_run_has_recorded_after_its_checkpoint_is_compared_too(data, tmp_path):
     run(CONFIG, data, tmp_path)
     for step in ("12", "10"):
         for path in (tmp_path / "checkpoints" / f"step_000000{step}").iterdir():
@@ -53,7 +53,7 @@ def test_what_the_run_has_recorded_after_its_checkpoint_is_compared_too(data, tm
         prove(data, tmp_path, 4)
 
 
-def test_a_resume_that_forgets_is_found_out(data, tmp_path, monkeypatch):  # noqa: F811
+def test_a_resume_that_forgets_is_found_out(data, tmp_path, monkeypatch):
     run(changed(CONFIG, training={"max_steps": 4}, schedule={"cosine_steps": 12}), data, tmp_path)
     monkeypatch.setattr(learner, "load_optimizer_state", lambda optimizer, state, name: None)
     with pytest.raises(CheckpointError, match="expected the same bits") as caught:
@@ -61,7 +61,7 @@ def test_a_resume_that_forgets_is_found_out(data, tmp_path, monkeypatch):  # noq
     assert any("training.optimizer" in line or "model." in line for line in caught.value.lines[1:])
 
 
-def test_a_run_without_a_checkpoint_has_nothing_to_prove(data, tmp_path):  # noqa: F811
+def test_a_run_without_a_checkpoint_has_nothing_to_prove(data, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint to go on from"):
         prove(data, tmp_path, 2)
 

@@ -1,10 +1,10 @@
-"""What a run's folder holds besides its checkpoints, and whether a checkpoint belongs to a run.
+"""The folder of a run, and the rules for going on from a checkpoint in it.
 
 run_dir/
     config.toml       the resolved config
     tokenizer/        vocab.json, merges.txt: the run needs nothing from elsewhere to write text
-    checkpoints/      step_00000500/ ... (checkpoint.py)
-    metrics.jsonl     what was logged, every step at most once
+    checkpoints/      step_00000500/ ... (store.py)
+    metrics.jsonl     the logged metrics, every step at most once
     samples.jsonl     texts from the trained model
 """
 
@@ -30,8 +30,7 @@ from transformerlm.checkpoint.store import (
 )
 from transformerlm.config import TrainConfig
 from transformerlm.data import TokenData
-from transformerlm.distributed.collectives import all_gather_bytes, broadcast_bytes, while_rank_0_works
-from transformerlm.distributed.world import SINGLE_PROCESS, World
+from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.errors import CheckpointError, ConfigError, NumericalError, OutputError
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict, to_toml
@@ -41,7 +40,7 @@ from transformerlm.tokenizer import Tokenizer
 SAME_ON_ALL_RANKS = ("model", "optimizer", "schedule", "training", "runtime", "logging")
 """Tables of the config that decide what a rank does, and when."""
 IMPORTED_FROM = "imported_from"
-"""What a checkpoint says of itself that no run has trained."""
+"""Key in the manifest of a checkpoint that was converted from another format and not trained here."""
 
 
 class RunDirectory:
@@ -53,19 +52,19 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
         self.own_steps: set[int] = set()
-        """Of the checkpoints that this process has written or read: those need not be verified again."""
+        """Steps of checkpoints that this process wrote or verified; pruning does not hash them again."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> RunDirectory:
-        """The run that a checkpoint belongs to."""
+        """The folder of the run that a checkpoint belongs to."""
         return cls(checkpoint.path.absolute().parent.parent)
 
     def tokenizer(self, checkpoint: Checkpoint) -> Tokenizer:
         """The run's tokenizer.
 
         Raises:
-            DataError: where it cannot be read.
-            CheckpointError: where it is not the one that the checkpoint was trained with.
+            DataError: it cannot be read.
+            CheckpointError: it is not the one that the checkpoint was trained with.
         """
         tokenizer = Tokenizer.from_dir(self.path / "tokenizer")
         if tokenizer.fingerprint != checkpoint.require("identity", "tokenizer"):
@@ -108,20 +107,20 @@ class RunDirectory:
         return written
 
     def resume_point(
-        self, resume: str, reporter: Reporter, world: World = SINGLE_PROCESS
+        self, resume: str, reporter: Reporter, ranks: Ranks = SINGLE_PROCESS
     ) -> Checkpoint | None:
         """The checkpoint to go on from, as [training].resume says; None for a fresh start.
 
-        Of several ranks the first one looks; what it tells the others says all but the tensors.
+        Of several ranks only rank 0 looks, and sends the others its manifest.
 
         Raises:
             CheckpointError: "never" in a folder that holds a run, "must" in one that holds none, or a
                 folder whose checkpoints are all damaged.
         """
-        with while_rank_0_works(world):
-            found = self._resume_point(resume, reporter) if world.is_main else None
+        with ranks.while_rank_0_works():
+            found = self._resume_point(resume, reporter) if ranks.is_main else None
         fields = [str(found.path), found.step, found.about, found.members] if found else []
-        path, *others = json.loads(broadcast_bytes(world, json.dumps(fields).encode())) or [None]
+        path, *others = json.loads(ranks.broadcast_bytes(json.dumps(fields).encode())) or [None]
         return Checkpoint(Path(path), *others) if path else None
 
     def _resume_point(self, resume: str, reporter: Reporter) -> Checkpoint | None:
@@ -137,7 +136,7 @@ class RunDirectory:
 
 
 def identity(config: TrainConfig, data: TokenData) -> dict[str, Any]:
-    """What a run cannot change under way: its model, its tokenizer, its data."""
+    """Fingerprints of model, tokenizer and data: a run cannot change them under way."""
     names = {"train": data.train, "val": data.val}
     return {
         **{f"[model].{key}": value for key, value in to_dict(config.model).items()},
@@ -146,8 +145,8 @@ def identity(config: TrainConfig, data: TokenData) -> dict[str, Any]:
     }
 
 
-def environment(world: World = SINGLE_PROCESS) -> dict[str, Any]:
-    """What decides the last bits of a result besides the config."""
+def environment(num_ranks: int = 1) -> dict[str, Any]:
+    """Versions, machine, threads and ranks: besides the config they decide a result's last bits."""
     return {
         "transformerlm": __version__,
         "torch": torch.__version__,
@@ -156,18 +155,21 @@ def environment(world: World = SINGLE_PROCESS) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "num_threads": torch.get_num_threads(),
-        "num_ranks": world.size,
+        "num_ranks": num_ranks,
     }
 
 
-def check_same_on_all_ranks(world: World, config: TrainConfig, now: Mapping[str, Any]) -> None:
-    """Refuse ranks that would train something else than the first one does.
+def check_same_on_all_ranks(ranks: Ranks, config: TrainConfig, now: Mapping[str, Any]) -> None:
+    """Refuse ranks that would train something else than rank 0 does.
+
+    Args:
+        now: the `identity` that this rank has found.
 
     Raises:
-        ConfigError: one line per difference to the first rank that differs.
+        ConfigError: one line per difference between rank 0 and the first rank that differs.
     """
     own = {**{table: to_dict(config)[table] for table in SAME_ON_ALL_RANKS}, **now}
-    first, *others = map(json.loads, all_gather_bytes(world, json.dumps(own).encode()))
+    first, *others = map(json.loads, ranks.all_gather_bytes(json.dumps(own).encode()))
     for rank, other in enumerate(others, 1):
         if changes := differences(first, other):
             what = f"expected the same on all ranks; rank 0 -> rank {rank}"
@@ -175,7 +177,7 @@ def check_same_on_all_ranks(world: World, config: TrainConfig, now: Mapping[str,
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """`key: old -> new` for every key whose value differs, also inside nested tables."""
+    """Return `key: old -> new` for every key whose value differs, also inside nested tables."""
     lines = []
     for key in [*old, *(key for key in new if key not in old)]:
         before, after = old.get(key), new.get(key)
@@ -191,9 +193,12 @@ def check_same_run(
     now: Mapping[str, Any],
     config: TrainConfig,
     reporter: Reporter,
-    world: World = SINGLE_PROCESS,
+    num_ranks: int = 1,
 ) -> None:
     """Refuse a checkpoint of another model, tokenizer or data; say what else has changed.
+
+    Args:
+        now: the `identity` of the run that is to go on.
 
     Raises:
         CheckpointError: one line per key that a run cannot change, old -> new.
@@ -206,7 +211,7 @@ def check_same_run(
     if changes := differences(about["identity"], now):
         advice = "choose another [training].run_dir, or undo the change"
         raise CheckpointError([f"{found.path}: {line}" for line in changes] + [f"cannot go on: {advice}"])
-    if changes := differences(about["environment"], environment(world)):
+    if changes := differences(about["environment"], environment(num_ranks)):
         reporter.say(f"not bit for bit the run that was stopped: {'; '.join(changes)}")
     if changes := differences(about["config"], to_dict(config)):
         reporter.say(f"changed since the checkpoint: {'; '.join(changes)}")

@@ -30,7 +30,9 @@ def infer(config: InferConfig) -> None:
     from transformerlm.checkpoint.run_directory import RunDirectory
     from transformerlm.infer import begin, finished
     from transformerlm.language_model import LanguageModel
+    from transformerlm.runtime import prepare_process
 
+    prepare_process(config.runtime)
     lm = LanguageModel.load(config.infer.checkpoint, config.runtime, Terminal().say)
     texts = begin(lm.tokenizer, generation, config.infer.first_row)
     with opened_results(config, generation, RunDirectory.of(lm.checkpoint)) as write:
@@ -48,7 +50,9 @@ def interactive(config: InferConfig) -> None:
     """Read prompts at the terminal and show how the model continues each."""
     from transformerlm.cli.interactive import Session
     from transformerlm.language_model import LanguageModel
+    from transformerlm.runtime import prepare_process
 
+    prepare_process(config.runtime)
     lm = LanguageModel.load(config.infer.checkpoint, config.runtime, Terminal().say)
     Session(lm, config.generation, config.runtime.seed).run()
 

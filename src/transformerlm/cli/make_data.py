@@ -12,8 +12,7 @@ from transformerlm.cli.command import Mode, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import MakeDataConfig
-from transformerlm.distributed.collectives import while_rank_0_works
-from transformerlm.distributed.world import World
+from transformerlm.distributed.collectives import ranks_from_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,9 +32,9 @@ def make_data(config: MakeDataConfig) -> None:
     """Make the token files, unless those that are there were made in the same way."""
     from transformerlm.data import prepare_data, prepare_tokenizer
 
-    terminal, world = Terminal(), World.from_environment()
-    with while_rank_0_works(world):
-        if world.is_main:
+    terminal, ranks = Terminal(), ranks_from_environment()
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
             tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal)
             prepare_data(config.data, config.tokenizer, tokenizer, terminal)
 
@@ -45,9 +44,9 @@ def verify(config: MakeDataConfig) -> None:
     from transformerlm.data.verify import verify_token_files
 
     make_data(config)
-    world = World.from_environment()
-    with while_rank_0_works(world):
-        if world.is_main:
+    ranks = ranks_from_environment()
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
             verify_token_files(config.data, Terminal())
 
 

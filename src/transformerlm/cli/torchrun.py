@@ -1,4 +1,4 @@
-"""What a command does where torchrun starts it: the ranks meet, the first one speaks, all end together."""
+"""Runs a command on the ranks that torchrun starts: they are connected, rank 0 speaks, all end together."""
 
 from __future__ import annotations
 
@@ -7,42 +7,40 @@ import os
 import signal
 import types
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 from transformerlm.cli.command import report
-from transformerlm.distributed.collectives import part, process_group
-from transformerlm.distributed.world import World
+from transformerlm.cli.error_report import INTERRUPTED
+from transformerlm.distributed.collectives import ranks_from_environment
+from transformerlm.distributed.ranks import Backend
 from transformerlm.errors import TransformerLMError
 
-_INTERRUPTED = 130  # at any place, and not agreed with the other ranks
 
-
-def on_ranks(command: Callable[[], int], backend: Literal["gloo", "nccl"] = "gloo") -> int:
+def on_ranks(command: Callable[[], int], backend: Backend = "gloo") -> int:
     """Run a command, which returns its exit status, on this rank; without torchrun, just run it.
 
-    Rank 0's output is the output: the others would print the same, or what it has been told.
+    Only rank 0's output is shown: the others would print the same.
 
     Args:
-        backend: that of `process_group`.
+        backend: that of `Ranks.connected`.
     """
     try:
-        world = World.from_environment()
-        if world.size == 1:
+        ranks = ranks_from_environment()
+        if ranks.size == 1:
             return command()
-        with _terminated_by_exception(), process_group(world, backend), _silence_but_of_rank_0(world):
+        with _terminated_by_exception(), ranks.connected(backend), _silence(not ranks.is_main):
             status = command()
-            if status != _INTERRUPTED:
+            if status != INTERRUPTED:  # that comes at any place, and is not agreed with the other ranks
                 # torchrun ends all ranks as soon as one has failed: that one waits until rank 0 has said why.
-                part(world)
+                ranks.leave()
             return status
     except TransformerLMError as error:  # before the command began: what it raises it has reported
         return report(error, debug=False)
 
 
 @contextlib.contextmanager
-def _silence_but_of_rank_0(world: World) -> Iterator[None]:
+def _silence(is_silent: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        if not world.is_main:
+        if is_silent:
             nowhere = stack.enter_context(open(os.devnull, "w"))  # noqa: PTH123
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
@@ -51,7 +49,7 @@ def _silence_but_of_rank_0(world: World) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminated_by_exception() -> Iterator[None]:
-    """SIGTERM, by which torchrun ends ranks, passes through `finally`: nothing half-written is left."""
+    """Have SIGTERM, by which torchrun ends ranks, pass through `finally`: nothing half-written is left."""
 
     def terminate(number: int, frame: types.FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)  # what is cleaned up now is not interrupted

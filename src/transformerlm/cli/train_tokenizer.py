@@ -12,8 +12,7 @@ from transformerlm.cli.command import Mode, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainTokenizerConfig
-from transformerlm.distributed.collectives import while_rank_0_works
-from transformerlm.distributed.world import World
+from transformerlm.distributed.collectives import ranks_from_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,9 +32,9 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
     """Train the tokenizer, unless the one that is there was trained in the same way."""
     from transformerlm.data import prepare_tokenizer
 
-    world = World.from_environment()
-    with while_rank_0_works(world):
-        if world.is_main:
+    ranks = ranks_from_environment()
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
             prepare_tokenizer(config.data, config.tokenizer, Terminal())
 
 
@@ -44,9 +43,9 @@ def verify(config: TrainTokenizerConfig) -> None:
     from transformerlm.data import prepare_tokenizer
     from transformerlm.data.verify import verify_tokenizer
 
-    terminal, world = Terminal(), World.from_environment()
-    with while_rank_0_works(world):
-        if world.is_main:
+    terminal, ranks = Terminal(), ranks_from_environment()
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
             tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal)
             verify_tokenizer(config.data, config.tokenizer, tokenizer, terminal)
 

@@ -29,7 +29,7 @@ from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import nothing_left
 from transformerlm.data.token_file import TokenFile
-from transformerlm.errors import DataError
+from transformerlm.errors import DataError, Key
 from transformerlm.parallel import available_cores
 from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.schema import to_dict

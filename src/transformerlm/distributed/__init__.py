@@ -1,1 +1,5 @@
-"""Several processes that train one model: who they are, how they communicate, how a model is divided."""
+"""Several processes that train one model.
+
+`world.py` says which of how many this one is, `ranks.py` and `collectives.py` how they communicate, and
+`sharding.py` how a model is divided among them.
+"""

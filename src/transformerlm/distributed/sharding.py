@@ -1,8 +1,9 @@
-"""How several ranks train one model: with a copy on each (DDP), or with a part of it on each (FSDP2).
+"""Parallel training of one model on several ranks: a copy on each (DDP), or a part of it on each (FSDP2).
 
-PyTorch's own engine, applied to a finished model from outside. Each rank computes the mean loss of its share
-of the batch, and shares are equally large: the mean of the ranks' losses is the loss, that of their gradients
-the gradient. Of FSDP2 and its tensors nothing is imported before they are needed: that takes half a second.
+`Parallelism` is a single process, in which a model stays as it is; `Replicated` and `Sharded` apply
+PyTorch's own engines to a finished model from outside. Each rank computes the mean loss of its share of the
+batch, and shares are equally large: the mean of the ranks' losses is the loss, that of their gradients the
+gradient. FSDP2 and its tensors are imported where they are needed: that takes half a second.
 
 Source: Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020;
 Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", 2020 (of which
@@ -14,8 +15,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -23,104 +25,202 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from transformerlm.distributed.collectives import broadcast_bytes
-from transformerlm.distributed.world import World
+from transformerlm.distributed.ranks import Ranks
 from transformerlm.storage.tree import flatten, unflatten
 
 
-def replicate(module: nn.Module) -> nn.Module:
-    """The module whose backward pass leaves the mean of all ranks' gradients in each copy (DDP)."""
-    # Buffers are the same everywhere and stay as they are. What says so was renamed in PyTorch 2.15.
-    names = inspect.signature(DistributedDataParallel).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    options: dict[str, Any] = {name: False}
-    # Gradients lie in what is exchanged, not beside it.
-    return DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
+def make_parallelism(sharding: Literal["none", "full"], ranks: Ranks) -> Parallelism:
+    """The parallelism that [runtime].sharding names, or none for a single process."""
+    if ranks.size == 1:
+        return Parallelism(ranks)
+    return Sharded(ranks) if sharding == "full" else Replicated(ranks)
 
 
-def shard_(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Divide the parameters among the ranks, in place (FSDP2).
+class Parallelism:
+    """Division of a model and its batch among ranks; this class is a single process: all stays whole."""
 
-    A block's are put together while it computes, and all that is outside of the blocks from the first use in
-    a step to the last. Parameters become DTensors: make the optimizer afterwards.
+    keeps_model_whole = True
+    """True if each rank has all of the model."""
+    can_repeat_passes = True
+    """True if a rank may begin a failed forward pass anew: not where others wait for it in a collective."""
+    needs_rehearsal = False
+    """True if passes that do not count come before the first step (`Replicated`)."""
+    compiles_blocks = False
+    """True if blocks are compiled one by one: between them gradients or parameters travel."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+
+    def shard_(self, root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
+        """Divide the parameters among the ranks, in place. Make the optimizer afterwards."""
+
+    def connect(self, module: nn.Module) -> nn.Module:
+        """Return the module to call in training: its backward pass averages gradients over the ranks."""
+        return module
+
+    def micro_batch(self, module: nn.Module, *, synchronised: bool) -> AbstractContextManager[None]:
+        """Around the passes of a micro-batch. Only where `synchronised`, as the last one of a step is,
+        gradients travel; the others add up."""
+        return contextlib.nullcontext()
+
+    def over_batch(self, loss: Tensor, norms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss `[]` and L2 norms `[]` over the whole batch, from those over this rank's share."""
+        return loss, dict(norms)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """All of a tensor that may be divided among the ranks, on all of them."""
+        return tensor
+
+    def model_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The whole weights by name; of use on rank 0 only."""
+        return model.state_dict()
+
+    def to_rank_0(self, tree: Any) -> Any:
+        """A tree of dicts, lists, values and tensors, with these whole; of use on rank 0 only."""
+        return tree
+
+    def weights_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
+        """Rank 0's weights by name, on each rank divided as the parameter `like` is."""
+        return state
+
+    def training_state_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
+        """Rank 0's training state on all ranks; tensors under "optimizer" are divided as `like` is."""
+        return state
+
+
+class Replicated(Parallelism):
+    """Each rank has a copy of the model; gradients are averaged (DDP)."""
+
+    needs_rehearsal = True
+    """From its first passes DDP learns in which order gradients come, and exchanges them in another way
+    thereafter: passes that do not count come first, so that no step is computed unlike the others."""
+    compiles_blocks = True
+
+    def connect(self, module: nn.Module) -> nn.Module:
+        """Wrap a module in DDP."""
+        # Buffers are the same everywhere and stay as they are. What says so was renamed in PyTorch 2.15.
+        names = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        options: dict[str, Any] = {name: False}
+        # Gradients lie in what is exchanged, not beside it.
+        return DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
+
+    def micro_batch(self, module: nn.Module, *, synchronised: bool) -> AbstractContextManager[None]:
+        """DDP's `no_sync`, unless `synchronised`."""
+        if synchronised or not isinstance(module, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return module.no_sync()
+
+    def over_batch(self, loss: Tensor, norms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean of the losses, root of the sum of the squared norms: a single exchange."""
+        values = torch.stack([loss, *(norm.square() for norm in norms.values())])
+        dist.all_reduce(values)
+        loss, *squares = values / self.ranks.size
+        all_norms = ((square * self.ranks.size).sqrt() for square in squares)
+        return loss, dict(zip(norms, all_norms, strict=True))
+
+    def weights_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
+        """Send the tensors one after the other."""
+        return _from_rank_0(self.ranks, state, lambda path, tensor: self._part(tensor, like))
+
+    def training_state_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
+        """Send the tensors one after the other, and all else before them."""
+
+        def place(path: str, tensor: Tensor) -> Tensor:
+            return self._part(tensor, like) if path.startswith("optimizer.") else tensor
+
+        return _from_rank_0(self.ranks, state, place)
+
+    def _part(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """This rank's part of a tensor that all ranks have whole, if it is to be divided as `like` is."""
+        return tensor
+
+
+class Sharded(Replicated):
+    """Each rank has a part of every parameter, its gradient and its optimizer state (FSDP2).
+
+    A block's parameters are put together while it computes; all that is outside of the blocks from the
+    first use in a step to the last. Parameters become DTensors.
     """
-    from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for module in (*blocks, root):
-        fully_shard(module, mesh=mesh)
+    keeps_model_whole = False
+    can_repeat_passes = False
+    needs_rehearsal = False
 
+    def shard_(self, root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
+        """Make DTensors of the parameters, in place."""
+        from torch.distributed.fsdp import fully_shard
 
-@contextlib.contextmanager
-def micro_batch(module: nn.Module, *, synchronised: bool) -> Iterator[None]:
-    """Around the passes of a micro-batch: the last of a step is synchronised, those before only add up."""
-    from torch.distributed.fsdp import FSDPModule
+        mesh = init_device_mesh(device.type, (self.ranks.size,))
+        for module in (*blocks, root):
+            fully_shard(module, mesh=mesh)
 
-    with contextlib.ExitStack() as stack:
-        if isinstance(module, FSDPModule):
-            module.set_requires_gradient_sync(synchronised)
-            module.set_is_last_backward(synchronised)
-        elif isinstance(module, DistributedDataParallel) and not synchronised:
-            stack.enter_context(module.no_sync())
+    def connect(self, module: nn.Module) -> nn.Module:
+        """Return the module as it is: `shard_` has prepared it."""
+        return module
+
+    @contextlib.contextmanager
+    def micro_batch(self, module: nn.Module, *, synchronised: bool) -> Iterator[None]:
+        """Have FSDP2 exchange gradients, or add them up."""
+        from torch.distributed.fsdp import FSDPModule
+
+        assert isinstance(module, FSDPModule)
+        module.set_requires_gradient_sync(synchronised)
+        module.set_is_last_backward(synchronised)
         yield
 
+    def whole(self, tensor: Tensor) -> Tensor:
+        """`full_tensor` of a DTensor."""
+        from torch.distributed.tensor import DTensor
 
-def mean(world: World, values: Tensor) -> Tensor:
-    """The ranks' mean of a tensor, on all of them; `values` become their sum."""
-    dist.all_reduce(values)
-    return values / world.size
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def model_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Put the weights together, on rank 0."""
+        return dict(self.to_rank_0(model.state_dict(keep_vars=True)))
+
+    def to_rank_0(self, tree: Any) -> Any:
+        """Put tensors together one after the other: a device holds one more at a time."""
+        done: dict[int, Tensor | None] = {}  # a tensor that occurs twice (tied weights) stays one
+
+        def visit(node: Any) -> Any:
+            if isinstance(node, dict):
+                return {key: visit(value) for key, value in node.items()}
+            if isinstance(node, list | tuple):
+                return type(node)(map(visit, node))
+            if not isinstance(node, Tensor):
+                return node
+            if id(node) not in done:
+                tensor = self.whole(node.detach())
+                done[id(node)] = tensor.cpu() if self.ranks.is_main else None
+            return done[id(node)]
+
+        return visit(tree)
+
+    def _part(self, tensor: Tensor, like: Tensor) -> Tensor:
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        if not isinstance(like, DTensor) or not tensor.dim():
+            return tensor
+        whole = tensor.to(like.device)
+        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, also of one that is divided; called by all ranks, for all get it."""
-    from torch.distributed.tensor import DTensor
-
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def to_rank_0(world: World, tree: Any) -> Any:
-    """A tree of dicts, lists, values and tensors, with these whole and on the CPU; of use on rank 0 only.
-
-    One after the other: a device holds one more tensor at a time.
-    """
-    done: dict[int, Tensor | None] = {}  # a tensor that occurs twice (tied weights) stays one
-
-    def visit(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: visit(value) for key, value in node.items()}
-        if isinstance(node, list | tuple):
-            return type(node)(map(visit, node))
-        if not isinstance(node, Tensor):
-            return node
-        if id(node) not in done:
-            tensor = whole(node.detach())
-            done[id(node)] = tensor.cpu() if world.is_main else None
-        return done[id(node)]
-
-    return visit(tree)
-
-
-def from_rank_0(world: World, tree: Any, place: Callable[[str, Tensor], Tensor]) -> Any:
+def _from_rank_0(
+    ranks: Ranks, tree: Mapping[str, Any], place: Callable[[str, Tensor], Tensor]
+) -> Mapping[str, Any]:
     """Rank 0's tree on all ranks, with each tensor as `place(its path in the tree, the tensor)` makes it.
 
     One after the other: the CPU of a rank other than the first holds one whole tensor at a time.
     """
-    tensors, metadata = flatten(tree) if world.is_main else ({}, {})
+    tensors, metadata = flatten(tree) if ranks.is_main else ({}, {})
     rows = [[path, str(t.dtype).removeprefix("torch."), list(t.shape)] for path, t in tensors.items()]
-    metadata, rows = json.loads(broadcast_bytes(world, json.dumps([metadata, rows]).encode()))
+    metadata, rows = json.loads(ranks.broadcast_bytes(json.dumps([metadata, rows]).encode()))
     placed = {}
     for path, dtype, shape in rows:
-        tensor = tensors[path] if world.is_main else torch.empty(shape, dtype=getattr(torch, dtype))
+        own = tensors.get(path)
+        tensor = own if own is not None else torch.empty(shape, dtype=getattr(torch, dtype), device="cpu")
         dist.broadcast(tensor.view(-1).view(torch.uint8), 0)
         placed[path] = place(path, tensor)
-    return unflatten(placed, metadata)
-
-
-def divided(tensor: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a tensor that all ranks have whole, divided as `like` is, if it is."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(like, DTensor) or not tensor.dim():
-        return tensor
-    mesh = like.device_mesh
-    return distribute_tensor(tensor.to(like.device), mesh, like.placements, src_data_rank=None)
+    found: dict[str, Any] = unflatten(placed, metadata)
+    return found

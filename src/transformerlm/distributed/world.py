@@ -1,4 +1,4 @@
-"""Which of how many processes this one is, as torchrun says. How they talk is `distributed.py`'s business."""
+"""The numbers of a process among several, as torchrun's environment variables give them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 @dataclass(frozen=True)
 class World:
-    """Which of how many processes this is. Without arguments: the only one."""
+    """A process's place among several. Without arguments: a single process."""
 
     rank: int = 0
-    """Among all, from 0."""
+    """Number among all processes, from 0."""
     size: int = 1
-    """Number of all."""
+    """Number of processes."""
     local_rank: int = 0
-    """Among those of this machine, from 0."""
+    """Number among those of this machine, from 0."""
     local_size: int = 1
-    """Number of those of this machine."""
+    """Number of processes of this machine."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes files and speaks to the user: rank 0."""
+        """True if this is the rank that writes files and speaks to the user: rank 0."""
         return self.rank == 0
 
     @classmethod
     def from_environment(cls) -> World:
-        """From the variables that torchrun sets; where there are none, a single process.
+        """Read the variables that torchrun sets; without them it is a single process.
 
         Raises:
             ConfigError: some are set and others not, or their values do not fit each other.
@@ -48,7 +48,3 @@ class World:
         if not (world.local_rank <= world.rank < world.size and world.local_size):
             raise ConfigError(f"{seen}; a rank is below the number of ranks")
         return world
-
-
-SINGLE_PROCESS = World()
-"""A single process."""

@@ -23,12 +23,12 @@ from transformerlm.config import EvalSection, RuntimeConfig
 from transformerlm.errors import CheckpointError, ConfigError, DataError, Key, NumericalError
 from transformerlm.evaluation.statistics import DocumentScores, Floats
 from transformerlm.evaluation.text import Part, Text
-from transformerlm.kernels import dispatch
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import TransformerLM, cross_entropy
+from transformerlm.nn.fused import with_kernels
 from transformerlm.nn.loss import CHUNK_BYTES, DEFAULT_CHUNK_BYTES
 from transformerlm.progress import Reporter
-from transformerlm.runtime import Runtime, memory_for, resolve_dtype
+from transformerlm.runtime import Runtime, memory_for
 
 Ids = NDArray[np.unsignedinteger[Any]]
 
@@ -51,8 +51,7 @@ def load_for_scoring(
 ) -> LanguageModel:
     """`LanguageModel.load` with weights in float32: [runtime].dtype is that of products, as in training."""
     lm = LanguageModel.load(path, dataclasses.replace(config, dtype="float32"), warn)
-    device = lm.runtime.device
-    return dataclasses.replace(lm, runtime=Runtime(device, resolve_dtype(config.dtype, device)))
+    return dataclasses.replace(lm, runtime=Runtime.from_config(config))
 
 
 def score(
@@ -75,12 +74,11 @@ def score(
     stride, eos_id = stride_of(settings, context_length), end_of_text_id(lm, settings)
     ends = np.array([] if eos_id is None else [eos_id], lm.tokenizer.dtype)
     max_tokens = settings.batch_size * context_length
-    uses_kernels = config.kernels and runtime.device.type == "cpu" and runtime.dtype != torch.float16
+    model = with_kernels(lm.model) if runtime.kernels else lm.model
     tally = _Tally()
     with (
         memory_for("scoring", f"take a smaller [eval].batch_size than {settings.batch_size}"),
         reporter.bar(text.num_bytes, "B", "scoring") as bar,
-        dispatch.kernels(uses_kernels),
     ):
         parts = text.parts(lm.tokenizer.pretokenizer.safe_cut, bar)
         parts = itertools.takewhile(lambda part: part.document < (settings.max_documents or math.inf), parts)
@@ -88,7 +86,7 @@ def score(
             tally.noted(parts), lm.tokenizer.encode_bytes, ends, context_length, stride
         )
         for batch in batches(all_windows, max_tokens):
-            tally.add(batch, window_nats(lm.model, batch, runtime))
+            tally.add(batch, window_nats(model, batch, runtime))
     return tally.scores(str(text))
 
 

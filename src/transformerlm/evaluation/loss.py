@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from transformerlm.distributed.collectives import all_gather_numbers
-from transformerlm.distributed.world import SINGLE_PROCESS, World
+from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
+from transformerlm.distributed.world import World
 from transformerlm.runtime import Runtime
 
 
@@ -59,7 +59,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     runtime: Runtime,
     tokens_per_byte: float,
-    world: World = SINGLE_PROCESS,
+    ranks: Ranks = SINGLE_PROCESS,
     padding_passes: int = 0,
 ) -> Evaluation:
     """Evaluate on batches of (inputs, targets), each `[batch, time]`; every target counts once.
@@ -87,7 +87,7 @@ def evaluate(
                 loss(nothing, nothing)
     finally:
         loss.train(was_training)
-    totals = all_gather_numbers(world, [total.item(), count])
+    totals = ranks.all_gather_numbers([total.item(), count])
     mean = sum(nats for nats, _ in totals) / sum(targets for _, targets in totals)
     return Evaluation(mean, mean / math.log(2) * tokens_per_byte)
 

@@ -16,6 +16,7 @@ from transformerlm.kernels import dispatch
 from transformerlm.kernels.generation_layout import NUM_MATRICES, inputs_size, scratch_size
 from transformerlm.kernels.library import Library
 from transformerlm.nn import KVCache, TransformerBlock, TransformerLM
+from transformerlm.nn.fused import uses_kernels
 
 _KERNELS = Path(__file__).parents[1] / "kernels"
 _SOURCES = [_KERNELS / name for name in ("generation.py", "generation_layout.py", "training.py")]
@@ -82,7 +83,9 @@ class KernelDecoder:
 
 
 def make_decoder(model: TransformerLM, cache: KVCache) -> Decoder:
-    """The quickest that serves this model: kernels where they are on (see cpu.py) and take its tensors."""
+    """The decoder for a model: of kernels if it uses them (nn/fused.py) and they take its tensors."""
+    if not uses_kernels(model):
+        return TorchDecoder(model, cache)
     tensors = [*model.parameters(), *cache.memory]
     is_one_dtype = len({tensor.dtype for tensor in tensors}) == 1 and not torch.is_autocast_enabled("cpu")
     if is_one_dtype and dispatch.can_serve(*tensors) and all(tensor.is_contiguous() for tensor in tensors):

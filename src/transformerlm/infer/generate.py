@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformerlm.errors import NumericalError
 from transformerlm.infer.batch import CachedTexts, Texts
 from transformerlm.infer.sampling import Sampling, log_probabilities, sample_rows, uniform_numbers
-from transformerlm.kernels import dispatch
 from transformerlm.nn import TransformerLM
+from transformerlm.nn.fused import uses_kernels, with_kernels
 
 Ids = Sequence[int]
 
@@ -55,8 +55,8 @@ class Options(TypedDict, total=False):
     use_cache: bool
     """Keep keys and values (default True). Without, each step computes the whole text: the slow oracle."""
     kernels: bool
-    """On a CPU, compute in this package's own kernels, compiled once (default False: in PyTorch's
-    operations). Equal but for rounding, and several times as quick."""
+    """On a CPU, compute in this package's own kernels, compiled once (default False: in what the model
+    computes in, by itself PyTorch's operations). Equal but for rounding, and several times as quick."""
 
 
 class NewToken(NamedTuple):
@@ -144,17 +144,14 @@ def steps(
     if min(max_new_tokens, seed, first_row) < 0:
         got = f"{max_new_tokens}, {seed}, {first_row}"
         raise ValueError(f"max_new_tokens, seed, first_row: expected numbers of at least 0, got {got}")
-    computing = (
-        dispatch.kernels
-        if kernels and model.embedding.weight.device.type == "cpu"
-        else contextlib.nullcontext
-    )
+    if kernels and model.embedding.weight.device.type == "cpu" and not uses_kernels(model):
+        model = with_kernels(model)
     texts = CachedTexts(model, prompts, max_new_tokens) if use_cache else Texts(model, prompts)
     rows = _Rows.of(texts, prompts, seed, first_row, max_new_tokens)
     if repetition_penalty != 1:
         rows.seen = seen_ids(prompts, model.config.vocabulary_rows).to(texts.device)[:, :vocab_size]
     end_ids = frozenset((*stop_token_ids, *([] if eos_token_id is None else [eos_token_id])))
-    return _steps(texts, rows, sampling, end_ids, is_over, vocab_size, log_probs, computing)
+    return _steps(texts, rows, sampling, end_ids, is_over, vocab_size, log_probs)
 
 
 def _check_prompts(prompts: Sequence[Ids], vocab_size: int) -> None:
@@ -212,13 +209,13 @@ def _steps(
     is_over: Callable[[int], bool],
     vocab_size: int | None,
     log_probs: bool,
-    computing: Callable[[], contextlib.AbstractContextManager[object]],
 ) -> Iterator[dict[int, NewToken]]:
+    kernels = uses_kernels(texts.model)
     with evaluation_mode(texts.model):
         for step in range(len(rows.uniforms)):
-            with computing():  # not while whoever asks for the next step is at work
-                logits = texts.next_logits()
-                new_ids = sample_rows(logits[:, :vocab_size], sampling, rows.uniforms[step], rows.seen)
+            logits = texts.next_logits()
+            uniforms, seen = rows.uniforms[step], rows.seen
+            new_ids = sample_rows(logits[:, :vocab_size], sampling, uniforms, seen, kernels=kernels)
             tokens = _on_host(new_ids, logits if log_probs else None, end_ids)
             yield dict(zip(rows.prompts, tokens, strict=True))
             going = [

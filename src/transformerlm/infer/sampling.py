@@ -90,7 +90,12 @@ def sample(
 
 
 def sample_rows(
-    logits: Tensor, sampling: Sampling, uniforms: Tensor | None, seen: Tensor | None = None
+    logits: Tensor,
+    sampling: Sampling,
+    uniforms: Tensor | None,
+    seen: Tensor | None = None,
+    *,
+    kernels: bool = False,
 ) -> Tensor:
     """Draw one token from each row of logits, as all of `sampling` says: a step of every text of a batch.
 
@@ -98,6 +103,7 @@ def sample_rows(
         logits: [..., vocabulary]; computed in float32 at least.
         uniforms: [...] in [0, 1), the random number of each row; not read where the temperature is 0.
         seen: BoolTensor [..., vocabulary]: which tokens the repetition penalty is for. None: none.
+        kernels: draw in one call of a CPU kernel, where it takes such tensors.
 
     Returns:
         LongTensor [...]: ids; -1 for a row whose logits hold a NaN.
@@ -106,7 +112,8 @@ def sample_rows(
     if seen is not None and sampling.repetition_penalty != 1:
         scores = repetition_penalty(scores, seen, sampling.repetition_penalty)
     if (
-        uniforms is not None
+        kernels
+        and uniforms is not None
         and scores.dim() == 2
         and scores.dtype == torch.float32
         and dispatch.can_serve(scores)

@@ -1,15 +1,13 @@
-"""Whether training on a CPU runs in this package's own kernels, and how tensors get to them.
+"""Calls of the kernels with tensors: which tensors they take, and on which threads they run.
 
-Off but for where a trainer turns them on: a model in somebody's own program computes in PyTorch's operations.
-What the kernels do is in kernels.py; where they stand in for the plain mathematics, in nn and optim.
+Nothing here is remembered: a model, an optimizer or a call is told to use kernels (nn/fused.py,
+optim/adamw.py, infer/generate.py), and asks `can_serve` of each tensor.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -21,26 +19,10 @@ LIBRARY = Library("training", "transformerlm.kernels.training", [Path(__file__).
 _PLAIN = (Tensor, nn.Parameter)  # a subclass, such as a sharded tensor, keeps its numbers its own way
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
-_are_used = False
-
-
-@contextlib.contextmanager
-def kernels(choice: bool = True) -> Iterator[None]:
-    """Use the kernels meanwhile, compiling them where that was never done before; or do not use them."""
-    global _are_used
-    before = _are_used
-    if choice:
-        LIBRARY.kernels()
-    _are_used = choice
-    try:
-        yield
-    finally:
-        _are_used = before
-
 
 def can_serve(*tensors: Tensor) -> bool:
-    """Whether the kernels are on and take such tensors: on a CPU, in float32 or bfloat16."""
-    if not _are_used or (torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") not in _NAMES):
+    """Return True if the kernels take such tensors: plain ones on a CPU, in float32 or bfloat16."""
+    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") not in _NAMES:
         return False
     return all(
         type(tensor) in _PLAIN and tensor.device.type == "cpu" and tensor.dtype in _NAMES

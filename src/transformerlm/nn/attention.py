@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from transformerlm.nn.cache import LayerCache
-from transformerlm.nn.linear import Linear, are_joined, joint_linear
+from transformerlm.nn.linear import Linear
 from transformerlm.nn.norm import RMSNorm
 from transformerlm.nn.rope import RotaryPositionEmbedding
 from transformerlm.nn.sdpa import resolve_backend, scaled_dot_product_attention
@@ -59,20 +61,21 @@ class MultiHeadSelfAttention(nn.Module):
             q, k = self.rope(q, positions), self.rope(k, positions)
         if cache is not None:
             k, v = cache.extend(k, v)
-        mask = None if cache is None else cache.mask
-        mixed = scaled_dot_product_attention(q, k, v, mask, causal=mask is None, backend=self.backend)
+        mixed = self._attend(q, k, v, None if cache is None else cache.mask)
         output: Tensor = self.output_proj(mixed.transpose(-3, -2).flatten(-2))
         return output
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each [..., heads, T, d_head], from [..., T, d_model]."""
-        layers = self.q_proj, self.k_proj, self.v_proj
-        if are_joined(x):
-            widths = [layer.weight.shape[0] for layer in layers]
-            projections = torch.split(joint_linear(x, *layers), widths, -1)
-        else:
-            projections = tuple(layer(x) for layer in layers)
+        projections = self._projections(x)
         q, k, v = (p.view(*p.shape[:-1], -1, self.d_head).transpose(-3, -2) for p in projections)
         if self.q_norm is None or self.k_norm is None:
             return q, k, v
         return self.q_norm(q), self.k_norm(k), v
+
+    def _projections(self, x: Tensor) -> Sequence[Tensor]:
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Values mixed for every query; without a mask causally."""
+        return scaled_dot_product_attention(q, k, v, mask, causal=mask is None, backend=self.backend)

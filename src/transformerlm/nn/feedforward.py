@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transformerlm.nn import fused
 from transformerlm.nn.functional import silu
-from transformerlm.nn.linear import Linear, are_joined, joint_linear
+from transformerlm.nn.linear import Linear
 
 
 class SwiGLU(nn.Module):
@@ -30,9 +29,5 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model] -> [..., d_model], through [..., d_ff]."""
-        if are_joined(x):
-            activated = fused.swiglu(joint_linear(x, self.w1, self.w3))
-        else:
-            activated = silu(self.w1(x)) * self.w3(x)
-        output: Tensor = self.w2(activated)
+        output: Tensor = self.w2(silu(self.w1(x)) * self.w3(x))
         return output

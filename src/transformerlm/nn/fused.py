@@ -1,180 +1,153 @@
-"""The model's mathematics in the CPU's own kernels: the same functions, each in one go through memory.
+"""CPU kernels for a finished model: modules that take the plain ones' places, applied from outside.
 
-What each computes is said where the plain version is (functional.py, norm.py, rope.py, sdpa.py), which is
-also the judge in the tests. Here are forward and backward passes, and which tensors are kept in between.
+The core (transformer.py and what it names) knows nothing of kernels. Each class here computes what its base
+class computes, in one pass over memory, for the tensors that `dispatch.can_serve` takes, and falls back to
+its base class for all others. It has the same parameters under the same names.
+
+Which model uses kernels is a property of that model (`use_kernels_`) or of a view of it (`with_kernels`):
+two models in two threads do not know of each other.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
-from torch import Tensor
-from torch.autograd import Function
+from torch import Tensor, nn
 
 from transformerlm.kernels import dispatch
+from transformerlm.nn import fused_functions, loss
+from transformerlm.nn.attention import MultiHeadSelfAttention
+from transformerlm.nn.feedforward import SwiGLU
+from transformerlm.nn.functional import at_least_float32, product_dtype
+from transformerlm.nn.linear import Linear
+from transformerlm.nn.loss import NextTokenLoss
+from transformerlm.nn.norm import RMSNorm
+from transformerlm.nn.rope import RotaryPositionEmbedding
 
-SCORES_BYTES = 2**20
-"""Scores that attention works on at a time: they stay in the second-level caches."""
+Module = TypeVar("Module", bound=nn.Module)
 
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """`norm.rms_norm` in another dtype of the result."""
-    return _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-any-return]
-
-
-class _RMSNorm(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        x = x.contiguous()
-        width = x.shape[-1]
-        rows = x.numel() // width
-        out, inverse_rms = torch.empty_like(x, dtype=dtype), torch.empty(rows)
-        dispatch.run("rms_norm", (x.dtype, dtype), x, weight, out, inverse_rms, rows, width, eps)
-        ctx.save_for_backward(x, weight, inverse_rms)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, inverse_rms = ctx.saved_tensors
-        grad, grad_x = grad.contiguous(), torch.empty_like(x)
-        rows, width = len(inverse_rms), x.shape[-1]
-        parts = torch.zeros(torch.get_num_threads(), width)  # of fewer threads than asked for the rest stays
-        tensors = (grad, x, weight, inverse_rms, grad_x, parts)
-        dispatch.run("rms_norm_back", (x.dtype, grad.dtype), *tensors, rows, width)
-        return grad_x, parts.sum(0), None, None
+MAX_QUERIES = 1024
+"""Up to here the kernels, which hold all scores of a head at once, are quicker than PyTorch's attention."""
+MANY_ROWS = 1024
+"""From so many rows on, concatenating weights costs little beside the product."""
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, of [..., 2 * d_ff] with the gate in the first half: [..., d_ff]."""
-    return _SwiGLU.apply(gate_up)  # type: ignore[no-any-return]
+def use_kernels_(module: nn.Module) -> None:
+    """Have a model, or a model with its loss, compute in the CPU kernels from now on, in place.
 
-
-class _SwiGLU(Function):
-    @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        gate_up = gate_up.contiguous()
-        width = gate_up.shape[-1] // 2
-        out = gate_up.new_empty(*gate_up.shape[:-1], width)
-        dispatch.run("swiglu", (out.dtype,), gate_up, out, out.numel() // width, width)
-        ctx.save_for_backward(gate_up)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
-        grad, grad_gate_up, width = grad.contiguous(), torch.empty_like(gate_up), grad.shape[-1]
-        dispatch.run("swiglu_back", (grad.dtype,), grad, gate_up, grad_gate_up, grad.numel() // width, width)
-        return grad_gate_up
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate [batch, heads, T, d_head] by angles [T, d_head / 2]; comes back contiguous."""
-    return _Rotate.apply(x, cos, sin)  # type: ignore[no-any-return]
-
-
-class _Rotate(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        out = x.new_empty(x.shape)
-        _run_rotate(x, cos, sin, out, 1)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        batch, heads, times, width = grad.shape
-        # As the projection that it goes to has it: heads beside each other.
-        out = grad.new_empty(batch, times, heads, width).transpose(1, 2)
-        cos, sin = ctx.saved_tensors
-        _run_rotate(grad, cos, sin, out, -1)
-        return out, None, None
-
-
-def _run_rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, sign: int) -> None:
-    x = x if x.stride(-1) == 1 else x.contiguous()
-    batch, heads, times, width = x.shape
-    source: list[Tensor | float] = [x, *x.stride()[:3]]
-    target: list[Tensor | float] = [out, *out.stride()[:3]]
-    dispatch.run("rotate", (x.dtype,), *source, cos, sin, *target, batch, heads, times, width // 2, sign)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention of T queries to T keys: q [batch, heads, T, d_k], k and v with as many or fewer heads.
-
-    Some rows of the batch at a time, so that their scores never leave the caches; the backward pass makes
-    them again from q, k and one number a query.
-
-    Source: Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness",
-    2022, for the recomputation.
+    Parameters, their names and the keys of the state dict stay. Call it before the module is replicated,
+    sharded or compiled. The kernels are compiled now where this machine has never done so.
     """
-    return _Attention.apply(q, k, v)  # type: ignore[no-any-return]
+    dispatch.LIBRARY.kernels()
+    for part in module.modules():
+        part.__class__ = _KERNEL_CLASSES.get(type(part), type(part))
 
 
-class _Attention(Function):
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        batch, heads, times, width = q.shape
-        # Query heads that share a key head are more queries of it.
-        grouped = q.reshape(batch * k.shape[1], -1, width)
-        keys, values = k.reshape(-1, times, width), v.reshape(-1, times, v.shape[-1])
-        out = grouped.new_empty(*grouped.shape[:2], v.shape[-1])
-        log_sums = torch.empty(grouped.shape[:2])
-        work = _Work(grouped, times)
-        for part in work.parts:
-            scores = torch.bmm(grouped[part], keys[part].transpose(1, 2), out=work.scores(part))
-            work.attend(scores, log_sums[part])
-            torch.bmm(scores, values[part], out=out[part])
-        ctx.save_for_backward(grouped, keys, values, log_sums)
-        ctx.shapes = q.shape, k.shape, v.shape
-        return out.view(batch, heads, times, -1)
+def with_kernels(module: Module) -> Module:
+    """A view of a model that computes in the CPU kernels: own modules, the model's parameters and buffers.
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        q, k, v, log_sums = ctx.saved_tensors
-        work = _Work(q, k.shape[1])
-        grad = grad.reshape(*q.shape[:2], -1)
-        grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for part in work.parts:
-            scores = torch.bmm(q[part], k[part].transpose(1, 2), out=work.scores(part))
-            grad_scores = torch.bmm(grad[part], v[part].transpose(1, 2), out=work.grad_scores(part))
-            work.attend_back(scores, grad_scores, log_sums[part])
-            torch.bmm(grad_scores, k[part], out=grads[0][part])
-            torch.bmm(grad_scores.transpose(1, 2), q[part], out=grads[1][part])
-            torch.bmm(scores.transpose(1, 2), grad[part], out=grads[2][part])
-        return tuple(each.view(shape) for each, shape in zip(grads, ctx.shapes, strict=True))
+    The model itself, which other threads may be using, does not change.
+    """
+    dispatch.LIBRARY.kernels()
+    views: dict[nn.Module, nn.Module] = {}  # a module that several share stays one
+
+    def view(part: nn.Module) -> nn.Module:
+        if part not in views:
+            kind = _KERNEL_CLASSES.get(type(part), type(part))
+            views[part] = copied = kind.__new__(kind)
+            children = {name: child and view(child) for name, child in part._modules.items()}
+            copied.__dict__.update(part.__dict__, _modules=children)
+        return views[part]
+
+    return view(module)  # type: ignore[return-value]
 
 
-class _Work:
-    """Memory for the scores of some rows at a time, and the kernels on it."""
-
-    def __init__(self, q: Tensor, times: int) -> None:
-        rows, queries, width = q.shape
-        self.times, self.scale = times, 1 / math.sqrt(width)
-        size = max(1, min(rows, SCORES_BYTES // (queries * times * q.element_size())))
-        self.parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-        self._scores, self._grad_scores = (q.new_empty(size, queries, times) for _ in range(2))
-        self._scratch = torch.empty(torch.get_num_threads(), times)
-
-    def scores(self, part: slice) -> Tensor:
-        return self._scores[: part.stop - part.start]
-
-    def grad_scores(self, part: slice) -> Tensor:
-        return self._grad_scores[: part.stop - part.start]
-
-    def attend(self, scores: Tensor, log_sums: Tensor) -> None:
-        numbers = log_sums.numel(), self.times, 0, self.times, self.scale
-        dispatch.run("attend", (scores.dtype,), scores, log_sums, self._scratch, *numbers)
-
-    def attend_back(self, scores: Tensor, grad: Tensor, log_sums: Tensor) -> None:
-        numbers = log_sums.numel(), self.times, 0, self.times, self.scale
-        dispatch.run("attend_back", (scores.dtype,), scores, grad, log_sums, self._scratch, *numbers)
+def uses_kernels(module: nn.Module) -> bool:
+    """Return True if `use_kernels_` was applied to the module, or `with_kernels` made it."""
+    return any(isinstance(part, tuple(_KERNEL_CLASSES.values())) for part in module.modules())
 
 
 def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
-    """`loss.nats_and_gradient_`."""
-    rows, width = logits.shape
-    nats = torch.empty(rows)
-    dispatch.run("cross_entropy", (logits.dtype,), logits, targets.contiguous(), nats, rows, width, scale)
-    return nats.sum() * scale
+    """`loss.nats_and_gradient_` in one kernel."""
+    if not dispatch.can_serve(logits):
+        return loss.nats_and_gradient_(logits, targets, scale)
+    return fused_functions.nats_and_gradient_(logits, targets, scale)
+
+
+class KernelRMSNorm(RMSNorm):
+    """RMSNorm in one kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d_model] -> [..., d_model]; under autocast in the dtype that the next product takes."""
+        if not dispatch.can_serve(x, self.weight):
+            return super().forward(x)
+        return fused_functions.rms_norm(x, at_least_float32(self.weight), self.eps, product_dtype(x))
+
+
+class KernelRotaryPositionEmbedding(RotaryPositionEmbedding):
+    """RotaryPositionEmbedding in one kernel, where all rows are at the same positions."""
+
+    def forward(self, x: Tensor, token_positions: Tensor) -> Tensor:
+        """Rotate [..., T, d_k] by positions [..., T]."""
+        if not dispatch.can_serve(x) or x.dim() != 4 or token_positions.dim() != 1:
+            return super().forward(x, token_positions)
+        return fused_functions.rotate(x, self.cos[token_positions], self.sin[token_positions])
+
+
+class KernelSwiGLU(SwiGLU):
+    """SwiGLU with one product for both projections and one kernel for the activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d_model] -> [..., d_model]."""
+        if not _joins(x):
+            return super().forward(x)
+        output: Tensor = self.w2(fused_functions.swiglu(joint_linear(x, self.w1, self.w3)))
+        return output
+
+
+class KernelMultiHeadSelfAttention(MultiHeadSelfAttention):
+    """Attention with one product for queries, keys and values; backend "auto" is a kernel too."""
+
+    def _projections(self, x: Tensor) -> Sequence[Tensor]:
+        if not _joins(x):
+            return super()._projections(x)
+        layers = self.q_proj, self.k_proj, self.v_proj
+        return torch.split(joint_linear(x, *layers), [layer.weight.shape[0] for layer in layers], -1)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        is_whole_text = mask is None and q.dim() == 4 and 1 < q.shape[-2] == k.shape[-2] <= MAX_QUERIES
+        if self.backend != "auto" or not is_whole_text or not dispatch.can_serve(q, k, v):
+            return super()._attend(q, k, v, mask)
+        return fused_functions.attention(q, k, v)
+
+
+class KernelNextTokenLoss(NextTokenLoss):
+    """NextTokenLoss whose gradient of the logits is computed by a kernel."""
+
+    gradient_function = staticmethod(nats_and_gradient_)
+
+
+_KERNEL_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
+    RMSNorm: KernelRMSNorm,
+    RotaryPositionEmbedding: KernelRotaryPositionEmbedding,
+    SwiGLU: KernelSwiGLU,
+    MultiHeadSelfAttention: KernelMultiHeadSelfAttention,
+    NextTokenLoss: KernelNextTokenLoss,
+}
+
+
+def joint_linear(x: Tensor, *linears: Linear) -> Tensor:
+    """The outputs of several layers for the same input, concatenated on the last dimension, by one product.
+
+    One large product is quicker than several small ones, and gives one gradient of `x` to pass on instead
+    of several to add up.
+    """
+    return x @ torch.cat([linear.weight for linear in linears]).T
+
+
+def _joins(x: Tensor) -> bool:
+    """Return True if layers with the input `x` are to be one product: in training, and in large passes."""
+    num_rows = x.shape[:-1].numel()
+    return dispatch.can_serve(x) and x.shape[-2] > 1 and (torch.is_grad_enabled() or num_rows >= MANY_ROWS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transformerlm.kernels import dispatch
 from transformerlm.nn.init import linear_std, truncated_normal_
 
 
@@ -34,22 +33,3 @@ class Linear(nn.Module):
         """What `print(model)` shows."""
         out_features, in_features = self.weight.shape
         return f"in_features={in_features}, out_features={out_features}"
-
-
-MANY_ROWS = 1024
-"""From so many on laying weights side by side costs little beside the product."""
-
-
-def are_joined(x: Tensor) -> bool:
-    """Whether layers with the same input are computed by one `joint_linear`: in training on CPU kernels."""
-    num_rows = x.shape[:-1].numel()
-    return dispatch.can_serve(x) and x.shape[-2] > 1 and (torch.is_grad_enabled() or num_rows >= MANY_ROWS)
-
-
-def joint_linear(x: Tensor, *linears: Linear) -> Tensor:
-    """All their outputs, one beside the other on the last dimension, from one matrix product.
-
-    One large product is quicker than several small ones, and gives one gradient of `x` to pass on instead
-    of several to add up.
-    """
-    return x @ torch.cat([linear.weight for linear in linears]).T

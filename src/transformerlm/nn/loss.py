@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from transformerlm.kernels import dispatch
-from transformerlm.nn import fused
 from transformerlm.nn.functional import at_least_float32, product_dtype
 from transformerlm.nn.transformer import TransformerLM
+
+GradientFunction = Callable[[Tensor, Tensor, float], Tensor]
+"""A function with the contract of `nats_and_gradient_`."""
 
 CHUNK_BYTES = {"cpu": 32 * 2**20}
 """Logits that exist at a time, by device: few enough for a CPU's last cache ..."""
@@ -20,6 +22,9 @@ DEFAULT_CHUNK_BYTES = 512 * 2**20
 
 class NextTokenLoss(nn.Module):
     """A model and its loss as one module, which is what gets compiled, replicated or sharded."""
+
+    gradient_function: GradientFunction | None = None
+    """What computes the loss and the gradient of the logits; None: `nats_and_gradient_`."""
 
     def __init__(self, model: TransformerLM) -> None:
         super().__init__()
@@ -32,11 +37,16 @@ class NextTokenLoss(nn.Module):
         this is a micro-batch of: the losses of its micro-batches then add up to its mean.
         """
         hidden = self.model.hidden_states(token_ids)
-        return linear_cross_entropy(hidden, self.model.head.weight, targets, num_targets)
+        weight = self.model.head.weight
+        return linear_cross_entropy(hidden, weight, targets, num_targets, self.gradient_function)
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, num_targets: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    num_targets: int | None = None,
+    gradient_function: GradientFunction | None = None,
 ) -> Tensor:
     """`cross_entropy(hidden @ weight.T, targets, "sum") / num_targets`, some positions at a time.
 
@@ -48,19 +58,27 @@ def linear_cross_entropy(
         weight: [vocab_size, d_model]
         targets: [...], ids.
         num_targets: None: as many as there are targets.
+        gradient_function: what stands in for `nats_and_gradient_`, such as its version in kernels.
 
     Source: Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024, section 3.2.
     """
     if not torch.is_grad_enabled():
         hidden, weight = hidden.detach(), weight.detach()  # else gradients would be made for nobody
     rows, ids = hidden.flatten(0, -2), targets.flatten()
-    nats: Tensor = _LinearCrossEntropy.apply(rows, weight, ids, num_targets or len(ids))
+    nats: Tensor = _LinearCrossEntropy.apply(rows, weight, ids, num_targets or len(ids), gradient_function)
     return nats
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, num_targets: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        num_targets: int,
+        gradient_function: GradientFunction | None,
+    ) -> Tensor:
         dtype = product_dtype(hidden)
         x, narrow, wide = hidden.to(dtype), weight.to(dtype), torch.promote_types(dtype, torch.float32)
         with_gradient = any(ctx.needs_input_grad[:2])
@@ -69,10 +87,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=wide, device=x.device)
         chunk_bytes = CHUNK_BYTES.get(x.device.type, DEFAULT_CHUNK_BYTES)
         chunk = max(1, chunk_bytes // (len(weight) * x.element_size()))
+        nats_of = gradient_function or nats_and_gradient_
         for start in range(0, len(x), chunk):
             part = slice(start, start + chunk)
             logits = x[part] @ narrow.T
-            total += nats_and_gradient_(logits, targets[part], 1 / num_targets)
+            total += nats_of(logits, targets[part], 1 / num_targets)
             if grad_x is not None and grad_weight is not None:
                 torch.mm(logits, narrow, out=grad_x[part])
                 grad_weight += logits.T @ x[part]
@@ -85,7 +104,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_x, grad_weight = ctx.saved_tensors
         hidden, weight = ctx.dtypes
-        return (grad_x * grad).to(hidden), (grad_weight * grad).to(weight), None, None
+        return (grad_x * grad).to(hidden), (grad_weight * grad).to(weight), None, None, None
 
 
 def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
@@ -93,8 +112,6 @@ def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
 
     The gradient is scale * (softmax(logits) - one_hot(targets)).
     """
-    if dispatch.can_serve(logits):
-        return fused.nats_and_gradient_(logits, targets, scale)
     wide = at_least_float32(logits)
     shifted = wide - wide.amax(-1, keepdim=True)
     log_sum = shifted.logsumexp(-1, keepdim=True)

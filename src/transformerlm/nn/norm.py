@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transformerlm.kernels import dispatch
-from transformerlm.nn import fused
-from transformerlm.nn.functional import at_least_float32, product_dtype, rms_norm
+from transformerlm.nn.functional import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -32,9 +30,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model] -> [..., d_model]."""
-        if dispatch.can_serve(x, self.weight):
-            # What comes next is a matrix product, which would round to this dtype anyway.
-            return fused.rms_norm(x, at_least_float32(self.weight), self.eps, product_dtype(x))
         return rms_norm(x, self.weight, self.eps)
 
     def extra_repr(self) -> str:

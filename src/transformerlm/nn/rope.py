@@ -8,8 +8,6 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from transformerlm.kernels import dispatch
-from transformerlm.nn import fused
 from transformerlm.nn.functional import at_least_float32
 
 
@@ -45,8 +43,6 @@ class RotaryPositionEmbedding(nn.Module):
         Computed in float32 at least, returned in the dtype of `x`.
         """
         cos, sin = self.cos[token_positions], self.sin[token_positions]
-        if dispatch.can_serve(x) and x.dim() == 4 and token_positions.dim() == 1:
-            return fused.rotate(x, cos, sin)
         even, odd = at_least_float32(x).reshape(*x.shape[:-1], -1, 2).unbind(-1)
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 

@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transformerlm.errors import ConfigError
-from transformerlm.kernels import dispatch
-from transformerlm.nn import fused
 from transformerlm.nn.functional import softmax
 
 
@@ -98,14 +96,6 @@ def _torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
     )
 
 
-def _auto(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """The CPU's kernels for the whole of a text that is not too long for them, else PyTorch's."""
-    is_whole = causal and mask is None and q.dim() == 4 and 1 < q.shape[-2] == k.shape[-2] <= MAX_QUERIES
-    if is_whole and dispatch.can_serve(q, k, v):
-        return fused.attention(q, k, v)
-    return _torch(q, k, v, mask, causal)
-
-
 def _grouped(q: Tensor, k: Tensor) -> bool:
     if q.dim() < 3 or q.shape[-3] == k.shape[-3]:
         return False
@@ -124,15 +114,13 @@ def _hide_later(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
     return earlier if mask is None else earlier & mask
 
 
-MAX_QUERIES = 1024
-"""Up to here the CPU's kernels, which hold all scores of a head at once, are quicker than PyTorch's."""
-
 BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]] = {
     "reference": _reference,
     "torch": _torch,
-    "auto": _auto,
+    "auto": _torch,
 }
-"""Name -> function of (q, k, v, mask, causal). A new kernel enters here, and nowhere else."""
+"""Name -> function of (q, k, v, mask, causal). "auto" is the quickest of them; in a model that uses the CPU
+kernels (fused.py) it is those."""
 
 
 def _backend_function(backend: str) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]:

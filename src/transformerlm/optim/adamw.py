@@ -22,7 +22,7 @@ class AdamW(torch.optim.Optimizer):
     State of a parameter: `exp_avg` and `exp_avg_sq`, the running means of its gradient and of the
     gradient's square, in float32 at least; `step`, a float32 scalar on the CPU. Parameters without a
     gradient are left alone. The update is `adamw_update_`: on a GPU of many parameters at once, on a CPU
-    by a kernel where those are used.
+    by a kernel if `kernels` is set.
 
     Args:
         params: parameters, or groups of them with their own lr, betas, eps, weight_decay.
@@ -30,6 +30,7 @@ class AdamW(torch.optim.Optimizer):
         betas: decay of the two running means, each from 0 to below 1.
         eps: added to the root of the second moment.
         weight_decay: share of a weight taken away per unit of learning rate and step.
+        kernels: update float32 parameters on a CPU in this package's own kernel.
 
     Raises:
         ValueError: for a number out of its range, or a sparse gradient.
@@ -45,7 +46,10 @@ class AdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        *,
+        kernels: bool = False,
     ) -> None:
+        self.kernels = kernels
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -103,7 +107,7 @@ class AdamW(torch.optim.Optimizer):
         numbers = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay")}
         for (step, *_), rows in alike.items():
             some, grads, exp_avgs, exp_avg_sqs = (list(column) for column in zip(*rows, strict=True))
-            _update_many(some, grads, exp_avgs, exp_avg_sqs, step, **numbers)
+            _update_many(some, grads, exp_avgs, exp_avg_sqs, step, **numbers, kernels=self.kernels)
 
     def _started_state(self, parameter: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
@@ -153,6 +157,7 @@ def _update_many(
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
+    kernels: bool = False,
 ) -> None:
     """`adamw_update_` for parameters that are at the same step, on one device, with the same dtypes."""
     numbers: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
@@ -160,7 +165,7 @@ def _update_many(
     one_dtype = parameters[0].dtype == grads[0].dtype == exp_avgs[0].dtype
     if one_dtype and parameters[0].device.type != "cpu":
         multi_tensor_adamw_update_(*tensors, step, **numbers)
-    elif _kernel_serves(chain(*tensors)):
+    elif kernels and _kernel_serves(chain(*tensors)):
         _kernel_adamw_update_(*tensors, step, **numbers)
     else:
         # A CPU takes one parameter after the other: it stays in the cache from one operation to the next.

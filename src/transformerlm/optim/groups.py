@@ -14,15 +14,16 @@ from transformerlm.optim.muon import Muon
 
 
 def make_optimizer(
-    model: nn.Module, config: OptimizerConfig, dtype: torch.dtype | None = None
+    model: nn.Module, config: OptimizerConfig, dtype: torch.dtype | None = None, *, kernels: bool = False
 ) -> torch.optim.Optimizer:
     """The one optimizer of a run, as [optimizer] says; each group's `peak_lr` is what a schedule scales.
 
-    `dtype` is the precision of Muon's iteration (None: bfloat16 on CUDA, float32 elsewhere).
+    `dtype` is the precision of Muon's iteration (None: bfloat16 on CUDA, float32 elsewhere); with `kernels`
+    AdamW's update is computed by a CPU kernel.
     """
     if config.name == "adamw":
         groups = parameter_groups(model, config.weight_decay)
-        optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+        optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, kernels=kernels)
     else:
         optimizer = Muon(
             _muon_groups(model, config),
@@ -32,6 +33,7 @@ def make_optimizer(
             betas=config.betas,
             eps=config.eps,
             dtype=dtype,
+            kernels=kernels,
         )
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]

@@ -54,6 +54,7 @@ class Muon(AdamW):
         num_steps: steps of the iteration that makes orthogonal.
         betas, eps: of groups with algorithm "adamw".
         dtype: precision of that iteration. None: bfloat16 on CUDA, float32 elsewhere.
+        kernels: of groups with algorithm "adamw": see AdamW.
 
     Raises:
         ValueError: for a number out of its range, a parameter of Muon's that is no matrix, or a sparse
@@ -75,8 +76,10 @@ class Muon(AdamW):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         dtype: torch.dtype | None = None,
+        *,
+        kernels: bool = False,
     ) -> None:
-        self.dtype = dtype
+        self.dtype, self.kernels = dtype, kernels
         numbers = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "num_steps": num_steps}
         defaults = {"algorithm": "muon", **numbers, "betas": betas, "eps": eps}
         torch.optim.Optimizer.__init__(self, params, defaults)  # AdamW's own has other defaults

@@ -1,4 +1,4 @@
-"""Less memory for more time, applied to a finished model from outside: the model knows nothing of it."""
+"""Activation checkpointing: less memory for more time, applied to a finished model from outside."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from transformerlm.nn import TransformerLM
 
 
 def checkpoint_activations(model: TransformerLM) -> None:
-    """Have every block forget what is inside it, and compute that again for the backward pass.
+    """Have every block drop its activations, and compute them again for the backward pass.
 
-    What is kept of a block is its input; what is inside exists for one block at a time. Parameters, their
-    names and the numbers stay as they are.
+    Only a block's input is kept; its activations exist for one block at a time. Parameters, their names and
+    the results stay as they are.
 
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, section 4.1.
     """

@@ -1,4 +1,4 @@
-"""How long a run goes on: a number of steps or tokens, or a time, which is divided into steps as it goes.
+"""Budgets of a run: a number of steps or tokens, or a time, which is divided into steps as it passes.
 
 Nothing here looks at a clock by itself or stops anything.
 """
@@ -15,7 +15,7 @@ from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.training.timers import FIRST, SAVING, VALIDATING, Clock, duration
 
 BYTES_SAVED_PER_SECOND = 200e6
-"""What a disk is taken to hold of a checkpoint in a second, hashing and flushing included."""
+"""Assumed speed of writing a checkpoint, hashing and flushing included, until one was written."""
 UNKNOWN_STEPS = 10**9
 """Steps of a run whose pace was not seen yet: so many that its schedule is still at its beginning."""
 
@@ -33,7 +33,7 @@ class Pause(NamedTuple):
 
 
 def seconds_of_steps(steps: float, step: int, seconds_per_step: float, pauses: Sequence[Pause]) -> float:
-    """What `steps` more after `step` take, pauses and all.
+    """Seconds that `steps` more after `step` take, with pauses.
 
     steps * seconds_per_step + sum over pauses of  seconds * (1 + max(0, steps - due) / every),
     where `due` steps are left until a pause comes next, and the 1 is the one at the end. Spread evenly, so
@@ -47,7 +47,7 @@ def seconds_of_steps(steps: float, step: int, seconds_per_step: float, pauses: S
 
 
 def steps_that_fit(seconds: float, step: int, seconds_per_step: float, pauses: Sequence[Pause]) -> float:
-    """The steps for which `seconds_of_steps` gives `seconds`; a fraction counts, and 0 is the least."""
+    """Inverse of `seconds_of_steps`: the steps, as a fraction, that take `seconds`; at least 0."""
     at_end = sum(pause.seconds for pause in pauses)
     regular = [pause for pause in pauses if pause.every]
     # Each maximum is the larger of two lines. So the seconds are the largest of all sums that take one line
@@ -62,7 +62,7 @@ def _solve(seconds: float, step: int, seconds_per_step: float, pauses: Sequence[
 
 
 class Budget(Protocol):
-    """How far a run goes, and how much of that is left."""
+    """Length of a run, and the part of it that is left."""
 
     tokens_per_step: int
     bar: tuple[int, str]
@@ -71,28 +71,28 @@ class Budget(Protocol):
     """The longest time that this run has had as its budget and used up."""
 
     def used(self, step: int) -> int:
-        """How much of `bar` is behind when `step` steps are done."""
+        """Units of `bar` that are used up when `step` steps are done."""
 
     def done(self, step: int) -> str:
-        """The same in words."""
+        """Describe `used` in words."""
 
     def is_spent(self, step: int) -> bool:
-        """Whether `step` was the last one."""
+        """True if `step` was the last one."""
 
     def schedule_steps(self, step: int) -> float:
-        """Steps after which the learning rate is at its end, as it looks when `step` is about to be taken."""
+        """Length of the learning rate schedule in steps, as estimated when `step` is about to be taken."""
 
     def has_room_for(self, kind: str, step: int) -> bool:
-        """Whether there is time to validate or save now, besides both at the end and a step before that."""
+        """True if there is time to validate or save now, besides both at the end and a step before that."""
 
     def seconds_left(self, step: int, seconds_per_step: float) -> float:
-        """Until the end, at this pace."""
+        """Seconds until the end, at this pace."""
 
     def whole_run(self, seconds_per_step: float) -> tuple[float, float]:
         """Steps and seconds of a run from its beginning to its end, at this pace."""
 
     def complete(self) -> None:
-        """Remember that the budget was used up, so that the same one is not begun again."""
+        """Record that the budget is used up, so that a resumed run does not begin it again."""
 
 
 def make_budget(config: TrainConfig, clock: Clock, validation_tokens: int = 0) -> Budget:
@@ -108,7 +108,7 @@ def make_budget(config: TrainConfig, clock: Clock, validation_tokens: int = 0) -
 
 
 class Pauses:
-    """What validating and saving take: the mean so far, and until there is one a guess."""
+    """Seconds that validating and saving take: their mean so far, and an estimate until there is one."""
 
     def __init__(self, config: TrainConfig, clock: Clock, validation_tokens: int) -> None:
         self.clock, self._config = clock, config.training
@@ -117,7 +117,7 @@ class Pauses:
         self._saving_seconds = checkpoint_bytes(config.model, config.optimizer.name) / BYTES_SAVED_PER_SECOND
 
     def at(self, seconds_per_step: float) -> dict[str, Pause]:
-        """Both by their kind. Saving also comes after validating: most often that was the best so far."""
+        """Return both by kind. Saving also follows validating: most often that was the best so far."""
         every = self._config.validate_every, self._config.checkpoint_every
         validating, saving = self.clock.mean(VALIDATING), self.clock.mean(SAVING)
         if validating is None:
@@ -155,13 +155,13 @@ class StepBudget:
         return min(step * self.tokens_per_step, self._max_tokens) if self._max_tokens else step
 
     def done(self, step: int) -> str:
-        """As in `7 of 10 steps done`."""
+        """For example `7 of 10 steps done`."""
         size, unit = self.bar
         numbers = f"{self.used(step):,} of {size:,}" if unit == "token" else f"{step} of {size}"
         return f"{numbers} {unit}s done"
 
     def is_spent(self, step: int) -> bool:
-        """Whether all steps are done."""
+        """True if all steps are done."""
         return step >= self.max_steps
 
     def schedule_steps(self, step: int) -> float:
@@ -169,11 +169,11 @@ class StepBudget:
         return self._schedule_steps or self.max_steps
 
     def has_room_for(self, kind: str, step: int) -> bool:
-        """Always: what is not a step costs nothing here."""
+        """True: only steps count here."""
         return True
 
     def seconds_left(self, step: int, seconds_per_step: float) -> float:
-        """Of the steps alone."""
+        """Seconds of the steps alone."""
         return max(0, self.max_steps - step) * seconds_per_step
 
     def whole_run(self, seconds_per_step: float) -> tuple[float, float]:
@@ -182,11 +182,11 @@ class StepBudget:
         return self.max_steps, seconds_of_steps(self.max_steps, 0, seconds_per_step, pauses)
 
     def complete(self) -> None:
-        """Nothing to remember: the step says it."""
+        """Do nothing: the number of steps says it."""
 
 
 class TimeBudget:
-    """A time, which validating and saving are part of.
+    """A time, with validating and saving included.
 
     The steps that are left follow from the run's mean pace. So the part of the schedule that is behind grows
     steadily with the time that is spent: a slow minute shifts it by what that minute is of the whole run,
@@ -210,25 +210,25 @@ class TimeBudget:
         return int(min(self.max_seconds, self._clock.elapsed))
 
     def done(self, step: int) -> str:
-        """As in `12m05s of 20m done, 700 steps`."""
+        """For example `12m05s of 20m done, 700 steps`."""
         return f"{duration(self._clock.elapsed)} of {self.max_time} done, {step} steps"
 
     def is_spent(self, step: int) -> bool:
-        """Whether less than half a step is left."""
+        """True if less than half a step is left."""
         return self._steps_left(step) < 0.5
 
     def schedule_steps(self, step: int) -> float:
-        """As many as there will be at the mean pace, or [schedule].cosine_steps."""
+        """The number of steps at the mean pace, or [schedule].cosine_steps."""
         if self._schedule_steps is None and self._clock.pace is None:
             return UNKNOWN_STEPS
         return self._schedule_steps or max(step, step - 1 + self._steps_left(step - 1))
 
     def has_room_for(self, kind: str, step: int) -> bool:
-        """Whether a step is left after it."""
+        """True if there is time for a step after it."""
         return self._steps_left(step, kind) >= 1
 
     def seconds_left(self, step: int, seconds_per_step: float) -> float:
-        """Whatever the pace is."""
+        """Seconds of the budget that are left, whatever the pace."""
         return max(0.0, self.max_seconds - self._clock.elapsed)
 
     def whole_run(self, seconds_per_step: float) -> tuple[float, float]:
@@ -237,11 +237,11 @@ class TimeBudget:
         return steps_that_fit(self.max_seconds, 0, seconds_per_step, pauses), self.max_seconds
 
     def complete(self) -> None:
-        """Remember it: the next process would find some milliseconds left."""
+        """Record it: a resumed run would find some milliseconds left."""
         self.completed_seconds = max(self.completed_seconds, self.max_seconds)
 
     def _steps_left(self, step: int, before: str | None = None) -> float:
-        """Steps for which there is time after `step`, and after what comes `before` them."""
+        """Steps for which there is time after `step` and after the work of kind `before`."""
         seconds = self.max_seconds - self._clock.elapsed
         if self.max_seconds <= self.completed_seconds or seconds <= 0:
             return 0.0

@@ -1,6 +1,6 @@
-"""Where a new run's weights come from when they are not random: another run's checkpoint, as in fine-tuning.
+"""Weights of another run's checkpoint as the beginning of a new run, as in fine-tuning.
 
-The weights and nothing else: optimizer, data, budget and random numbers are the new run's own.
+Only the weights: optimizer, data, budget and random numbers are the new run's own.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from transformerlm.checkpoint.run_directory import differences
 from transformerlm.checkpoint.store import Checkpoint, open_checkpoint
 from transformerlm.config import ModelConfig, TrainConfig
 from transformerlm.data import fill_placeholders
-from transformerlm.distributed.collectives import collective_errors, while_rank_0_works
-from transformerlm.distributed.world import World
 from transformerlm.errors import CheckpointError, Key, Problem
 from transformerlm.progress import Reporter
 from transformerlm.schema import from_dict, to_dict
@@ -26,12 +24,12 @@ _KEY = Key("training", "start_from")
 def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
     """The checkpoint that [training].start_from names, if this run can begin with its weights.
 
-    Its tokenizer has to be in [tokenizer].tokenizer_dir, and its model has to be [model]; but for how long a
-    context is, which weights do not know.
+    Its tokenizer has to be in [tokenizer].tokenizer_dir, and its model has to be [model], except for the
+    context's length, which weights do not depend on.
 
     Raises:
         CheckpointError: there is none, or it is of another model or tokenizer: a line for each difference.
-        DataError: the tokenizer is there, and cannot be read.
+        DataError: the tokenizer cannot be read.
     """
     path = Path(str(config.training.start_from)).expanduser()
     found = open_checkpoint(path, reporter.say)
@@ -51,19 +49,19 @@ def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
     return found
 
 
-def take_weights(learner: Learner, config: TrainConfig, reporter: Reporter, world: World) -> None:
-    """Have a learner begin with the weights of [training].start_from; rank 0 alone reads them."""
-    state = {}
-    with while_rank_0_works(world):
-        if world.is_main:
+def take_weights(learner: Learner, config: TrainConfig, reporter: Reporter) -> None:
+    """Load the weights of [training].start_from into a learner; rank 0 alone reads them."""
+    state, ranks = {}, learner.ranks
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
             found = starting_point(config, reporter)
             state = found.model_state()
             reporter.say(f"starting from the weights of {found.path}")
-    with collective_errors(world):
+    with ranks.collective_errors():
         learner.load_weights(state, str(config.training.start_from))
 
 
 def _shape(model: ModelConfig, num_ids: int) -> ModelConfig:
-    """All that the weights depend on, with what is left open filled in."""
+    """The keys of [model] that the weights depend on, with defaults filled in."""
     rows = model.vocab_size or num_ids
     return dataclasses.replace(model, vocab_size=rows, num_kv_heads=model.kv_heads, context_length=1)

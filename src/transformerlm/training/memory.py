@@ -1,6 +1,6 @@
-"""What training takes of a device's memory, estimated from the config, and what the device has.
+"""Memory that training takes, estimated from the config, and memory that the device has.
 
-Formulas of the parts are in nn/accounting.py; nothing here asks how much memory happens to be free, so that
+The formulas of the parts are in nn/accounting.py. How much memory happens to be free is not asked, so that
 the same config is run in the same way tomorrow.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from transformerlm.config import TrainConfig
-from transformerlm.distributed.world import SINGLE_PROCESS, World
+from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.nn import accounting
 from transformerlm.nn.loss import CHUNK_BYTES, DEFAULT_CHUNK_BYTES
 from transformerlm.runtime import Runtime
@@ -36,10 +36,10 @@ class TrainingMemory:
     gradients: int
     optimizer: int
     activations: int
-    """What the forward pass of a micro-batch keeps, with the copies of weights that it made, and room for
-    the gradients that the backward pass of a block works with."""
+    """Kept by the forward pass of a micro-batch, with the copies of weights that it made, and room for the
+    gradients that the backward pass of a block works with."""
     logits: int
-    """Those that exist at a time, their gradient, and that of the head."""
+    """Logits that exist at a time, their gradient, and that of the head."""
 
     @property
     def total(self) -> int:
@@ -48,11 +48,11 @@ class TrainingMemory:
 
 
 def training_memory(
-    config: TrainConfig, runtime: Runtime, micro_batch_size: int, world: World = SINGLE_PROCESS
+    config: TrainConfig, runtime: Runtime, micro_batch_size: int, ranks: Ranks = SINGLE_PROCESS
 ) -> TrainingMemory:
-    """What a step takes of each rank with this many sequences at a time."""
+    """Estimate what a step takes on each rank with this many sequences at a time."""
     model, tokens = config.model, micro_batch_size * config.model.context_length
-    itemsize, fused = runtime.dtype.itemsize, uses_kernels(config, runtime)
+    itemsize, fused = runtime.dtype.itemsize, runtime.kernels
     num_scores = model.context_length if config.runtime.attention == "reference" else 0
     checkpointing = config.runtime.activation_checkpointing
     kept = accounting.activation_bytes_per_token(
@@ -63,7 +63,7 @@ def training_memory(
     if checkpointing:
         # What is inside of a block is there for one block at a time, and then beside its gradients.
         block, copies = 2 * block, copies // model.num_layers
-    weights, gradients, optimizer = _state_bytes(config, micro_batch_size, world)
+    weights, gradients, optimizer = _state_bytes(config, micro_batch_size, ranks)
     logits = _logit_bytes(config, runtime, tokens)
     return TrainingMemory(
         weights=weights,
@@ -76,13 +76,13 @@ def training_memory(
 
 
 def micro_batch_size(
-    config: TrainConfig, runtime: Runtime, batch_size: int, world: World = SINGLE_PROCESS
+    config: TrainConfig, runtime: Runtime, batch_size: int, ranks: Ranks = SINGLE_PROCESS
 ) -> int:
-    """What [training].micro_batch_size says, of the `batch_size` sequences of a step on this rank."""
+    """[training].micro_batch_size, or the largest that fits of the `batch_size` sequences of this rank."""
     asked = config.training.micro_batch_size
     if asked != "auto":
         return asked
-    return largest_that_fits(config, runtime, batch_size, device_memory(runtime.device, world), world)
+    return largest_that_fits(config, runtime, batch_size, device_memory(runtime.device, ranks), ranks)
 
 
 def largest_that_fits(
@@ -90,31 +90,25 @@ def largest_that_fits(
     runtime: Runtime,
     batch_size: int,
     available: int | None,
-    world: World = SINGLE_PROCESS,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> int:
     """The largest divisor of `batch_size` that fits in `available` bytes and within TOKENS_PER_PASS.
 
-    Where not even one sequence does, it is 1 all the same; `available` None is enough for any.
+    It is 1 where not even one sequence fits. `available` None: no limit.
     """
     most_tokens = TOKENS_PER_PASS.get(runtime.device.type)
 
     def fits(size: int) -> bool:
         if most_tokens is not None and size * config.model.context_length > most_tokens:
             return False
-        needed = training_memory(config, runtime, size, world).total
+        needed = training_memory(config, runtime, size, ranks).total
         return available is None or needed <= USABLE_FRACTION * available
 
     divisors = (size for size in range(batch_size, 0, -1) if batch_size % size == 0)
     return next((size for size in divisors if fits(size)), 1)
 
 
-def uses_kernels(config: TrainConfig, runtime: Runtime) -> bool:
-    """Whether training runs in the CPU's own kernels; they do not know float16."""
-    can = runtime.device.type == "cpu" and runtime.dtype != torch.float16
-    return can and config.runtime.kernels and not config.runtime.compile
-
-
-def device_memory(device: torch.device, world: World = SINGLE_PROCESS) -> int | None:
+def device_memory(device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> int | None:
     """Bytes of memory that the device has (a CPU: this rank's part of the machine's); None where unknown."""
     if device.type == "cuda":
         _free, total = torch.cuda.mem_get_info(device)
@@ -124,32 +118,32 @@ def device_memory(device: torch.device, world: World = SINGLE_PROCESS) -> int | 
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([machine, *container_limits([Path(path) for path in CGROUP_LIMITS])]) // world.local_size
+    return min([machine, *container_limits([Path(path) for path in CGROUP_LIMITS])]) // ranks.world.local_size
 
 
 def container_limits(paths: list[Path]) -> list[int]:
-    """The limits in these files; one that is not there, or says that there is none ("max"), is left out."""
+    """The limits in these files; those that are missing or say "max", for none, are left out."""
     texts = [path.read_text().strip() for path in paths if path.is_file()]
     return [int(text) for text in texts if text.isdigit()]
 
 
-def _state_bytes(config: TrainConfig, micro_batch_size: int, world: World) -> tuple[int, int, int]:
-    """Of weights, gradients, optimizer. What is divided among ranks is also there whole where it is used."""
+def _state_bytes(config: TrainConfig, micro_batch_size: int, ranks: Ranks) -> tuple[int, int, int]:
+    """Bytes of weights, gradients, optimizer. Divided parameters are also there whole where they are used."""
     model = config.model
     weights = 4 * accounting.num_parameters(model)
     optimizer = accounting.optimizer_bytes(model, config.optimizer.name)
-    if config.runtime.sharding == "none" or world.size == 1:
+    if config.runtime.sharding == "none" or ranks.size == 1:
         return weights, weights, optimizer
     block = 4 * accounting.num_hidden_matrix_parameters(model) // model.num_layers
     outside = weights - model.num_layers * block
     # Gradients that are added up over micro-batches are divided only when the last one is done.
-    is_one = micro_batch_size * world.size == config.training.batch_size
+    is_one = micro_batch_size * ranks.size == config.training.batch_size
     gathered = outside + block if is_one else weights
     # Of two blocks, for the next one is on its way while the first computes.
     return (
-        weights // world.size + outside + 2 * block,
-        weights // world.size + gathered,
-        optimizer // world.size,
+        weights // ranks.size + outside + 2 * block,
+        weights // ranks.size + gathered,
+        optimizer // ranks.size,
     )
 
 
@@ -158,5 +152,5 @@ def _logit_bytes(config: TrainConfig, runtime: Runtime, tokens: int) -> int:
     chunk_bytes = CHUNK_BYTES.get(runtime.device.type, DEFAULT_CHUNK_BYTES)
     chunk = min(tokens, max(1, chunk_bytes // (vocab_size * itemsize)))
     # In PyTorch's operations the steps from logits to their gradient are tensors in float32.
-    wide = 0 if uses_kernels(config, runtime) else 3 * 4 if itemsize == 4 else 4 * 4
+    wide = 0 if runtime.kernels else 3 * 4 if itemsize == 4 else 4 * 4
     return chunk * vocab_size * (itemsize + wide) + 2 * 4 * vocab_size * config.model.d_model

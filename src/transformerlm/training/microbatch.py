@@ -1,4 +1,4 @@
-"""How many sequences go through the model at a time, and fewer of them where memory runs out."""
+"""Micro-batches: the sequences that go through the model at a time, fewer where memory runs out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import TypeVar
 import torch
 
 from transformerlm.config import TrainConfig
-from transformerlm.distributed.world import World
 from transformerlm.errors import ConfigError, Key, TransformerLMError
 from transformerlm.progress import Reporter
-from transformerlm.runtime import ADVICE, first_line, is_out_of_memory
+from transformerlm.runtime import ADVICE, SMALLER, first_line, is_out_of_memory, memory_for
 
 T = TypeVar("T")
 
@@ -28,32 +27,35 @@ class MicroBatches:
     Args:
         batch_size: sequences of a step on this device.
         size: sequences to begin with.
+        can_shrink: false where other ranks take part in every pass: memory that runs out is an error there.
     """
 
-    def __init__(self, batch_size: int, size: int, reporter: Reporter) -> None:
-        self.batch_size, self.size, self._reporter = batch_size, size, reporter
+    def __init__(self, batch_size: int, size: int, reporter: Reporter, *, can_shrink: bool = True) -> None:
+        self.batch_size, self.size, self.can_shrink = batch_size, size, can_shrink
+        self._reporter = reporter
         self.limit: int | None = None
         """The size at which memory was enough, after it had run out; None where it never did."""
 
     def restrict(self, limit: int | None) -> None:
-        """Take no more at a time than an earlier process could."""
+        """Take at most `limit` sequences at a time, as an earlier process could; None for any number."""
         if limit is not None:
             self.limit, self.size = limit, largest_divisor(self.batch_size, min(self.size, limit))
 
     def agree(self, size: float) -> None:
-        """Take no more at a time than the rank can that can least."""
+        """Lower the size to the minimum over all ranks, and keep it from now on."""
         if size < self.size:
             before = self.size
             self.restrict(int(size))
-            self._reporter.say(f"out of memory on another rank: {_instead(self.size, before)}")
+            self._reporter.say(f"out of memory on another rank: {_smaller(self.size, before)}")
+        self.can_shrink = False
 
     def run(self, attempt: Callable[[int], T], clear: Callable[[], object] = lambda: None) -> T:
-        """`attempt(size)`; where memory runs out, `clear()` and the same again with the next smaller size.
+        """Return `attempt(size)`; where memory runs out, call `clear()` and try the next smaller size.
 
         Raises:
-            TransformerLMError: where a single sequence is too much.
+            TransformerLMError: a single sequence, or a size that cannot shrink, takes too much memory.
         """
-        while True:
+        while self.can_shrink:
             try:
                 return attempt(self.size)
             except RuntimeError as error:
@@ -63,6 +65,8 @@ class MicroBatches:
             # Only here is the error gone, and with it the frames that held the tensors of the attempt.
             clear()
             self._shrink(reason)
+        with memory_for(f"{self.size} sequences at a time", SMALLER if self.size > 1 else ADVICE):
+            return attempt(self.size)
 
     def _shrink(self, reason: str) -> None:
         if self.size == 1:
@@ -72,26 +76,26 @@ class MicroBatches:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self._reporter.say(f"out of memory: {_instead(self.size, before)}")
+        self._reporter.say(f"out of memory: {_smaller(self.size, before)}")
 
 
-def _instead(size: int, before: int) -> str:
+def _smaller(size: int, before: int) -> str:
     return f"going on with {size} sequences at a time instead of {before}; the mathematics is the same"
 
 
-def share_of_batch(config: TrainConfig, world: World) -> int:
+def share_of_batch(config: TrainConfig, num_ranks: int) -> int:
     """Sequences of a step on each rank.
 
     Raises:
-        ConfigError: where they are not equally many, or no whole number of micro-batches.
+        ConfigError: they are not equally many, or no whole number of micro-batches.
     """
     training = config.training
-    if training.batch_size % world.size:
-        what = f"expected a multiple of the {world.size} ranks, got {training.batch_size}"
+    if training.batch_size % num_ranks:
+        what = f"expected a multiple of the {num_ranks} ranks, got {training.batch_size}"
         raise ConfigError(what, key=Key("training", "batch_size"))
-    share = training.batch_size // world.size
+    share = training.batch_size // num_ranks
     if training.micro_batch_size != "auto" and share % training.micro_batch_size:
-        what = f"expected a divisor of the {share} sequences of each of {world.size} ranks"
+        what = f"expected a divisor of the {share} sequences of each of {num_ranks} ranks"
         what += f", got {training.micro_batch_size}"
         raise ConfigError(what, key=Key("training", "micro_batch_size"))
     return share

@@ -1,4 +1,4 @@
-"""What a run would take, before it is started: memory, disk, speed and time. Nothing is kept of it."""
+"""Plan of a run before it is started: memory, disk, speed and time. Nothing is kept of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 
 from transformerlm.config import TrainConfig
 from transformerlm.data import BatchSampler, TokenData
-from transformerlm.distributed.collectives import all_gather_numbers
-from transformerlm.distributed.world import SINGLE_PROCESS, World
+from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.nn import num_non_embedding_parameters, num_parameters, training_flops_per_token
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.optim import lr_factor
@@ -23,7 +22,7 @@ from transformerlm.training.memory import TrainingMemory, device_memory, trainin
 from transformerlm.training.timers import FIRST_STEPS, Clock, duration
 
 MEASURED_SECONDS = 3.0
-"""How long steps are taken to see how fast they are; at least one after the first few."""
+"""Time for which steps are measured; at least one after the first few."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,9 @@ class Plan:
     seconds: float
     """Of the whole run, validating and saving included."""
 
+    def __str__(self) -> str:
+        return "\n".join(plan_lines(self))
+
 
 def make_plan(
     config: TrainConfig,
@@ -59,10 +61,10 @@ def make_plan(
     runtime: Runtime,
     reporter: Reporter,
     now: Callable[[], float] = time.perf_counter,
-    world: World = SINGLE_PROCESS,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Plan:
-    """Take a few real steps on real data, forget what was learned, and work out the rest."""
-    learner = Learner(config, runtime, reporter, world)
+    """Take a few steps on the data, forget what was learned, and work out the rest."""
+    learner = Learner(config, runtime, reporter, ranks)
     learner.prepare()
     steps, seconds_per_step = measured_pace(learner, data, now)
     clock = Clock(now)
@@ -73,25 +75,25 @@ def make_plan(
     return Plan(
         config=config,
         runtime=runtime,
-        num_ranks=world.size,
+        num_ranks=ranks.size,
         micro_batch_size=size,
-        memory=training_memory(config, runtime, size, world),
-        device_memory=device_memory(runtime.device, world),
+        memory=training_memory(config, runtime, size, ranks),
+        device_memory=device_memory(runtime.device, ranks),
         checkpoint_bytes=checkpoint_bytes(config.model, config.optimizer.name),
         token_bytes=sum(file.path.stat().st_size for file in files),
         free_bytes=shutil.disk_usage(_existing(run_path)).free,
         train_tokens=data.train.num_tokens,
         measured_steps=steps,
         seconds_per_step=seconds_per_step,
-        flops_ceiling=world.size * measured_flops_ceiling(runtime),
+        flops_ceiling=ranks.size * measured_flops_ceiling(runtime),
         steps=whole_run[0],
         seconds=whole_run[1],
     )
 
 
 def measured_pace(learner: Learner, data: TokenData, now: Callable[[], float]) -> tuple[int, float]:
-    """Steps taken, and mean seconds of one, the first few left out."""
-    config, runtime, world = learner.config, learner.runtime, learner.world
+    """Number of measured steps and mean seconds of one; the first few are left out."""
+    config, runtime, ranks = learner.config, learner.runtime, learner.ranks
     training, context_length = config.training, config.model.context_length
     sampler = BatchSampler(data.train.tokens, training.batch_size, context_length, training.batch_order)
     step, start, measured = 0, now(), 0.0
@@ -99,21 +101,21 @@ def measured_pace(learner: Learner, data: TokenData, now: Callable[[], float]) -
         if step == FIRST_STEPS:
             start = now()
         factor = lr_factor(step + 1, config.schedule, config.schedule_steps or 1e9)
-        learner.learn(*sampler.batch(step, world.rank, world.size, runtime.device), factor)
+        learner.learn(*sampler.batch(step, ranks.rank, ranks.size, runtime.device), factor)
         runtime.synchronize()
         # All ranks go by rank 0's clock, and stop after the same step.
-        step, ((measured,), *_) = step + 1, all_gather_numbers(world, [now() - start])
+        step, ((measured,), *_) = step + 1, ranks.all_gather_numbers([now() - start])
     return step - FIRST_STEPS, measured / (step - FIRST_STEPS)
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """The plan for a person to read, a topic at a time, in aligned columns."""
+    """Format a plan for a person, topic by topic, in aligned columns."""
     sections = [_model(plan), _memory(plan), _disk(plan), _time(plan)]
     return [line for rows in sections for line in _aligned(rows)]
 
 
 Rows = list[tuple[str, str, str]]
-"""Topic (once), what, and how much."""
+"""Topic (once), name, value."""
 
 
 def _model(plan: Plan) -> Rows:
@@ -177,7 +179,7 @@ def _aligned(rows: Rows) -> list[str]:
 
 
 def readable(num_bytes: float) -> str:
-    """Bytes with three digits and a unit: `7.44 MB`."""
+    """Format bytes with three digits and a unit: `7.44 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 999.5:
             return f"{num_bytes:.3g} {unit}"

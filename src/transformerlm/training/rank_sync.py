@@ -1,34 +1,31 @@
-"""What all ranks of a run go by, so that all do the same: rank 0's clock, and a signal to any of them."""
+"""The clock and the stop signals that all ranks of a run go by, so that all decide alike."""
 
 from __future__ import annotations
 
 from itertools import chain
 
-from transformerlm.distributed.collectives import all_gather_numbers
-from transformerlm.distributed.world import SINGLE_PROCESS, World
+from transformerlm.distributed.ranks import Ranks
 from transformerlm.signals import StopSignals
 from transformerlm.training.timers import KINDS, Clock
 
 
-class Lockstep:
-    """A clock and signals, as they were when all ranks last conferred; a single rank's are what they are now.
+class RankSync:
+    """The clock and the signals of a single process, as they are at any moment.
 
     Args:
-        clock: this rank's own.
+        clock: this process's own.
     """
 
-    def __init__(self, clock: Clock, world: World = SINGLE_PROCESS) -> None:
-        self._own_clock, self._world = clock, world
-        self.clock = clock if world.size == 1 else Clock(lambda: 0.0)
-        """Rank 0's: to decide by, and not to measure with."""
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        """To decide by. What a rank does is measured with its own."""
         self.signals = StopSignals()
-        """This rank's: to be entered."""
-        self._received: int | None = None
+        """Those that this process receives while it is entered."""
 
     @property
     def received(self) -> int | None:
         """The signal that ends the run; None while there is none."""
-        return self.signals.received if self._world.size == 1 else self._received
+        return self.signals.received
 
     @property
     def exit_status(self) -> int:
@@ -36,11 +33,31 @@ class Lockstep:
         return 128 + self.received if self.received else 0
 
     def sync(self) -> None:
-        """Tell each other the time and of signals, in one small exchange; called right after a `spend`."""
-        if self._world.size == 1:
-            return
+        """Exchange time and signals with the other ranks; called right after a `spend` of the clock."""
+
+
+class SeveralRankSync(RankSync):
+    """Rank 0's clock and any rank's signals, as they were at the last `sync`."""
+
+    def __init__(self, clock: Clock, ranks: Ranks) -> None:
+        super().__init__(Clock(lambda: 0.0))
+        self._own_clock, self._ranks = clock, ranks
+        self._received: int | None = None
+
+    @property
+    def received(self) -> int | None:
+        """The signal that ends the run on all ranks; None while there is none."""
+        return self._received
+
+    def sync(self) -> None:
+        """A single exchange."""
         own = [self.signals.received or 0, *chain(*self._own_clock.state().values())]
-        told = all_gather_numbers(self._world, own)
-        self._received = int(max(signal for signal, *_ in told)) or None
-        numbers = iter(told[0][1:])
+        found = self._ranks.all_gather_numbers(own)
+        self._received = int(max(signal for signal, *_ in found)) or None
+        numbers = iter(found[0][1:])
         self.clock.load({kind: (next(numbers), next(numbers)) for kind in KINDS})
+
+
+def make_rank_sync(clock: Clock, ranks: Ranks) -> RankSync:
+    """Make the RankSync of a single process, or of several ranks."""
+    return RankSync(clock) if ranks.size == 1 else SeveralRankSync(clock, ranks)

@@ -1,29 +1,25 @@
-"""What transformerlm-train says and shows besides metrics: what it begins, and what has come of it."""
+"""Messages of a run besides its metrics: its beginning, its final quality, and samples of text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from transformerlm.distributed.collectives import while_rank_0_works
+from transformerlm.config import TrainConfig
+from transformerlm.data import TokenFile
+from transformerlm.evaluation.loss import xz_bits_per_byte
+from transformerlm.infer import complete, completion_values
+from transformerlm.logging import Logger, MetricsFile
+from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.progress import Reporter
-
-if TYPE_CHECKING:
-    from transformerlm.data import TokenFile
-    from transformerlm.logging import Logger
-    from transformerlm.nn import TransformerLM
-    from transformerlm.tokenizer import Tokenizer
-    from transformerlm.training.trainer import Trainer
+from transformerlm.tokenizer import Tokenizer
+from transformerlm.training.trainer import Trainer
 
 XZ_LIMIT_BYTES = 16_000_000
 """Larger texts are not compressed for comparison: xz takes about a second a megabyte."""
 
 
-def introduce(trainer: Trainer, reporter: Reporter) -> None:
-    """Say what is about to be trained, on what, and where."""
-    from transformerlm.nn import num_parameters
-
+def say_beginning(trainer: Trainer, reporter: Reporter) -> None:
+    """Say what is about to be trained, on what data, and on which device."""
     budget, train_tokens = trainer.budget, trainer.data.train.num_tokens
-    places = f"{trainer.world.size} x " if trainer.world.size > 1 else ""
+    places = f"{trainer.ranks.size} x " if trainer.ranks.size > 1 else ""
     reporter.say(f"model: {num_parameters(trainer.config.model):,} parameters, on {places}{trainer.runtime}")
     steps = trainer.config.training.steps_in_budget(trainer.config.model.context_length)
     passes = f"{steps * budget.tokens_per_step / train_tokens:.2f} passes over" if steps else "on"
@@ -32,31 +28,21 @@ def introduce(trainer: Trainer, reporter: Reporter) -> None:
         reporter.say(f"resumed: {trainer.run.path}, {budget.done(trainer.step)}")
 
 
-def show(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter, loggers: list[Logger]) -> None:
-    """Say how good the model has become, and let it write."""
-    config, step = trainer.config, trainer.step
-    model = trainer.whole_model()
-    with while_rank_0_works(trainer.world):
-        if trainer.world.is_main:
-            if config.training.max_time is not None:
-                short = ", all of them in the warm-up" if step <= config.schedule.warmup_steps else ""
-                reporter.say(f"trained: {step} steps in {config.training.max_time}{short}")
-            compare_with_xz(trainer, tokenizer, reporter)
-            write_samples(trainer, model, tokenizer, loggers[0])
+def say_steps_in_time(config: TrainConfig, step: int, reporter: Reporter) -> None:
+    """Say how many steps a budget in time has come to."""
+    if config.training.max_time is not None:
+        short = ", all of them in the warm-up" if step <= config.schedule.warmup_steps else ""
+        reporter.say(f"trained: {step} steps in {config.training.max_time}{short}")
 
 
 def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) -> None:
-    """Say what the validation text costs the model and what it costs a good compressor."""
-    from transformerlm.evaluation.loss import xz_bits_per_byte
-
+    """Say what the validation text costs the model in bits, and what it costs a good compressor."""
     train, val, newest = trainer.data.train, trainer.data.val, trainer.newest
     if val is None or newest is None:
         return
     found = newest.evaluation
-    ours = (
-        f"{found.bits_per_byte:.3f} bits per byte (loss {found.loss:.3f}, perplexity {found.perplexity:.1f})"
-    )
-    reporter.say(f"validation: {ours}")
+    numbers = f"loss {found.loss:.3f}, perplexity {found.perplexity:.1f}"
+    reporter.say(f"validation: {found.bits_per_byte:.3f} bits per byte ({numbers})")
     if val.num_bytes > XZ_LIMIT_BYTES:
         return
     separator = tokenizer.special_token_ids.get(trainer.config.data.document_separator, -1)
@@ -72,9 +58,6 @@ def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) 
 
 def write_samples(trainer: Trainer, model: TransformerLM, tokenizer: Tokenizer, logger: Logger) -> None:
     """Continue the prompts of [generation], log the texts and keep them in the run's folder."""
-    from transformerlm.infer import complete, completion_values
-    from transformerlm.logging import MetricsFile
-
     config, run, generation = trainer.config, trainer.run, trainer.config.generation
     with trainer.runtime.autocast():
         completions = complete(model, tokenizer, generation, seed=config.runtime.seed)

@@ -1,6 +1,6 @@
-"""Which steps are not to be taken: those whose loss or gradient is no finite number, and spikes.
+"""Finds the steps that must not be taken: those whose loss or gradient is not finite, and spikes.
 
-Judges by two numbers and remembers some; what is done about a verdict is the learner's and the trainer's.
+It looks at two numbers of each step and remembers some. Learner and Trainer act on what it says.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from transformerlm.errors import NumericalError
 WINDOW = 128
 """Steps that a loss or a norm is compared with."""
 MIN_SAMPLES = 32
-"""With fewer nothing is a spike yet."""
+"""With fewer no value counts as a spike."""
 
 
 class Verdict(Enum):
-    """What becomes of a step."""
+    """Fate of a step."""
 
     TAKE = "take"
     SKIP = "skip"
     """A spike, and those are to be skipped."""
-    FAULT = "fault"
+    NONFINITE = "nonfinite"
     """Loss or gradient norm are not finite."""
 
 
-class Judge(Protocol):
+class Check(Protocol):
     """Decides between a backward pass and the optimizer's step."""
 
     def __call__(self, loss: float, grad_norm: float, *, is_scaled: bool) -> Verdict:
         """`is_scaled`: gradients were scaled up, and the scaler itself skips a step where they overflow."""
 
 
-def always(loss: float, grad_norm: float, *, is_scaled: bool) -> Verdict:
-    """The Judge that has every step taken."""
+def take_every_step(loss: float, grad_norm: float, *, is_scaled: bool) -> Verdict:
+    """The Check that has every step taken."""
     return Verdict.TAKE
 
 
@@ -71,8 +71,8 @@ def first_not_finite(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> str
     return "no parameter and no gradient"
 
 
-class Guard:
-    """A run's judge, and its counts. Sees every step's loss and gradient norm, in order."""
+class StepGuard:
+    """A run's Check, and its counts. Sees every step's loss and gradient norm, in order."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -81,57 +81,59 @@ class Guard:
         """Steps that were not taken, for either reason."""
         self.num_rollbacks = 0
         self.num_left_out = 0
-        """Batches that going back has left out: step i learns from batch i + num_left_out."""
+        """Batches that rollbacks have left out: step i learns from batch i + num_left_out."""
         self.num_in_a_row = 0
-        """Faults since the last step that was sound."""
+        """Steps that were not finite since the last one that was."""
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._grad_norms: deque[float] = deque(maxlen=WINDOW)
 
-    def judge(self, loss: float, grad_norm: float, *, is_scaled: bool) -> Verdict:
-        """The verdict on the next step; counts it."""
+    def check(self, loss: float, grad_norm: float, *, is_scaled: bool) -> Verdict:
+        """Judge the next step, and count it."""
         if not (math.isfinite(loss) and (math.isfinite(grad_norm) or is_scaled)):
             self.num_in_a_row += 1
-            return Verdict.FAULT
+            return Verdict.NONFINITE
         self.num_in_a_row = 0
         found = False
         for window, value in ((self._losses, loss), (self._grad_norms, grad_norm)):
             if math.isfinite(value):
                 found |= is_spike(window, value, self.config.spike_deviations)
-                window.append(value)  # spikes too: where a run has come to another level, that is no fault
+                window.append(value)  # spikes too: a run that has come to another level goes on
         self.num_spikes += found
         if not (found and self.config.skip_spikes):
             return Verdict.TAKE
         self.num_skipped += 1
         return Verdict.SKIP
 
-    def meet(self, fault: str) -> str:
-        """What is to be done about a fault, which `fault` describes: "skip" or "rollback".
+    def decide(self, description: str) -> str:
+        """Return "skip" or "rollback" for a step that is not finite, which `description` describes.
 
         Raises:
-            NumericalError: the run is to stop, or there have been too many already.
+            NumericalError: the run is to stop, or there have been too many such steps.
         """
         config = self.config
         if config.on_nonfinite == "stop":
             others = '[training].on_nonfinite = "skip" or "rollback"'
-            raise NumericalError(f"{fault}; no checkpoint has it; try a lower [optimizer].lr, or {others}")
+            raise NumericalError(
+                f"{description}; no checkpoint has it; try a lower [optimizer].lr, or {others}"
+            )
         if config.max_faults in (self.num_in_a_row, self.num_rollbacks):
             many = f"[training].max_faults = {config.max_faults} is reached"
-            raise NumericalError(f"{fault}; no checkpoint has it; {many}; try a lower [optimizer].lr")
+            raise NumericalError(f"{description}; no checkpoint has it; {many}; try a lower [optimizer].lr")
         self.num_skipped += config.on_nonfinite == "skip"
         return config.on_nonfinite
 
     def leave_out(self, num_batches: int) -> None:
-        """The run has gone back, and does not see so many batches again."""
+        """Count a rollback, after which the run does not see so many batches again."""
         self.num_rollbacks += 1
         self.num_left_out += num_batches
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run has to know, as plain numbers."""
+        """Counts and windows as plain numbers, for a resumed run."""
         counts = {name: value for name, value in vars(self).items() if name.startswith("num_")}
         return {**counts, "losses": list(self._losses), "grad_norms": list(self._grad_norms)}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave; runs of before have none."""
+        """Go on from what `state` returned; old checkpoints have nothing of it."""
         for name in vars(self):
             if name.startswith("num_"):
                 setattr(self, name, int(state.get(name, 0)))

@@ -1,6 +1,6 @@
-"""Where the time of a run goes: into steps, waiting for data, validating, saving. It goes on across resumes.
+"""Time accounting of a run: steps, waiting for data, validating, saving. It goes on across resumes.
 
-It only measures. What a budget makes of it is in budget.py.
+Here time is only measured. How a budget uses it is in budget.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 FIRST_STEPS = 3
-"""Steps of a process that say nothing of its pace: they fill caches, start threads, compile."""
+"""Steps of a process that are not typical of its pace: they fill caches, start threads, compile."""
 
 KINDS = ("starting", "first steps", "steps", "data", "validating", "saving")
 STARTING, FIRST, STEPS, DATA, VALIDATING, SAVING = KINDS
@@ -29,7 +29,7 @@ class Spent(NamedTuple):
 
 
 class Lap(NamedTuple):
-    """Steps, and their seconds, since some earlier moment."""
+    """Steps and their seconds since an earlier moment."""
 
     steps: float
     seconds: float
@@ -41,7 +41,7 @@ class Lap(NamedTuple):
 
 
 class Clock:
-    """Divides all time among kinds of work: what has passed since the last `spend` goes to the one named.
+    """Divides all time among kinds of work: `spend` gives the time since the last call to the kind named.
 
     Args:
         now: seconds since any moment.
@@ -53,7 +53,7 @@ class Clock:
         self._first_steps = 0
 
     def start(self) -> None:
-        """Begin to count: what was before is nobody's time."""
+        """Begin to count: the time before is not this run's."""
         self._mark = self._now()
 
     def spend(self, kind: str, times: int = 1) -> None:
@@ -63,13 +63,13 @@ class Clock:
         self._mark = now
 
     def spend_on_step(self, times: int = 1) -> None:
-        """As `spend`, on a step, or with `times` 0 on a part of one."""
+        """`spend` on a step, or with `times` 0 on a part of one."""
         is_first = self._first_steps < FIRST_STEPS
         self.spend(FIRST if is_first else STEPS, times)
         self._first_steps += times if is_first else 0
 
     def spend_on_data(self) -> None:
-        """As `spend`, on the data of a step."""
+        """`spend` on waiting for the data of a step."""
         self.spend(FIRST if self._first_steps < FIRST_STEPS else DATA, times=0)
 
     @property
@@ -88,21 +88,21 @@ class Clock:
         return self._spent[kind].mean
 
     def lap(self) -> Lap:
-        """All steps so far, the first ones too; take one from another to have those between them."""
+        """All steps so far, the first ones too; subtract two laps for the steps between them."""
         first, steps, data = (self._spent[kind] for kind in (FIRST, STEPS, DATA))
         return Lap(first.times + steps.times, first.seconds + steps.seconds + data.seconds, data.seconds)
 
     def state(self) -> dict[str, list[float]]:
-        """What a later process needs to go on."""
+        """All seconds and counts, for a later process to go on from."""
         return {kind: list(spent) for kind, spent in self._spent.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from what `state` returned."""
         self._spent |= {kind: Spent(float(s), int(times)) for kind, (s, times) in state.items()}
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a person: `4s`, `12m05s`, `1h30m`."""
+    """Format seconds for a person: `4s`, `12m05s`, `1h30m`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

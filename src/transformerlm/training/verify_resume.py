@@ -1,4 +1,4 @@
-"""Does a run that is stopped go on as if it had not been? A proof on the user's own machine and data.
+"""Proof, on the user's own machine and data, that a stopped run goes on to the same bits.
 
 From the newest checkpoint the same steps are taken twice: straight, and with a stop in the middle, at which a
 checkpoint is written, read into a new model and gone on from. Nothing in the run's folder changes.
@@ -23,16 +23,16 @@ from transformerlm.training.trainer import Trainer
 
 
 def verify_resume(make: Callable[[RunDirectory], Trainer], run: RunDirectory, steps: int) -> None:
-    """Take `steps` steps both ways, compare every bit of what comes of it, and say what was found.
+    """Take `steps` steps both ways, compare all bits of the results, and say what was found.
 
-    On a GPU, where operations may add in another order each time, how far apart the two are is only said.
+    On a GPU, where operations may add in another order each time, differences are said and are no error.
 
     Args:
-        make: a fresh trainer for this run; `run` is given to it, or another folder to write to.
+        make: makes a fresh trainer for this run, in the folder that it is given: `run`, or a temporary one.
 
     Raises:
         CheckpointError: there is no checkpoint; or, on a CPU, the two differ, or differ from the records
-            of the run where it had come further than its checkpoint.
+            of the run that are newer than its checkpoint.
     """
     straight = make(run)
     newest = _resume(straight)
@@ -56,7 +56,7 @@ def verify_resume(make: Callable[[RunDirectory], Trainer], run: RunDirectory, st
 
 
 def _resume(trainer: Trainer) -> Checkpoint:
-    found = trainer.run.resume_point("must", trainer.reporter, trainer.world)
+    found = trainer.run.resume_point("must", trainer.reporter, trainer.ranks)
     assert found
     trainer.restore(found)
     trainer.learner.prepare()
@@ -68,11 +68,12 @@ def _take(trainer: Trainer, steps: int) -> list[float]:
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:
-    return {"model": trainer.learner.model_state(), "training": trainer.training_state()}
+    state = trainer.state()
+    return {"model": state.weights, "training": state.training()}
 
 
 def state_differences(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
-    """One line per tensor whose bits differ, and one for other values; both are trees of the same shape."""
+    """Compare two trees of the same shape: a line per tensor whose bits differ, one for other values."""
     (tensors, values), (other_tensors, other_values) = flatten(expected), flatten(got)
     lines = [
         f"{name}: differs by at most {_distance(tensor, other_tensors[name]):.3g}"
@@ -93,7 +94,7 @@ def _loss_differences(what: str, first: int, expected: list[float], got: list[fl
 
 
 def _recorded_losses(metrics: Path, step: int, steps: int) -> list[float]:
-    """The losses of the steps after `step` that a run has logged, as far as there is one for each."""
+    """The logged losses of the steps after `step`, up to the first that is missing."""
     if not metrics.exists():
         return []
     records = [json.loads(line) for line in metrics.read_bytes().splitlines() if line.endswith(b"}")]

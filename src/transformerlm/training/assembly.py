@@ -1,0 +1,166 @@
+"""From a prepared run to its parts: the device, the Trainer, where it starts from, and the loggers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from transformerlm.checkpoint.run_directory import RunDirectory, check_same_on_all_ranks, identity
+from transformerlm.config import RuntimeConfig
+from transformerlm.distributed.ranks import Ranks
+from transformerlm.errors import ConfigError, Key
+from transformerlm.infer import check_prompts
+from transformerlm.logging import CombinedLogger, Logger, MetricsFile, make_logger
+from transformerlm.nn.accounting import checkpoint_bytes
+from transformerlm.parallel import available_cores
+from transformerlm.progress import Reporter
+from transformerlm.runtime import Runtime, prepare_process, resolve_device
+from transformerlm.schema import to_dict
+from transformerlm.signals import end_at_interrupts
+from transformerlm.storage.files import require_free_bytes
+from transformerlm.training.init_from import take_weights
+from transformerlm.training.microbatch import share_of_batch
+from transformerlm.training.plan import Plan, make_plan
+from transformerlm.training.prepare import Prepared
+from transformerlm.training.report import compare_with_xz, say_beginning, say_steps_in_time, write_samples
+from transformerlm.training.torch_settings import borrowed_torch_settings
+from transformerlm.training.trainer import Trainer
+from transformerlm.training.verify_resume import verify_resume
+
+
+class Assembly:
+    """A prepared run, and the folder, the ranks and the process that it is to be trained in."""
+
+    def __init__(
+        self, prepared: Prepared, run_dir: Path, reporter: Reporter, ranks: Ranks, *, owns_process: bool
+    ) -> None:
+        self.config, self.tokenizer, self.data = prepared
+        self.run, self.reporter, self.ranks, self.owns_process = (
+            RunDirectory(run_dir),
+            reporter,
+            ranks,
+            owns_process,
+        )
+
+    def train(self, loggers: Sequence[Logger] | None, run_name: str) -> Trainer:
+        """Train from where the run stopped before, then write samples; the trainer, as it is at the end."""
+        with self.ranks.collective_errors():
+            check_prompts(self.tokenizer, self.config.generation)
+            if self.ranks.is_main:
+                num_bytes = 2 * checkpoint_bytes(self.config.model, self.config.optimizer.name)
+                require_free_bytes(self.run.path, num_bytes, "two checkpoints")
+        with self.ranks.collective_errors():
+            check_same_on_all_ranks(self.ranks, self.config, identity(self.config, self.data))
+        with self.runtime() as runtime:
+            trainer = self.make_trainer(runtime)
+            with self.ranks.collective_errors():
+                own = self.begin(trainer, loggers, run_name) if self.ranks.is_main else []
+            with CombinedLogger(own) as logger:
+                logger.log_config(to_dict(self.config))
+                logger.log_artifact(
+                    self.run.path / "tokenizer", f"tokenizer-{self.run.path.name}", "tokenizer"
+                )
+                if trainer.train(logger):
+                    self.stop(trainer)
+                else:
+                    self.show(trainer, CombinedLogger(own[:-1]))
+        return trainer
+
+    def plan(self) -> Plan:
+        """Work out what training would take."""
+        with self.ranks.collective_errors():
+            share_of_batch(self.config, self.ranks.size)
+        with self.runtime() as runtime:
+            return make_plan(self.config, self.data, self.run.path, runtime, self.reporter, ranks=self.ranks)
+
+    def verify_resume(self, steps: int) -> None:
+        """Take `steps` steps from the newest checkpoint, straight and with a stop, and compare all bits."""
+        with self.runtime() as runtime:
+
+            def make(run: RunDirectory) -> Trainer:
+                return Trainer(self.config, self.data, run, runtime, self.reporter, lambda: 0.0, self.ranks)
+
+            verify_resume(make, self.run, steps)
+
+    @contextlib.contextmanager
+    def runtime(self) -> Iterator[Runtime]:
+        """The device and precision that this rank computes on, and [runtime]'s settings of PyTorch meanwhile.
+
+        Raises:
+            ConfigError: there is no such device, or none for each rank.
+        """
+        with contextlib.ExitStack() as stack:
+            with self.ranks.collective_errors():
+                config = runtime_of_rank(self.config.runtime, self.ranks)
+                if self.owns_process:
+                    runtime = prepare_process(config)
+                else:
+                    runtime = Runtime.from_config(config)
+                    stack.enter_context(borrowed_torch_settings(config))
+            yield runtime
+
+    def make_trainer(self, runtime: Runtime) -> Trainer:
+        """The run's trainer, as it was when it stopped before, or at the beginning."""
+        config, ranks = self.config, self.ranks
+        found = self.run.resume_point(config.training.resume, self.reporter, ranks)
+        with ranks.collective_errors():
+            trainer = Trainer(config, self.data, self.run, runtime, self.reporter, ranks=ranks)
+        if found:
+            trainer.restore(found)
+        elif config.training.start_from is not None:
+            take_weights(trainer.learner, config, self.reporter)
+        return trainer
+
+    def begin(self, trainer: Trainer, loggers: Sequence[Logger] | None, run_name: str) -> list[Logger]:
+        """Write what a run's folder begins with, and say what it is; the loggers, the metrics file last."""
+        config, run = self.config, self.run
+        run.start(config, self.tokenizer)
+        metrics = MetricsFile(run.metrics)
+        metrics.truncate_after(trainer.step)
+        say_beginning(trainer, self.reporter)
+        if loggers is None:
+            dataset = config.logging.dataset or config.data.corpus_name
+            logging = dataclasses.replace(config.logging, dataset=dataset)
+            loggers = [make_logger(logging, config.wandb, run.path, run_name)]
+        return [*loggers, metrics]
+
+    def stop(self, trainer: Trainer) -> None:
+        """Say that a signal has stopped the run."""
+        if self.owns_process:
+            end_at_interrupts()
+        self.reporter.say(f"stopped after step {trainer.step}; the same command goes on from there")
+
+    def show(self, trainer: Trainer, logger: Logger) -> None:
+        """Say how good the model has become, and let it write."""
+        model = trainer.learner.whole_model()
+        with self.ranks.while_rank_0_works():
+            if self.ranks.is_main:
+                say_steps_in_time(self.config, trainer.step, self.reporter)
+                compare_with_xz(trainer, self.tokenizer, self.reporter)
+                write_samples(trainer, model, self.tokenizer, logger)
+        more = f'more text: transformerlm-infer --infer.checkpoint="{self.run.path}"'
+        self.reporter.say(f"done: {self.run.path}; {more}")
+
+
+def runtime_of_rank(config: RuntimeConfig, ranks: Ranks) -> RuntimeConfig:
+    """[runtime] for one of several ranks, which takes its own GPU, or its part of the machine's cores.
+
+    Raises:
+        ConfigError: there is no such device, or none for each rank.
+    """
+    if ranks.size == 1:
+        return config
+    world, device = ranks.world, resolve_device(config.device).type
+    if device == "mps":
+        raise ConfigError('several ranks compute on "cuda" or "cpu", got mps', key=Key("runtime", "device"))
+    if device == "cuda":
+        if world.local_size > torch.cuda.device_count():
+            what = f"{world.local_size} ranks of this machine, got {torch.cuda.device_count()}"
+            raise ConfigError(f"expected a GPU for each of the {what}", key=Key("runtime", "device"))
+        torch.cuda.set_device(world.local_rank)
+    num_threads = config.num_threads or max(1, available_cores() // world.local_size)
+    return dataclasses.replace(config, num_threads=num_threads)

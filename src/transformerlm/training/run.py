@@ -1,0 +1,178 @@
+"""A whole run, from a config to a trained model: what transformerlm-train does, to be called from Python too.
+
+    from transformerlm.config import TrainConfig
+    from transformerlm.training import train
+
+    result = train(TrainConfig(...))
+    print(result.run_dir, result.steps, result.best)
+
+Here is what comes before PyTorch: the run's folder, the tokenizer and the token files, whose worker
+processes start quicker without it. assembly.py puts the rest together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformerlm.config import TrainConfig
+from transformerlm.distributed.collectives import ranks_from_environment
+from transformerlm.distributed.ranks import Ranks
+from transformerlm.progress import Reporter, SilentReporter
+from transformerlm.storage.files import full_disk_as_output_error, remove_dead_temporaries
+from transformerlm.storage.lock import LOCK_FILE, locked
+from transformerlm.training.prepare import prepare
+
+if TYPE_CHECKING:
+    from transformerlm.evaluation.loss import Validation
+    from transformerlm.logging import Logger
+    from transformerlm.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Outcome of a run."""
+
+    run_dir: Path
+    """Its folder: config, tokenizer, checkpoints, metrics, samples."""
+    steps: int
+    """Optimizer steps that are completed, those of earlier processes included."""
+    best: Validation | None
+    """The validation with the lowest loss, and its step; None where nothing was validated."""
+    last: Validation | None
+    """The latest validation."""
+    stop_signal: int | None = None
+    """The signal that stopped the run; the same call goes on from there. None where it came to its end."""
+
+    @property
+    def was_stopped(self) -> bool:
+        """True if a signal ended the run."""
+        return self.stop_signal is not None
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 128 + the signal's number, as shells count."""
+        return 128 + self.stop_signal if self.stop_signal else 0
+
+
+def train(
+    config: TrainConfig,
+    reporter: Reporter | None = None,
+    loggers: Sequence[Logger] | None = None,
+    *,
+    owns_process: bool = False,
+) -> TrainingResult:
+    """Train a model: make the tokenizer and the token files where they are missing, train, write samples.
+
+    What exists and fits is used; a run that was stopped goes on from its newest checkpoint, as
+    [training].resume says. Metrics are also written to `metrics.jsonl` in the run's folder. While it trains,
+    the first SIGINT, SIGTERM or SIGHUP ends the run after its step. Under torchrun each process calls this.
+
+    Threads, random state and PyTorch's settings are the caller's again afterwards.
+
+    Args:
+        config: as `transformerlm-train --config` reads it.
+        reporter: where messages and progress go; to nobody by default.
+        loggers: where metrics and samples go; by default what [logging] names.
+        owns_process: the process does nothing else, as the command's: [runtime] sets it up for good, freed
+            memory stays with it, and after a stop Ctrl-C ends it at once.
+
+    Raises:
+        TransformerLMError: anything that the user can mend; its subclasses say what is wrong: ConfigError,
+            DataError, CheckpointError, NumericalError, OutputError, LockedError.
+    """
+    with _ranks(reporter) as (ranks, reporter), own_folder(config, ranks) as (run_dir, run_name):
+        check_start(config, run_dir, reporter, ranks)
+        prepared = prepare(config, reporter, ranks)
+        # Imported only now: torch takes seconds, and worker processes are quicker to start without it.
+        from transformerlm.training.assembly import Assembly
+
+        assembly = Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process)
+        trainer = assembly.train(loggers, run_name)
+        ranks.barrier()
+    stop_signal = trainer.rank_sync.received
+    return TrainingResult(run_dir, trainer.step, trainer.best, trainer.newest, stop_signal)
+
+
+def plan_run(config: TrainConfig, reporter: Reporter | None = None, *, owns_process: bool = False) -> Plan:
+    """Work out what `train` would take (memory, disk, time), after a few steps on the data; nothing is kept.
+
+    Tokenizer and token files are made where they are missing. See `train` for the arguments.
+    """
+    from transformerlm.logging import resolved_run_name
+
+    with _ranks(reporter) as (ranks, reporter):
+        prepared = prepare(config, reporter, ranks)
+        from transformerlm.training.assembly import Assembly
+
+        run_dir = run_path(config, resolved_run_name(config.logging))
+        return Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process).plan()
+
+
+def verify_run(
+    config: TrainConfig, steps: int, reporter: Reporter | None = None, *, owns_process: bool = False
+) -> None:
+    """Prove that a stopped run goes on to the same bits: `steps` steps from its newest checkpoint, both ways.
+
+    What was found is said to the reporter. See `train` for the arguments.
+
+    Raises:
+        CheckpointError: there is no checkpoint; or, on a CPU, the bits differ.
+    """
+    with _ranks(reporter) as (ranks, reporter), own_folder(config, ranks) as (run_dir, _):
+        prepared = prepare(config, reporter, ranks)
+        from transformerlm.training.assembly import Assembly
+
+        Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process).verify_resume(steps)
+        ranks.barrier()
+
+
+@contextlib.contextmanager
+def _ranks(reporter: Reporter | None) -> Iterator[tuple[Ranks, Reporter]]:
+    """Connect the ranks; only rank 0 reports, as the others would say the same."""
+    ranks = ranks_from_environment()
+    with ranks.connected("nccl"), ranks.fail_together():
+        yield ranks, reporter if reporter and ranks.is_main else SilentReporter()
+
+
+@contextlib.contextmanager
+def own_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path, str]]:
+    """Lock the run's folder for this process or these ranks, remove what killed ones left; folder and name.
+
+    Raises:
+        LockedError: another process trains there. (AgreedError on several ranks.)
+    """
+    from transformerlm.logging import resolved_run_name
+
+    run_name = ranks.broadcast_bytes(resolved_run_name(config.logging).encode()).decode()
+    run_dir = run_path(config, run_name)
+    with contextlib.ExitStack() as stack:
+        with ranks.collective_errors():
+            if ranks.is_main:
+                with full_disk_as_output_error(run_dir / LOCK_FILE):
+                    stack.enter_context(locked(run_dir))
+                for folder in (run_dir, run_dir / "checkpoints"):
+                    remove_dead_temporaries(folder)
+        yield run_dir, run_name
+
+
+def run_path(config: TrainConfig, run_name: str) -> Path:
+    """[training].run_dir with its placeholders filled in."""
+    from transformerlm.data import fill_placeholders
+
+    return Path(fill_placeholders(config.training.run_dir, config.data).replace("{run_name}", run_name))
+
+
+def check_start(config: TrainConfig, run_dir: Path, reporter: Reporter, ranks: Ranks) -> None:
+    """Refuse a [training].start_from that the run cannot begin with, before anything is made for it."""
+    if config.training.start_from is None:
+        return
+    from transformerlm.checkpoint.store import checkpoint_paths
+    from transformerlm.training.init_from import starting_point
+
+    with ranks.while_rank_0_works():
+        if ranks.is_main and not checkpoint_paths(run_dir / "checkpoints"):
+            starting_point(config, reporter)

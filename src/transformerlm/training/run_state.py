@@ -1,0 +1,92 @@
+"""The saved state of a run: all that a checkpoint holds, written and read in this one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+
+from transformerlm.checkpoint.load_state import as_checkpoint_error
+from transformerlm.checkpoint.run_directory import RunDirectory
+from transformerlm.checkpoint.store import Checkpoint
+from transformerlm.evaluation.loss import Validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """A run after `step` steps. `weights` are model.safetensors, `training` training.safetensors, `about` the
+    manifest's part that readers need without opening the others."""
+
+    step: int
+    weights: Mapping[str, Tensor]
+    """By their names in the model."""
+    learner: Mapping[str, Any]
+    """`Learner.state()`: optimizer, loss scaler, random number generators, limit of the micro-batch."""
+    step_guard: Mapping[str, Any]
+    """`StepGuard.state()`: its counts, and the losses and norms that spikes are found by."""
+    best: Validation | None
+    newest: Validation | None
+    config: Mapping[str, Any]
+    """The resolved config."""
+    identity: Mapping[str, Any]
+    """Fingerprints of model, tokenizer and data, which a run cannot change."""
+    environment: Mapping[str, Any]
+    """Versions, threads and ranks: they decide the last bits of results."""
+    micro_batch_size: int | None
+    clock: Mapping[str, Any]
+    """`Clock.state()`: the seconds that the run has spent on each kind of work."""
+    completed_seconds: float
+    """The longest time that this run has had as its budget and used up."""
+
+    def training(self) -> dict[str, Any]:
+        """The content of training.safetensors: with the weights, it makes a resumed run come to the same
+        bits."""
+        return {
+            **self.learner,
+            "guard": self.step_guard,
+            "best": self.best.to_plain() if self.best else [],
+            "newest": self.newest.to_plain() if self.newest else [],
+        }
+
+    def about(self) -> dict[str, Any]:
+        """The manifest's entries, as JSON can hold them."""
+        return {
+            "config": self.config,
+            "identity": self.identity,
+            "environment": self.environment,
+            "newest_validation": self.newest.to_plain() if self.newest else [],
+            "micro_batch_size": self.micro_batch_size,
+            "clock": self.clock,
+            "completed_seconds": self.completed_seconds,
+        }
+
+    def write(self, run: RunDirectory, keep: int) -> Checkpoint:
+        """Commit a checkpoint, and remove all but the newest `keep` and the best one; see `run.save`."""
+        best_step = self.best.step if self.best else None
+        return run.save(self.step, self.weights, self.training(), self.about(), keep, best_step)
+
+    @classmethod
+    def read(cls, found: Checkpoint, weights: Mapping[str, Any], training: Mapping[str, Any]) -> Self:
+        """A checkpoint's state, from its manifest and its two members; earlier versions wrote less.
+
+        Raises:
+            CheckpointError: what it holds is not such a state.
+        """
+        about = found.about
+        with as_checkpoint_error(f"{found.path}: what it says of its run"):
+            return cls(
+                step=found.step,
+                weights=weights,
+                learner=training,
+                step_guard=training.get("guard", {}),
+                best=Validation.from_plain(training["best"]),
+                newest=Validation.from_plain(training["newest"]),
+                config=about.get("config", {}),
+                identity=about.get("identity", {}),
+                environment=about.get("environment", {}),
+                micro_batch_size=about.get("micro_batch_size"),
+                clock=about.get("clock", {}),
+                completed_seconds=float(about.get("completed_seconds", 0.0)),
+            )

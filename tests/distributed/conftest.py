@@ -1,0 +1,55 @@
+"""A group of two ranks that does all its work once, and a single process that does the same."""
+
+import pytest
+import torch
+
+from tests.distributed import cases, group
+from tests.distributed.ranks_that_train import run_case, write_tokens
+from transformerlm.distributed.ranks import SINGLE_PROCESS
+from transformerlm.storage.lock import locked
+from transformerlm.training import trainer
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """Folder in which one process has trained what others train on ranks, or go on from."""
+    folder = tmp_path_factory.mktemp("alone")
+    write_tokens(folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "measured_flops_ceiling", lambda runtime: 1e12)
+        for name, options in cases.alone_cases().items():
+            assert "error" not in run_case(SINGLE_PROCESS, folder, name, **options)
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ranks2(alone, tmp_path_factory):
+    """Folder in which two ranks have worked on all cases."""
+    folder = tmp_path_factory.mktemp("ranks2")
+    write_tokens(folder)
+    cases.write_corpus(folder)
+    cases.write_config(folder, "ranks")
+    (folder / "locked").mkdir()
+    with locked(folder / "locked"):
+        errors, status = group.start(folder, 2, cases.commands(folder), cases.trainings(folder, alone))
+    assert status == 0, errors
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ranks4(alone, ranks2, tmp_path_factory):
+    """Folder in which four ranks have worked on the trainings, and have gone on with what two have begun."""
+    folder = tmp_path_factory.mktemp("ranks4")
+    write_tokens(folder)
+    errors, status = group.start(folder, 4, trainings=cases.trainings(ranks2, alone))
+    assert status == 0, errors
+    return folder
+
+
+@pytest.fixture(scope="session")
+def place(request):
+    """The folder of so many ranks."""
+    return request.getfixturevalue(f"ranks{request.param}")

@@ -1,0 +1,145 @@
+"""A whole run from Python: `from transformerlm.training import train`."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from transformerlm.config import (
+    DataConfig,
+    GenerationConfig,
+    ModelConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    TokenizerConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from transformerlm.errors import ConfigError
+from transformerlm.logging import NullLogger, names
+from transformerlm.progress import SilentReporter
+from transformerlm.training import plan_run, train, verify_run
+
+
+class Recorder(NullLogger):
+    """Keeps what is logged; sends this process a signal when a step is."""
+
+    def __init__(self, signal_at=None):
+        self.records, self.signal_at = [], signal_at
+
+    def log(self, values, step=None):
+        self.records.append({"step": step, **values})
+        if step == self.signal_at:
+            self.signal_at = None
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Heard(SilentReporter):
+    def __init__(self):
+        self.messages = []
+
+    def say(self, message):
+        self.messages.append(message)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "text").mkdir()
+    for number in range(30):
+        (folder / "text" / f"{number}.txt").write_text(f"The {number}. fox met a crow by the river.\n" * 9)
+    return TrainConfig(
+        data=DataConfig(corpus=str(folder / "text"), token_dir=str(folder / "tokens")),
+        tokenizer=TokenizerConfig(vocab_size=280, tokenizer_dir=str(folder / "tokenizer")),
+        model=ModelConfig(context_length=16, d_model=16, num_layers=1, num_heads=2, d_ff=32),
+        schedule=ScheduleConfig(warmup_steps=2),
+        training=TrainingConfig(
+            run_dir=str(folder / "run"), max_steps=6, batch_size=4, validate_every=3, log_every=1
+        ),
+        generation=GenerationConfig(prompts=("The ",), max_new_tokens=4),
+        runtime=RuntimeConfig(device="cpu", dtype="float32", num_threads=1, deterministic=True, seed=7),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config):
+    """A run's result, what it has logged and said, and the process before and after it."""
+    logger, heard, before = Recorder(), Heard(), process()
+    return train(config, heard, [logger]), logger.records, heard.messages, before, process()
+
+
+def process():
+    """What a run might change in the process around it."""
+    return {
+        "threads": torch.get_num_threads(),
+        "random state": torch.get_rng_state().tolist(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        # PyTorch's compiler sets one when it is first imported.
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith("TORCHINDUCTOR_")},
+        "folder": os.getcwd(),  # noqa: PTH109
+        "grad": torch.is_grad_enabled(),
+    }
+
+
+def test_the_result_says_what_came_of_the_run(finished, config):
+    result, records, messages, _, _ = finished
+    assert (str(result.run_dir), result.steps) == (config.training.run_dir, 6)
+    assert (result.was_stopped, result.exit_status) == (False, 0)
+    validated = {r["step"]: r[names.VAL_LOSS] for r in records if names.VAL_LOSS in r}
+    assert list(validated) == [3, 6]
+    assert (result.last.step, result.last.evaluation.loss) == (6, validated[6])
+    assert result.best.evaluation.loss == min(validated.values())
+    assert [r["step"] for r in records if names.LOSS in r] == [1, 2, 3, 4, 5, 6]
+    assert [r[names.PROMPT] for r in records if names.OUTPUT in r] == ["The "]
+    assert any(line.startswith("validation: ") for line in messages)
+    kept = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in kept if names.LOSS in r] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_process_is_as_it_was(finished):
+    *_, before, after = finished
+    assert after == before
+
+
+def test_a_signal_ends_it_and_the_same_call_goes_on_to_the_same_bits(finished, config, tmp_path):
+    config = changed(config, run_dir=str(tmp_path / "run"))
+    before = process()
+    stopped = train(config, loggers=[Recorder(signal_at=4)])
+    assert (stopped.steps, stopped.stop_signal, stopped.exit_status) == (4, signal.SIGTERM, 143)
+    assert process() == before
+    result = train(config, loggers=[])
+    assert (result.steps, result.was_stopped) == (6, False)
+    assert result.last == finished[0].last
+
+
+def changed(config, **values):
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **values))
+
+
+def test_a_plan_and_a_proof(finished, config):
+    before = process()
+    assert "tokens per second" in str(plan_run(config))
+    heard = Heard()
+    verify_run(changed(config, max_steps=8), 2, heard)
+    assert "the same bits of weights, optimizer" in heard.messages[-1]
+    assert process() == before
+
+
+def test_errors_leave_the_process_as_it_was_too(finished, config):
+    before = process()
+    with pytest.raises(ConfigError, match=r"\[model\]\.context_length: expected at most"):
+        train(dataclasses.replace(config, model=dataclasses.replace(config.model, context_length=10**6)))
+    assert process() == before
+
+
+def test_importing_it_imports_nothing_heavy():
+    script = "import sys\nfrom transformerlm.training import train\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"torch", "numpy", "wandb", "regex", "tqdm"}
