@@ -16,8 +16,8 @@ OTHER, LETTER, NUMBER, SPACE = range(4)
 
 # A table of words is an open-addressing hash table. An entry is four 64-bit words: the first eight bytes of
 # the pre-token; up to seven more bytes, with the length in the top byte; two values. The entry of a longer
-# pre-token holds a hash and LONG | offset of its bytes in the arena instead. The arena stores the length before
-# the bytes: the offset is never 0, so the second word is never LONG itself.
+# pre-token holds a hash and LONG | offset of its bytes in the arena instead. The arena stores the length
+# before the bytes: the offset is never 0, so the second word is never LONG itself.
 ENTRY = 4
 SHORT_BYTES = 15
 LONG = 255 << 56
