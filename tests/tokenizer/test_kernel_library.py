@@ -124,7 +124,7 @@ def test_characters_have_the_classes_that_the_pattern_gives_them():
     assert len(classes) == 1 << 21
     for name, kind in ((r"\p{L}", LETTER), (r"\p{N}", NUMBER), (r"\s", SPACE)):
         matches = regex.compile(name).fullmatch
-        for code in (*range(0x3000), *range(0x3000, 0x110000, 7)):
+        for code in (*range(0x3000), *range(0x3000, 0x110000, 61)):
             if not 0xD800 <= code < 0xE000:
                 assert bool(matches(chr(code))) == (classes[code] == kind), hex(code)
 

@@ -62,6 +62,7 @@ def test_gpt2_equals_tiktoken_and_huggingface_on_any_text(gpt2, gpt2_tiktoken, g
     assert_equal_to_peers(text, gpt2, gpt2_tiktoken, gpt2_huggingface)
 
 
+@pytest.mark.slow
 def test_gpt2_equals_tiktoken_on_whole_corpora(gpt2, gpt2_tiktoken, corpus):
     ids = gpt2.encode_array(corpus)
     assert np.array_equal(ids, gpt2_tiktoken.encode_to_numpy(corpus))
@@ -344,6 +345,7 @@ def test_a_stream_decoder_agrees_with_decoding_the_whole(small, numbers):
         assert "".join(map(decoder.feed, ids)) + decoder.flush() == small.decode(ids)
 
 
-def test_nothing_here_imports_torch():
+@pytest.mark.parametrize("kernels", ["always"], indirect=True, scope="session")
+def test_nothing_here_imports_torch(kernels):
     program = "import sys, transformerlm.tokenizer; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

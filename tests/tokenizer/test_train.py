@@ -74,7 +74,7 @@ def test_neither_workers_nor_chunks_change_the_result(text_file, expected, num_w
     assert vocab[316] == SPECIAL.encode()
 
 
-@pytest.mark.parametrize("hash_seed", ["0", "4711"])
+@pytest.mark.parametrize("hash_seed", ["4711"])
 def test_the_hash_seed_does_not_change_the_result(text_file, expected, hash_seed):
     program = (
         "import sys; from transformerlm.tokenizer import train_bpe;"
@@ -134,6 +134,7 @@ def test_the_sum_of_nothing_is_nothing():
     assert sum_words([]) == Counter()
 
 
+@pytest.mark.slow
 def test_long_texts_are_divided_among_the_workers():
     text = prose(1_200_000)
     assert count_pretokens([text], [SPECIAL], num_workers=2) == count_pretokens(
@@ -202,7 +203,7 @@ def test_memory_is_bounded_by_the_distinct_pre_tokens(tmp_path):
         path = tmp_path / f"{num_copies}.txt"
         with path.open("wb") as file:
             for _ in range(num_copies):
-                file.write(prose(50_000).encode())
+                file.write(prose(100_000).encode())
         tracemalloc.start()
         train_bpe(path, 300, [SPECIAL], num_workers=1, chunk_bytes=1 << 16)
         highest = tracemalloc.get_traced_memory()[1]

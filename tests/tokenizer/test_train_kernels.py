@@ -131,6 +131,7 @@ def test_ties_of_long_tokens_are_told_apart():
     assert learn_merges(WordList.from_counts(words), 300)[1] == train_slowly(words, 300 - 256)
 
 
+@pytest.mark.slow
 def test_corpora_train_as_in_plain_python(corpus):
     words = count_words([corpus], [], 2)
     vocab, merges = learn_merges(words, 500)
