@@ -210,6 +210,7 @@ def test_memory_is_bounded_by_the_distinct_pre_tokens(tmp_path):
         tracemalloc.stop()
         return highest
 
+    peak(1)  # loads the kernels and their tables, once
     assert peak(10) < 1.5 * peak(2)
 
 
