@@ -94,7 +94,7 @@ def encode_bytes_slowly(tokenizer, content):
         yield from [part] if is_special else encode_slowly(part, tokenizer.merges)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(content=any_bytes)
 @example(content=b"\xc3a")  # a lead byte and a letter are no letter
 @example(content=b" \xc3 \xc3a'\xffs")
@@ -108,7 +108,7 @@ def test_any_bytes_come_back_and_divide_as_defined(small, content):
     assert tokens == list(encode_bytes_slowly(small, content))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(content=any_bytes, times=st.sampled_from([1, 300, 3000]))
 def test_any_bytes_come_back_with_gpt2s_vocabulary_wherever_a_window_ends(gpt2, content, times):
     content = b"".join([content] * times)[:50_000]
@@ -132,6 +132,7 @@ def test_every_sequence_of_kinds_of_bytes_divides_as_python_decodes_it():
         }
 
 
+@settings(max_examples=50, deadline=None)
 @given(text=st.text() | st.text(alphabet="aelowst 12\n'é中👍🏽<|>"))
 def test_of_valid_text_the_bytes_have_the_ids_of_the_text(small, text):
     assert small.encode_bytes(text.encode()).tolist() == small.encode(text)
@@ -157,8 +158,7 @@ def test_where_text_is_asked_for_half_a_surrogate_pair_stays_an_error(small, cod
             bytes_of(half)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("seed", "num_workers"), [(0, 1), (1, 2), (2, 1)])
 def test_training_counts_such_bytes_as_the_definition_divides_them(seed, num_workers):
     generator = random.Random(seed)
     contents = [b"".join(generator.choices(FRAGMENTS, k=300)) for _ in range(4)]
@@ -176,7 +176,7 @@ def test_training_counts_such_bytes_as_the_definition_divides_them(seed, num_wor
     assert len(merges) >= 60
 
 
-@settings(max_examples=300)
+@settings(max_examples=80, deadline=None)
 @given(content=any_bytes, more=any_bytes, size=st.integers(1, 9))
 def test_a_safe_cut_of_such_text_is_safe(content, more, size):
     def units(content):

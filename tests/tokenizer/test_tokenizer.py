@@ -3,7 +3,6 @@ import pickle
 import random
 import subprocess
 import sys
-import time
 import tracemalloc
 
 import numpy as np
@@ -54,7 +53,7 @@ def test_gpt2_equals_tiktoken_and_huggingface_on_hard_texts(
         assert_equal_to_peers(text, gpt2, gpt2_tiktoken, gpt2_huggingface)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     text=st.text(assigned)
     | st.lists(st.sampled_from(["<|endoftext|>", " ", "\n", "it", "'s", "é"])).map("".join)
@@ -63,6 +62,7 @@ def test_gpt2_equals_tiktoken_and_huggingface_on_any_text(gpt2, gpt2_tiktoken, g
     assert_equal_to_peers(text, gpt2, gpt2_tiktoken, gpt2_huggingface)
 
 
+@pytest.mark.slow
 def test_gpt2_equals_tiktoken_on_whole_corpora(gpt2, gpt2_tiktoken, corpus):
     ids = gpt2.encode_array(corpus)
     assert np.array_equal(ids, gpt2_tiktoken.encode_to_numpy(corpus))
@@ -70,41 +70,27 @@ def test_gpt2_equals_tiktoken_on_whole_corpora(gpt2, gpt2_tiktoken, corpus):
 
 
 def test_gpt2_equals_huggingface_on_slices_of_corpora(gpt2, gpt2_huggingface, corpus):
-    for start in range(0, len(corpus), 200_000):
+    for start in range(0, len(corpus), 300_000):
         text = corpus[start : start + 20_000]
         assert gpt2.encode(text) == gpt2_huggingface.encode(text).ids
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_gpt2_equals_huggingface_on_whole_corpora(gpt2, gpt2_huggingface, corpus):
     assert gpt2.encode(corpus) == gpt2_huggingface.encode(corpus).ids
 
 
-@pytest.mark.parametrize("length", [150_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("letters", ["a", "!", "中", "abcdefghijklmnopqrstuvwxyz"])
-def test_long_runs_are_quick_and_right(gpt2, gpt2_tiktoken, letters, length):
+@pytest.mark.parametrize(
+    "length", [40_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.endurance])]
+)
+@pytest.mark.parametrize("letters", ["a", "!", "abcdefghijklmnopqrstuvwxyz"])
+def test_long_runs_are_right(gpt2, gpt2_tiktoken, letters, length):
     text = "".join(random.Random(0).choices(letters, k=length))
-    start = time.perf_counter()
-    ids = gpt2.encode_array(text)
-    # A core takes some 2 s for a million letters; in quadratic time it would be days.
-    assert time.perf_counter() - start < 20 * length / 1_000_000
-    assert np.array_equal(ids, gpt2_tiktoken.encode_to_numpy(text))
+    assert np.array_equal(gpt2.encode_array(text), gpt2_tiktoken.encode_to_numpy(text))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("character", ["a", "7", "!", " ", "\n", "\u0301", "中", "é", "👍", None])
-def test_time_is_linear(gpt2, character):
-    def seconds(length):
-        letters = random.Random(length)
-        text = character * length if character else "".join(letters.choices("abcdefghij", k=length))
-        start = time.perf_counter()
-        gpt2.encode_array(text)
-        return time.perf_counter() - start
-
-    ratios = [seconds(400_000) / seconds(200_000) for _ in range(3)]
-    assert min(ratios) < 2.5
-
-
+@settings(deadline=None)
 @given(text=st.text() | st.text(alphabet="aelowst 12\n'é中👍🏽<|>"))
 def test_equals_the_slow_encoder_and_decodes_to_the_text(small, text):
     slowly = []
@@ -163,7 +149,7 @@ def chunkings(text):
         yield [text[:cut], text[cut:]]
 
 
-@pytest.mark.parametrize("piece_size", [1, 5, 1 << 16])
+@pytest.mark.parametrize("piece_size", [1, 1 << 16])
 def test_a_stream_has_the_ids_of_the_whole_for_every_chunking(gpt2, hard_texts, piece_size):
     for text in hard_texts:
         whole = gpt2.encode(text)
@@ -181,14 +167,16 @@ def test_a_stream_has_the_ids_of_the_whole_for_every_two_cuts(small):
 
 
 def test_a_long_stream_has_the_ids_of_the_whole(gpt2, corpus):
-    text = corpus[:300_000]
+    text = corpus[:100_000]
     generator = random.Random(0)
     starts = [0, *sorted(generator.sample(range(len(text)), 500)), len(text)]
     chunks = [text[start:end] for start, end in itertools.pairwise(starts)]
     assert list(gpt2.encode_iterable(chunks)) == gpt2.encode(text)
 
 
-@pytest.mark.parametrize("num_chunks", [200, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_chunks", [100, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.endurance])]
+)
 def test_memory_of_a_stream_does_not_grow_with_it(gpt2, shared_data, num_chunks):
     corpus = (shared_data / "tinyshakespeare.txt").read_text()
 
@@ -338,6 +326,7 @@ def test_refuses_what_it_cannot_use(vocab, merges, special_tokens, error, what):
         Tokenizer(vocab, merges, special_tokens)
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_a_stream_decoder_never_splits_a_character(small, text):
     decoder = StreamDecoder(small)
@@ -347,6 +336,7 @@ def test_a_stream_decoder_never_splits_a_character(small, text):
     assert decoder.flush() == ""
 
 
+@settings(deadline=None)
 @given(numbers=st.lists(st.integers(0, 10_000), max_size=30))
 def test_a_stream_decoder_agrees_with_decoding_the_whole(small, numbers):
     ids = [number % small.vocab_size for number in numbers]
@@ -355,6 +345,7 @@ def test_a_stream_decoder_agrees_with_decoding_the_whole(small, numbers):
         assert "".join(map(decoder.feed, ids)) + decoder.flush() == small.decode(ids)
 
 
-def test_nothing_here_imports_torch():
+@pytest.mark.parametrize("kernels", ["always"], indirect=True, scope="session")
+def test_nothing_here_imports_torch(kernels):
     program = "import sys, transformerlm.tokenizer; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -63,11 +63,10 @@ def expected(text_file):
     return train_slowly(counts, 60)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 4])
-@pytest.mark.parametrize("chunk_bytes", [7, 1000, 11_111, 1 << 20])
+@pytest.mark.parametrize(
+    ("num_workers", "chunk_bytes"), [(1, 7), (1, 1 << 20), (2, 1000), (2, 1 << 20), (4, 11_111)]
+)
 def test_neither_workers_nor_chunks_change_the_result(text_file, expected, num_workers, chunk_bytes):
-    if chunk_bytes == 7 and num_workers > 1:
-        chunk_bytes = 70  # thousands of tasks of seven bytes only test patience
     vocab, merges = train_bpe(
         text_file, 256 + 61, [SPECIAL], num_workers=num_workers, chunk_bytes=chunk_bytes
     )
@@ -75,7 +74,7 @@ def test_neither_workers_nor_chunks_change_the_result(text_file, expected, num_w
     assert vocab[316] == SPECIAL.encode()
 
 
-@pytest.mark.parametrize("hash_seed", ["0", "1", "4711"])
+@pytest.mark.parametrize("hash_seed", ["4711"])
 def test_the_hash_seed_does_not_change_the_result(text_file, expected, hash_seed):
     program = (
         "import sys; from transformerlm.tokenizer import train_bpe;"
@@ -114,7 +113,7 @@ def test_several_files_begin_anew_each(tmp_path):
     assert merges == train_from_counts({"ab": 1, "cab": 1, "b": 1}, 300)[1]
 
 
-@pytest.mark.parametrize("division", [[(0, 1)], [(0, 2), (1, 2)], [(0, 4), (1, 4), (2, 4), (3, 4)]])
+@pytest.mark.parametrize("division", [[(0, 1)], [(0, 3), (1, 3), (2, 3)]])
 @pytest.mark.parametrize("part_words", [3, 1 << 18])
 def test_counts_of_parts_add_up_to_those_of_the_whole(monkeypatch, kernels, division, part_words):
     monkeypatch.setattr(train, "_PART_WORDS", part_words)
@@ -135,6 +134,7 @@ def test_the_sum_of_nothing_is_nothing():
     assert sum_words([]) == Counter()
 
 
+@pytest.mark.slow
 def test_long_texts_are_divided_among_the_workers():
     text = prose(1_200_000)
     assert count_pretokens([text], [SPECIAL], num_workers=2) == count_pretokens(
@@ -174,7 +174,7 @@ def test_reading_never_splits_a_character_and_keeps_line_ends(tmp_path, chunk_by
     assert "".join(read_text(path, chunk_bytes)) == text
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 1000])
+@pytest.mark.parametrize("chunk_bytes", [1, 1000])
 @pytest.mark.parametrize(
     ("content", "offset"),
     [(b"abc\xffdef", 3), ("é中".encode() + b"\x80", 5), ("ok 👍".encode()[:-1], 3), (b"a\xed\xa0\x80", 1)],
@@ -210,15 +210,17 @@ def test_memory_is_bounded_by_the_distinct_pre_tokens(tmp_path):
         tracemalloc.stop()
         return highest
 
-    assert peak(20) < 1.5 * peak(2)
+    peak(1)  # loads the kernels and their tables, once
+    assert peak(10) < 1.5 * peak(2)
 
 
 @pytest.mark.slow
-def test_one_line_of_a_hundred_megabytes(tmp_path):
+@pytest.mark.parametrize("megabytes", [5, pytest.param(100, marks=pytest.mark.endurance)])
+def test_one_long_line(tmp_path, megabytes):
     path = tmp_path / "line.txt"
     text = prose(1_000_000).replace("\n", " ").replace("\r", " ") + SPECIAL
     with path.open("wb") as file:
-        for _ in range(100):
+        for _ in range(megabytes):
             file.write(text.encode())
-    # A hundred times each count: the same pairs are the most frequent.
+    # A multiple of each count: the same pairs are the most frequent.
     assert train_bpe(path, 400, [SPECIAL]) == train_bpe_from_texts([text], 400, [SPECIAL])

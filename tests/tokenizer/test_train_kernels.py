@@ -39,19 +39,19 @@ def counted(texts, special_tokens=()):
     return dict(counter.words().items())
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(texts=st.lists(st.text(max_size=60), max_size=4))
 def test_counts_as_the_pattern_divides(texts):
     assert counted(texts) == plainly(texts)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(text=st.text(alphabet="ab <|e>'sl\n\u3000é", max_size=80))
 def test_special_tokens_part_the_text(text):
     assert counted([text], SPECIAL) == plainly([text], SPECIAL)
 
 
-@pytest.mark.parametrize("shift", range(-9, 10))
+@pytest.mark.parametrize("shift", [-8, -1, 0, 1, 7])
 def test_a_window_s_end_divides_nothing(hard_texts, shift):
     for text in hard_texts:
         filler = "word " * ((WINDOW + shift - len(text.encode()) // 2) // 5)
@@ -59,9 +59,7 @@ def test_a_window_s_end_divides_nothing(hard_texts, shift):
             assert counted([whole], ["<|endoftext|>"]) == plainly([whole], ["<|endoftext|>"])
 
 
-@pytest.mark.parametrize(
-    "length", [7, 8, 9, 15, 16, 17, 63, 1024, 1025, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW]
-)
+@pytest.mark.parametrize("length", [7, 8, 9, 15, 16, 17, 1025, WINDOW - 1, WINDOW, WINDOW + 1])
 def test_words_of_every_length(length):
     texts = [character * length + end for character in "a!5 é\u3000" for end in ("", " x", "\n\n", "<|e|>  ")]
     assert counted(texts, SPECIAL) == plainly(texts, SPECIAL)
@@ -78,7 +76,7 @@ def test_tables_grow(monkeypatch):
 
 def test_tables_grow_for_long_words(monkeypatch):
     monkeypatch.setattr(train_kernels, "_FIRST_CAPACITY", 1 << 12)
-    texts = [chr(97 + number % 26) * (WINDOW // 2 + 37 * number) for number in range(200)]
+    texts = [chr(97 + number % 26) * (WINDOW // 2 + 150 * number) for number in range(50)]
     assert counted([" ".join(texts)]) == plainly([" ".join(texts)])
 
 
@@ -94,9 +92,9 @@ def test_counters_add_up():
     assert dict(one.words().items()) == plainly(texts)
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, 4])
+@pytest.mark.parametrize("num_threads", [1, 4])
 def test_threads_change_nothing(hard_texts, num_threads):
-    pieces = [f"{text} {number}" for number in range(50) for text in hard_texts]
+    pieces = [f"{text} {number}" for number in range(10) for text in hard_texts]
     words = count_words(pieces, ["<|endoftext|>"], num_threads)
     assert dict(words.items()) == plainly(pieces, ["<|endoftext|>"])
     assert (words.counts[:-1] >= words.counts[1:]).all()
@@ -107,7 +105,7 @@ def test_nothing_to_count():
     assert learn_merges(count_words(["a\nb!"], [], 1), 300)[1] == []
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(20))
 def test_equals_the_slow_trainer(seed):
     generator = random.Random(seed)
     alphabet = generator.choice(["ab", "abc", "abcdefghij ", "aé文\0"])
@@ -122,10 +120,10 @@ def test_equals_the_slow_trainer(seed):
 
 def test_the_table_of_pairs_grows(monkeypatch):
     generator = random.Random(0)
-    words = {bytes(generator.choices(range(97, 123), k=8)): generator.randint(1, 5) for _ in range(4000)}
-    expected = train_from_counts(words, 1500)
+    words = {bytes(generator.choices(range(97, 123), k=8)): generator.randint(1, 5) for _ in range(2000)}
+    expected = train_from_counts(words, 1200)
     monkeypatch.setattr(train_kernels, "_FIRST_PAIRS", 1 << 12)
-    assert learn_merges(WordList.from_counts(words), 1500) == expected
+    assert learn_merges(WordList.from_counts(words), 1200) == expected
 
 
 def test_ties_of_long_tokens_are_told_apart():
@@ -133,15 +131,18 @@ def test_ties_of_long_tokens_are_told_apart():
     assert learn_merges(WordList.from_counts(words), 300)[1] == train_slowly(words, 300 - 256)
 
 
+@pytest.mark.slow
 def test_corpora_train_as_in_plain_python(corpus):
     words = count_words([corpus], [], 2)
-    vocab, merges = learn_merges(words, 1000)
+    vocab, merges = learn_merges(words, 500)
     counts = plainly([corpus])
-    assert (vocab, merges) == train_from_counts(counts, 1000)
+    assert (vocab, merges) == train_from_counts(counts, 500)
     assert verify_merges(counts, merges) is None
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
+@pytest.mark.parametrize("python_source", [100e6], indirect=True)
 def test_a_hundred_megabytes_of_source_train_as_in_plain_python(python_source):
     words = count_words(Pretokenizer().pieces([python_source], 1 << 20), [], 2)
     counts = dict(words.items())

@@ -19,7 +19,7 @@ def slowly_verified(counts, merges):
     return None
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(12))
 def test_finds_the_same_first_fault_as_counting_everything(seed):
     generator = random.Random(seed)
     counts = {
@@ -53,8 +53,8 @@ def test_refuses_a_merge_of_what_does_not_occur():
 
 
 def test_accepts_the_trainer_on_a_corpus_and_refuses_it_with_two_merges_swapped(corpus):
-    counts = Counter(Pretokenizer().pretokens(corpus[:300_000]))
-    _, merges = train_from_counts(counts, 256 + 1000)
+    counts = Counter(Pretokenizer().pretokens(corpus[:100_000]))
+    _, merges = train_from_counts(counts, 256 + 600)
     assert verify_merges(counts, merges) is None
     merges[10], merges[500] = merges[500], merges[10]
     assert verify_merges(counts, merges).index == 10

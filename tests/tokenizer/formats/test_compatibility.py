@@ -90,7 +90,7 @@ def fancy_regex(pattern, text):
     return [encoding.decode([token_id]) for token_id in encoding.encode_ordinary(text)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(pattern=patterns | st.sampled_from(PUBLISHED), text=texts)
 def test_a_pattern_without_fault_divides_every_text_alike_everywhere(pattern, text):
     assume(find_pattern_fault(pattern) is None)
@@ -102,7 +102,7 @@ def test_a_pattern_without_fault_divides_every_text_alike_everywhere(pattern, te
 @pytest.mark.parametrize("pattern", PUBLISHED)
 def test_published_patterns_have_no_fault_and_divide_corpora_alike(pattern, corpus):
     assert find_pattern_fault(pattern) is None
-    text = corpus[:100_000]
+    text = corpus[:40_000]
     assert Pretokenizer(pattern).pretokens(text) == oniguruma(pattern, text)
 
 
@@ -129,15 +129,25 @@ PROPERTIES += ["Ps", "Pe", "Pi", "Pf", "Po", "S", "Sm", "Sc", "Sk", "So", "Z", "
 PROPERTIES += ["Cyrillic", "Greek", "Han", "Hangul", "Hebrew", "Hiragana", "Katakana", "Latin", "Thai"]
 CLASSES = [*(rf"\p{{{name}}}" for name in PROPERTIES), r"\s", r"\S", r"\d", r"\D", "."]
 FOLDED = [f"(?i:{letter})" for letter in string.ascii_lowercase if letter != "i"]
-QUICK = [r"\p{L}", r"\p{N}", r"\s", "(?i:s)", "(?i:t)"]
+QUICK = [r"\p{L}", r"\s", "(?i:s)"]
+SLOW = [r"\p{N}", r"\p{Lu}", r"\p{Han}", r"\d", "(?i:t)"]
 
 
-@pytest.mark.parametrize(
-    "pattern", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in CLASSES + FOLDED]
-)
-def test_classes_hold_the_same_characters_everywhere(pattern):
+def marked(pattern):
+    marks = [] if pattern in QUICK else [pytest.mark.slow]
+    marks += [] if pattern in QUICK + SLOW else [pytest.mark.endurance]
+    return pytest.param(pattern, marks=marks)
+
+
+@pytest.fixture(scope="module")
+def all_characters():
     characters = (chr(code) for code in range(0x110000))
-    text = "".join(c for c in characters if unicodedata.category(c) not in ("Cs", "Cn") and c != "\u0295")
+    return "".join(c for c in characters if unicodedata.category(c) not in ("Cs", "Cn") and c != "\u0295")
+
+
+@pytest.mark.parametrize("pattern", [marked(pattern) for pattern in CLASSES + FOLDED])
+def test_classes_hold_the_same_characters_everywhere(pattern, all_characters):
+    text = all_characters
     ours = set(regex.findall(pattern, text))
     assert find_pattern_fault(pattern) is None
     removed = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "removed")
@@ -230,7 +240,7 @@ def test_gpt2s_merges_come_back_from_every_division(gpt2):
     assert [merges[index] for index in kept] == gpt2.merges
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(6))
 def test_learned_merges_are_found_among_all_divisions_and_mean_the_same(seed):
     generator = random.Random(seed)
     counts = dict.fromkeys(words(generator, 60), 1)
@@ -241,7 +251,7 @@ def test_learned_merges_are_found_among_all_divisions_and_mean_the_same(seed):
     assert fault is None
     assert [divisions[index] for index in kept] == merges
     theirs, theirs_of_all, mine = huggingface(merges), huggingface(divisions), ours(merges)
-    for word in words(generator, 300):
+    for word in words(generator, 150):
         assert mine(word) == theirs(word) == theirs_of_all(word)
 
 
@@ -263,7 +273,7 @@ def random_merges(generator):
 
 def test_lists_without_fault_mean_the_same_to_all_and_some_others_do_not():
     accepted = reduced = differing = 0
-    for seed in range(1500):
+    for seed in range(300):
         generator = random.Random(seed)
         merges = random_merges(generator)
         kept, fault = select_merges(merges)
@@ -277,7 +287,7 @@ def test_lists_without_fault_mean_the_same_to_all_and_some_others_do_not():
         accepted += not fault
         reduced += not fault and len(kept) < len(merges)
         differing += not same
-    assert min(accepted, reduced, differing) > 20, (accepted, reduced, differing)
+    assert min(accepted, reduced, differing) > 3, (accepted, reduced, differing)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import itertools
 import json
 import re
 import shutil
@@ -280,7 +279,7 @@ def test_a_bad_file_fails_with_one_line_that_names_the_place(small_dir, name, ol
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
 def test_a_file_that_ends_too_early_fails_wherever_it_ends(small_dir, name):
     whole = (small_dir / name).read_bytes()
-    for end in range(0, len(whole) - 1, 1 if name == "merges.txt" else 23):
+    for end in range(0, len(whole) - 1, 1 if name == "merges.txt" else 97):
         (small_dir / name).write_bytes(whole[:end])
         with pytest.raises(DataError) as caught:
             Tokenizer.from_dir(small_dir)
@@ -288,7 +287,7 @@ def test_a_file_that_ends_too_early_fails_wherever_it_ends(small_dir, name):
         assert re.match(rf"{re.escape(str(small_dir / name))}(:\d+)?: ", line)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(["vocab.json", "merges.txt"]),
     position=st.integers(0, 10**6),
@@ -369,8 +368,11 @@ def test_a_manifest_that_does_not_fit_is_refused(trained, tmp_path, old, new, wh
 NAMES = ["vocab.json", "merges.txt", "manifest.json"]
 
 
+@pytest.mark.parametrize(
+    "step", [67, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.endurance])], ids=["some", "all"]
+)
 @pytest.mark.parametrize("name", NAMES)
-def test_every_flipped_bit_is_found(tmp_path, name):
+def test_every_flipped_bit_is_found(tmp_path, name, step):
     vocab, merges = train_bpe_from_texts(
         ["low lower lowest newest widest"] * 3, 263, ["<|e|>"], num_workers=1
     )
@@ -378,7 +380,8 @@ def test_every_flipped_bit_is_found(tmp_path, name):
     path = tmp_path / name
     whole = path.read_bytes()
     with path.open("r+b", buffering=0) as file:
-        for position, bit in itertools.product(range(len(whole)), range(8)):
+        for place in range(0, 8 * len(whole), step):
+            position, bit = divmod(place, 8)
             file.seek(position)
             file.write(bytes([whole[position] ^ 1 << bit]))
             with pytest.raises(DataError) as caught:
@@ -395,7 +398,7 @@ def test_a_lost_or_added_byte_and_a_zeroed_block_are_found(trained, tmp_path, na
     trained.save(tmp_path)
     path = tmp_path / name
     whole = path.read_bytes()
-    ends = range(0, len(whole), 7) if name == "manifest.json" else [0, 1, len(whole) // 2, len(whole) - 1]
+    ends = range(0, len(whole), 31) if name == "manifest.json" else [0, 1, len(whole) // 2, len(whole) - 1]
     zeroed = whole[:100] + bytes(16) + whole[116:]
     for content in [*(whole[:end] for end in ends), whole + b"\n", whole + b" ", b"\n" + whole, zeroed]:
         path.write_bytes(content)

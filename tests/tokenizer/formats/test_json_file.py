@@ -1,8 +1,7 @@
 import json
-import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformerlm.errors import DataError
@@ -13,7 +12,6 @@ from transformerlm.tokenizer.formats.json_file import (
     line_of,
     parse_json,
 )
-from transformerlm.tokenizer.formats.text_file import read_bytes
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,6 +36,7 @@ def places(value, way=()):
             yield from places(value[step], (*way, step))
 
 
+@settings(max_examples=40)
 @given(document=documents, indent=st.sampled_from([0, 1, 4]))
 def test_lines_are_counted_as_the_file_shows_them(document, indent):
     text = "\n\n" + json.dumps(document, indent=indent)
@@ -121,9 +120,3 @@ def test_another_kind_than_was_asked_for_is_one_line(tmp_path, ask, what):
 )
 def test_values_in_a_few_words(text, words):
     assert describe(parse_json("a.json", text, JsonObject)) == words
-
-
-def test_a_fifo_is_refused_and_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "vocab.json")
-    with pytest.raises(DataError, match=r"vocab\.json: expected a file, got a FIFO"):
-        read_bytes(tmp_path / "vocab.json")

@@ -75,7 +75,7 @@ def trained_by_huggingface(pre_tokenizer, texts):
 
 @pytest.fixture(scope="module", params=STYLES)
 def theirs(request, shared_data):
-    text = (shared_data / "wikitext2-valid.txt").read_text()[:200_000]
+    text = (shared_data / "wikitext2-valid.txt").read_text()[:60_000]
     return trained_by_huggingface(STYLES[request.param], text.splitlines(keepends=True))
 
 
@@ -94,7 +94,7 @@ def test_what_huggingface_has_trained_gives_its_ids(theirs, ours, hard_texts, co
     assert ours.vocab_size == theirs.get_vocab_size()
     assert list(ours.special_token_ids) == SPECIAL + ADDED
     assert {token: theirs.token_to_id(token) for token in SPECIAL + ADDED} == ours.special_token_ids
-    parts = [corpus[at : at + 20_000] for at in range(0, len(corpus), 300_000)]
+    parts = [corpus[at : at + 20_000] for at in range(0, len(corpus), 500_000)]
     for text in [
         *hard_texts,
         *parts,
@@ -107,7 +107,7 @@ def test_what_huggingface_has_trained_gives_its_ids(theirs, ours, hard_texts, co
         assert ours.decode(ids) == text
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(text=texts)
 def test_any_text_gets_its_ids(theirs, ours, text):
     assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
@@ -446,7 +446,7 @@ def test_json_that_is_no_tokenizer(tmp_path, content):
 
 def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
     text = json.dumps(small_content(), indent=1)
-    for end in range(0, len(text), 37):
+    for end in range(0, len(text), 151):
         with pytest.raises(DataError, match=r"tokenizer\.json:\d+: not valid JSON: "):
             read_tokenizer_json(written(tmp_path, text[:end]))
     with pytest.raises(DataError, match=r"tokenizer\.json: No such file"):
@@ -480,7 +480,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(place=st.sampled_from([way for way in all_places(small_content()) if way]), value=values)
 def test_whatever_is_put_anywhere_there_are_the_same_ids_or_one_line(tmp_path_factory, place, value):
     path = written(tmp_path_factory.getbasetemp(), changed(small_content(), value, *place))
@@ -547,6 +547,7 @@ def test_a_token_that_no_text_has_by_itself_does_not_matter_where_merges_are_ign
     assert load(path).fingerprint == plain.fingerprint
 
 
+@pytest.mark.slow
 def test_every_division_of_a_token_as_others_list_them_loads_as_gpt2s_merges(gpt2, tmp_path):
     from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
 
@@ -580,7 +581,7 @@ def added(content, **flags):
     return AddedToken(content, normalized=flags.get("normalized", False), special=flags.get("special", True))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_added_tokens_that_overlap_are_found_as_there_or_refused(tmp_path, seed):
     generator = random.Random(seed)
     theirs = tokenizers.Tokenizer.from_file(str(written(tmp_path, small_content())))
@@ -594,7 +595,7 @@ def test_added_tokens_that_overlap_are_found_as_there_or_refused(tmp_path, seed)
             load(tmp_path / "tokenizer.json")
         return
     ours = load(tmp_path / "tokenizer.json")
-    for _ in range(300):
+    for _ in range(100):
         text = "".join(generator.choices("ab<c", k=12))
         assert ours.encode(text) == theirs.encode(text).ids
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from transformerlm.errors import DataError
@@ -10,7 +11,7 @@ from transformerlm.errors import DataError
 class FileError(DataError):
     """A file that cannot be used. Its one line is `path:line: reason`, or `path: reason` without a line."""
 
-    def __init__(self, path: str | Path, reason: str, line: int | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], reason: str, line: int | None = None) -> None:
         place = f"{path}" if line is None else f"{path}:{line}"
         super().__init__(f"{place}: {reason}")
         self.path, self.line, self.reason = Path(path), line, reason
