@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarking.timing import timed_command
 from transformerlm.cli.command import run_command
-from transformerlm.errors import ConfigError
+from transformerlm.errors import ConfigError, Key
 from transformerlm.logging import ConsoleLogger, names
 from transformerlm.schema import PositiveInt, Section, Text
 
@@ -78,7 +78,7 @@ def train(section: SearchSection, candidate: str, seed: int) -> dict[str, float]
             seconds, stdout = timed_command([*command, *config, *arguments], Path(folder))
         except subprocess.CalledProcessError as error:
             what = f'expected one that trains, got status {error.returncode} from "{candidate}"'
-            raise ConfigError(f"[search].candidates: {what}") from None
+            raise ConfigError(what, key=Key("search", "candidates")) from None
     last = [record for record in map(json.loads, stdout.splitlines()) if names.VAL_LOSS in record][-1]
     found = {name: last[name] for name in (names.VAL_LOSS, names.VAL_BITS_PER_BYTE)}
     return {"search.seconds": seconds, "search.steps": last["step"], **found}

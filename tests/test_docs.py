@@ -127,7 +127,7 @@ def test_the_thousand_lines_are_about_as_many_as_stated():
     assert len(rows) >= 8
     for name, stated in rows:
         lines = (ROOT / name).read_text().count("\n")
-        assert abs(lines - int(stated)) <= 10, f"{name}: {lines} lines"
+        assert abs(lines - int(stated)) <= 15, f"{name}: {lines} lines"
     assert 800 <= sum(int(stated) for _, stated in rows) <= 1200
 
 
