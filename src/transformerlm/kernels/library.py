@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import importlib
 import importlib.metadata
 import json
 import os
@@ -26,6 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transformerlm.kernels.sources import source_files
+from transformerlm.kernels.target import target
 from transformerlm.storage.files import committed_file
 
 CACHE_VARIABLE = "TRANSFORMERLM_CACHE_DIR"
@@ -35,6 +36,8 @@ _LETTERS = {"f64": "d"}
 """Kinds of arguments as Python's struct has them; all that are not here, addresses too, are whole numbers."""
 _DTYPES = {f"{kind}{bits}*": np.dtype(f"{kind}{bits // 8}") for kind in "ui" for bits in (8, 16, 32, 64)}
 _DTYPES["f32*"] = np.dtype(np.float32)
+_COMPILING = threading.Lock()
+"""Held by the thread that compiles: the compiler's settings are the process's."""
 Array = NDArray[Any]
 Arguments = dict[str, Array | int]
 """What a kernel takes, by name."""
@@ -144,7 +147,7 @@ class Library:
         title: whose they are, for the line that says that they are being compiled.
         module: where ENTRIES (name -> function) and parameters(name) are, and the options of numba's
             compiler; imported only to compile.
-        sources: all files that the machine code depends on.
+        sources: files that the machine code depends on beside those that `module` imports (sources.py).
         seconds: about how long compiling takes.
         packages: packages whose version it depends on, beside numba and llvmlite.
         about: what to keep beside the machine code, as JSON; worked out only to compile.
@@ -160,10 +163,7 @@ class Library:
         about: Callable[[], object] = lambda: None,
     ) -> None:
         self.title, self.module, self.seconds, self.about = title, module, seconds, about
-        self._sources, self._packages = (
-            [*sources, Path(__file__), Path(__file__).with_name("compile.py")],
-            [*packages, "numba", "llvmlite"],
-        )
+        self._sources, self._packages = list(sources), [*packages, "numba", "llvmlite"]
         self._lock, self._loaded = threading.Lock(), list[Kernels]()
 
     @property
@@ -196,16 +196,25 @@ class Library:
 
     @functools.cache  # noqa: B019 - a library lives as long as the program
     def _key(self) -> str:
-        parts = [path.read_bytes() for path in self._sources]
+        parts = [path.read_bytes() for path in self.sources()]
         parts += [importlib.metadata.version(name).encode() for name in self._packages]
-        parts += [json.dumps([sys.platform, platform.machine(), *_processor()]).encode()]
+        processor = target()
+        where = [sys.platform, platform.machine(), processor.name, processor.features]
+        parts += [json.dumps(where).encode()]
         return hashlib.sha256(b"".join(parts)).hexdigest()[:24]
+
+    def sources(self) -> list[Path]:
+        """All files that the machine code depends on."""
+        own = Path(__file__)
+        compilers = [own, own.with_name("compile.py"), own.with_name("target.py")]
+        return sorted({*source_files(self.module), *self._sources, *compilers})
 
     def _compile(self) -> Kernels:
         from transformerlm.kernels.compile import compile_kernels
 
         _say(f"compiling the {self.title} kernels for this machine (once; some {self.seconds} seconds) ...")
-        machine_code, header = compile_kernels(importlib.import_module(self.module), _target_machine())
+        with _COMPILING:
+            machine_code, header = compile_kernels(self.module, _target_machine())
         header["about"] = self.about()
         rest = json.dumps(header).encode() + b"\n" + machine_code
         path = self.cache_path()
@@ -218,23 +227,15 @@ class Library:
         return Kernels(machine_code, header)
 
 
-@functools.cache
 def _target_machine() -> Any:
+    """A new one each time: the engine that takes it owns it, and frees it with itself."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    name, features = _processor()
-    return target.create_target_machine(
-        cpu=name, features=features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
-    )
-
-
-def _processor() -> tuple[str, str]:
-    import llvmlite.binding as llvm
-
-    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    processor, options = target(), {"opt": 3, "reloc": "pic", "codemodel": "jitdefault", "jit": True}
+    triple = llvm.Target.from_default_triple()
+    return triple.create_target_machine(cpu=processor.name, features=processor.features, **options)
 
 
 def cache_dir() -> Path:

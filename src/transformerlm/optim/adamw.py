@@ -11,7 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from transformerlm.kernels import dispatch
+from transformerlm.kernels import checks, dispatch
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
@@ -197,6 +197,9 @@ def _kernel_adamw_update_(
     numbers = beta1, beta2, step_size, 1 - lr * weight_decay, root, eps
     sizes = _whole_numbers(parameter.numel() for parameter in parameters)
     addresses = _whole_numbers(t.data_ptr() for t in chain(parameters, grads, exp_avgs, exp_avg_sqs))
+    if checks.IS_ON:
+        for tensors in (parameters, grads, exp_avgs, exp_avg_sqs):
+            checks.check_tensors("kernel adamw", tensors, torch.float32, sizes.tolist())
     dispatch.run("adamw", (torch.float32,), addresses, sizes, len(sizes), *numbers)
 
 
