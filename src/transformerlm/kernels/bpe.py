@@ -1,11 +1,11 @@
-"""The tokenizer's inner loops, compiled: what `bpe.py` and `pretokenize.py` say, on bytes in memory.
+"""The tokenizer's inner loops, compiled: tokenizer/bpe.py and tokenizer/pretokenize.py on bytes in memory.
 
 Read those first; they are the definition, and this file is the same again for machines. Its parts in
 order: a few vector instructions; where GPT-2's pattern divides a text; tables of words; encoding;
 decoding; counting words; learning merges. Nothing here allocates or raises: memory comes from the
 caller (`workspace.py`), and a kernel that needs more of it returns and is called again.
 
-Importing this file imports numba, which is needed to compile and not to run: see `native.py`.
+Importing this file imports numba, which is needed to compile and not to run: see library.py.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Specials(NamedTuple):
 
 @njit
 def same_text(one, at, other, other_at, length):
-    """Whether `length` bytes are the same."""
+    """Return True if `length` bytes are equal."""
     for i in range(length):
         if one[at + i] != other[other_at + i]:
             return False
@@ -228,7 +228,7 @@ def special_at(specials, text, position, stop):
 
 @njit
 def next_special(specials, text, position, limit, stop):
-    """Where the next special token begins, behind `position` and before `limit`; `limit` where none does."""
+    """Start of the next special token behind `position` and before `limit`; `limit` if there is none."""
     at = position + 1
     if specials.number == 0:
         return limit
@@ -411,7 +411,7 @@ def divide(window, num_bytes, is_end):
 
 @njit
 def long_token_end(classes, text, position, stop):
-    """Where the pre-token that begins at `position` ends, contractions not looked for; any length."""
+    """End of the pre-token that begins at `position`, of any length; contractions are not looked for."""
     at = position
     if text[at] == 32 and at + 1 < stop:
         kind, length = character_class(classes, text, at + 1, stop)
@@ -489,7 +489,7 @@ class Words(NamedTuple):
 
 @njit
 def slot_of(key0, key1, capacity):
-    """Where in a table of that many entries, a power of two, a key belongs; depends on all bits of both."""
+    """Slot of a key in a table of that many entries, a power of two; depends on all bits of both."""
     product = (key0 ^ (key1 * MIX1)) * MIX2
     return i64(product >> (WORD - u64(lowest_bit(u64(capacity)))))
 
@@ -530,7 +530,7 @@ def word_key(text, start, length):
 
 @njit
 def same_bytes(words, offset, text, start, length):
-    """Whether the arena holds this pre-token at `offset`."""
+    """Return True if the arena holds this pre-token at `offset`."""
     arena = words.arena
     if load64(arena, offset - 8) != u64(length):
         return False
@@ -557,13 +557,13 @@ def find_word(words, text, start, length, key0, key1, slot):
 
 @njit
 def is_word(table, at, key0, key1):
-    """Whether an entry is that of a short pre-token; never for a long one, whose bytes must be compared."""
+    """Return True for the entry of this short pre-token; never for a long one: its bytes must be compared."""
     return ((table[at] ^ key0) | (table[at + 1] ^ key1)) == 0
 
 
 @njit
 def has_room(words, length):
-    """Whether a table has room for one more word of that length."""
+    """Return True if a table has room for one more word of that length."""
     state = words.state
     if 2 * state[NUM_WORDS] >= words.capacity:
         return False
@@ -605,13 +605,13 @@ class Rules(NamedTuple):
 
 
 class Encoder(NamedTuple):
-    """What an encoding thread works with."""
+    """Memory of an encoding thread."""
 
     words: Any
     rules: Any
     out16: Any
     out32: Any
-    """The same memory twice: ids of the width that the vocabulary needs."""
+    """One memory under two types: ids of the width that the vocabulary needs."""
     is_wide: Any
     spill: Any
     """i32: the ids of words that have more than INLINE_IDS."""
@@ -1136,7 +1136,7 @@ class Corpus(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What is known of each token."""
+    """Data of each token."""
 
     lengths: Any
     """i32: bytes."""
@@ -1194,7 +1194,7 @@ def compare_tokens(trainer, one, other):
 
 @njit
 def comes_first(trainer, count, pair, other_count, other_pair):
-    """Whether a pair is merged before another: the greater count, of equals the greater bytes."""
+    """Return True if a pair is merged before another: the greater count, of equals the greater bytes."""
     if count != other_count:
         return count > other_count
     order = compare_tokens(trainer, i64(pair >> u64(32)), i64(other_pair >> u64(32)))

@@ -1,4 +1,4 @@
-"""How the memory that kernels and their callers share is laid out; numbers only."""
+"""Layout of the memory that bpe.py and its callers share; numbers only."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from numba import cfunc, types
 from transformerlm.kernels.target import target
 
 _MEMBER = "team_member"
-"""What a thread of an OpenMP team runs: asks who it is, and does its part of the task."""
+"""Function that a thread of an OpenMP team runs: it asks for its number, and does its part of the task."""
 _SHARED = ("part", "parts")
 """Last parameters of a kernel whose work several threads share."""
 

@@ -69,11 +69,11 @@ HAS_LARGE_REGISTERS = "avx512f" in target().instructions
 LANES = 16 if HAS_LARGE_REGISTERS else 8
 """Numbers of a vector."""
 HAS_PAIR_PRODUCTS = HAS_LARGE_REGISTERS and "avx512bf16" in target().instructions
-"""Whether one instruction multiplies two vectors of bfloat16 and adds pairs of products to one of float32."""
+"""One instruction multiplies two vectors of bfloat16 and adds pairs of products to one of float32."""
 INPUTS = MEMORY | ({} if HAS_PAIR_PRODUCTS else {"bfloat16": MEMORY["float32"]})
-"""What a matrix of a dtype is multiplied with."""
+"""Dtype of a matrix -> the type of memory of what it is multiplied with."""
 ROWS_AHEAD = 8
-"""So many rows before they are wanted memory is asked for them."""
+"""Rows are prefetched when they are this many away."""
 FUSED = ("contract",)
 """A product and a sum may be one instruction."""
 ROWS_AT_A_TIME = 16
@@ -84,7 +84,7 @@ ROWS_AT_A_TIME = 16
 
 @intrinsic  # type: ignore[untyped-decorator]
 def at_address(context: Any, like: Any, address: Any) -> Any:
-    """What lies at an address, taken for numbers of the kind that `like` has."""
+    """An address as an array of the type that `like` has."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[1], context.get_value_type(signature.return_type))
@@ -94,7 +94,7 @@ def at_address(context: Any, like: Any, address: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def add_atomically(context: Any, memory: Any, at: Any, number: Any) -> Any:
-    """memory[at] += number as one operation that all threads see in one order; what was there before."""
+    """memory[at] += number, atomically; returns the value before."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = builder.gep(arguments[0], [arguments[1]])
@@ -164,12 +164,12 @@ SUMS = ir.VectorType(ir.FloatType(), LANES)
 
 
 def are_pairs(*memory: Any) -> bool:
-    """Whether numbers of such arrays are multiplied in pairs."""
+    """Return True if numbers of such arrays are multiplied in pairs."""
     return HAS_PAIR_PRODUCTS and all(array.dtype == types.uint16 for array in memory)
 
 
 def at_once(weight, x):
-    """How many numbers of a row a tile takes at a time."""
+    """Numbers of a row that a tile takes at a time."""
 
 
 @overload(at_once, inline="always")
@@ -403,7 +403,7 @@ def store(memory, at, x, x_at, number):
 
 
 class Model(NamedTuple):
-    """Where the weights are, and the model's numbers."""
+    """The weights' addresses, and the model's sizes."""
 
     embedding: Any
     weights: Any
@@ -436,7 +436,7 @@ class Workspace(NamedTuple):
 
     scratch: Any
     inputs: Any
-    """What matrices are multiplied with; see INPUTS."""
+    """Factors of matrix products; see INPUTS."""
     barrier_state: Any
     texts: Any
     stream: Any

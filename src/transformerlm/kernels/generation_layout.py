@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from transformerlm.config import ModelConfig
 
 NORM, Q, K, V, OUTPUT, SECOND_NORM, W1, W3, W2, Q_NORM, K_NORM, NUM_MATRICES = range(12)
-"""Where a layer's matrices stand in its row of addresses; Q_NORM and K_NORM are 0 where a model has none."""
+"""Positions of a layer's matrices in its row of addresses; Q_NORM and K_NORM are 0 where a model has none."""
 
 BIN_BITS = 10
 """Numbers from 0 to 1, as bits, are in order; three times this many bits tell any two of them apart."""

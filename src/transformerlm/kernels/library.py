@@ -40,7 +40,7 @@ _COMPILING = threading.Lock()
 """Held by the thread that compiles: the compiler's settings are the process's."""
 Array = NDArray[Any]
 Arguments = dict[str, Array | int]
-"""What a kernel takes, by name."""
+"""Arguments of a kernel by name."""
 
 
 class Kernel:
@@ -64,7 +64,7 @@ class Kernel:
         return np.fromiter(arguments, np.int64, len(self.parameters))
 
     def places(self, *names: str) -> list[int]:
-        """Where in a frame some arguments are."""
+        """Positions of some arguments in a frame."""
         return [list(self.parameters).index(name) for name in names]
 
     def __call__(self, **values: Array | int) -> int:
@@ -74,7 +74,7 @@ class Kernel:
         return int(self.run(frame.ctypes.data))
 
     def share(self, num_threads: int, *values: float) -> None:
-        """Run on several threads, each each doing its part (parameters `part` and `parts` in the source).
+        """Run on several threads, each doing its part (parameters `part` and `parts` in the source).
 
         The threads are those of the OpenMP library in the process, where there is one: PyTorch runs its
         operations on the same ones, and they would otherwise wait at full speed beside ours.
@@ -105,7 +105,7 @@ def _argument(name: str, value: Array | int, kind: str) -> int:
 
 @functools.cache
 def _openmp() -> tuple[Callable[..., None], int, int] | None:
-    """Of the process' OpenMP library, as GNU has it: what starts a team, and who and how many are in it."""
+    """Functions of the process's OpenMP library (GNU's interface): start a team, thread number, team size."""
     if sys.platform != "linux":
         return None
     try:
@@ -127,7 +127,7 @@ class Kernels:
         import llvmlite.binding as llvm
 
         self.about = header["about"]
-        """What the library had to say when it was compiled."""
+        """Data that the library stored beside the machine code (`Library.about`)."""
         # The engine owns the memory that the code is in.
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(machine_code))
@@ -168,7 +168,7 @@ class Library:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the kernels are in this process already."""
+        """True if the kernels are loaded in this process."""
         return bool(self._loaded)
 
     def kernels(self) -> Kernels:
@@ -191,7 +191,7 @@ class Library:
         return Kernels(machine_code, json.loads(header))
 
     def cache_path(self) -> Path:
-        """Where the machine code of this source, for this processor and these compilers, is kept."""
+        """Path of the machine code of this source, for this processor and these compilers."""
         return cache_dir() / f"{self.module.split('.')[-1]}-{self._key()}"
 
     @functools.cache  # noqa: B019 - a library lives as long as the program
@@ -239,7 +239,7 @@ def _target_machine() -> Any:
 
 
 def cache_dir() -> Path:
-    """Where machine code is kept."""
+    """Folder of the machine code."""
     own = os.environ.get(CACHE_VARIABLE)
     if own:
         return Path(own).expanduser()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+# Patterns and not a parser, which takes longer than loading the kernels: it would read 2,000 lines each time.
+_FOR_TYPE_CHECKERS = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+.*\n|\n)*", re.MULTILINE)
+_FROM = re.compile(r"^[ \t]*from ([\w.]+) import (?:\(([^)]*)\)|(.*))", re.MULTILINE)
+_IMPORT = re.compile(r"^[ \t]*import (.*)", re.MULTILINE)
 
 
 def source_files(module: str) -> list[Path]:
@@ -14,36 +19,28 @@ def source_files(module: str) -> list[Path]:
     Nothing is imported to find them. What is imported for type checkers alone, under `if TYPE_CHECKING:`, and
     the `__init__` files of packages are left out.
     """
-    found: dict[str, Path] = {}
+    package = module.split(".")[0]
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, module
+    if spec.submodule_search_locations is None:  # a module that is in no package
+        return [Path(spec.origin or "")]
+    root = Path(spec.submodule_search_locations[0])
+    found: set[Path] = set()
     waiting = [module]
     while waiting:
-        name = waiting.pop()
-        path = _file_of(name)
-        if name in found or path is None or path.name == "__init__.py":
-            continue
-        found[name] = path
-        waiting += [other for other in _imports(path) if other.split(".")[0] == module.split(".")[0]]
-    return sorted(found.values())
-
-
-def _file_of(module: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # a name in a module, not a module in a package
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin else None
+        path = root.joinpath(*waiting.pop().split(".")[1:]).with_suffix(".py")
+        if path not in found and path.is_file():
+            found.add(path)
+            waiting += [name for name in _imports(path) if name.startswith(f"{package}.")]
+    return sorted(found)
 
 
 def _imports(path: Path) -> Iterator[str]:
     """Names of what a file imports, all that may be modules: `from a import b` gives a and a.b."""
-    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        waiting += ast.iter_child_nodes(node)
+    text = _FOR_TYPE_CHECKERS.sub("", path.read_text(encoding="utf-8"))
+    for found in _FROM.finditer(text):
+        module, *names = found.groups("")
+        yield module
+        yield from (f"{module}.{name}" for name in re.findall(r"(\w+)(?: as \w+)?", "".join(names)))
+    for found in _IMPORT.finditer(text):
+        yield from re.findall(r"([\w.]+)(?: as \w+)?", found[1])

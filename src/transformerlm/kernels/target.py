@@ -26,7 +26,7 @@ class Target:
     name: str
     """LLVM's name, such as "znver3" or "x86-64-v3"."""
     features: str
-    """What is added to or taken from that name's instructions, as LLVM spells it: "+avx2,-sse4a"."""
+    """Instructions added to or taken from that name's, as LLVM spells it: "+avx2,-sse4a"."""
     instructions: frozenset[str]
     """Names of the instruction sets that it has."""
     is_native: bool = True

@@ -92,7 +92,7 @@ def swiglu(gate_up, out, rows, width, part, parts):
 
 
 def swiglu_back(grad, gate_up, grad_gate_up, rows, width, part, parts):
-    """As `swiglu`, backwards."""
+    """The gradient of `swiglu`."""
     first, last = share_of(rows, part, parts)
     for row in range(first, last):
         gate, up, at = 2 * row * width, (2 * row + 1) * width, row * width
@@ -137,7 +137,7 @@ def rotate(
 
 @compiled
 def seen(row, queries, first_query, keys):
-    """How many keys the query of a row sees, and the same up to whole vectors."""
+    """Keys that the query of a row sees, and that number rounded up to whole vectors."""
     number = row % queries + first_query + 1
     return number, min((number + LANES - 1) // LANES * LANES, keys)
 

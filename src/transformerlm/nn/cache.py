@@ -1,6 +1,6 @@
 """The keys and values of the tokens that a model has already seen, so that each is computed once.
 
-A cache is made by whoever generates and passed to the model with every call; the model keeps nothing.
+The generating code makes a cache and passes it to the model with every call; the model keeps nothing.
 Memory is allocated once, for the longest text. It is for inference: no gradient flows through it.
 """
 
@@ -21,9 +21,9 @@ class LayerCache(NamedTuple):
     keys: Tensor
     """[batch, num_kv_heads, capacity, d_head]"""
     values: Tensor
-    """As `keys`."""
+    """[batch, num_kv_heads, capacity, d_head]"""
     slots: tuple[slice | Tensor, ...]
-    """Where in `keys` the new tokens go: an index of its first three dimensions."""
+    """Index of the first three dimensions of `keys`, at which the new tokens are stored."""
     length: int
     """Keys of the longest row, the new tokens included."""
     positions: Tensor
@@ -32,7 +32,7 @@ class LayerCache(NamedTuple):
     """[batch, 1, num_tokens, length], True = attend; None where the plain causal mask is right."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store those of the new tokens [batch, num_kv_heads, num_tokens, d_head]; give back all so far."""
+        """Store the new tokens' [batch, num_kv_heads, num_tokens, d_head]; return all keys and values so far."""
         self.keys[self.slots] = keys.detach().to(self.keys.dtype)
         self.values[self.slots] = values.detach().to(self.values.dtype)
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
@@ -110,7 +110,7 @@ class KVCache:
         return self._keys, self._values
 
     def layers(self, num_tokens: int) -> list[LayerCache]:
-        """What each layer needs to take `num_tokens` more tokens of every row.
+        """Return each layer's share of the cache for `num_tokens` more tokens of every row.
 
         Raises:
             ValueError: where they do not fit.

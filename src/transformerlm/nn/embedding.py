@@ -36,6 +36,6 @@ class Embedding(nn.Module):
         return rows.view(*token_ids.shape, self.weight.shape[1])
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the sizes that `print(model)` shows."""
         num_embeddings, embedding_dim = self.weight.shape
         return f"num_embeddings={num_embeddings}, embedding_dim={embedding_dim}"

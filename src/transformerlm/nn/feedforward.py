@@ -1,4 +1,4 @@
-"""The part of a block that works on each position by itself."""
+"""The feed-forward network: the part of a block that works on each position by itself."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def _float32(*shape: int) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """`norm.rms_norm` in another dtype of the result."""
+    """`functional.rms_norm`, with the result in `dtype`."""
     return _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-any-return]
 
 
@@ -154,7 +154,7 @@ class _Attention(Function):
 
 
 class _Work:
-    """Memory for the scores of some rows at a time, and the kernels on it."""
+    """Memory for the attention scores of some rows at a time, and the kernels that work on it."""
 
     def __init__(self, q: Tensor, times: int) -> None:
         rows, queries, width = q.shape
@@ -180,7 +180,7 @@ class _Work:
 
 
 def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
-    """`loss.nats_and_gradient_`."""
+    """See `loss.nats_and_gradient_`."""
     rows, width = logits.shape
     nats = _float32(rows)
     dispatch.run("cross_entropy", (logits.dtype,), logits, targets.contiguous(), nats, rows, width, scale)

@@ -30,6 +30,6 @@ class Linear(nn.Module):
         return x @ self.weight.T
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the sizes that `print(model)` shows."""
         out_features, in_features = self.weight.shape
         return f"in_features={in_features}, out_features={out_features}"

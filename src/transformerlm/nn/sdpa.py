@@ -1,7 +1,7 @@
-"""Scaled dot-product attention: the contract, and the backends that serve it.
+"""Scaled dot-product attention: the contract, and its backends.
 
 `reference` is the mathematics step by step and defines what is right; `torch` is PyTorch's fused
-kernel. A backend that cannot serve raises: none stands in for another in silence. No weights here.
+kernel. A backend that cannot compute something raises: none silently replaces another. No weights here.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def scaled_dot_product_attention(
 
 
 def resolve_backend(backend: str, device: torch.device | str = "cpu") -> str:
-    """The backend that `backend` means on `device`: "auto" chooses, every other name must exist.
+    """Return the backend's name, which must be one of BACKENDS.
 
     Raises:
         ConfigError: for an unknown name.

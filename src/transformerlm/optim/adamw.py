@@ -1,4 +1,4 @@
-"""AdamW. What decays and how the learning rate moves is decided elsewhere (groups.py, schedule.py)."""
+"""AdamW. Which parameters decay is decided in groups.py, and the learning rate in schedule.py."""
 
 from __future__ import annotations
 
