@@ -1,4 +1,4 @@
-"""What to compute on, in which precision and with which implementation, as [runtime] says.
+"""Device, precision and implementation of the computation, as [runtime] says.
 
 `Runtime.from_config` resolves that and changes nothing; `prepare_process` sets up the process of a command.
 Also here: the speed of the device, and running out of its memory. Nothing else in the package asks which
@@ -54,7 +54,7 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked of it (needed before reading a clock)."""
+        """Wait until the device has finished all its work (needed before reading a clock)."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -91,7 +91,7 @@ def prepare_process(config: RuntimeConfig) -> Runtime:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that [runtime].device names; "auto" takes cuda, else mps, else cpu."""
+    """Return the device that [runtime].device names; "auto" takes cuda, else mps, else cpu."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(device for device, here in present.items() if here))
@@ -103,14 +103,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision that [runtime].dtype names; "auto" takes bfloat16 where the hardware has it."""
+    """Return the precision that [runtime].dtype names; "auto" takes bfloat16 where the hardware has it."""
     if name == "auto":
         return torch.bfloat16 if has_quick_bfloat16(device) else torch.float32
     return DTYPES[name]
 
 
 def has_quick_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 products run on instructions of their own, not on an emulation that is slower."""
+    """Return True if bfloat16 products run on their own instructions, not on an emulation that is slower."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -157,7 +157,8 @@ def measured_flops_ceiling(runtime: Runtime, seconds: float = 0.25) -> float:
 def _time_product(runtime: Runtime, size: int) -> float:
     # A generator of its own: measuring must not move the one that a resumed run has restored.
     own = torch.Generator(runtime.device).manual_seed(size)
-    left, right = torch.randn(2, size, size, generator=own, device=runtime.device).to(runtime.dtype)
+    numbers = torch.randn(2, size, size, generator=own, dtype=torch.float32, device=runtime.device)
+    left, right = numbers.to(runtime.dtype)
     left[:1] @ right  # pays for loading the library
     runtime.synchronize()
     start = time.perf_counter()
@@ -174,12 +175,12 @@ OUT_OF_MEMORY = (
     "could not create a primitive",
     "std::bad_alloc",
 )
-"""What PyTorch says where it has no class of its own for it, as CUDA has. The last is oneDNN's word for its
+"""PyTorch's messages where it has no class for it, as it has for CUDA. The last is oneDNN's word for its
 own work space (it has other reasons too, which smaller micro-batches do not mend)."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch found no memory for a tensor."""
+    """Return True if PyTorch found no memory for a tensor."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
@@ -187,7 +188,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def memory_for(what: str, advice: str = ADVICE) -> Iterator[None]:
-    """Where nothing smaller can be tried, have a lack of memory end in one line that says for what.
+    """Turn a lack of memory into a one-line error that says for what, where nothing smaller can be tried.
 
     Raises:
         TransformerLMError: in the place of PyTorch's own error.

@@ -1,15 +1,19 @@
-"""From kernels in Python, through numba and LLVM, to machine code; used by native.py, and only to compile."""
+"""Kernels in Python to machine code, through numba and LLVM. Imported by library.py, only to compile."""
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 from typing import Any
 
 import llvmlite.binding as llvm
+import numba
 from numba import cfunc, types
 
+from transformerlm.kernels.target import target
+
 _MEMBER = "team_member"
-"""What a thread of an OpenMP team runs: asks who it is, and does its part of the task."""
+"""Function that a thread of an OpenMP team runs: it asks for its number, and does its part of the task."""
 _SHARED = ("part", "parts")
 """Last parameters of a kernel whose work several threads share."""
 
@@ -41,12 +45,17 @@ ret void
 }}"""
 
 
-def compile_kernels(source: ModuleType, machine: Any) -> tuple[bytes, dict[str, Any]]:
-    """Machine code of all kernels of a module in one object file; and what there is in it, fit for JSON.
+def compile_kernels(module_name: str, machine: Any) -> tuple[bytes, dict[str, Any]]:
+    """Compile all kernels of a module for a target machine into one object file.
 
-    "parameters": of each kernel, but for those that say which part is a thread's; "member": the function
-    that a team's threads run.
+    Returns:
+        The machine code, and its description, fit for JSON: "parameters" of each kernel, but for those that
+        say which part is a thread's; "member", the function that a team's threads run.
     """
+    if not target().is_native:
+        # numba's own passes would use this machine's instructions otherwise.
+        numba.config.CPU_NAME, numba.config.CPU_FEATURES = target().name, target().features
+    source = importlib.import_module(module_name)
     visible = {*source.ENTRIES, _MEMBER}
     module = llvm.parse_assembly(_NEVER + _TEAM_MEMBER)
     for name in source.ENTRIES:

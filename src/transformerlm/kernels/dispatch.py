@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from transformerlm.kernels import checks
 from transformerlm.kernels.library import Library
 
-LIBRARY = Library("training", "transformerlm.kernels.training", [Path(__file__).with_name("training.py")], 10)
+LIBRARY = Library("training", "transformerlm.kernels.training", [], 10)
 _PLAIN = (Tensor, nn.Parameter)  # a subclass, such as a sharded tensor, keeps its numbers its own way
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -31,7 +31,14 @@ def can_serve(*tensors: Tensor) -> bool:
 
 
 def run(kernel: str, dtypes: tuple[torch.dtype, ...], *arguments: Tensor | float) -> None:
-    """Run a kernel for these dtypes on PyTorch's threads. Tensors lie in memory as the kernel wants them."""
+    """Run a training kernel on PyTorch's threads.
+
+    Args:
+        kernel: its name without dtypes, such as "swiglu".
+        dtypes: which of its variants.
+        arguments: its parameters in order. Tensors must be contiguous and large enough: a kernel cannot
+            know. The debug mode (checks.py) checks it.
+    """
     run_on(torch.get_num_threads(), LIBRARY, kernel, dtypes, *arguments)
 
 
@@ -42,14 +49,16 @@ def run_on(
     dtypes: tuple[torch.dtype, ...],
     *arguments: Tensor | float,
 ) -> None:
-    """As `run`, a kernel of any library on so many threads."""
-    name = "_".join((kernel, *(_NAMES[dtype] for dtype in dtypes)))
+    """Run a kernel of any library on so many threads; see `run`."""
+    compiled = getattr(library.kernels(), "_".join((kernel, *(_NAMES[dtype] for dtype in dtypes))))
+    if checks.IS_ON:
+        checks.check_memory(kernel, compiled.parameters, num_threads, arguments)
     values = (value.data_ptr() if isinstance(value, Tensor) else value for value in arguments)
-    getattr(library.kernels(), name).share(num_threads, *values)
+    compiled.share(num_threads, *values)
 
 
 def keep_freed_memory() -> None:
-    """Have memory that tensors free stay with the process, for the next ones.
+    """Keep memory that tensors free with the process, for the next ones. Global to the process.
 
     The C library would give large blocks back to the system at once, and get them anew for the next tensor:
     every page then costs a fault and a wiping, which takes longer than most operations on it.

@@ -1,15 +1,15 @@
-"""One token of every text through the whole model on a CPU: what nn says in PyTorch's terms, in one call.
+"""One decoding step on a CPU: one token of every text through the whole model, in one call.
 
-Writing is reading: for each token every weight comes from memory once, and a processor computes faster than
-its memory can tell it the weights. So a weight that has been read serves all texts of the batch at once, and
-nothing else takes time: one call a token, threads that wait for each other at `meet` and nowhere else.
+Generation is bound by memory: for each token every weight is read once, and a processor computes faster than
+its memory delivers weights. So a weight that has been read serves all texts of the batch at once, and nothing
+else takes time: one call a token, and threads that wait for each other at `barrier` and nowhere else.
 
 Sums, and the numbers between the steps, are float32 whatever the weights are in. Only what a matrix is about
 to be multiplied with, `inputs`, is rounded to bfloat16 where the weights are and the processor multiplies
 pairs of such numbers, twice as many at a time; PyTorch rounds there too.
 
-What it computes is defined by nn; tests hold the two against each other. Importing this file imports numba,
-which is needed to compile and not to run: see native.py.
+What it computes is defined by nn and infer/sampling.py; tests compare the two. Importing this file imports
+numba, which is needed to compile and not to run: see library.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
@@ -41,7 +40,7 @@ from transformerlm.kernels.generation_layout import (
     Q,
     V,
 )
-from transformerlm.kernels.training import (
+from transformerlm.kernels.primitives import (
     MEMORY,
     ONE,
     OPTIONS,
@@ -58,23 +57,23 @@ from transformerlm.kernels.training import (
     u32,
     wide,
 )
+from transformerlm.kernels.target import target
 
 __all__ = ["ENTRIES", "OPTIONS", "parameters"]
 
 f64 = np.float64
 SMALLEST_DIVISOR = 2.0**-126
 
-_FEATURES = get_host_cpu_features()
-HAS_LARGE_REGISTERS = bool(_FEATURES.get("avx512f"))
+HAS_LARGE_REGISTERS = "avx512f" in target().instructions
 """Thirty-two registers of sixteen numbers; else there may be sixteen of eight, or smaller ones."""
 LANES = 16 if HAS_LARGE_REGISTERS else 8
 """Numbers of a vector."""
-HAS_PAIR_PRODUCTS = HAS_LARGE_REGISTERS and bool(_FEATURES.get("avx512bf16"))
-"""Whether one instruction multiplies two vectors of bfloat16 and adds pairs of products to one of float32."""
+HAS_PAIR_PRODUCTS = HAS_LARGE_REGISTERS and "avx512bf16" in target().instructions
+"""One instruction multiplies two vectors of bfloat16 and adds pairs of products to one of float32."""
 INPUTS = MEMORY | ({} if HAS_PAIR_PRODUCTS else {"bfloat16": MEMORY["float32"]})
-"""What a matrix of a dtype is multiplied with."""
+"""Dtype of a matrix -> the type of memory of what it is multiplied with."""
 ROWS_AHEAD = 8
-"""So many rows before they are wanted memory is asked for them."""
+"""Rows are prefetched when they are this many away."""
 FUSED = ("contract",)
 """A product and a sum may be one instruction."""
 ROWS_AT_A_TIME = 16
@@ -85,7 +84,7 @@ ROWS_AT_A_TIME = 16
 
 @intrinsic  # type: ignore[untyped-decorator]
 def at_address(context: Any, like: Any, address: Any) -> Any:
-    """What lies at an address, taken for numbers of the kind that `like` has."""
+    """An address as an array of the type that `like` has."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[1], context.get_value_type(signature.return_type))
@@ -95,7 +94,7 @@ def at_address(context: Any, like: Any, address: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def add_atomically(context: Any, memory: Any, at: Any, number: Any) -> Any:
-    """memory[at] += number as one operation that all threads see in one order; what was there before."""
+    """memory[at] += number, atomically; returns the value before."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = builder.gep(arguments[0], [arguments[1]])
@@ -105,8 +104,8 @@ def add_atomically(context: Any, memory: Any, at: Any, number: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def look_at(context: Any, memory: Any, at: Any) -> Any:
-    """memory[at] as the other threads have left it."""
+def load_acquire(context: Any, memory: Any, at: Any) -> Any:
+    """memory[at], read atomically, with all that was written before it."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load_atomic(builder.gep(arguments[0], [arguments[1]]), "acquire", 8)
@@ -115,8 +114,8 @@ def look_at(context: Any, memory: Any, at: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def let_others_run(context: Any) -> Any:
-    """Give the processor away for a moment."""
+def yield_processor(context: Any) -> Any:
+    """Let the operating system run another thread."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         function = ir.FunctionType(ir.IntType(32), [])
@@ -129,25 +128,25 @@ def let_others_run(context: Any) -> Any:
     return types.void(), build
 
 
-PATIENCE = 2000
-"""How often a thread looks whether the others have come before it lets somebody else have its processor."""
+MAX_SPINS = 2000
+"""How often a thread polls a barrier before it gives its processor to another thread."""
 
 
 @compiled
-def meet(meeting, parts):
-    """Wait until all threads are here. `meeting` holds how many have come, and how often all have."""
+def barrier(barrier_state, parts):
+    """Wait until all threads are here. `barrier_state`: how many have arrived, and how often all have."""
     if parts == 1:
         return
-    times_met = look_at(meeting, i64(1))
-    if add_atomically(meeting, i64(0), i64(1)) == parts - 1:
-        add_atomically(meeting, i64(0), -parts)
-        add_atomically(meeting, i64(1), i64(1))
+    completed = load_acquire(barrier_state, i64(1))
+    if add_atomically(barrier_state, i64(0), i64(1)) == parts - 1:
+        add_atomically(barrier_state, i64(0), -parts)
+        add_atomically(barrier_state, i64(1), i64(1))
         return
-    looks = 0
-    while look_at(meeting, i64(1)) == times_met:
-        looks += 1
-        if looks > PATIENCE:
-            let_others_run()
+    spins = 0
+    while load_acquire(barrier_state, i64(1)) == completed:
+        spins += 1
+        if spins > MAX_SPINS:
+            yield_processor()
 
 
 # ---- matrix products ---------------------------------------------------------------------------------
@@ -165,12 +164,12 @@ SUMS = ir.VectorType(ir.FloatType(), LANES)
 
 
 def are_pairs(*memory: Any) -> bool:
-    """Whether numbers of such arrays are multiplied in pairs."""
+    """Return True if numbers of such arrays are multiplied in pairs."""
     return HAS_PAIR_PRODUCTS and all(array.dtype == types.uint16 for array in memory)
 
 
 def at_once(weight, x):
-    """How many numbers of a row a tile takes at a time."""
+    """Numbers of a row that a tile takes at a time."""
 
 
 @overload(at_once, inline="always")
@@ -358,7 +357,7 @@ def normalise(x, x_at, gain, out, out_at, rows, width, eps):
 
 
 @compiled
-def turn(x, at, cos, sin, angles, pairs):
+def apply_rope(x, at, cos, sin, angles, pairs):
     """nn.RotaryPositionEmbedding of one head, in place; `angles` is where its position's begin."""
     for i in range(pairs):
         even, odd = x[at + 2 * i], x[at + 2 * i + 1]
@@ -404,7 +403,7 @@ def store(memory, at, x, x_at, number):
 
 
 class Model(NamedTuple):
-    """Where the weights are, and the model's numbers."""
+    """The weights' addresses, and the model's sizes."""
 
     embedding: Any
     weights: Any
@@ -432,50 +431,50 @@ class Cache(NamedTuple):
     capacity: Any
 
 
-class Desk(NamedTuple):
+class Workspace(NamedTuple):
     """Where numbers lie between the steps: places in `scratch` and `inputs`, for all texts or one thread."""
 
     scratch: Any
     inputs: Any
-    """What matrices are multiplied with; see INPUTS."""
-    meeting: Any
+    """Factors of matrix products; see INPUTS."""
+    barrier_state: Any
     texts: Any
     stream: Any
     """The residual stream [texts, d_model]."""
     qkv: Any
-    """[texts, heads + 2 kv_heads, d_head]; then what attention has gathered, in the queries' place."""
+    """[texts, heads + 2 kv_heads, d_head]; then the output of attention, in the queries' place."""
     gate: Any
     up: Any
     """Both [texts, d_ff]."""
     branch: Any
-    """What is to be added to the stream: [texts, d_model]."""
-    powers: Any
-    """[capacity], this thread's own."""
-    mixed: Any
-    """What attention has gathered: [texts, heads, d_head], in `inputs`."""
-    opened: Any
-    """What has come through the gate: [texts, d_ff], in `inputs`."""
-    own: Any
-    """[texts, d_model] of this thread alone, in `inputs`."""
+    """A branch's output, to be added to the stream: [texts, d_model]."""
+    exponentials: Any
+    """Of attention scores: [capacity], this thread's own."""
+    attended: Any
+    """Output of attention: [texts, heads, d_head], in `inputs`."""
+    activated: Any
+    """silu(gate) * up: [texts, d_ff], in `inputs`."""
+    normed: Any
+    """The normalised stream: [texts, d_model], this thread's own copy, in `inputs`."""
     part: Any
     parts: Any
 
 
 @compiled
-def lay_out(scratch, inputs, meeting, texts, model, capacity, part, parts):
-    """The desk; layout.py says how much room it takes."""
+def make_workspace(scratch, inputs, barrier_state, texts, model, capacity, part, parts):
+    """Lay out the workspace of a thread; generation_layout.py has its size."""
     stream = i64(0)
     qkv = stream + texts * model.d_model
     gate = qkv + texts * (model.heads + 2 * model.kv_heads) * model.d_head
     up = gate + texts * model.d_ff
     branch = up + texts * model.d_ff
-    powers = branch + texts * model.d_model + part * capacity
-    mixed = i64(0)
-    opened = mixed + texts * model.heads * model.d_head
-    own = opened + texts * model.d_ff + part * texts * model.d_model
-    return Desk(
-        scratch, inputs, meeting, texts,
-        stream, qkv, gate, up, branch, powers, mixed, opened, own, part, parts,
+    exponentials = branch + texts * model.d_model + part * capacity
+    attended = i64(0)
+    activated = attended + texts * model.heads * model.d_head
+    normed = activated + texts * model.d_ff + part * texts * model.d_model
+    return Workspace(
+        scratch, inputs, barrier_state, texts,
+        stream, qkv, gate, up, branch, exponentials, attended, activated, normed, part, parts,
     )  # fmt: skip
 
 
@@ -486,48 +485,54 @@ def matrix(model, layer, which):
 
 
 @compiled
-def embed(ids, model, desk):
+def embed(ids, model, work):
     """The stream begins as the rows of the embedding."""
-    first, last = share_of(model.d_model, desk.part, desk.parts)
-    for text in range(desk.texts):
+    first, last = share_of(model.d_model, work.part, work.parts)
+    for text in range(work.texts):
         row = ids[text] * model.d_model
         for i in range(first, last):
-            desk.scratch[desk.stream + text * model.d_model + i] = wide(model.embedding[row + i])
+            work.scratch[work.stream + text * model.d_model + i] = wide(model.embedding[row + i])
 
 
 @compiled
-def take_in(gain, model, desk):
-    """Wait for the whole stream, and normalise it: every thread for itself, which is quicker than waiting."""
-    meet(desk.meeting, desk.parts)
-    normalise(desk.scratch, desk.stream, gain, desk.inputs, desk.own, desk.texts, model.d_model, model.eps)
+def norm_input(gain, model, work):
+    """Barrier, then RMSNorm of the residual stream.
+
+    Each thread normalises its own copy: cheaper than a second barrier.
+    """
+    barrier(work.barrier_state, work.parts)
+    normalise(work.scratch, work.stream, gain, work.inputs, work.normed, work.texts, model.d_model, model.eps)
 
 
 @compiled
-def give_back(which, source, width, model, desk, layer):
-    """Add a branch's output, a matrix times what is at `source` of the inputs, to the stream."""
-    meet(desk.meeting, desk.parts)
-    first, last = share_of(model.d_model, desk.part, desk.parts)
-    memory, by = desk.scratch, model.d_model
+def project_and_add(which, source, width, model, work, layer):
+    """Barrier, then add a matrix times what lies at `source` of the inputs to the residual stream."""
+    barrier(work.barrier_state, work.parts)
+    first, last = share_of(model.d_model, work.part, work.parts)
+    memory, by = work.scratch, model.d_model
     weight = matrix(model, layer, which)
-    project(weight, first, last, desk.inputs, source, desk.texts, width, memory, desk.branch, by)
-    for text in range(desk.texts):
+    project(weight, first, last, work.inputs, source, work.texts, width, memory, work.branch, by)
+    for text in range(work.texts):
         for i in range(first, last):
-            memory[desk.stream + text * by + i] += memory[desk.branch + text * by + i]
+            memory[work.stream + text * by + i] += memory[work.branch + text * by + i]
 
 
 @compiled
-def ask(model, cache, desk, layer):
-    """Queries, keys and values, rotated; keys and values go into the cache. A thread has whole heads."""
-    memory, num_heads = desk.scratch, model.heads + 2 * model.kv_heads
-    first, last = share_of(num_heads, desk.part, desk.parts)
+def qkv_projection(model, cache, work, layer):
+    """Project to queries, keys and values, rotate them, and store keys and values in the cache.
+
+    A thread computes whole heads.
+    """
+    memory, num_heads = work.scratch, model.heads + 2 * model.kv_heads
+    first, last = share_of(num_heads, work.part, work.parts)
     for head in range(first, last):
         kind = Q if head < model.heads else K if head < model.heads + model.kv_heads else V
         number = head - (i64(0) if kind == Q else model.heads if kind == K else model.heads + model.kv_heads)
-        row, at = number * model.d_head, desk.qkv + head * model.d_head
+        row, at = number * model.d_head, work.qkv + head * model.d_head
         rows, by = row + model.d_head, num_heads * model.d_head
         weight = matrix(model, layer, kind)
-        project(weight, row, rows, desk.inputs, desk.own, desk.texts, model.d_model, memory, at - row, by)
-        for text in range(desk.texts):
+        project(weight, row, rows, work.inputs, work.normed, work.texts, model.d_model, memory, at - row, by)
+        for text in range(work.texts):
             place, position = at + text * by, cache.lengths[text]
             slot = ((layer * cache.rows + text) * model.kv_heads + number) * cache.capacity + position
             if kind == V:
@@ -537,70 +542,70 @@ def ask(model, cache, desk, layer):
             if gain != 0:
                 weight = at_address(model.head, gain)
                 normalise(memory, place, weight, memory, place, 1, model.d_head, model.eps)
-            turn(memory, place, model.cos, model.sin, position * (model.d_head // 2), model.d_head // 2)
+            apply_rope(memory, place, model.cos, model.sin, position * (model.d_head // 2), model.d_head // 2)
             if kind == K:
                 store(cache.keys, slot * model.d_head, memory, place, model.d_head)
 
 
 @compiled
-def gather(model, cache, desk, layer):
-    """Every query mixes the values of its text."""
-    meet(desk.meeting, desk.parts)
+def attention(model, cache, work, layer):
+    """Barrier, then attention of every query to the keys of its text."""
+    barrier(work.barrier_state, work.parts)
     scale = ONE / np.sqrt(f32(model.d_head))
-    first, last = share_of(desk.texts * model.heads, desk.part, desk.parts)
+    first, last = share_of(work.texts * model.heads, work.part, work.parts)
     for one in range(first, last):
         text, head = one // model.heads, one % model.heads
-        query = desk.qkv + (text * (model.heads + 2 * model.kv_heads) + head) * model.d_head
+        query = work.qkv + (text * (model.heads + 2 * model.kv_heads) + head) * model.d_head
         row = (layer * cache.rows + text) * model.kv_heads + head // (model.heads // model.kv_heads)
         attend(
-            desk.scratch, query, cache.keys, cache.values, row * cache.capacity * model.d_head,
-            cache.lengths[text] + 1, model.d_head, scale, desk.powers,
+            work.scratch, query, cache.keys, cache.values, row * cache.capacity * model.d_head,
+            cache.lengths[text] + 1, model.d_head, scale, work.exponentials,
         )  # fmt: skip
-        store(desk.inputs, desk.mixed + one * model.d_head, desk.scratch, query, model.d_head)
+        store(work.inputs, work.attended + one * model.d_head, work.scratch, query, model.d_head)
 
 
 @compiled
-def think(model, desk, layer):
+def swiglu(model, work, layer):
     """silu(W1 x) * W3 x"""
-    memory, width, d_ff = desk.scratch, model.d_model, model.d_ff
-    first, last = share_of(d_ff, desk.part, desk.parts)
-    for which, target in ((W1, desk.gate), (W3, desk.up)):
+    memory, width, d_ff = work.scratch, model.d_model, model.d_ff
+    first, last = share_of(d_ff, work.part, work.parts)
+    for which, place in ((W1, work.gate), (W3, work.up)):
         weight = matrix(model, layer, which)
-        project(weight, first, last, desk.inputs, desk.own, desk.texts, width, memory, target, d_ff)
-    for text in range(desk.texts):
+        project(weight, first, last, work.inputs, work.normed, work.texts, width, memory, place, d_ff)
+    for text in range(work.texts):
         for i in range(text * d_ff + first, text * d_ff + last):
-            opened = memory[desk.gate + i]
-            put(desk.inputs, desk.opened + i, opened / (ONE + exp(-opened)) * memory[desk.up + i])
+            gate = memory[work.gate + i]
+            put(work.inputs, work.activated + i, gate / (ONE + exp(-gate)) * memory[work.up + i])
 
 
 def decode(
     ids, lengths, embedding, weights, final_norm, head, keys, values, cos, sin, logits, scratch, inputs,
-    meeting,
+    barrier_state,
     texts, layers, d_model, heads, kv_heads, d_head, d_ff, vocabulary, rows, capacity, eps, part, parts,
 ):  # fmt: skip
     """The logits [texts, vocabulary] of what follows `ids`, the newest of texts with `lengths` before them.
 
     Keys and values of the new ids go into the cache, of which the first `texts` rows are in use.
-    scratch, inputs: layout.scratch_size and inputs_size numbers. meeting: two numbers, 0 at first.
+    scratch, inputs: generation_layout.scratch_size and inputs_size numbers. barrier_state: two zeros.
     """
     model = Model(
         embedding, weights, final_norm, head, cos, sin,
         layers, d_model, heads, kv_heads, d_head, d_ff, f32(eps),
     )  # fmt: skip
     cache = Cache(keys, values, lengths, rows, capacity)
-    desk = lay_out(scratch, inputs, meeting, texts, model, capacity, part, parts)
-    embed(ids, model, desk)
+    work = make_workspace(scratch, inputs, barrier_state, texts, model, capacity, part, parts)
+    embed(ids, model, work)
     for layer in range(layers):
-        take_in(matrix(model, layer, NORM), model, desk)
-        ask(model, cache, desk, layer)
-        gather(model, cache, desk, layer)
-        give_back(OUTPUT, desk.mixed, heads * d_head, model, desk, layer)
-        take_in(matrix(model, layer, SECOND_NORM), model, desk)
-        think(model, desk, layer)
-        give_back(W2, desk.opened, d_ff, model, desk, layer)
-    take_in(final_norm, model, desk)
+        norm_input(matrix(model, layer, NORM), model, work)
+        qkv_projection(model, cache, work, layer)
+        attention(model, cache, work, layer)
+        project_and_add(OUTPUT, work.attended, heads * d_head, model, work, layer)
+        norm_input(matrix(model, layer, SECOND_NORM), model, work)
+        swiglu(model, work, layer)
+        project_and_add(W2, work.activated, d_ff, model, work, layer)
+    norm_input(final_norm, model, work)
     first, last = share_of(vocabulary, part, parts)
-    project(head, first, last, inputs, desk.own, texts, d_model, logits, 0, vocabulary)
+    project(head, first, last, inputs, work.normed, texts, d_model, logits, 0, vocabulary)
     return 0
 
 
@@ -608,7 +613,7 @@ def decode(
 
 
 @compiled
-def cut(x, at, width, wanted, is_count, bins, bins_at):
+def smallest_of_largest(x, at, width, wanted, is_count, bins, bins_at):
     """Of `width` numbers from 0 to 1 the smallest that belongs to the largest ones, and what is above it.
 
     The largest ones are the fewest whose total, or, where `is_count`, whose number, is at least `wanted`. As
@@ -634,7 +639,7 @@ def cut(x, at, width, wanted, is_count, bins, bins_at):
 @compiled
 def keep_largest(x, at, width, wanted, is_count, bins, bins_at):
     """Set to 0 what does not belong to the largest ones; of equals at the edge the first ones do."""
-    smallest, above = cut(x, at, width, wanted, is_count, bins, bins_at)
+    smallest, above = smallest_of_largest(x, at, width, wanted, is_count, bins, bins_at)
     each = 1.0 if is_count else f64(smallest)
     room = width if each == 0.0 else max(i64(np.ceil((wanted - above) / each)), 1)
     equals = 0  # counted first: which numbers are above the edge no processor can guess, nor has to
@@ -649,7 +654,7 @@ def keep_largest(x, at, width, wanted, is_count, bins, bins_at):
 
 
 @compiled
-def likeliest(logits, at, width):
+def argmax(logits, at, width):
     """The first id with the highest score; -1 where one is no number, or none is finite."""
     best, strange = i64(0), False
     for i in range(width):
@@ -697,7 +702,7 @@ def sample(
     at, bins_at = part * width, part * NUM_BINS
     for row in range(first, last):
         source = row * stride
-        best = likeliest(logits, source, width)
+        best = argmax(logits, source, width)
         ids[row] = best
         if best < 0 or temperature == 0:
             continue
@@ -719,7 +724,7 @@ def sample(
 # ---- the table ---------------------------------------------------------------------------------------
 
 _KINDS = {
-    **dict.fromkeys(("ids", "lengths", "weights", "meeting"), "i64*"),
+    **dict.fromkeys(("ids", "lengths", "weights", "barrier_state"), "i64*"),
     **dict.fromkeys(("cos", "sin", "logits", "scratch", "uniforms"), "f32*"),
     **dict.fromkeys(("eps", "temperature", "top_p", "min_p"), "f64"),
     "bins": "f64*",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import importlib
 import importlib.metadata
 import json
 import os
@@ -26,6 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transformerlm.kernels.sources import source_files
+from transformerlm.kernels.target import target
 from transformerlm.storage.files import committed_file
 
 CACHE_VARIABLE = "TRANSFORMERLM_CACHE_DIR"
@@ -35,9 +36,11 @@ _LETTERS = {"f64": "d"}
 """Kinds of arguments as Python's struct has them; all that are not here, addresses too, are whole numbers."""
 _DTYPES = {f"{kind}{bits}*": np.dtype(f"{kind}{bits // 8}") for kind in "ui" for bits in (8, 16, 32, 64)}
 _DTYPES["f32*"] = np.dtype(np.float32)
+_COMPILING = threading.Lock()
+"""Held by the thread that compiles: the compiler's settings are the process's."""
 Array = NDArray[Any]
 Arguments = dict[str, Array | int]
-"""What a kernel takes, by name."""
+"""Arguments of a kernel by name."""
 
 
 class Kernel:
@@ -61,7 +64,7 @@ class Kernel:
         return np.fromiter(arguments, np.int64, len(self.parameters))
 
     def places(self, *names: str) -> list[int]:
-        """Where in a frame some arguments are."""
+        """Positions of some arguments in a frame."""
         return [list(self.parameters).index(name) for name in names]
 
     def __call__(self, **values: Array | int) -> int:
@@ -71,7 +74,7 @@ class Kernel:
         return int(self.run(frame.ctypes.data))
 
     def share(self, num_threads: int, *values: float) -> None:
-        """Run on several threads, each each doing its part (parameters `part` and `parts` in the source).
+        """Run on several threads, each doing its part (parameters `part` and `parts` in the source).
 
         The threads are those of the OpenMP library in the process, where there is one: PyTorch runs its
         operations on the same ones, and they would otherwise wait at full speed beside ours.
@@ -102,7 +105,7 @@ def _argument(name: str, value: Array | int, kind: str) -> int:
 
 @functools.cache
 def _openmp() -> tuple[Callable[..., None], int, int] | None:
-    """Of the process' OpenMP library, as GNU has it: what starts a team, and who and how many are in it."""
+    """Functions of the process's OpenMP library (GNU's interface): start a team, thread number, team size."""
     if sys.platform != "linux":
         return None
     try:
@@ -124,7 +127,7 @@ class Kernels:
         import llvmlite.binding as llvm
 
         self.about = header["about"]
-        """What the library had to say when it was compiled."""
+        """Data that the library stored beside the machine code (`Library.about`)."""
         # The engine owns the memory that the code is in.
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(machine_code))
@@ -144,7 +147,7 @@ class Library:
         title: whose they are, for the line that says that they are being compiled.
         module: where ENTRIES (name -> function) and parameters(name) are, and the options of numba's
             compiler; imported only to compile.
-        sources: all files that the machine code depends on.
+        sources: files that the machine code depends on beside those that `module` imports (sources.py).
         seconds: about how long compiling takes.
         packages: packages whose version it depends on, beside numba and llvmlite.
         about: what to keep beside the machine code, as JSON; worked out only to compile.
@@ -160,15 +163,12 @@ class Library:
         about: Callable[[], object] = lambda: None,
     ) -> None:
         self.title, self.module, self.seconds, self.about = title, module, seconds, about
-        self._sources, self._packages = (
-            [*sources, Path(__file__), Path(__file__).with_name("compile.py")],
-            [*packages, "numba", "llvmlite"],
-        )
+        self._sources, self._packages = list(sources), [*packages, "numba", "llvmlite"]
         self._lock, self._loaded = threading.Lock(), list[Kernels]()
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the kernels are in this process already."""
+        """True if the kernels are loaded in this process."""
         return bool(self._loaded)
 
     def kernels(self) -> Kernels:
@@ -191,21 +191,30 @@ class Library:
         return Kernels(machine_code, json.loads(header))
 
     def cache_path(self) -> Path:
-        """Where the machine code of this source, for this processor and these compilers, is kept."""
+        """Path of the machine code of this source, for this processor and these compilers."""
         return cache_dir() / f"{self.module.split('.')[-1]}-{self._key()}"
 
     @functools.cache  # noqa: B019 - a library lives as long as the program
     def _key(self) -> str:
-        parts = [path.read_bytes() for path in self._sources]
+        parts = [path.read_bytes() for path in self.sources()]
         parts += [importlib.metadata.version(name).encode() for name in self._packages]
-        parts += [json.dumps([sys.platform, platform.machine(), *_processor()]).encode()]
+        processor = target()
+        where = [sys.platform, platform.machine(), processor.name, processor.features]
+        parts += [json.dumps(where).encode()]
         return hashlib.sha256(b"".join(parts)).hexdigest()[:24]
+
+    def sources(self) -> list[Path]:
+        """All files that the machine code depends on."""
+        own = Path(__file__)
+        compilers = [own, own.with_name("compile.py"), own.with_name("target.py")]
+        return sorted({*source_files(self.module), *self._sources, *compilers})
 
     def _compile(self) -> Kernels:
         from transformerlm.kernels.compile import compile_kernels
 
         _say(f"compiling the {self.title} kernels for this machine (once; some {self.seconds} seconds) ...")
-        machine_code, header = compile_kernels(importlib.import_module(self.module), _target_machine())
+        with _COMPILING:
+            machine_code, header = compile_kernels(self.module, _target_machine())
         header["about"] = self.about()
         rest = json.dumps(header).encode() + b"\n" + machine_code
         path = self.cache_path()
@@ -218,27 +227,19 @@ class Library:
         return Kernels(machine_code, header)
 
 
-@functools.cache
 def _target_machine() -> Any:
+    """A new one each time: the engine that takes it owns it, and frees it with itself."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    name, features = _processor()
-    return target.create_target_machine(
-        cpu=name, features=features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
-    )
-
-
-def _processor() -> tuple[str, str]:
-    import llvmlite.binding as llvm
-
-    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    processor, options = target(), {"opt": 3, "reloc": "pic", "codemodel": "jitdefault", "jit": True}
+    triple = llvm.Target.from_default_triple()
+    return triple.create_target_machine(cpu=processor.name, features=processor.features, **options)
 
 
 def cache_dir() -> Path:
-    """Where machine code is kept."""
+    """Folder of the machine code."""
     own = os.environ.get(CACHE_VARIABLE)
     if own:
         return Path(own).expanduser()

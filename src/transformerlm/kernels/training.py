@@ -1,126 +1,42 @@
-"""Training's inner loops on a CPU: what nn and optim say in PyTorch's operations, once through memory.
+"""Training's inner loops on a CPU: functions of nn and optim, each in one pass over memory.
 
-Each of those operations reads its inputs from memory and writes its output there; here a row stays in the
-first-level cache until all that is to be done with it is done. Numbers in memory are float32, or bfloat16
-as the upper half of one; in between they are float32. Every kernel does one `part` of `parts`, so that
-threads share the work; nothing depends on how they divide it but the order of the sums over rows.
+PyTorch's operations read their inputs from memory and write their outputs there, one after the other; here a
+row stays in the first-level cache until all that is to be done with it is done. Every kernel does one `part`
+of `parts`, so that threads share the work; nothing depends on how they divide it but the order of the sums
+over rows.
 
 A loop that adds up stores nothing. The compiler guards a loop that does both with a test whether memory
 overlaps, as it does not; but where two arrays lie close together it takes the slow copy of the loop, which
 adds in another order, and the last bits would depend on where the allocator happens to put things.
 
-Importing this file imports numba, which is needed to compile and not to run: see `native.py`.
+Importing this file imports numba, which is needed to compile and not to run: see library.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic, overload
 
-f32, u32, i32, i64 = np.float32, np.uint32, np.int32, np.int64
-ONE, HALF, ZERO = f32(1), f32(0.5), f32(0)
+from transformerlm.kernels.primitives import (
+    MEMORY,
+    ONE,
+    OPTIONS,
+    ZERO,
+    compiled,
+    exp,
+    f32,
+    floats_at,
+    put,
+    share_of,
+    wide,
+)
 
-OPTIONS: dict[str, object] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}}
-"""Of numba's compiler: sums may be taken in vectors. Infinity and NaN keep their meaning."""
-
-compiled = njit(error_model="numpy", **OPTIONS)
+__all__ = ["ENTRIES", "OPTIONS", "parameters"]
 
 LANES = 32
 """Rows that causality cuts are worked on to the next multiple of this, so that all of it is vectors."""
-
-# ---- numbers ---------------------------------------------------------------------------------------
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def bits_of(context: Any, x: Any) -> Any:
-    """A float32 as its 32 bits."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.uint32(types.float32), build
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def float_of(context: Any, bits: Any) -> Any:
-    """The opposite of `bits_of`."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), build
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def floats_at(context: Any, address: Any) -> Any:
-    """The float32 numbers that lie at an address."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.float32)(types.int64), build
-
-
-def wide(x):
-    """A number from memory as float32."""
-
-
-@overload(wide, inline="always")
-def _wide(x):
-    if x == types.uint16:
-        return lambda x: float_of(u32(x) << u32(16))
-    return lambda x: x
-
-
-def put(memory, at, x):
-    """Store a float32, rounded to the nearest bfloat16 (ties to even) where memory holds those."""
-
-
-@overload(put, inline="always")
-def _put(memory, at, x):
-    if memory.dtype == types.uint16:
-
-        def store(memory, at, x):
-            bits = bits_of(x)
-            memory[at] = np.uint16((bits + u32(0x7FFF) + ((bits >> u32(16)) & u32(1))) >> u32(16))
-    else:
-
-        def store(memory, at, x):
-            memory[at] = x
-
-    return store
-
-
-LOG2_E, LN2_HIGH, LN2_LOW = f32(1.4426950408889634), f32(0.693359375), f32(-2.12194440e-4)
-EXP_TERMS = tuple(f32(1 / divisor) for divisor in (5040, 720, 120, 24, 6, 2, 1, 1))
-SMALLEST, LARGEST = f32(-87), f32(89)
-
-
-@compiled
-def exp(x):
-    """e^x to a few units in the last place from -87 to 88; below, what it is at -87; above, infinity.
-
-    x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its series to the seventh power, 2^n by its bits.
-    """
-    x = min(max(x, SMALLEST), LARGEST)
-    n = np.floor(x * LOG2_E + HALF)
-    r = x - n * LN2_HIGH - n * LN2_LOW
-    power = EXP_TERMS[0]
-    for term in EXP_TERMS[1:]:
-        power = power * r + term
-    return power * float_of(u32(i32(n) + i32(127)) << u32(23))
-
-
-@compiled
-def share_of(number, part, parts):
-    """First and last + 1 of the things that a part does."""
-    return number * part // parts, number * (part + 1) // parts
 
 
 # ---- norm -------------------------------------------------------------------------------------------
@@ -176,7 +92,7 @@ def swiglu(gate_up, out, rows, width, part, parts):
 
 
 def swiglu_back(grad, gate_up, grad_gate_up, rows, width, part, parts):
-    """As `swiglu`, backwards."""
+    """The gradient of `swiglu`."""
     first, last = share_of(rows, part, parts)
     for row in range(first, last):
         gate, up, at = 2 * row * width, (2 * row + 1) * width, row * width
@@ -221,7 +137,7 @@ def rotate(
 
 @compiled
 def seen(row, queries, first_query, keys):
-    """How many keys the query of a row sees, and the same up to whole vectors."""
+    """Keys that the query of a row sees, and that number rounded up to whole vectors."""
     number = row % queries + first_query + 1
     return number, min((number + LANES - 1) // LANES * LANES, keys)
 
@@ -333,8 +249,6 @@ _FLOAT32 = {
 }
 _INT64 = {"targets", "addresses", "sizes"}
 _NUMBERS = {"eps", "sign", "scale", "beta1", "beta2", "step_size", "decay", "root"}
-MEMORY = {"float32": "f32*", "bfloat16": "u16*"}
-"""What numbers of a dtype are in memory."""
 
 
 def _variants() -> dict[str, tuple[Callable[..., int], dict[str, str]]]:

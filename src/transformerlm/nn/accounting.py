@@ -1,4 +1,4 @@
-"""What a model costs, from its config alone: parameters, floating-point operations, bytes.
+"""The cost of a model, from its config alone: parameters, floating-point operations, bytes.
 
 Formulas, checked in the tests against the built model; nothing is measured here.
 """
@@ -9,19 +9,19 @@ from transformerlm.config import ModelConfig
 
 
 def num_parameters(config: ModelConfig) -> int:
-    """Trainable numbers in all; a tied embedding counts once."""
+    """Return the number of parameters; a tied embedding counts once."""
     tables = 1 if config.tie_embeddings else 2
     return num_non_embedding_parameters(config) + tables * config.vocabulary_rows * config.d_model
 
 
 def num_non_embedding_parameters(config: ModelConfig) -> int:
-    """Those that do not grow with the vocabulary: without the embedding and the head."""
+    """Return the number of parameters without the embedding and the head, which grow with the vocabulary."""
     norms = 2 * config.d_model + (2 * config.d_head if config.qk_norm else 0)
     return num_hidden_matrix_parameters(config) + config.num_layers * norms + config.d_model
 
 
 def num_hidden_matrix_parameters(config: ModelConfig) -> int:
-    """Those in the blocks' matrices."""
+    """Return the number of parameters in the blocks' matrices."""
     queries_and_output = 2 * config.d_model * config.d_model
     keys_and_values = 2 * config.d_model * _d_keys(config)
     feedforward = 3 * config.d_model * config.d_ff
@@ -45,7 +45,7 @@ def flops_per_token(config: ModelConfig, num_keys: int) -> int:
 
 
 def training_flops_per_token(config: ModelConfig, num_keys: int) -> int:
-    """Of the forward and the backward pass: three times the forward's.
+    """Floating-point operations of one token's forward and backward pass: three times the forward's.
 
     The backward pass multiplies twice where the forward multiplies once: for the input and for the weight.
     """
@@ -53,7 +53,7 @@ def training_flops_per_token(config: ModelConfig, num_keys: int) -> int:
 
 
 def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_number: int) -> int:
-    """Bytes that one token of one row takes in a KVCache: a key and a value per layer and key head."""
+    """Bytes of one token of one row in a KVCache: a key and a value per layer and key head."""
     return 2 * config.num_layers * _d_keys(config) * bytes_per_number
 
 

@@ -18,8 +18,8 @@ class Embedding(nn.Module):
         self,
         num_embeddings: int,
         embedding_dim: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
@@ -36,6 +36,6 @@ class Embedding(nn.Module):
         return rows.view(*token_ids.shape, self.weight.shape[1])
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the sizes that `print(model)` shows."""
         num_embeddings, embedding_dim = self.weight.shape
         return f"num_embeddings={num_embeddings}, embedding_dim={embedding_dim}"

@@ -1,4 +1,4 @@
-"""The mathematics that has no weights: softmax, SiLU, cross-entropy. Nothing here remembers anything."""
+"""The mathematics that has no weights: softmax, SiLU, cross-entropy. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32; unchanged where it is float32 or float64 already.
+    """Return `x` in float32; unchanged if it is float32 or float64 already.
 
     Sums, exponentials and roots are taken in it: a bfloat16 carries 8 bits, and a float16 ends at 65,504.
     """
@@ -17,7 +17,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a matrix product would take `x`: autocast's while that is on, else its own."""
+    """Return the dtype of a matrix product with `x`: autocast's while that is on, else its own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 

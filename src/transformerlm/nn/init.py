@@ -1,4 +1,4 @@
-"""How every matrix of the model starts: a normal distribution without its tails."""
+"""Initialisation of the model's matrices: a normal distribution without its tails."""
 
 from __future__ import annotations
 

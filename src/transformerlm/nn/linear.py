@@ -18,8 +18,8 @@ class Linear(nn.Module):
         self,
         in_features: int,
         out_features: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
@@ -30,6 +30,6 @@ class Linear(nn.Module):
         return x @ self.weight.T
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the sizes that `print(model)` shows."""
         out_features, in_features = self.weight.shape
         return f"in_features={in_features}, out_features={out_features}"

@@ -1,4 +1,4 @@
-"""What training minimises: the nats that a model needs for every next token, without all logits at once."""
+"""The training loss: nats per next token, computed without holding all logits at once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ DEFAULT_CHUNK_BYTES = 512 * 2**20
 
 
 class NextTokenLoss(nn.Module):
-    """A model and its loss as one module, which is what gets compiled, replicated or sharded."""
+    """A model and its loss as one module: the unit that is compiled, replicated or sharded."""
 
     gradient_function: GradientFunction | None = None
-    """What computes the loss and the gradient of the logits; None: `nats_and_gradient_`."""
+    """Function that computes the loss and the gradient of the logits; None: `nats_and_gradient_`."""
 
     def __init__(self, model: TransformerLM) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def linear_cross_entropy(
         weight: [vocab_size, d_model]
         targets: [...], ids.
         num_targets: None: as many as there are targets.
-        gradient_function: what stands in for `nats_and_gradient_`, such as its version in kernels.
+        gradient_function: replaces `nats_and_gradient_`, for example by its version in kernels.
 
     Source: Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024, section 3.2.
     """

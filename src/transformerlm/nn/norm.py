@@ -21,8 +21,8 @@ class RMSNorm(nn.Module):
         self,
         d_model: int,
         eps: float = 1e-5,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.eps = eps
@@ -33,5 +33,5 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the sizes that `print(model)` shows."""
         return f"d_model={self.weight.shape[0]}, eps={self.eps}"

@@ -28,9 +28,7 @@ class RotaryPositionEmbedding(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(
-        self, theta: float, d_k: int, max_seq_len: int, device: torch.device | str | None = None
-    ) -> None:
+    def __init__(self, theta: float, d_k: int, max_seq_len: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
         if d_k % 2:
             raise ValueError(f"d_k: expected an even number (pairs are rotated), got {d_k}")
@@ -47,7 +45,7 @@ class RotaryPositionEmbedding(nn.Module):
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the sizes that `print(model)` shows."""
         return f"theta={self.theta}, d_k={self.d_k}, max_seq_len={self.max_seq_len}"
 
     def _fill_tables(self, device: torch.device | str | None) -> None:

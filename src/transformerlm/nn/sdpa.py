@@ -1,7 +1,7 @@
-"""Scaled dot-product attention: the contract, and the backends that serve it.
+"""Scaled dot-product attention: the contract, and its backends.
 
 `reference` is the mathematics step by step and defines what is right; `torch` is PyTorch's fused
-kernel. A backend that cannot serve raises: none stands in for another in silence. No weights here.
+kernel. A backend that cannot compute something raises: none silently replaces another. No weights here.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def scaled_dot_product_attention(
     return _backend_function(backend)(q, k, v, mask, causal)
 
 
-def resolve_backend(backend: str, device: torch.device | str | None = None) -> str:
-    """The backend that `backend` means on `device`: "auto" chooses, every other name must exist.
+def resolve_backend(backend: str, device: torch.device | str = "cpu") -> str:
+    """Return the backend's name, which must be one of BACKENDS.
 
     Raises:
         ConfigError: for an unknown name.
@@ -68,7 +68,7 @@ def resolve_backend(backend: str, device: torch.device | str | None = None) -> s
     return backend
 
 
-def causal_mask(num_queries: int, num_keys: int, device: torch.device | str | None = None) -> Tensor:
+def causal_mask(num_queries: int, num_keys: int, device: torch.device | str = "cpu") -> Tensor:
     """[num_queries, num_keys], True = attend, aligned so that the last query stands at the last key."""
     return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
 

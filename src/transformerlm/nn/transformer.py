@@ -23,9 +23,9 @@ from transformerlm.nn.sdpa import resolve_backend
 
 
 class TransformerBlock(nn.Module):
-    """Positions look at each other, then each thinks by itself; both add to the residual stream.
+    """Attention, which mixes positions, then a feed-forward network on each; both add to the residual stream.
 
-    Pre-norm: what is normalised goes into the branch, and the stream itself runs through untouched.
+    Pre-norm: each branch reads a normalised copy, and the stream itself is never normalised inside a block.
 
     Source: Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020, figure 1b.
     """
@@ -36,8 +36,8 @@ class TransformerBlock(nn.Module):
         rope: RotaryPositionEmbedding | None = None,
         *,
         backend: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.d_model, config.norm_eps, device, dtype)
@@ -74,8 +74,8 @@ class TransformerLM(nn.Module):
         config: ModelConfig,
         *,
         backend: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.config = config
@@ -102,7 +102,7 @@ class TransformerLM(nn.Module):
         return self.logits(self.hidden_states(token_ids, cache))
 
     def hidden_states(self, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """As forward, but without the head: [batch, T, d_model], for whoever needs few logits or none."""
+        """Return [batch, T, d_model]: `forward` without the head, for callers that need few logits."""
         num_tokens = token_ids.shape[-1]
         self._check_length(num_tokens if cache is None else cache.max_length + num_tokens)
         layers = [None] * len(self.blocks) if cache is None else cache.layers(num_tokens)

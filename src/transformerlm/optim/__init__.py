@@ -1,4 +1,4 @@
-"""The optimizers and what goes with them, from scratch."""
+"""Optimizers, gradient clipping and learning-rate schedules, from scratch."""
 
 from transformerlm.optim.adamw import AdamW
 from transformerlm.optim.clip import clip_grad_norm_

@@ -1,4 +1,4 @@
-"""Which parameters decay, and which algorithm serves them."""
+"""Parameter groups: which parameters decay, and which algorithm updates them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformerlm.optim.muon import Muon
 def make_optimizer(
     model: nn.Module, config: OptimizerConfig, dtype: torch.dtype | None = None, *, kernels: bool = False
 ) -> torch.optim.Optimizer:
-    """The one optimizer of a run, as [optimizer] says; each group's `peak_lr` is what a schedule scales.
+    """Return the optimizer that [optimizer] describes; a schedule scales each group's `peak_lr`.
 
     `dtype` is the precision of Muon's iteration (None: bfloat16 on CUDA, float32 elsewhere); with `kernels`
     AdamW's update is computed by a CPU kernel.
@@ -50,7 +50,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon serves this parameter: a matrix inside a block.
+    """Return True if Muon updates this parameter: a matrix inside a block.
 
     Neither the embedding nor the head, one matrix or two: rows of an embedding are looked up and never mix,
     and a head learns better with AdamW (Jordan et al., "Muon", 2024).

@@ -1,4 +1,4 @@
-"""Muon, for the matrices inside a model, beside AdamW for all else. Which is which: groups.py."""
+"""Muon for the matrices inside a model, AdamW for all else; groups.py tells them apart."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ Algorithm", 2025, algorithm 1.
 """
 
 SAFETY = 1.01
-"""How far rounding may carry a singular value beyond the interval that a polynomial is made for, where it
+"""Factor by which rounding may carry a singular value beyond the interval of a polynomial, where it
 would grow without bound. (Same source.)"""
 
 ELEMENTS_AT_ONCE = 2**24
-"""What is orthogonalised in one batch: enough to fill a GPU, and temporaries stay at some hundred MB."""
+"""Elements orthogonalised in one batch: enough to fill a GPU, and temporaries stay at some hundred MB."""
 
 
 class Muon(AdamW):
