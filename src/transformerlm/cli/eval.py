@@ -60,7 +60,7 @@ def score_with(path: Path, text: Text, config: EvalConfig) -> Scored:
     lm = load_for_scoring(path, config.runtime, reporter.say)
     eos_id = end_of_text_id(lm, config.eval)
     introduce(lm, eos_id, reporter)
-    scores = score(lm, text, config.eval, config.runtime, reporter)
+    scores = score(lm, text, config.eval, reporter)
     return Scored(lm.checkpoint, (lm.tokenizer.fingerprint, eos_id), scores)
 
 
