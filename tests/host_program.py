@@ -37,6 +37,7 @@ from transformerlm.evaluation.text import Text
 from transformerlm.infer import generate, sample, stream
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import NextTokenLoss
+from transformerlm.nn.fused import use_kernels_
 from transformerlm.optim import make_optimizer
 from transformerlm.progress import SilentReporter
 from transformerlm.runtime import Runtime
@@ -129,13 +130,11 @@ def draw_batches(folder: Path) -> Any:
 
 def train_steps(name: str, kernels: bool) -> Callable[[Path], Any]:
     def train(folder: Path) -> Any:
-        from transformerlm.nn.fused import use_kernels_
-
         model = loaded(folder).model.train()
         loss_of = NextTokenLoss(model)
         if kernels:
             use_kernels_(loss_of)
-        optimizer = make_optimizer(loss_of, OptimizerConfig(name=name), kernels=kernels)
+        optimizer = make_optimizer(model, OptimizerConfig(name=name, lr=1e-2), kernels=kernels)
         tokens, losses = TokenFile.open(folder / "tokens" / "train.memmap").tokens, []
         for step in range(3):
             loss = loss_of(*BatchSampler(tokens, 4, 8).batch(step))
