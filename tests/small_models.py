@@ -1,4 +1,4 @@
-"""Small models with random weights, and tokenizers for them: what the tests of conversions convert."""
+"""Small models with random weights, tokenizers for them, and folders of runs made of both."""
 
 import functools
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from transformerlm.checkpoint.store import Checkpoint
+from transformerlm.checkpoint.store import Checkpoint, write_checkpoint
 from transformerlm.config import GPT2_PATTERN, ModelConfig, TrainConfig
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import TransformerLM
@@ -23,7 +23,7 @@ VARIANTS = {
     "qk-norm": {"qk_norm": True, "num_kv_heads": 1},
     "qk-norm, tied": {"qk_norm": True, "tie_embeddings": True},
 }
-"""352 rows are more than the tokenizer has ids."""
+"""Shapes of models; 352 rows are more than the tokenizer has ids."""
 
 
 @functools.cache
@@ -37,15 +37,25 @@ def tokenizer(pattern: str = GPT2_PATTERN, special_tokens: tuple[str, ...] = (EN
 def random_model(seed: int = 0, **shape) -> TransformerLM:
     torch.manual_seed(seed)
     model = TransformerLM(ModelConfig(**{**SHAPE, "vocab_size": tokenizer().vocab_size, **shape}))
-    for parameter in model.parameters():  # gains that are not all one, or their order could not show
+    for parameter in model.parameters():  # gains differ, so that a wrong order of them shows
         if parameter.dim() == 1:
             nn.init.uniform_(parameter, 0.5, 1.5)
     return model.eval()
 
 
-def language_model(own_tokenizer: Tokenizer | None = None, **shape) -> LanguageModel:
+def language_model(
+    own_tokenizer: Tokenizer | None = None, *, kernels: bool = False, **shape
+) -> LanguageModel:
     model = random_model(**shape)
     about = {"config": to_dict(TrainConfig(model=model.config))}
     checkpoint = Checkpoint(Path("runs/small/checkpoints/step_00000001"), 1, about, {})
-    runtime = Runtime(torch.device("cpu"), torch.float32)
+    runtime = Runtime(torch.device("cpu"), torch.float32, kernels)
     return LanguageModel(model, own_tokenizer or tokenizer(), checkpoint, runtime)
+
+
+def save_run(lm: LanguageModel, folder: Path) -> Path:
+    """Write a run's folder that `LanguageModel.load` reads; return it."""
+    about = {**lm.checkpoint.about, "identity": {"tokenizer": lm.tokenizer.fingerprint}}
+    lm.tokenizer.save(folder / "tokenizer")
+    write_checkpoint(folder / "checkpoints", 1, lm.model.state_dict(), {}, about)
+    return folder

@@ -1,4 +1,4 @@
-"""A trained model together with its tokenizer, from a run's folder: what writes, scores and leaves home."""
+"""A trained model with its tokenizer, loaded from a run's folder: to generate text, to score, to convert."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, overload
 
+import torch
+
 from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.checkpoint.store import Checkpoint, load_model_state, open_checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
 from transformerlm.errors import CheckpointError, ConfigError
-from transformerlm.infer import Completion, Continuation, begin, complete, grow
+from transformerlm.infer import Completion, Continuation, complete, extend, start
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.runtime import Runtime
 from transformerlm.schema import NonNegativeInt, from_dict
 from transformerlm.tokenizer import Tokenizer
 
 MAX_CONTEXT_LENGTH = 2**20
-"""Of a checkpoint, which may be a stranger's: the weights do not show it, and tables are made for it."""
+"""Longest context accepted from a checkpoint, whose config may be hostile: RoPE tables are allocated for it,
+and the weights do not bound it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings(GenerationConfig):
-    """How `LanguageModel` writes: the keys of [generation], and which random numbers it draws with."""
+    """Settings of `LanguageModel`'s methods: the keys of [generation], and which random numbers to use."""
 
     seed: NonNegativeInt = 0
     """Seed of the random numbers."""
@@ -34,22 +37,20 @@ class Settings(GenerationConfig):
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model in evaluation mode, its tokenizer, and the checkpoint that it comes from.
+    """A model in evaluation mode, its tokenizer, and the checkpoint that both were loaded from.
 
         lm = LanguageModel.load("runs/python-stdlib")
         lm.generate("class Queue:", temperature=0.7, max_new_tokens=60, seed=1)
 
-    The settings of its methods are those of [generation] in a config (`GenerationConfig` documents them),
-    with the same defaults, and `seed` and `first_row` (see `Settings`). One that is wrong is a ConfigError
-    with a line that names it. The same call gives the same text: for another one give another seed.
+    Its methods take the keys of [generation] as keyword arguments (documented in `GenerationConfig`), with
+    the same defaults, and `seed` and `first_row` (see `Settings`). A wrong one is a ConfigError that names
+    it. The same call gives the same text; for another text pass another seed.
     """
 
     model: TransformerLM
     tokenizer: Tokenizer
     checkpoint: Checkpoint
     runtime: Runtime
-    kernels: bool = True
-    """[runtime].kernels: on a CPU, write with this package's own, compiled once."""
 
     @classmethod
     def load(
@@ -60,12 +61,15 @@ class LanguageModel:
     ) -> Self:
         """Load a run's newest valid checkpoint, or one checkpoint by its own folder.
 
+        Nothing that is global to the process changes: no random state, thread count or default of torch.
+
         Args:
-            runtime: device, precision of the weights, attention; by default what this machine is best at.
-            warn: told of each damaged checkpoint that is passed over.
+            runtime: device, precision of the weights, attention, kernels; by default the fastest available.
+                Its num_threads, seed and deterministic are for commands, and are not read.
+            warn: called with a line about each damaged checkpoint that is skipped.
 
         Raises:
-            CheckpointError: where there is none, or its tokenizer is not its own.
+            CheckpointError: if there is none, or its tokenizer is not the one that it was trained with.
             ConfigError: for a device that this machine lacks.
         """
         config = runtime or RuntimeConfig()
@@ -73,14 +77,14 @@ class LanguageModel:
         tokenizer = RunDirectory.of(checkpoint).tokenizer(checkpoint)
         resolved = Runtime.from_config(config)
         model = load_model(checkpoint, config, resolved)
-        return cls(model, tokenizer, checkpoint, resolved, resolved.kernels)
+        return cls(model, tokenizer, checkpoint, resolved)
 
     @overload
     def generate(self, prompt: str, **settings: Any) -> str: ...
     @overload
     def generate(self, prompt: Sequence[str], **settings: Any) -> list[str]: ...
     def generate(self, prompt: str | Sequence[str], **settings: Any) -> str | list[str]:
-        """What the model writes after a prompt: the continuation alone; for several prompts a list of them.
+        """Continue a prompt; return the continuation alone, or a list of them for several prompts.
 
         Raises:
             ConfigError: for a setting that is unknown or wrong; `num_samples` is for `complete`.
@@ -90,34 +94,33 @@ class LanguageModel:
         return texts[0] if isinstance(prompt, str) else texts
 
     def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
-        """The text that `generate` returns, piece by piece as it is written; no piece breaks a character.
+        """Yield the text that `generate` returns piece by piece, as it is generated, in whole characters.
 
         Raises:
-            ConfigError: as `generate`, before the first piece is asked for.
+            ConfigError: see `generate`; raised by the call, not by the first iteration.
         """
         chosen = _one_text_each("stream", prompt, settings)
-        texts = begin(self.tokenizer, chosen, chosen.first_row)
-        return (piece for _, piece in self.grow(chosen, texts, chosen.seed) if piece)
+        texts = start(self.tokenizer, chosen, chosen.first_row)
+        return (piece for _, piece in self.extend(chosen, texts, chosen.seed) if piece)
 
     def complete(self, prompts: str | Sequence[str], **settings: Any) -> list[Completion]:
-        """All that there is to know of what the model writes: `num_samples` texts a prompt, prompt by prompt.
+        """Continue prompts with `num_samples` texts each; return texts, ids and more, prompt by prompt.
 
         Raises:
             ConfigError: for a setting that is unknown or wrong.
         """
         return self._complete(_settings("complete", prompts, settings))
 
-    def grow(
+    def extend(
         self, generation: GenerationConfig, texts: Sequence[Continuation], seed: int
     ) -> Iterator[tuple[int, str]]:
-        """`infer.grow` with this model."""
-        return grow(self.model, self.tokenizer, generation, texts, seed, self.kernels)
+        """`infer.extend` with this model."""
+        return extend(self.model, self.tokenizer, generation, texts, seed, self.runtime.kernels)
 
     def _complete(self, chosen: Settings) -> list[Completion]:
         seed, first_row = chosen.seed, chosen.first_row
-        return complete(
-            self.model, self.tokenizer, chosen, seed=seed, first_row=first_row, kernels=self.kernels
-        )
+        kernels = self.runtime.kernels
+        return complete(self.model, self.tokenizer, chosen, seed=seed, first_row=first_row, kernels=kernels)
 
 
 def _settings(method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:
@@ -128,28 +131,29 @@ def _settings(method: str, prompts: str | Sequence[str], settings: Mapping[str, 
 def _one_text_each(method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:
     chosen = _settings(method, prompts, settings)
     if chosen.num_samples > 1:
-        what = f"expected 1, for `complete` is what returns several, got {chosen.num_samples}"
+        what = f"expected 1, as only `complete` returns several, got {chosen.num_samples}"
         raise ConfigError(f"{method}: num_samples: {what}")
     return chosen
 
 
 def load_model(checkpoint: Checkpoint, config: RuntimeConfig, runtime: Runtime) -> TransformerLM:
-    """The checkpoint's model, in evaluation mode, its weights in the precision of [runtime].
+    """Load the checkpoint's model, in evaluation mode, its weights in the precision of [runtime].
 
     Raises:
-        CheckpointError: where the weights are not those of the model that its config describes.
+        CheckpointError: if the weights are not those of the model that its config describes.
     """
     state = checkpoint.model_state()
     shape = from_dict(ModelConfig, checkpoint.require("config", "model"), str(checkpoint.path))
     check_size(shape, state, checkpoint)
-    # Made on the device "meta", where no weights are drawn: torch's random numbers stay as they are.
-    model = TransformerLM(shape, backend=config.attention, device="meta").to_empty(device=runtime.device)
+    # Built on the device "meta", where no weights are drawn: torch's random state stays as it was.
+    model = TransformerLM(shape, backend=config.attention, device="meta", dtype=torch.float32)
+    model.to_empty(device=runtime.device)
     load_model_state(model, state, str(checkpoint.path))
     return model.to(runtime.dtype).eval()
 
 
 def check_size(shape: ModelConfig, state: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Refuse a config that asks for another model than the weights are of, before memory is taken for it.
+    """Check, before memory is allocated, that the config describes a model of the size of the weights.
 
     Raises:
         CheckpointError: with both sizes.

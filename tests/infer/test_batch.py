@@ -1,27 +1,43 @@
-"""Which prompts are computed together. What texts come to is in test_generate.py."""
+"""Grouping of windows; the texts of batches are tested in test_generate.py."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformerlm.infer.batch import FREE_PADDING, MAX_PADDING, MAX_TOKENS, groups_of_similar_length
+from transformerlm.infer.batch import (
+    FREE_PADDING_TOKENS,
+    MAX_PADDING_FRACTION,
+    MAX_TOKENS,
+    groups_of_similar_length,
+    window_start,
+)
 
 
 @given(st.lists(st.integers(1, 900), max_size=80), st.integers(1, 5))
 def test_groups_hold_every_window_once_and_little_padding(lengths, kinds):
-    windows = [[at % kinds] * length for at, length in enumerate(lengths)]
+    windows = [[index % kinds] * length for index, length in enumerate(lengths)]
     groups = groups_of_similar_length(windows)
-    assert sorted(at for group in groups for at in group) == list(range(len(windows)))
+    assert sorted(index for group in groups for index in group) == list(range(len(windows)))
     for group in groups:
-        distinct = {tuple(windows[at]) for at in group}
+        distinct = {tuple(windows[index]) for index in group}
         padded = len(distinct) * max(map(len, distinct))
         padding = padded - sum(map(len, distinct))
-        assert padding <= max(FREE_PADDING, MAX_PADDING * padded)
+        assert padding <= max(FREE_PADDING_TOKENS, MAX_PADDING_FRACTION * padded)
         assert padded <= MAX_TOKENS or len(distinct) == 1
-    homes = [{tuple(windows[at]) for at in group} for group in groups]
-    assert sum(map(len, homes)) == len(set(map(tuple, windows)))  # equal ones are together
+    distinct_per_group = [{tuple(windows[index]) for index in group} for group in groups]
+    assert sum(map(len, distinct_per_group)) == len(set(map(tuple, windows)))  # equal ones are together
 
 
 def test_similar_lengths_are_one_group_and_very_different_ones_are_not():
     assert len(groups_of_similar_length([[i] * 100 for i in range(60)])) == 1
     assert len(groups_of_similar_length([[i] * (10 if i % 2 else 900) for i in range(8)])) == 2
     assert groups_of_similar_length([]) == []
+
+
+@pytest.mark.parametrize("context_length", [1, 2, 3, 4, 7, 16, 17])
+def test_the_window_fills_up_jumps_to_its_newest_half_and_fills_up_again(context_length):
+    start = 0
+    for length in range(1, 10 * context_length):
+        if length - start > context_length:
+            start = length - max(1, context_length // 2)
+        assert window_start(length, context_length) == start

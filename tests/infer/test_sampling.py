@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transformerlm.config import GenerationConfig
 from transformerlm.infer.sampling import (
     Sampling,
     draw,
@@ -327,6 +328,7 @@ def test_everything_together_is_the_slow_definition(sampling):
     torch.testing.assert_close(found, expected, rtol=0, atol=1.01 / 20_000)
 
 
+@pytest.mark.slow  # imports transformers
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_everything_together_is_what_hugging_face_samples_from(sampling):
     peers = pytest.importorskip("transformers.generation.logits_process")
@@ -377,3 +379,9 @@ def test_each_setting_has_its_range(key, value):
             min_p_filter(torch.ones(3), value)
         else:
             repetition_penalty(torch.ones(3), torch.ones(3, dtype=torch.bool), value)
+
+
+def test_a_sampling_has_the_values_of_a_config():
+    values = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "repetition_penalty": 1.5}
+    assert Sampling.from_config(GenerationConfig(**values)) == Sampling(**values)
+    assert set(Sampling.field_names()) == set(values)

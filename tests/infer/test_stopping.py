@@ -25,7 +25,7 @@ def in_pieces(text: str, cuts) -> list[str]:
     return [text[start:end] for start, end in itertools.pairwise(places)]
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 @given(TEXTS, STOPS, st.lists(st.integers(0, 100), max_size=30))
 def test_a_text_ends_before_the_first_stop_string_however_it_is_cut(text, stops, cuts):
     finder = StopStrings(stops)
@@ -34,7 +34,7 @@ def test_a_text_ends_before_the_first_stop_string_however_it_is_cut(text, stops,
     assert finder.feed("more") == ("" if finder.found else "more")
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 @given(TEXTS, STOPS, st.lists(st.integers(0, 100), max_size=30))
 def test_just_that_is_held_back_which_may_become_a_stop_string(text, stops, cuts):
     finder, fed, shown = StopStrings(stops), "", ""

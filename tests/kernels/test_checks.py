@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from transformerlm.infer.kernel_sampling import sample_in_kernel
 
 from transformerlm.config import ModelConfig
 from transformerlm.infer.decoder import KernelDecoder
-from transformerlm.infer.kernel_sampling import sample_in_kernel
 from transformerlm.kernels import checks, dispatch
 from transformerlm.kernels.checks import KernelMemoryError
 from transformerlm.nn import KVCache, NextTokenLoss, TransformerLM, fused

@@ -28,17 +28,23 @@ def infer(config: InferConfig) -> None:
     generation = dataclasses.replace(config.generation, prompts=tuple(prompt.text for prompt in prompts))
 
     from transformerlm.checkpoint.run_directory import RunDirectory
-    from transformerlm.infer import begin, finished
+    from transformerlm.infer import completions, start
     from transformerlm.language_model import LanguageModel
     from transformerlm.runtime import prepare_process
 
     prepare_process(config.runtime)
     lm = LanguageModel.load(config.infer.checkpoint, config.runtime, Terminal().say)
-    texts = begin(lm.tokenizer, generation, config.infer.first_row)
+    texts = start(lm.tokenizer, generation, config.infer.first_row)
     with opened_results(config, generation, RunDirectory.of(lm.checkpoint)) as write:
         on_text = live(config, generation)
-        written = finished(
-            lm.model, lm.tokenizer, generation, texts, config.runtime.seed, on_text, kernels=lm.kernels
+        written = completions(
+            lm.model,
+            lm.tokenizer,
+            generation,
+            texts,
+            config.runtime.seed,
+            on_text,
+            kernels=lm.runtime.kernels,
         )
         for index, completion in enumerate(written):
             if on_text is not None and not is_live_on_stdout(config, generation):

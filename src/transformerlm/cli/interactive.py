@@ -19,7 +19,7 @@ from transformerlm.cli.arguments import parse_value
 from transformerlm.cli.standard_streams import print_text
 from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError
-from transformerlm.infer import Completion, begin, check_prompts
+from transformerlm.infer import Completion, check_prompts, start
 from transformerlm.language_model import LanguageModel
 from transformerlm.logging.terminal import say
 from transformerlm.nn import num_parameters
@@ -127,11 +127,11 @@ class Session:
     def write(self, prompt: str) -> None:
         """Continue a prompt on stdout, with the next seed; Ctrl-C ends the text."""
         generation = dataclasses.replace(self.generation, prompts=(prompt,))
-        texts, count = begin(self.lm.tokenizer, generation), self.interrupts.count
+        texts, count = start(self.lm.tokenizer, generation), self.interrupts.count
         started, seed = time.perf_counter(), self.seed
         self.prompt, self.seed = prompt, seed + 1
         print_text(prompt)
-        for _, piece in self.lm.grow(generation, texts, seed):
+        for _, piece in self.lm.extend(generation, texts, seed):
             print_text(piece)
             if self.interrupts.count > count:
                 print_text(texts[0].end())

@@ -80,7 +80,7 @@ def _scored(path: Path, text: Text, config: EvalConfig, reporter: Reporter) -> S
     lm = load_for_scoring(path, config.runtime, reporter.say)
     eos_id = end_of_text_id(lm, config.eval)
     _describe(lm, eos_id, reporter)
-    scores = score(lm, text, config.eval, config.runtime, reporter)
+    scores = score(lm, text, config.eval, reporter)
     return ScoredModel(lm.checkpoint, (lm.tokenizer.fingerprint, eos_id), scores)
 
 

@@ -1,7 +1,7 @@
-"""What a model needs for each document of a text: windows of its tokens, in batches, through the model.
+"""Nats of each document of a text under a model: documents cut into windows, windows computed in batches.
 
-A document is scored as training saw it: behind the token that ended the document before it, and with the one
-that ends itself, but with no text of other documents in sight. What becomes of the numbers is estimates.py.
+A document is scored as in training, between two end-of-text tokens, but without text of other documents in
+its context. The statistics of the scores are in statistics.py.
 """
 
 from __future__ import annotations
@@ -33,49 +33,47 @@ from transformerlm.runtime import Runtime, memory_for
 Ids = NDArray[np.unsignedinteger[Any]]
 
 BLOCK_BATCHES = 64
-"""Batches' worth of windows that are sorted by length together, so that little of a batch is padding."""
+"""Number of batches whose windows are sorted by length together, so that little of a batch is padding."""
 
 
 class Window(NamedTuple):
-    """A stretch of a document that the model sees at once."""
+    """A section of a document that the model sees at once."""
 
     document: int
     ids: Ids
-    """Its tokens, and one more, the target of the last: [2 to context_length + 1]."""
+    """Its tokens and the target of the last one: [2 to context_length + 1]."""
     num_targets: int
-    """Of the last targets, how many count here; those before are context only."""
+    """The last `num_targets` targets count here; those before are context only."""
 
 
 def load_for_scoring(
     path: str | Path, config: RuntimeConfig, warn: Callable[[str], object] = lambda line: None
 ) -> LanguageModel:
-    """`LanguageModel.load` with weights in float32: [runtime].dtype is that of products, as in training."""
+    """`LanguageModel.load` with float32 weights; [runtime].dtype is the dtype of products, as in training."""
     lm = LanguageModel.load(path, dataclasses.replace(config, dtype="float32"), warn)
     return dataclasses.replace(lm, runtime=Runtime.from_config(config))
 
 
-def score(
-    lm: LanguageModel, text: Text, settings: EvalSection, config: RuntimeConfig, reporter: Reporter
-) -> DocumentScores:
+def score(lm: LanguageModel, text: Text, settings: EvalSection, reporter: Reporter) -> DocumentScores:
     """Score every document of a text, or the first [eval].max_documents of them.
 
-    The result does not depend on [eval].batch_size, but for rounding.
+    The result does not depend on [eval].batch_size, except for rounding.
 
     Args:
-        lm: from `load_for_scoring`; its products are in the precision of its runtime.
+        lm: from `load_for_scoring`; its runtime has the dtype of products, and says if kernels are used.
 
     Raises:
-        ConfigError: a stride longer than the model's context, or an end token that the tokenizer lacks.
-        DataError: text that cannot be read, or in which there is nothing to predict.
-        NumericalError: where the model's logits are not numbers.
-        TransformerLMError: where there is not enough memory for a batch.
+        ConfigError: for a stride longer than the model's context, or an end token that the tokenizer lacks.
+        DataError: for text that cannot be read, or has nothing to predict.
+        NumericalError: if the model's logits are NaN.
+        TransformerLMError: if there is not enough memory for a batch.
     """
     runtime, context_length = lm.runtime, lm.model.config.context_length
     stride, eos_id = stride_of(settings, context_length), end_of_text_id(lm, settings)
     ends = np.array([] if eos_id is None else [eos_id], lm.tokenizer.dtype)
     max_tokens = settings.batch_size * context_length
     model = with_kernels(lm.model) if runtime.kernels else lm.model
-    tally = _Tally()
+    sums = _DocumentSums()
     with (
         memory_for("scoring", f"take a smaller [eval].batch_size than {settings.batch_size}"),
         reporter.bar(text.num_bytes, "B", "scoring") as bar,
@@ -83,15 +81,19 @@ def score(
         parts = text.parts(lm.tokenizer.pretokenizer.safe_cut, bar)
         parts = itertools.takewhile(lambda part: part.document < (settings.max_documents or math.inf), parts)
         all_windows = document_windows(
-            tally.noted(parts), lm.tokenizer.encode_bytes, ends, context_length, stride
+            sums.count_bytes(parts), lm.tokenizer.encode_bytes, ends, context_length, stride
         )
         for batch in batches(all_windows, max_tokens):
-            tally.add(batch, window_nats(model, batch, runtime))
-    return tally.scores(str(text))
+            sums.add(batch, window_nats(model, batch, runtime))
+    return sums.scores(str(text))
 
 
 def stride_of(settings: EvalSection, context_length: int) -> int:
-    """How far apart the windows of a long document begin; ConfigError where that leaves gaps."""
+    """Distance between the starts of a long document's windows, in tokens.
+
+    Raises:
+        ConfigError: for a stride that leaves gaps.
+    """
     stride = settings.stride or max(1, context_length // 2)
     if stride > context_length:
         what = f"expected at most the model's context_length = {context_length}, got {stride}"
@@ -100,16 +102,16 @@ def stride_of(settings: EvalSection, context_length: int) -> int:
 
 
 def end_of_text_id(lm: LanguageModel, settings: EvalSection) -> int | None:
-    """The id that stands before and after each document; None where the model has learned no such token.
+    """Id of the token before and after each document; None if the model was trained without such a token.
 
     Raises:
-        ConfigError: [eval].eos_token is none of the tokenizer's special tokens.
+        ConfigError: if [eval].eos_token is not among the tokenizer's special tokens.
     """
     token, known = settings.eos_token, lm.tokenizer.special_token_ids
     if token is None:
         try:
             return known.get(str(lm.checkpoint.require("config", "data", "document_separator")))
-        except CheckpointError:  # of a model from elsewhere, which does not say how its data were made
+        except CheckpointError:  # an imported model, which does not say how its data were made
             return None
     if token and token not in known:
         what = f"expected one of the special tokens of {lm.checkpoint.path}, {sorted(known)}"
@@ -120,18 +122,18 @@ def end_of_text_id(lm: LanguageModel, settings: EvalSection) -> int | None:
 def document_windows(
     parts: Iterable[Part], encode: Callable[[bytes], Ids], ends: Ids, context_length: int, stride: int
 ) -> Iterator[Window]:
-    """The windows of all documents in order, each document with `ends` ([0] or [1] ids) before and after."""
+    """Windows of all documents in order; `ends`, zero or one id, stands before and after each document."""
     for document, own_parts in itertools.groupby(parts, key=lambda part: part.document):
         ids = (encode(part.utf8) for part in own_parts)
         yield from windows(document, itertools.chain([ends], ids, [ends]), context_length, stride)
 
 
 def windows(document: int, parts: Iterable[Ids], context_length: int, stride: int) -> Iterator[Window]:
-    """Cut one document so that every token but its first is a target that counts exactly once.
+    """Cut one document so that every token except its first is a target that counts exactly once.
 
-    A window begins `stride` tokens after the one before, and only what that one has not predicted counts:
-    before each target are at least context_length - stride + 1 tokens, or all that there are. With a
-    context_length of 4 and a stride of 2, what counts in brackets:
+    A window starts `stride` tokens after the previous one, and counts only targets that the previous one did
+    not: each target has at least context_length - stride + 1 tokens of context, or all there are. With a
+    context_length of 4 and a stride of 2, counted targets in brackets:
 
         a [b c d e]
             c d e [f g]
@@ -147,7 +149,7 @@ def windows(document: int, parts: Iterable[Ids], context_length: int, stride: in
 
 
 def batches(all_windows: Iterable[Window], max_tokens: int) -> Iterator[list[Window]]:
-    """Windows of about the same length together, as many as come to `max_tokens` when they are padded."""
+    """Batch windows of similar length: as many as fit into `max_tokens`, padding included."""
     for block in _blocks(all_windows, BLOCK_BATCHES * max_tokens):
         block.sort(key=lambda window: len(window.ids), reverse=True)
         first = 0
@@ -158,6 +160,7 @@ def batches(all_windows: Iterable[Window], max_tokens: int) -> Iterator[list[Win
 
 
 def _blocks(all_windows: Iterable[Window], num_tokens: int) -> Iterator[list[Window]]:
+    """Split the windows, in order, into blocks of about `num_tokens`."""
     block: list[Window] = []
     size = 0
     for window in all_windows:
@@ -172,20 +175,19 @@ def _blocks(all_windows: Iterable[Window], num_tokens: int) -> Iterator[list[Win
 
 @torch.no_grad()
 def window_nats(model: TransformerLM, batch: Sequence[Window], runtime: Runtime) -> Floats:
-    """Nats of the targets that count in each window: [windows], added up in float64.
+    """Sum of the nats of each window's counted targets: [windows], summed in float64.
 
     Raises:
-        NumericalError: where the model's logits are not numbers.
+        NumericalError: if the model's logits are NaN.
     """
     ids, counts = _padded(batch)
     inputs, targets, counts = ids[:, :-1], ids[:, 1:], counts[:, 1:]
-    places = counts.nonzero()  # on the host: the device is not waited for
+    places = counts.nonzero()  # on the host: no device sync
     with runtime.autocast():
         hidden = model.hidden_states(inputs.to(runtime.device))
         rows = hidden[tuple(place.to(runtime.device) for place in places.T)]
         nats = token_nats(model, rows, targets[counts].to(runtime.device))
-    # The host waits for the device here, once a batch.
-    values = nats.cpu().double().numpy()
+    values = nats.cpu().double().numpy()  # host sync, once per batch
     if not np.isfinite(values).all():
         raise NumericalError("the model's logits are not numbers (NaN): nothing can be scored with them")
     sums: Floats = np.bincount(places[:, 0].numpy(), weights=values, minlength=len(batch)).astype(np.float64)
@@ -193,7 +195,7 @@ def window_nats(model: TransformerLM, batch: Sequence[Window], runtime: Runtime)
 
 
 def token_nats(model: TransformerLM, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Nats of each target, [targets], from hidden states [targets, d_model], a chunk of logits at a time."""
+    """Nats of each target, [targets], from hidden states [targets, d_model], computed in chunks."""
     chunk_bytes = CHUNK_BYTES.get(hidden.device.type, DEFAULT_CHUNK_BYTES)
     chunk = max(1, chunk_bytes // (4 * model.config.vocabulary_rows))
     slices = [slice(first, first + chunk) for first in range(0, len(targets), chunk)]
@@ -201,11 +203,12 @@ def token_nats(model: TransformerLM, hidden: Tensor, targets: Tensor) -> Tensor:
 
 
 def _padded(batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
-    """The windows' ids, `[windows, longest]`, filled up with zeros on the right; and which of them count.
+    """Return the windows' ids, zero-padded on the right, and a mask of counted ids: both [windows, longest].
 
-    Attention looks to the left: what comes behind a token changes nothing for it.
+    Attention is causal: padding on the right changes nothing.
     """
-    ids = torch.zeros(len(batch), max(len(window.ids) for window in batch), dtype=torch.long)
+    shape = len(batch), max(len(window.ids) for window in batch)
+    ids = torch.zeros(shape, dtype=torch.long, device="cpu")
     counts = torch.zeros_like(ids, dtype=torch.bool)
     for row, window in enumerate(batch):
         length = len(window.ids)
@@ -214,15 +217,15 @@ def _padded(batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
     return ids, counts
 
 
-class _Tally:
-    """Some numbers a document, which is all that is kept of a text of any size."""
+class _DocumentSums:
+    """Sums per document: all that is kept in memory of a text of any size."""
 
     def __init__(self) -> None:
         self.nats, self.num_tokens, self.num_bytes = array("d"), array("q"), array("q")
         self.paths: list[str] = []
 
-    def noted(self, parts: Iterable[Part]) -> Iterator[Part]:
-        """The same parts, once their documents have a place here."""
+    def count_bytes(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Yield the parts unchanged, and count the bytes of their documents."""
         for part in parts:
             if part.document == len(self.paths):
                 for column in (self.nats, self.num_tokens, self.num_bytes):
@@ -232,13 +235,17 @@ class _Tally:
             yield part
 
     def add(self, batch: Sequence[Window], nats: Floats) -> None:
-        """Add what the windows of a batch came to."""
+        """Add a batch of windows and their nats."""
         for window, value in zip(batch, nats.tolist(), strict=True):
             self.nats[window.document] += value
             self.num_tokens[window.document] += window.num_targets
 
     def scores(self, name: str) -> DocumentScores:
-        """What was found; DataError where nothing was predicted."""
+        """The scores of the text called `name`.
+
+        Raises:
+            DataError: if no token was predicted.
+        """
         if not any(self.num_tokens):
             found = "no text" if not self.paths else "no document with a token to predict"
             raise DataError(f"expected text in {name}, got {found}")

@@ -1,7 +1,7 @@
-"""How well a model predicts documents, and how far chance alone may have moved that number.
+"""Mean loss, perplexity and bits per byte over documents, with standard errors, and differences of models.
 
-Documents, and not tokens, are what was drawn: the tokens of a document are alike, so that a standard error
-over tokens would be far too small. Arrays in, numbers out; who fills the arrays is scoring.py.
+The sample is one of documents, not of tokens: tokens of a document are correlated, so that a standard error
+over tokens would be far too small. Arrays in, numbers out; documents.py fills the arrays.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 DEVIATIONS_95 = 1.959964
-"""Standard errors on each side that hold 95 % of a normal distribution; with few documents it takes more."""
+"""Half-width of the normal distribution's central 95 %, in standard deviations; small samples need more."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, and the standard deviation that it would have if other documents had been drawn."""
+    """An estimate and its standard error over draws of documents."""
 
     value: float
     standard_error: float
-    """NaN where there is one document: it says nothing of how others differ."""
+    """NaN for a single document."""
 
     def interval(self) -> tuple[float, float]:
-        """Both ends of the 95 % interval, by the normal distribution."""
+        """Both ends of the 95 % confidence interval, by the normal approximation."""
         half = DEVIATIONS_95 * self.standard_error
         return self.value - half, self.value + half
 
     @property
     def num_standard_errors(self) -> float:
-        """How far from zero the number is, in standard errors; NaN where those are zero or unknown."""
+        """The value divided by its standard error; NaN where that is zero or NaN."""
         return self.value / self.standard_error if self.standard_error > 0 else math.nan
 
 
 def ratio(numerators: NDArray[Any], denominators: NDArray[Any]) -> Estimate:
-    """R = sum n_i / sum t_i over m documents, such as nats per token; long documents count for more.
+    """Ratio estimator R = sum n_i / sum t_i over m documents, such as nats per token; long ones weigh more.
 
     Standard error: sqrt(m / (m - 1) * sum (n_i - R t_i)^2) / sum t_i, from R's first-order expansion in the
-    two sums; documents taken as drawn independently, from many more than these.
+    two sums; documents are assumed to be drawn independently from a large population.
 
     Args:
         numerators: [m]
-        denominators: [m], of which at least one is above zero.
+        denominators: [m], at least one above zero.
 
     Source: Cochran, "Sampling Techniques", 3rd edition, 1977, section 6.4.
     """
@@ -61,7 +61,7 @@ def ratio(numerators: NDArray[Any], denominators: NDArray[Any]) -> Estimate:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """exp(loss), and of both ends of the loss' 95 % interval; NaN where that has none."""
+    """exp(loss), and exp of both ends of the loss's 95 % interval; NaN where there is no interval."""
 
     value: float
     low: float
@@ -69,7 +69,7 @@ class Perplexity:
 
     @classmethod
     def of(cls, loss: Estimate) -> Perplexity:
-        """The perplexity of a loss; of a difference of two losses, the quotient of their perplexities."""
+        """The perplexity of a loss; for a difference of two losses, the ratio of their perplexities."""
         return cls(_exp(loss.value), *map(_exp, loss.interval()))
 
 
@@ -79,16 +79,16 @@ def _exp(value: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class DocumentScores:
-    """What a model needs for each document of a text, in the text's order; arrays [documents]."""
+    """A model's loss on each document of a text, in the text's order; arrays [documents]."""
 
     nats: Floats
-    """Sum of the negative log-likelihoods of its tokens."""
+    """Sum of the negative log-likelihoods of the document's tokens."""
     num_tokens: Counts
-    """Tokens that were predicted."""
+    """Predicted tokens."""
     num_bytes: Counts
-    """Bytes of its text."""
+    """UTF-8 bytes of the text."""
     paths: list[str]
-    """The files that the documents are from."""
+    """File of each document."""
 
     def __len__(self) -> int:
         return len(self.nats)
@@ -111,23 +111,23 @@ class DocumentScores:
 
 @dataclass(frozen=True)
 class Difference:
-    """What one model needs more than another for the same documents; below zero it needs less."""
+    """Loss of one model minus that of another on the same documents; negative if the first is better."""
 
     bits_per_byte: Estimate
     loss: Estimate | None
-    """Nats per token; None where the two count different tokens."""
+    """Nats per token; None if the two models' tokens differ."""
 
     @property
     def perplexity_factor(self) -> Perplexity | None:
-        """The first's perplexity over the second's; None as with the loss."""
+        """The first perplexity divided by the second; None if `loss` is."""
         return Perplexity.of(self.loss) if self.loss else None
 
 
 def difference(first: DocumentScores, second: DocumentScores, *, same_tokens: bool) -> Difference:
-    """First minus second, document by document.
+    """First minus second, document by document (paired).
 
-    Both find the same documents hard, which takes no part in the difference of a pair: its standard error is
-    much smaller than that of two numbers from two samples, sqrt(se_1^2 + se_2^2).
+    Both models find the same documents hard, and that cancels in a paired difference: its standard error is
+    much smaller than that of independent samples, sqrt(se_1^2 + se_2^2).
 
     Source: Miller, "Adding Error Bars to Evals", 2024, section 4.2, on pairs of questions.
     """

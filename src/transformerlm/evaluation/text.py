@@ -1,4 +1,4 @@
-"""Text to evaluate on: a corpus read document by document, one that is too long for memory in parts."""
+"""The text of an evaluation: a corpus read document by document, long documents in parts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from transformerlm.progress import Bar
 
 
 class Part(NamedTuple):
-    """A document, or a part of a long one; encoding its parts gives what encoding the whole would give."""
+    """A document or a part of a long one, cut so that the ids of the parts are those of the whole."""
 
     document: int
-    """Its number in the text, from 0."""
+    """Index of the document in the text."""
     path: str
-    """The file that it is from."""
+    """File of the document."""
     utf8: bytes
 
 
 @dataclass(frozen=True)
 class Text:
-    """Some documents: those of a corpus that belong to one split."""
+    """The documents of a corpus that belong to one split."""
 
     config: CorpusConfig
     corpora: Corpora
@@ -36,11 +36,11 @@ class Text:
 
     @classmethod
     def find(cls, config: CorpusConfig, path: str | None) -> Text:
-        """All of a file, a folder or a glob, read as [data] says; or, without one, what [data] holds out.
+        """All of a file, a folder or a glob, read as [data] says; without a path, what [data] holds out.
 
         Raises:
-            ConfigError: there is no path, and [data] holds nothing out.
-            DataError: there is no such file, or no text.
+            ConfigError: if there is no path, and [data] holds nothing out.
+            DataError: if there is no such file, or no text in it.
         """
         if path is not None:
             whole = dataclasses.replace(config, corpus=path, validation_corpus=None, validation_fraction=0.0)
@@ -52,15 +52,15 @@ class Text:
 
     @property
     def num_bytes(self) -> int:
-        """How much has to be read: files, or the parts of them that may hold some of these documents."""
+        """Bytes to read: whole files, or the regions of them that may hold documents of the split."""
         own = (part for part in regions(self.config, self.corpora) if part.split in (None, self.split))
         return sum(region.stop - region.start for region in own)
 
     def parts(self, safe_cut: SafeCut, bar: Bar | None = None) -> Iterator[Part]:
-        """The documents in order; the parts of one follow each other. The bar moves by bytes of files.
+        """Yield the documents in order, part by part; the bar advances by bytes of files.
 
         Raises:
-            DataError: what cannot be read as the config says.
+            DataError: for what cannot be read as the config says.
         """
         number = 0
         for region in regions(self.config, self.corpora):

@@ -1,23 +1,23 @@
-"""From a model and a prompt to text.
+"""Generation: from a model and a prompt to text.
 
-Read `sampling.py` first (which token), then `texts.py` (what the model sees of a text), `generate.py`
-(token by token), `stopping.py` and `continuation.py` (what a text's tokens come to, and where it ends),
-`complete.py` (text to text).
+In reading order: `sampling` (logits to a token), `batch` (the part of each text that the model sees, with a
+key-value cache), `decoder` (one step of it), `generate` (ids to ids), `stopping` (what ends a text),
+`completion` (text to text).
 """
 
 from transformerlm.infer.batch import window_start
 from transformerlm.infer.completion import (
+    Completion,
+    Continuation,
     OnText,
-    begin,
     check_prompts,
     complete,
     completion_values,
-    eos_token_id,
-    finished,
-    grow,
+    completions,
+    extend,
+    start,
 )
-from transformerlm.infer.continuation import Completion, Continuation, FinishReason
-from transformerlm.infer.generate import NewToken, generate, steps, stream
+from transformerlm.infer.generate import DecodingSettings, NewToken, generate, steps, stream
 from transformerlm.infer.sampling import (
     Sampling,
     log_probabilities,
@@ -27,26 +27,27 @@ from transformerlm.infer.sampling import (
     top_k_filter,
     top_p_filter,
 )
+from transformerlm.infer.stopping import FinishReason
 
 __all__ = [
     "Completion",
     "Continuation",
+    "DecodingSettings",
     "FinishReason",
     "NewToken",
     "OnText",
     "Sampling",
-    "begin",
     "check_prompts",
     "complete",
     "completion_values",
-    "eos_token_id",
-    "finished",
+    "completions",
+    "extend",
     "generate",
-    "grow",
     "log_probabilities",
     "min_p_filter",
     "repetition_penalty",
     "sample",
+    "start",
     "steps",
     "stream",
     "top_k_filter",

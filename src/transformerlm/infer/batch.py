@@ -1,7 +1,7 @@
-"""Texts under way in one batch, and the model's logits for the token that follows each of them.
+"""A batch of texts, and the model's logits for the next token of each.
 
-`Texts` computes every step from the beginning: short, slow, and the definition. `CachedTexts` gives
-the same logits and computes each token once. Neither knows how a token is chosen.
+`Batch` computes every step from the beginning: short, slow, and the definition. `CachedBatch` gives the same
+logits and computes each token once. Neither knows how a token is chosen.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def window_start(num_tokens: int, context_length: int) -> int:
     """Index of the first token that the model sees of a text of `num_tokens`.
 
     0 while the whole text fits. A text that outgrows the context is cut to its newest
-    context_length // 2 tokens (1 at least), grows to context_length again, is cut again. This is a
-    function of the length alone: a text goes on in the same way whoever wrote its beginning.
+    context_length // 2 tokens (at least 1), grows to context_length again, is cut again. The window depends
+    on the length alone: generated tokens and the same tokens as a prompt are continued alike.
 
         context_length 4, lengths 1 to 9: starts at 0 0 0 0 3 3 3 6 6
     """
@@ -29,8 +29,8 @@ def window_start(num_tokens: int, context_length: int) -> int:
     return max(0, num_cuts) * tokens_cut
 
 
-class Texts:
-    """Lists of ids that grow by one each per step; the logits are computed anew each time."""
+class Batch:
+    """Texts as lists of ids, each of which grows by one id per step; no computation is kept."""
 
     def __init__(self, model: TransformerLM, prompts: Sequence[Sequence[int]]) -> None:
         self.model = model
@@ -38,14 +38,14 @@ class Texts:
         self.device = model.embedding.weight.device
 
     def next_logits(self) -> Tensor:
-        """[texts, vocabulary]"""
+        """Logits of the next token of each text: [texts, vocabulary]."""
         padded, lengths = self._padded([self._window(ids) for ids in self.ids])
-        # The head is a large part of a small model: only for the positions whose logits are wanted.
+        # The head is a large part of a small model: compute it only at the positions that are needed.
         return self.model.logits(self._last(self.model.hidden_states(padded), lengths))
 
-    def append(self, new_ids: Tensor, on_host: Sequence[int]) -> None:
-        """Continue each text with its new id: LongTensor [texts], and the same ids as Python numbers."""
-        for ids, new_id in zip(self.ids, on_host, strict=True):
+    def append(self, new_ids: Tensor, host_ids: Sequence[int]) -> None:
+        """Append its new id to each text: LongTensor [texts], and the same ids as Python integers."""
+        for ids, new_id in zip(self.ids, host_ids, strict=True):
             ids.append(new_id)
 
     def select(self, texts: Sequence[int]) -> None:
@@ -53,29 +53,30 @@ class Texts:
         self.ids = [self.ids[text] for text in texts]
 
     def _window(self, ids: list[int]) -> list[int]:
-        """What the model sees of a text."""
+        """Return the ids of a text that the model sees."""
         return ids[window_start(len(ids), self.model.config.context_length) :]
 
     def _padded(self, windows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
-        """Windows, padded on the right to [texts, longest], and their lengths.
+        """Return windows padded on the right, LongTensor [texts, longest], and their lengths.
 
-        What stands in the padding is of no consequence: no token attends to a later one.
+        The padding changes nothing: no token attends to a later one.
         """
         lengths = [len(window) for window in windows]
         longest = max(lengths)
         padded = [[*window, *[0] * (longest - len(window))] for window in windows]
-        return torch.tensor(padded, device=self.device), lengths
+        return torch.tensor(padded, dtype=torch.long, device=self.device), lengths
 
     def _last(self, hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-        last = torch.tensor(lengths, device=self.device) - 1
-        return hidden[torch.arange(len(lengths), device=self.device), last]
+        """Return each row's hidden state at its last token: [rows, d_model]."""
+        last = torch.tensor(lengths, dtype=torch.long, device=self.device) - 1
+        return hidden[torch.arange(len(lengths), dtype=torch.long, device=self.device), last]
 
 
-class CachedTexts(Texts):
-    """The same texts and logits, with the keys and values of all tokens but the newest in a cache.
+class CachedBatch(Batch):
+    """A batch that keeps the keys and values of all tokens but the newest in a cache.
 
     Args:
-        max_new_tokens: what the cache, allocated once, has to have room for besides the prompts.
+        max_new_tokens: room in the cache besides the prompts; it is allocated once.
     """
 
     def __init__(self, model: TransformerLM, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
@@ -86,7 +87,7 @@ class CachedTexts(Texts):
         self.new_ids: Tensor | None = None
 
     def next_logits(self) -> Tensor:
-        """[texts, vocabulary]; the next call may overwrite them."""
+        """Logits of the next token of each text: [texts, vocabulary]; the next call may overwrite them."""
         if self.new_ids is None:
             windows = [self._window(ids) for ids in self.ids]
             return self.model.logits(self._fill(range(len(self.ids)), windows))
@@ -94,9 +95,9 @@ class CachedTexts(Texts):
         self.decoder = self.decoder or make_decoder(self.model, self.cache)
         return self.decoder(self.new_ids)
 
-    def append(self, new_ids: Tensor, on_host: Sequence[int]) -> None:
-        """Continue each text with its new id."""
-        super().append(new_ids, on_host)
+    def append(self, new_ids: Tensor, host_ids: Sequence[int]) -> None:
+        """Append its new id to each text."""
+        super().append(new_ids, host_ids)
         self.new_ids = new_ids
 
     def select(self, texts: Sequence[int]) -> None:
@@ -105,12 +106,12 @@ class CachedTexts(Texts):
         self.cache.select(texts)
 
     def _move_windows(self) -> None:
-        """Where a text's newest token makes its window jump, fill its row of the cache anew, up to there."""
+        """Refill the cache rows of texts whose window starts later because of their newest token."""
         context_length = self.model.config.context_length
         starts = [window_start(len(ids), context_length) for ids in self.ids]
         before = [window_start(len(ids) - 1, context_length) for ids in self.ids]
         moved = [text for text in range(len(self.ids)) if starts[text] > before[text]]
-        # All windows that jump are equally long then: half the context, less the newest token.
+        # All windows that moved are equally long: half the context, without the newest token.
         windows = [self.ids[text][starts[text] : -1] for text in moved]
         if moved and not windows[0]:
             lengths = self.cache.lengths.tolist()
@@ -119,60 +120,68 @@ class CachedTexts(Texts):
             self._fill(moved, windows)
 
     def _fill(self, texts: Sequence[int], windows: Sequence[Sequence[int]]) -> Tensor:
-        """Put windows into the texts' rows of the cache; their last hidden states [windows, d_model]."""
-        ends: list[Tensor] = [torch.empty(0)] * len(windows)
+        """Compute the texts' cache rows from windows; return the last hidden states [windows, d_model]."""
+        last: dict[int, Tensor] = {}
         for group in groups_of_similar_length(windows):
-            found = self._fill_group([texts[place] for place in group], [windows[place] for place in group])
-            for place, row in zip(group, found, strict=True):
-                ends[place] = row
-        return torch.stack(ends)
+            hidden = self._fill_group([texts[index] for index in group], [windows[index] for index in group])
+            last.update(zip(group, hidden, strict=True))
+        return torch.stack([last[index] for index in range(len(windows))])
 
     def _fill_group(self, texts: Sequence[int], windows: Sequence[Sequence[int]]) -> Tensor:
-        # Equal windows, as where a prompt is to be continued several times, are computed once.
+        # Equal windows, such as those of a prompt with several samples, are computed once.
         row_of = {window: row for row, window in enumerate(dict.fromkeys(map(tuple, windows)))}
         rows = [row_of[tuple(window)] for window in windows]
         padded, lengths = self._padded(list(row_of))
-        fresh = self._empty_cache(*padded.shape)
-        hidden = self.model.hidden_states(padded, fresh)
-        fresh.set_lengths(lengths)
-        self.cache.put(texts, fresh, rows)
+        cache = self._empty_cache(*padded.shape)
+        hidden = self.model.hidden_states(padded, cache)
+        cache.set_lengths(lengths)
+        self.cache.put(texts, cache, rows)
         return self._last(hidden, lengths)[rows]
 
     def _empty_cache(self, rows: int, capacity: int) -> KVCache:
         return KVCache.for_model(self.model.config, rows, self.device, self._cache_dtype(), capacity)
 
     def _cache_dtype(self) -> torch.dtype:
-        """The precision in which keys and values come out of the model."""
+        """The dtype of the keys and values that the model computes."""
         if torch.is_autocast_enabled(self.device.type):
             return torch.get_autocast_dtype(self.device.type)
         return self.model.embedding.weight.dtype
 
 
 MAX_TOKENS = 8192
-"""Of a group: what is computed together has to be in memory together."""
-MAX_PADDING, FREE_PADDING = 0.2, 256
-"""The part of a group's tokens that may be padding; as many as FREE_PADDING may be, as a pass over them
-costs little more than a pass over none."""
+"""Most tokens in a group, padding included: they are in memory together."""
+MAX_PADDING_FRACTION = 0.2
+"""Largest fraction of a group's tokens that may be padding."""
+FREE_PADDING_TOKENS = 256
+"""This many padding tokens are always allowed: they cost less than another forward pass."""
 
 
 def groups_of_similar_length(windows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Indices of windows that are worth computing side by side, padded to the longest of them.
+    """Group the indices of windows of similar length, to be padded to the longest and computed together.
 
-    Equal windows are in one group, whatever their number; they count once.
+    Equal windows are in one group and count once.
     """
-    longest_first = sorted(range(len(windows)), key=lambda at: (-len(windows[at]), tuple(windows[at])))
+
+    def longest_first(index: int) -> tuple[int, tuple[int, ...]]:
+        return -len(windows[index]), tuple(windows[index])
+
     groups: list[list[int]] = []
     rows = tokens = 0
-    for at in longest_first:
-        window = windows[at]
+    for index in sorted(range(len(windows)), key=longest_first):
+        window = windows[index]
         if groups and tuple(windows[groups[-1][-1]]) == tuple(window):
-            groups[-1].append(at)
+            groups[-1].append(index)
             continue
         padded = (rows + 1) * len(windows[groups[-1][0]]) if groups else 0
-        padding = padded - tokens - len(window)
-        if not groups or padded > MAX_TOKENS or padding > max(FREE_PADDING, MAX_PADDING * padded):
+        if not groups or not _may_share(padded, padded - tokens - len(window)):
             groups.append([])
             rows = tokens = 0
-        groups[-1].append(at)
+        groups[-1].append(index)
         rows, tokens = rows + 1, tokens + len(window)
     return groups
+
+
+def _may_share(num_tokens: int, num_padding: int) -> bool:
+    """Return True if a group of `num_tokens`, of which `num_padding` are padding, is worth computing."""
+    max_padding = max(FREE_PADDING_TOKENS, MAX_PADDING_FRACTION * num_tokens)
+    return num_tokens <= MAX_TOKENS and num_padding <= max_padding

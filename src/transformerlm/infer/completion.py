@@ -1,27 +1,135 @@
-"""Text in, text out: prompts are encoded, continued side by side, and decoded, piece by piece where asked.
+"""Text in, text out: prompts are encoded, continued in batches and decoded, piece by piece where asked.
 
-It prints and logs nothing itself: `on_text` is told each piece of text, and `completion_values` is what a
-logger records of a finished one.
+Nothing is printed or logged here: `on_text` receives each piece of text, and `completion_values` are what a
+logger records of a completion.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError, Key
-from transformerlm.infer.continuation import Completion, Continuation, Ends
-from transformerlm.infer.generate import steps
+from transformerlm.infer.generate import DecodingSettings, NewToken, steps
+from transformerlm.infer.sampling import Sampling
+from transformerlm.infer.stopping import FinishReason, StopConditions, StopStrings
 from transformerlm.logging import names
 from transformerlm.nn import TransformerLM
-from transformerlm.tokenizer import Tokenizer
+from transformerlm.tokenizer import StreamDecoder, Tokenizer
 
 OnText = Callable[[int, str], None]
 """Called with the index of a text (prompt * num_samples + sample) and its next piece, whole characters."""
 
 BATCH_SIZE = 64
 """Texts continued side by side; more than these take turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A prompt and what the model wrote after it."""
+
+    prompt: str
+    text: str
+    """The continuation alone; it ends before the stop string that ended it."""
+    token_ids: tuple[int, ...]
+    """The generated ids, including the one that completed a stop string, whose characters `text` does not
+    hold. A token that ends a text by itself is not among them."""
+    finish_reason: FinishReason
+    latency_ms: float
+    """Milliseconds from the start of its batch to its last token."""
+    eos_token_id: int | None
+    """The end-of-text token that it was generated with."""
+    log_probs: tuple[float, ...] | None = None
+    """Log-probability of each of `token_ids` under the model alone, nats; None unless
+    [generation].log_probs."""
+    sample: int = 0
+    """Index among its prompt's [generation].num_samples."""
+    row: int = 0
+    """Index of the random number stream of the seed that it was drawn with."""
+
+    @property
+    def ended(self) -> bool:
+        """True if the model ended the text itself, by [generation].eos_token."""
+        return self.finish_reason == "eos"
+
+
+class Continuation:
+    """A text that grows token by token, and tells which of its characters are final.
+
+    Args:
+        prompt_ids: the ids that the model starts from.
+        sample: see `Completion`.
+        row: see `Completion`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        conditions: StopConditions,
+        prompt: str,
+        prompt_ids: list[int],
+        sample: int = 0,
+        row: int = 0,
+    ) -> None:
+        self.prompt, self.prompt_ids = prompt, prompt_ids
+        self.sample, self.row = sample, row
+        self.latency_ms = 0.0
+        self.token_ids: list[int] = []
+        self.log_probs: list[float] | None = None
+        self.finish_reason: FinishReason | None = None
+        self._conditions = conditions
+        self._pieces: list[str] = []
+        self._decoder = StreamDecoder(tokenizer)
+        self._stops = StopStrings(conditions.stop)
+
+    def add(self, token: NewToken) -> str:
+        """Append a token; return the characters that became final with it, often none."""
+        if token.log_prob is not None:
+            self.log_probs = [] if self.log_probs is None else self.log_probs
+        if token.is_end:
+            return self.end("eos" if token.id == self._conditions.eos_token_id else "stop")
+        self.token_ids.append(token.id)
+        if self.log_probs is not None and token.log_prob is not None:
+            self.log_probs.append(token.log_prob)
+        return self._take(self._decoder.feed(token.id))
+
+    def end(self, reason: FinishReason = "length") -> str:
+        """End the text; return the characters held back until now, none if it had ended already."""
+        if self.finish_reason is not None:
+            return ""
+        piece = self._take(self._decoder.flush())
+        if self.finish_reason is None:
+            self.finish_reason = reason
+            piece += self._keep(self._stops.flush())
+        return piece
+
+    def completion(self) -> Completion:
+        """End the text if it has not ended, and return it."""
+        self.end()
+        assert self.finish_reason is not None
+        return Completion(
+            prompt=self.prompt,
+            text="".join(self._pieces),
+            token_ids=tuple(self.token_ids),
+            finish_reason=self.finish_reason,
+            latency_ms=self.latency_ms,
+            eos_token_id=self._conditions.eos_token_id,
+            log_probs=None if self.log_probs is None else tuple(self.log_probs),
+            sample=self.sample,
+            row=self.row,
+        )
+
+    def _take(self, piece: str) -> str:
+        final = self._stops.feed(piece)
+        if self._stops.found is not None:
+            self.finish_reason = "stop"
+        return self._keep(final)
+
+    def _keep(self, piece: str) -> str:
+        self._pieces.append(piece)
+        return piece
 
 
 def complete(
@@ -35,20 +143,20 @@ def complete(
     batch_size: int = BATCH_SIZE,
     kernels: bool = False,
 ) -> list[Completion]:
-    """Continue the prompts of [generation] as it says: `num_samples` texts of each, prompt by prompt.
+    """Continue the prompts of [generation]: `num_samples` texts of each, prompt by prompt.
 
-    Text i is drawn with the random numbers of row `first_row` + i of `seed`. It follows from the model,
-    its prompt, `generation`, `seed` and that row, whatever the other prompts and `batch_size` are.
-    An empty prompt begins at the end-of-text token. `kernels`: see `generate.Options`.
+    Text i is drawn with the random number stream `first_row` + i of `seed`. It depends on the model, its
+    prompt, `generation`, `seed` and that row, and neither on the other prompts nor on `batch_size`.
+    An empty prompt starts from the end-of-text token. `kernels`: see `generate.Options`.
 
     Raises:
         ConfigError: for a special token that the tokenizer lacks, or an empty prompt without an eos_token.
     """
-    texts = begin(tokenizer, generation, first_row)
-    return list(finished(model, tokenizer, generation, texts, seed, on_text, batch_size, kernels))
+    texts = start(tokenizer, generation, first_row)
+    return list(completions(model, tokenizer, generation, texts, seed, on_text, batch_size, kernels))
 
 
-def finished(
+def completions(
     model: TransformerLM,
     tokenizer: Tokenizer,
     generation: GenerationConfig,
@@ -58,32 +166,32 @@ def finished(
     batch_size: int = BATCH_SIZE,
     kernels: bool = False,
 ) -> Iterator[Completion]:
-    """The completions of texts that are to be begun, in their order, each batch as soon as it is done."""
+    """Complete started texts, and yield them in their order, each batch as soon as it is done."""
     for first in range(0, len(texts), batch_size):
         batch = texts[first : first + batch_size]
-        for index, piece in grow(model, tokenizer, generation, batch, seed, kernels):
+        for index, piece in extend(model, tokenizer, generation, batch, seed, kernels):
             if on_text is not None and piece:
                 on_text(first + index, piece)
         for text in batch:
             yield text.completion()
 
 
-def begin(tokenizer: Tokenizer, generation: GenerationConfig, first_row: int = 0) -> list[Continuation]:
-    """The texts that [generation] asks for, nothing of them written yet.
+def start(tokenizer: Tokenizer, generation: GenerationConfig, first_row: int = 0) -> list[Continuation]:
+    """Encode the prompts of [generation]; return an empty continuation for each text that it asks for.
 
     Raises:
-        ConfigError: as `complete` does.
+        ConfigError: see `complete`.
     """
-    ends = Ends.of(tokenizer, generation)
+    conditions = StopConditions.from_config(generation, tokenizer)
     texts: list[Continuation] = []
     for prompt in generation.prompts:
-        ids = encode_prompt(tokenizer, prompt, ends.eos_token_id)
+        ids = encode_prompt(tokenizer, prompt, conditions.eos_token_id)
         for sample in range(generation.num_samples):
-            texts.append(Continuation(tokenizer, ends, prompt, ids, sample, first_row + len(texts)))
+            texts.append(Continuation(tokenizer, conditions, prompt, ids, sample, first_row + len(texts)))
     return texts
 
 
-def grow(
+def extend(
     model: TransformerLM,
     tokenizer: Tokenizer,
     generation: GenerationConfig,
@@ -91,31 +199,25 @@ def grow(
     seed: int = 0,
     kernels: bool = False,
 ) -> Iterator[tuple[int, str]]:
-    """Let texts of neighbouring rows grow side by side, to their ends.
+    """Extend texts of consecutive rows side by side until all have ended.
 
-    Yields, for each token of each text, the text's index and the piece that is certain now, often "". Who
-    stops asking stops the texts; `Continuation.end` has what was held back till then.
+    Yields (index of the text, piece) for each token of each text; the piece is often "". A caller that stops
+    iterating stops the texts; `Continuation.end` then returns the characters held back.
     """
-    ends, started = Ends.of(tokenizer, generation), time.perf_counter()
-    for step in steps(
-        model,
-        [text.prompt_ids for text in texts],
+    conditions, started = StopConditions.from_config(generation, tokenizer), time.perf_counter()
+    settings = DecodingSettings(
         max_new_tokens=generation.max_new_tokens,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        top_k=generation.top_k,
-        min_p=generation.min_p,
-        repetition_penalty=generation.repetition_penalty,
-        eos_token_id=ends.eos_token_id,
-        stop_token_ids=ends.stop_token_ids,
+        sampling=Sampling.from_config(generation),
+        end_ids=conditions.end_ids,
         seed=seed,
         first_row=texts[0].row,
         # A model may have more rows than the tokenizer has ids; they stand for no text.
         vocab_size=tokenizer.vocab_size,
         log_probs=generation.log_probs,
         kernels=kernels,
-        is_over=lambda index: texts[index].finish_reason is not None,
-    ):
+    )
+    prompts = [text.prompt_ids for text in texts]
+    for step in steps(model, prompts, settings, lambda index: texts[index].finish_reason is not None):
         latency_ms = 1000 * (time.perf_counter() - started)
         for index, token in step.items():
             texts[index].latency_ms = latency_ms
@@ -125,38 +227,29 @@ def grow(
 
 
 def check_prompts(tokenizer: Tokenizer, generation: GenerationConfig) -> None:
-    """Find out, before a long training and not after it, that its prompts could not be continued.
+    """Check that the prompts of [generation] can be continued, as before a long training.
 
     Raises:
-        ConfigError: as `complete` would.
+        ConfigError: see `complete`.
     """
-    begin(tokenizer, generation)
+    start(tokenizer, generation)
 
 
-def eos_token_id(tokenizer: Tokenizer, generation: GenerationConfig) -> int | None:
-    """The id of [generation].eos_token; None where it is "".
-
-    Raises:
-        ConfigError: where it is none of the tokenizer's special tokens.
-    """
-    return Ends.of(tokenizer, generation).eos_token_id
-
-
-def encode_prompt(tokenizer: Tokenizer, prompt: str, eos: int | None) -> list[int]:
-    """The ids that the model starts from: the prompt's, or the end-of-text token's where it is empty.
+def encode_prompt(tokenizer: Tokenizer, prompt: str, eos_token_id: int | None) -> list[int]:
+    """Encode a prompt; an empty one becomes the end-of-text token.
 
     Raises:
         ConfigError: for an empty prompt where there is no such token.
     """
     ids = tokenizer.encode(prompt)
-    if not ids and eos is None:
+    if not ids and eos_token_id is None:
         reason = "without an eos_token there is nothing to start from"
         raise ConfigError(f'expected some text, got "": {reason}', key=Key("generation", "prompts"))
-    return ids if eos is None else ids or [eos]
+    return ids if eos_token_id is None else ids or [eos_token_id]
 
 
 def completion_values(completion: Completion, generation: GenerationConfig) -> dict[str, float | int | str]:
-    """What a logger records of a completion that `generation` led to."""
+    """Values that a logger records of a completion made with `generation`."""
     eos = completion.eos_token_id
     return {
         names.PROMPT: completion.prompt,

@@ -1,11 +1,12 @@
-"""One more token of every text through the model: ids in, logits out, keys and values into the cache.
+"""One decoding step of a batch: new ids in, logits out, keys and values into the cache.
 
-`TorchDecoder` asks the model itself, and is the definition. `KernelDecoder` computes the same on a CPU in
-one call of kernels.py, at the speed of the machine's memory.
+`TorchDecoder` calls the model, and is the definition. `KernelDecoder` computes the same on a CPU in one call
+of a compiled kernel, at the speed of the machine's memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -24,66 +25,62 @@ LIBRARY = Library("generation", "transformerlm.kernels.generation", _SOURCES, 15
 
 
 class Decoder(Protocol):
-    """Takes the newest id of every text, LongTensor [texts], and gives the logits [texts, vocabulary]."""
+    """A function from each text's newest id, LongTensor [texts], to logits [texts, vocabulary]."""
 
     def __call__(self, new_ids: Tensor) -> Tensor:
-        """The logits may be overwritten by the next call."""
+        """Return the logits; the next call may overwrite them."""
 
 
 class TorchDecoder:
-    """The model, asked in its own words."""
+    """A decoding step by the model's own operations."""
 
     def __init__(self, model: TransformerLM, cache: KVCache) -> None:
         self.model, self.cache = model, cache
 
     def __call__(self, new_ids: Tensor) -> Tensor:
-        """[texts] -> [texts, vocabulary]"""
+        """[texts] -> [texts, vocabulary]."""
         return self.model.logits(self.model.hidden_states(new_ids.unsqueeze(-1), self.cache)[:, -1])
 
 
 class KernelDecoder:
-    """The same in one call: no operation to start, no tensor to allocate, each weight read once a step.
+    """A decoding step in one kernel call: nothing is allocated, and each weight is read once.
 
-    The model's weights must not move while it is in use, and the cache must be in their precision.
+    The model's weights must not move while it is in use, and the cache must have their dtype.
     """
 
     def __init__(self, model: TransformerLM, cache: KVCache) -> None:
         self.model, self.cache = model, cache
         config, (keys, values) = model.config, cache.memory
         blocks = cast(list[TransformerBlock], list(model.blocks))
-        matrices = [_matrices(block) for block in blocks]
-        addresses = [[0 if matrix is None else matrix.data_ptr() for matrix in row] for row in matrices]
-        weights = torch.tensor(addresses)
         rope = blocks[0].attention.rope
         assert rope is not None
-        shape = config.d_model, config.num_heads, config.kv_heads, config.d_head, config.d_ff
-        self._threads = torch.get_num_threads()
-        rows = keys.shape[1]
-        scratch = torch.empty(scratch_size(config, rows, cache.capacity, self._threads))
-        inputs = torch.empty(inputs_size(config, rows, self._threads))
-        meeting = torch.zeros(2, dtype=torch.long)
-        self._logits = torch.empty(rows, config.vocabulary_rows)
+        rows, width = keys.shape[1], config.vocabulary_rows
+        self._num_threads = torch.get_num_threads()
+        self._logits = _float32(rows, width)
+        # The kernel gets raw addresses, so dtypes and device must not follow torch's defaults.
         self._memory = (
-            *(model.embedding.weight, weights, model.final_norm.weight, model.head.weight),
-            *(keys, values, rope.cos, rope.sin, self._logits, scratch, inputs, meeting),
+            *(model.embedding.weight, _addresses(blocks), model.final_norm.weight, model.head.weight),
+            *(keys, values, rope.cos, rope.sin, self._logits),
+            _float32(scratch_size(config, rows, cache.capacity, self._num_threads)),
+            _float32(inputs_size(config, rows, self._num_threads)),
+            torch.zeros(2, dtype=torch.long, device="cpu"),  # the threads' barrier
         )
-        self._shape = (
-            *(config.num_layers, *shape, config.vocabulary_rows, rows, cache.capacity),
-            config.norm_eps,
-        )
+        attention = config.d_model, config.num_heads, config.kv_heads, config.d_head
+        sizes = config.num_layers, *attention, config.d_ff, width, rows, cache.capacity
+        self._numbers = *sizes, config.norm_eps
 
     def __call__(self, new_ids: Tensor) -> Tensor:
-        """[texts] -> [texts, vocabulary]"""
+        """[texts] -> [texts, vocabulary]."""
         self.cache.require_room(1)
-        numbers = (len(new_ids), *self._shape)
-        which = self._threads, LIBRARY, "decode", (self.model.head.weight.dtype,)
-        dispatch.run_on(*which, new_ids, self.cache.lengths, *self._memory, *numbers)
+        kernel = self._num_threads, LIBRARY, "decode", (self.model.head.weight.dtype,)
+        numbers = len(new_ids), *self._numbers
+        dispatch.run_on(*kernel, new_ids, self.cache.lengths, *self._memory, *numbers)
         self.cache.advance(1)
         return self._logits[: len(new_ids)]
 
 
 def make_decoder(model: TransformerLM, cache: KVCache) -> Decoder:
-    """The decoder for a model: of kernels if it uses them (nn/fused.py) and they take its tensors."""
+    """Return a kernel decoder if the model uses kernels (nn/fused.py) and they take its tensors."""
     if not uses_kernels(model):
         return TorchDecoder(model, cache)
     tensors = [*model.parameters(), *cache.memory]
@@ -93,11 +90,21 @@ def make_decoder(model: TransformerLM, cache: KVCache) -> Decoder:
     return TorchDecoder(model, cache)
 
 
-def _matrices(block: TransformerBlock) -> list[Tensor | None]:
-    """In the order of layout.py."""
+def _float32(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _addresses(blocks: Sequence[TransformerBlock]) -> Tensor:
+    """Addresses of all layers' weights: LongTensor [layers, NUM_MATRICES], 0 for a norm that is absent."""
+    rows = [[0 if weight is None else weight.data_ptr() for weight in _weights(block)] for block in blocks]
+    return torch.tensor(rows, dtype=torch.long, device="cpu")
+
+
+def _weights(block: TransformerBlock) -> list[Tensor | None]:
+    """A layer's weights in the order of generation_layout.py."""
     attention, feedforward = block.attention, block.feedforward
     norms = [None if norm is None else norm.weight for norm in (attention.q_norm, attention.k_norm)]
-    matrices: list[Tensor | None] = [
+    weights: list[Tensor | None] = [
         block.attention_norm.weight,
         *(layer.weight for layer in (attention.q_proj, attention.k_proj, attention.v_proj)),
         attention.output_proj.weight,
@@ -105,5 +112,5 @@ def _matrices(block: TransformerBlock) -> list[Tensor | None]:
         *(layer.weight for layer in (feedforward.w1, feedforward.w3, feedforward.w2)),
         *norms,
     ]
-    assert len(matrices) == NUM_MATRICES
-    return matrices
+    assert len(weights) == NUM_MATRICES
+    return weights

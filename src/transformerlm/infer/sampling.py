@@ -1,35 +1,38 @@
-"""From logits to a token: which tokens may be drawn, and the draw. Pure functions, nothing remembered.
+"""From logits to a token: filters on the distribution, and the draw from it. Pure functions.
 
-In this order, which is Hugging Face's too: repetition penalty, temperature, top-k, top-p, min-p, the draw.
-They know nothing of models or texts. Nothing in them makes the host wait for the device.
+The order is that of Hugging Face: repetition penalty, temperature, top-k, top-p, min-p, draw. Nothing here
+knows of models or texts, or makes the host wait for the device.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from transformerlm.infer.kernel_sampling import sample_in_kernel
+from transformerlm.config import GenerationConfig
+from transformerlm.infer.decoder import LIBRARY
 from transformerlm.kernels import dispatch
+from transformerlm.kernels.generation_layout import NUM_BINS
 from transformerlm.nn.functional import at_least_float32, cross_entropy, softmax
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen; the defaults draw from the model's own distribution.
+    """How tokens are drawn; by default from the model's own distribution.
 
     Raises:
-        ValueError: for a value outside its range, in words.
+        ValueError: for a value outside its range.
     """
 
     temperature: float = 1.0
-    """Divides the logits; 0 takes the likeliest token (of equals, the one with the lowest id)."""
+    """Divides the logits; 0 takes the likeliest token (of equally likely ones, that with the lowest id)."""
     top_p: float = 1.0
     """See `top_p_filter`; 1 keeps all tokens."""
     top_k: int | None = None
@@ -37,7 +40,17 @@ class Sampling:
     min_p: float = 0.0
     """See `min_p_filter`; 0 keeps all."""
     repetition_penalty: float = 1.0
-    """See `repetition_penalty`, the function; 1 changes nothing."""
+    """See the function `repetition_penalty`; 1 changes nothing."""
+
+    @classmethod
+    def from_config(cls, generation: GenerationConfig) -> Self:
+        """The sampling keys of [generation]."""
+        return cls(**{key: getattr(generation, key) for key in cls.field_names()})
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """Names of the fields, which are also keys of [generation] and keyword arguments of `generate`."""
+        return tuple(field.name for field in fields(cls))
 
     def __post_init__(self) -> None:
         for key, is_met, expected in self._conditions():
@@ -71,10 +84,10 @@ def sample(
 
     Args:
         logits: [..., vocabulary]; computed in float32 at least.
-        temperature: 0 takes the likeliest token (of equals, the one with the lowest id).
+        temperature: see `Sampling`.
         top_p: see `top_p_filter`.
         top_k: see `top_k_filter`; None keeps all.
-        generator: where the random numbers come from; None: torch's global generator.
+        generator: source of the random numbers; None: torch's global generator.
         uniforms: the random numbers themselves, [...] in [0, 1), in place of `generator`.
 
     Returns:
@@ -85,7 +98,8 @@ def sample(
     """
     sampling = Sampling(temperature, top_p, top_k)
     if uniforms is None and temperature:
-        uniforms = torch.rand(logits.shape[:-1], generator=generator, device=logits.device)
+        shape, device = logits.shape[:-1], logits.device
+        uniforms = torch.rand(shape, generator=generator, dtype=torch.float32, device=device)
     return sample_rows(logits, sampling, uniforms)
 
 
@@ -97,12 +111,12 @@ def sample_rows(
     *,
     kernels: bool = False,
 ) -> Tensor:
-    """Draw one token from each row of logits, as all of `sampling` says: a step of every text of a batch.
+    """Draw one token from each row of logits, with all that `sampling` says.
 
     Args:
         logits: [..., vocabulary]; computed in float32 at least.
         uniforms: [...] in [0, 1), the random number of each row; not read where the temperature is 0.
-        seen: BoolTensor [..., vocabulary]: which tokens the repetition penalty is for. None: none.
+        seen: BoolTensor [..., vocabulary]: the tokens that the repetition penalty applies to. None: none.
         kernels: draw in one call of a CPU kernel, where it takes such tensors.
 
     Returns:
@@ -111,19 +125,12 @@ def sample_rows(
     scores = at_least_float32(logits)
     if seen is not None and sampling.repetition_penalty != 1:
         scores = repetition_penalty(scores, seen, sampling.repetition_penalty)
-    if (
-        kernels
-        and uniforms is not None
-        and scores.dim() == 2
-        and scores.dtype == torch.float32
-        and dispatch.can_serve(scores)
-    ):
-        numbers = sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p
-        return sample_in_kernel(scores, uniforms, *numbers)
+    if kernels and uniforms is not None and _kernel_takes(scores):
+        return sample_with_kernel(scores, sampling, uniforms)
     best, greedy = scores.max(-1, keepdim=True)
     if sampling.temperature == 0 or uniforms is None:
         return torch.where(best.isnan(), -1, greedy).squeeze(-1)
-    # The maximum is taken away first: divided by a tiny temperature it would be infinite, by 0 no number.
+    # The maximum is subtracted first: divided by a tiny temperature it would be infinite, by 0 NaN.
     divisor = max(sampling.temperature, torch.finfo(torch.float32).tiny)
     probabilities = softmax((scores - best) / divisor, -1)
     if sampling.top_k is not None:
@@ -134,18 +141,43 @@ def sample_rows(
     return draw(probabilities, uniforms)
 
 
+def _kernel_takes(scores: Tensor) -> bool:
+    return scores.dim() == 2 and scores.dtype == torch.float32 and dispatch.can_serve(scores)
+
+
+def sample_with_kernel(scores: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+    """`sample_rows` in one call of a CPU kernel, without the repetition penalty.
+
+    Args:
+        scores: float32 [rows, vocabulary], on the CPU.
+        uniforms: float32 [rows], in [0, 1).
+
+    Returns:
+        LongTensor [rows]: ids; -1 for a row that holds a NaN.
+    """
+    rows, width = scores.shape
+    threads = min(rows, torch.get_num_threads())
+    ids = torch.empty(rows, dtype=torch.long, device="cpu")
+    scratch = torch.empty(threads * width, dtype=torch.float32, device="cpu")
+    bins = torch.empty(threads * NUM_BINS, dtype=torch.float64, device="cpu")
+    numbers = sampling.temperature, sampling.top_k or 0, sampling.top_p, sampling.min_p
+    arguments = scores, uniforms, ids, scratch, bins, rows, scores.stride(0), width, *numbers
+    dispatch.run_on(threads, LIBRARY, "sample", (torch.float32,), *arguments)
+    return ids
+
+
 def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make the tokens seen less likely: their logits divided by `penalty` where positive, else multiplied.
+    """Make seen tokens less likely: divide their logits by `penalty` where positive, else multiply.
 
         logits [2, -1, 3], seen [yes, yes, no], penalty 2  ->  [1, -2, 3]
 
-    Dividing alone, as the paper has it, would make a token with a negative logit likelier. Here, as in
-    Hugging Face's `generate`, prompt and text both count as seen, and a token seen twice as seen once.
+    The paper divides only, which would make a token with a negative logit likelier. As in Hugging Face's
+    `generate`, tokens of the prompt and of the text count as seen, and a token seen twice as seen once.
 
     Args:
         logits: [..., vocabulary]
         seen: BoolTensor [..., vocabulary]
-        penalty: above 0; 1 changes nothing, below 1 repetition becomes likelier.
+        penalty: above 0; 1 changes nothing, a value below 1 makes repetition likelier.
 
     Raises:
         ValueError: for another `penalty`.
@@ -158,8 +190,7 @@ def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def log_probabilities(logits: Tensor, ids: Tensor) -> Tensor:
-    """ln softmax(logits)[id] of each row: what the model itself gives its token, before penalty,
-    temperature and filters.
+    """ln softmax(logits)[id] of each row: the token's log-probability under the model alone.
 
     Args:
         logits: [..., vocabulary]; computed in float32 at least.
@@ -172,16 +203,16 @@ def log_probabilities(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def top_p_filter(probabilities: Tensor, p: float) -> Tensor:
-    """The nucleus: the smallest set of likeliest tokens with a total of at least `p`, renormalised.
+    """Keep the nucleus, the smallest set of likeliest tokens with a total of at least `p`; renormalise.
 
-    The token with which the total reaches `p` belongs to it, so that it never is empty. Of equally
-    likely tokens at its edge those with the lowest ids do. All others get 0.
+    The token with which the total reaches `p` belongs to it, so that it is never empty. Of equally likely
+    tokens at its edge, those with the lowest ids belong to it. All others get 0.
 
         top_p_filter([0.5, 0.25, 0.125, 0.125], 0.8)  ->  [0.571, 0.286, 0.143, 0]
 
     Args:
         probabilities: [..., vocabulary], each row summing to 1.
-        p: above 0, at most 1. Within rounding of the sums (8 units in the last place of 1).
+        p: above 0, at most 1; met within the rounding of the sums (8 units in the last place of 1).
 
     Raises:
         ValueError: for another `p`.
@@ -192,7 +223,7 @@ def top_p_filter(probabilities: Tensor, p: float) -> Tensor:
     if p == 1:
         return probabilities / probabilities.sum(-1, keepdim=True)
     ascending = _sorted(at_least_float32(probabilities))
-    # From the small end, where a running sum is the most exact: drop while the rest still has p.
+    # Summed from the smallest, where rounding is least: drop tokens while the rest still reaches p.
     totals = ascending.cumsum(-1)
     spare = totals[..., -1:] - p + 8 * torch.finfo(totals.dtype).eps
     num_dropped = (totals[..., :-1] <= spare).sum(-1, keepdim=True)
@@ -201,11 +232,11 @@ def top_p_filter(probabilities: Tensor, p: float) -> Tensor:
 
 
 def top_k_filter(probabilities: Tensor, k: int) -> Tensor:
-    """The `k` likeliest tokens, renormalised; of equally likely ones, those with the lowest ids.
+    """Keep the `k` likeliest tokens, of equally likely ones those with the lowest ids; renormalise.
 
     Args:
         probabilities: [..., vocabulary]
-        k: at least 1; from the vocabulary's size on, all are kept.
+        k: at least 1; all are kept if it is at least the vocabulary's size.
 
     Raises:
         ValueError: for a smaller `k`.
@@ -213,19 +244,19 @@ def top_k_filter(probabilities: Tensor, k: int) -> Tensor:
     Sampling(top_k=k)
     num_kept = min(k, probabilities.shape[-1])
     smallest = at_least_float32(probabilities).topk(num_kept).values[..., -1:]
-    return _keep_largest(probabilities, smallest, torch.tensor(num_kept, device=probabilities.device))
+    return _keep_largest(probabilities, smallest, num_kept)
 
 
 def min_p_filter(probabilities: Tensor, min_p: float) -> Tensor:
-    """The tokens at least `min_p` times as likely as the likeliest, renormalised; all others get 0.
+    """Keep the tokens at least `min_p` times as likely as the likeliest; renormalise. All others get 0.
 
         min_p_filter([0.5, 0.3, 0.15, 0.05], 0.2)  ->  [0.526, 0.316, 0.158, 0]
 
-    Where the model is sure few tokens are left, where it is not many are.
+    Where the model is confident few tokens are kept, otherwise many.
 
     Args:
         probabilities: [..., vocabulary]
-        min_p: from 0, which keeps all, to 1, which keeps the likeliest and its equals.
+        min_p: from 0, which keeps all, to 1, which keeps only the likeliest and those equally likely.
 
     Raises:
         ValueError: for another `min_p`.
@@ -240,7 +271,7 @@ def min_p_filter(probabilities: Tensor, min_p: float) -> Tensor:
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """The id whose stretch of the cumulative distribution holds the row's uniform number.
+    """Inverse transform sampling: the first id whose cumulative probability exceeds the uniform number.
 
     An id of probability 0 is never drawn, whatever the rounding of the sums.
 
@@ -254,20 +285,20 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = at_least_float32(probabilities).cumsum(-1).masked_fill(probabilities == 0, 0)
     total = cumulative.amax(-1, keepdim=True)
     target = uniforms.to(cumulative).unsqueeze(-1) * total
-    # A number just below 1 times the total can round to the total, which nothing exceeds.
+    # A number just below 1 times the total can round to the total, which no cumulative sum exceeds.
     target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
     first = (cumulative > target).to(torch.uint8).argmax(-1)
     return torch.where(total.squeeze(-1).isnan(), -1, first)
 
 
 def uniform_numbers(seed: int, row: int, count: int) -> npt.NDArray[np.float32]:
-    """The first `count` random numbers in [0, 1) of stream `row`: a function of seed and row alone."""
+    """Return the first `count` random numbers in [0, 1) of stream `row`, a function of seed and row."""
     stream = np.random.Philox(np.random.SeedSequence([seed, row]))
     return np.random.Generator(stream).random(count, dtype=np.float32)
 
 
-def _keep_largest(probabilities: Tensor, smallest: Tensor, num_kept: Tensor) -> Tensor:
-    """Keep what is larger than `smallest`, and of its equals the first ones, `num_kept` in all."""
+def _keep_largest(probabilities: Tensor, smallest: Tensor, num_kept: Tensor | int) -> Tensor:
+    """Keep what is larger than `smallest`, and the first of those equal to it, `num_kept` in all."""
     wide = at_least_float32(probabilities)
     larger, equal = wide > smallest, wide == smallest
     room = num_kept - larger.sum(-1, keepdim=True)
@@ -276,8 +307,8 @@ def _keep_largest(probabilities: Tensor, smallest: Tensor, num_kept: Tensor) -> 
 
 
 def _sorted(values: Tensor) -> Tensor:
-    """Ascending along the last dimension, without gradient."""
+    """Sort ascending along the last dimension, without gradient."""
     if values.device.type != "cpu":
         return values.detach().sort(-1).values
-    # numpy sorts numbers alone, in vector registers; torch drags indices along and takes 3 times as long.
+    # numpy sorts in vector registers; torch sorts indices too and takes 3 times as long.
     return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1))

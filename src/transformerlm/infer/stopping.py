@@ -1,51 +1,95 @@
-"""Stop strings in a text that arrives piece by piece: where it ends, and what of it can be shown already.
-
-It knows nothing of tokens: a piece is any number of characters, and where a text is cut into pieces makes
-no difference.
-"""
+"""What ends a text: special tokens, and stop strings that are found while the text arrives in pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformerlm.config import GenerationConfig
+from transformerlm.errors import ConfigError, Key
+from transformerlm.tokenizer import Tokenizer
+
+FinishReason = Literal["eos", "stop", "length"]
+"""Why a text ended: at [generation].eos_token, at one of its `stop` or `stop_tokens`, or at
+`max_new_tokens`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopConditions:
+    """The end-of-text token, the stop tokens and the stop strings of [generation], tokens as ids."""
+
+    eos_token_id: int | None
+    """None where no token ends a text as its end."""
+    stop_token_ids: tuple[int, ...]
+    stop: tuple[str, ...]
+
+    @classmethod
+    def from_config(cls, generation: GenerationConfig, tokenizer: Tokenizer) -> StopConditions:
+        """Look up [generation]'s `eos_token` and `stop_tokens` among the tokenizer's special tokens.
+
+        Raises:
+            ConfigError: for a token that is not among them.
+        """
+        known = tokenizer.special_token_ids
+        eos = _special_id(known, "eos_token", generation.eos_token) if generation.eos_token else None
+        stop_tokens = tuple(_special_id(known, "stop_tokens", token) for token in generation.stop_tokens)
+        return cls(eos, stop_tokens, generation.stop)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Ids of all tokens that end a text."""
+        eos = () if self.eos_token_id is None else (self.eos_token_id,)
+        return frozenset((*self.stop_token_ids, *eos))
+
+
+def _special_id(known: Mapping[str, int], key: str, name: str) -> int:
+    if name not in known:
+        tokens = ", ".join(f'"{token}"' for token in known) or "none"
+        expected = f"expected a special token of the tokenizer ({tokens}) or nothing"
+        raise ConfigError(f'{expected}, got "{name}"', key=Key("generation", key))
+    return known[name]
 
 
 class StopStrings:
-    """Ends one text before the first of some strings to be complete in it.
+    """Finds the first stop string of one text, and holds back characters that may be the start of one.
 
-    Of strings complete at the same character the longest counts. With "cd" and "bcde", the text "abcde"
-    ends as "ab": "cd" was there first.
+    The text is cut before the string that is complete first; of several complete at the same character the
+    longest counts. With "cd" and "bcde", the text "abcde" ends as "ab": "cd" is complete first.
 
         finder = StopStrings(["END"])
-        finder.feed("the E")  ->  "the ", for "E" may become "END"
+        finder.feed("the E")  ->  "the ", since "E" may become "END"
         finder.feed("ND, or")  ->  "", and finder.found is "END"
 
+    How the text is cut into pieces makes no difference.
+
     Args:
-        stops: strings of at least one character; without any a text never ends.
+        stops: strings of at least one character; without any, text passes unchanged.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(sorted(stops, key=len, reverse=True))
         self._held = ""
         self.found: str | None = None
-        """The string that has ended the text."""
+        """The string that ended the text."""
 
     def feed(self, piece: str) -> str:
-        """What is certain to be text now; once a string is found, nothing more is."""
+        """Add a piece; return the characters that are certainly part of the text, none once it has ended."""
         if not self._stops:
             return piece
         for character in "" if self.found else piece:
             self._held += character
             if self._held.endswith(self._stops):
                 self.found = next(stop for stop in self._stops if self._held.endswith(stop))
-                return self._release(len(self.found), forget=True)
+                return self._release(len(self.found), discard=True)
         return self._release(self._num_undecided())
 
     def flush(self) -> str:
-        """What was held back, where the text ends for another reason."""
+        """Return the characters held back, for a text that ends without a stop string."""
         return self._release(0)
 
     def _num_undecided(self) -> int:
-        """Length of the longest end of the text that begins one of the strings."""
+        """Length of the longest suffix of the held text that is a prefix of a stop string."""
         longest = min(len(self._held), max(map(len, self._stops)) - 1)
         undecided = (
             length
@@ -54,7 +98,8 @@ class StopStrings:
         )
         return next(undecided, 0)
 
-    def _release(self, num_held: int, *, forget: bool = False) -> str:
-        kept = len(self._held) - num_held
-        text, self._held = self._held[:kept], "" if forget else self._held[kept:]
+    def _release(self, num_held: int, *, discard: bool = False) -> str:
+        """Return all but the last `num_held` characters; keep or discard those."""
+        end = len(self._held) - num_held
+        text, self._held = self._held[:end], "" if discard else self._held[end:]
         return text
