@@ -55,6 +55,7 @@ def test_an_error_in_a_worker_reaches_the_caller(num_workers):
         list(ordered_map(fail_at_three, range(10), num_workers))
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_an_error_in_words_and_not_a_hang():
     with pytest.raises(DataError, match="worker processes died"):
         list(ordered_map(die, range(3), 2))
@@ -78,6 +79,7 @@ os.kill(os.getpid(), 9)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are looked for in /proc")
 def test_workers_end_with_a_parent_that_is_killed():
     done = subprocess.run([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True, timeout=30)

@@ -58,6 +58,7 @@ for num_workers, chunk_bytes in ((1, 700), (2, 5000), (4, 700), (3, 2**19)):
 """
 
 
+@pytest.mark.slow
 def test_workers_chunks_hash_seeds_and_kernels_change_no_byte(workplace):
     """Both files and their sidecars, from real processes with hash seeds of their own."""
     assert make_data.main([*WORDS, "--data.token_dir=d", "--tokenizer.tokenizer_dir=tok"]) == 0
@@ -179,9 +180,8 @@ def words_for_one_line(num_bytes):
     return [*words, "--tokenizer.tokenizer_dir=anybody's", "--tokenizer.vocab_size=300"]
 
 
-@pytest.mark.parametrize(
-    "num_bytes", [10**7, pytest.param(10**8, marks=[pytest.mark.slow, pytest.mark.endurance])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_bytes", [10**7, pytest.param(10**8, marks=pytest.mark.endurance)])
 def test_one_line_of_any_length_is_encoded_in_bounded_memory(workplace, num_bytes):
     """Measured against a line that is a tenth of 10 MB, with the tokenizer there already."""
     assert make_data.main([*WORDS, "--tokenizer.tokenizer_dir=tok"]) == 0

@@ -63,9 +63,8 @@ def test_verify_refuses_a_tokenizer_of_other_text_with_one_line_and_status_3(wor
     )
 
 
-@pytest.mark.parametrize(
-    "num_kills", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.endurance])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_kills", [20, pytest.param(200, marks=pytest.mark.endurance)])
 def test_a_killed_training_leaves_a_whole_tokenizer_or_none(tmp_path, num_kills):
     program = Path(__file__).with_name("killed_tokenizers.py")
     command = [sys.executable, str(program), str(tmp_path), str(num_kills)]
@@ -114,6 +113,7 @@ def write_words(path, num_bytes, line_end, num_words=3000):
             file.write(block)
 
 
+@pytest.mark.slow
 def test_workers_chunks_hash_seeds_and_kernels_change_no_byte(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("corpus").mkdir()
@@ -150,9 +150,8 @@ def peak_megabytes(path, tokenizer_dir):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-@pytest.mark.parametrize(
-    "megabytes", [10, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.endurance])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [10, pytest.param(100, marks=pytest.mark.endurance)])
 def test_a_file_of_one_line_takes_bounded_memory(tmp_path, megabytes):
     kernel_library.kernels()  # compiled here, if they have to be, and not in what is measured
     peaks = []

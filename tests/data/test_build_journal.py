@@ -101,6 +101,7 @@ def check_kills(found, num_kills):
     assert 0 < found["most_redone"] <= found["allowed"]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_little_is_lost_and_nothing_partial_is_seen(seen):
     check_kills(seen["kill:20"], 20)
 
@@ -111,10 +112,12 @@ def test_killed_many_times_little_is_lost_and_nothing_partial_is_seen(tmp_path):
     check_kills(run_script(tmp_path / "place", "kill:200")["kill:200"], 200)
 
 
+@pytest.mark.slow
 def test_a_maker_that_writes_in_place_is_found_out(seen):
     assert seen["in_place:4"]["partial"] > 0
 
 
+@pytest.mark.slow
 def test_ended_before_each_change_to_the_file_system_the_next_start_finishes(seen):
     found = seen["crash"]
     assert found["crashes"] >= 20
