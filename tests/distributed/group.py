@@ -51,7 +51,7 @@ def start(folder, num_ranks, commands=None, trainings=None):
     """Have a group do this; what it has printed to stderr, and torchrun's exit status."""
     (folder / "work.json").write_text(json.dumps({"commands": commands or {}, "trainings": trainings or {}}))
     process = torchrun(num_ranks, "-m", "tests.distributed.group", folder)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=1200)
     return errors, process.returncode
 
 
