@@ -32,7 +32,7 @@ class LayerCache(NamedTuple):
     """[batch, 1, num_tokens, length], True = attend; None where the plain causal mask is right."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new tokens' [batch, num_kv_heads, num_tokens, d_head]; return all keys and values so far."""
+        """Store the new tokens' [batch, num_kv_heads, num_tokens, d_head]; return all keys and values."""
         self.keys[self.slots] = keys.detach().to(self.keys.dtype)
         self.values[self.slots] = values.detach().to(self.values.dtype)
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
