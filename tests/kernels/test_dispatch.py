@@ -58,6 +58,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library is another one")
 def test_freed_memory_is_used_again_without_a_page_fault():
     def faults(choice):

@@ -101,6 +101,7 @@ def test_threads_that_need_a_library_at_once_compile_it_once(small, monkeypatch)
     assert out.tolist() == (x + 1).tolist()
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path):
     environment = os.environ | {CACHE_VARIABLE: str(tmp_path)}
     running = [
@@ -111,6 +112,7 @@ def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_lesser_processor_has_code_of_its_own(tmp_path):
     for choice in ("sse4", "native"):
         environment = os.environ | {CACHE_VARIABLE: str(tmp_path), CPU_VARIABLE: choice}

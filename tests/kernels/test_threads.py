@@ -25,8 +25,8 @@ run_command(InferConfig, use_torch, description="", argv=[])
     ("chosen", "expected"),
     [
         ({}, f"GOMP_SPINCOUNT = '{SPINS}'"),
-        ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
-        ({"OMP_WAIT_POLICY": "passive"}, "GOMP_SPINCOUNT = '0'"),
+        pytest.param({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'", marks=pytest.mark.slow),
+        pytest.param({"OMP_WAIT_POLICY": "passive"}, "GOMP_SPINCOUNT = '0'", marks=pytest.mark.slow),
     ],
 )
 def test_openmp_itself_says_how_it_waits(chosen, expected):

@@ -54,7 +54,8 @@ def compile_kernels(module_name: str, machine: Any) -> tuple[bytes, dict[str, An
     """
     if not target().is_native:
         # numba's own passes would use this machine's instructions otherwise.
-        numba.config.CPU_NAME, numba.config.CPU_FEATURES = target().name, target().features
+        settings: Any = numba.config
+        settings.CPU_NAME, settings.CPU_FEATURES = target().name, target().features
     source = importlib.import_module(module_name)
     visible = {*source.ENTRIES, _MEMBER}
     module = llvm.parse_assembly(_NEVER + _TEAM_MEMBER)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Patterns and not a parser, which takes longer than loading the kernels: it would read 2,000 lines each time.
-_FOR_TYPE_CHECKERS = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+.*\n|\n)*", re.MULTILINE)
+_FOR_TYPE_CHECKERS = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+.*(?:\n|\Z)|\n)*", re.MULTILINE)
 _FROM = re.compile(r"^[ \t]*from ([\w.]+) import (?:\(([^)]*)\)|(.*))", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import (.*)", re.MULTILINE)
 
