@@ -156,7 +156,8 @@ def measured_flops_ceiling(runtime: Runtime, seconds: float = 0.25) -> float:
 def _time_product(runtime: Runtime, size: int) -> float:
     # A generator of its own: measuring must not move the one that a resumed run has restored.
     own = torch.Generator(runtime.device).manual_seed(size)
-    left, right = torch.randn(2, size, size, generator=own, device=runtime.device).to(runtime.dtype)
+    numbers = torch.randn(2, size, size, generator=own, dtype=torch.float32, device=runtime.device)
+    left, right = numbers.to(runtime.dtype)
     left[:1] @ right  # pays for loading the library
     runtime.synchronize()
     start = time.perf_counter()

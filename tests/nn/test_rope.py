@@ -92,9 +92,10 @@ def test_tables_stay_float32_and_exact(change):
     assert_close(changed.sin, rope().sin, rtol=0, atol=0)
 
 
-def test_tables_follow_the_default_device():
+def test_tables_are_where_they_are_asked_for_whatever_the_default_device():
     with torch.device("meta"):
-        assert rope().cos.device.type == "meta"
+        assert rope().cos.device.type == "cpu"
+    assert RotaryPositionEmbedding(THETA, D_K, LENGTH, device="meta").cos.device.type == "meta"
 
 
 def test_nothing_is_saved_and_nothing_is_trained():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from transformerlm.nn.cache import LayerCache
+from transformerlm.nn.cache import LayerCache, token_positions
 from transformerlm.nn.linear import Linear
 from transformerlm.nn.norm import RMSNorm
 from transformerlm.nn.rope import RotaryPositionEmbedding
@@ -35,8 +35,8 @@ class MultiHeadSelfAttention(nn.Module):
         qk_norm: bool = False,
         norm_eps: float = 1e-5,
         backend: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         num_kv_heads = num_kv_heads or num_heads
@@ -56,7 +56,7 @@ class MultiHeadSelfAttention(nn.Module):
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """[batch, T, d_model] -> [batch, T, d_model]; with a cache, behind the tokens that it holds."""
         q, k, v = self._project(x)
-        positions = torch.arange(x.shape[-2], device=x.device) if cache is None else cache.positions
+        positions = token_positions(0, x.shape[-2], x.device) if cache is None else cache.positions
         if self.rope is not None:
             q, k = self.rope(q, positions), self.rope(k, positions)
         if cache is not None:

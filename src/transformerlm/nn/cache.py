@@ -58,8 +58,8 @@ class KVCache:
         num_kv_heads: int,
         capacity: int,
         d_head: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         # Zeros, not whatever was there: a masked NaN would still spoil the row, for 0 * NaN is NaN.
         shape = (num_layers, batch_size, num_kv_heads, capacity, d_head)
@@ -75,8 +75,8 @@ class KVCache:
         cls,
         config: ModelConfig,
         batch_size: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
         capacity: int | None = None,
     ) -> KVCache:
         """A cache that fits a model: `capacity` tokens a row, the model's whole context by default."""
@@ -158,7 +158,7 @@ class KVCache:
         """
         if other.max_length > self.capacity:
             raise ValueError(f"expected at most {self.capacity} tokens a row, got {other.max_length}")
-        to, of = (torch.tensor(list(some), device=self._keys.device) for some in (rows, other_rows))
+        to, of = (self._indices(some) for some in (rows, other_rows))
         used = slice(0, other.max_length)
         for own, others in ((self._keys, other._keys), (self._values, other._values)):
             own[:, to, :, used] = others[:, of, :, used].to(own.dtype)
@@ -176,7 +176,7 @@ class KVCache:
         assert len(kept) <= self._keys.shape[1], "a cache cannot hold more rows than it was made for"
         moved = [(new, old) for new, old in enumerate(kept) if new != old]
         if moved:
-            new, old = torch.tensor(moved, device=self._keys.device).unbind(-1)
+            new, old = (self._indices(some) for some in zip(*moved, strict=True))
             used = slice(0, self.max_length)
             for stored in (self._keys, self._values):
                 stored[:, new, :, used] = stored[:, old, :, used]
@@ -191,16 +191,24 @@ class KVCache:
         device, start, end = self._keys.device, self.max_length, self.max_length + num_tokens
         if len(set(self._host_lengths)) <= 1:
             everywhere = slice(None)
-            return (everywhere, everywhere, slice(start, end)), torch.arange(start, end, device=device), None
-        positions = self._lengths[:, None, None] + torch.arange(num_tokens, device=device)
-        rows = torch.arange(self.batch_size, device=device)[:, None, None]
-        heads = torch.arange(self._keys.shape[2], device=device)[:, None]
-        mask = torch.arange(end, device=device) <= positions.unsqueeze(-1)
+            return (everywhere, everywhere, slice(start, end)), token_positions(start, end, device), None
+        positions = self._lengths[:, None, None] + token_positions(0, num_tokens, device)
+        rows = token_positions(0, self.batch_size, device)[:, None, None]
+        heads = token_positions(0, self._keys.shape[2], device)[:, None]
+        mask = token_positions(0, end, device) <= positions.unsqueeze(-1)
         return (rows, heads, positions), positions, mask
 
     def _set_lengths(self, lengths: list[int]) -> None:
         self._host_lengths = lengths
-        self._lengths = torch.tensor(lengths, dtype=torch.long, device=self._keys.device)
+        self._lengths = self._indices(lengths)
+
+    def _indices(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(list(numbers), dtype=torch.long, device=self._keys.device)
+
+
+def token_positions(start: int, end: int, device: torch.device | str = "cpu") -> Tensor:
+    """Positions from `start` to before `end`: LongTensor [end - start]."""
+    return torch.arange(start, end, dtype=torch.long, device=device)
 
 
 def _as_list(values: Sequence[int] | Tensor) -> list[int]:

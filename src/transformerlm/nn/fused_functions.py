@@ -20,6 +20,11 @@ SCORES_BYTES = 2**20
 """Scores that attention works on at a time: they stay in the second-level caches."""
 
 
+def _float32(*shape: int) -> Tensor:
+    """Memory for a kernel's float32 numbers, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """`norm.rms_norm` in another dtype of the result."""
     return _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-any-return]
@@ -31,7 +36,7 @@ class _RMSNorm(Function):
         x = x.contiguous()
         width = x.shape[-1]
         rows = x.numel() // width
-        out, inverse_rms = torch.empty_like(x, dtype=dtype), torch.empty(rows)
+        out, inverse_rms = torch.empty_like(x, dtype=dtype), _float32(rows)
         dispatch.run("rms_norm", (x.dtype, dtype), x, weight, out, inverse_rms, rows, width, eps)
         ctx.save_for_backward(x, weight, inverse_rms)
         return out
@@ -41,7 +46,8 @@ class _RMSNorm(Function):
         x, weight, inverse_rms = ctx.saved_tensors
         grad, grad_x = grad.contiguous(), torch.empty_like(x)
         rows, width = len(inverse_rms), x.shape[-1]
-        parts = torch.zeros(torch.get_num_threads(), width)  # of fewer threads than asked for the rest stays
+        # Zeros: of fewer threads than asked for the rest stays.
+        parts = _float32(torch.get_num_threads(), width).zero_()
         tensors = (grad, x, weight, inverse_rms, grad_x, parts)
         dispatch.run("rms_norm_back", (x.dtype, grad.dtype), *tensors, rows, width)
         return grad_x, parts.sum(0), None, None
@@ -121,7 +127,7 @@ class _Attention(Function):
         grouped = q.reshape(batch * k.shape[1], -1, width)
         keys, values = k.reshape(-1, times, width), v.reshape(-1, times, v.shape[-1])
         out = grouped.new_empty(*grouped.shape[:2], v.shape[-1])
-        log_sums = torch.empty(grouped.shape[:2])
+        log_sums = _float32(*grouped.shape[:2])
         work = _Work(grouped, times)
         for part in work.parts:
             scores = torch.bmm(grouped[part], keys[part].transpose(1, 2), out=work.scores(part))
@@ -156,7 +162,7 @@ class _Work:
         size = max(1, min(rows, SCORES_BYTES // (queries * times * q.element_size())))
         self.parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
         self._scores, self._grad_scores = (q.new_empty(size, queries, times) for _ in range(2))
-        self._scratch = torch.empty(torch.get_num_threads(), times)
+        self._scratch = _float32(torch.get_num_threads(), times)
 
     def scores(self, part: slice) -> Tensor:
         return self._scores[: part.stop - part.start]
@@ -176,6 +182,6 @@ class _Work:
 def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
     """`loss.nats_and_gradient_`."""
     rows, width = logits.shape
-    nats = torch.empty(rows)
+    nats = _float32(rows)
     dispatch.run("cross_entropy", (logits.dtype,), logits, targets.contiguous(), nats, rows, width, scale)
     return nats.sum() * scale

@@ -28,9 +28,7 @@ class RotaryPositionEmbedding(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(
-        self, theta: float, d_k: int, max_seq_len: int, device: torch.device | str | None = None
-    ) -> None:
+    def __init__(self, theta: float, d_k: int, max_seq_len: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
         if d_k % 2:
             raise ValueError(f"d_k: expected an even number (pairs are rotated), got {d_k}")

@@ -58,7 +58,7 @@ def scaled_dot_product_attention(
     return _backend_function(backend)(q, k, v, mask, causal)
 
 
-def resolve_backend(backend: str, device: torch.device | str | None = None) -> str:
+def resolve_backend(backend: str, device: torch.device | str = "cpu") -> str:
     """The backend that `backend` means on `device`: "auto" chooses, every other name must exist.
 
     Raises:
@@ -68,7 +68,7 @@ def resolve_backend(backend: str, device: torch.device | str | None = None) -> s
     return backend
 
 
-def causal_mask(num_queries: int, num_keys: int, device: torch.device | str | None = None) -> Tensor:
+def causal_mask(num_queries: int, num_keys: int, device: torch.device | str = "cpu") -> Tensor:
     """[num_queries, num_keys], True = attend, aligned so that the last query stands at the last key."""
     return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
 

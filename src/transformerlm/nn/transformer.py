@@ -36,8 +36,8 @@ class TransformerBlock(nn.Module):
         rope: RotaryPositionEmbedding | None = None,
         *,
         backend: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.d_model, config.norm_eps, device, dtype)
@@ -74,8 +74,8 @@ class TransformerLM(nn.Module):
         config: ModelConfig,
         *,
         backend: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.config = config

@@ -113,7 +113,7 @@ class AdamW(torch.optim.Optimizer):
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
             dtype = torch.promote_types(parameter.dtype, torch.float32)
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
             state["exp_avg"] = torch.zeros_like(parameter, dtype=dtype)
             state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=dtype)
         return state
@@ -195,9 +195,13 @@ def _kernel_adamw_update_(
     beta1, beta2 = betas
     step_size, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
     numbers = beta1, beta2, step_size, 1 - lr * weight_decay, root, eps
-    addresses = torch.tensor([t.data_ptr() for t in chain(parameters, grads, exp_avgs, exp_avg_sqs)])
-    sizes = torch.tensor([parameter.numel() for parameter in parameters])
+    sizes = _whole_numbers(parameter.numel() for parameter in parameters)
+    addresses = _whole_numbers(t.data_ptr() for t in chain(parameters, grads, exp_avgs, exp_avg_sqs))
     dispatch.run("adamw", (torch.float32,), addresses, sizes, len(sizes), *numbers)
+
+
+def _whole_numbers(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64, device="cpu")
 
 
 def adamw_update_(

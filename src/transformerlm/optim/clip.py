@@ -25,7 +25,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, eps:
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not grads:
-        return torch.zeros(())
+        return torch.zeros((), dtype=torch.float32, device="cpu")
     alike = _by_device_and_dtype(grads)
     norms = [norm.to(grads[0].device) for some in alike for norm in _norms(some)]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
