@@ -177,7 +177,7 @@ def _read_header(file: BinaryIO, size: int) -> tuple[list[Entry], dict[str, str]
 
 
 def _read_tensor(file: BinaryIO, entry: Entry) -> Tensor:
-    buffer = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+    buffer = torch.empty(entry.end - entry.begin, dtype=torch.uint8, device="cpu")
     view, filled = _memory_of(buffer), 0
     while filled < len(view):
         chunk = file.read(min(_CHUNK_BYTES, len(view) - filled))
