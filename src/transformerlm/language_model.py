@@ -147,7 +147,8 @@ def load_model(checkpoint: Checkpoint, config: RuntimeConfig, runtime: Runtime) 
     check_size(shape, state, checkpoint)
     # Built on the device "meta", where no weights are drawn: torch's random state stays as it was.
     model = TransformerLM(shape, backend=config.attention, device="meta", dtype=torch.float32)
-    model.to_empty(device=runtime.device)
+    # Module.to_empty would do the same, but imports torch's compiler for tensors on "meta": a second or two.
+    model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=runtime.device))
     load_model_state(model, state, str(checkpoint.path))
     return model.to(runtime.dtype).eval()
 

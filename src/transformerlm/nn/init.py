@@ -14,6 +14,8 @@ def truncated_normal_(weight: Tensor, std: float) -> None:
 
     Drawn in float32 at least, so that weights in half precision are the rounded ones of float32.
     """
+    if weight.device.type == "meta":
+        return  # no memory to fill; drawing there would import torch's compiler, which takes seconds
     drawn = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
     nn.init.trunc_normal_(drawn, std=std, a=-3 * std, b=3 * std)
     weight.copy_(drawn)
