@@ -12,15 +12,6 @@ NEED_BOTH = {
 """Functions of torch that fall back on the default dtype or device. (`x.new_empty(...)` and `empty_like` take
 those of `x`; `from_numpy` shares the array's memory.)"""
 
-NOT_YET = {
-    "conversion/parity.py",
-    "data/sampler.py",
-    "distributed/collectives.py",
-    "distributed/sharding.py",
-    "training/learner.py",
-}
-"""Files that are still to be mended. A file leaves this list when it is, and none comes in."""
-
 
 def incomplete_factories(tree: ast.AST) -> list[tuple[int, str]]:
     """Line and name of each call of a tensor factory that leaves out dtype or device."""
@@ -52,12 +43,8 @@ def test_the_check_finds_what_leaves_out_dtype_or_device():
 
 
 def test_every_tensor_that_is_made_says_its_dtype_and_device():
-    found, incomplete_files = [], set()
+    found = []
     for path in sorted(SOURCE.rglob("*.py")):
-        name = path.relative_to(SOURCE).as_posix()
         calls = incomplete_factories(ast.parse(path.read_text(encoding="utf-8")))
-        incomplete_files |= {name} if calls else set()
-        if name not in NOT_YET:
-            found += [f"src/transformerlm/{name}:{line}: torch.{function}" for line, function in calls]
+        found += [f"{path.relative_to(SOURCE)}:{line}: torch.{function}" for line, function in calls]
     assert not found, "\n".join(found)
-    assert incomplete_files == NOT_YET, f"mended, take out of NOT_YET: {NOT_YET - incomplete_files}"

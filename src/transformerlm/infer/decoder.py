@@ -7,7 +7,6 @@ of a compiled kernel, at the speed of the machine's memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, cast
 
 import torch
@@ -19,9 +18,7 @@ from transformerlm.kernels.library import Library
 from transformerlm.nn import KVCache, TransformerBlock, TransformerLM
 from transformerlm.nn.fused import uses_kernels
 
-_KERNELS = Path(__file__).parents[1] / "kernels"
-_SOURCES = [_KERNELS / name for name in ("generation.py", "generation_layout.py", "training.py")]
-LIBRARY = Library("generation", "transformerlm.kernels.generation", _SOURCES, 15)
+LIBRARY = Library("generation", "transformerlm.kernels.generation", [], 15)
 
 
 class Decoder(Protocol):
