@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformerlm.infer.kernel_sampling import sample_in_kernel
 
 from transformerlm.config import ModelConfig
 from transformerlm.infer.decoder import KernelDecoder
+from transformerlm.infer.sampling import Sampling, sample_with_kernel
 from transformerlm.kernels import checks, dispatch
 from transformerlm.kernels.checks import KernelMemoryError
 from transformerlm.nn import KVCache, NextTokenLoss, TransformerLM, fused
@@ -30,7 +30,9 @@ def test_what_the_package_does_passes(dtype):
     model = loss.model.to(dtype)
     with torch.inference_mode():
         logits = KernelDecoder(model, KVCache.for_model(CONFIG, 2, dtype=dtype))(torch.tensor([1, 2]))
-        assert sample_in_kernel(logits, torch.rand(2), 1.0, 0.9, 5, 0.0).shape == (2,)
+        assert sample_with_kernel(
+            logits, Sampling(temperature=1.0, top_p=0.9, top_k=5), torch.rand(2)
+        ).shape == (2,)
 
 
 def rms_norm(**changes):

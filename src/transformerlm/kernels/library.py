@@ -7,6 +7,7 @@ compiling takes some seconds to half a minute, and numba. What the kernels do is
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -17,7 +18,8 @@ import platform
 import struct
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transformerlm.errors import LockedError
 from transformerlm.kernels.sources import source_files
 from transformerlm.kernels.target import target
 from transformerlm.storage.files import committed_file
+from transformerlm.storage.lock import locked
 
 CACHE_VARIABLE = "TRANSFORMERLM_CACHE_DIR"
 """Folder for the machine code; without it, `transformerlm` in the user's own folder for caches."""
@@ -38,6 +42,7 @@ _DTYPES = {f"{kind}{bits}*": np.dtype(f"{kind}{bits // 8}") for kind in "ui" for
 _DTYPES["f32*"] = np.dtype(np.float32)
 _COMPILING = threading.Lock()
 """Held by the thread that compiles: the compiler's settings are the process's."""
+_POLL_SECONDS = 0.05
 Array = NDArray[Any]
 Arguments = dict[str, Array | int]
 """Arguments of a kernel by name."""
@@ -175,7 +180,7 @@ class Library:
         """The kernels: loaded where they have been compiled before, else compiled now, which is said."""
         with self._lock:
             if not self._loaded:
-                self._loaded.append(self.load() or self._compile())
+                self._loaded.append(self.load() or self._compile_once())
             return self._loaded[0]
 
     def load(self) -> Kernels | None:
@@ -209,6 +214,11 @@ class Library:
         compilers = [own, own.with_name("compile.py"), own.with_name("target.py")]
         return sorted({*source_files(self.module), *self._sources, *compilers})
 
+    def _compile_once(self) -> Kernels:
+        """Compile, or wait for another process that does: several often need the same kernels at once."""
+        with _waiting_lock(self.cache_path()):
+            return self.load() or self._compile()
+
     def _compile(self) -> Kernels:
         from transformerlm.kernels.compile import compile_kernels
 
@@ -225,6 +235,21 @@ class Library:
             advice = f"they will be compiled again (${CACHE_VARIABLE} names another folder)"
             _say(f"{path}: {error.strerror}; {advice}")
         return Kernels(machine_code, header)
+
+
+@contextlib.contextmanager
+def _waiting_lock(path: Path) -> Iterator[None]:
+    """Hold the lock for making the file at `path`; without one where the folder cannot be written."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(path.with_name(f"{path.name}.compiling")))
+                break
+            except LockedError:
+                time.sleep(_POLL_SECONDS)
+            except OSError:
+                break
+        yield
 
 
 def _target_machine() -> Any:
