@@ -110,6 +110,7 @@ assert all(parameter.grad is None for parameter in model.parameters())
 """
 
 
+@pytest.mark.slow
 def test_where_compiling_fails_there_is_one_warning_and_the_model_itself(tmp_path):
     environment = os.environ | {"CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", COMPILE_WITHOUT_A_COMPILER]

@@ -50,6 +50,7 @@ def test_every_parameter_is_a_key_of_the_config_and_the_metric_is_logged():
     assert SWEEP["metric"]["name"] == names.VAL_LOSS
 
 
+@pytest.mark.slow
 def test_the_agent_starts_a_run_that_trains(tmp_path, monkeypatch):
     from wandb.wandb_agent import Agent
 

@@ -1,19 +1,43 @@
 """A group of two ranks that does all its work once, and a single process that does the same."""
 
+import os
+import time
+
 import pytest
 import torch
 
 from tests.distributed import cases, group
 from tests.distributed.ranks_that_train import run_case, write_tokens
 from transformerlm.distributed.ranks import SINGLE_PROCESS
+from transformerlm.errors import LockedError
 from transformerlm.storage.lock import locked
 from transformerlm.training import trainer
+
+
+def made_once(tmp_path_factory, name, make):
+    """Return the folder that `make` has filled, once for all worker processes of this test run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    while True:
+        try:
+            with locked(folder / f"{name}.making"):
+                if not (folder / f"{name}.made").exists():
+                    (folder / name).mkdir()
+                    make(folder / name)
+                    (folder / f"{name}.made").touch()
+                return folder / name
+        except LockedError:
+            time.sleep(0.2)
 
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory):
     """Folder in which one process has trained what others train on ranks, or go on from."""
-    folder = tmp_path_factory.mktemp("alone")
+    return made_once(tmp_path_factory, "alone", train_alone)
+
+
+def train_alone(folder):
     write_tokens(folder)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -22,13 +46,15 @@ def alone(tmp_path_factory):
         for name, options in cases.alone_cases().items():
             assert "error" not in run_case(SINGLE_PROCESS, folder, name, **options)
     torch.set_num_threads(threads)
-    return folder
 
 
 @pytest.fixture(scope="session")
 def ranks2(alone, tmp_path_factory):
     """Folder in which two ranks have worked on all cases."""
-    folder = tmp_path_factory.mktemp("ranks2")
+    return made_once(tmp_path_factory, "ranks2", lambda folder: work_on_two_ranks(folder, alone))
+
+
+def work_on_two_ranks(folder, alone):
     write_tokens(folder)
     cases.write_corpus(folder)
     cases.write_config(folder, "ranks")
@@ -36,17 +62,18 @@ def ranks2(alone, tmp_path_factory):
     with locked(folder / "locked"):
         errors, status = group.start(folder, 2, cases.commands(folder), cases.trainings(folder, alone))
     assert status == 0, errors
-    return folder
 
 
 @pytest.fixture(scope="session")
 def ranks4(alone, ranks2, tmp_path_factory):
     """Folder in which four ranks have worked on the trainings, and have gone on with what two have begun."""
-    folder = tmp_path_factory.mktemp("ranks4")
+    return made_once(tmp_path_factory, "ranks4", lambda folder: work_on_four_ranks(folder, alone, ranks2))
+
+
+def work_on_four_ranks(folder, alone, ranks2):
     write_tokens(folder)
     errors, status = group.start(folder, 4, trainings=cases.trainings(ranks2, alone))
     assert status == 0, errors
-    return folder
 
 
 @pytest.fixture(scope="session")

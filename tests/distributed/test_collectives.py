@@ -18,7 +18,7 @@ from transformerlm.distributed.ranks import SINGLE_PROCESS
 from transformerlm.errors import DataError
 from transformerlm.logging import names
 
-ranks = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.xdist_group("ranks")]
+ranks = [pytest.mark.distributed, pytest.mark.slow]
 
 
 def with_ranks(test):

@@ -15,7 +15,7 @@ from transformerlm.distributed.ranks import SINGLE_PROCESS
 from transformerlm.logging import names
 from transformerlm.storage.tree import flatten
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.xdist_group("ranks")]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 several = pytest.mark.parametrize("place", [2, pytest.param(4, marks=pytest.mark.endurance)], indirect=True)
 both = pytest.mark.parametrize("sharding", ["none", "full"])
 

@@ -20,13 +20,14 @@ run_command(InferConfig, use_torch, description="", argv=[])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's OpenMP is another one")
 @pytest.mark.parametrize(
     ("chosen", "expected"),
     [
         ({}, f"GOMP_SPINCOUNT = '{SPINS}'"),
-        pytest.param({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'", marks=pytest.mark.slow),
-        pytest.param({"OMP_WAIT_POLICY": "passive"}, "GOMP_SPINCOUNT = '0'", marks=pytest.mark.slow),
+        ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
+        ({"OMP_WAIT_POLICY": "passive"}, "GOMP_SPINCOUNT = '0'"),
     ],
 )
 def test_openmp_itself_says_how_it_waits(chosen, expected):

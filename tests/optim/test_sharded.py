@@ -46,7 +46,7 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["muon", pytest.param("adamw", marks=pytest.mark.endurance)])
 def test_two_ranks_step_as_one(name):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

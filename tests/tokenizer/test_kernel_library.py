@@ -130,6 +130,7 @@ def test_characters_have_the_classes_that_the_pattern_gives_them():
 
 
 @pytest.mark.slow
+@pytest.mark.endurance  # compiles all of the tokenizer's kernels
 def test_compiling_says_so_and_a_folder_that_cannot_be_written_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     environment = {CHOICE_VARIABLE: "always", CACHE_VARIABLE: str(tmp_path / "file" / "cache")}

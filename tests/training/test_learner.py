@@ -126,6 +126,7 @@ def test_where_memory_ends_a_step_is_begun_anew_in_smaller_parts(kernels):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits on memory that are kept")
 def test_where_smaller_parts_do_not_help_there_is_one_line():
     config = changed(CONFIG, runtime={"kernels": False}, training={"micro_batch_size": 2})

@@ -272,7 +272,8 @@ def test_float16_scales_its_loss(data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.endurance)])
+@pytest.mark.endurance  # a minute of the C++ compiler each
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_compiled_run_follows_the_plain_one(checkpointing, data, tmp_path):
     heard = Heard()
     plain = run(CONFIG, data, tmp_path / "plain")
