@@ -1,7 +1,8 @@
 import pytest
 
-from transformerlm.errors import ConfigError
-from transformerlm.schema import read_toml
+from transformerlm.config import TrainConfig
+from transformerlm.errors import ConfigError, Key
+from transformerlm.schema import from_toml, read_toml
 from transformerlm.schema.toml import MAX_CONFIG_BYTES
 
 
@@ -37,3 +38,15 @@ def test_a_file_that_cannot_be_read_is_one_problem_with_its_file(content, what, 
     problem = problem_of(path)
     assert problem.source == str(path)
     assert problem.what.startswith(what)
+
+
+def test_a_file_is_a_config_or_says_what_is_wrong(tmp_path):
+    path = tmp_path / "train.toml"
+    path.write_text("[training]\nmax_steps = 7\n[schedule]\nwarmup_steps = 3")
+    assert from_toml(TrainConfig, str(path)).training.max_steps == 7
+    path.write_text("[training]\nmax_stepz = 7")
+    with pytest.raises(ConfigError) as caught:
+        from_toml(TrainConfig, path)
+    assert [(problem.key, problem.source) for problem in caught.value.problems] == [
+        (Key("training", "max_stepz"), str(path))
+    ]

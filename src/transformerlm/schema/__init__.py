@@ -13,7 +13,7 @@ from transformerlm.schema.section import (
     to_dict,
     unknown,
 )
-from transformerlm.schema.toml import read_toml, to_toml
+from transformerlm.schema.toml import from_toml, read_toml, to_toml
 from transformerlm.schema.values import (
     FilePath,
     Fraction,
@@ -45,6 +45,7 @@ __all__ = [
     "field_docs",
     "field_types",
     "from_dict",
+    "from_toml",
     "is_section",
     "merge",
     "one_line",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformerlm.errors import ConfigError, Key, Problem
-from transformerlm.schema.section import Section, field_docs, to_dict
+from transformerlm.schema.section import S, Section, field_docs, from_dict, to_dict
 
 MAX_CONFIG_BYTES = 1_000_000
 """A larger file is a mistake, such as the corpus or the weights in the config's place."""
@@ -34,6 +34,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(content.removeprefix(codecs.BOM_UTF8).decode())
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, f"not valid TOML: {_reason(error)}") from None
+
+
+def from_toml(config_class: type[S], path: str | Path) -> S:
+    """Return the config that a TOML file holds, as `--config` reads it.
+
+    Raises:
+        ConfigError: the file cannot be read, or its values cannot be used; one line per problem.
+    """
+    return from_dict(config_class, read_toml(Path(path)), str(path))
 
 
 def _unreadable(path: Path, what: str) -> ConfigError:
