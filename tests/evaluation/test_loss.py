@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from transformerlm.config import ModelConfig
 from transformerlm.distributed.world import World
-from transformerlm.evaluation.loss import Evaluation, Validation, evaluate, own_share, xz_bits_per_byte
+from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, own_share, xz_bits_per_byte
 from transformerlm.nn import NextTokenLoss, TransformerLM, cross_entropy
 from transformerlm.runtime import Runtime
 
@@ -45,13 +45,13 @@ def test_a_uniform_guess_over_bytes_costs_eight_bits_per_byte():
 
 
 def test_a_validation_survives_being_made_plain():
-    validation = Validation(500, Evaluation(2.5, 1.25))
+    validation = Validation(500, MeanLoss(2.5, 1.25))
     assert Validation.from_plain(validation.to_plain()) == validation
     assert Validation.from_plain([]) is None
 
 
 def test_a_hopeless_loss_has_an_infinite_perplexity():
-    assert Evaluation(1e4, 1e4).perplexity == math.inf
+    assert MeanLoss(1e4, 1e4).perplexity == math.inf
 
 
 def test_xz():

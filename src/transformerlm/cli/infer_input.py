@@ -14,7 +14,7 @@ from transformerlm.errors import ConfigError, Key
 from transformerlm.schema.values import show
 
 MAX_PROBLEMS = 10
-"""Wrong lines of a file that are reported one by one; of the others, only the number."""
+"""Maximum number of wrong lines of a file that are reported; the others are only counted."""
 
 _FILE = Key("infer", "prompt_file")
 

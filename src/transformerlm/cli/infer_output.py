@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformerlm.infer import Completion, OnText
 
 Write = Callable[["Completion", Mapping[str, Any]], object]
-"""Takes a completion, and the other keys of its prompt."""
+"""Function that writes a completion; its second argument are the other keys of the prompt."""
 
 
 @contextlib.contextmanager
@@ -53,8 +53,8 @@ def opened_results(config: InferConfig, generation: GenerationConfig, run: RunDi
 def live(config: InferConfig, generation: GenerationConfig) -> OnText | None:
     """Start to show a single text while it is written; return the callback that takes its pieces.
 
-    They go to stdout if that is the result, else to stderr if that is a terminal. Returns None if neither is
-    the case, or if there are several texts.
+    Pieces go to stdout if the result does, else to stderr if that is a terminal. Returns None otherwise, and
+    if there are several texts.
     """
     is_one = len(generation.prompts) * generation.num_samples == 1
     if not (config.infer.stream and is_one):

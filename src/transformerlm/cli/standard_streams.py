@@ -1,4 +1,4 @@
-"""Standard streams and encodings that a command can rely on, however it is started."""
+"""Standard streams and encodings, set up independently of how a command was started."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def prepare_streams(*, restart: bool) -> None:
 def print_text(text: str = "") -> None:
     """Write to stdout and flush it, since a failure at interpreter exit would go unnoticed.
 
-    Always in UTF-8, whatever the locale: TOML has no other encoding.
+    Always in UTF-8, independent of the locale: TOML has no other encoding.
 
     Raises:
         OSError: the text cannot be written; stdout is then silenced.

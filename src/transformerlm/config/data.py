@@ -41,8 +41,8 @@ class CorpusConfig(Section):
     """How to hold it out. "document": by a hash of each document, so that copies of one stay together.
     "tail": the end of the corpus. "auto": "document" where there are 20 or more and both sides get one."""
     num_workers: NumThreads | None = None
-    """Threads (processes where the kernels are not used) that read the corpus; the result does not depend
-    on it. None: one per core, divided among the ranks of a machine."""
+    """Threads (processes where the kernels are not used) that read the corpus; the result does not depend on
+    it. None: one per core."""
 
     @property
     def corpus_name(self) -> str:

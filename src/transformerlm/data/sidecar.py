@@ -1,6 +1,6 @@
 """The sidecar of a token file, `NAME.memmap.json`: counts, checksums and origin of the ids.
 
-It has a checksum of its own, which format 1 did not have yet.
+It has a checksum of itself, except in format 1.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def read_sidecar(path: Path) -> bytes:
     """Read the content of a sidecar, without checking it.
 
     Raises:
-        DataError: there is none. The message says whether there is a token file, or an unfinished one.
+        DataError: there is none; the message distinguishes a missing sidecar, an unfinished and a missing
+            file.
     """
     try:
         return path.read_bytes()

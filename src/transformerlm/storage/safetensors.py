@@ -115,7 +115,7 @@ def _memory_of(numbers: Tensor) -> memoryview:
 
 
 def _checked_header(file: BinaryIO, name: str) -> tuple[list[Entry], dict[str, str]]:
-    """Read the header of the rest of an open file, which then stands behind the header."""
+    """Read the header at the current position of an open file; leaves the position behind the header."""
     start = file.tell()
     size = file.seek(0, os.SEEK_END) - start
     file.seek(start)
