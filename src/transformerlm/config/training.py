@@ -36,7 +36,7 @@ class TrainingConfig(Section):
     """Sequences per optimizer step, over all devices."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Sequences per forward pass on each device; must divide the device's part of batch_size. "auto": what
-    fits in memory, on a CPU at most 8,192 tokens. It is halved when memory runs out."""
+    fits in memory, on a CPU at most 8,192 tokens. When memory runs out, the next smaller divisor is used."""
     batch_order: Literal["epoch", "random"] = "epoch"
     """"epoch": every window once, shuffled, then again in another order. "random": windows that start
     anywhere."""
