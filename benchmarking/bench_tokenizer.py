@@ -64,7 +64,7 @@ class BenchSection(Section):
     max_megabytes: PositiveFloat = 100.0
     """Megabytes of each corpus to use, from its beginning."""
     huggingface_megabytes: PositiveFloat = 4.0
-    """Megabytes of each corpus for Hugging Face's encoder and decoder, which would take minutes for all of it."""
+    """Megabytes of each corpus for Hugging Face's encoder and decoder, which are slow."""
     document_kilobytes: PositiveInt = 64
     """Approximate size of a document of a batch, which ends at a line end."""
     letters_megabytes: tuple[PositiveFloat, ...] = (1.0, 10.0)

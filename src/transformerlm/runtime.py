@@ -72,7 +72,7 @@ def prepare_process(config: RuntimeConfig) -> Runtime:
     """Set up the process of a command according to [runtime], and return its runtime.
 
     Sets torch's thread count, seed and determinism, and the allocator: all of it global to the process. For
-    commands alone; a library function leaves its host's process as it is.
+    commands only: a library function must not change its host's process.
 
     Raises:
         ConfigError: this machine does not have the device asked for.
@@ -130,7 +130,7 @@ def compiled(
         candidate = cast(nn.Module, torch.compile(module))
         with runtime.autocast():
             candidate(*example).sum().backward()
-    except RuntimeError as error:  # what torch's compiler raises when it, or the C++ compiler, gives up
+    except RuntimeError as error:  # raised if torch's compiler or the C++ compiler fails
         reporter.say(f"torch.compile failed, going on without it: {str(error).splitlines()[0]}")
         return module
     finally:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from transformerlm.config import ModelConfig
 from transformerlm.distributed.world import World
-from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, own_share, xz_bits_per_byte
+from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, rank_share, xz_bits_per_byte
 from transformerlm.nn import NextTokenLoss, TransformerLM, cross_entropy
 from transformerlm.runtime import Runtime
 
@@ -68,7 +68,7 @@ def test_xz_that_has_read_another_text():
 
 @given(st.integers(2, 400), st.integers(1, 17), st.integers(1, 5), st.integers(1, 9))
 def test_ranks_share_all_targets_in_whole_windows_and_make_as_many_passes(num_tokens, length, batch, size):
-    shares = [own_share(num_tokens, length, batch, World(rank, size)) for rank in range(size)]
+    shares = [rank_share(num_tokens, length, batch, World(rank, size)) for rank in range(size)]
     targets = [target for first, last, _ in shares for target in range(first, last)]
     assert targets == list(range(num_tokens - 1))
     assert all(first % length == 0 for first, last, _ in shares if first < last)

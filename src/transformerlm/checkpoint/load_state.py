@@ -44,7 +44,7 @@ def load_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> N
     """Load weights by name with `model.load_state_dict`, all or nothing, after `check_model_state`.
 
     Args:
-        name: what error messages call the file.
+        name: name of the file in error messages.
 
     Raises:
         CheckpointError: one line per tensor that is missing, unknown, or of another shape or kind of number.

@@ -30,7 +30,7 @@ Write = Callable[["Completion", Mapping[str, Any]], object]
 
 
 @contextlib.contextmanager
-def opened_results(config: InferConfig, generation: GenerationConfig, run: RunDirectory) -> Iterator[Write]:
+def open_results(config: InferConfig, generation: GenerationConfig, run: RunDirectory) -> Iterator[Write]:
     """Open the outputs; yield the function that takes each completion, in order, once it is finished."""
     with contextlib.ExitStack() as stack:
         writes: list[Write] = []
@@ -50,7 +50,7 @@ def opened_results(config: InferConfig, generation: GenerationConfig, run: RunDi
         yield write_all
 
 
-def live(config: InferConfig, generation: GenerationConfig) -> OnText | None:
+def start_live_output(config: InferConfig, generation: GenerationConfig) -> OnText | None:
     """Start to show a single text while it is written; return the callback that takes its pieces.
 
     Pieces go to stdout if the result does, else to stderr if that is a terminal. Returns None otherwise, and

@@ -12,8 +12,8 @@ from transformerlm.logging.terminal import silence
 def prepare_streams(*, restart: bool) -> None:
     """Open the standard streams that are closed, and make the encoding of file names UTF-8.
 
-    A program started with `>&-` has no stdout, and the next file that it opens gets that descriptor: whatever
-    is printed would then end up in a checkpoint.
+    A program started with `>&-` has no stdout, and the next file that it opens gets that descriptor: printed
+    text would then end up in a checkpoint.
 
     Args:
         restart: allow the process to be replaced by the same command in Python's UTF-8 mode.

@@ -34,12 +34,12 @@ def train(config: TrainConfig) -> int:
 
 
 def plan(config: TrainConfig) -> None:
-    """Say what training would take (memory, disk, time), after a few steps on the data, and do no more."""
+    """Estimate memory, disk and time of training from a few steps on the data, and do nothing else."""
     print(run.plan_run(config, Terminal(), owns_process=True))
 
 
 def verify_resume(config: TrainConfig, steps: int) -> None:
-    """Prove that a stopped run goes on to the same bits: STEPS steps from its newest checkpoint."""
+    """Verify that a resumed run computes the same bits: STEPS steps from its newest checkpoint."""
     run.verify_run(config, steps, Terminal(), owns_process=True)
 
 

@@ -17,7 +17,7 @@ GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusConfig(Section):
-    """[data], the part about text: where it is, what a document is, which part is held out for validation."""
+    """[data], the part about text: its files, its documents, and the part held out for validation."""
 
     corpus: FilePath = "python-stdlib"
     """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library.

@@ -1,4 +1,4 @@
-"""[training]: the budget, the batches, the intervals, and what to do about faults."""
+"""[training]: budget, batches, intervals, and the handling of faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformerlm.schema import FilePath, NonNegativeInt, PositiveFloat, Positi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig(Section):
-    """[training]: how long, in what batches, and what is kept."""
+    """[training]: budget, batches, intervals, checkpoints, and the handling of faults."""
 
     run_dir: FilePath = "runs/{corpus}"
     """Folder of the run: config, tokenizer, checkpoints, metrics, samples. {corpus} and {run_name} stand

@@ -163,7 +163,7 @@ def model_config(values: Mapping[str, Any], name: str) -> ModelConfig:
 
     Args:
         values: the object in `config.json`.
-        name: what error messages call the file.
+        name: name of the file in error messages.
 
     Raises:
         CheckpointError: one line for every key with a value that our model does not support.

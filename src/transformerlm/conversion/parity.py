@@ -49,7 +49,7 @@ def check_ids(tokenizer: Tokenizer, encode: Encode, name: str) -> None:
     Args:
         tokenizer: ours.
         encode: the other program's.
-        name: what error messages call the other program.
+        name: name of the other program in error messages.
 
     Raises:
         CheckpointError: names the text and the first id that differs.
@@ -76,7 +76,7 @@ def check_logits(
         model: ours.
         tokenizer: ours.
         logits: the other program's.
-        name: what error messages call the other program.
+        name: name of the other program in error messages.
         tolerance: largest allowed difference, relative to our largest logit.
 
     Returns:

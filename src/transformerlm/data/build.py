@@ -23,7 +23,7 @@ from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, set
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Split
 from transformerlm.data.encode import EncodedItem, check_separator, encode_item
 from transformerlm.data.sidecar import FORMAT_VERSION, Sidecar, sidecar_path
-from transformerlm.data.split import has_validation, nothing_left, regions
+from transformerlm.data.split import empty_split_error, has_validation, regions
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError, Key
 from transformerlm.parallel import available_cores, ordered_map
@@ -196,7 +196,7 @@ class Build:
         sidecars = {}
         for split, writer in journal.writers.items():
             if not writer.num_tokens:
-                raise nothing_left(self.config, split)
+                raise empty_split_error(self.config, split)
             sources = corpus_of[split].sources[:_MAX_LISTED]
             listed = [{"name": source.name, "num_bytes": source.num_bytes} for source in sources]
             sidecars[split] = writer.sidecar(self.tokenizer.fingerprint, self.made_from, listed)

@@ -7,9 +7,9 @@ The files grow in the hidden folder `.unfinished` inside their destination:
     train.memmap.json, val.memmap.json  when everything is encoded
 
 Progress is recorded once the bytes that it describes are on the disk. The next build continues from the last
-record if text, settings and tokenizer are the same; otherwise it removes the folder and begins anew. Once the
-build is recorded as complete, the files only have to be moved to their places; a process that finds such a
-record does that first.
+record if text, settings and tokenizer are the same; otherwise it removes the folder and starts again. Once
+the build is recorded as complete, the files only have to be moved to their places; a process that finds such
+a record does that first.
 
 Remains of an interrupted build:
 
@@ -107,7 +107,7 @@ class BuildJournal:
         reporter: Reporter,
         commit_bytes: int = COMMIT_BYTES,
     ) -> Iterator[Self]:
-        """Continue the build in `directory/.unfinished` if it has the same recipe; else begin anew.
+        """Continue the build in `directory/.unfinished` if it has the same recipe; else start again.
 
         Raises:
             OutputError: in the `with` block too: the disk is full.

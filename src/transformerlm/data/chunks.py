@@ -37,7 +37,7 @@ class SafeCut(Protocol):
     """Function that finds where a text can be cut so that encoding both parts gives the ids of the whole."""
 
     def __call__(self, text: str, *, is_tail: bool = False) -> int:
-        """Return the largest index at which `text` may be cut, whatever follows it; 0 if there is none.
+        """Return the largest index at which `text` may be cut, for any continuation; 0 if there is none.
 
         Args:
             is_tail: other text precedes `text`.
@@ -164,7 +164,7 @@ def _cut_in_tail(data: bytes, safe_cut: SafeCut) -> int:
 
 
 def _cut_in_all(data: bytes, chunk: Chunk, config: CorpusConfig, safe_cut: SafeCut) -> int:
-    """Find the last safe cut in all of `data`, decoded as the config says."""
+    """Find the last safe cut in all of `data`, decoded according to the config."""
     text, num_bytes = decode_beginning(data, chunk.path, chunk.start, config.encoding_errors)
     index = safe_cut(text)
     if index == 0:

@@ -42,7 +42,7 @@ _NOT_RESULTS = ("token_dir", "num_workers")
 
 
 class MissingCorpusError(DataError):
-    """No corpus exists where the config says."""
+    """There is no corpus at the configured path."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.data.sidecar import sidecar_path
-from transformerlm.data.split import nothing_left
+from transformerlm.data.split import empty_split_error
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError, Key
 from transformerlm.progress import Bar, Reporter, SilentReporter
@@ -127,12 +127,12 @@ def training_texts(
         if bar:
             bar.update(sum(chunk.stop - chunk.start for chunk in item))
     if is_empty:
-        raise nothing_left(data_config, TRAIN)
+        raise empty_split_error(data_config, TRAIN)
 
 
 @dataclass(frozen=True)
 class _WantedTokenizer:
-    """The tokenizer that a config asks for: loaded if it is there, else trained."""
+    """The tokenizer that a config describes: loaded if it exists, else trained."""
 
     data_config: CorpusConfig
     config: TokenizerConfig
@@ -199,7 +199,7 @@ class _WantedTokenizer:
 
 @dataclass(frozen=True)
 class _WantedTokenFiles:
-    """The token files that a config asks for: used if they are there, else made."""
+    """The token files that a config describes: used if they exist, else made."""
 
     data_config: DataConfig
     tokenizer_config: TokenizerConfig

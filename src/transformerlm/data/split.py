@@ -35,7 +35,7 @@ def regions(config: CorpusConfig, corpora: Corpora) -> list[Region]:
     return _divided_by_tail(config, corpora.main)
 
 
-def nothing_left(config: CorpusConfig, split: Split) -> DataError:
+def empty_split_error(config: CorpusConfig, split: Split) -> DataError:
     """Return the error for a split in which there is no text."""
     if split == VAL and config.validation_corpus is not None:
         return DataError(
@@ -113,7 +113,8 @@ def _next_line(source: Source, at: int) -> int:
 def _after_separator(source: Source, at: int, separator: bytes) -> int:
     """Return `at`, or the end of the separator if `at` lies within one."""
     # Separators are searched from the left, and may overlap themselves ("aaa" contains one "aa"). None spans
-    # a byte that it does not contain, so searching from such a byte on finds what searching all would.
+    # a byte that it does not contain, so a search from such a byte finds the same ones as a search of the
+    # whole text.
     before = read_bytes(source.path, max(source.start, at - _LOOK_BACK_BYTES), at)
     position = at - (len(before) - len(before.rstrip(separator)))
     data = read_bytes(source.path, position, min(at + len(separator), source.num_bytes))

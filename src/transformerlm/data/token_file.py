@@ -23,7 +23,7 @@ from transformerlm.data.sidecar import (
     DTYPES,
     FORMAT_VERSION,
     Sidecar,
-    damaged,
+    damaged_error,
     read_sidecar,
     sidecar_path,
 )
@@ -66,7 +66,7 @@ class TokenFile:
         try:
             file = path.open("rb")
         except (FileNotFoundError, IsADirectoryError):
-            raise damaged(path, "there is only its sidecar") from None
+            raise damaged_error(path, "there is only its sidecar") from None
         with file:
             # A sidecar is removed before its ids are replaced: if it is still there, it belongs to these ids.
             if read_sidecar(sidecar_path(path)) != content:
@@ -130,10 +130,10 @@ class TokenFile:
                 progress(len(block))
         size = self.path.stat().st_size
         if position != size:
-            raise damaged(self.path, f"expected checksums of {size} bytes, got those of {position}")
+            raise damaged_error(self.path, f"expected checksums of {size} bytes, got those of {position}")
         if wrong:
             where = " and ".join(f"{start} to {stop}" for start, stop in _joined(wrong))
-            raise damaged(self.path, f"bytes {where} are not those that were written (SHA-256 differs)")
+            raise damaged_error(self.path, f"bytes {where} are not those that were written (SHA-256 differs)")
 
 
 def _map(path: Path, file: BinaryIO, sidecar: Sidecar) -> NDArray[np.unsignedinteger[Any]]:
@@ -141,7 +141,7 @@ def _map(path: Path, file: BinaryIO, sidecar: Sidecar) -> NDArray[np.unsignedint
     expected, found = sidecar.num_tokens * dtype.itemsize, os.fstat(file.fileno()).st_size
     if expected != found:
         what = f"expected {sidecar.num_tokens} tokens of {sidecar.dtype} = {expected} bytes"
-        raise damaged(path, f"{what}, got {found} bytes")
+        raise damaged_error(path, f"{what}, got {found} bytes")
     if not found:  # an empty file cannot be mapped
         return np.empty(0, dtype=dtype)
     return np.memmap(file, dtype=dtype, mode="r")
@@ -230,7 +230,7 @@ class TokenWriter:
         file.seek(num_full * BLOCK_BYTES)
         writer._sums.update(file.read(size % BLOCK_BYTES))
         if file.tell() != size or writer._sums.so_far() != written.block_sha256:
-            raise damaged(path, f"its first {size} bytes are not those that were written")
+            raise damaged_error(path, f"its first {size} bytes are not those that were written")
         file.truncate()
         return writer
 

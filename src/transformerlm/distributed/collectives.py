@@ -42,7 +42,7 @@ def ranks_from_environment() -> Ranks:
 
 
 class ConnectedRanks(Ranks):
-    """One of several ranks. See `Ranks` for what each method does."""
+    """One of several ranks. `Ranks` documents the methods."""
 
     @contextlib.contextmanager
     def connected(self, backend: Backend = "gloo") -> Iterator[None]:  # noqa: D102

@@ -93,7 +93,7 @@ def evaluate(
     return MeanLoss(mean, mean / math.log(2) * tokens_per_byte)
 
 
-def own_share(num_tokens: int, context_length: int, batch_size: int, world: World) -> tuple[int, int, int]:
+def rank_share(num_tokens: int, context_length: int, batch_size: int, world: World) -> tuple[int, int, int]:
     """Return a rank's part of a text: index of its first input and of its last target, and padding passes.
 
     Parts are whole windows of context_length, except for the remainder at the end of the text.

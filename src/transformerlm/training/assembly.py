@@ -22,11 +22,11 @@ from transformerlm.runtime import Runtime, prepare_process, resolve_device
 from transformerlm.schema import to_dict
 from transformerlm.signals import end_at_interrupts
 from transformerlm.storage.files import require_free_bytes
-from transformerlm.training.init_from import take_weights
+from transformerlm.training.init_from import load_initial_weights
 from transformerlm.training.microbatch import share_of_batch
 from transformerlm.training.plan import Plan, make_plan
 from transformerlm.training.prepare import Prepared
-from transformerlm.training.report import compare_with_xz, say_beginning, say_steps_in_time, write_samples
+from transformerlm.training.report import compare_with_xz, report_start, report_steps_in_time, write_samples
 from transformerlm.training.torch_settings import temporary_torch_settings
 from transformerlm.training.trainer import Trainer
 from transformerlm.training.verify_resume import verify_resume
@@ -112,7 +112,7 @@ class Assembly:
         if found:
             trainer.restore(found)
         elif config.training.start_from is not None:
-            take_weights(trainer.learner, config, self.reporter)
+            load_initial_weights(trainer.learner, config, self.reporter)
         return trainer
 
     def begin(self, trainer: Trainer, loggers: Sequence[Logger] | None, run_name: str) -> list[Logger]:
@@ -122,7 +122,7 @@ class Assembly:
         run.start(config, self.tokenizer)
         metrics = MetricsFile(run.metrics)
         metrics.truncate_after(trainer.step)
-        say_beginning(trainer, self.reporter)
+        report_start(trainer, self.reporter)
         if loggers is None:
             dataset = config.logging.dataset or config.data.corpus_name
             logging = dataclasses.replace(config.logging, dataset=dataset)
@@ -140,7 +140,7 @@ class Assembly:
         model = trainer.learner.whole_model()
         with self.ranks.while_rank_0_works():
             if self.ranks.is_main:
-                say_steps_in_time(self.config, trainer.step, self.reporter)
+                report_steps_in_time(self.config, trainer.step, self.reporter)
                 compare_with_xz(trainer, self.tokenizer, self.reporter)
                 write_samples(trainer, model, self.tokenizer, logger)
         more = f'more text: transformerlm-infer --infer.checkpoint="{self.run.path}"'

@@ -49,7 +49,7 @@ def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
     return found
 
 
-def take_weights(learner: Learner, config: TrainConfig, reporter: Reporter) -> None:
+def load_initial_weights(learner: Learner, config: TrainConfig, reporter: Reporter) -> None:
     """Load the weights of [training].start_from into a learner; rank 0 alone reads them."""
     state, ranks = {}, learner.ranks
     with ranks.while_rank_0_works():

@@ -110,7 +110,7 @@ class Learner:
 
         self.micro_batches.run(partial(two_passes, synchronised=False), self.optimizer.zero_grad)
         found = self.ranks.all_gather_numbers([self.micro_batches.size])
-        self.micro_batches.agree(min(size for (size,) in found))
+        self.micro_batches.fix_size(min(size for (size,) in found))
         two_passes(self.micro_batches.size, synchronised=True)
         del state
         self.optimizer.zero_grad()
@@ -120,7 +120,7 @@ class Learner:
         inputs: Tensor,
         targets: Tensor,
         lr_factor: float,
-        watch: bool = False,
+        measure_norms: bool = False,
         check: Check = take_every_step,
     ) -> StepResult:
         """Take one optimizer step over one global batch.
@@ -131,7 +131,7 @@ class Learner:
             inputs: ids `[batch, time]`, this rank's share of the batch; results are over the whole batch.
             targets: the ids that follow them, `[batch, time]`.
             lr_factor: fraction of the peak learning rates.
-            watch: measure the norms of the blocks' outputs too.
+            measure_norms: measure the norms of the blocks' outputs too.
             check: called before the optimizer; decides if its step is taken.
 
         Raises:
@@ -141,7 +141,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * lr_factor
         loss, norms = self.micro_batches.run(
-            lambda size: self.accumulate_gradients(inputs, targets, size, watch), self.optimizer.zero_grad
+            lambda size: self.accumulate_gradients(inputs, targets, size, measure_norms),
+            self.optimizer.zero_grad,
         )
         loss, norms = self.parallelism.reduce_batch(loss, norms)
         with memory_for("the optimizer"):
@@ -155,7 +156,7 @@ class Learner:
         inputs: Tensor,
         targets: Tensor,
         micro_batch_size: int,
-        watch: bool = False,
+        measure_norms: bool = False,
         synchronised: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Run forward and backward in micro-batches; return this share's mean loss `[]` and norms, on the
@@ -166,7 +167,7 @@ class Learner:
         total = torch.zeros((), dtype=torch.float32, device=self.runtime.device)
         micro_batches = list(zip(*(torch.split(t, micro_batch_size) for t in (inputs, targets)), strict=True))
         forward, last = self.training_forward, len(micro_batches)
-        with self._watching() if watch else contextlib.nullcontext() as norms:
+        with self._activation_norms() if measure_norms else contextlib.nullcontext() as norms:
             for number, (x, y) in enumerate(micro_batches, 1):
                 is_exchanged = synchronised and number == last
                 with self.parallelism.micro_batch(forward, synchronised=is_exchanged):
@@ -177,7 +178,7 @@ class Learner:
         return total, norms.values() if norms else {}
 
     @contextlib.contextmanager
-    def _watching(self) -> Iterator[ActivationNorms]:
+    def _activation_norms(self) -> Iterator[ActivationNorms]:
         with contextlib.ExitStack() as stack:
             if self.config.runtime.compile:
                 # Run uncompiled: compiled code has no hooks.

@@ -42,8 +42,8 @@ class MicroBatches:
         if limit is not None:
             self.limit, self.size = limit, largest_divisor(self.batch_size, min(self.size, limit))
 
-    def agree(self, size: float) -> None:
-        """Lower the size to the minimum over all ranks, and keep it from now on."""
+    def fix_size(self, size: float) -> None:
+        """Lower the size to `size`, the minimum over all ranks, and keep it from now on."""
         if size < self.size:
             before = self.size
             self.restrict(int(size))

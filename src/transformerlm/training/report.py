@@ -16,7 +16,7 @@ XZ_LIMIT_BYTES = 16_000_000
 """Size limit of texts that are compressed for comparison: xz takes about a second per megabyte."""
 
 
-def say_beginning(trainer: Trainer, reporter: Reporter) -> None:
+def report_start(trainer: Trainer, reporter: Reporter) -> None:
     """Report the model, its device, the budget and the data."""
     budget, train_tokens = trainer.budget, trainer.data.train.num_tokens
     places = f"{trainer.ranks.size} x " if trainer.ranks.size > 1 else ""
@@ -28,7 +28,7 @@ def say_beginning(trainer: Trainer, reporter: Reporter) -> None:
         reporter.say(f"resumed: {trainer.run.path}, {budget.done(trainer.step)}")
 
 
-def say_steps_in_time(config: TrainConfig, step: int, reporter: Reporter) -> None:
+def report_steps_in_time(config: TrainConfig, step: int, reporter: Reporter) -> None:
     """Report the number of steps that a budget in time allowed."""
     if config.training.max_time is not None:
         short = ", all of them in the warm-up" if step <= config.schedule.warmup_steps else ""

@@ -20,7 +20,7 @@ from transformerlm.data import BatchSampler, TokenData, TokenFile, validation_wi
 from transformerlm.data.sampler import Batch
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.errors import OutputError, TransformerLMError
-from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, own_share
+from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, rank_share
 from transformerlm.logging import Logger, names, to_floats
 from transformerlm.nn import training_flops_per_token
 from transformerlm.optim import lr_factor
@@ -112,12 +112,12 @@ class Trainer:
         training, step = self.config.training, self.step + 1
         # Set for the step that it governs: the first step already learns, the last one has the minimum.
         factor = lr_factor(step, self.config.schedule, self.budget.schedule_steps(step))
-        watch = self.config.logging.activation_norms and is_due(step, training.log_every)
+        measure_norms = self.config.logging.activation_norms and is_due(step, training.log_every)
         self.clock.spend_on_step(times=0)
         number, ranks = self.step + self.step_guard.num_left_out, self.ranks
         inputs, targets = self.sampler.batch(number, ranks.rank, ranks.size, self.runtime.device)
         self.clock.spend_on_data()
-        result = self.learner.learn(inputs, targets, factor, watch, self.step_guard.check)
+        result = self.learner.learn(inputs, targets, factor, measure_norms, self.step_guard.check)
         self.step = step
         self.clock.spend_on_step()
         return result
@@ -212,7 +212,7 @@ class Trainer:
         part."""
         context_length, device = self.config.model.context_length, self.runtime.device
         share_of = data.num_tokens, context_length, batch_size, self.ranks.world
-        first, last, padding_passes = own_share(*share_of)
+        first, last, padding_passes = rank_share(*share_of)
         batches: Iterable[Batch] = ()
         if last > first or data.num_tokens < 2:  # too few tokens are refused by validation_windows
             share = data.tokens[first : last + 1]

@@ -24,7 +24,7 @@ class JsonObject(list[tuple[str, Any]]):
 
 
 class JsonFile:
-    """A parsed JSON file that knows the line of each of its parts.
+    """A parsed JSON file, whose errors name the line of the part that they are about.
 
     Raises:
         DataError: a file that cannot be read, is not UTF-8 or is not JSON. The methods raise it for a part
