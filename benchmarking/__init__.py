@@ -1,1 +1,1 @@
-"""Measurements beside the peers. They import the package; nothing imports them."""
+"""Benchmarks of the package beside its peers. They import the package; nothing imports them."""

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 OURS, LLAMA_CPP = "transformerlm", "llama.cpp"
 MODULES = {"transformers": ("transformers",), LLAMA_CPP: ("llama_cpp", "gguf")}
-"""What each peer needs to be installed."""
+"""Packages that each peer needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,15 +53,15 @@ class BenchSection(Section):
     """[bench]: how much to generate, and how often."""
 
     batch_sizes: tuple[PositiveInt, ...] = (1, 8)
-    """Texts side by side."""
+    """Batch sizes."""
     dtypes: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32", "bfloat16")
-    """Precisions of weights, cache and products; they take the place of [runtime].dtype."""
+    """Precisions of weights, cache and products; they replace [runtime].dtype."""
     prompt_length: PositiveInt = 16
     """Tokens of each prompt."""
     max_new_tokens: PositiveInt = 200
-    """Tokens written after each."""
+    """Tokens generated after each prompt."""
     long_prompt_length: PositiveInt = 200
-    """Tokens of the prompt whose first token is waited for."""
+    """Tokens of the prompt in the measurement of the first token."""
     num_different: NonNegativeInt = 64
     """Prompts of very different lengths, from 1 to what fits the context with max_new_tokens; 0: none."""
     temperature: NonNegativeFloat = 1.0
@@ -71,12 +71,12 @@ class BenchSection(Section):
     warmup_rounds: NonNegativeInt = 1
     """Rounds that are not counted."""
     rounds: PositiveInt = 5
-    """Rounds that are; in each, every contestant generates once."""
+    """Measured rounds; in each, every contestant generates once."""
     time_limit_seconds: PositiveFloat = 600.0
-    """Of preparing, and of a round; a contestant that takes longer is named and left out."""
+    """Time limit of the preparation and of a round; a slower contestant is named and left out."""
     peers: tuple[Literal["transformers", "llama.cpp"], ...] = ("transformers", "llama.cpp")
-    """What to compare with; one that is not installed is named and left out. llama.cpp (llama-cpp-python)
-    writes one text at a time; where ours is in bfloat16 it is in float16, which it is quickest in."""
+    """Peers to compare with; one that is not installed is named and left out. llama.cpp (llama-cpp-python)
+    writes one text at a time; where ours is in bfloat16 it is in float16, its fastest precision."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,7 @@ class BenchInferConfig(Section):
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def conflicts(self) -> Iterator[Problem]:
-        """The texts have to fit the context: what happens past it differs between contestants."""
+        """Yield texts longer than the context, beyond which contestants behave differently."""
         room = self.model.context_length - self.bench.prompt_length
         if self.bench.max_new_tokens > room:
             what = (
@@ -102,7 +102,7 @@ class BenchInferConfig(Section):
 
 @dataclass(frozen=True)
 class Work:
-    """What all contestants do."""
+    """A work that all contestants do."""
 
     name: str
     prompts: Prompts
@@ -178,7 +178,7 @@ class Race:
                 yield {"bench.work": work.name, "bench.contestant": name, **values}
 
     def run(self, work: Work) -> tuple[dict[str, Outcome], dict[str, Outcome]]:
-        """Race for the first token alone, and for the whole text."""
+        """Measure the first token alone, and the whole text."""
         bench = self.config.bench
         # llama.cpp writes one text at a time.
         entrants = [name for name in self.names if name != LLAMA_CPP or len(work.prompts) == 1]
@@ -196,7 +196,7 @@ class Race:
         return outcomes[0], outcomes[-1]
 
     def job(self, name: str, work: Work) -> Job:
-        """Return what a contestant is to generate, and how."""
+        """Return the job of a contestant."""
         bench = self.config.bench
         return Job(
             contestant=name,
@@ -211,7 +211,7 @@ class Race:
 
 
 def works(config: BenchInferConfig) -> list[Work]:
-    """Return all works in their order; the first is the one that others are compared with."""
+    """Return all works in order; the others are compared with the first."""
     import torch
 
     bench, model = config.bench, config.model
@@ -257,7 +257,7 @@ def results(
 
 
 def bytes_per_second(runtime: Runtime) -> float:
-    """What the device reads from its memory in a second: the best of some sums over 512 MB."""
+    """Return the memory bandwidth of the device in bytes per second: the best of some sums over 512 MB."""
     import torch
 
     numbers = torch.ones(2**27, dtype=torch.float32, device=runtime.device)
@@ -273,7 +273,7 @@ def bytes_per_second(runtime: Runtime) -> float:
 
 
 def bytes_read_a_step(shape: ModelConfig, runtime: Runtime) -> int:
-    """Every weight once, but for an embedding that is not the head too, of which a row is read."""
+    """Return the bytes read per token: every weight once, but one row of an embedding that is not tied."""
     from transformerlm.nn import num_parameters
 
     unread = 0 if shape.tie_embeddings else shape.vocabulary_rows * shape.d_model

@@ -1,4 +1,4 @@
-"""What safety costs: saving, opening a token file, judging a config. `torch.save`, in place, as the peer.
+"""Cost of safety: saving, opening a token file, checking a config; `torch.save` in place is the peer.
 
     python -m benchmarking.bench_saving --config configs/bench_saving.toml
 
@@ -42,7 +42,7 @@ class BenchSection(Section):
     save_every: PositiveInt = 100
     """Steps between its checkpoints."""
     rounds: PositiveInt = 7
-    """Times that each contestant writes and reads, in turn."""
+    """Number of times that each contestant writes and reads, in turn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def bench(config: BenchSavingConfig) -> int:
-    """Measure all of it."""
+    """Run all measurements."""
     from transformerlm.checkpoint.store import checkpoint_paths
     from transformerlm.logging import ConsoleLogger
 
@@ -91,7 +91,7 @@ def bench(config: BenchSavingConfig) -> int:
 
 
 def seconds_of_a_config(folder: Path) -> float:
-    """Reading and judging a config of every key, the imports before it not counted; the least of some."""
+    """Return the seconds of reading and checking a full config, without imports; the minimum of some."""
     from transformerlm.schema import to_toml
 
     path = folder / "config.toml"
@@ -100,7 +100,7 @@ def seconds_of_a_config(folder: Path) -> float:
 
 
 def seconds_of_opening(path: Path, num_bytes: int) -> float:
-    """Opening a token file of this size, most of which no disk holds; the least of some."""
+    """Return the seconds of opening a sparse token file of this size; the minimum of some."""
     from transformerlm.data import TokenFile, TokenWriter
     from transformerlm.data.sidecar import Sidecar, sidecar_path
 
@@ -113,14 +113,14 @@ def seconds_of_opening(path: Path, num_bytes: int) -> float:
 
 
 def id_array(number: int) -> Any:
-    """Random ids, the same ones each time."""
+    """Return random ids, always the same."""
     import numpy as np
 
     return np.random.default_rng(0).integers(0, 100, number)
 
 
 def trained(config: BenchSavingConfig, folder: Path) -> Trainer:
-    """A run of the default config, but for its length, that has saved now and then."""
+    """Train a run of the default config, except for its length, with checkpoints."""
     from transformerlm.checkpoint.run_directory import RunDirectory
     from transformerlm.logging import NullLogger
     from transformerlm.progress import SilentReporter
@@ -195,7 +195,7 @@ def write_theirs(checkpoint: Path, folder: Path, flush: bool = False) -> Run:
 
 
 def read_theirs(checkpoint: Path, folder: Path) -> Run:
-    """Load what `torch.save` has written."""
+    """Load the file of `torch.save`."""
     import torch
 
     path = folder / "theirs_read.pt"
@@ -218,7 +218,7 @@ CONTESTANTS: dict[str, Callable[[Path, Path], Run]] = {
 
 
 def timed(job: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     job()
     return time.perf_counter() - start

@@ -32,9 +32,9 @@ from transformerlm.schema import NonNegativeInt, PositiveFloat, PositiveInt, Pro
 
 TEN_WORDS = "The quick brown fox jumps over the lazy dog again"
 VOCABULARY_BYTES = 4_000_000
-"""Of the first corpus, where a vocabulary has to be trained."""
-MOST_OF_ONE_CORE = 1.3
-"""Processor time over wall time, measured on one thread, that the shortest works may seem to take."""
+"""Bytes of the first corpus on which a vocabulary is trained, if none is given."""
+MAX_CORES_OF_ONE_THREAD = 1.3
+"""Upper limit of processor time over wall time, as measured for the shortest works on one thread."""
 
 WorkName = Literal[
     "train",
@@ -60,15 +60,15 @@ class BenchSection(Section):
     """Files, folders, or "python-machine": the Python source of the standard library, then of this
     environment's packages, each file once. {test_data}: the folder that TRANSFORMERLM_TEST_DATA names."""
     extra_source_dirs: tuple[Text, ...] = ()
-    """Where "python-machine" looks when that is not enough."""
+    """Further folders for "python-machine", used if that is not enough."""
     max_megabytes: PositiveFloat = 100.0
-    """Of each corpus, from its beginning."""
+    """Megabytes of each corpus to use, from its beginning."""
     huggingface_megabytes: PositiveFloat = 4.0
-    """Of each corpus, for Hugging Face's encoder and decoder, which would take minutes over all of it."""
+    """Megabytes of each corpus for Hugging Face's encoder and decoder, which are slow."""
     document_kilobytes: PositiveInt = 64
-    """About how long a document of a batch is; it ends where a line does."""
+    """Approximate size of a document of a batch, which ends at a line end."""
     letters_megabytes: tuple[PositiveFloat, ...] = (1.0, 10.0)
-    """Lengths of the endless words: one of a single letter, one of random letters."""
+    """Lengths of the long words: one of a single letter, one of random letters."""
     work: tuple[WorkName, ...] = (
         "train",
         "train_memory",
@@ -82,11 +82,11 @@ class BenchSection(Section):
         "encode_short",
         "encode_letters",
     )
-    """What to measure. "train_memory" is one more training, in a fresh process."""
+    """Works to measure. "train_memory" is one more training, in a fresh process."""
     train_vocab_size: PositiveInt = 10000
     """Ids that training learns."""
     num_workers: PositiveInt | None = None
-    """Threads or processes of training, batches and data building. None: one per core. All else has one."""
+    """Threads or processes of training, batches and data building; all else has one. None: one per core."""
     vocab_path: Text | None = None
     """vocab.json of the tokenizer that encodes and decodes. None: one that is trained on the first corpus."""
     merges_path: Text | None = None
@@ -94,16 +94,16 @@ class BenchSection(Section):
     warmup_rounds: NonNegativeInt = 1
     """Rounds that are not counted."""
     rounds: PositiveInt = 5
-    """Rounds that are; in each, every contestant works once."""
+    """Measured rounds; in each, every contestant works once."""
     time_limit_seconds: PositiveFloat = 600.0
-    """Of a round; who takes longer is said and left out."""
+    """Time limit of a round; a slower contestant is named and left out."""
     letters_time_limit_seconds: PositiveFloat = 20.0
-    """The same for endless words, on which some are quadratic."""
+    """The time limit for long words, on which some contestants are quadratic."""
     peers: tuple[Peer, ...] = ("tokenizers", "tiktoken", "rustbpe", "gigatoken")
-    """What to compare with; one that is not installed is said and left out."""
+    """Peers to compare with; one that is not installed is named and left out."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """The two files of a tokenizer come together."""
+        """Yield a vocab.json without merges.txt, or the reverse."""
         if (self.vocab_path is None) != (self.merges_path is None):
             yield Problem(Key("merges_path"), "expected both vocab_path and merges_path, or neither")
 
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def bench(config: BenchTokenizerConfig) -> int:
-    """All works, on all texts, by all contestants."""
+    """Run all works, on all texts, by all contestants."""
     settings = config.bench
     num_threads = settings.num_workers or available_cores()
     # Read by the Rust libraries when their threads start; what is to run on one thread is asked for so.
@@ -134,7 +134,7 @@ def bench(config: BenchTokenizerConfig) -> int:
 
 
 def conditions(settings: BenchSection) -> str:
-    """What the tables do not say."""
+    """Return notes on the tables."""
     return (
         f"Medians of {settings.rounds} rounds in turn, after {settings.warmup_rounds} that are not counted. "
         f"Training: {settings.train_vocab_size} ids. "
@@ -144,7 +144,7 @@ def conditions(settings: BenchSection) -> str:
 
 
 class Meeting:
-    """All races, with what they have in common."""
+    """All races, and their common settings."""
 
     def __init__(
         self, settings: BenchSection, num_threads: int, directory: Path, contestants: Contestants
@@ -153,10 +153,10 @@ class Meeting:
         self.directory, self.contestants = directory, contestants
         self.packages = {OURS, *installed(settings.peers)}
         self.is_complete = True
-        """Whether ours has done all its work."""
+        """True if this package has completed all works."""
 
     def results(self) -> Iterator[Result]:
-        """Hold the races; each result is also printed as a record."""
+        """Run the races, and print each result as a record."""
         texts = texts_of(self.settings, self.directory)
         self.make_vocabulary(texts["corpora"][0])
         logger = ConsoleLogger()
@@ -167,12 +167,12 @@ class Meeting:
                 self.is_complete &= ours is not None
                 for result in results:
                     logger.log(record(result, ours))
-                    if result.cores > MOST_OF_ONE_CORE and not WORKS[work_name].is_parallel:
+                    if result.cores > MAX_CORES_OF_ONE_THREAD and not WORKS[work_name].is_parallel:
                         say(f"{work_name}: {result.contestant} used {result.cores:.2f} cores instead of one")
                 yield from results
 
     def make_vocabulary(self, corpus: Corpus) -> None:
-        """Have our process write the vocabulary of all contestants, and compile the kernels."""
+        """Make our process write the vocabulary of all contestants, and compile the kernels."""
         paths = self.settings.vocab_path, self.settings.merges_path
         vocab_path, merges_path = (path and outside_path(path) for path in paths)
         if vocab_path and merges_path and not (Path(vocab_path).exists() and Path(merges_path).exists()):
@@ -185,7 +185,7 @@ class Meeting:
             raise DataError("without a vocabulary there is nothing to measure")
 
     def race(self, work_name: WorkName, corpus: Corpus) -> list[Result]:
-        """One work on one text."""
+        """Run one work on one text."""
         names = [name for name in WORKS[work_name].contestants if package_of(name) in self.packages]
         sizes = {name: self.size(work_name, name, corpus) for name in names}
         tasks = {name: self.task(work_name, name, corpus, sizes[name]) for name in names}
@@ -199,7 +199,7 @@ class Meeting:
     def expected(
         self, work_name: WorkName, corpus: Corpus, sizes: set[int], outcomes: dict[str, Outcome]
     ) -> dict[int, str]:
-        """Fingerprints of our results for so much of the text; none where ours has failed."""
+        """Return the fingerprints of our results by size of the text; none if ours has failed."""
         if OURS not in outcomes:
             return {}
         expected = {corpus.num_bytes: outcomes[OURS].fingerprint}
@@ -210,7 +210,7 @@ class Meeting:
         return expected
 
     def outcomes(self, work_name: WorkName, corpus: Corpus, tasks: dict[str, Task]) -> dict[str, Outcome]:
-        """The tasks, done in turn or each alone."""
+        """Run the tasks, in turn or each alone."""
         title, settings = f"{work_name}, {corpus.name}", self.settings
         if not WORKS[work_name].is_alone:
             warmup_rounds, rounds = settings.warmup_rounds, settings.rounds
@@ -222,19 +222,19 @@ class Meeting:
         return outcomes
 
     def size(self, work_name: WorkName, name: str, corpus: Corpus) -> int:
-        """Bytes of the text that a contestant works on."""
+        """Return the bytes of the text that a contestant works on."""
         if WORKS[work_name].is_long and name == "tokenizers":
             return min(corpus.num_bytes, int(self.settings.huggingface_megabytes * 1e6))
         return corpus.num_bytes
 
     def task(self, work_name: WorkName, name: str, corpus: Corpus, num_bytes: int) -> Task:
-        """What a contestant is to do."""
+        """Return the task of a contestant."""
         is_letters, settings = WORKS[work_name].texts == "letters", self.settings
         limit = settings.letters_time_limit_seconds if is_letters else settings.time_limit_seconds
         return task(work_name, name, self.job(corpus, num_bytes), limit)
 
     def job(self, corpus: Corpus, num_bytes: int) -> Job:
-        """What it works on, and with what."""
+        """Return the job of a contestant: text, sizes, vocabulary."""
         return Job(
             path=corpus.path,
             num_bytes=num_bytes,
@@ -247,7 +247,7 @@ class Meeting:
 
 
 def installed(peers: tuple[str, ...]) -> list[str]:
-    """The peers that can be imported; the others are said."""
+    """Return the peers that can be imported; the others are named."""
     found = [name for name in peers if importlib.util.find_spec(name)]
     for name in peers:
         if name not in found:
@@ -256,7 +256,7 @@ def installed(peers: tuple[str, ...]) -> list[str]:
 
 
 def texts_of(settings: BenchSection, directory: Path) -> dict[str, list[Corpus]]:
-    """The texts of every kind, in files."""
+    """Return the texts of every kind, in files."""
     max_bytes = int(settings.max_megabytes * 1e6)
     corpora = []
     for name in settings.corpora:
@@ -273,7 +273,7 @@ def texts_of(settings: BenchSection, directory: Path) -> dict[str, list[Corpus]]
 
 
 def endless_words(settings: BenchSection, directory: Path) -> Iterator[Corpus]:
-    """A single letter and random ones, in each length."""
+    """Return words of one repeated letter and of random letters, in each length."""
     kinds = {"one letter": identical_letters, "random letters": random_letters}
     for kind, make in kinds.items():
         for megabytes in settings.letters_megabytes:

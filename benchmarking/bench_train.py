@@ -1,4 +1,4 @@
-"""Training beside those that people would use instead: steps, optimizers, memory, and time to a loss.
+"""Training speed beside the peers: steps, optimizers, memory, and time to a loss.
 
     python -m benchmarking.bench_train --config configs/bench_train.toml
     python -m benchmarking.bench_train --config configs/bench_train.toml --bench.nanogpt_dir=path/to/nanoGPT
@@ -43,9 +43,9 @@ class BenchSection(Section):
     warmup_rounds: NonNegativeInt = 1
     """Steps of each contestant that are not counted."""
     rounds: PositiveInt = 5
-    """Steps of each contestant that are."""
+    """Measured steps of each contestant."""
     time_limit_seconds: PositiveFloat = 300.0
-    """For preparing, and for a step."""
+    """Time limit of the preparation and of a step."""
     races: PositiveInt = 3
     """Trainings of each contestant in "time_to_loss"."""
     nanogpt_dir: Text | None = None
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def bench(config: BenchTrainConfig) -> int:
-    """Run all that is asked for."""
+    """Run the chosen works."""
     for work in config.bench.work:
         if work == "time_to_loss":
             section = config.bench
@@ -90,13 +90,13 @@ def bench(config: BenchTrainConfig) -> int:
 
 
 CALLS = 20
-"""Of an optimizer in a round: one takes some milliseconds."""
+"""Optimizer steps per round: one takes some milliseconds."""
 
 Make = Callable[[], Callable[[], object]]
 
 
 def contestants(config: BenchTrainConfig, shape: ModelConfig) -> dict[str, Make]:
-    """Ours with its defaults and with each speed-up off, and the peers, in each precision that is served."""
+    """Return ours by default and with each speed-up off, and the peers, in each supported precision."""
     bench, runtime = config.bench, config.runtime
     plain = replace(runtime, dtype="float32")
     narrow = replace(runtime, dtype="bfloat16")
@@ -121,7 +121,7 @@ def contestants(config: BenchTrainConfig, shape: ModelConfig) -> dict[str, Make]
 
 
 def adamw_contestants(config: BenchTrainConfig) -> dict[str, Make]:
-    """Two optimizers on the same parameters."""
+    """Return two optimizers on the same parameters."""
     return {
         "transformerlm": functools.partial(our_adamw, config.medium),
         "torch fused": functools.partial(torch_adamw, config.medium),

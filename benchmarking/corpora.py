@@ -36,7 +36,7 @@ class Corpus:
 
 
 def gather(name: str, max_bytes: int, directory: Path, extra_source_dirs: Sequence[str] = ()) -> Corpus:
-    """Write the first `max_bytes` of a corpus into `directory`; one that is not there has no bytes.
+    """Write the first `max_bytes` of a corpus into `directory`; a missing one has no bytes.
 
     Args:
         name: a file, a folder (`{test_data}` as in `outside_path`), or PYTHON_MACHINE.
@@ -87,7 +87,7 @@ def python_files(root: Path) -> Iterator[Path]:
 
 
 def is_utf8(content: bytes) -> bool:
-    """Whether `content` can be decoded."""
+    """Return True if `content` is UTF-8."""
     try:
         content.decode()
     except UnicodeDecodeError:
@@ -96,10 +96,10 @@ def is_utf8(content: bytes) -> bool:
 
 
 def identical_letters(num_bytes: int) -> bytes:
-    """One word of one letter."""
+    """Return a word of one repeated letter."""
     return b"a" * num_bytes
 
 
 def random_letters(num_bytes: int) -> bytes:
-    """One word of letters drawn at random, always the same ones."""
+    """Return a word of random letters, always the same."""
     return "".join(random.Random(0).choices(string.ascii_lowercase, k=num_bytes)).encode()

@@ -1,4 +1,4 @@
-"""From a text file to a token file with gigatoken: what `transformerlm-make-data` is compared with.
+"""From a text file to a token file with gigatoken: the peer of `transformerlm-make-data`.
 
 python -m benchmarking.gigatoken_make_data TOKENIZER.json TEXT TOKENS
 """

@@ -1,4 +1,4 @@
-"""Contestants of bench_infer_latency: each prepares a model and returns what generates with it once.
+"""Contestants of bench_infer_latency: each prepares a model and returns a function that generates once.
 
 They run in processes of their own, so everything is imported inside. A process keeps its model from one work
 to the next.
@@ -22,7 +22,7 @@ Prompts = list[list[int]]
 
 @dataclass(frozen=True)
 class Job:
-    """What a contestant generates, and how."""
+    """Job of a contestant: prompts, lengths and sampling settings."""
 
     contestant: str
     model: ModelConfig
@@ -32,7 +32,7 @@ class Job:
     temperature: float
     top_p: float
     folder: Path
-    """For files."""
+    """Folder for files."""
 
 
 def whole_text(job: Job) -> Run:

@@ -16,7 +16,7 @@ END = "<|endoftext|>"
 
 
 def hugging_face_llama(shape: ModelConfig) -> Any | None:
-    """transformers' LlamaForCausalLM with random weights; None, and a word, where it is not installed."""
+    """Return transformers' LlamaForCausalLM with random weights; None, with a message, if not installed."""
     try:
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
@@ -39,9 +39,9 @@ def hugging_face_llama(shape: ModelConfig) -> Any | None:
 
 
 def gguf_of(model: TransformerLM, dtype: str, folder: Path) -> Path | None:
-    """The model as a GGUF file for llama.cpp; None, and a word, where llama-cpp-python or gguf is missing."""
+    """Write the model as a GGUF file for llama.cpp; None, with a message, if a package is missing."""
     try:
-        import gguf  # noqa: F401 - gguf_file.py needs it
+        import gguf  # noqa: F401 - conversion/gguf.py needs it
         import llama_cpp  # noqa: F401
     except ImportError as error:
         print(f"{error.name} is not installed: llama.cpp is left out", file=sys.stderr)
@@ -56,7 +56,7 @@ def gguf_of(model: TransformerLM, dtype: str, folder: Path) -> Path | None:
 
 
 def some_tokenizer(vocab_size: int) -> Tokenizer:
-    """A tokenizer with so many ids: bytes, pairs of bytes, and one that ends a text."""
+    """Return a tokenizer with `vocab_size` ids: bytes, pairs of bytes, and one that ends a text."""
     from transformerlm.tokenizer import Tokenizer
 
     pairs = [(bytes([left]), bytes([right])) for left in range(256) for right in range(256)]

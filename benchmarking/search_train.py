@@ -1,4 +1,4 @@
-"""Which config comes to the best loss in a given time: whole trainings of candidates, one after the other.
+"""Search for the config with the best loss in a given time: whole trainings of candidates, in turn.
 
     python -m benchmarking.search_train --config configs/search_train.toml
 
@@ -26,14 +26,14 @@ from transformerlm.schema import PositiveInt, Section, Text
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSection(Section):
-    """[search]: what to try."""
+    """[search]: the candidates."""
 
     train_config: Text = "configs/train.toml"
     """The config that candidates differ from."""
     arguments: str = ""
     """Overrides that all candidates have, as in a shell."""
     candidates: tuple[str, ...] = ("",)
-    """The overrides of each, as in a shell; "" is the config as it is."""
+    """Overrides of each candidate, as in a shell; "" is the unchanged config."""
     num_seeds: PositiveInt = 1
     """Trainings of each candidate; its result is their mean."""
 
@@ -65,7 +65,7 @@ def search(config: SearchTrainConfig) -> int:
 
 
 def train(section: SearchSection, candidate: str, seed: int) -> dict[str, float]:
-    """One training: the seconds of its whole process, its steps, and its last validation.
+    """Run one training; return the seconds of its whole process, its steps, and its last validation.
 
     Raises:
         ConfigError: where it fails; what it has said is on stderr.

@@ -1,4 +1,4 @@
-"""The timing harness of all benchmarks: contestants in processes of their own, rounds in turn, medians.
+"""Timing harness of all benchmarks: contestants in separate processes, rounds in turn, medians.
 
 A process can be given its number of threads, can be ended when it takes too long, and reports how much
 memory it needed. What a contestant does is a function that the caller passes; nothing here depends on it.
@@ -23,7 +23,7 @@ from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 Run = Callable[[], Any]
-"""Does the work once."""
+"""Function that does the work once."""
 NO_BFLOAT16 = "bfloat16 is left out: this processor has no instructions for it"
 
 
@@ -33,18 +33,18 @@ class LeftOutError(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """What a contestant is to do. Everything travels to its process, so functions must be importable."""
+    """Task of a contestant. It is pickled for its process, so functions must be importable."""
 
     make: Callable[[], Run]
-    """Prepares the work, outside the timing."""
+    """Function that prepares the work, outside the timing."""
     fingerprint: Callable[[Any], str]
-    """Of a result: equal results have equal ones."""
+    """Function that returns the fingerprint of a result: equal results have equal ones."""
     time_limit: float
     """Seconds after which its preparation or one round has failed."""
     is_new: bool = False
-    """Prepare anew before every round: nothing is remembered from one round to the next."""
+    """Prepare again before every round, so that nothing is cached between rounds."""
     calls: int = 1
-    """How often a round does the work; its time is the median call's."""
+    """Number of times that a round does the work; its time is that of the median call."""
     is_checked_every_round: bool = False
     """Take the fingerprint of every round's result, not only of the first."""
 
@@ -55,7 +55,7 @@ class Memory:
 
     peak: int
     largest_child: int
-    """Of the processes that it started and that have ended. Pages may be shared: the two do not add up."""
+    """Peak of its child processes that have ended. Pages may be shared: the two do not add up."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Measured:
     """Processor time over wall time, other processes that were started and have ended included."""
     memory: Memory
     fingerprint: str
-    """Of the result, where it was asked for."""
+    """Fingerprint of the result, if requested."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,20 @@ class Outcome:
     """Result of a contestant in a race."""
 
     before: Memory
-    """When its task was prepared."""
+    """Memory after its task was prepared."""
     rounds: tuple[Measured, ...]
-    """Those that count."""
+    """Measured rounds."""
     fingerprint: str
-    """Of the first round's result."""
+    """Fingerprint of the first round's result."""
 
     @property
     def seconds(self) -> list[float]:
-        """Of each round that counts."""
+        """Seconds of each measured round."""
         return [measured.seconds for measured in self.rounds]
 
     @property
     def median(self) -> float:
-        """Of the rounds, in seconds."""
+        """Median of the rounds, in seconds."""
         return statistics.median(self.seconds)
 
     def times_slower_than(self, other: Outcome) -> float:
@@ -106,7 +106,7 @@ class Contestants:
     def race(
         self, title: str, tasks: Mapping[str, Task], *, warmup_rounds: int = 0, rounds: int = 1
     ) -> dict[str, Outcome]:
-        """Let contestants do their tasks in turn, a round each; one that fails is named and left out."""
+        """Run the contestants' tasks in turn, a round each; one that fails is named and left out."""
         for name, task in tasks.items():
             if name not in self._processes:
                 self._processes[name] = Contestant()
@@ -143,7 +143,7 @@ class Contestants:
 
 
 class Contestant:
-    """A process that prepares a task and then does it, a round at a time, when it is told to."""
+    """A process that prepares a task and does it, one round per request."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -154,12 +154,12 @@ class Contestant:
         theirs.close()
 
     def prepare(self, task: Task) -> None:
-        """Tell it to prepare `task` in place of the last one; it does so while others prepare theirs."""
+        """Start the preparation of `task`, which replaces the last one; others prepare theirs meanwhile."""
         self._time_limit = task.time_limit
         self._send(task)
 
     def wait(self) -> Memory:
-        """Wait until the task is prepared; what that and everything before took of memory.
+        """Wait until the task is prepared; return the peak memory until then.
 
         Raises:
             LeftOutError: after the task's time limit, or when the process fails. It is then ended.
@@ -168,7 +168,7 @@ class Contestant:
         return memory
 
     def run(self, check: bool) -> Measured:
-        """One round; with `check` also the result's fingerprint.
+        """Run one round; with `check` also compute the result's fingerprint.
 
         Raises:
             LeftOutError: as `wait` does.
@@ -178,7 +178,7 @@ class Contestant:
         return measured
 
     def _send(self, message: object) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it has failed, and `_receive` will say so
+        with contextlib.suppress(BrokenPipeError):  # it has failed, which `_receive` reports
             self._connection.send(message)
 
     def _receive(self) -> Any:
@@ -210,8 +210,8 @@ class Contestant:
 
 
 def serve(connection: Connection[Any, Any]) -> None:
-    """What a contestant's process does until it is ended: prepare the tasks it gets and do their rounds."""
-    # A group of its own: it is ended together with what it has started, and Ctrl-C is the parent's business.
+    """Main loop of a contestant's process: prepare the tasks that it receives, and do their rounds."""
+    # A group of its own: it is ended together with what it has started, and Ctrl-C is handled by the parent.
     os.setsid()
     task: Task | None = None
     run: Run | None = None
@@ -265,14 +265,14 @@ def nothing(result: object) -> str:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Return whether `[runtime].device` multiplies bfloat16 by instructions of its own."""
+    """Return True if `[runtime].device` has instructions for bfloat16 products."""
     from transformerlm.runtime import has_quick_bfloat16, resolve_device
 
     return has_quick_bfloat16(resolve_device(device))
 
 
 def cpu_seconds() -> float:
-    """Processor time of all threads of this process, and of its children that have ended."""
+    """Return the processor time of all threads of this process, and of its children that have ended."""
     import resource
 
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -280,14 +280,14 @@ def cpu_seconds() -> float:
 
 
 def memory() -> Memory:
-    """The peaks so far."""
+    """Return the peaks so far."""
     import resource
 
     return Memory(own_peak(), maximum_rss(resource.RUSAGE_CHILDREN))
 
 
 def own_peak() -> int:
-    """Most memory that this process has had, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     import resource
 
     # Linux counts in getrusage also what the parent had when it started this process.
@@ -299,7 +299,7 @@ def own_peak() -> int:
 
 
 def maximum_rss(who: int) -> int:
-    """What getrusage calls ru_maxrss, in bytes."""
+    """Return getrusage's ru_maxrss, in bytes."""
     import resource
 
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -307,7 +307,7 @@ def maximum_rss(who: int) -> int:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing reaches stdout or stderr: Rust libraries print there what cannot be turned off."""
+    """Discard output to stdout and stderr: messages of Rust libraries cannot be turned off."""
     sys.stdout.flush()
     sys.stderr.flush()
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a tokenizer is given to work on, and the vocabulary that all of them use."""
+"""Jobs of the tokenizer benchmark: texts, and the vocabulary that all contestants use."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ SPECIAL_TOKENS = ["<|endoftext|>"]
 
 @dataclass(frozen=True)
 class Job:
-    """What a contestant works on, and with what."""
+    """Job of a contestant: text, sizes, vocabulary."""
 
     path: Path
     """The text."""
     num_bytes: int
-    """Of it, from its beginning (training takes all)."""
+    """Bytes of the text to use, from its beginning (training uses all)."""
     document_bytes: int
-    """About how long a document is; it ends where a line does."""
+    """Approximate size of a document, which ends at a line end."""
     vocabulary_dir: Path
     """vocab.json and merges.txt of the tokenizer."""
     vocab_size: int
     """Ids that training learns."""
     num_threads: int
-    """Where all cores may be used."""
+    """Number of threads or processes in works that may use all cores."""
     scratch_dir: Path
-    """For files."""
+    """Folder for files."""
 
     def text(self) -> str:
-        """The whole text."""
+        """Return the whole text."""
         with self.path.open("rb") as file:
             return file.read(self.num_bytes).decode(errors="ignore")
 
     def documents(self) -> list[str]:
-        """The text in documents."""
+        """Return the text in documents."""
         return list(documents(io.BytesIO(self.text().encode()), self.document_bytes))
 
     def stored_documents(self) -> Iterator[str]:
-        """The documents, read while they are consumed."""
+        """Return the documents, read while they are consumed."""
         with self.path.open("rb") as file:
             yield from documents(file, self.document_bytes)
 
 
 def documents(stream: BinaryIO, num_bytes: int) -> Iterator[str]:
-    """A text in documents of about `num_bytes`, cut at line ends."""
+    """Yield a text in documents of about `num_bytes`, cut at line ends."""
     while lines := stream.readlines(num_bytes):
         yield b"".join(lines).decode()
 
 
 def make_vocabulary(job: Job, vocab_path: str | None, merges_path: str | None) -> Run:
-    """Bring a vocabulary's files to `job.vocabulary_dir`; where there are none, it is trained on the text."""
+    """Copy a vocabulary's files to `job.vocabulary_dir`; if there are none, train one on the text."""
     from transformerlm.tokenizer import Tokenizer, kernel_library, train_bpe_from_texts
 
-    # A text that is not worth compiling the kernels for is still to be measured with them.
+    # Measure the kernels even for a text that is too small to make compiling them worthwhile.
     if kernel_library.should_use(math.inf):
         kernel_library.kernels()
     if vocab_path and merges_path:
@@ -73,7 +73,7 @@ def make_vocabulary(job: Job, vocab_path: str | None, merges_path: str | None) -
 
 
 def empty_directory(path: Path) -> Path:
-    """`path` as a folder with nothing in it."""
+    """Return `path`, made an empty folder."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path

@@ -1,4 +1,4 @@
-"""Our tokenizer and its peers, all with the same vocabulary: what each does in each work, in its best form.
+"""Our tokenizer and its peers, all with the same vocabulary: the fastest call of each for each work.
 
 A class is a contestant, a method named after a work prepares it, and what the method returns does it once.
 Loading a tokenizer, reading the text and bringing it into the form that suits is thus outside the timing.
@@ -15,17 +15,17 @@ from benchmarking.tokenizer_jobs import SPECIAL_TOKENS, Job, empty_directory, ru
 from transformerlm.config import GPT2_PATTERN
 
 FIRST_TEXT = "\N{SNOWMAN} " * 250_000
-"""Long enough for whoever prepares for long texts when one comes."""
+"""Long enough to trigger preparations that are made on the first long text."""
 
 
 class Contestant:
-    """What all have in common."""
+    """Base of all contestants."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
 
     def use_once(self) -> None:
-        """Have built what is built at the first use, with a text unlike the job's."""
+        """Trigger lazy initialisation, with a text unlike the job's."""
 
 
 class Ours(Contestant):
@@ -96,11 +96,11 @@ class Ours(Contestant):
 
 
 class Tiktoken(Contestant):
-    """tiktoken: batches and decoding with lists, which it takes quicker than arrays."""
+    """tiktoken: batches and decoding with lists, which are faster than arrays."""
 
     @functools.cached_property
     def encoding(self) -> Any:
-        """The same tokenizer."""
+        """The tokenizer, with the common vocabulary."""
         from tiktoken import Encoding
 
         tokenizer = Ours(self.job).tokenizer
@@ -142,11 +142,11 @@ class Tiktoken(Contestant):
 
 
 class HuggingFace(Contestant):
-    """tokenizers: lists; batches without offsets, which none of the others makes."""
+    """tokenizers: lists; batches without offsets, which no other contestant computes."""
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        """The same tokenizer."""
+        """The tokenizer, with the common vocabulary."""
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
         files = [str(self.job.vocabulary_dir / name) for name in ("vocab.json", "merges.txt")]
@@ -157,7 +157,7 @@ class HuggingFace(Contestant):
         return tokenizer
 
     def train(self) -> Run:
-        """From documents: quicker than from a file, which it reads by the line."""
+        """From documents: faster than from a file, which it reads by line."""
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
         alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -177,7 +177,7 @@ class HuggingFace(Contestant):
         return self.encode_list()
 
     def encode_list(self) -> Run:
-        """To a list, by way of a batch: quicker than one text by itself, which has offsets made."""
+        """To a list, as a batch: faster than a single text, for which offsets are computed."""
         tokenizer, texts = self.tokenizer, [self.job.text()]
         return lambda: tokenizer.encode_batch_fast(texts)[0].ids
 
@@ -201,7 +201,7 @@ class RustBPE(Contestant):
     """rustbpe: only its trainer, as it cannot load another's vocabulary."""
 
     def train(self) -> Run:
-        """From documents, 64 at a time: quicker and in less memory than its default of 8192."""
+        """From documents, 64 at a time: faster and in less memory than its default of 8192."""
         import rustbpe
 
         size = self.job.vocab_size
@@ -215,11 +215,11 @@ class RustBPE(Contestant):
 
 
 class Gigatoken(Contestant):
-    """gigatoken: arrays of 32 bits an id; it remembers the pre-tokens that it has encoded."""
+    """gigatoken: arrays of 32 bits an id; it caches the pre-tokens that it has encoded."""
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        """The same tokenizer, by way of Hugging Face's format."""
+        """The tokenizer, converted from Hugging Face's format."""
         from gigatoken import Tokenizer
 
         return Tokenizer.from_json(HuggingFace(self.job).tokenizer.to_str())
@@ -240,14 +240,14 @@ class Gigatoken(Contestant):
         return lambda: tokenizer.encode(text)
 
     def encode_list(self) -> Run:
-        """To a list, by way of an array: as quick as by its calls for batches of lists."""
+        """To a list, through an array: as fast as its calls for batches of lists."""
         tokenizer, text = self.tokenizer, self.job.text()
         return lambda: tokenizer.encode(text).tolist()
 
     def encode_batch(self) -> Run:
         """To rows of one array."""
         tokenizer, texts = self.tokenizer, self.job.documents()
-        # It has to be told, because it takes a child process for one of many that share the cores.
+        # Explicit, because in a child process it assumes that the cores are shared.
         return lambda: tokenizer.encode_batch(texts, parallel=True)
 
     def decode_bytes(self) -> Run:
@@ -270,7 +270,7 @@ class Gigatoken(Contestant):
 
 
 class GigatokenBytes(Gigatoken):
-    """gigatoken where it is given bytes, which it reads in place."""
+    """gigatoken with bytes as input, which it reads in place."""
 
     def encode_batch(self) -> Run:
         """To rows of one array."""

@@ -15,30 +15,30 @@ from benchmarking.tokenizer_peers import CONTESTANTS
 from benchmarking.tokenizer_works import OURS
 
 LARGE = 50_000_000
-"""Bytes from which on a corpus is a large one."""
+"""Size in bytes from which a corpus counts as large."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one contestant did in one work on one text."""
+    """Result of one contestant in one work on one text."""
 
     work: str
     corpus: str
     contestant: str
     num_bytes: int
-    """Of the text that it worked on."""
+    """Bytes of the text that it worked on."""
     outcome: Outcome
     expected: str | None
-    """Fingerprint of our result; None where there is none."""
+    """Fingerprint of our result; None if there is none."""
 
     @property
     def seconds(self) -> list[float]:
-        """Of each round that counts."""
+        """Seconds of each measured round."""
         return self.outcome.seconds
 
     @property
     def median(self) -> float:
-        """Of the rounds, in seconds."""
+        """Median of the rounds, in seconds."""
         return self.outcome.median
 
     @property
@@ -48,22 +48,22 @@ class Result:
 
     @property
     def cores(self) -> float:
-        """In use, in the median round."""
+        """Cores in use, in the median round."""
         return statistics.median(measured.cores for measured in self.outcome.rounds)
 
     @property
     def is_wrong(self) -> bool:
-        """Whether its result is not ours."""
+        """True if its result differs from ours."""
         return self.expected not in (None, self.outcome.fingerprint)
 
     @property
     def peak(self) -> int:
-        """Most memory of its process, in bytes."""
+        """Peak memory of its process, in bytes."""
         return self.outcome.rounds[-1].memory.peak
 
 
 def record(result: Result, ours: Result | None) -> dict[str, float | str]:
-    """A result as one flat record."""
+    """Return a result as one flat record."""
     values: dict[str, float | str] = {
         "bench.corpus": result.corpus,
         "bench.work": result.work,
@@ -88,23 +88,23 @@ def record(result: Result, ours: Result | None) -> dict[str, float | str]:
 
 @dataclass(frozen=True)
 class Target:
-    """How many times as good as somebody else ours has to be, and is meant to be."""
+    """Target: the ratio to a peer that ours must reach, and the one that it aims at."""
 
     work: str
     other: str
     at_least: float | None = None
     goal: float | None = None
     is_for: Callable[[int], bool] = lambda num_bytes: True
-    """Whether a text of so many bytes counts."""
+    """Return True if a text of `num_bytes` counts."""
 
 
 def is_large(num_bytes: int) -> bool:
-    """Whether a text is one of the large ones."""
+    """Return True for a large text."""
     return num_bytes >= LARGE
 
 
 def is_small(num_bytes: int) -> bool:
-    """Whether it is one of the small ones."""
+    """Return True for a small text."""
     return not is_large(num_bytes)
 
 
@@ -128,49 +128,49 @@ TARGETS = (
     Target("encode_letters", "tiktoken", at_least=1),
 )
 SHORT_SECONDS = 25e-6
-"""A call with ten words is to take no longer."""
+"""Target for the time of a call with ten words."""
 LINEAR_SHARE = 0.5
-"""Of the rate on a short endless word that is to be left on the longest: linear, but for caches."""
+"""Target for the rate on the longest word relative to a short one: linear, except for caches."""
 MAKE_DATA_SHARE = 0.8
-"""Of the rate of encoding on all cores that making a token file is to reach."""
+"""Target for the rate of making a token file relative to encoding on all cores."""
 
 
 class Results:
-    """All results, and what is known from them."""
+    """All results, and look-ups in them."""
 
     def __init__(self, results: Sequence[Result]) -> None:
         self.results = results
         self._found = {(result.work, result.corpus, result.contestant): result for result in results}
 
     def find(self, work: str, corpus: str, contestant: str) -> Result | None:
-        """One result, if there is one."""
+        """Return one result, None if there is none."""
         return self._found.get((work, corpus, contestant))
 
     def races(self) -> list[tuple[str, str]]:
-        """(work, corpus), in the order of the results."""
+        """Return (work, corpus), in the order of the results."""
         return list(dict.fromkeys((result.work, result.corpus) for result in self.results))
 
     def contestants(self) -> list[str]:
-        """All names, ours first."""
+        """Return all names, ours first."""
         found = {result.contestant for result in self.results}
         return [name for name in CONTESTANTS if name in found]
 
 
 def report(results: Results, num_threads: int) -> str:
-    """Everything in Markdown."""
+    """Return all tables in Markdown."""
     parts = [machine(num_threads), "\n".join(figures(results)), "\n".join(targets(results))]
     return "\n\n".join(parts)
 
 
 def machine(num_threads: int) -> str:
-    """Where, with what and when."""
+    """Return machine, versions and date."""
     packages = ("numpy", "numba", "regex", "tokenizers", "tiktoken", "rustbpe", "gigatoken")
     versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
     return f"{processor()}, {num_threads} cores, {platform.system()}. {', '.join(versions)}. {date.today()}."
 
 
 def version(package: str) -> str:
-    """A package's version."""
+    """Return a package's version."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -178,7 +178,7 @@ def version(package: str) -> str:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells."""
+    """Return the processor's name, if the system has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -188,7 +188,7 @@ def processor() -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """A table's lines."""
+    """Return the lines of a table."""
     yield f"| {' | '.join(header)} |"
     yield f"|{'---|' * len(header)}"
     for row in rows:
@@ -196,7 +196,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]
 
 
 def figures(results: Results) -> Iterator[str]:
-    """What each contestant reached: MB/s, or what a work is measured in."""
+    """Return a row per work and corpus: the figure of each contestant, in MB/s or the work's unit."""
     names = results.contestants()
     rows = [
         [work, corpus, *(figure(results.find(work, corpus, name)) for name in names)]
@@ -206,7 +206,7 @@ def figures(results: Results) -> Iterator[str]:
 
 
 def figure(result: Result | None) -> str:
-    """One of them."""
+    """Return the figure of one contestant."""
     if result is None:
         return ""
     wrong = " (differs)" if result.is_wrong else ""
@@ -219,13 +219,13 @@ def figure(result: Result | None) -> str:
 
 
 def targets(results: Results) -> Iterator[str]:
-    """What was to be reached, and what was."""
+    """Return the table of targets and measurements."""
     header = ["work", "text", "compared with", "ours is better by", "at least", "goal", ""]
     yield from table(header, [*ratios(results), *own_ratios(results)])
 
 
 def ratios(results: Results) -> Iterator[list[str]]:
-    """Rows that compare ours with a peer."""
+    """Return rows that compare ours with a peer."""
     for target in TARGETS:
         for work, corpus in results.races():
             ours, other = (results.find(work, corpus, name) for name in (OURS, target.other))
@@ -235,7 +235,7 @@ def ratios(results: Results) -> Iterator[list[str]]:
 
 
 def own_ratios(results: Results) -> Iterator[list[str]]:
-    """Rows that compare ours with a number, or with itself."""
+    """Return rows that compare ours with a number, or with itself."""
     letters: dict[str, list[Result]] = {}
     for result in (result for result in results.results if result.contestant == OURS):
         work, corpus = result.work, result.corpus
@@ -256,14 +256,14 @@ def own_ratios(results: Results) -> Iterator[list[str]]:
 
 
 def by_size(result: Result) -> int:
-    """How long its text was."""
+    """Return the length of its text."""
     return result.num_bytes
 
 
 def row(
     work: str, corpus: str, other: str, ratio: float, at_least: float | None, goal: float | None
 ) -> list[str]:
-    """A row of the table of targets."""
+    """Return a row of the table of targets."""
     verdict = "reached" if ratio >= (at_least or goal or 0) else "missed"
     if goal and at_least and ratio >= goal:
         verdict = "goal reached"

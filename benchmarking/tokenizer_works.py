@@ -1,4 +1,4 @@
-"""The works that tokenizers are compared in: who takes part, on which texts, and when results are equal."""
+"""Works of the tokenizer benchmark: contestants, texts, and comparison of results."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class Work:
 
     contestants: tuple[str, ...]
     fingerprint: Callable[[Any], str]
-    """Of a result."""
+    """Function that returns the fingerprint of a result."""
     method: str = ""
-    """Of each contestant; "": the work's own name."""
+    """Name of the contestants' method; "": the work's own name."""
     texts: Literal["corpora", "words", "letters"] = "corpora"
-    """What it is done on: the corpora, ten words, or one endless word."""
+    """Kind of text: the corpora, ten words, or one long word."""
     is_parallel: bool = False
-    """Whether it may use all cores; else one."""
+    """True: it may use all cores; False: one."""
     is_fresh: bool = False
-    """Whether every contestant prepares each round anew, not only those that are "(new)"."""
+    """True: every contestant prepares again before each round, not only those named "(new)"."""
     is_alone: bool = False
-    """Whether each contestant works once, alone, in a fresh process."""
+    """True: each contestant works once, alone, in a fresh process."""
     is_long: bool = False
-    """Whether Hugging Face's would take too long over a whole corpus."""
+    """True: Hugging Face's would take too long for a whole corpus."""
     calls: int = 1
     """Calls in a round."""
 
 
 def task(work_name: str, contestant: str, job: Job, time_limit: float) -> Task:
-    """What a contestant's process is to do."""
+    """Return the task of a contestant's process."""
     work = WORKS[work_name]
     is_new = work.is_fresh or contestant.endswith(" (new)")
     make = functools.partial(prepare, contestant, work.method or work_name, job, is_new)

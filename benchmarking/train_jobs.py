@@ -21,7 +21,7 @@ Step = Callable[[], object]
 
 
 def our_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int) -> Step:
-    """As transformerlm-train takes it, with everything at its default but the shape."""
+    """Return a step of this package's training, with the defaults of transformerlm-train except the shape."""
     from transformerlm.progress import SilentReporter
     from transformerlm.runtime import prepare_process
     from transformerlm.training.learner import Learner
@@ -40,7 +40,7 @@ def our_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int) -> Ste
 
 
 def hugging_face_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int) -> Step:
-    """transformers' LlamaForCausalLM with torch's AdamW and clipping."""
+    """Return a step of transformers' LlamaForCausalLM with torch's AdamW and clipping."""
     import torch
 
     from benchmarking.peers import hugging_face_llama
@@ -60,7 +60,7 @@ def hugging_face_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: in
 
 
 def nanogpt_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int, checkout: str) -> Step:
-    """nanoGPT's model from a checkout of it, with its own optimizer."""
+    """Return a step of nanoGPT's model, from a checkout of it, with its own optimizer."""
     sys.path.insert(0, checkout)
     import torch
     from model import GPT, GPTConfig  # type: ignore[import-not-found]
@@ -83,7 +83,7 @@ def nanogpt_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int, ch
 
 
 def peer_runtime(config: RuntimeConfig) -> Runtime:
-    """Device and precision alone: what `prepare_process` does to a process speeds up others too."""
+    """Resolve device and precision alone: the settings of `prepare_process` would speed up peers too."""
     from transformerlm.runtime import Runtime
 
     return Runtime.from_config(config)
@@ -95,7 +95,7 @@ def peer_step(
     optimizer: torch.optim.Optimizer,
     runtime: RuntimeConfig,
 ) -> Step:
-    """A training step in PyTorch's own operations."""
+    """Return a training step in PyTorch's own operations."""
     import torch
 
     resolved = peer_runtime(runtime)
@@ -113,7 +113,7 @@ def peer_step(
 
 
 def batch(shape: ModelConfig, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random tokens, and others to predict."""
+    """Return random tokens, and random targets."""
     import torch
 
     ids = torch.randint(shape.vocabulary_rows, (2, size, shape.context_length), device=device)
@@ -131,7 +131,7 @@ def our_adamw(shape: ModelConfig) -> Step:
 
 
 def torch_adamw(shape: ModelConfig) -> Step:
-    """The same of torch's, fused."""
+    """A step of torch's fused AdamW over a model's parameters."""
     import torch
 
     from transformerlm.optim import parameter_groups
@@ -141,7 +141,7 @@ def torch_adamw(shape: ModelConfig) -> Step:
 
 
 def with_gradients(shape: ModelConfig) -> torch.nn.Module:
-    """A model with random gradients."""
+    """Return a model with random gradients."""
     import torch
 
     from transformerlm.nn import TransformerLM

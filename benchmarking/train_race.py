@@ -25,9 +25,9 @@ RECIPE = (
 )
 """From nanoGPT's README, "quick start", for a computer without a GPU."""
 RECIPE_LOSS = 1.8857
-"""What that recipe comes to on the whole validation split (its last 10 %)."""
+"""Loss of that recipe on the whole validation split (the last 10 % of the text)."""
 
-# prepare.py imports requests for a download that it does not need where the text is there already.
+# nanoGPT's prepare.py imports requests for a download that is not needed if the text exists already.
 PREPARE = """
 import runpy, sys, types
 sys.modules["requests"] = types.ModuleType("requests")

@@ -1,15 +1,15 @@
-"""From a folder of raw text to a language model that writes: every part from scratch, and readable.
+"""From a folder of raw text to a language model: every part written from scratch, to be read.
 
-    config      every knob
-    nn          the model                  optim       AdamW, schedule, clipping
+    config      every key                  logging     console, wandb
+    nn          the model                  optim       AdamW, Muon, schedules, clipping
     tokenizer   byte-level BPE             data        text -> token files -> batches
-    trainer     the training loop          checkpoint  saving, loading
-    infer       sampling, generation       evaluate    loss, perplexity, bits per byte
-    logging     console, wandb             cli         the commands
+    training    a whole run, the loop      checkpoint  saving, loading
+    infer       sampling, generation       evaluation  loss, perplexity, bits per byte
+    conversion  Hugging Face, GGUF         cli         the commands
 
-Importing this package imports none of them: take names from the packages themselves, as in
-`from transformerlm.nn import TransformerLM`. One name is here too, and imports what it needs when it is
-first asked for:
+Importing this package imports none of them: import names from the packages themselves, as in
+`from transformerlm.nn import TransformerLM`. One name is available here too, and is imported when it is first
+used:
 
     from transformerlm import LanguageModel
     LanguageModel.load("runs/python-stdlib").generate("Once upon a time")

@@ -32,12 +32,12 @@ class Key(tuple[str, ...]):
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong, and with which key."""
+    """One thing that is wrong, and the config key that it is about."""
 
     key: Key
-    """`Key()` where it is about no key of the config."""
+    """`Key()` if the problem is not about a config key."""
     what: str
-    """`expected ..., got ...`, or another half sentence; a whole one where there is no key."""
+    """`expected ..., got ...` or another clause; a whole sentence if there is no key."""
     source: str = ""
     """The file, or "command line", that set the key; "" while unknown."""
 
@@ -47,7 +47,7 @@ class Problem(NamedTuple):
 
 
 class TransformerLMError(Exception):
-    """Something that the user can mend.
+    """An error that the user can correct.
 
     Args:
         problems: a sentence, or several problems, each a sentence or a `Problem`.

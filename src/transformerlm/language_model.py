@@ -32,7 +32,8 @@ class Settings(GenerationConfig):
     seed: NonNegativeInt = 0
     """Seed of the random numbers."""
     first_row: NonNegativeInt = 0
-    """Row of the first text; the next ones follow. Row 7 of a seed is drawn alike in any batch."""
+    """Random stream of the first text; each following text has the next one. A text depends on its seed and
+    row, not on the batch."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class LanguageModel:
 
         Args:
             runtime: device, precision of the weights, attention, kernels; by default the fastest available.
-                Its num_threads, seed and deterministic are for commands, and are not read.
+                Its num_threads, seed and deterministic concern commands and are ignored here.
             warn: called with a line about each damaged checkpoint that is skipped.
 
         Raises:

@@ -1,8 +1,8 @@
-"""Device, precision and implementation of the computation, as [runtime] says.
+"""Device, precision and implementation of the computation: [runtime], resolved.
 
-`Runtime.from_config` resolves that and changes nothing; `prepare_process` sets up the process of a command.
-Also here: the speed of the device, and running out of its memory. Nothing else in the package asks which
-device there is, or decides whether kernels are used.
+`Runtime.from_config` changes nothing in the process; `prepare_process` sets up the process of a command. Also
+here: measuring the speed of the device, and out-of-memory errors. No other module looks for devices or
+decides whether kernels are used.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Runtime:
 
     @classmethod
     def from_config(cls, config: RuntimeConfig) -> Runtime:
-        """Resolve "auto" and the use of kernels; the process stays as it is.
+        """Resolve "auto" and the use of kernels, without changing the process.
 
         Raises:
-            ConfigError: where the device asked for is not at hand.
+            ConfigError: this machine does not have the device asked for.
         """
         device = resolve_device(config.device)
         dtype = resolve_dtype(config.dtype, device)
-        # The kernels know no float16, and torch.compile writes its own.
+        # The kernels do not support float16, and torch.compile generates its own.
         can_serve = device.type == "cpu" and dtype != torch.float16 and not config.compile
         return cls(device, dtype, config.kernels and can_serve)
 
@@ -69,13 +69,13 @@ class Runtime:
 
 
 def prepare_process(config: RuntimeConfig) -> Runtime:
-    """Set up the process of a command as [runtime] says, and resolve its runtime.
+    """Set up the process of a command according to [runtime], and return its runtime.
 
     Sets torch's thread count, seed and determinism, and the allocator: all of it global to the process. For
-    commands alone; a library function leaves its host's process as it is.
+    commands only: a library function must not change its host's process.
 
     Raises:
-        ConfigError: where the device asked for is not at hand.
+        ConfigError: this machine does not have the device asked for.
     """
     runtime = Runtime.from_config(config)
     if runtime.device.type == "cpu":
@@ -122,15 +122,15 @@ def has_quick_bfloat16(device: torch.device) -> bool:
 def compiled(
     module: nn.Module, example: tuple[Tensor, ...], runtime: Runtime, reporter: Reporter
 ) -> nn.Module:
-    """`torch.compile(module)`, proven on a forward and backward pass over the `example` arguments.
+    """Return `torch.compile(module)` after a trial forward and backward pass on the `example` arguments.
 
-    Where that fails there is one warning, and the module itself comes back.
+    If that fails, warn once and return the module itself.
     """
     try:
         candidate = cast(nn.Module, torch.compile(module))
         with runtime.autocast():
             candidate(*example).sum().backward()
-    except RuntimeError as error:  # what torch's compiler raises when it, or the C++ compiler, gives up
+    except RuntimeError as error:  # raised if torch's compiler or the C++ compiler fails
         reporter.say(f"torch.compile failed, going on without it: {str(error).splitlines()[0]}")
         return module
     finally:
@@ -139,11 +139,11 @@ def compiled(
 
 
 def measured_flops_ceiling(runtime: Runtime, seconds: float = 0.25) -> float:
-    """FLOP/s of a square matrix product on this device in this precision, measured now.
+    """Measure the FLOP/s of a square matrix product on this device in this precision.
 
-    The ceiling that model FLOPs utilisation is quoted against: a datasheet's figure would be for
-    another machine. Sizes double as long as a product is short, and the best of all counts, so that
-    neither a busy moment nor an emulated precision makes it low or long.
+    Model FLOPs utilisation is a fraction of this ceiling; a datasheet's figure may not hold for this machine.
+    The size doubles while a product takes little time, and the fastest product counts: a busy moment does not
+    lower the result, and an emulated precision does not prolong the measurement.
     """
     best, size, deadline = 0.0, 128, time.perf_counter() + seconds
     while time.perf_counter() < deadline:
@@ -155,7 +155,7 @@ def measured_flops_ceiling(runtime: Runtime, seconds: float = 0.25) -> float:
 
 
 def _time_product(runtime: Runtime, size: int) -> float:
-    # A generator of its own: measuring must not move the one that a resumed run has restored.
+    # A separate generator: measuring must not advance the global one, which a resumed run has restored.
     own = torch.Generator(runtime.device).manual_seed(size)
     numbers = torch.randn(2, size, size, generator=own, dtype=torch.float32, device=runtime.device)
     left, right = numbers.to(runtime.dtype)
@@ -167,16 +167,17 @@ def _time_product(runtime: Runtime, size: int) -> float:
     return time.perf_counter() - start
 
 
-SMALLER = "take a smaller [training].micro_batch_size"
-ADVICE = "take a smaller model or [model].context_length, or [runtime].activation_checkpointing = true"
+SMALLER_MICRO_BATCH = "take a smaller [training].micro_batch_size"
+SMALLER_MODEL = "take a smaller model or [model].context_length, or [runtime].activation_checkpointing = true"
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "MPS backend out of memory",
     "could not create a primitive",
     "std::bad_alloc",
 )
-"""PyTorch's messages where it has no class for it, as it has for CUDA. The last is oneDNN's word for its
-own work space (it has other reasons too, which smaller micro-batches do not mend)."""
+"""Messages of out-of-memory errors that are plain RuntimeErrors (CUDA's have a class). "could not create a
+primitive" is oneDNN's when it cannot allocate its workspace; it has other causes too, which smaller
+micro-batches do not remedy."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -187,11 +188,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def memory_for(what: str, advice: str = ADVICE) -> Iterator[None]:
-    """Turn a lack of memory into a one-line error that says for what, where nothing smaller can be tried.
+def memory_for(what: str, advice: str = SMALLER_MODEL) -> Iterator[None]:
+    """Context manager that turns an out-of-memory error into a one-line error about the purpose `what`.
 
     Raises:
-        TransformerLMError: in the place of PyTorch's own error.
+        TransformerLMError: in place of PyTorch's own error.
     """
     try:
         yield
@@ -202,5 +203,5 @@ def memory_for(what: str, advice: str = ADVICE) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
+    """Return the first line of an error's message."""
     return str(error).partition("\n")[0]

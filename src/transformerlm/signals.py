@@ -1,4 +1,4 @@
-"""Stop signals: Ctrl-C, SIGTERM and a closed terminal are remembered, to be obeyed between two steps."""
+"""Stop signals: Ctrl-C, SIGTERM and a closed terminal are recorded, and acted on between two steps."""
 
 from __future__ import annotations
 

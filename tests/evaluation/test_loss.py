@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from transformerlm.config import ModelConfig
 from transformerlm.distributed.world import World
-from transformerlm.evaluation.loss import Evaluation, Validation, evaluate, own_share, xz_bits_per_byte
+from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, rank_share, xz_bits_per_byte
 from transformerlm.nn import NextTokenLoss, TransformerLM, cross_entropy
 from transformerlm.runtime import Runtime
 
@@ -45,13 +45,13 @@ def test_a_uniform_guess_over_bytes_costs_eight_bits_per_byte():
 
 
 def test_a_validation_survives_being_made_plain():
-    validation = Validation(500, Evaluation(2.5, 1.25))
+    validation = Validation(500, MeanLoss(2.5, 1.25))
     assert Validation.from_plain(validation.to_plain()) == validation
     assert Validation.from_plain([]) is None
 
 
 def test_a_hopeless_loss_has_an_infinite_perplexity():
-    assert Evaluation(1e4, 1e4).perplexity == math.inf
+    assert MeanLoss(1e4, 1e4).perplexity == math.inf
 
 
 def test_xz():
@@ -68,7 +68,7 @@ def test_xz_that_has_read_another_text():
 
 @given(st.integers(2, 400), st.integers(1, 17), st.integers(1, 5), st.integers(1, 9))
 def test_ranks_share_all_targets_in_whole_windows_and_make_as_many_passes(num_tokens, length, batch, size):
-    shares = [own_share(num_tokens, length, batch, World(rank, size)) for rank in range(size)]
+    shares = [rank_share(num_tokens, length, batch, World(rank, size)) for rank in range(size)]
     targets = [target for first, last, _ in shares for target in range(first, last)]
     assert targets == list(range(num_tokens - 1))
     assert all(first % length == 0 for first, last, _ in shares if first < last)

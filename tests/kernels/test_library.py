@@ -34,7 +34,7 @@ import numpy as np
 from transformerlm.kernels.library import Library
 out = np.ones(5, np.float32)
 kernels = Library("small", "small_kernels", [], 1).kernels()
-kernels.add.share(2, np.arange(5, dtype=np.float32).ctypes.data, out.ctypes.data, 5)
+kernels.add.run_on_threads(2, np.arange(5, dtype=np.float32).ctypes.data, out.ctypes.data, 5)
 print(out.tolist())
 """
 ANSWER = "[1.0, 2.0, 3.0, 4.0, 5.0]\n"
@@ -97,7 +97,7 @@ def test_threads_that_need_a_library_at_once_compile_it_once(small, monkeypatch)
     x, out = np.arange(7, dtype=np.float32), np.ones(7, np.float32)
     second._loaded.clear()
     del again  # frees its own code and target machine alone
-    loaded[0].add.share(3, x.ctypes.data, out.ctypes.data, 7)
+    loaded[0].add.run_on_threads(3, x.ctypes.data, out.ctypes.data, 7)
     assert out.tolist() == (x + 1).tolist()
 
 

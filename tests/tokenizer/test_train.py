@@ -8,16 +8,12 @@ from collections import Counter
 import pytest
 
 from transformerlm.errors import ConfigError, DataError
-from transformerlm.tokenizer import Pretokenizer, train, train_bpe, train_bpe_from_texts
+from transformerlm.tokenizer import Pretokenizer, train_bpe, train_bpe_from_texts
 from transformerlm.tokenizer.bpe import train_from_counts
 from transformerlm.tokenizer.reference import train_slowly
 from transformerlm.tokenizer.train import (
     count_pretokens,
-    count_words,
-    learn_merges,
     read_text,
-    sum_words,
-    words_to_bytes,
 )
 
 SPECIAL = "<|endoftext|>"
@@ -111,27 +107,6 @@ def test_several_files_begin_anew_each(tmp_path):
         (tmp_path / name).write_text(content)
     _, merges = train_bpe([tmp_path / "1", str(tmp_path / "2"), tmp_path / "3"], 300, [], num_workers=1)
     assert merges == train_from_counts({"ab": 1, "cab": 1, "b": 1}, 300)[1]
-
-
-@pytest.mark.parametrize("division", [[(0, 1)], [(0, 3), (1, 3), (2, 3)]])
-@pytest.mark.parametrize("part_words", [3, 1 << 18])
-def test_counts_of_parts_add_up_to_those_of_the_whole(monkeypatch, kernels, division, part_words):
-    monkeypatch.setattr(train, "_PART_WORDS", part_words)
-    documents = [*prose(30_000).split(SPECIAL), "nul\0 \0\0 in words", ""]
-    shares = [documents[first::step] for first, step in division]
-    parts = [part for own in shares for part in words_to_bytes(count_words(own, [SPECIAL], num_workers=1))]
-    total = sum_words(parts)
-    expected = count_pretokens(documents, [SPECIAL])
-    if kernels == "always":  # they leave out words in which nothing can merge
-        expected = Counter({word: number for word, number in expected.items() if len(word) > 1})
-    assert total == expected
-    learned = learn_merges(total, 350, [SPECIAL])
-    assert learned == train_bpe_from_texts(documents, 350, [SPECIAL], num_workers=1)
-
-
-def test_the_sum_of_nothing_is_nothing():
-    assert list(words_to_bytes(Counter())) == []
-    assert sum_words([]) == Counter()
 
 
 @pytest.mark.slow

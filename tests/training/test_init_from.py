@@ -13,7 +13,7 @@ from transformerlm.progress import SilentReporter
 from transformerlm.runtime import prepare_process
 from transformerlm.schema import to_dict
 from transformerlm.tokenizer import Tokenizer
-from transformerlm.training.init_from import starting_point, take_weights
+from transformerlm.training.init_from import load_initial_weights, starting_point
 from transformerlm.training.learner import Learner
 
 
@@ -37,7 +37,7 @@ def test_the_weights_are_taken_and_nothing_else(config):
     runtime = prepare_process(config.runtime)
     learner = Learner(config, runtime, SilentReporter())
     before = torch.get_rng_state()
-    take_weights(learner, config, SilentReporter())
+    load_initial_weights(learner, config, SilentReporter())
     assert torch.equal(torch.get_rng_state(), before)
     assert not learner.optimizer.state
     for name, tensor in random_model(num_kv_heads=2).state_dict().items():

@@ -1,7 +1,7 @@
 """Loading of saved states into a model and an optimizer, after checking that they fit.
 
-A checkpoint may be of another model, of another version or hostile: whatever it holds, it is loaded or
-refused with lines that say why.
+A checkpoint may be of another model, of another version or hostile: any content is either loaded or refused
+with lines that give the reason.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def load_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> N
     """Load weights by name with `model.load_state_dict`, all or nothing, after `check_model_state`.
 
     Args:
-        name: what error messages call the file.
+        name: name of the file in error messages.
 
     Raises:
         CheckpointError: one line per tensor that is missing, unknown, or of another shape or kind of number.
@@ -87,7 +87,7 @@ def _differences(own: Any, saved: Any) -> Iterator[str]:
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], name: str) -> None:
     """Load a state with `optimizer.load_state_dict`, after comparing the form of its groups and entries.
 
-    A group's options that the state lacks stay as they are.
+    Options of a group that the state lacks keep their values.
 
     Raises:
         CheckpointError: it is not the state of such an optimizer.
@@ -151,7 +151,7 @@ def _check_step(step: Any) -> None:
 
 
 def _check_tensors(states: Mapping[int, Any]) -> None:
-    """Refuse small files that become large: torch may copy a tensor as often as the state names it."""
+    """Refuse small files that become large: torch may copy a tensor once per reference in the state."""
     tensors = list(_tensors_in(states))
     num_bytes = sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
     wanted = sum(tensor.nbytes for tensor in tensors)

@@ -1,4 +1,4 @@
-"""A run's checkpoint folder as it is read: its manifest, and its members checked against the manifest.
+"""Reading of a run's checkpoint folder: its manifest, and the check of its members against it.
 
 `store` writes checkpoints and chooses among several. A folder may come from anybody: a manifest can name only
 two files of fixed names, and these have to be regular files, not links.
@@ -29,7 +29,7 @@ MODEL, TRAINING, MANIFEST = "model.safetensors", "training.safetensors", "manife
 MAX_MANIFEST_BYTES = 2**22
 """A thousand times the usual size. Parsed JSON takes many times the memory of its text."""
 REPLACED = ".replaced"
-"""Suffix of a checkpoint's name while another one of the same step is being put in its place."""
+"""Suffix of a checkpoint's name while another one of the same step replaces it."""
 NAME = re.compile(rf"step_([0-9]{{1,18}})({re.escape(REPLACED)})?")
 """Names of checkpoint folders: the step, and `REPLACED` or nothing."""
 
@@ -51,7 +51,7 @@ class Checkpoint:
         return self._load(MODEL)
 
     def training_state(self) -> dict[str, Any]:
-        """Load all else that training needs to go on: optimizer, random number generators, counters."""
+        """Load all else that training needs to continue: optimizer, random number generators, counters."""
         return self._load(TRAINING)
 
     def require(self, *keys: str) -> Any:

@@ -1,8 +1,8 @@
-"""The folder of a run, and the rules for going on from a checkpoint in it.
+"""The folder of a run, and the rules for resuming from a checkpoint in it.
 
 run_dir/
     config.toml       the resolved config
-    tokenizer/        vocab.json, merges.txt: the run needs nothing from elsewhere to write text
+    tokenizer/        vocab.json, merges.txt: all that generation needs is in this folder
     checkpoints/      step_00000500/ ... (store.py)
     metrics.jsonl     the logged metrics, every step at most once
     samples.jsonl     texts from the trained model
@@ -38,13 +38,13 @@ from transformerlm.storage.files import committed_file, system_error
 from transformerlm.tokenizer import Tokenizer
 
 SAME_ON_ALL_RANKS = ("model", "optimizer", "schedule", "training", "runtime", "logging")
-"""Tables of the config that decide what a rank does, and when."""
+"""Tables of the config that must be equal on all ranks, since they determine the sequence of collectives."""
 IMPORTED_FROM = "imported_from"
 """Key in the manifest of a checkpoint that was converted from another format and not trained here."""
 
 
 class RunDirectory:
-    """The paths of a run, and the rules for going on in a folder that exists already."""
+    """The paths of a run, and the rules for resuming in a folder that exists already."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,11 +56,11 @@ class RunDirectory:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> RunDirectory:
-        """The folder of the run that a checkpoint belongs to."""
+        """Return the folder of the run that a checkpoint belongs to."""
         return cls(checkpoint.path.absolute().parent.parent)
 
     def tokenizer(self, checkpoint: Checkpoint) -> Tokenizer:
-        """The run's tokenizer.
+        """Load the run's tokenizer.
 
         Raises:
             DataError: it cannot be read.
@@ -72,7 +72,7 @@ class RunDirectory:
         return tokenizer
 
     def start(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
-        """Write the config and the tokenizer."""
+        """Write the config, and the tokenizer if it is missing."""
         with committed_file(self.path / "config.toml") as file:
             file.write(to_toml(config).encode())
         if not (self.path / "tokenizer").exists():
@@ -90,7 +90,7 @@ class RunDirectory:
         """Write a checkpoint, and remove all but the newest `keep` and the one of `best_step`.
 
         Raises:
-            NumericalError: a weight is not finite: the last step has made it so.
+            NumericalError: a weight is not finite, as a result of the last step.
             OutputError: it cannot be written, or the run's folder is gone.
         """
         for name, weight in model.items():
@@ -109,9 +109,9 @@ class RunDirectory:
     def resume_point(
         self, resume: str, reporter: Reporter, ranks: Ranks = SINGLE_PROCESS
     ) -> Checkpoint | None:
-        """The checkpoint to go on from, as [training].resume says; None for a fresh start.
+        """Return the checkpoint to resume from, according to [training].resume; None for a fresh start.
 
-        Of several ranks only rank 0 looks, and sends the others its manifest.
+        Of several ranks only rank 0 reads the folder, and sends the manifest to the others.
 
         Raises:
             CheckpointError: "never" in a folder that holds a run, "must" in one that holds none, or a
@@ -136,7 +136,7 @@ class RunDirectory:
 
 
 def identity(config: TrainConfig, data: TokenData) -> dict[str, Any]:
-    """Fingerprints of model, tokenizer and data: a run cannot change them under way."""
+    """Return what must not change within a run: model config, fingerprints of tokenizer and data."""
     names = {"train": data.train, "val": data.val}
     return {
         **{f"[model].{key}": value for key, value in to_dict(config.model).items()},
@@ -146,7 +146,7 @@ def identity(config: TrainConfig, data: TokenData) -> dict[str, Any]:
 
 
 def environment(num_ranks: int = 1) -> dict[str, Any]:
-    """Versions, machine, threads and ranks: besides the config they decide a result's last bits."""
+    """Return versions, machine, threads and ranks, on which the last bits of a result depend."""
     return {
         "transformerlm": __version__,
         "torch": torch.__version__,
@@ -160,10 +160,10 @@ def environment(num_ranks: int = 1) -> dict[str, Any]:
 
 
 def check_same_on_all_ranks(ranks: Ranks, config: TrainConfig, now: Mapping[str, Any]) -> None:
-    """Refuse ranks that would train something else than rank 0 does.
+    """Refuse ranks whose config or data differs from rank 0's.
 
     Args:
-        now: the `identity` that this rank has found.
+        now: the `identity` on this rank.
 
     Raises:
         ConfigError: one line per difference between rank 0 and the first rank that differs.
@@ -195,10 +195,10 @@ def check_same_run(
     reporter: Reporter,
     num_ranks: int = 1,
 ) -> None:
-    """Refuse a checkpoint of another model, tokenizer or data; say what else has changed.
+    """Refuse a checkpoint of another model, tokenizer or data; report other changes.
 
     Args:
-        now: the `identity` of the run that is to go on.
+        now: the `identity` of the run that is about to resume.
 
     Raises:
         CheckpointError: one line per key that a run cannot change, old -> new.

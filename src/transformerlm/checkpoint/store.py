@@ -1,13 +1,14 @@
-"""Checkpoints: any module and optimizer in one file, and a run's own as folders that describe themselves.
+"""Checkpoints: a module and an optimizer in one file, or self-describing folders of a run.
 
     checkpoints/step_00000500/
         model.safetensors      the weights alone, under their names in the model
-        training.safetensors   optimizer, random number generators, and all else that training needs to go on
+        training.safetensors   optimizer, random number generators, and all else that training needs to
+        continue
         manifest.json          step, config, fingerprints, size and SHA-256 of the other two; its own checksum
 
 A folder appears in one step. Its manifest has the checksums of its members and one of itself, so that every
-changed bit in the three is found. Nothing is pickled: loading a checkpoint from anybody runs no code of
-theirs. A checksum says nothing about what weights from elsewhere do in a model.
+changed bit in the three files is detected. Nothing is pickled: loading a foreign checkpoint executes no code
+from it. A checksum does not vouch for the behaviour of foreign weights.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def write_checkpoint(
         directory: is made if missing.
         step: completed optimizer steps.
         model_state: weights by name.
-        training_state: a tree of all else that training needs to go on.
+        training_state: a tree of all else that training needs to continue.
         about: the run's description of itself, as JSON values.
 
     Raises:
@@ -132,7 +133,7 @@ def write_checkpoint(
 
 
 def _write(path: Path, chunks: Iterator[bytes | memoryview]) -> dict[str, Any]:
-    """Write a member, and return its size and SHA-256, which are computed on the way."""
+    """Write a member; return its size and SHA-256, computed while writing."""
     digest, num_bytes = hashlib.sha256(), 0
     with path.open("xb") as file:
         for chunk in chunks:
@@ -144,10 +145,10 @@ def _write(path: Path, chunks: Iterator[bytes | memoryview]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _replaced(target: Path) -> Iterator[None]:
-    """Context manager for writing `target`: an older one is kept beside it, under a name that readers know.
+    """Context manager for writing `target`: an older checkpoint is kept under a name that readers find too.
 
-    A folder cannot be replaced in one step, and a process can be killed between two. Outside, the older one
-    is removed if `target` was written, and put back if not.
+    A folder cannot be replaced in one step, and the process may be killed in between. At the end the older
+    one is removed if `target` was written, and renamed back if not.
     """
     older = target.with_name(target.name + REPLACED)
     if target.exists():
@@ -176,7 +177,7 @@ def checkpoint_paths(directory: Path) -> list[Path]:
     while True:
         names = _names(directory)
         paths = [path for path in names.values() if path.is_dir()]
-        # A training process may have written others and then removed all that were listed: look again.
+        # A training process may have written others and removed all that were listed: list again.
         if paths or names.keys() == seen:
             return paths
         seen = set(names)
@@ -198,15 +199,15 @@ def latest_checkpoint(directory: Path, warn: Callable[[str], object]) -> Checkpo
     """Return the newest valid checkpoint, or None if there is none at all.
 
     Args:
-        directory: in which the checkpoint folders are.
-        warn: is called with a message about each damaged one that is passed over.
+        directory: folder of the checkpoint folders.
+        warn: called with a message about each damaged one that is skipped.
 
     Raises:
-        CheckpointError: there are checkpoints, but none is valid. To start again from zero is left to the
-            user.
+        CheckpointError: there are checkpoints, but none is valid. Only the user can decide to start from
+            scratch.
     """
     tried: set[Path] = set()
-    # Listed anew each time: a training process may write and remove some meanwhile.
+    # Listed each time: a training process may write and remove some meanwhile.
     while paths := [path for path in checkpoint_paths(directory) if path not in tried]:
         try:
             return read_checkpoint(paths[-1])
@@ -239,13 +240,13 @@ def prune_checkpoints(
 ) -> None:
     """Remove all but the newest `keep` valid checkpoints and the one of `best_step`.
 
-    If none is valid, none is removed. Checkpoints of steps later than the newest of `own_steps` are left
-    alone: they are damaged ones that the run went back past, and may be worth a rescue until training comes
-    to their step again.
+    If none is valid, none is removed. Checkpoints of steps later than the newest of `own_steps` are kept:
+    they are damaged ones that the run has skipped, and stay for a rescue until training reaches their step
+    again.
 
     Args:
-        directory: in which the checkpoint folders are.
-        keep: how many to keep besides the best.
+        directory: folder of the checkpoint folders.
+        keep: number to keep, in addition to the best.
         best_step: step of the best validation loss.
         own_steps: steps of checkpoints that this process wrote or verified, the one just written included;
             the others are verified here.

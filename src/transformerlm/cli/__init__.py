@@ -1,1 +1,1 @@
-"""The commands: thin, each a file that reads a config and hands it to the package."""
+"""The commands: one thin module each, which reads a config and calls the package."""

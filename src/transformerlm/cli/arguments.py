@@ -1,6 +1,6 @@
-"""The command line: its options, taken apart into a config file, overrides and a mode.
+"""Parsing of the command line into a config file, overrides and a mode.
 
-Imports neither torch nor numpy, as all that runs before a command's work.
+Imports neither torch nor numpy, like everything that runs before a command's work.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from transformerlm.errors import ConfigError, Key, Problem
 from transformerlm.schema import Section, field_types, is_section, merge, unknown
 
 COMMAND_LINE = "command line"
-"""The source of a key that was set there, as errors name it."""
+"""Source, in error messages, of a key that was set on the command line."""
 
 FLAGS = {"--print-config": "print_config", "--debug": "debug", "--help": "help", "-h": "help"}
-"""Options that take no value, and their names in Arguments."""
+"""Option without a value -> field of Arguments."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,25 +30,25 @@ class Option:
 
     name: str
     keys: tuple[str, ...]
-    """The keys that it sets, as in "export.to"; values after the first set the others, in this order."""
+    """Keys that it sets, such as "export.to"; further values on the command line set the others, in order."""
     repeated: bool = False
-    """Makes the key a list, with one item each time that the option is given."""
+    """The key becomes a list with one item per occurrence of the option."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """An option, `--name`, that has a command do something other than its usual work."""
+    """An option, `--name`, that makes a command run another function."""
 
     name: str
     function: Callable[[Any], int | None] | Callable[[Any, int], int | None]
-    """Takes the config, and the whole number behind the option if there is one; its docstring is its help."""
+    """Takes the config, and the option's number if it has one; its docstring is shown by --help."""
     number: str = ""
-    """Name of the whole number, at least 1, that must follow the option; "": none does."""
+    """Name of the whole number, at least 1, that must follow the option; "": none."""
 
 
 @dataclasses.dataclass
 class Arguments:
-    """A command line, taken apart but not yet checked against the config."""
+    """A parsed command line, not yet checked against the config."""
 
     config_path: Path | None = None
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -58,7 +58,7 @@ class Arguments:
     help: bool = False
     mode: Mode | None = None
     number: str = ""
-    """The value behind a mode that takes one, still text."""
+    """The number that follows the mode, still text."""
 
     def source_of(self, key: Key) -> str:
         """Return where a key has its value from: the command line, the file, or "defaults"."""
@@ -73,7 +73,7 @@ class Arguments:
 def parse_arguments(
     argv: Sequence[str], options: Sequence[Option] = (), modes: Sequence[Mode] = ()
 ) -> Arguments:
-    """Take a command line apart.
+    """Parse a command line.
 
     Raises:
         ConfigError: for an argument that is no option, an unknown one, or one without its value.
@@ -138,7 +138,7 @@ class _Parser:
         self.arguments.overrides = merge(self.arguments.overrides, nested(dotted, value))
 
     def _items(self, dotted: str) -> list[str]:
-        """Return the items that a repeated option has gathered so far."""
+        """Return the items of a repeated option so far."""
         table, _, key = dotted.partition(".")
         found = self.arguments.overrides.get(table, {}).get(key)
         return found if isinstance(found, list) else []
@@ -155,7 +155,7 @@ def nested(dotted: str, value: Any) -> dict[str, Any]:
 
 
 def typed(overrides: Mapping[str, Any], section: type[Section]) -> dict[str, Any]:
-    """Return overrides with their texts read as the types of the keys ask; unknown keys stay as they are."""
+    """Return overrides with their texts converted to the types of the keys; unknown keys stay unchanged."""
     hints = field_types(section)
     result = {}
     for key, value in overrides.items():
@@ -163,16 +163,16 @@ def typed(overrides: Mapping[str, Any], section: type[Section]) -> dict[str, Any
         if isinstance(value, Mapping):
             result[key] = typed(value, hint) if is_section(hint) else value
         else:
-            # The items of a list are texts that are meant literally.
+            # The items of a list are literal texts.
             result[key] = value if hint is None or isinstance(value, list) else parse_value(value, hint)
     return result
 
 
 def parse_value(text: str, hint: Any) -> Any:
-    """Return the value that `text` means for a key of this type; `text` itself where it means none.
+    """Return the value that `text` denotes for a key of this type; `text` itself if it denotes none.
 
-    wandb's agents write values with Python's `str` (True, None, [0.9, 0.99]) and people write them
-    as TOML does (true, 3e-4): both are understood.
+    wandb's agents write values with Python's `str` (True, None, [0.9, 0.99]), users write TOML (true, 3e-4):
+    both are accepted.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
@@ -190,10 +190,10 @@ def parse_value(text: str, hint: Any) -> Any:
 
 
 def parse_literal(text: str) -> Any:
-    """Return the Python literal that `text` is; `text` itself where it is none."""
+    """Return the value of `text` as a Python literal; `text` itself if it is none."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what would be questionable in a program
+            warnings.simplefilter("ignore")  # such as those about invalid escapes
             return ast.literal_eval(text.strip())
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text

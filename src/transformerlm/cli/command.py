@@ -1,7 +1,7 @@
-"""How every command runs: parse the command line, load the config, call the work, report errors.
+"""Frame of every command: parse the command line, load the config, run the function, report errors.
 
-Imports neither torch nor numpy, so that help and mistakes are answered at once; a command imports its heavy
-parts inside the function that it gives to `run_command`.
+Imports neither torch nor numpy, so that help and errors appear at once; a command imports heavy modules
+inside the function that it passes to `run_command`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run_command(
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; return the exit status.
 
-    Errors of the user's making are printed to stderr, one line each, without a traceback.
+    Errors that the user can correct are printed to stderr, one line each, without a traceback.
 
     Args:
         description: first lines of the help.
@@ -74,7 +74,7 @@ def run_command(
         except Exception:
             if not interrupts:
                 raise
-            # Ctrl-C arrived inside a library, which has turned it into another exception.
+            # Ctrl-C arrived inside a library, which turned it into another exception.
             return report(KeyboardInterrupt(), debug="--debug" in argv)
 
 
@@ -92,7 +92,7 @@ def _call(function: Callable[[C], int | None], config: C, arguments: Arguments) 
 
 
 def load_config(config_class: type[C], arguments: Arguments) -> C:
-    """Build a config from its defaults, then the file, then the command line.
+    """Build a config from the command line, the file, and the defaults, in this order of precedence.
 
     Raises:
         ConfigError: with one line for every problem, each naming the file or the command line.

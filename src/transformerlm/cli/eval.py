@@ -43,7 +43,7 @@ def evaluate(config: EvalConfig) -> None:
 
 
 def log(evaluation: Evaluation, config: EvalConfig) -> None:
-    """Log one record, and write [eval].documents_file, which wandb gets if it takes artifacts."""
+    """Log one record, write [eval].documents_file, and log that as an artifact."""
     from transformerlm.checkpoint.run_directory import RunDirectory
     from transformerlm.logging import make_logger, resolved_run_name
 

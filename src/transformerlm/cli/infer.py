@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from transformerlm.cli.command import Mode, Option, run_command
 from transformerlm.cli.infer_input import read_prompts
-from transformerlm.cli.infer_output import is_live_on_stdout, live, opened_results
+from transformerlm.cli.infer_output import is_live_on_stdout, open_results, start_live_output
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import InferConfig
 from transformerlm.logging.terminal import tell
@@ -35,8 +35,8 @@ def infer(config: InferConfig) -> None:
     prepare_process(config.runtime)
     lm = LanguageModel.load(config.infer.checkpoint, config.runtime, Terminal().say)
     texts = start(lm.tokenizer, generation, config.infer.first_row)
-    with opened_results(config, generation, RunDirectory.of(lm.checkpoint)) as write:
-        on_text = live(config, generation)
+    with open_results(config, generation, RunDirectory.of(lm.checkpoint)) as write:
+        on_text = start_live_output(config, generation)
         written = completions(
             lm.model,
             lm.tokenizer,

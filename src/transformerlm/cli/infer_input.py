@@ -11,10 +11,10 @@ from typing import Any
 
 from transformerlm.config import InferConfig
 from transformerlm.errors import ConfigError, Key
-from transformerlm.schema.values import show
+from transformerlm.schema.values import is_unicode, show
 
 MAX_PROBLEMS = 10
-"""Wrong lines of a file that are reported one by one; of the others, only the number."""
+"""Maximum number of wrong lines of a file that are reported; the others are only counted."""
 
 _FILE = Key("infer", "prompt_file")
 
@@ -90,14 +90,9 @@ def parse_prompt(line: str) -> Prompt:
     if "prompt" not in others or (not isinstance(value, dict) and type(value) is not str):
         raise ConfigError(f"{expected}, got {show(value)}")
     text = others.pop("prompt")
-    if type(text) is not str or not _is_unicode(text):
+    if type(text) is not str or not is_unicode(text):
         raise ConfigError(f"expected text as the prompt, got {show(text)}")
     return Prompt(text, others)
-
-
-def _is_unicode(text: str) -> bool:
-    """Return True if `text` can be encoded: half of an escaped surrogate pair such as "\\ud83d" cannot."""
-    return text.encode("utf-8", "replace").decode() == text
 
 
 def _no_such_number(name: str) -> float:

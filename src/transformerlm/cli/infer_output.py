@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from transformerlm.infer import Completion, OnText
 
 Write = Callable[["Completion", Mapping[str, Any]], object]
-"""Takes a completion, and the other keys of its prompt."""
+"""Function that writes a completion; its second argument are the other keys of the prompt."""
 
 
 @contextlib.contextmanager
-def opened_results(config: InferConfig, generation: GenerationConfig, run: RunDirectory) -> Iterator[Write]:
+def open_results(config: InferConfig, generation: GenerationConfig, run: RunDirectory) -> Iterator[Write]:
     """Open the outputs; yield the function that takes each completion, in order, once it is finished."""
     with contextlib.ExitStack() as stack:
         writes: list[Write] = []
@@ -50,11 +50,11 @@ def opened_results(config: InferConfig, generation: GenerationConfig, run: RunDi
         yield write_all
 
 
-def live(config: InferConfig, generation: GenerationConfig) -> OnText | None:
+def start_live_output(config: InferConfig, generation: GenerationConfig) -> OnText | None:
     """Start to show a single text while it is written; return the callback that takes its pieces.
 
-    They go to stdout if that is the result, else to stderr if that is a terminal. Returns None if neither is
-    the case, or if there are several texts.
+    Pieces go to stdout if the result does, else to stderr if that is a terminal. Returns None otherwise, and
+    if there are several texts.
     """
     is_one = len(generation.prompts) * generation.num_samples == 1
     if not (config.infer.stream and is_one):

@@ -1,4 +1,4 @@
-"""transformerlm-make-data: make token files from text, and the tokenizer first where it is missing.
+"""transformerlm-make-data: make token files from text, and the tokenizer first if it is missing.
 
 An interrupted build is continued when the command is started again. Under torchrun, rank 0 does the work.
 """
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_data(config: MakeDataConfig) -> None:
-    """Make the token files, unless those that are there were made in the same way."""
+    """Make the token files, or reuse existing ones that match the config."""
     from transformerlm.data import prepare_data, prepare_tokenizer
 
     terminal, ranks = Terminal(), ranks_from_environment()

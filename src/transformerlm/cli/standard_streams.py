@@ -1,4 +1,4 @@
-"""Standard streams and encodings that a command can rely on, however it is started."""
+"""Standard streams and encodings, set up independently of how a command was started."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformerlm.logging.terminal import silence
 def prepare_streams(*, restart: bool) -> None:
     """Open the standard streams that are closed, and make the encoding of file names UTF-8.
 
-    A program started with `>&-` has no stdout, and the next file that it opens gets that descriptor: whatever
-    is printed would then end up in a checkpoint.
+    A program started with `>&-` has no stdout, and the next file that it opens gets that descriptor: printed
+    text would then end up in a checkpoint.
 
     Args:
         restart: allow the process to be replaced by the same command in Python's UTF-8 mode.
@@ -38,7 +38,7 @@ def prepare_streams(*, restart: bool) -> None:
 def print_text(text: str = "") -> None:
     """Write to stdout and flush it, since a failure at interpreter exit would go unnoticed.
 
-    Always in UTF-8, whatever the locale: TOML has no other encoding.
+    Always in UTF-8, independent of the locale: TOML has no other encoding.
 
     Raises:
         OSError: the text cannot be written; stdout is then silenced.

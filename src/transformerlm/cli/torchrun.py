@@ -1,4 +1,4 @@
-"""Runs a command on the ranks that torchrun starts: they are connected, rank 0 speaks, all end together."""
+"""Commands under torchrun: ranks are connected, only rank 0 prints, and all end together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformerlm.errors import TransformerLMError
 
 
 def on_ranks(command: Callable[[], int], backend: Backend = "gloo") -> int:
-    """Run a command, which returns its exit status, on this rank; without torchrun, just run it.
+    """Run a command on this rank and return its exit status; without torchrun, just run it.
 
     Only rank 0's output is shown: the others would print the same.
 
@@ -29,11 +29,11 @@ def on_ranks(command: Callable[[], int], backend: Backend = "gloo") -> int:
             return command()
         with _terminated_by_exception(), ranks.connected(backend), _silence(not ranks.is_main):
             status = command()
-            if status != INTERRUPTED:  # that comes at any place, and is not agreed with the other ranks
-                # torchrun ends all ranks as soon as one has failed: that one waits until rank 0 has said why.
+            if status != INTERRUPTED:  # may occur at any place, and the other ranks do not know of it
+                # torchrun ends all ranks as soon as one has failed: wait until rank 0 has printed the reason.
                 ranks.leave()
             return status
-    except TransformerLMError as error:  # before the command began: what it raises it has reported
+    except TransformerLMError as error:  # raised before the command began: the command reports its own errors
         return report(error, debug=False)
 
 
@@ -49,10 +49,10 @@ def _silence(is_silent: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminated_by_exception() -> Iterator[None]:
-    """Have SIGTERM, by which torchrun ends ranks, pass through `finally`: nothing half-written is left."""
+    """Turn SIGTERM, by which torchrun ends ranks, into an exception, so that `finally` blocks clean up."""
 
     def terminate(number: int, frame: types.FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # what is cleaned up now is not interrupted
+        signal.signal(number, signal.SIG_IGN)  # the cleanup must not be interrupted
         raise SystemExit(128 + number)
 
     previous = signal.signal(signal.SIGTERM, terminate)

@@ -1,4 +1,4 @@
-"""transformerlm-train: from text, or from what was made of it before, to a model that writes.
+"""transformerlm-train: from text, or from existing token files, to a trained model.
 
 `torchrun --nproc-per-node N -m transformerlm.cli.train` trains on N devices, of one machine or several.
 """
@@ -16,7 +16,7 @@ from transformerlm.training import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command."""
+    """Run the console command."""
     description = "Train a language model; a tokenizer and token files that are missing are made first."
     options = [Option("resume", ("training.resume",))]
     modes = [Mode("plan", plan), Mode("verify-resume", verify_resume, number="STEPS")]
@@ -29,17 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(config: TrainConfig) -> int:
-    """Tokenizer, token files, training, samples: what is there and fits is used, the rest is made."""
+    """Make or reuse tokenizer and token files, train, and write samples."""
     return run.train(config, Terminal(), owns_process=True).exit_status
 
 
 def plan(config: TrainConfig) -> None:
-    """Say what training would take (memory, disk, time), after a few steps on the data, and do no more."""
+    """Estimate memory, disk and time of training from a few steps on the data, and do nothing else."""
     print(run.plan_run(config, Terminal(), owns_process=True))
 
 
 def verify_resume(config: TrainConfig, steps: int) -> None:
-    """Prove that a stopped run goes on to the same bits: STEPS steps from its newest checkpoint."""
+    """Verify that a resumed run computes the same bits: STEPS steps from its newest checkpoint."""
     run.verify_run(config, steps, Terminal(), owns_process=True)
 
 

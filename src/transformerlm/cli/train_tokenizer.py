@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train_tokenizer(config: TrainTokenizerConfig) -> None:
-    """Train the tokenizer, unless the one that is there was trained in the same way."""
+    """Train the tokenizer, or reuse an existing one that matches the config."""
     from transformerlm.data import prepare_tokenizer
 
     ranks = ranks_from_environment()

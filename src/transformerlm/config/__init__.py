@@ -1,8 +1,8 @@
 """Every config key of this package: its meaning, its unit, its default.
 
-A command's config (`commands`) is made of sections, one per table of its TOML file; a section means the same
-in every command. Precedence: these defaults, then the file, then the command line. Nothing here touches the
-disk or imports torch, so that `--help` answers at once.
+A command's config (`commands`) is made of sections, one per table of its TOML file; a section has the same
+meaning in every command. Precedence: the command line, then the file, then these defaults. Nothing here
+touches the disk or imports torch, so that `--help` answers at once.
 """
 
 from transformerlm.config.commands import (

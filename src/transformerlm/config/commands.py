@@ -81,7 +81,7 @@ class InferConfig(Section):
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield log-probabilities asked for in a format that has no place for them."""
+        """Yield log-probabilities with an output format that cannot hold them."""
         if self.generation.log_probs and self.infer.output_format == "text":
             what = 'expected "jsonl" or "auto" with [generation].log_probs, got "text"'
             yield Problem(Key("infer", "output_format"), what)

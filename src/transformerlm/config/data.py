@@ -17,7 +17,7 @@ GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusConfig(Section):
-    """[data], the part about text: where it is, what a document is, which part is held out for validation."""
+    """[data], the part about text: its files, its documents, and the part held out for validation."""
 
     corpus: FilePath = "python-stdlib"
     """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library.
@@ -41,8 +41,8 @@ class CorpusConfig(Section):
     """How to hold it out. "document": by a hash of each document, so that copies of one stay together.
     "tail": the end of the corpus. "auto": "document" where there are 20 or more and both sides get one."""
     num_workers: NumThreads | None = None
-    """Threads (processes where the kernels are not used) that read the corpus; the result does not depend
-    on it. None: one per core, divided among the ranks of a machine."""
+    """Threads (processes where the kernels are not used) that read the corpus; the result does not depend on
+    it. None: one per core."""
 
     @property
     def corpus_name(self) -> str:

@@ -1,4 +1,4 @@
-"""[generation] and [infer]: how to write text, from which prompts, and where to."""
+"""[generation] and [infer]: sampling, prompts, and output of generated text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transformerlm.schema import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationConfig(Section):
-    """[generation]: what to write, and how to sample each token."""
+    """[generation]: prompts, the end of a text, and the sampling of each token."""
 
     prompts: tuple[str, ...] = ("",)
     """Texts to continue; "" starts from the end-of-text token alone."""

@@ -1,4 +1,4 @@
-"""[training]: the budget, the batches, the intervals, and what to do about faults."""
+"""[training]: budget, batches, intervals, and the handling of faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformerlm.schema import FilePath, NonNegativeInt, PositiveFloat, Positi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig(Section):
-    """[training]: how long, in what batches, and what is kept."""
+    """[training]: budget, batches, intervals, checkpoints, and the handling of faults."""
 
     run_dir: FilePath = "runs/{corpus}"
     """Folder of the run: config, tokenizer, checkpoints, metrics, samples. {corpus} and {run_name} stand
@@ -36,7 +36,7 @@ class TrainingConfig(Section):
     """Sequences per optimizer step, over all devices."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Sequences per forward pass on each device; must divide the device's part of batch_size. "auto": what
-    fits in memory, on a CPU at most 8,192 tokens. It is halved when memory runs out."""
+    fits in memory, on a CPU at most 8,192 tokens. When memory runs out, the next smaller divisor is used."""
     batch_order: Literal["epoch", "random"] = "epoch"
     """"epoch": every window once, shuffled, then again in another order. "random": windows that start
     anywhere."""

@@ -1,8 +1,7 @@
 """Export to Hugging Face folders and GGUF files, and import of Hugging Face folders, each checked.
 
-Output stays under a temporary name until another program computes the same logits and token ids from it:
-transformers or llama.cpp, if installed. Without them it is only read back. A check that fails leaves nothing
-behind.
+Output has a temporary name until it is checked: transformers or llama.cpp, if installed, must compute the
+same logits and token ids from it; without them it is only read back. If a check fails, the output is removed.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 EXACT = RuntimeConfig(device="cpu", dtype="float32")
 """Runtime for conversions: the precision of the weights in a checkpoint."""
 FINE_TUNING_LR = 1e-4
-"""Peak learning rate in an imported run's config. That for training from scratch would undo much."""
+"""Peak learning rate in an imported run's config; that for training from scratch would damage the weights."""
 
 
 def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter) -> None:
@@ -48,7 +47,7 @@ def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporte
         lm: in float32 on the CPU.
         output: a folder that is empty or does not exist.
         dtype: of the weights: float32, float16 or bfloat16.
-        reporter: is told what was written and how it was checked.
+        reporter: receives a message about the output and its check.
 
     Raises:
         ConfigError: something is at `output`.
@@ -72,7 +71,7 @@ def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter)
         lm: in float32 on the CPU.
         output: a path at which nothing exists.
         dtype: of the matrices: float32, float16 or bfloat16.
-        reporter: is told what was written and how it was checked.
+        reporter: receives a message about the output and its check.
 
     Raises:
         ConfigError: something is at `output`, or the package gguf is not installed.
@@ -99,7 +98,7 @@ def import_folder(source: Path, run_dir: Path, reporter: Reporter) -> None:
     Args:
         source: the Hugging Face folder.
         run_dir: a folder that is empty or does not exist.
-        reporter: is told what was imported and how it was checked.
+        reporter: receives a message about the import and its check.
 
     Raises:
         ConfigError: something is at `run_dir`.
@@ -157,7 +156,7 @@ def generation_of(lm: LanguageModel) -> GenerationConfig:
 
 
 def refuse_existing(path: Path, key: Key, *, folder_may_be_empty: bool = True) -> None:
-    """ConfigError where something is at `path`: nothing is ever overwritten."""
+    """Raise ConfigError if something exists at `path`: nothing is ever overwritten."""
     if path.exists() and not (folder_may_be_empty and path.is_dir() and not any(path.iterdir())):
         what = f"expected a path where there is nothing, got {path}; remove it, or choose another"
         raise ConfigError(what, key=key)
@@ -171,7 +170,7 @@ def _config_table(lm: LanguageModel, table: str) -> dict[str, Any]:
 
 
 def _about(folder: Folder, config: TrainConfig) -> dict[str, Any]:
-    """Return the checkpoint's description of itself, like a run's but without data and training."""
+    """Return the checkpoint's `about`, like a run's but without data and training."""
     model = {f"[model].{key}": value for key, value in to_dict(config.model).items()}
     return {
         "config": to_dict(config),

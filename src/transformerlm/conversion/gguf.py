@@ -1,9 +1,9 @@
 """Export to GGUF: a model and its tokenizer as one file for llama.cpp and related programs.
 
 A model becomes a "llama", whose rotary embedding rotates neighbouring dimensions together like ours: the rows
-of its matrices keep their order. A model with [model].qk_norm becomes a "qwen3", which rotates x_i with
-x_(i + d_head / 2) like Hugging Face. The tokenizer becomes a "gpt2": byte-level BPE with a pre-tokenisation
-pattern that llama.cpp has a name for.
+of its matrices keep their order. A model with [model].qk_norm becomes a "qwen3", which rotates x_i with x_(i
++ d_head / 2) like Hugging Face. The tokenizer becomes a "gpt2": byte-level BPE with one of the
+pre-tokenisation patterns that llama.cpp knows by name.
 
 The package gguf writes and reads the file. It is optional, and imported only when it is used.
 
@@ -58,7 +58,8 @@ PATTERNS = {
     _LLAMA3: ("llama-bpe", True),
     _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"): ("qwen2", False),
 }
-"""Pre-tokenisation pattern -> its name in llama.cpp, and the `whole_words` setting that goes with it."""
+"""Pre-tokenisation pattern -> its name in llama.cpp, and the `whole_words` setting that llama.cpp combines
+with it."""
 TOLERANCES = {"float32": FLOAT32_TOLERANCE, "float16": 0.02, "bfloat16": 0.05}
 """Largest difference to llama.cpp's logits, relative to the largest logit, by the dtype of the file.
 
@@ -69,7 +70,7 @@ _KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 @dataclass(frozen=True)
 class Contents:
-    """All that a GGUF file will hold."""
+    """Contents of a GGUF file."""
 
     architecture: str
     fields: dict[str, Any]
@@ -85,7 +86,7 @@ def make(
     eos_token: str | None,
     dtype: str = "float32",
 ) -> Contents:
-    """Collect all that the GGUF file of a model holds.
+    """Return the contents of the GGUF file of a model.
 
     Args:
         config: the model's.
@@ -135,7 +136,7 @@ def write(path: Path, contents: Contents) -> None:
             _add_field(writer, key, value)
         for name, tensor in contents.tensors.items():
             kind = gguf.GGMLQuantizationType[_KINDS[str(tensor.dtype).removeprefix("torch.")]]
-            # numpy has no bfloat16: its bytes go in as they are.
+            # numpy has no bfloat16: its bytes are passed as uint8.
             raw = tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
             writer.add_tensor(name, raw, raw_dtype=kind)
         writer.write_header_to_file()
@@ -146,7 +147,7 @@ def write(path: Path, contents: Contents) -> None:
 
 
 def check_written(path: Path, contents: Contents) -> None:
-    """Read a GGUF file back and compare it with what was to be written.
+    """Read a GGUF file back and compare it with its intended contents.
 
     Raises:
         CheckpointError: names the first key or tensor that differs.

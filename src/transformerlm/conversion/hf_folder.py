@@ -5,8 +5,8 @@
     model.safetensors       or model-00001-of-00002.safetensors ... with model.safetensors.index.json
     tokenizer.json          with tokenizer_config.json
 
-A folder that is read may come from anybody: sizes are compared with the config before memory is taken for
-them, nothing is unpickled, and no code of the folder's is run. Settings that our model does not have are
+A folder that is read may come from anybody: sizes are compared with the config before memory is allocated,
+nothing is unpickled, and no code from the folder is run. Settings that our model does not have are
 refused key by key.
 """
 
@@ -47,7 +47,7 @@ MAX_JSON_BYTES = 4 * 2**20
 """A hundred times the size for the largest models. Parsed JSON takes many times the memory of its text."""
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
 _BUFFER = "rotary_emb.inv_freq"
-"""End of the name of a tensor in older files that follows from the config; it is ignored."""
+"""End of the name of a redundant tensor in older files, which is ignored."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def write_folder(
         config: the model's.
         state: the model's weights under our names.
         tokenizer: the model's.
-        eos_token: the special token that ends a text, and from which an empty one begins.
+        eos_token: the special token that ends a text, and that stands for an empty prompt.
         generation: sampling settings.
         dtype: of the weights: float32, float16 or bfloat16.
 
@@ -268,7 +268,7 @@ def _special_token(ids: Any, tokenizer: Tokenizer) -> str | None:
 
 
 def _generation_config(generation: GenerationConfig, eos: int | None, unused: range) -> dict[str, Any]:
-    """Return [generation] in Hugging Face's terms. There 0 turns top_k off, and a missing one means 50."""
+    """Return [generation] in Hugging Face's terms, in which top_k is 0 for none, and 50 by default."""
     # No pad token: if it were the end token too, transformers would mask that in some texts.
     values: dict[str, Any] = {"bos_token_id": eos, "eos_token_id": eos}
     values |= {"max_new_tokens": generation.max_new_tokens, "do_sample": generation.temperature > 0}

@@ -2,7 +2,7 @@
 
 Pure functions; `hf_folder` reads and writes files. Our rotary embedding rotates neighbours (x_2i, x_2i+1)
 together, Hugging Face's x_i and x_(i + d_head / 2): in each head, the rows of queries and keys and the gains
-of their norms are reordered. Nothing is computed, so that a round trip gives the same bits.
+of their norms are reordered. Nothing is computed, so a round trip gives the same bits.
 
 A model with [model].qk_norm is a Qwen3, which normalises each head of queries and keys before the rotation
 like ours; a model without is a Llama.
@@ -42,7 +42,7 @@ ARCHITECTURES = {
     "mistral": "MistralForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-"""model_type -> class in transformers. With the settings in `_SUPPORTED` all compute what our model does."""
+"""model_type -> class in transformers. With the settings in `_SUPPORTED`, all are equivalent to our model."""
 
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
@@ -55,7 +55,7 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "num_experts": (0,),
     "num_local_experts": (0,),
 }
-"""Keys that change what is computed -> the values (besides none) with which it is what our model does."""
+"""Keys that change the computation -> the values (besides null) that are equivalent to our model."""
 
 
 class TensorSpec(NamedTuple):
@@ -133,7 +133,7 @@ def to_huggingface(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str
 def config_of(
     config: ModelConfig, bos_token_id: int | None, eos_token_id: int | None, dtype: str
 ) -> dict[str, Any]:
-    """Return the `config.json` of a model; keys that transformers 5 renamed are there under both names."""
+    """Return the `config.json` of a model; keys that transformers 5 renamed occur under both names."""
     model_type = "qwen3" if config.qk_norm else "llama"
     own = {"use_sliding_window": False, "sliding_window": None} if config.qk_norm else {"mlp_bias": False}
     shape = {theirs: getattr(config, ours) for ours, theirs in KEYS.items()}
@@ -163,10 +163,10 @@ def model_config(values: Mapping[str, Any], name: str) -> ModelConfig:
 
     Args:
         values: the object in `config.json`.
-        name: what error messages call the file.
+        name: name of the file in error messages.
 
     Raises:
-        CheckpointError: one line for every key that asks for what our model does not do.
+        CheckpointError: one line for every key with a value that our model does not support.
     """
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:

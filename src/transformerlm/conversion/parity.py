@@ -1,4 +1,4 @@
-"""Parity checks: does another program compute the same token ids and logits from one model as this package?
+"""Parity checks: another program must compute the same token ids and logits from a model as this package.
 
 Both tokenizers encode some texts, and our model continues them greedily. The other program then computes the
 logits at every position of the texts and their continuations. If these are within a tolerance of ours, the
@@ -30,10 +30,11 @@ TEXTS = (
     "x",
 )
 FLOAT32_TOLERANCE = 1e-4
-"""Relative to the largest logit. The order of float32 sums changes less; a mistake changes far more."""
+"""Tolerance relative to the largest logit: above the rounding of float32 sums, far below the effect of a
+mistake."""
 NUM_SEQUENCES = len(TEXTS) + 1
 MAX_TOKENS = 256
-"""Length of a checked sequence. Longer ones show no more and cost other programs memory."""
+"""Length of a checked sequence. Longer ones reveal no more, and take other programs more memory."""
 _NUM_NEW_TOKENS = 16
 _LOADING_ERRORS = (AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -48,7 +49,7 @@ def check_ids(tokenizer: Tokenizer, encode: Encode, name: str) -> None:
     Args:
         tokenizer: ours.
         encode: the other program's.
-        name: what error messages call the other program.
+        name: name of the other program in error messages.
 
     Raises:
         CheckpointError: names the text and the first id that differs.
@@ -75,7 +76,7 @@ def check_logits(
         model: ours.
         tokenizer: ours.
         logits: the other program's.
-        name: what error messages call the other program.
+        name: name of the other program in error messages.
         tolerance: largest allowed difference, relative to our largest logit.
 
     Returns:
@@ -142,7 +143,7 @@ def tokenizers_tokenizer(path: Path) -> Encode:
 
 
 def transformers_logits(folder: Path) -> Logits:
-    """Load the model in `folder` in float32 with transformers, without running code of the folder's.
+    """Load the model in `folder` in float32 with transformers, without running code from the folder.
 
     Returns:
         A function from token ids to logits.

@@ -1,10 +1,10 @@
 """From text to token files, and from token files to batches.
 
-Read `corpus.py` (which files), `documents.py` and `chunks.py` (what is in them, and how they are divided),
-`split.py` (what validates), `encode.py` and `build.py` (text to tokens). `token_file.py` and `sidecar.py` are
-the token file, `build_journal.py` is one that is being made, `build_lock.py` has one process make it while
-others wait, `sampler.py` draws batches from it. `prepare.py` is what the commands call, and `verify.py`
-checks what they have made.
+In the order of the pipeline: `corpus.py` lists files, `documents.py` reads documents, `chunks.py` divides
+files into work, `split.py` chooses validation text, `encode.py` and `build.py` turn text into tokens.
+`token_file.py` and `sidecar.py` are the token file, `build_journal.py` is a build in progress,
+`build_lock.py` lets one process build while others wait, `sampler.py` draws batches. `prepare.py` is called
+by the commands, and `verify.py` checks tokenizers and token files.
 
 Names are imported when they are first used: making token files needs no torch.
 """

@@ -23,7 +23,7 @@ from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, set
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Split
 from transformerlm.data.encode import EncodedItem, check_separator, encode_item
 from transformerlm.data.sidecar import FORMAT_VERSION, Sidecar, sidecar_path
-from transformerlm.data.split import has_validation, nothing_left, regions
+from transformerlm.data.split import empty_split_error, has_validation, regions
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError, Key
 from transformerlm.parallel import available_cores, ordered_map
@@ -34,9 +34,9 @@ from transformerlm.tokenizer import Tokenizer
 WORKER_BYTES = 2 * 2**20
 """Minimum amount of text per worker: with less than twice this, no worker is started."""
 BYTES_PER_TOKEN = 2
-"""Bytes of text per token, for the estimate of the disk space that a build needs. With some thousands of
-ids, learned from the corpus itself, it is 3 to 5; with a few hundred, or in a script that the tokenizer
-hardly saw, 1 to 2: the disk may still become full, and then what is done is not lost."""
+"""Bytes of text per token, for the estimate of a build's disk space. With some thousands of ids learned from
+the corpus it is 3 to 5; with a few hundred, or in a script that the tokenizer hardly saw, 1 to 2. If the disk
+becomes full all the same, the recorded part of the build is not lost."""
 
 _MAX_LISTED = 1000  # files that a sidecar names; the summary of their names and sizes covers them all
 
@@ -94,7 +94,7 @@ def make_data(
         ConfigError: a file of the corpus would be replaced.
         DataError: a corpus that cannot be read, a split in which nothing is left, or a tokenizer that
             does not know the separator.
-        OutputError: the disk has not enough room.
+        OutputError: the disk has too little space.
     """
     reporter = reporter or SilentReporter()
     build = Build(config, find_corpora(config), tokenizer, directory, chunk_bytes, commit_bytes)
@@ -118,7 +118,7 @@ class Build:
         """Make the files, or finish those that an interrupted build has begun. The caller holds the lock.
 
         Raises:
-            As `make_data`.
+            TransformerLMError: as `make_data`.
         """
         check_separator(self.config, self.tokenizer)
         refuse_overlap(self.corpora, self.outputs, Key("data", "token_dir"))
@@ -142,12 +142,12 @@ class Build:
 
     @property
     def made_from(self) -> dict[str, Any]:
-        """The settings and the files that decide the text, as a sidecar keeps them."""
+        """The settings and the files that determine the text, in the form of a sidecar's `made_from`."""
         return {**settings(self.config), **self.corpora.summary()}
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Everything that decides the files' content and the items of work in which they are made."""
+        """Everything that the files' content and the division into items of work depend on."""
         return {
             **self.made_from,
             "times of files": self.corpora.times(),
@@ -158,7 +158,8 @@ class Build:
         }
 
     def _check_free_space(self, num_bytes: int) -> None:
-        """Refuse to begin what the disk will hardly hold; older files stay until the new ones are whole."""
+        """Refuse to begin if the disk is probably too small; older files are kept until the new ones are
+        complete."""
         needed = num_bytes * self.tokenizer.dtype.itemsize // BYTES_PER_TOKEN
         require_free_bytes(self.directory, needed, f"the token files of {num_bytes:,} bytes of text")
 
@@ -173,7 +174,7 @@ class Build:
             for encoded in self._encoded(journal.num_items, num_bytes - journal.num_read):
                 journal.write(encoded)
                 bar.update(encoded.num_read)
-            bar.update(num_bytes - journal.num_read)  # what was passed over: separators, byte order marks
+            bar.update(num_bytes - journal.num_read)  # bytes that were skipped: separators, byte order marks
 
     def _encoded(self, num_done: int, num_bytes: int) -> Iterator[EncodedItem]:
         """Encode the items from `num_done` on, of about `num_bytes` in all, with the config's workers."""
@@ -190,12 +191,12 @@ class Build:
         )
 
     def _sidecars(self, journal: BuildJournal) -> dict[Split, Sidecar]:
-        """The sidecars of what is written; DataError where a split is empty."""
+        """Return the sidecars of the written files; DataError if a split is empty."""
         corpus_of = {TRAIN: self.corpora.main, VAL: self.corpora.validation or self.corpora.main}
         sidecars = {}
         for split, writer in journal.writers.items():
             if not writer.num_tokens:
-                raise nothing_left(self.config, split)
+                raise empty_split_error(self.config, split)
             sources = corpus_of[split].sources[:_MAX_LISTED]
             listed = [{"name": source.name, "num_bytes": source.num_bytes} for source in sources]
             sidecars[split] = writer.sidecar(self.tokenizer.fingerprint, self.made_from, listed)

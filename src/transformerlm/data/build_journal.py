@@ -1,22 +1,22 @@
-"""The journal of a build of token files: an interrupted build costs no more than a little work.
+"""The journal of a build of token files, with which an interrupted build is continued.
 
-The files grow in the hidden folder `.unfinished` of the folder that they are for:
+The files grow in the hidden folder `.unfinished` inside their destination:
 
-    train.memmap, val.memmap            bytes behind the recorded lengths do not count
-    progress.json                       what the files are made from, and how far the build has come
+    train.memmap, val.memmap            bytes behind the recorded lengths are ignored
+    progress.json                       origin of the files, and the progress of the build
     train.memmap.json, val.memmap.json  when everything is encoded
 
 Progress is recorded once the bytes that it describes are on the disk. The next build continues from the last
-record if text, settings and tokenizer are the same; otherwise it removes the folder and begins anew. Once a
-record says that the build is complete, the files only have to be moved to their places; whoever finds such a
-record does that first.
+record if text, settings and tokenizer are the same; otherwise it removes the folder and starts again. Once
+the build is recorded as complete, the files only have to be moved to their places; a process that finds such
+a record does that first.
 
-What is left of a build that does not end well:
+Remains of an interrupted build:
 
 - after a record: the folder, and the next build continues from there;
 - before the first record, where an error or a signal's exception ends the build: nothing;
 - before the first record, where the process is killed, or interrupted again while it removes the folder: the
-  folder without a record, which counts for nothing and which the next build removes.
+folder without a record, which is ignored and which the next build removes.
 
 The caller holds the lock of the folder (`build_lock.py`).
 """
@@ -48,22 +48,22 @@ from transformerlm.storage.files import (
 PROGRESS_FILE = "progress.json"
 FORMAT_VERSION = 1
 COMMIT_BYTES = 32 * 2**20
-"""Bytes of the corpus after which progress is recorded: at most this, and what workers hold, is lost."""
+"""Bytes of the corpus after which progress is recorded; at most this and the workers' items are lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """A record of how far a build has come; the members are those of the JSON object."""
+    """A record of a build's progress; the members are those of the JSON object."""
 
     format_version: int = FORMAT_VERSION
     recipe: dict[str, Any]
-    """Everything that decides the files' content and how the text is divided into items of work."""
+    """Everything that the files' content and the division into items of work depend on."""
     num_items: int = 0
     """Items of work done."""
     num_read: int = 0
     """Bytes of the corpus in those items."""
     parts: dict[str, Written] = field(default_factory=dict)
-    """Split -> what is written of it."""
+    """Split -> state of its file."""
     is_complete: bool = False
 
     @classmethod
@@ -77,7 +77,7 @@ class Progress:
             return None
 
     def write(self, directory: Path) -> None:
-        """Record it, whole or not at all."""
+        """Write the record atomically."""
         with committed_file(directory / UNFINISHED / PROGRESS_FILE) as file:
             file.write(dump(asdict(self)))
 
@@ -86,7 +86,7 @@ PROGRESS_FORMAT = RecordFormat(version=FORMAT_VERSION, checksum_since=1, members
 
 
 class BuildJournal:
-    """A build of token files under way. Make one with `BuildJournal.open`."""
+    """A build of token files in progress; `BuildJournal.open` creates one."""
 
     def __init__(
         self, directory: Path, writers: dict[Split, TokenWriter], progress: Progress, commit_bytes: int
@@ -107,26 +107,26 @@ class BuildJournal:
         reporter: Reporter,
         commit_bytes: int = COMMIT_BYTES,
     ) -> Iterator[Self]:
-        """Continue the build in `directory/.unfinished` if it has the same recipe; else begin anew.
+        """Continue the build in `directory/.unfinished` if it has the same recipe; else start again.
 
         Raises:
             OutputError: in the `with` block too: the disk is full.
         """
         with (
             full_disk_as_output_error(directory),
-            _unrecorded_discarded_on_error(directory),
+            _discard_without_record(directory),
             contextlib.ExitStack() as files,
         ):
             progress = Progress.read(directory)
             writers = None
             if progress and progress.recipe == recipe:
-                writers = _resumed(files, directory, vocab_size, progress)
+                writers = _resume_writers(files, directory, vocab_size, progress)
             if progress is None or writers is None:
                 if (directory / UNFINISHED / PROGRESS_FILE).exists():
                     what = "is of other text, settings or tokenizer, or damaged"
                     reporter.say(f"{directory}: what was begun there {what}; beginning anew")
                 progress = Progress(recipe=recipe)
-                writers = _begun(files, directory, splits, vocab_size)
+                writers = _new_writers(files, directory, splits, vocab_size)
             yield cls(directory, writers, progress, commit_bytes)
 
     def write(self, encoded: EncodedItem) -> None:
@@ -141,7 +141,7 @@ class BuildJournal:
     def finish(self, sidecars: Mapping[Split, Sidecar]) -> None:
         """Move all files to their places, replacing older ones.
 
-        Of a build that is recorded as complete, `sidecars` are written already, and none are needed.
+        If the build is recorded as complete, the sidecars exist already and `sidecars` is ignored.
         """
         if not self.progress.is_complete:
             for split, sidecar in sidecars.items():
@@ -167,7 +167,7 @@ class BuildJournal:
 
 
 def is_unfinished(directory: Path) -> bool:
-    """Return whether a build is under way here, or was interrupted."""
+    """Return True if a build is in progress here, or was interrupted."""
     return (directory / UNFINISHED).exists()
 
 
@@ -184,7 +184,7 @@ def put_in_place(directory: Path) -> None:
     sidecars = [f"{name}.json" for name in ids]
     made = directory / UNFINISHED
     for name in sidecars:
-        if (made / name).exists():  # else it is in its place already
+        if (made / name).exists():  # otherwise it has been moved already
             (directory / name).unlink(missing_ok=True)
     sync_directory(directory)
     for name in (*ids, *sidecars):
@@ -195,15 +195,15 @@ def put_in_place(directory: Path) -> None:
 
 
 def discard(directory: Path) -> None:
-    """Remove an unfinished build, its record first: the other files count for nothing without it."""
+    """Remove an unfinished build, its record first: without it the other files are ignored."""
     if is_unfinished(directory):
         (directory / UNFINISHED / PROGRESS_FILE).unlink(missing_ok=True)
         shutil.rmtree(directory / UNFINISHED)
 
 
 @contextlib.contextmanager
-def _unrecorded_discarded_on_error(directory: Path) -> Iterator[None]:
-    """Leave no folder without a record behind when the block raises."""
+def _discard_without_record(directory: Path) -> Iterator[None]:
+    """Context manager that removes the folder on an error if nothing has been recorded."""
     try:
         yield
     except BaseException:
@@ -216,10 +216,10 @@ def _part_path(directory: Path, split: str) -> Path:
     return directory / UNFINISHED / f"{split}.memmap"
 
 
-def _resumed(
+def _resume_writers(
     files: contextlib.ExitStack, directory: Path, vocab_size: int, progress: Progress
 ) -> dict[Split, TokenWriter] | None:
-    """Open writers that continue the recorded parts; None if the files are not what the record says."""
+    """Open writers that continue the recorded parts; None if the files do not match the record."""
     writers: dict[Split, TokenWriter] = {}
     if progress.is_complete:
         return writers  # some files may have been moved already
@@ -235,10 +235,10 @@ def _resumed(
     return writers
 
 
-def _begun(
+def _new_writers(
     files: contextlib.ExitStack, directory: Path, splits: Sequence[Split], vocab_size: int
 ) -> dict[Split, TokenWriter]:
-    """Remove what is there and open writers for new, empty files."""
+    """Remove an older build and open writers for new, empty files."""
     discard(directory)
     make_directory(directory / UNFINISHED)
     writers = {}

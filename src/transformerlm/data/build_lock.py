@@ -1,4 +1,4 @@
-"""Lock an output folder while its files are made: of several processes one builds, the others wait."""
+"""Lock on an output folder while its files are made: one process builds, others wait."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ POLL_SECONDS = 0.5
 
 @contextlib.contextmanager
 def build_lock(directory: Path, reporter: Reporter) -> Iterator[None]:
-    """Hold the lock of a folder, waiting for it if necessary, and remove what killed processes left there.
+    """Hold the lock of a folder, waiting for it if necessary; remove temporaries of killed processes.
 
-    The output may exist by then: check again.
+    After waiting, the output may exist: check again.
 
     Raises:
         OutputError: the disk is full.

@@ -1,8 +1,8 @@
-"""Divide a corpus into chunks and items of work: a function of the text alone, in bounded memory.
+"""Division of a corpus into chunks and items of work: a function of the text alone, in bounded memory.
 
 A chunk of whole documents ends where a document ends. A document longer than a chunk is cut where encoding
-both sides apart gives the same ids as encoding the whole. Only what is needed to find the cuts is read here;
-the worker that gets a chunk reads its text.
+both sides separately gives the same ids as encoding the whole. Only the text needed to find the cuts is read
+here; the worker that gets a chunk reads all of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SafeCut(Protocol):
     """Function that finds where a text can be cut so that encoding both parts gives the ids of the whole."""
 
     def __call__(self, text: str, *, is_tail: bool = False) -> int:
-        """Return the largest index at which `text` may be cut, whatever follows it; 0 if there is none.
+        """Return the largest index at which `text` may be cut, for any continuation; 0 if there is none.
 
         Args:
             is_tail: other text precedes `text`.
@@ -60,13 +60,13 @@ def chunks_of(
     """Divide a region into chunks of about `chunk_bytes`, in order.
 
     Without `safe_cut` long documents are cut anywhere, which is enough to count documents. A line of .jsonl
-    is never cut, nor is a stretch of text without a safe cut: such a chunk is as long as it has to be.
+    is never cut, nor is text without a safe cut: such a chunk is as long as necessary.
     """
     end = b"\n" if is_jsonl(region.path) else config.document_separator.encode()
     position, size = region.start, chunk_bytes
     while position < region.stop:
         stop = min(position + size, region.stop)
-        whole = stop if stop == region.stop else _end_of_whole(region.path, position, stop, end)
+        whole = stop if stop == region.stop else _end_of_last_document(region.path, position, stop, end)
         if whole > position:
             yield Chunk(region.path, position, whole, region.split)
             position, size = whole, chunk_bytes
@@ -91,10 +91,10 @@ def work_items(all_chunks: Iterable[Chunk], chunk_bytes: int = CHUNK_BYTES) -> I
         yield tuple(group)
 
 
-def _end_of_whole(path: str, start: int, stop: int, end: bytes) -> int:
-    """Return the end of the last document that is whole in these bytes, its separator included.
+def _end_of_last_document(path: str, start: int, stop: int, end: bytes) -> int:
+    """Return the end of the last complete document in these bytes, its separator included.
 
-    Without any, it is `start`.
+    Returns `start` if there is none.
     """
     if not end:
         return start
@@ -111,7 +111,7 @@ def _end_of_whole(path: str, start: int, stop: int, end: bytes) -> int:
 
 
 def _overlaps_itself(separator: bytes) -> bool:
-    """Return whether two occurrences of the separator can share bytes, as two "aa" do in "aaa"."""
+    """Return True if two occurrences of the separator can share bytes, as two "aa" do in "aaa"."""
     return any(separator.startswith(separator[-length:]) for length in range(1, len(separator)))
 
 
@@ -164,7 +164,7 @@ def _cut_in_tail(data: bytes, safe_cut: SafeCut) -> int:
 
 
 def _cut_in_all(data: bytes, chunk: Chunk, config: CorpusConfig, safe_cut: SafeCut) -> int:
-    """Find the last safe cut in all of `data`, decoded as the config says."""
+    """Find the last safe cut in all of `data`, decoded according to the config."""
     text, num_bytes = decode_beginning(data, chunk.path, chunk.start, config.encoding_errors)
     index = safe_cut(text)
     if index == 0:

@@ -1,4 +1,4 @@
-"""List the files of a corpus: a file, a folder, a glob, or the source of Python's standard library.
+"""The files of a corpus: a file, a folder, a glob, or the source of Python's standard library.
 
 This module lists files and reads their bytes; `documents.py` reads the text in them.
 """
@@ -42,7 +42,7 @@ _NOT_RESULTS = ("token_dir", "num_workers")
 
 
 class MissingCorpusError(DataError):
-    """No corpus exists where the config says."""
+    """There is no corpus at the configured path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ class Corpus:
 
     sources: tuple[Source, ...]
     num_hidden: int = 0
-    """Hidden files and folders that were passed over."""
+    """Hidden files and folders that were skipped."""
     num_binary: int = 0
-    """Files that were passed over because their first 8 KiB contain a NUL byte."""
+    """Files that were skipped because their first 8 KiB contain a NUL byte."""
 
     @property
     def num_bytes(self) -> int:
@@ -129,14 +129,14 @@ def find_corpora(config: CorpusConfig) -> Corpora:
 
 
 def settings(config: CorpusConfig) -> dict[str, Any]:
-    """Return {key: value} of everything in [data] that decides what the text is and how it is divided."""
+    """Return {key: value} of everything in [data] that the text and its division depend on."""
     return {f"[data].{key}": value for key, value in to_dict(config).items() if key not in _NOT_RESULTS}
 
 
 def find_corpus(corpus: str, include: Iterable[str] = ("*",), key: Key = _CORPUS) -> Corpus:
     """List the files of one corpus, in the order of their names.
 
-    In a folder, files that are hidden, binary or written by this package are passed over, and so are folders
+    In a folder, files that are hidden, binary or written by this package are skipped, and so are folders
     that have been listed already (links may form a circle). With a glob, binary files are.
 
     Args:
@@ -156,7 +156,7 @@ def find_corpus(corpus: str, include: Iterable[str] = ("*",), key: Key = _CORPUS
         return _of_folder(path, tuple(include), key)
     if path.is_file():
         return Corpus((_inspect(path, path.name)[0],))
-    # Path.glob would need the pattern divided into a folder and the rest, and knows no absolute ones.
+    # Path.glob would need the pattern divided into a folder and the rest, and does not support absolute ones.
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207
     if not matches:
         expected = f"a file, a folder, a glob or {STDLIB}"
@@ -171,7 +171,7 @@ def refuse_overlap(corpora: Corpora, outputs: Iterable[Path], key: Key) -> None:
 
     Args:
         outputs: paths that are going to be written.
-        key: key of the config that decides where they are, for the error.
+        key: config key of their folder, for the error.
 
     Raises:
         ConfigError: one of them is a file of the corpus, perhaps by another name.

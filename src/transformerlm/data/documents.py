@@ -1,4 +1,4 @@
-"""Read the documents of a corpus, and decide which split a document belongs to.
+"""Documents of a corpus, and the split that each belongs to.
 
 The text is read in chunks: some whole documents, or a part of a long one. A chunk is a path and a few
 numbers, not text, so that it is cheap to send to a worker process. `chunks.py` divides the corpus.
@@ -26,14 +26,14 @@ TRAIN: Final = "train"
 VAL: Final = "val"
 
 HASHED_CHARACTERS: Final = 2**20
-"""Characters at the beginning of a document that decide which split it belongs to."""
+"""Characters at the beginning of a document that determine its split."""
 
 _WHITE_SPACE = " \t\n\r\f\v"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Chunk(NamedTuple):
-    """Bytes `start` to `stop` of a file, which can be encoded apart from the rest."""
+    """Bytes `start` to `stop` of a file, which can be encoded separately."""
 
     path: str
     start: int
@@ -51,16 +51,16 @@ class Document(NamedTuple):
     utf8: bytes
     """The text as UTF-8; with `encoding_errors = "keep"` other bytes too."""
     is_end: bool
-    """Whether the document ends with this text."""
+    """True if the document ends with this text."""
 
     @property
     def text(self) -> str:
-        """The text as a string; bytes that are not UTF-8 become what `text_of` makes of them."""
+        """The text as a string; bytes that are not UTF-8 become surrogates (see `text_of`)."""
         return text_of(self.utf8)
 
 
 def is_jsonl(path: str) -> bool:
-    """Return whether a file has one document per line, in JSON."""
+    """Return True if a file has one document per line, in JSON."""
     return path.endswith(".jsonl")
 
 
@@ -68,7 +68,7 @@ def documents_of(chunk: Chunk, config: CorpusConfig) -> Iterator[Document]:
     """Read a chunk and yield its documents, without those that are nothing but ASCII white space.
 
     Raises:
-        DataError: the text cannot be read as the config says it is.
+        DataError: the text does not have the format that the config describes.
     """
     data = read_bytes(chunk.path, chunk.start, chunk.stop)
     contents: Iterator[bytes]
@@ -88,7 +88,7 @@ def documents_of(chunk: Chunk, config: CorpusConfig) -> Iterator[Document]:
 
 
 def _checked(data: bytes, chunk: Chunk, config: CorpusConfig) -> bytes:
-    """Return the bytes with those that are not UTF-8 treated as the config says."""
+    """Return the bytes; those that are not UTF-8 are treated according to [data].encoding_errors."""
     if config.encoding_errors == "keep":
         return data
     text = decode(data, chunk.path, chunk.start, config.encoding_errors)
@@ -96,7 +96,7 @@ def _checked(data: bytes, chunk: Chunk, config: CorpusConfig) -> bytes:
 
 
 def is_blank(text: str) -> bool:
-    """Return whether `text` is nothing but ASCII white space."""
+    """Return True if `text` is nothing but ASCII white space."""
     return not text.strip(_WHITE_SPACE)
 
 
@@ -118,7 +118,7 @@ def split_of_utf8(content: bytes, validation_fraction: float) -> Split:
 
 
 def decode(data: bytes, path: str, start: int, errors: EncodingErrors) -> str:
-    """Decode bytes of the file `path` from byte `start` on; bytes that are kept become those of `text_of`.
+    """Decode bytes of the file `path` from byte `start` on; with "keep", invalid bytes as in `text_of`.
 
     Raises:
         DataError: the bytes are not UTF-8, and `errors` is "strict".
@@ -187,7 +187,7 @@ def _without_surrogates(text: str, line: str, config: CorpusConfig) -> str:
 
 
 def _found(values: Any, config: CorpusConfig) -> str:
-    """Describe what a line of JSON has in place of text in the field."""
+    """Describe what a line of JSON has instead of text in the field."""
     if not isinstance(values, dict):
         return f"no object but {type(values).__name__}"
     if config.jsonl_field in values:

@@ -1,23 +1,21 @@
-"""Encode one item of work: read some chunks of a corpus and return the ids of each split."""
+"""Encoding of one item of work: some chunks of a corpus, to the ids of each split."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Document, Split, documents_of
 from transformerlm.errors import DataError, Key
 from transformerlm.tokenizer import Tokenizer
-
-Ids = NDArray[np.unsignedinteger[Any]]
+from transformerlm.tokenizer.vocabulary import Ids
 
 
 class SplitTokens(NamedTuple):
-    """The ids of one split, and the text that they stand for."""
+    """The ids of one split, and counts of the text that they stand for."""
 
     split: Split
     ids: Ids
@@ -40,7 +38,7 @@ def encode_item(tokenizer: Tokenizer, config: CorpusConfig, item: Sequence[Chunk
     """Read and encode one item of work.
 
     Raises:
-        DataError: the text cannot be read as the config says it is.
+        DataError: the text does not have the format that the config describes.
     """
     documents = [document for chunk in item for document in documents_of(chunk, config)]
     parts = []
@@ -56,7 +54,7 @@ def encode_item(tokenizer: Tokenizer, config: CorpusConfig, item: Sequence[Chunk
 def _encode(tokenizer: Tokenizer, documents: Sequence[Document], separator: str) -> Ids:
     """Return the ids of documents in order, each that ends followed by the separator's id."""
     if separator and stands_alone(separator, tokenizer.special_token_ids):
-        # One call instead of one a document: the separator is a special token, so nothing merges across it.
+        # One call instead of one per document: the separator is a special token, so nothing merges across it.
         end = separator.encode()
         return tokenizer.encode_bytes(b"".join(part.utf8 + end * part.is_end for part in documents))
     end_ids = np.array([tokenizer.special_token_ids[separator]] if separator else [], dtype=tokenizer.dtype)
@@ -65,10 +63,10 @@ def _encode(tokenizer: Tokenizer, documents: Sequence[Document], separator: str)
 
 
 def stands_alone(separator: str, special_tokens: Iterable[str]) -> bool:
-    """Return whether a separator between any two texts is always found there, and no other special token.
+    """Return True if a separator between any two texts is always found there, and no other special token.
 
-    It is not where another token contains the separator, or can begin in the text before it and end within
-    it. "||" does the latter to itself: "a|" + "||" begins with "a||".
+    False if another token contains the separator, or a token can begin in the text before the separator and
+    end within it. "||" does so itself: in "a|" + "||" the first occurrence is at 1.
     """
     return not any(
         (separator in token and separator != token)

@@ -1,4 +1,4 @@
-"""Make or reuse a tokenizer and token files, as the commands do before anything else.
+"""Preparation of a tokenizer and token files: made from the corpus, or reused.
 
 From Python:
 
@@ -8,7 +8,7 @@ From Python:
     data = prepare_data(data_config, tokenizer_config, tokenizer)
     print(data.train.num_tokens, data.train.tokens[:10])
 
-Files that exist are compared, key by key, with what the config asks for. Files that do not match are neither
+The settings of existing files are compared, key by key, with the config. Files that do not match are neither
 used nor overwritten. Of several processes that want the same files, one makes them and the others wait.
 """
 
@@ -27,10 +27,9 @@ from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.data.sidecar import sidecar_path
-from transformerlm.data.split import nothing_left
+from transformerlm.data.split import empty_split_error
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError, Key
-from transformerlm.parallel import available_cores
 from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.schema import to_dict
 from transformerlm.storage.files import remove_dead_temporaries
@@ -51,13 +50,13 @@ def prepare_tokenizer(
 ) -> Tokenizer:
     """Load the tokenizer in `tokenizer_dir`; if there is none, train it on the training split and save it.
 
-    A tokenizer that this package has not made (GPT-2's own files, for instance) is used as it is. If another
-    process is at work in the parent folder, that one is waited for first.
+    A tokenizer from elsewhere (GPT-2's own files, for instance) is used as it is. If another process builds
+    in the parent folder, this one waits for it.
 
     Args:
         data_config: the corpus, and how it is read and split.
         tokenizer_config: the tokenizer's folder and settings.
-        reporter: where to report progress; by default nowhere.
+        reporter: receives progress; None: no output.
 
     Raises:
         ConfigError: a file of the corpus would be replaced.
@@ -82,19 +81,19 @@ def prepare_data(
 ) -> TokenData:
     """Open the token files in `token_dir`; if they are missing, make them from the corpus.
 
-    An interrupted build is continued. If another process makes the files, that one is waited for.
+    An interrupted build is continued. If another process is making the files, this one waits for it.
 
     Args:
         data_config: the corpus, how it is read and split, and the folder of the token files.
         tokenizer_config: names the tokenizer's folder in errors.
-        tokenizer: what `prepare_tokenizer` returns.
-        reporter: where to report progress; by default nowhere.
+        tokenizer: from `prepare_tokenizer`.
+        reporter: receives progress; None: no output.
 
     Raises:
         ConfigError: a file of the corpus would be replaced.
         DataError: the files there were made from another corpus, with other settings or with another
             tokenizer; a corpus that cannot be read; damaged files.
-        OutputError: the disk has not enough room.
+        OutputError: the disk has too little space.
     """
     wanted = _WantedTokenFiles(data_config, tokenizer_config, tokenizer, reporter or SilentReporter())
     is_made = False
@@ -113,7 +112,7 @@ def prepare_data(
 def training_texts(
     data_config: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, bar: Bar | None = None
 ) -> Iterator[str]:
-    """Yield the text of the training split: documents, and parts of long ones that can be encoded apart.
+    """Yield the text of the training split: documents, and separately encodable parts of long ones.
 
     Raises:
         DataError: a corpus that cannot be read, or one that leaves nothing to train on.
@@ -128,12 +127,12 @@ def training_texts(
         if bar:
             bar.update(sum(chunk.stop - chunk.start for chunk in item))
     if is_empty:
-        raise nothing_left(data_config, TRAIN)
+        raise empty_split_error(data_config, TRAIN)
 
 
 @dataclass(frozen=True)
 class _WantedTokenizer:
-    """The tokenizer that a config asks for: loaded if it is there, else trained."""
+    """The tokenizer that a config describes: loaded if it exists, else trained."""
 
     data_config: CorpusConfig
     config: TokenizerConfig
@@ -145,7 +144,7 @@ class _WantedTokenizer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings that decide what the tokenizer is, as its manifest keeps them."""
+        """Settings that the tokenizer depends on, in the form of its manifest's `made_from`."""
         values = to_dict(self.config)
         return {f"[tokenizer].{key}": value for key, value in values.items() if key != "tokenizer_dir"}
 
@@ -187,7 +186,7 @@ class _WantedTokenizer:
                 training_texts(self.data_config, corpora, safe_cut, bar),
                 self.config.special_tokens,
                 pattern=self.config.pattern,
-                num_workers=self.data_config.num_workers or available_cores(),
+                num_workers=self.data_config.num_workers,
             )
 
     def _learn(self, words: Words) -> Tokenizer:
@@ -200,7 +199,7 @@ class _WantedTokenizer:
 
 @dataclass(frozen=True)
 class _WantedTokenFiles:
-    """The token files that a config asks for: used if they are there, else made."""
+    """The token files that a config describes: used if they exist, else made."""
 
     data_config: DataConfig
     tokenizer_config: TokenizerConfig
@@ -212,7 +211,7 @@ class _WantedTokenFiles:
         return Path(fill_placeholders(self.data_config.token_dir, self.data_config))
 
     def exist(self) -> bool:
-        """Return whether all of them exist; DataError if those that do were made otherwise."""
+        """Return True if all of them exist; DataError if an existing one was made with other settings."""
         paths = token_paths(self.data_config, self.directory)
         files = [TokenFile.open(path) for path in paths if sidecar_path(path).exists()]
         key = f"tokenizer {fill_placeholders(self.tokenizer_config.tokenizer_dir, self.data_config)}"
@@ -224,7 +223,7 @@ class _WantedTokenFiles:
         return len(files) == len(paths)  # an interrupted build may have left some of them
 
     def finish(self) -> bool:
-        """Finish a build of which only the last renames are missing; return whether all files exist.
+        """Finish a build of which only the last renames are missing; return True if all files exist.
 
         The caller holds the folder's lock.
         """
@@ -241,7 +240,7 @@ class _WantedTokenFiles:
 
 
 def _list_files(data_config: CorpusConfig, reporter: Reporter) -> Corpora:
-    """List the files of the corpora, and report those that are passed over."""
+    """List the files of the corpora, and report those that are skipped."""
     corpora = find_corpora(data_config)
     names = (data_config.corpus, data_config.validation_corpus)
     for name, corpus in zip(names, (corpora.main, corpora.validation), strict=True):
@@ -254,7 +253,8 @@ def _list_files(data_config: CorpusConfig, reporter: Reporter) -> Corpora:
 def _text_settings(
     data_config: CorpusConfig, made_from: Mapping[str, Any], reporter: Reporter
 ) -> dict[str, Any]:
-    """Return what decides the text today. If the corpus is gone, its files are taken to be unchanged."""
+    """Return the current settings and files of the text. If the corpus is gone, assume that it is
+    unchanged."""
     try:
         files: dict[str, Any] = {**find_corpora(data_config).summary()}
     except MissingCorpusError as error:
@@ -264,7 +264,7 @@ def _text_settings(
 
 
 def _check_made_from(made_from: Mapping[str, Any], asked: Mapping[str, Any], path: Path, option: str) -> None:
-    """Raise DataError with a line for each key in which `path` was made otherwise than is asked for."""
+    """Raise DataError with a line for each key whose value differs between `path` and the config."""
     keys = [*asked, *(key for key in made_from if key not in asked)]
     changes = [(key, made_from.get(key, "none"), asked.get(key, "none")) for key in keys]
     lines = [f"{path}: {key}: {old} -> {new}" for key, old, new in changes if old != new]

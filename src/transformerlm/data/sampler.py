@@ -1,4 +1,4 @@
-"""Batches from token files: random windows, or every window once an epoch; and validation text in order.
+"""Batches from token files: random windows, or every window once per epoch; validation text in order.
 
 A training batch is a pure function of (seed, step): resuming needs only the number of the step, and the
 batches are the same on any number of ranks. There is no iterator and no queue.
@@ -22,7 +22,7 @@ Batch = tuple[Tensor, Tensor]
 """Inputs and targets, int64, each `[batch, time]`: targets[b, t] follows inputs[b, t] in the text."""
 
 _NUM_ROUNDS = 8
-_BLOCK_WINDOWS = 4096  # windows whose starts are computed together; a few take as long as that many
+_BLOCK_WINDOWS = 4096  # windows whose starts are computed together, which takes as long as a few
 
 
 def get_batch(
@@ -50,15 +50,15 @@ class BatchSampler:
 
     order "random": each window starts at a random position.
     order "epoch": the text, treated as a ring, is cut into windows of `context_length`, beginning at a random
-    position for each epoch, and the windows are shuffled. In an epoch every window comes once and every token
-    is a target once, except for fewer than `context_length` tokens that are left over, others each time.
-    A batch may end one epoch and begin the next.
+    position for each epoch, and the windows are shuffled. In an epoch every window occurs once and every
+    token is a target once, except for a remainder of fewer than `context_length` tokens, different in each
+    epoch. A batch may span two epochs.
 
     Args:
         tokens: `[num_tokens]`, any integers; a memory-mapped file is read only where a window lies.
         batch_size: windows in a step's global batch.
         context_length: tokens of a window.
-        order: how windows are drawn, see above.
+        order: "random" or "epoch", see above.
         seed: of the random numbers.
 
     Raises:
@@ -74,7 +74,7 @@ class BatchSampler:
         seed: int = 0,
     ) -> None:
         _require(tokens, context_length)
-        # Still mapped, but no longer a np.memmap: that makes every slice of it cost microseconds.
+        # Still mapped, but not an np.memmap, whose slices cost microseconds each.
         self.tokens = np.asarray(tokens)
         self.batch_size, self.context_length = batch_size, context_length
         self.order, self.seed = order, seed
@@ -137,8 +137,8 @@ def validation_windows(
         tokens: `[num_tokens]`, any integers.
 
     Yields:
-        Inputs and targets, `[at most batch_size, context_length]`; tokens that are left over come last, as
-        one shorter window, `[1, number of them - 1]`.
+        Inputs and targets, `[at most batch_size, context_length]`; the remaining tokens come last, as one
+        shorter window, `[1, number of them - 1]`.
 
     Raises:
         DataError: fewer than 2 tokens.

@@ -1,6 +1,6 @@
 """The sidecar of a token file, `NAME.memmap.json`: counts, checksums and origin of the ids.
 
-It has a checksum of its own, which format 1 did not have yet.
+It has a checksum of itself, except in format 1.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Sidecar:
         except NewerFormatError as error:
             raise DataError(f"{path}: {error}") from None
         except RecordError as error:
-            raise damaged(path, str(error)) from None
+            raise damaged_error(path, str(error)) from None
         if values["dtype"] not in DTYPES:
             raise DataError(f"{path}: expected dtype {' or '.join(DTYPES)}, got {values['dtype']!r}")
         return cls(**values)
@@ -97,7 +97,7 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def damaged(path: Path, what: str) -> DataError:
+def damaged_error(path: Path, what: str) -> DataError:
     """Return the error for a token file or a sidecar that is damaged."""
     advice = "remove the token file and its sidecar, and make them again with transformerlm-make-data"
     return DataError(f"{path}: damaged: {what}; {advice}")
@@ -107,7 +107,8 @@ def read_sidecar(path: Path) -> bytes:
     """Read the content of a sidecar, without checking it.
 
     Raises:
-        DataError: there is none. The message says whether there is a token file, or an unfinished one.
+        DataError: there is none; the message distinguishes a missing sidecar, an unfinished and a missing
+            file.
     """
     try:
         return path.read_bytes()
@@ -118,4 +119,4 @@ def read_sidecar(path: Path) -> bytes:
             raise DataError(f"{token_path}: {what}") from None
         if not token_path.exists():
             raise DataError(f"{token_path}: no such token file; transformerlm-make-data makes it") from None
-        raise damaged(token_path, f"its sidecar {path.name} is missing") from None
+        raise damaged_error(token_path, f"its sidecar {path.name} is missing") from None

@@ -1,4 +1,4 @@
-"""Split a corpus into training and validation text: by document, at the corpus' end, or by file."""
+"""Split of a corpus into training and validation text: by document, at the corpus' end, or by file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOK_BACK_BYTES = 2**20
 
 
 def has_validation(config: CorpusConfig) -> bool:
-    """Return whether the config asks for text to validate on."""
+    """Return True if the config asks for text to validate on."""
     return config.validation_corpus is not None or config.validation_fraction > 0
 
 
@@ -35,7 +35,7 @@ def regions(config: CorpusConfig, corpora: Corpora) -> list[Region]:
     return _divided_by_tail(config, corpora.main)
 
 
-def nothing_left(config: CorpusConfig, split: Split) -> DataError:
+def empty_split_error(config: CorpusConfig, split: Split) -> DataError:
     """Return the error for a split in which there is no text."""
     if split == VAL and config.validation_corpus is not None:
         return DataError(
@@ -56,7 +56,7 @@ def _whole(corpus: Corpus, split: Split | None) -> list[Region]:
 
 
 def _divides_by_document(by_document: list[Region], config: CorpusConfig) -> bool:
-    """Return whether there are MIN_DOCUMENTS documents, and some in both splits; stop reading once sure."""
+    """Return True if there are MIN_DOCUMENTS documents, and some in both splits; stop reading once sure."""
     number, seen = 0, set[Split | None]()
     for region in by_document:
         for chunk in chunks_of(region, config, safe_cut=None):
@@ -72,9 +72,9 @@ def _divides_by_document(by_document: list[Region], config: CorpusConfig) -> boo
 
 
 def _divided_by_tail(config: CorpusConfig, corpus: Corpus) -> list[Region]:
-    """Split at (1 - fraction) of all bytes, or where a file can first be divided after it.
+    """Split at (1 - fraction) of all bytes, or at the first position after it at which a file can be divided.
 
-    What begins at or after that place is for validation. A text across it is divided, a line of .jsonl not.
+    All after that position is for validation. A text that spans it is divided, a line of .jsonl is not.
     """
     # Exact, from the decimal number that the user wrote: 1 - 0.9 is not quite 0.1 in binary.
     kept = 1 - fractions.Fraction(str(config.validation_fraction))
@@ -111,9 +111,10 @@ def _next_line(source: Source, at: int) -> int:
 
 
 def _after_separator(source: Source, at: int, separator: bytes) -> int:
-    """Return `at`, or if it lies within a separator, the end of that."""
+    """Return `at`, or the end of the separator if `at` lies within one."""
     # Separators are searched from the left, and may overlap themselves ("aaa" contains one "aa"). None spans
-    # a byte that it does not contain, so searching from such a byte on finds what searching all would.
+    # a byte that it does not contain, so a search from such a byte finds the same ones as a search of the
+    # whole text.
     before = read_bytes(source.path, max(source.start, at - _LOOK_BACK_BYTES), at)
     position = at - (len(before) - len(before.rstrip(separator)))
     data = read_bytes(source.path, position, min(at + len(separator), source.num_bytes))

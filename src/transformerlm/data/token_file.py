@@ -1,6 +1,6 @@
 """The token file: `NAME.memmap`, raw little-endian ids, and its sidecar `NAME.memmap.json`.
 
-The sidecar is written last: a token file without one is not whole. Opening takes the same time for any size,
+The sidecar is written last: a token file without one is incomplete. Opening takes the same time for any size,
 because the ids are mapped, not read. It checks the file's length; `TokenFile.verify` reads and checks every
 byte.
 """
@@ -23,24 +23,25 @@ from transformerlm.data.sidecar import (
     DTYPES,
     FORMAT_VERSION,
     Sidecar,
-    damaged,
+    damaged_error,
     read_sidecar,
     sidecar_path,
 )
 from transformerlm.errors import DataError
 from transformerlm.storage.files import committed_file
+from transformerlm.tokenizer.vocabulary import id_dtype
 
 BLOCK_BYTES = 64 * 2**20
-"""Bytes under one checksum: small enough to find where a file is damaged, and to go on from there."""
+"""Bytes per checksum: small enough to locate damage, and to resume from there."""
 
 
 def dtype_name_for(vocab_size: int) -> str:
     """Return the narrowest type for ids below `vocab_size`: "uint16" or "uint32"."""
-    return "uint16" if vocab_size <= 2**16 else "uint32"
+    return id_dtype(vocab_size).name
 
 
 class TokenFile:
-    """A token file, open for reading. Make one with `TokenFile.open`.
+    """A token file, open for reading; `TokenFile.open` creates one.
 
     It may be pickled and forked: only the path is sent, and each process maps the file itself.
     """
@@ -54,7 +55,7 @@ class TokenFile:
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Open `NAME.memmap`; takes the same time for any size.
 
-        If the file is replaced meanwhile, the result is wholly the old file or wholly the new one.
+        If the file is replaced meanwhile, the result is either the old file or the new one.
 
         Raises:
             DataError: the file or its sidecar is missing, or they do not match.
@@ -65,7 +66,7 @@ class TokenFile:
         try:
             file = path.open("rb")
         except (FileNotFoundError, IsADirectoryError):
-            raise damaged(path, "there is only its sidecar") from None
+            raise damaged_error(path, "there is only its sidecar") from None
         with file:
             # A sidecar is removed before its ids are replaced: if it is still there, it belongs to these ids.
             if read_sidecar(sidecar_path(path)) != content:
@@ -129,10 +130,10 @@ class TokenFile:
                 progress(len(block))
         size = self.path.stat().st_size
         if position != size:
-            raise damaged(self.path, f"expected checksums of {size} bytes, got those of {position}")
+            raise damaged_error(self.path, f"expected checksums of {size} bytes, got those of {position}")
         if wrong:
             where = " and ".join(f"{start} to {stop}" for start, stop in _joined(wrong))
-            raise damaged(self.path, f"bytes {where} are not those that were written (SHA-256 differs)")
+            raise damaged_error(self.path, f"bytes {where} are not those that were written (SHA-256 differs)")
 
 
 def _map(path: Path, file: BinaryIO, sidecar: Sidecar) -> NDArray[np.unsignedinteger[Any]]:
@@ -140,7 +141,7 @@ def _map(path: Path, file: BinaryIO, sidecar: Sidecar) -> NDArray[np.unsignedint
     expected, found = sidecar.num_tokens * dtype.itemsize, os.fstat(file.fileno()).st_size
     if expected != found:
         what = f"expected {sidecar.num_tokens} tokens of {sidecar.dtype} = {expected} bytes"
-        raise damaged(path, f"{what}, got {found} bytes")
+        raise damaged_error(path, f"{what}, got {found} bytes")
     if not found:  # an empty file cannot be mapped
         return np.empty(0, dtype=dtype)
     return np.memmap(file, dtype=dtype, mode="r")
@@ -158,7 +159,7 @@ def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """State of a TokenWriter: with the file itself, enough to continue writing."""
+    """State of a TokenWriter, which suffices to continue writing the file."""
 
     num_tokens: int = 0
     largest_id: int = -1
@@ -169,7 +170,7 @@ class Written:
 
 
 class TokenWriter:
-    """Writer of a token file, in constant memory. `TokenWriter.create` makes one."""
+    """Writer of a token file, in constant memory; `TokenWriter.create` creates one."""
 
     def __init__(self, path: Path, file: BinaryIO, vocab_size: int) -> None:
         self.path, self.vocab_size = path, vocab_size
@@ -190,8 +191,8 @@ class TokenWriter:
     ) -> Iterator[Self]:
         """Write `NAME.memmap` and its sidecar in a `with` block.
 
-        They appear when the block ends, and replace older ones. If it ends with an error, the older ones
-        stay and nothing else is left.
+        They appear when the block ends, and replace older ones. If it ends with an error, the older ones are
+        kept and nothing else remains.
 
         Args:
             path: of the token file.
@@ -207,8 +208,8 @@ class TokenWriter:
         with committed_file(path) as file:
             writer = cls(path, file, vocab_size)
             yield writer
-            # A full disk is noticed here, while the old file can still be kept. Then the old sidecar has to
-            # go before the new ids come: no reader may combine the two.
+            # A full disk is noticed here, while the old file can still be kept. Then the old sidecar is
+            # removed before the new ids appear: no reader may combine the two.
             writer.sync()
             sidecar_path(path).unlink(missing_ok=True)
         writer.sidecar(fingerprint, made_from or {}, sources).write(sidecar_path(path))
@@ -229,7 +230,7 @@ class TokenWriter:
         file.seek(num_full * BLOCK_BYTES)
         writer._sums.update(file.read(size % BLOCK_BYTES))
         if file.tell() != size or writer._sums.so_far() != written.block_sha256:
-            raise damaged(path, f"its first {size} bytes are not those that were written")
+            raise damaged_error(path, f"its first {size} bytes are not those that were written")
         file.truncate()
         return writer
 
@@ -260,7 +261,7 @@ class TokenWriter:
 
     @property
     def written(self) -> Written:
-        """State of the writer: counts and checksums of what is written so far."""
+        """State of the writer: counts and checksums so far."""
         return Written(
             num_tokens=self.num_tokens,
             largest_id=self.largest_id,
@@ -272,7 +273,7 @@ class TokenWriter:
     def sidecar(
         self, fingerprint: str, made_from: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]
     ) -> Sidecar:
-        """Return the sidecar of what is written so far."""
+        """Return the sidecar of the ids written so far."""
         return Sidecar(
             format_version=FORMAT_VERSION,
             dtype=dtype_name_for(self.vocab_size),

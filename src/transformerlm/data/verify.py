@@ -1,7 +1,7 @@
-"""Slow checks, on demand: a tokenizer against its corpus, and token files against their checksums.
+"""Verification: a tokenizer against its corpus, and token files against their checksums.
 
 The check of a tokenizer starts from the text and uses neither the kernels nor the trainer: it shares with
-them only how text is read and divided. The check of token files reads every byte.
+them only the reading and division of text. The check of token files reads every byte.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from transformerlm.data.build import token_paths
 from transformerlm.data.corpus import find_corpora
 from transformerlm.data.prepare import fill_placeholders, training_texts
 from transformerlm.data.token_file import TokenFile
-from transformerlm.errors import DataError
+from transformerlm.errors import DataError, Problem
 from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.tokenizer import Tokenizer, verify_merges
 from transformerlm.tokenizer.train import count_pretokens
@@ -30,7 +30,7 @@ def verify_tokenizer(
     Takes some 3 seconds for 4 MB of source code and 10,000 ids, on one core.
 
     Raises:
-        DataError: a merge is not (names the first), or the corpus cannot be read.
+        DataError: a merge is not (the message names the first), or the corpus cannot be read.
     """
     reporter = reporter or SilentReporter()
     pretokenizer, merges = tokenizer.pretokenizer, tokenizer.merges
@@ -53,21 +53,21 @@ def verify_tokenizer(
 
 
 def verify_token_files(data_config: DataConfig, reporter: Reporter | None = None) -> None:
-    """Read the token files and compare them with the checksums that were taken when they were written.
+    """Read the token files and compare them with the checksums in their sidecars.
 
     Raises:
         DataError: a file is damaged; one line for each, with the range of bytes.
     """
     reporter = reporter or SilentReporter()
-    lines = []
+    problems: list[Problem] = []
     for path in token_paths(data_config, Path(fill_placeholders(data_config.token_dir, data_config))):
         try:
             file = TokenFile.open(path)
             with reporter.bar(file.tokens.nbytes, "B", f"reading {path.name}") as bar:
                 file.verify(bar.update)
         except DataError as error:
-            lines += error.lines
+            problems += error.problems
         else:
             reporter.say(f"{path}: verified: all {file.num_tokens:,} tokens are as they were written")
-    if lines:
-        raise DataError(lines)
+    if problems:
+        raise DataError(problems)

@@ -1,5 +1,5 @@
 """Several processes that train one model.
 
-`world.py` says which of how many this one is, `ranks.py` and `collectives.py` how they communicate, and
-`sharding.py` how a model is divided among them.
+`world.py` holds the numbers of this process, `ranks.py` and `collectives.py` the communication, and
+`sharding.py` the division of a model among the processes.
 """

@@ -1,7 +1,7 @@
-"""Several ranks, which torchrun starts on one machine or many, connected by torch.distributed.
+"""Communication of several ranks, which torchrun starts on one machine or many, by torch.distributed.
 
-With sharding.py, which divides a model among ranks, the only importer of torch.distributed. Torch is imported
-where ranks are connected: whoever is alone never needs it.
+Only this module and sharding.py import torch.distributed. torch is imported when ranks are connected, so that
+a single process does not wait for it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from transformerlm.errors import ConfigError, OutputError, TransformerLMError
 from transformerlm.storage.files import system_error
 
 TIMEOUT = timedelta(minutes=10)
-"""Longest time that a rank waits for another. A process that ends, however it does, breaks its connections,
-and the others notice at once: this is for a machine without power or network. Longer work of rank 0 is done
-in `while_rank_0_works`."""
+"""Longest time that a rank waits for another. A process that ends breaks its connections, which the others
+notice at once; the timeout is for a machine that loses power or network. Longer work of rank 0 belongs in
+`while_rank_0_works`."""
 HEARTBEAT_SECONDS = 60.0
-"""Between two messages of a rank that works while others wait."""
+"""Interval between two messages of a rank that works while others wait."""
 
 _BUSY = b"busy"
 _ERROR_KEY = "transformerlm: error"
 
 
 def ranks_from_environment() -> Ranks:
-    """The ranks that torchrun's environment variables tell of; without these, a single process.
+    """Return the ranks that torchrun's environment variables describe; without these, a single process.
 
     Raises:
         ConfigError: some variables are set and others not, or their values do not fit each other.
@@ -42,7 +42,7 @@ def ranks_from_environment() -> Ranks:
 
 
 class ConnectedRanks(Ranks):
-    """One of several ranks. See `Ranks` for what each method does."""
+    """One of several ranks. `Ranks` documents the methods."""
 
     @contextlib.contextmanager
     def connected(self, backend: Backend = "gloo") -> Iterator[None]:  # noqa: D102
@@ -59,8 +59,8 @@ class ConnectedRanks(Ranks):
                     backends = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"
                     dist.init_process_group(backends, timeout=TIMEOUT, world_size=self.size, rank=self.rank)
                 stack.callback(dist.destroy_process_group)
-                # Gloo's threads let go of a tensor a moment after its exchange; those that come to it only
-                # when Python is being shut down abort the process.
+                # Gloo's threads release a tensor a moment after its exchange. A thread that does so while
+                # Python is shutting down aborts the process.
                 stack.callback(time.sleep, 0.1)
             yield
 
@@ -89,11 +89,11 @@ class ConnectedRanks(Ranks):
         except AgreedError:
             raise
         except LostRankError:
-            if left := _error_left_by_a_rank():
-                raise AgreedError(*json.loads(left)) from None
+            if stored := _stored_error():
+                raise AgreedError(*json.loads(stored)) from None
             raise
         except (TransformerLMError, OSError) as error:
-            _leave_error(_dumped(error))
+            _store_error(_dumped(error))
             raise
 
     def all_gather_bytes(self, data: bytes) -> list[bytes]:  # noqa: D102
@@ -136,14 +136,15 @@ class ConnectedRanks(Ranks):
 
     def leave(self) -> None:  # noqa: D102
         with contextlib.suppress(LostRankError):
-            if not _error_left_by_a_rank():
+            if not _stored_error():
                 self.barrier()
 
     def _sizes(self, size: int) -> list[int]:
         return [int(number) for (number,) in self.all_gather_numbers([size])]
 
     def _exchange_status(self, message: bytes) -> bool:
-        """Each rank says that it is done (b""), busy, or what went wrong, which all raise; is one busy?"""
+        """Exchange statuses: done (b""), busy, or an error, which all ranks raise; return True if one is
+        busy."""
         messages = self.all_gather_bytes(message)
         for answer in messages:
             if answer not in (b"", _BUSY):
@@ -152,7 +153,7 @@ class ConnectedRanks(Ranks):
 
     @contextlib.contextmanager
     def _heartbeats(self) -> Iterator[None]:
-        """Tell the waiting ranks now and then, from another thread, that this one works."""
+        """Send the busy status at intervals, from another thread, so that waiting ranks do not time out."""
         done = threading.Event()
 
         def beat() -> None:
@@ -165,17 +166,17 @@ class ConnectedRanks(Ranks):
                 yield
             finally:
                 done.set()
-                beating.result()  # where that has raised an error, the others have left already
+                beating.result()  # if that raised an error, the other ranks have left the block already
 
 
 def _dumped(error: TransformerLMError | OSError) -> bytes:
-    """The arguments of the AgreedError that another rank makes of this error, as JSON."""
+    """Return as JSON the arguments of the AgreedError that other ranks raise for this error."""
     if isinstance(error, TransformerLMError):
         return json.dumps([error.problems, error.exit_status]).encode()
     return json.dumps([[((), system_error(error), "")], OutputError.exit_status]).encode()
 
 
-def _leave_error(dumped: bytes) -> None:
+def _store_error(dumped: bytes) -> None:
     """Write this rank's error to the store that all ranks can read."""
     import torch.distributed as dist
 
@@ -183,8 +184,8 @@ def _leave_error(dumped: bytes) -> None:
         dist.distributed_c10d._get_default_store().set(_ERROR_KEY, dumped.decode())
 
 
-def _error_left_by_a_rank() -> bytes:
-    """The error that a rank has left; nothing where none has."""
+def _stored_error() -> bytes:
+    """Return the error that a rank has written to the store; b"" if there is none."""
     import torch.distributed as dist
 
     with contextlib.suppress(RuntimeError):  # the process that keeps the store may be gone
@@ -200,7 +201,7 @@ def _broken_connections_as_lost_ranks() -> Iterator[None]:
 
     try:
         yield
-    except RuntimeError as error:  # what torch raises where a connection breaks, or nothing comes in time
+    except RuntimeError as error:  # raised by torch when a connection breaks or times out
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
         reason = str(error).partition("\n")[0].partition(". ")[0]

@@ -1,7 +1,7 @@
 """Ranks: the processes that train one model together, and how they communicate.
 
-`Ranks` is a single process, in which nothing is exchanged: code that can run on several ranks calls its
-methods and need not ask how many there are. collectives.py has the same methods for several processes.
+`Ranks` is a single process, in which nothing is exchanged. `collectives.ConnectedRanks` has the same methods
+for several processes, so that code calls them without regard to the number of ranks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from transformerlm.distributed.world import World
 from transformerlm.errors import Key, Problem, TransformerLMError
 
 Backend = Literal["gloo", "nccl"]
-"""Transport of tensors: "gloo" from CPU to CPU; "nccl", where there are GPUs, between those too."""
+"""Transport of tensors: "gloo" between CPUs; "nccl" also between GPUs, if there are any."""
 
 
 class AgreedError(TransformerLMError):
-    """One rank's error, which all ranks know of and raise alike."""
+    """The error of one rank, raised on every rank."""
 
     def __init__(self, problems: list[tuple[list[str], str, str]], exit_status: int) -> None:
         super().__init__([Problem(Key(*key), what, source) for key, what, source in problems])
@@ -31,9 +31,9 @@ class LostRankError(TransformerLMError):
 
 
 class Ranks:
-    """The ranks as one of them sees them; this class is a single process, which communicates with nobody.
+    """This process among all ranks, and its communication with them; this base class is a single process.
 
-    All ranks call the same methods in the same order. What travels is bytes and numbers, never objects, so
+    All ranks call the same methods in the same order. Only bytes and numbers are exchanged, never objects, so
     that nothing is unpickled.
     """
 
@@ -56,45 +56,46 @@ class Ranks:
         return self.world.is_main
 
     def connected(self, backend: Backend = "gloo") -> AbstractContextManager[None]:
-        """Connect the ranks, and disconnect them when the block ends, however it does.
+        """Connect the ranks, and disconnect them when the block ends, also on an error.
 
-        Where they are connected already nothing is done.
+        Does nothing if they are connected already.
 
         Raises:
-            ConfigError: nobody says where rank 0 is (MASTER_ADDR, MASTER_PORT).
+            ConfigError: the address of rank 0 is not set (MASTER_ADDR, MASTER_PORT).
             LostRankError: the ranks do not find each other.
         """
         return contextlib.nullcontext()
 
     def collective_errors(self) -> AbstractContextManager[None]:
-        """Leave the block on all ranks together: without an error, or with that of the first that has one.
+        """Leave the block on all ranks together: without an error, or all with the error of one rank.
 
-        A rank that fails says so where its block ends. So what may fail in one rank and not in another is
-        done in a block of which the others reach the end, or that of one within it, before they exchange
-        anything.
+        The ranks exchange their errors at the end of the block. Work that may fail on one rank only belongs
+        in such a block, and no rank may exchange anything else between the possible failure and the end of
+        the block (or of a nested one).
 
         Raises:
-            AgreedError: a rank has raised a TransformerLMError or an OSError. A single process's errors
-                pass as they are.
+            AgreedError: a rank raised a TransformerLMError or an OSError. (A single process raises its own
+            error.)
         """
         return contextlib.nullcontext()
 
     def while_rank_0_works(self) -> AbstractContextManager[None]:
-        """`collective_errors` around work of rank 0 alone, however long it takes; the others wait.
+        """`collective_errors` for work of rank 0 alone that may take any time, while the other ranks wait.
 
         The work must not communicate.
         """
         return contextlib.nullcontext()
 
     def fail_together(self) -> AbstractContextManager[None]:
-        """If any rank fails, at whatever place, stop all ranks and raise the same error on each.
+        """If any rank fails, at any place in the block, stop all ranks and raise the same error on each.
 
-        For work that communicates otherwise than by these methods, as training does. A rank leaves its
-        error in writing before it ends; the others, whose connections break, find it there.
+        For work that communicates by other means than these methods, as training does. A rank that fails
+        writes its error to a shared store before it ends; the others notice broken connections and read it
+        there.
 
         Raises:
             AgreedError: another rank's error.
-            LostRankError: another rank has ended without a word.
+            LostRankError: another rank has ended without writing an error.
         """
         return contextlib.nullcontext()
 
@@ -103,7 +104,8 @@ class Ranks:
         return [data]
 
     def all_gather_numbers(self, numbers: Sequence[float]) -> list[list[float]]:
-        """Return every rank's `numbers`, as many of each, in the order of the ranks: a single exchange."""
+        """Return every rank's `numbers`, equally many of each, in the order of the ranks: a single
+        exchange."""
         return [list(numbers)]
 
     def broadcast_bytes(self, data: bytes) -> bytes:
@@ -111,11 +113,11 @@ class Ranks:
         return data
 
     def barrier(self) -> None:
-        """Wait until all ranks are here."""
+        """Wait until all ranks have called this."""
 
     def leave(self) -> None:
-        """Wait for each other at the end of all work, unless it has ended badly for one rank alone."""
+        """Final barrier at the end of all work; skipped if a rank has failed or is lost."""
 
 
 SINGLE_PROCESS = Ranks()
-"""The only process there is."""
+"""The ranks of a process that runs alone."""

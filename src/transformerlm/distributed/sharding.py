@@ -1,9 +1,9 @@
 """Parallel training of one model on several ranks: a copy on each (DDP), or a part of it on each (FSDP2).
 
-`Parallelism` is a single process, in which a model stays as it is; `Replicated` and `Sharded` apply
-PyTorch's own engines to a finished model from outside. Each rank computes the mean loss of its share of the
-batch, and shares are equally large: the mean of the ranks' losses is the loss, that of their gradients the
-gradient. FSDP2 and its tensors are imported where they are needed: that takes half a second.
+`Parallelism` is a single process, which leaves a model unchanged; `Replicated` and `Sharded` apply PyTorch's
+implementations to a finished model from outside. Each rank computes the mean loss of its share of the batch.
+All shares have one size, so the loss and the gradient of the batch are the means over the ranks. FSDP2 and
+its tensors are imported only when they are used, since that takes half a second.
 
 Source: Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020;
 Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", 2020 (of which
@@ -30,79 +30,83 @@ from transformerlm.storage.tree import flatten, unflatten
 
 
 def make_parallelism(sharding: Literal["none", "full"], ranks: Ranks) -> Parallelism:
-    """The parallelism that [runtime].sharding names, or none for a single process."""
+    """Return the parallelism that [runtime].sharding names; for a single process, none."""
     if ranks.size == 1:
         return Parallelism(ranks)
     return Sharded(ranks) if sharding == "full" else Replicated(ranks)
 
 
 class Parallelism:
-    """Division of a model and its batch among ranks; this class is a single process: all stays whole."""
+    """Division of a model and its batch among ranks; this base class is a single process, without
+    division."""
 
     keeps_model_whole = True
-    """True if each rank has all of the model."""
+    """True if each rank has the whole model."""
     can_repeat_passes = True
-    """True if a rank may begin a failed forward pass anew: not where others wait for it in a collective."""
-    needs_rehearsal = False
-    """True if passes that do not count come before the first step (`Replicated`)."""
+    """True if a rank may repeat a failed forward pass; not where the others wait for it in a collective."""
+    needs_trial_pass = False
+    """True if a trial pass must precede the first step (see `Replicated`)."""
     compiles_blocks = False
-    """True if blocks are compiled one by one: between them gradients or parameters travel."""
+    """True if blocks are compiled one by one, since gradients or parameters are exchanged between them."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
 
     def shard_(self, root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-        """Divide the parameters among the ranks, in place. Make the optimizer afterwards."""
+        """Divide the parameters among the ranks, in place; to be done before the optimizer is made."""
 
-    def connect(self, module: nn.Module) -> nn.Module:
+    def wrap(self, module: nn.Module) -> nn.Module:
         """Return the module to call in training: its backward pass averages gradients over the ranks."""
         return module
 
     def micro_batch(self, module: nn.Module, *, synchronised: bool) -> AbstractContextManager[None]:
-        """Around the passes of a micro-batch. Only where `synchronised`, as the last one of a step is,
-        gradients travel; the others add up."""
+        """Context manager for the passes of a micro-batch.
+
+        Gradients are exchanged only if `synchronised`, in the last micro-batch of a step; before, they
+        accumulate.
+        """
         return contextlib.nullcontext()
 
-    def over_batch(self, loss: Tensor, norms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss `[]` and L2 norms `[]` over the whole batch, from those over this rank's share."""
+    def reduce_batch(self, loss: Tensor, norms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return loss `[]` and L2 norms `[]` over the whole batch, from those over this rank's share."""
         return loss, dict(norms)
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """All of a tensor that may be divided among the ranks, on all of them."""
+        """Return the full tensor, on every rank, of one that may be divided among the ranks."""
         return tensor
 
     def model_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """The whole weights by name; of use on rank 0 only."""
+        """Return the full weights by name; valid on rank 0 only."""
         return model.state_dict()
 
     def to_rank_0(self, tree: Any) -> Any:
-        """A tree of dicts, lists, values and tensors, with these whole; of use on rank 0 only."""
+        """Return a tree of dicts, lists, values and tensors with full tensors; valid on rank 0 only."""
         return tree
 
     def weights_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
-        """Rank 0's weights by name, on each rank divided as the parameter `like` is."""
+        """Return rank 0's weights by name, divided among the ranks in the way of the parameter `like`."""
         return state
 
     def training_state_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
-        """Rank 0's training state on all ranks; tensors under "optimizer" are divided as `like` is."""
+        """Return rank 0's training state; tensors under "optimizer" are divided in the way of `like`."""
         return state
 
 
 class Replicated(Parallelism):
     """Each rank has a copy of the model; gradients are averaged (DDP)."""
 
-    needs_rehearsal = True
-    """From its first passes DDP learns in which order gradients come, and exchanges them in another way
-    thereafter: passes that do not count come first, so that no step is computed unlike the others."""
+    needs_trial_pass = True
+    """DDP learns the order of the gradients in its first backward pass and regroups their exchange after it.
+    With a trial pass before the first step, all steps are computed in the same way."""
     compiles_blocks = True
 
-    def connect(self, module: nn.Module) -> nn.Module:
+    def wrap(self, module: nn.Module) -> nn.Module:
         """Wrap a module in DDP."""
-        # Buffers are the same everywhere and stay as they are. What says so was renamed in PyTorch 2.15.
+        # Buffers are equal on all ranks and never change. The option for that was renamed in PyTorch 2.15.
         names = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         options: dict[str, Any] = {name: False}
-        # Gradients lie in what is exchanged, not beside it.
+        # Gradients are views of the exchanged buckets, which saves a copy of them.
         return DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
 
     def micro_batch(self, module: nn.Module, *, synchronised: bool) -> AbstractContextManager[None]:
@@ -111,7 +115,7 @@ class Replicated(Parallelism):
             return contextlib.nullcontext()
         return module.no_sync()
 
-    def over_batch(self, loss: Tensor, norms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def reduce_batch(self, loss: Tensor, norms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean of the losses, root of the sum of the squared norms: a single exchange."""
         values = torch.stack([loss, *(norm.square() for norm in norms.values())])
         dist.all_reduce(values)
@@ -120,11 +124,11 @@ class Replicated(Parallelism):
         return loss, dict(zip(norms, all_norms, strict=True))
 
     def weights_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
-        """Send the tensors one after the other."""
+        """Broadcast the tensors one after the other."""
         return _from_rank_0(self.ranks, state, lambda path, tensor: self._part(tensor, like))
 
     def training_state_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
-        """Send the tensors one after the other, and all else before them."""
+        """Broadcast the other values, then the tensors one after the other."""
 
         def place(path: str, tensor: Tensor) -> Tensor:
             return self._part(tensor, like) if path.startswith("optimizer.") else tensor
@@ -132,36 +136,36 @@ class Replicated(Parallelism):
         return _from_rank_0(self.ranks, state, place)
 
     def _part(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """This rank's part of a tensor that all ranks have whole, if it is to be divided as `like` is."""
+        """Return this rank's part of a full tensor if the parameter `like` is divided, else the tensor."""
         return tensor
 
 
 class Sharded(Replicated):
     """Each rank has a part of every parameter, its gradient and its optimizer state (FSDP2).
 
-    A block's parameters are put together while it computes; all that is outside of the blocks from the
-    first use in a step to the last. Parameters become DTensors.
+    The parameters of a block are gathered while it computes, those outside the blocks from their first use in
+    a step to their last. Parameters become DTensors.
     """
 
     keeps_model_whole = False
     can_repeat_passes = False
-    needs_rehearsal = False
+    needs_trial_pass = False
 
     def shard_(self, root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-        """Make DTensors of the parameters, in place."""
+        """Convert the parameters to DTensors, in place."""
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(device.type, (self.ranks.size,))
         for module in (*blocks, root):
             fully_shard(module, mesh=mesh)
 
-    def connect(self, module: nn.Module) -> nn.Module:
-        """Return the module as it is: `shard_` has prepared it."""
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return the module unchanged: `shard_` has prepared it."""
         return module
 
     @contextlib.contextmanager
     def micro_batch(self, module: nn.Module, *, synchronised: bool) -> Iterator[None]:
-        """Have FSDP2 exchange gradients, or add them up."""
+        """Make FSDP2 exchange gradients, or accumulate them."""
         from torch.distributed.fsdp import FSDPModule
 
         assert isinstance(module, FSDPModule)
@@ -170,18 +174,18 @@ class Sharded(Replicated):
         yield
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """`full_tensor` of a DTensor."""
+        """Return `full_tensor()` of a DTensor."""
         from torch.distributed.tensor import DTensor
 
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def model_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Put the weights together, on rank 0."""
+        """Gather the weights on rank 0."""
         return dict(self.to_rank_0(model.state_dict(keep_vars=True)))
 
     def to_rank_0(self, tree: Any) -> Any:
-        """Put tensors together one after the other: a device holds one more at a time."""
-        done: dict[int, Tensor | None] = {}  # a tensor that occurs twice (tied weights) stays one
+        """Gather the tensors one after the other: a device holds one full tensor at a time."""
+        done: dict[int, Tensor | None] = {}  # a tensor that occurs twice (tied weights) is gathered once
 
         def visit(node: Any) -> Any:
             if isinstance(node, dict):
@@ -209,9 +213,9 @@ class Sharded(Replicated):
 def _from_rank_0(
     ranks: Ranks, tree: Mapping[str, Any], place: Callable[[str, Tensor], Tensor]
 ) -> Mapping[str, Any]:
-    """Rank 0's tree on all ranks, with each tensor as `place(its path in the tree, the tensor)` makes it.
+    """Broadcast a tree from rank 0; each tensor is replaced by `place(path in the tree, tensor)`.
 
-    One after the other: the CPU of a rank other than the first holds one whole tensor at a time.
+    Tensors are sent one after the other: ranks other than 0 hold one full tensor on the CPU at a time.
     """
     tensors, metadata = flatten(tree) if ranks.is_main else ({}, {})
     rows = [[path, str(t.dtype).removeprefix("torch."), list(t.shape)] for path, t in tensors.items()]

@@ -1,4 +1,4 @@
-"""The numbers of a process among several, as torchrun's environment variables give them."""
+"""Rank and world size of this process, from torchrun's environment variables."""
 
 from __future__ import annotations
 

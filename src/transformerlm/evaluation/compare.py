@@ -23,7 +23,8 @@ class ScoredModel:
 
     checkpoint: Checkpoint
     tokens: tuple[str, int | None]
-    """Fingerprint of the tokenizer, and the id that ends a document: where both agree, so do the tokens."""
+    """Fingerprint of the tokenizer, and the id that ends a document: models that agree in both count the same
+    tokens."""
     scores: DocumentScores
 
 
@@ -36,13 +37,13 @@ class Evaluation:
     first: ScoredModel
     second: ScoredModel | None = None
     difference: Difference | None = None
-    """First minus second; None where there is one model."""
+    """First minus second; None if there is one model."""
 
 
 def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Evaluation:
     """Score a text with [eval].checkpoint, then with [eval].compare if there is one.
 
-    The models are in memory one after the other. Writes no file.
+    Only one model is in memory at a time. Writes no file.
 
     Raises:
         ConfigError: a setting that does not fit the model or its tokenizer; no text is held out; or
@@ -65,7 +66,7 @@ def compare(text: str, first: ScoredModel, second: ScoredModel | None = None) ->
     """Return the scores with their difference.
 
     Raises:
-        DataError: the two have not been scored on the same documents.
+        DataError: the two were not scored on the same documents.
     """
     if second is None:
         return Evaluation(text, first)

@@ -1,7 +1,8 @@
-"""Nats of each document of a text under a model: documents cut into windows, windows computed in batches.
+"""Scoring of documents: the loss of each document of a text under a model, in nats.
 
-A document is scored as in training, between two end-of-text tokens, but without text of other documents in
-its context. The statistics of the scores are in statistics.py.
+Documents are cut into windows, and windows computed in batches. As in training, a document stands between two
+end-of-text tokens, but its context has no text of other documents. The statistics of the scores are in
+statistics.py.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from transformerlm.config import EvalSection, RuntimeConfig
@@ -29,19 +29,18 @@ from transformerlm.nn.fused import with_kernels
 from transformerlm.nn.loss import CHUNK_BYTES, DEFAULT_CHUNK_BYTES
 from transformerlm.progress import Reporter
 from transformerlm.runtime import Runtime, memory_for
-
-Ids = NDArray[np.unsignedinteger[Any]]
+from transformerlm.tokenizer.vocabulary import Ids
 
 BLOCK_BATCHES = 64
-"""Number of batches whose windows are sorted by length together, so that little of a batch is padding."""
+"""Number of batches whose windows are sorted by length together, which keeps padding low."""
 
 
 class Window(NamedTuple):
-    """A section of a document that the model sees at once."""
+    """A section of a document that is one context of the model."""
 
     document: int
     ids: Ids
-    """Its tokens and the target of the last one: [2 to context_length + 1]."""
+    """Its tokens, followed by the target of the last one: [2 to context_length + 1]."""
     num_targets: int
     """The last `num_targets` targets count here; those before are context only."""
 
@@ -60,7 +59,7 @@ def score(lm: LanguageModel, text: Text, settings: EvalSection, reporter: Report
     The result does not depend on [eval].batch_size, except for rounding.
 
     Args:
-        lm: from `load_for_scoring`; its runtime has the dtype of products, and says if kernels are used.
+        lm: from `load_for_scoring`; its runtime has the dtype of products and the use of kernels.
 
     Raises:
         ConfigError: for a stride longer than the model's context, or an end token that the tokenizer lacks.
@@ -89,7 +88,7 @@ def score(lm: LanguageModel, text: Text, settings: EvalSection, reporter: Report
 
 
 def stride_of(settings: EvalSection, context_length: int) -> int:
-    """Distance between the starts of a long document's windows, in tokens.
+    """Return the distance between the starts of a long document's windows, in tokens.
 
     Raises:
         ConfigError: for a stride that leaves gaps.
@@ -102,7 +101,7 @@ def stride_of(settings: EvalSection, context_length: int) -> int:
 
 
 def end_of_text_id(lm: LanguageModel, settings: EvalSection) -> int | None:
-    """Id of the token before and after each document; None if the model was trained without such a token.
+    """Return the id of the token before and after each document; None if the model has none.
 
     Raises:
         ConfigError: if [eval].eos_token is not among the tokenizer's special tokens.
@@ -111,7 +110,7 @@ def end_of_text_id(lm: LanguageModel, settings: EvalSection) -> int | None:
     if token is None:
         try:
             return known.get(str(lm.checkpoint.require("config", "data", "document_separator")))
-        except CheckpointError:  # an imported model, which does not say how its data were made
+        except CheckpointError:  # an imported model, whose data settings are unknown
             return None
     if token and token not in known:
         what = f"expected one of the special tokens of {lm.checkpoint.path}, {sorted(known)}"
@@ -122,7 +121,7 @@ def end_of_text_id(lm: LanguageModel, settings: EvalSection) -> int | None:
 def document_windows(
     parts: Iterable[Part], encode: Callable[[bytes], Ids], ends: Ids, context_length: int, stride: int
 ) -> Iterator[Window]:
-    """Windows of all documents in order; `ends`, zero or one id, stands before and after each document."""
+    """Yield the windows of all documents in order; `ends`, zero or one id, surrounds each document."""
     for document, own_parts in itertools.groupby(parts, key=lambda part: part.document):
         ids = (encode(part.utf8) for part in own_parts)
         yield from windows(document, itertools.chain([ends], ids, [ends]), context_length, stride)
@@ -175,7 +174,7 @@ def _blocks(all_windows: Iterable[Window], num_tokens: int) -> Iterator[list[Win
 
 @torch.no_grad()
 def window_nats(model: TransformerLM, batch: Sequence[Window], runtime: Runtime) -> Floats:
-    """Sum of the nats of each window's counted targets: [windows], summed in float64.
+    """Return the sum of the nats of each window's counted targets: [windows], summed in float64.
 
     Raises:
         NumericalError: if the model's logits are NaN.
@@ -195,7 +194,7 @@ def window_nats(model: TransformerLM, batch: Sequence[Window], runtime: Runtime)
 
 
 def token_nats(model: TransformerLM, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Nats of each target, [targets], from hidden states [targets, d_model], computed in chunks."""
+    """Return the nats of each target [targets], from hidden states [targets, d_model], in chunks."""
     chunk_bytes = CHUNK_BYTES.get(hidden.device.type, DEFAULT_CHUNK_BYTES)
     chunk = max(1, chunk_bytes // (4 * model.config.vocabulary_rows))
     slices = [slice(first, first + chunk) for first in range(0, len(targets), chunk)]
@@ -218,7 +217,7 @@ def _padded(batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
 
 
 class _DocumentSums:
-    """Sums per document: all that is kept in memory of a text of any size."""
+    """Sums per document: all that is kept in memory for a text of any size."""
 
     def __init__(self) -> None:
         self.nats, self.num_tokens, self.num_bytes = array("d"), array("q"), array("q")
@@ -241,7 +240,7 @@ class _DocumentSums:
             self.num_tokens[window.document] += window.num_targets
 
     def scores(self, name: str) -> DocumentScores:
-        """The scores of the text called `name`.
+        """Return the scores; `name` is that of the text.
 
         Raises:
             DataError: if no token was predicted.

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.distributed.world import World
+from transformerlm.evaluation.statistics import exp_or_infinity
 from transformerlm.runtime import Runtime
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A model's mean loss on a text."""
+class MeanLoss:
+    """A model's mean loss on a text, per token and per byte."""
 
     loss: float
     """Mean negative log-likelihood, in nats per token."""
@@ -30,15 +31,15 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss); infinite where that overflows."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        """exp(loss); infinite if that overflows."""
+        return exp_or_infinity(self.loss)
 
 
 class Validation(NamedTuple):
     """Evaluation on the validation split after `step` optimizer steps."""
 
     step: int
-    evaluation: Evaluation
+    evaluation: MeanLoss
 
     @classmethod
     def from_plain(cls, plain: list[Any]) -> Self | None:
@@ -46,10 +47,10 @@ class Validation(NamedTuple):
         if not plain:
             return None
         step, loss, bits_per_byte = plain
-        return cls(int(step), Evaluation(float(loss), float(bits_per_byte)))
+        return cls(int(step), MeanLoss(float(loss), float(bits_per_byte)))
 
     def to_plain(self) -> list[Any]:
-        """A list that JSON can hold."""
+        """Return a list of JSON values."""
         return [self.step, self.evaluation.loss, self.evaluation.bits_per_byte]
 
 
@@ -61,13 +62,13 @@ def evaluate(
     tokens_per_byte: float,
     ranks: Ranks = SINGLE_PROCESS,
     padding_passes: int = 0,
-) -> Evaluation:
-    """Mean loss over batches of (inputs, targets), each `[batch, time]`; every target counts once.
+) -> MeanLoss:
+    """Return the mean loss over batches of (inputs, targets), each `[batch, time]`; all targets count alike.
 
     `loss` is a model with its loss, such as nn.NextTokenLoss: inputs and targets -> mean nats. The total is
     kept in float64 on the device: one host sync, at the end.
 
-    With several ranks, each passes its own batches, and the result covers those of all. A rank with fewer
+    With several ranks, each passes its own batches, and the result is over all of them. A rank with fewer
     batches than others makes `padding_passes` extra passes, since a sharded forward pass is a collective.
     """
     was_training = loss.training
@@ -89,11 +90,11 @@ def evaluate(
         loss.train(was_training)
     totals = ranks.all_gather_numbers([total.item(), count])
     mean = sum(nats for nats, _ in totals) / sum(targets for _, targets in totals)
-    return Evaluation(mean, mean / math.log(2) * tokens_per_byte)
+    return MeanLoss(mean, mean / math.log(2) * tokens_per_byte)
 
 
-def own_share(num_tokens: int, context_length: int, batch_size: int, world: World) -> tuple[int, int, int]:
-    """A rank's part of a text: index of its first input, index of its last target, number of padding passes.
+def rank_share(num_tokens: int, context_length: int, batch_size: int, world: World) -> tuple[int, int, int]:
+    """Return a rank's part of a text: index of its first input and of its last target, and padding passes.
 
     Parts are whole windows of context_length, except for the remainder at the end of the text.
     """
@@ -113,10 +114,10 @@ def own_share(num_tokens: int, context_length: int, batch_size: int, world: Worl
 
 
 def xz_bits_per_byte(text: bytes, after: bytes = b"") -> float:
-    """Bits per byte of `xz -9e` on a text: a baseline without any knowledge of language.
+    """Return the bits per byte of `xz -9e` on a text: a baseline without a language model.
 
-    With `after`, the additional size when both are compressed, `after` first: the compressor's dictionary is
-    then `after` (up to 64 MiB).
+    With `after`, return the additional size if both are compressed, `after` first: `after` (up to 64 MiB of
+    it) then serves as the compressor's dictionary.
     """
 
     def num_bytes(data: bytes) -> int:

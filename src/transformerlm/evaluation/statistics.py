@@ -69,11 +69,13 @@ class Perplexity:
 
     @classmethod
     def of(cls, loss: Estimate) -> Perplexity:
-        """The perplexity of a loss; for a difference of two losses, the ratio of their perplexities."""
-        return cls(_exp(loss.value), *map(_exp, loss.interval()))
+        """Return the perplexity of a loss; for a difference of two losses, the ratio of their
+        perplexities."""
+        return cls(exp_or_infinity(loss.value), *map(exp_or_infinity, loss.interval()))
 
 
-def _exp(value: float) -> float:
+def exp_or_infinity(value: float) -> float:
+    """Return e^value, infinite where that overflows."""
     return math.inf if value > 700 else math.exp(value)
 
 
@@ -126,7 +128,7 @@ class Difference:
 def difference(first: DocumentScores, second: DocumentScores, *, same_tokens: bool) -> Difference:
     """First minus second, document by document (paired).
 
-    Both models find the same documents hard, and that cancels in a paired difference: its standard error is
+    The same documents are hard for both models, which cancels in a paired difference: its standard error is
     much smaller than that of independent samples, sqrt(se_1^2 + se_2^2).
 
     Source: Miller, "Adding Error Bars to Evals", 2024, section 4.2, on pairs of questions.

@@ -36,7 +36,7 @@ class Text:
 
     @classmethod
     def find(cls, config: CorpusConfig, path: str | None) -> Text:
-        """All of a file, a folder or a glob, read as [data] says; without a path, what [data] holds out.
+        """Return all text of a path, read according to [data]; without a path, [data]'s validation text.
 
         Raises:
             ConfigError: if there is no path, and [data] holds nothing out.
@@ -60,7 +60,7 @@ class Text:
         """Yield the documents in order, part by part; the bar advances by bytes of files.
 
         Raises:
-            DataError: for what cannot be read as the config says.
+            DataError: for text that does not have the format that [data] describes.
         """
         number = 0
         for region in regions(self.config, self.corpora):

@@ -1,8 +1,8 @@
 """Generation: from a model and a prompt to text.
 
-In reading order: `sampling` (logits to a token), `batch` (the part of each text that the model sees, with a
-key-value cache), `decoder` (one step of it), `generate` (ids to ids), `stopping` (what ends a text),
-`completion` (text to text).
+In reading order: `sampling` (logits to a token), `batch` (each text's window of context, with a key-value
+cache), `decoder` (one step of a batch), `generate` (ids to ids), `stopping` (ends of texts), `completion`
+(text to text).
 """
 
 from transformerlm.infer.batch import window_start

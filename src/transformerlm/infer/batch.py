@@ -1,7 +1,7 @@
 """A batch of texts, and the model's logits for the next token of each.
 
-`Batch` computes every step from the beginning: short, slow, and the definition. `CachedBatch` gives the same
-logits and computes each token once. Neither knows how a token is chosen.
+`Batch` recomputes the whole text in every step: short, slow, and the definition. `CachedBatch` gives the same
+logits and computes each token once. Sampling is separate.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from transformerlm.nn import KVCache, TransformerLM
 
 
 def window_start(num_tokens: int, context_length: int) -> int:
-    """Index of the first token that the model sees of a text of `num_tokens`.
+    """Return the index of the first token of the model's context window in a text of `num_tokens`.
 
-    0 while the whole text fits. A text that outgrows the context is cut to its newest
-    context_length // 2 tokens (at least 1), grows to context_length again, is cut again. The window depends
-    on the length alone: generated tokens and the same tokens as a prompt are continued alike.
+    0 while the whole text fits. A text that outgrows the context is cut to its newest context_length // 2
+    tokens (at least 1), grows to context_length, is cut again, and so on. The window depends on the length
+    alone: a generated text and the same text as a prompt are continued alike.
 
         context_length 4, lengths 1 to 9: starts at 0 0 0 0 3 3 3 6 6
     """
@@ -30,7 +30,7 @@ def window_start(num_tokens: int, context_length: int) -> int:
 
 
 class Batch:
-    """Texts as lists of ids, each of which grows by one id per step; no computation is kept."""
+    """Texts as lists of ids, each of which grows by one id per step; nothing is cached."""
 
     def __init__(self, model: TransformerLM, prompts: Sequence[Sequence[int]]) -> None:
         self.model = model
@@ -38,7 +38,7 @@ class Batch:
         self.device = model.embedding.weight.device
 
     def next_logits(self) -> Tensor:
-        """Logits of the next token of each text: [texts, vocabulary]."""
+        """Return the logits of the next token of each text: [texts, vocabulary]."""
         padded, lengths = self._padded([self._window(ids) for ids in self.ids])
         # The head is a large part of a small model: compute it only at the positions that are needed.
         return self.model.logits(self._last(self.model.hidden_states(padded), lengths))
@@ -53,7 +53,7 @@ class Batch:
         self.ids = [self.ids[text] for text in texts]
 
     def _window(self, ids: list[int]) -> list[int]:
-        """Return the ids of a text that the model sees."""
+        """Return the ids in the context window of a text."""
         return ids[window_start(len(ids), self.model.config.context_length) :]
 
     def _padded(self, windows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
@@ -76,7 +76,7 @@ class CachedBatch(Batch):
     """A batch that keeps the keys and values of all tokens but the newest in a cache.
 
     Args:
-        max_new_tokens: room in the cache besides the prompts; it is allocated once.
+        max_new_tokens: capacity of the cache in addition to the prompts; it is allocated once.
     """
 
     def __init__(self, model: TransformerLM, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
@@ -87,7 +87,7 @@ class CachedBatch(Batch):
         self.new_ids: Tensor | None = None
 
     def next_logits(self) -> Tensor:
-        """Logits of the next token of each text: [texts, vocabulary]; the next call may overwrite them."""
+        """Return each text's next-token logits [texts, vocabulary]; the next call may overwrite them."""
         if self.new_ids is None:
             windows = [self._window(ids) for ids in self.ids]
             return self.model.logits(self._fill(range(len(self.ids)), windows))
@@ -120,7 +120,8 @@ class CachedBatch(Batch):
             self._fill(moved, windows)
 
     def _fill(self, texts: Sequence[int], windows: Sequence[Sequence[int]]) -> Tensor:
-        """Compute the texts' cache rows from windows; return the last hidden states [windows, d_model]."""
+        """Compute the cache rows of `texts` from windows; return the last hidden states [windows,
+        d_model]."""
         last: dict[int, Tensor] = {}
         for group in groups_of_similar_length(windows):
             hidden = self._fill_group([texts[index] for index in group], [windows[index] for index in group])
@@ -142,18 +143,18 @@ class CachedBatch(Batch):
         return KVCache.for_model(self.model.config, rows, self.device, self._cache_dtype(), capacity)
 
     def _cache_dtype(self) -> torch.dtype:
-        """The dtype of the keys and values that the model computes."""
+        """Return the dtype of the keys and values that the model computes."""
         if torch.is_autocast_enabled(self.device.type):
             return torch.get_autocast_dtype(self.device.type)
         return self.model.embedding.weight.dtype
 
 
 MAX_TOKENS = 8192
-"""Most tokens in a group, padding included: they are in memory together."""
+"""Maximum number of tokens in a group, padding included, for its memory."""
 MAX_PADDING_FRACTION = 0.2
 """Largest fraction of a group's tokens that may be padding."""
 FREE_PADDING_TOKENS = 256
-"""This many padding tokens are always allowed: they cost less than another forward pass."""
+"""Number of padding tokens that is always allowed: they cost less than another forward pass."""
 
 
 def groups_of_similar_length(windows: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -1,7 +1,7 @@
-"""Text in, text out: prompts are encoded, continued in batches and decoded, piece by piece where asked.
+"""Text completion: prompts are encoded, continued in batches, and decoded, piece by piece on request.
 
-Nothing is printed or logged here: `on_text` receives each piece of text, and `completion_values` are what a
-logger records of a completion.
+Nothing is printed or logged here: `on_text` receives each piece of text, and `completion_values` returns a
+completion's values for a logger.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ OnText = Callable[[int, str], None]
 """Called with the index of a text (prompt * num_samples + sample) and its next piece, whole characters."""
 
 BATCH_SIZE = 64
-"""Texts continued side by side; more than these take turns."""
+"""Texts that are continued together; more are processed in several batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A prompt and what the model wrote after it."""
+    """A prompt and its continuation by the model."""
 
     prompt: str
     text: str
     """The continuation alone; it ends before the stop string that ended it."""
     token_ids: tuple[int, ...]
-    """The generated ids, including the one that completed a stop string, whose characters `text` does not
-    hold. A token that ends a text by itself is not among them."""
+    """The generated ids, including those of a stop string, which `text` does not contain. A special token
+    that ended the text is not among them."""
     finish_reason: FinishReason
     latency_ms: float
     """Milliseconds from the start of its batch to its last token."""
@@ -47,7 +47,7 @@ class Completion:
     sample: int = 0
     """Index among its prompt's [generation].num_samples."""
     row: int = 0
-    """Index of the random number stream of the seed that it was drawn with."""
+    """Index of the random number stream of the seed with which it was sampled."""
 
     @property
     def ended(self) -> bool:
@@ -56,7 +56,7 @@ class Completion:
 
 
 class Continuation:
-    """A text that grows token by token, and tells which of its characters are final.
+    """A text that grows token by token; each call returns the characters that became final.
 
     Args:
         prompt_ids: the ids that the model starts from.
@@ -145,7 +145,7 @@ def complete(
 ) -> list[Completion]:
     """Continue the prompts of [generation]: `num_samples` texts of each, prompt by prompt.
 
-    Text i is drawn with the random number stream `first_row` + i of `seed`. It depends on the model, its
+    Text i is sampled with the random number stream `first_row` + i of `seed`. It depends on the model, its
     prompt, `generation`, `seed` and that row, and neither on the other prompts nor on `batch_size`.
     An empty prompt starts from the end-of-text token. `kernels`: see `generate.Options`.
 
@@ -166,7 +166,7 @@ def completions(
     batch_size: int = BATCH_SIZE,
     kernels: bool = False,
 ) -> Iterator[Completion]:
-    """Complete started texts, and yield them in their order, each batch as soon as it is done."""
+    """Complete texts from `start`, and yield them in order, each batch as soon as it is done."""
     for first in range(0, len(texts), batch_size):
         batch = texts[first : first + batch_size]
         for index, piece in extend(model, tokenizer, generation, batch, seed, kernels):
@@ -177,7 +177,7 @@ def completions(
 
 
 def start(tokenizer: Tokenizer, generation: GenerationConfig, first_row: int = 0) -> list[Continuation]:
-    """Encode the prompts of [generation]; return an empty continuation for each text that it asks for.
+    """Encode the prompts of [generation]; return an empty continuation for each text to generate.
 
     Raises:
         ConfigError: see `complete`.
@@ -199,7 +199,7 @@ def extend(
     seed: int = 0,
     kernels: bool = False,
 ) -> Iterator[tuple[int, str]]:
-    """Extend texts of consecutive rows side by side until all have ended.
+    """Extend texts of consecutive rows in one batch until all have ended.
 
     Yields (index of the text, piece) for each token of each text; the piece is often "". A caller that stops
     iterating stops the texts; `Continuation.end` then returns the characters held back.
@@ -211,7 +211,7 @@ def extend(
         end_ids=conditions.end_ids,
         seed=seed,
         first_row=texts[0].row,
-        # A model may have more rows than the tokenizer has ids; they stand for no text.
+        # A model may have more rows than the tokenizer has ids; these rows have no text.
         vocab_size=tokenizer.vocab_size,
         log_probs=generation.log_probs,
         kernels=kernels,
@@ -227,7 +227,7 @@ def extend(
 
 
 def check_prompts(tokenizer: Tokenizer, generation: GenerationConfig) -> None:
-    """Check that the prompts of [generation] can be continued, as before a long training.
+    """Check that the prompts of [generation] can be continued, for example before a long training.
 
     Raises:
         ConfigError: see `complete`.
@@ -249,7 +249,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, eos_token_id: int | None) -
 
 
 def completion_values(completion: Completion, generation: GenerationConfig) -> dict[str, float | int | str]:
-    """Values that a logger records of a completion made with `generation`."""
+    """Return the values to log for a completion that was generated with `generation`."""
     eos = completion.eos_token_id
     return {
         names.PROMPT: completion.prompt,

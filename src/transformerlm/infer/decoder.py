@@ -1,4 +1,4 @@
-"""One decoding step of a batch: new ids in, logits out, keys and values into the cache.
+"""Decoding step of a batch: from new ids to logits, with keys and values stored in the cache.
 
 `TorchDecoder` calls the model, and is the definition. `KernelDecoder` computes the same on a CPU in one call
 of a compiled kernel, at the speed of the machine's memory.
@@ -42,7 +42,7 @@ class TorchDecoder:
 class KernelDecoder:
     """A decoding step in one kernel call: nothing is allocated, and each weight is read once.
 
-    The model's weights must not move while it is in use, and the cache must have their dtype.
+    The model's weights must keep their addresses while it is in use, and the cache must have their dtype.
     """
 
     def __init__(self, model: TransformerLM, cache: KVCache) -> None:
@@ -77,7 +77,7 @@ class KernelDecoder:
 
 
 def make_decoder(model: TransformerLM, cache: KVCache) -> Decoder:
-    """Return a kernel decoder if the model uses kernels (nn/fused.py) and they take its tensors."""
+    """Return a kernel decoder if the model uses kernels (nn/fused.py) and they accept its tensors."""
     if not uses_kernels(model):
         return TorchDecoder(model, cache)
     tensors = [*model.parameters(), *cache.memory]
@@ -92,13 +92,14 @@ def _float32(*shape: int) -> Tensor:
 
 
 def _addresses(blocks: Sequence[TransformerBlock]) -> Tensor:
-    """Addresses of all layers' weights: LongTensor [layers, NUM_MATRICES], 0 for a norm that is absent."""
+    """Return the addresses of all layers' weights: LongTensor [layers, NUM_MATRICES], 0 for an absent
+    norm."""
     rows = [[0 if weight is None else weight.data_ptr() for weight in _weights(block)] for block in blocks]
     return torch.tensor(rows, dtype=torch.long, device="cpu")
 
 
 def _weights(block: TransformerBlock) -> list[Tensor | None]:
-    """A layer's weights in the order of generation_layout.py."""
+    """Return a layer's weights in the order of generation_layout.py."""
     attention, feedforward = block.attention, block.feedforward
     norms = [None if norm is None else norm.weight for norm in (attention.q_norm, attention.k_norm)]
     weights: list[Tensor | None] = [

@@ -1,8 +1,8 @@
-"""Token ids in, token ids out: one token of every text per step, until all have ended.
+"""Generation of token ids: one token of every text per step, until all have ended.
 
-Nothing here knows of tokenizers or files. Texts of different lengths share a batch, and one that has ended
-leaves it. A text depends neither on the others in its batch nor on whether keys and values are cached. It may
-outgrow the model's context: see `batch.window_start`.
+Independent of tokenizers and files. Texts of different lengths share a batch, and a text that has ended is
+removed from it. A text depends neither on the others in its batch nor on the use of the key-value cache. It
+may outgrow the model's context: see `batch.window_start`.
 """
 
 from __future__ import annotations
@@ -39,27 +39,28 @@ class Options(TypedDict, total=False):
     min_p: float
     """Draw from the tokens at least this many times as likely as the likeliest (default 0: all)."""
     repetition_penalty: float
-    """Makes tokens that prompt or text hold already less likely (default 1: it does not)."""
+    """Makes tokens that already occur in prompt or text less likely (default 1: no penalty)."""
     eos_token_id: int | None
     """The token that ends a text (default None: none does)."""
     stop_token_ids: Collection[int]
     """Other tokens that end a text (default: none)."""
     seed: int
-    """Seed of the random numbers (default 0). Those of a text depend on the seed, its row and the step."""
+    """Seed of the random numbers (default 0), which depend on the seed, a text's row and the step."""
     first_row: int
-    """Row of the first prompt (default 0); the next ones follow. Row 7 of a seed is drawn alike anywhere."""
+    """Row (random stream) of the first prompt (default 0); the others follow. A row's random numbers do not
+    depend on its batch."""
     vocab_size: int | None
     """Draw only from ids below this number (default None: from all of the model's)."""
     use_cache: bool
     """Cache keys and values (default True). If False each step computes the whole text: the slow oracle."""
     kernels: bool
-    """On a CPU, compute in this package's own kernels, compiled once (default False: as the model computes
-    by itself, in PyTorch's operations). Equal except for rounding, and several times as fast."""
+    """On a CPU, compute with this package's own kernels, compiled once (default False: with PyTorch's
+    operations). Equal except for rounding, and several times as fast."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodingSettings:
-    """How `steps` continues texts; `Options` documents the values that are the same there.
+    """Settings of `steps`; fields without documentation are those of `Options`.
 
     Raises:
         ValueError: for a value outside its range.
@@ -84,7 +85,7 @@ class DecodingSettings:
 
     @classmethod
     def from_options(cls, **options: Unpack[Options]) -> Self:
-        """Settings from the keyword arguments of `generate`."""
+        """Return settings from the keyword arguments of `generate`."""
         given: dict[str, Any] = dict(options)
         eos, stop_token_ids = given.pop("eos_token_id", None), given.pop("stop_token_ids", ())
         end_ids = frozenset((*stop_token_ids, *(() if eos is None else (eos,))))
@@ -111,17 +112,17 @@ def generate(
 def generate(
     model: TransformerLM, prompt_ids: Ids | Sequence[Ids], **options: Unpack[Options]
 ) -> list[int] | list[list[int]]:
-    """Continue one text, or several side by side.
+    """Continue one text, or several in a batch.
 
         generate(model, tokenizer.encode("Once"), max_new_tokens=100, temperature=0.8, top_p=0.95)
 
     Args:
-        model: in evaluation mode while it is used; nothing else about it changes.
+        model: put in evaluation mode during the call, and otherwise unchanged.
         prompt_ids: the ids of a text (a list, an array, a tensor), or several of any lengths of at least 1.
         options: see `Options`.
 
     Returns:
-        The new ids of the text, or a list of them per text. The id that ended a text is not among them.
+        The new ids of the text, or a list of them per text. An id that ended a text is not included.
 
     Raises:
         ValueError: for a prompt without a token or with an unknown one, or an option outside its range.
@@ -156,7 +157,7 @@ def steps(
 
     Args:
         is_finished: called with the index of each text when the next step is requested; True ends the text,
-            for a reason that only the caller knows, such as a stop string.
+        for example at a stop string.
 
     Raises:
         ValueError: for a prompt without a token or with an unknown one.
@@ -193,7 +194,7 @@ def seen_ids(prompts: Sequence[Ids], vocab_size: int) -> Tensor:
 
 @dataclass
 class _RowState:
-    """Per-text state of a batch, besides the texts themselves."""
+    """Per-text state of a batch, in addition to the texts themselves."""
 
     prompts: list[int]
     """Index of each text's prompt."""
@@ -259,7 +260,7 @@ def _to_host(new_ids: Tensor, logits: Tensor | None, end_ids: frozenset[int]) ->
 
 
 def _fill_gaps(kept: list[int]) -> list[int]:
-    """Reorder indices so that most stay at their places: the last ones move into the gaps.
+    """Reorder indices so that most keep their places: the last ones move into the gaps.
 
     [0, 2, 3, 5]  ->  [0, 5, 2, 3]
     """
@@ -270,7 +271,7 @@ def _fill_gaps(kept: list[int]) -> list[int]:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode, and back in the mode that it was in."""
+    """Context manager that puts the model in evaluation mode, and restores its mode."""
     was_training = model.training
     if was_training:  # visiting all modules takes as long as a token of a small model
         model.eval()

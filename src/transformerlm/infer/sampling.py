@@ -1,7 +1,7 @@
-"""From logits to a token: filters on the distribution, and the draw from it. Pure functions.
+"""Sampling of a token from logits: filters on the distribution, and the draw from it. Pure functions.
 
 The order is that of Hugging Face: repetition penalty, temperature, top-k, top-p, min-p, draw. Nothing here
-knows of models or texts, or makes the host wait for the device.
+makes the host wait for the device.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformerlm.nn.functional import at_least_float32, cross_entropy, softmax
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn; by default from the model's own distribution.
+    """Sampling settings; by default tokens are drawn from the model's own distribution.
 
     Raises:
         ValueError: for a value outside its range.
@@ -44,7 +44,7 @@ class Sampling:
 
     @classmethod
     def from_config(cls, generation: GenerationConfig) -> Self:
-        """The sampling keys of [generation]."""
+        """Return the sampling settings in [generation]."""
         return cls(**{key: getattr(generation, key) for key in cls.field_names()})
 
     @classmethod
@@ -111,13 +111,13 @@ def sample_rows(
     *,
     kernels: bool = False,
 ) -> Tensor:
-    """Draw one token from each row of logits, with all that `sampling` says.
+    """Draw one token from each row of logits, with all settings in `sampling`.
 
     Args:
         logits: [..., vocabulary]; computed in float32 at least.
-        uniforms: [...] in [0, 1), the random number of each row; not read where the temperature is 0.
+        uniforms: [...] in [0, 1), the random number of each row; not read if the temperature is 0.
         seen: BoolTensor [..., vocabulary]: the tokens that the repetition penalty applies to. None: none.
-        kernels: draw in one call of a CPU kernel, where it takes such tensors.
+        kernels: draw in one call of a CPU kernel, if it accepts these tensors.
 
     Returns:
         LongTensor [...]: ids; -1 for a row whose logits hold a NaN.
@@ -130,7 +130,7 @@ def sample_rows(
     best, greedy = scores.max(-1, keepdim=True)
     if sampling.temperature == 0 or uniforms is None:
         return torch.where(best.isnan(), -1, greedy).squeeze(-1)
-    # The maximum is subtracted first: divided by a tiny temperature it would be infinite, by 0 NaN.
+    # The maximum is subtracted first: logits divided by a tiny temperature would be infinite.
     divisor = max(sampling.temperature, torch.finfo(torch.float32).tiny)
     probabilities = softmax((scores - best) / divisor, -1)
     if sampling.top_k is not None:
@@ -212,7 +212,8 @@ def top_p_filter(probabilities: Tensor, p: float) -> Tensor:
 
     Args:
         probabilities: [..., vocabulary], each row summing to 1.
-        p: above 0, at most 1; met within the rounding of the sums (8 units in the last place of 1).
+        p: above 0, at most 1; compared with a tolerance for the rounding of the sums (8 units in the last
+        place of 1).
 
     Raises:
         ValueError: for another `p`.
@@ -273,7 +274,7 @@ def min_p_filter(probabilities: Tensor, min_p: float) -> Tensor:
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Inverse transform sampling: the first id whose cumulative probability exceeds the uniform number.
 
-    An id of probability 0 is never drawn, whatever the rounding of the sums.
+    An id of probability 0 is never drawn, independent of the rounding of the sums.
 
     Args:
         probabilities: [..., vocabulary]; rows need not sum to 1.
@@ -298,7 +299,7 @@ def uniform_numbers(seed: int, row: int, count: int) -> npt.NDArray[np.float32]:
 
 
 def _keep_largest(probabilities: Tensor, smallest: Tensor, num_kept: Tensor | int) -> Tensor:
-    """Keep what is larger than `smallest`, and the first of those equal to it, `num_kept` in all."""
+    """Keep the numbers larger than `smallest` and the first ones equal to it, `num_kept` in all."""
     wide = at_least_float32(probabilities)
     larger, equal = wide > smallest, wide == smallest
     room = num_kept - larger.sum(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What ends a text: special tokens, and stop strings that are found while the text arrives in pieces."""
+"""Ends of texts: special tokens, and stop strings that are found while the text arrives in pieces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformerlm.errors import ConfigError, Key
 from transformerlm.tokenizer import Tokenizer
 
 FinishReason = Literal["eos", "stop", "length"]
-"""Why a text ended: at [generation].eos_token, at one of its `stop` or `stop_tokens`, or at
+"""Reason for the end of a text: [generation].eos_token; one of its `stop` or `stop_tokens`;
 `max_new_tokens`."""
 
 
@@ -20,7 +20,7 @@ class StopConditions:
     """The end-of-text token, the stop tokens and the stop strings of [generation], tokens as ids."""
 
     eos_token_id: int | None
-    """None where no token ends a text as its end."""
+    """None if there is no end-of-text token."""
     stop_token_ids: tuple[int, ...]
     stop: tuple[str, ...]
 
@@ -54,14 +54,14 @@ def _special_id(known: Mapping[str, int], key: str, name: str) -> int:
 class StopStrings:
     """Finds the first stop string of one text, and holds back characters that may be the start of one.
 
-    The text is cut before the string that is complete first; of several complete at the same character the
-    longest counts. With "cd" and "bcde", the text "abcde" ends as "ab": "cd" is complete first.
+    The text is cut before the string that is completed first; of several completed at one character, before
+    the longest. With "cd" and "bcde", the text "abcde" ends as "ab": "cd" is complete first.
 
         finder = StopStrings(["END"])
         finder.feed("the E")  ->  "the ", since "E" may become "END"
         finder.feed("ND, or")  ->  "", and finder.found is "END"
 
-    How the text is cut into pieces makes no difference.
+    The result does not depend on the division into pieces.
 
     Args:
         stops: strings of at least one character; without any, text passes unchanged.
@@ -74,7 +74,7 @@ class StopStrings:
         """The string that ended the text."""
 
     def feed(self, piece: str) -> str:
-        """Add a piece; return the characters that are certainly part of the text, none once it has ended."""
+        """Add a piece; return the characters that are now final, none once the text has ended."""
         if not self._stops:
             return piece
         for character in "" if self.found else piece:
@@ -89,7 +89,7 @@ class StopStrings:
         return self._release(0)
 
     def _num_undecided(self) -> int:
-        """Length of the longest suffix of the held text that is a prefix of a stop string."""
+        """Return the length of the longest suffix of the held text that is a prefix of a stop string."""
         longest = min(len(self._held), max(map(len, self._stops)) - 1)
         undecided = (
             length

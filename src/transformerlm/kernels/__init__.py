@@ -1,1 +1,1 @@
-"""The inner loops as Python that numba compiles, and what compiles, keeps, loads and calls them."""
+"""CPU kernels: inner loops in Python that numba compiles; their compilation, cache, loading and calls."""

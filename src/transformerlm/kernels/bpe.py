@@ -298,7 +298,7 @@ def classify(window, num_blocks):
 
 @njit
 def classify_character(window, at):
-    """Mark all bytes of the non-ASCII character that begins at `at`, if one does."""
+    """Mark all bytes of the non-ASCII character that begins at `at`, if one begins there."""
     if window.bytes[at] < 0xC0:
         return
     kind, length = character_class(window.classes, window.bytes, at, WINDOW + PADDING)
@@ -611,7 +611,7 @@ class Encoder(NamedTuple):
     rules: Any
     out16: Any
     out32: Any
-    """The same memory as two types; `is_wide` says which is used: ids of 16 or of 32 bits."""
+    """The output memory as two types; `is_wide` selects ids of 16 or of 32 bits."""
     is_wide: Any
     spill: Any
     """i32: ids of words with more than INLINE_IDS ids."""
@@ -819,7 +819,7 @@ def write_word_ids(encoder, at, out):
     first, second = encoder.words.table[at + 2], encoder.words.table[at + 3]
     number = i64(second >> u64(32))
     if number <= INLINE_IDS:
-        # Always all three, without a branch: those that are too many are overwritten.
+        # Always three ids, without a branch: surplus ones are overwritten by the next word.
         write_id(encoder, out, first & LOW32)
         write_id(encoder, out + 1, first >> u64(32))
         write_id(encoder, out + 2, second & LOW32)

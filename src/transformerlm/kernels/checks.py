@@ -1,7 +1,7 @@
 """Debug mode: the memory behind every address is checked before a kernel runs.
 
-Kernels read and write raw memory. `TRANSFORMERLM_DEBUG_KERNELS=1` has `dispatch` compare each tensor with
-what the kernel will do to it: dtype, device, contiguity, and size, which follows from the call's numbers.
+Kernels read and write raw memory. With `TRANSFORMERLM_DEBUG_KERNELS=1`, `dispatch` compares each tensor with
+the kernel's requirements: dtype, device, contiguity, and size, which follows from the call's numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IS_ON = os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
 DTYPES = {"f32*": torch.float32, "u16*": torch.bfloat16, "f64*": torch.float64, "i64*": torch.int64}
 
 Sizes = Mapping[str, Callable[[Any], int]]
-"""Parameter -> how many numbers the kernel needs behind it, of the call's numbers."""
+"""Parameter -> function of the call's numbers that returns the size that the kernel needs, in elements."""
 
 
 def _rows_by_width(n: Any) -> int:
@@ -36,7 +36,7 @@ def _rows_by_keys(n: Any) -> int:
 
 
 def _strided(prefix: str) -> Callable[[Any], int]:
-    """Size of what is reached through strides: the last vector's end."""
+    """Return a size function for memory that is accessed through strides: the end of the last vector."""
 
     def size(n: Any) -> int:
         batch, head, time = (getattr(n, f"{prefix}_{name}") for name in ("batch", "head", "time"))
@@ -107,25 +107,25 @@ SIZES: Mapping[str, Sizes] = {
 }
 """Kernel -> sizes of its memory."""
 STRIDED = {("rotate", "x"), ("rotate", "out"), ("sample", "logits")}
-"""Memory that a kernel reaches through strides which it is told, and that need not be contiguous."""
+"""Memory that a kernel accesses through strides among its arguments; it need not be contiguous."""
 
 
 UNTYPED = {("decode", "inputs")}
-"""Memory whose dtype the processor decides: what counts are its bytes."""
+"""Memory whose dtype depends on the processor: only its size in bytes is checked."""
 
 
 class KernelMemoryError(TransformerLMError):
-    """Memory that a kernel was about to read or write is not as it needs it: a mistake in this package."""
+    """Memory that does not meet a kernel's requirements: a mistake in this package."""
 
 
 def check_memory(
     kernel: str, parameters: Mapping[str, str], num_threads: int, arguments: Sequence[Tensor | float]
 ) -> None:
-    """Compare the arguments of a call with what the kernel needs.
+    """Compare the arguments of a call with the kernel's requirements.
 
     Args:
         kernel: name without dtypes, such as "rms_norm".
-        parameters: each one's name and kind in order, as `Kernel.parameters` has them.
+        parameters: name -> type of the kernel's parameters, in order (`Kernel.parameters`).
 
     Raises:
         KernelMemoryError: naming kernel and parameter.
@@ -148,10 +148,10 @@ def check_memory(
 
 
 def check_tensors(where: str, tensors: Sequence[Tensor], dtype: torch.dtype, sizes: Sequence[int]) -> None:
-    """Compare tensors whose addresses a kernel gets in a table with what it needs.
+    """Compare tensors that a kernel gets as a table of addresses with its requirements.
 
     Raises:
-        KernelMemoryError: naming `where`.
+        KernelMemoryError: the message begins with `where`.
     """
     for tensor, size in zip(tensors, sizes, strict=True):
         _check_tensor(where, tensor, dtype, is_strided=False)

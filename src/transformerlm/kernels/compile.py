@@ -1,4 +1,4 @@
-"""Kernels in Python to machine code, through numba and LLVM. Imported by library.py, only to compile."""
+"""Compilation of kernels from Python to machine code by numba and LLVM; library.py imports it on demand."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from numba import cfunc, types
 from transformerlm.kernels.target import target
 
 _MEMBER = "team_member"
-"""Function that a thread of an OpenMP team runs: it asks for its number, and does its part of the task."""
+"""Function that each thread of an OpenMP team runs: it gets its thread number and does its part of the
+task."""
 _SHARED = ("part", "parts")
 """Last parameters of a kernel whose work several threads share."""
 
 _NUMBERS = {"i64": types.int64, "f64": types.float64}
 _NUMBERS_IN_LLVM = {"i64": "i64", "f64": "double"}
 
-# Every kernel that numba compiles can hand an exception to Python, though these raise none. Saying that
-# it never happens removes that code, and with it the need for numba's own library.
-_NEVER = "".join(
+# numba adds code to every kernel that passes an exception to Python, though these raise none. Declaring it
+# unreachable removes that code, and with it the dependency on numba's own library.
+_UNREACHABLE = "".join(
     f"define void @{name}(ptr %0) {{\n unreachable\n}}\n"
     for name in ("numba_gil_ensure", "numba_gil_release")
 )
-# A task is four addresses: kernel, frame, and the functions that say which thread this is and of how many.
+# A task is four addresses: kernel, frame, and OpenMP's functions for the thread number and the team size.
 _TEAM_MEMBER = f"""
 define void @{_MEMBER}(ptr %task) {{
 %kernel = load ptr, ptr %task
 %at1 = getelementptr i64, ptr %task, i64 1
 %frame = load ptr, ptr %at1
 %at2 = getelementptr i64, ptr %task, i64 2
-%who = load ptr, ptr %at2
+%get_thread = load ptr, ptr %at2
 %at3 = getelementptr i64, ptr %task, i64 3
-%how_many = load ptr, ptr %at3
-%who32 = call i32 %who()
-%how_many32 = call i32 %how_many()
-%part = sext i32 %who32 to i64
-%parts = sext i32 %how_many32 to i64
+%get_team_size = load ptr, ptr %at3
+%thread = call i32 %get_thread()
+%team_size = call i32 %get_team_size()
+%part = sext i32 %thread to i64
+%parts = sext i32 %team_size to i64
 %result = call i64 %kernel(ptr %frame, i64 %part, i64 %parts)
 ret void
 }}"""
@@ -49,8 +50,8 @@ def compile_kernels(module_name: str, machine: Any) -> tuple[bytes, dict[str, An
     """Compile all kernels of a module for a target machine into one object file.
 
     Returns:
-        The machine code, and its description, fit for JSON: "parameters" of each kernel, but for those that
-        say which part is a thread's; "member", the function that a team's threads run.
+        The machine code, and its description as JSON values: the "parameters" of each kernel, without `part`
+        and `parts`; "member", the name of the function that the threads of a team run.
     """
     if not target().is_native:
         # numba's own passes would use this machine's instructions otherwise.
@@ -58,7 +59,7 @@ def compile_kernels(module_name: str, machine: Any) -> tuple[bytes, dict[str, An
         settings.CPU_NAME, settings.CPU_FEATURES = target().name, target().features
     source = importlib.import_module(module_name)
     visible = {*source.ENTRIES, _MEMBER}
-    module = llvm.parse_assembly(_NEVER + _TEAM_MEMBER)
+    module = llvm.parse_assembly(_UNREACHABLE + _TEAM_MEMBER)
     for name in source.ENTRIES:
         module.link_in(_compile_one(source, name))
     for function in module.functions:
@@ -76,7 +77,7 @@ def compile_kernels(module_name: str, machine: Any) -> tuple[bytes, dict[str, An
 
 
 def _compile_one(source: ModuleType, name: str) -> Any:
-    """A kernel as a module of LLVM's, in which nothing but the kernel can be seen from outside."""
+    """Compile one kernel to an LLVM module in which only the kernel is visible from outside."""
     parameters = source.parameters(name)
     arguments = [_type_of(kind) for kind in parameters.values()]
     compiled = cfunc(types.int64(*arguments), error_model="numpy", **source.OPTIONS)(source.ENTRIES[name])
@@ -86,7 +87,7 @@ def _compile_one(source: ModuleType, name: str) -> Any:
             function.name = f"{name}_of_arguments"
         elif not function.is_declaration:
             function.linkage = "internal"
-    module.link_in(llvm.parse_assembly(_taking_a_frame(name, parameters)))
+    module.link_in(llvm.parse_assembly(_frame_function(name, parameters)))
     module.get_function(f"{name}_of_arguments").linkage = "internal"
     return module
 
@@ -98,8 +99,9 @@ def _type_of(kind: str) -> Any:
     return types.CPointer(getattr(types, f"{names[kind[0]]}{kind[1:-1]}"))  # type: ignore[no-untyped-call]
 
 
-def _taking_a_frame(name: str, parameters: dict[str, str]) -> str:
-    """A function in LLVM's language that reads its arguments from a frame: Python calls it more quickly."""
+def _frame_function(name: str, parameters: dict[str, str]) -> str:
+    """Return LLVM assembly of a function that reads a kernel's arguments from a frame, which is faster to
+    call."""
     types = [_NUMBERS_IN_LLVM.get(kind, "ptr") for kind in parameters.values()]
     is_shared = tuple(parameters)[-2:] == _SHARED
     in_frame = types[:-2] if is_shared else types

@@ -1,15 +1,15 @@
 """One decoding step on a CPU: one token of every text through the whole model, in one call.
 
-Generation is bound by memory: for each token every weight is read once, and a processor computes faster than
-its memory delivers weights. So a weight that has been read serves all texts of the batch at once, and nothing
-else takes time: one call a token, and threads that wait for each other at `barrier` and nowhere else.
+Generation is bound by memory: every weight is read once per token, and a processor computes faster than its
+memory delivers weights. A weight that has been read is therefore used for all texts of the batch at once, and
+overhead is avoided: one call per token, and threads that synchronise only at `barrier`.
 
-Sums, and the numbers between the steps, are float32 whatever the weights are in. Only what a matrix is about
-to be multiplied with, `inputs`, is rounded to bfloat16 where the weights are and the processor multiplies
-pairs of such numbers, twice as many at a time; PyTorch rounds there too.
+Sums and intermediate values are float32 for any dtype of the weights. Only the inputs of matrix products,
+`inputs`, are rounded to bfloat16, if the weights are bfloat16 and the processor multiplies pairs of such
+numbers (twice as many per instruction); PyTorch rounds there too.
 
-What it computes is defined by nn and infer/sampling.py; tests compare the two. Importing this file imports
-numba, which is needed to compile and not to run: see library.py.
+nn and infer/sampling.py define the results; tests compare the two. Importing this file imports numba, which
+is needed only to compile: see library.py.
 """
 
 from __future__ import annotations
@@ -65,26 +65,26 @@ f64 = np.float64
 SMALLEST_DIVISOR = 2.0**-126
 
 HAS_LARGE_REGISTERS = "avx512f" in target().instructions
-"""Thirty-two registers of sixteen numbers; else there may be sixteen of eight, or smaller ones."""
+"""True: 32 vector registers of 16 floats (AVX-512). Otherwise possibly 16 registers of 8 floats, or less."""
 LANES = 16 if HAS_LARGE_REGISTERS else 8
-"""Numbers of a vector."""
+"""Floats per vector."""
 HAS_PAIR_PRODUCTS = HAS_LARGE_REGISTERS and "avx512bf16" in target().instructions
-"""One instruction multiplies two vectors of bfloat16 and adds pairs of products to one of float32."""
+"""True: an instruction multiplies two bfloat16 vectors and adds pairs of products to a float32 vector."""
 INPUTS = MEMORY | ({} if HAS_PAIR_PRODUCTS else {"bfloat16": MEMORY["float32"]})
-"""Dtype of a matrix -> the type of memory of what it is multiplied with."""
+"""Dtype of a matrix -> memory type of the inputs that it is multiplied with."""
 ROWS_AHEAD = 8
-"""Rows are prefetched when they are this many away."""
+"""Prefetch distance in rows."""
 FUSED = ("contract",)
-"""A product and a sum may be one instruction."""
+"""LLVM flag: a product and a sum may be fused into one instruction."""
 ROWS_AT_A_TIME = 16
-"""Rows of a matrix that stay in a cache while all texts pass over them."""
+"""Block of matrix rows that stays in a cache while it is multiplied with all texts."""
 
 # ---- memory and threads ------------------------------------------------------------------------------
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def at_address(context: Any, like: Any, address: Any) -> Any:
-    """An address as an array of the type that `like` has."""
+    """Return an address as an array of the type of `like`."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[1], context.get_value_type(signature.return_type))
@@ -105,7 +105,7 @@ def add_atomically(context: Any, memory: Any, at: Any, number: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def load_acquire(context: Any, memory: Any, at: Any) -> Any:
-    """memory[at], read atomically, with all that was written before it."""
+    """Atomic load of memory[at] with acquire ordering."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load_atomic(builder.gep(arguments[0], [arguments[1]]), "acquire", 8)
@@ -129,12 +129,12 @@ def yield_processor(context: Any) -> Any:
 
 
 MAX_SPINS = 2000
-"""How often a thread polls a barrier before it gives its processor to another thread."""
+"""Number of times that a thread polls a barrier before it yields its processor."""
 
 
 @compiled
 def barrier(barrier_state, parts):
-    """Wait until all threads are here. `barrier_state`: how many have arrived, and how often all have."""
+    """Wait until all threads have arrived. `barrier_state`: threads that have arrived, completed barriers."""
     if parts == 1:
         return
     completed = load_acquire(barrier_state, i64(1))
@@ -153,7 +153,7 @@ def barrier(barrier_state, parts):
 
 
 class Bfloat16(ir.types.Type):  # type: ignore[misc]
-    """LLVM's name for it, which llvmlite lacks."""
+    """LLVM's type bfloat, which llvmlite lacks."""
 
     def _to_string(self) -> str:
         return "bfloat"
@@ -164,25 +164,26 @@ SUMS = ir.VectorType(ir.FloatType(), LANES)
 
 
 def are_pairs(*memory: Any) -> bool:
-    """Return True if numbers of such arrays are multiplied in pairs."""
+    """Return True if numbers of these arrays are multiplied in pairs."""
     return HAS_PAIR_PRODUCTS and all(array.dtype == types.uint16 for array in memory)
 
 
-def at_once(weight, x):
-    """Numbers of a row that a tile takes at a time."""
+def step_size(weight, x):
+    """Return how many numbers of a row a tile multiplies per step."""
 
 
-@overload(at_once, inline="always")
-def _at_once(weight, x):
+@overload(step_size, inline="always")
+def _step_size(weight, x):
     number = i64(2 * LANES if are_pairs(weight, x) else LANES)
     return lambda weight, x: number
 
 
-def tile_of(num_rows: int, num_texts: int) -> Any:
-    """A function that multiplies so many rows of a matrix with the numbers of so many texts.
+def make_tile(num_rows: int, num_texts: int) -> Any:
+    """Return a function that multiplies `num_rows` rows of a matrix with the inputs of `num_texts` texts.
 
-    As many numbers from memory as possible meet each other while they are in registers: a compiler by itself
-    does not see that. Of a width that is no multiple of `at_once` the rest is left to `project`.
+    Register tiling: each value that is loaded is used in several products while it is in a register, which a
+    compiler does not find by itself. The remainder of a width that is no multiple of `step_size` is left to
+    `project`.
     """
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -240,9 +241,9 @@ def add_pairs(builder: Any, total: Any, row: Any, values: Any) -> Any:
 
 
 def prefetch(builder: Any, address: Any) -> Any:
-    """Have memory begin to send what will be wanted soon, so that computing does not wait for it.
+    """Prefetch a cache line that is needed soon.
 
-    To the second-level cache: in the first it would drive out the numbers of the texts.
+    Into the second-level cache: in the first level it would evict the inputs of the texts.
     """
     byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
@@ -251,12 +252,12 @@ def prefetch(builder: Any, address: Any) -> Any:
 
 
 def pairs_at(builder: Any, memory: Any, at: Any) -> Any:
-    """2 LANES bfloat16 numbers from memory."""
+    """Load 2 * LANES bfloat16 numbers."""
     return builder.load(builder.bitcast(builder.gep(memory, [at]), PAIRS.as_pointer()), align=2)
 
 
 def vector_at(builder: Any, memory: Any, at: Any) -> Any:
-    """LANES numbers from memory as float32."""
+    """Load LANES numbers as float32."""
     kind = memory.type.pointee
     vector = ir.VectorType(kind, LANES)
     place = builder.bitcast(builder.gep(memory, [at]), vector.as_pointer())
@@ -269,9 +270,9 @@ def vector_at(builder: Any, memory: Any, at: Any) -> Any:
 
 
 def sums_of(builder: Any, vectors: list[Any]) -> list[Any]:
-    """The sum of each vector's numbers, of 1, 2, 4 ... vectors, at most LANES.
+    """Return the horizontal sum of each of 1, 2, 4 ... vectors, at most LANES.
 
-    Two vectors that are to be halved become one with the halves of both, [a b] [c d] -> [a+b c+d], and so on.
+    Each step adds the halves of two vectors and joins them: [a b] [c d] -> [a+b c+d].
     """
     width = size = LANES
     while size > 1:
@@ -290,12 +291,12 @@ def sums_of(builder: Any, vectors: list[Any]) -> list[Any]:
     return [builder.extract_element(vectors[0], ir.IntType(32)(i)) for i in range(width)]
 
 
-pair_by_eight, by_eight, by_four, by_two = tile_of(2, 8), tile_of(1, 8), tile_of(1, 4), tile_of(1, 2)
+pair_by_eight, by_eight, by_four, by_two = make_tile(2, 8), make_tile(1, 8), make_tile(1, 4), make_tile(1, 2)
 
 
 @compiled
 def dot(weight, at, x, x_at, first, last):
-    """A part of a row of a matrix times one text's numbers."""
+    """Product of a part of a matrix row and one text's inputs."""
     total = ZERO
     for i in range(first, last):
         total += wide(weight[at + i]) * wide(x[x_at + i])
@@ -304,8 +305,9 @@ def dot(weight, at, x, x_at, first, last):
 
 @compiled
 def project(weight, first, last, x, x_at, texts, width, out, out_at, out_width):
-    """out[text, row] = weight[row] . x[text] for rows first to last; texts are `out_width` apart there."""
-    whole = width // at_once(weight, x) * at_once(weight, x)
+    """out[text, row] = weight[row] . x[text] for rows from first to before last; `out` has rows of
+    out_width."""
+    whole = width // step_size(weight, x) * step_size(weight, x)
     for block in range(first, last, ROWS_AT_A_TIME):
         end = min(block + ROWS_AT_A_TIME, last)
         text = 0
@@ -358,7 +360,8 @@ def normalise(x, x_at, gain, out, out_at, rows, width, eps):
 
 @compiled
 def apply_rope(x, at, cos, sin, angles, pairs):
-    """nn.RotaryPositionEmbedding of one head, in place; `angles` is where its position's begin."""
+    """nn.RotaryPositionEmbedding of one head, in place; `angles` is the offset of its position in cos and
+    sin."""
     for i in range(pairs):
         even, odd = x[at + 2 * i], x[at + 2 * i + 1]
         c, s = cos[angles + i], sin[angles + i]
@@ -368,9 +371,9 @@ def apply_rope(x, at, cos, sin, angles, pairs):
 
 @compiled
 def attend(x, q, keys, values, at, length, d_head, scale, powers):
-    """softmax(q k^T scale) v of one head over `length` keys, which lie one behind the other from `at` on.
+    """softmax(q k^T scale) v of one head over `length` keys, contiguous from offset `at`.
 
-    `q` and `powers` are places in `x`; the result takes the place of q.
+    `q` and `powers` are offsets in `x`; the result overwrites q.
     """
     highest = -f32(np.inf)
     for key in range(length):
@@ -394,7 +397,7 @@ def attend(x, q, keys, values, at, length, d_head, scale, powers):
 
 @compiled
 def store(memory, at, x, x_at, number):
-    """Put float32 numbers into another array, in whatever it holds."""
+    """Copy float32 numbers to another array, converted to its dtype."""
     for i in range(number):
         put(memory, at + i, x[x_at + i])
 
@@ -403,7 +406,7 @@ def store(memory, at, x, x_at, number):
 
 
 class Model(NamedTuple):
-    """The weights' addresses, and the model's sizes."""
+    """Addresses of the weights, and sizes of the model."""
 
     embedding: Any
     weights: Any
@@ -422,7 +425,8 @@ class Model(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """keys, values: [layers, rows, kv_heads, capacity, d_head]; `lengths`: tokens of each text in it."""
+    """Key-value cache: keys and values [layers, rows, kv_heads, capacity, d_head], lengths in tokens
+    [texts]."""
 
     keys: Any
     values: Any
@@ -432,24 +436,24 @@ class Cache(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Where numbers lie between the steps: places in `scratch` and `inputs`, for all texts or one thread."""
+    """Memory for intermediate results: offsets in `scratch` and `inputs`, shared or one thread's own."""
 
     scratch: Any
     inputs: Any
-    """Factors of matrix products; see INPUTS."""
+    """Inputs of matrix products; for their dtype see INPUTS."""
     barrier_state: Any
     texts: Any
     stream: Any
     """The residual stream [texts, d_model]."""
     qkv: Any
-    """[texts, heads + 2 kv_heads, d_head]; then the output of attention, in the queries' place."""
+    """[texts, heads + 2 kv_heads, d_head]; the output of attention overwrites the queries."""
     gate: Any
     up: Any
     """Both [texts, d_ff]."""
     branch: Any
     """A branch's output, to be added to the stream: [texts, d_model]."""
     exponentials: Any
-    """Of attention scores: [capacity], this thread's own."""
+    """Exponentials of attention scores: [capacity], this thread's own."""
     attended: Any
     """Output of attention: [texts, heads, d_head], in `inputs`."""
     activated: Any
@@ -462,7 +466,7 @@ class Workspace(NamedTuple):
 
 @compiled
 def make_workspace(scratch, inputs, barrier_state, texts, model, capacity, part, parts):
-    """Lay out the workspace of a thread; generation_layout.py has its size."""
+    """Return the workspace of a thread; its size is in generation_layout.py."""
     stream = i64(0)
     qkv = stream + texts * model.d_model
     gate = qkv + texts * (model.heads + 2 * model.kv_heads) * model.d_head
@@ -480,13 +484,13 @@ def make_workspace(scratch, inputs, barrier_state, texts, model, capacity, part,
 
 @compiled
 def matrix(model, layer, which):
-    """One of a layer's matrices."""
+    """Return a matrix of a layer; `which` is its position in generation_layout.py."""
     return at_address(model.head, model.weights[layer * NUM_MATRICES + which])
 
 
 @compiled
 def embed(ids, model, work):
-    """The stream begins as the rows of the embedding."""
+    """Set the residual stream to the embeddings of the ids."""
     first, last = share_of(model.d_model, work.part, work.parts)
     for text in range(work.texts):
         row = ids[text] * model.d_model
@@ -506,7 +510,7 @@ def norm_input(gain, model, work):
 
 @compiled
 def project_and_add(which, source, width, model, work, layer):
-    """Barrier, then add a matrix times what lies at `source` of the inputs to the residual stream."""
+    """Barrier, then add the product of a matrix and the inputs at offset `source` to the residual stream."""
     barrier(work.barrier_state, work.parts)
     first, last = share_of(model.d_model, work.part, work.parts)
     memory, by = work.scratch, model.d_model
@@ -521,7 +525,7 @@ def project_and_add(which, source, width, model, work, layer):
 def qkv_projection(model, cache, work, layer):
     """Project to queries, keys and values, rotate them, and store keys and values in the cache.
 
-    A thread computes whole heads.
+    Each thread computes whole heads.
     """
     memory, num_heads = work.scratch, model.heads + 2 * model.kv_heads
     first, last = share_of(num_heads, work.part, work.parts)
@@ -583,9 +587,10 @@ def decode(
     barrier_state,
     texts, layers, d_model, heads, kv_heads, d_head, d_ff, vocabulary, rows, capacity, eps, part, parts,
 ):  # fmt: skip
-    """The logits [texts, vocabulary] of what follows `ids`, the newest of texts with `lengths` before them.
+    """Compute the logits [texts, vocabulary] of the tokens after `ids`, the newest token of each text.
 
-    Keys and values of the new ids go into the cache, of which the first `texts` rows are in use.
+    `lengths` are the numbers of tokens before it. Keys and values of the new tokens are stored in the cache,
+    of which the first `texts` rows are in use.
     scratch, inputs: generation_layout.scratch_size and inputs_size numbers. barrier_state: two zeros.
     """
     model = Model(
@@ -609,15 +614,16 @@ def decode(
     return 0
 
 
-# ---- which token -------------------------------------------------------------------------------------
+# ---- sampling ----------------------------------------------------------------------------------------
 
 
 @compiled
 def smallest_of_largest(x, at, width, wanted, is_count, bins, bins_at):
-    """Of `width` numbers from 0 to 1 the smallest that belongs to the largest ones, and what is above it.
+    """Return the smallest of the `wanted` largest of `width` numbers from 0 to 1, and the total above it.
 
-    The largest ones are the fewest whose total, or, where `is_count`, whose number, is at least `wanted`. As
-    if they were sorted: by their upper bits into bins, the bin at the edge by its next bits, and again.
+    The largest ones are the fewest whose total (with `is_count`: whose number) is at least `wanted`. Radix
+    selection: the numbers are divided into bins by their upper bits, the bin at the edge by the next bits,
+    and so on.
     """
     edge, above = u32(0), 0.0
     for shift in (u32(2 * BIN_BITS), u32(BIN_BITS), u32(0)):
@@ -638,11 +644,11 @@ def smallest_of_largest(x, at, width, wanted, is_count, bins, bins_at):
 
 @compiled
 def keep_largest(x, at, width, wanted, is_count, bins, bins_at):
-    """Set to 0 what does not belong to the largest ones; of equals at the edge the first ones do."""
+    """Set all but the `wanted` largest numbers to 0; of equal ones at the edge the first are kept."""
     smallest, above = smallest_of_largest(x, at, width, wanted, is_count, bins, bins_at)
     each = 1.0 if is_count else f64(smallest)
     room = width if each == 0.0 else max(i64(np.ceil((wanted - above) / each)), 1)
-    equals = 0  # counted first: which numbers are above the edge no processor can guess, nor has to
+    equals = 0  # counted first, without a branch: comparisons with the edge are unpredictable
     for i in range(width):
         equals += x[at + i] == smallest
         x[at + i] = x[at + i] if x[at + i] >= smallest else ZERO
@@ -655,17 +661,17 @@ def keep_largest(x, at, width, wanted, is_count, bins, bins_at):
 
 @compiled
 def argmax(logits, at, width):
-    """The first id with the highest score; -1 where one is no number, or none is finite."""
-    best, strange = i64(0), False
+    """Return the first id with the highest logit; -1 if a logit is NaN or the highest is infinite."""
+    best, has_nan = i64(0), False
     for i in range(width):
-        strange |= logits[at + i] != logits[at + i]
+        has_nan |= logits[at + i] != logits[at + i]
         best = i if logits[at + i] > logits[at + best] else best
-    return -1 if strange or abs(logits[at + best]) == np.inf else best
+    return -1 if has_nan or abs(logits[at + best]) == np.inf else best
 
 
 @compiled
 def sum_of(x, at, width):
-    """The total of `width` numbers."""
+    """Return the total of `width` numbers."""
     total = 0.0
     for i in range(width):
         total += f64(x[at + i])
@@ -674,7 +680,7 @@ def sum_of(x, at, width):
 
 @compiled
 def draw(x, at, width, uniform):
-    """The id whose stretch of the running total holds `uniform` times the total."""
+    """Return the id at which the cumulative sum exceeds `uniform` times the total."""
     target, running, newest = f64(uniform) * sum_of(x, at, width), 0.0, i64(-1)
     for i in range(width):
         if x[at + i] > ZERO:
@@ -685,16 +691,16 @@ def draw(x, at, width, uniform):
 
 
 ROUNDING = 8 * 2.0**-23
-"""Of a nucleus' total, as sampling.top_p_filter has it."""
-LITTLE = 2.0**-60
-"""More than nothing, so that one token at least is in every nucleus."""
+"""Tolerance of a nucleus' total, as in sampling.top_p_filter."""
+MIN_TOTAL = 2.0**-60
+"""Smallest total of a nucleus: more than 0, so that every nucleus has at least one token."""
 
 
 def sample(
     logits, uniforms, ids, scratch, bins,
     rows, stride, width, temperature, top_k, top_p, min_p, part, parts,
 ):  # fmt: skip
-    """An id for each row of logits, `stride` apart, of which `width` count: sampling.sample_rows in one call.
+    """Sample an id for each row of `width` logits, rows `stride` apart: sampling.sample_rows in one call.
 
     scratch: [parts, width]; bins: [parts, NUM_BINS]. top_k: 0 for all.
     """
@@ -713,7 +719,7 @@ def sample(
         if 0 < top_k < width:
             keep_largest(scratch, at, width, f64(top_k), True, bins, bins_at)
         if top_p < 1:
-            wanted = max(top_p - ROUNDING, LITTLE) * sum_of(scratch, at, width)
+            wanted = max(top_p - ROUNDING, MIN_TOTAL) * sum_of(scratch, at, width)
             keep_largest(scratch, at, width, wanted, False, bins, bins_at)
         for i in range(width):
             scratch[at + i] = scratch[at + i] if scratch[at + i] >= f32(min_p) else ZERO
@@ -735,11 +741,11 @@ ENTRIES: dict[str, Callable[..., int]] = {
     **{f"decode_{dtype}": decode for dtype in MEMORY},
     "sample_float32": sample,
 }
-"""The kernels by name. Each returns a number, which says nothing."""
+"""Kernels by name. Each returns 0."""
 
 
 def parameters(name: str) -> dict[str, str]:
-    """A kernel's parameters in order, and the type of each: "f32*" is an array, "f64" a number."""
+    """Return the parameters of a kernel in order with their types: "f32*" is an array, "f64" a number."""
     dtype = name.rpartition("_")[-1]
     kinds = _KINDS | dict.fromkeys(_IN_MODEL, MEMORY[dtype]) | {"inputs": INPUTS[dtype]}
     return {parameter: kinds.get(parameter, "i64") for parameter in signature(ENTRIES[name]).parameters}

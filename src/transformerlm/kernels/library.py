@@ -1,8 +1,9 @@
-"""Compiles kernels written in Python once, keeps the machine code on disk, and loads it without numba.
+"""Libraries of kernels written in Python: compiled once, cached on disk, and loaded without numba.
 
-A library of kernels is a module of numba source. What is on disk belongs to one processor and one version
-of that source: anything else has another name. Loading takes some milliseconds and needs llvmlite alone;
-compiling takes some seconds to half a minute, and numba. What the kernels do is not known here.
+A library is a module of numba source. The name of a cached file contains a hash of the source and of the
+processor, so that another version has another file. Loading takes some milliseconds and needs only llvmlite;
+compiling takes some seconds to half a minute, and needs numba. This module is independent of the kernels'
+contents.
 """
 
 from __future__ import annotations
@@ -34,14 +35,15 @@ from transformerlm.storage.files import committed_file
 from transformerlm.storage.lock import locked
 
 CACHE_VARIABLE = "TRANSFORMERLM_CACHE_DIR"
-"""Folder for the machine code; without it, `transformerlm` in the user's own folder for caches."""
+"""Environment variable: folder of the machine code. Default: `transformerlm` in the user's cache folder."""
 
 _LETTERS = {"f64": "d"}
-"""Kinds of arguments as Python's struct has them; all that are not here, addresses too, are whole numbers."""
+"""Type of an argument -> its format in Python's struct; all others, addresses included, are integers
+("q")."""
 _DTYPES = {f"{kind}{bits}*": np.dtype(f"{kind}{bits // 8}") for kind in "ui" for bits in (8, 16, 32, 64)}
 _DTYPES["f32*"] = np.dtype(np.float32)
 _COMPILING = threading.Lock()
-"""Held by the thread that compiles: the compiler's settings are the process's."""
+"""Held by the thread that compiles: the compiler's settings are global to the process."""
 _POLL_SECONDS = 0.05
 Array = NDArray[Any]
 Arguments = dict[str, Array | int]
@@ -49,27 +51,27 @@ Arguments = dict[str, Array | int]
 
 
 class Kernel:
-    """A compiled function. Its arguments lie in a frame: numbers, and addresses of arrays.
+    """A compiled function. It takes its arguments in a frame: an array of numbers and addresses of arrays.
 
-    Arrays must be contiguous and stay alive while it runs; other threads run meanwhile.
+    Arrays must be contiguous and stay alive while it runs. The GIL is released meanwhile.
     """
 
     def __init__(self, name: str, address: int, parameters: Mapping[str, str], member: int) -> None:
         self.name, self.parameters, self._address, self._member = name, dict(parameters), address, member
         self.run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(address)
-        """Takes a frame's address."""
+        """Function that runs the kernel on one thread, given the address of a frame."""
         self._run_part = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * 2)(address)
         letters = (_LETTERS.get(kind, "q") for kind in self.parameters.values())
         self._layout = struct.Struct(f"={''.join(letters)}")
 
     def frame(self, **values: Array | int) -> Array:
-        """The arguments as an array; those that are not given are 0, to be set later."""
+        """Return the arguments as an array; those not given are 0, to be set later."""
         assert values.keys() <= self.parameters.keys(), values.keys() - self.parameters.keys()
         arguments = (_argument(name, values.get(name, 0), kind) for name, kind in self.parameters.items())
         return np.fromiter(arguments, np.int64, len(self.parameters))
 
     def places(self, *names: str) -> list[int]:
-        """Positions of some arguments in a frame."""
+        """Return the positions of some arguments in a frame."""
         return [list(self.parameters).index(name) for name in names]
 
     def __call__(self, **values: Array | int) -> int:
@@ -78,14 +80,14 @@ class Kernel:
         frame = self.frame(**values)  # lives until the kernel is done
         return int(self.run(frame.ctypes.data))
 
-    def share(self, num_threads: int, *values: float) -> None:
-        """Run on several threads, each doing its part (parameters `part` and `parts` in the source).
+    def run_on_threads(self, num_threads: int, *values: float) -> None:
+        """Run on several threads, each of which does its part (parameters `part` and `parts` in the source).
 
-        The threads are those of the OpenMP library in the process, where there is one: PyTorch runs its
-        operations on the same ones, and they would otherwise wait at full speed beside ours.
+        Uses the threads of the process's OpenMP library, if there is one: PyTorch uses them too, and with
+        separate threads they would compete for the processor while they wait actively.
 
         Args:
-            values: the other arguments in order; addresses are numbers, and right by the caller's word.
+            values: the other arguments in order; addresses as integers, which are not checked.
         """
         buffer = ctypes.create_string_buffer(self._layout.pack(*values))
         frame, openmp = ctypes.addressof(buffer), _openmp()
@@ -110,19 +112,19 @@ def _argument(name: str, value: Array | int, kind: str) -> int:
 
 @functools.cache
 def _openmp() -> tuple[Callable[..., None], int, int] | None:
-    """Functions of the process's OpenMP library (GNU's interface): start a team, thread number, team size."""
+    """Return functions of the process's OpenMP library (GNU's interface): start, thread number, team size."""
     if sys.platform != "linux":
         return None
     try:
         library = ctypes.CDLL(None)
         start = library.GOMP_parallel
-        who, how_many = library.omp_get_thread_num, library.omp_get_num_threads
+        functions = library.omp_get_thread_num, library.omp_get_num_threads
     except AttributeError:
         return None
     start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     start.restype = None
-    who_address, how_many_address = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in (who, how_many))
-    return start, who_address, how_many_address
+    get_thread, get_team_size = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions)
+    return start, get_thread, get_team_size
 
 
 class Kernels:
@@ -131,9 +133,9 @@ class Kernels:
     def __init__(self, machine_code: bytes, header: Mapping[str, Any]) -> None:
         import llvmlite.binding as llvm
 
-        self.about = header["about"]
-        """Data that the library stored beside the machine code (`Library.about`)."""
-        # The engine owns the memory that the code is in.
+        self.metadata = header["metadata"]
+        """Data that the library stored beside the machine code (`Library.metadata`)."""
+        # The engine owns the memory of the code.
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(machine_code))
         self._engine.finalize_object()
@@ -149,13 +151,14 @@ class Library:
     """Kernels that are compiled together.
 
     Args:
-        title: whose they are, for the line that says that they are being compiled.
-        module: where ENTRIES (name -> function) and parameters(name) are, and the options of numba's
-            compiler; imported only to compile.
-        sources: files that the machine code depends on beside those that `module` imports (sources.py).
-        seconds: about how long compiling takes.
-        packages: packages whose version it depends on, beside numba and llvmlite.
-        about: what to keep beside the machine code, as JSON; worked out only to compile.
+        title: name in the message "compiling the ... kernels".
+        module: module with ENTRIES (name -> function), parameters(name), and OPTIONS of numba's compiler;
+            imported only to compile.
+        sources: files that the machine code depends on, in addition to those that `module` imports
+            (sources.py).
+        seconds: approximate duration of the compilation.
+        packages: packages whose versions it depends on, in addition to numba and llvmlite.
+        metadata: returns JSON data to store beside the machine code; called only to compile.
     """
 
     def __init__(
@@ -165,9 +168,9 @@ class Library:
         sources: Sequence[Path],
         seconds: int,
         packages: Sequence[str] = (),
-        about: Callable[[], object] = lambda: None,
+        metadata: Callable[[], object] = lambda: None,
     ) -> None:
-        self.title, self.module, self.seconds, self.about = title, module, seconds, about
+        self.title, self.module, self.seconds, self.metadata = title, module, seconds, metadata
         self._sources, self._packages = list(sources), [*packages, "numba", "llvmlite"]
         self._lock, self._loaded = threading.Lock(), list[Kernels]()
 
@@ -177,21 +180,21 @@ class Library:
         return bool(self._loaded)
 
     def kernels(self) -> Kernels:
-        """The kernels: loaded where they have been compiled before, else compiled now, which is said."""
+        """Return the kernels: loaded if they have been compiled before, else compiled now, with a message."""
         with self._lock:
             if not self._loaded:
                 self._loaded.append(self.load() or self._compile_once())
             return self._loaded[0]
 
     def load(self) -> Kernels | None:
-        """The kernels from disk; None where there are none, or damaged ones."""
+        """Return the kernels from disk; None if the file is missing or damaged."""
         try:
             content = self.cache_path().read_bytes()
         except OSError:
             return None
         checksum, _, rest = content.partition(b"\n")
         if hashlib.sha256(rest).hexdigest().encode() != checksum:
-            return None  # they will be made anew
+            return None  # damaged: compiled again
         header, _, machine_code = rest.partition(b"\n")
         return Kernels(machine_code, json.loads(header))
 
@@ -215,7 +218,7 @@ class Library:
         return sorted({*source_files(self.module), *self._sources, *compilers})
 
     def _compile_once(self) -> Kernels:
-        """Compile, or wait for another process that does: several often need the same kernels at once."""
+        """Compile, or wait for another process that does: several often need the same kernels at one time."""
         with _waiting_lock(self.cache_path()):
             return self.load() or self._compile()
 
@@ -225,7 +228,7 @@ class Library:
         _say(f"compiling the {self.title} kernels for this machine (once; some {self.seconds} seconds) ...")
         with _COMPILING:
             machine_code, header = compile_kernels(self.module, _target_machine())
-        header["about"] = self.about()
+        header["metadata"] = self.metadata()
         rest = json.dumps(header).encode() + b"\n" + machine_code
         path = self.cache_path()
         try:
@@ -239,7 +242,7 @@ class Library:
 
 @contextlib.contextmanager
 def _waiting_lock(path: Path) -> Iterator[None]:
-    """Hold the lock for making the file at `path`; without one where the folder cannot be written."""
+    """Wait for the lock on making the file at `path`, and hold it; no lock if the folder is not writable."""
     with contextlib.ExitStack() as stack:
         while True:
             try:
@@ -253,7 +256,7 @@ def _waiting_lock(path: Path) -> Iterator[None]:
 
 
 def _target_machine() -> Any:
-    """A new one each time: the engine that takes it owns it, and frees it with itself."""
+    """Return a new target machine: the engine that gets it owns it and frees it."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
@@ -264,13 +267,13 @@ def _target_machine() -> Any:
 
 
 def cache_dir() -> Path:
-    """Folder of the machine code."""
+    """Return the folder of the machine code."""
     own = os.environ.get(CACHE_VARIABLE)
     if own:
         return Path(own).expanduser()
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    except RuntimeError:  # a user without a home, as containers have them: nothing can be kept
+    except RuntimeError:  # a user without a home, as in containers: there is no cache
         base = os.devnull
     return Path(base) / "transformerlm"
 

@@ -1,8 +1,7 @@
-"""Numbers and memory as the kernels of training and generation see them, compiled into both.
+"""Loads, stores and elementary functions that the kernels of training and generation share.
 
-Numbers in memory are float32, or bfloat16 as the upper half of one; in between they are float32.
-
-Importing this file imports numba, which is needed to compile and not to run: see library.py.
+Numbers in memory are float32, or bfloat16 as the upper half of a float32; computation is in float32.
+Importing this file imports numba, which is needed only to compile: see library.py.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ f32, u32, i32, i64 = np.float32, np.uint32, np.int32, np.int64
 ONE, HALF, ZERO = f32(1), f32(0.5), f32(0)
 
 OPTIONS: dict[str, object] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}}
-"""Of numba's compiler: sums may be taken in vectors. Infinity and NaN keep their meaning."""
+"""Options of numba's compiler: sums may be reordered into vectors. Infinity and NaN keep their meaning."""
 
 MEMORY = {"float32": "f32*", "bfloat16": "u16*"}
-"""The type of memory that holds numbers of a dtype, as `parameters` of a kernel module names it."""
+"""Dtype -> type of an array of it, in the notation of a kernel module's `parameters`."""
 
 compiled = njit(error_model="numpy", **OPTIONS)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def bits_of(context: Any, x: Any) -> Any:
-    """A float32 as its 32 bits."""
+    """Return the 32 bits of a float32."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(32))
@@ -38,7 +37,7 @@ def bits_of(context: Any, x: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def float_of(context: Any, bits: Any) -> Any:
-    """The opposite of `bits_of`."""
+    """Return the float32 with these bits; inverse of `bits_of`."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
@@ -48,7 +47,7 @@ def float_of(context: Any, bits: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def floats_at(context: Any, address: Any) -> Any:
-    """The float32 numbers that lie at an address."""
+    """Return an address as an array of float32."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -57,7 +56,7 @@ def floats_at(context: Any, address: Any) -> Any:
 
 
 def wide(x):
-    """A number from memory as float32."""
+    """Convert a number from memory to float32."""
 
 
 @overload(wide, inline="always")
@@ -68,7 +67,7 @@ def _wide(x):
 
 
 def put(memory, at, x):
-    """Store a float32, rounded to the nearest bfloat16 (ties to even) where memory holds those."""
+    """Store a float32, rounded to the nearest bfloat16 (ties to even) if `memory` holds bfloat16."""
 
 
 @overload(put, inline="always")
@@ -93,9 +92,9 @@ SMALLEST, LARGEST = f32(-87), f32(89)
 
 @compiled
 def exp(x):
-    """e^x to a few units in the last place from -87 to 88; below, what it is at -87; above, infinity.
+    """e^x to a few units in the last place from -87 to 88; below, its value at -87; above, infinity.
 
-    x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its series to the seventh power, 2^n by its bits.
+    x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its power series to r^7, 2^n by its bits.
     """
     x = min(max(x, SMALLEST), LARGEST)
     n = np.floor(x * LOG2_E + HALF)
@@ -108,5 +107,5 @@ def exp(x):
 
 @compiled
 def share_of(number, part, parts):
-    """First and last + 1 of the things that a part does."""
+    """Return the range (end exclusive) of `number` items that belongs to a part."""
     return number * part // parts, number * (part + 1) // parts

@@ -1,4 +1,4 @@
-"""The source files that compiled kernels depend on, worked out from the imports of their module."""
+"""The source files that compiled kernels depend on, found by the imports of their module."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-# Patterns and not a parser, which takes longer than loading the kernels: it would read 2,000 lines each time.
+# Regular expressions, since parsing 2,000 lines would take longer than loading the kernels.
 _FOR_TYPE_CHECKERS = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+.*(?:\n|\Z)|\n)*", re.MULTILINE)
 _FROM = re.compile(r"^[ \t]*from ([\w.]+) import (?:\(([^)]*)\)|(.*))", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import (.*)", re.MULTILINE)
 
 
 def source_files(module: str) -> list[Path]:
-    """Files of a module and of all modules of its own package that it imports, directly or not; sorted.
+    """Return the files of a module and of all modules of its package that it imports, directly or not;
+    sorted.
 
-    Nothing is imported to find them. What is imported for type checkers alone, under `if TYPE_CHECKING:`, and
-    the `__init__` files of packages are left out.
+    Nothing is imported to find them. Imports under `if TYPE_CHECKING:` and the `__init__` files of packages
+    are left out.
     """
     package = module.split(".")[0]
     spec = importlib.util.find_spec(package)
     assert spec is not None, module
-    if spec.submodule_search_locations is None:  # a module that is in no package
+    if spec.submodule_search_locations is None:  # a module outside of packages
         return [Path(spec.origin or "")]
     root = Path(spec.submodule_search_locations[0])
     found: set[Path] = set()
@@ -36,7 +37,7 @@ def source_files(module: str) -> list[Path]:
 
 
 def _imports(path: Path) -> Iterator[str]:
-    """Names of what a file imports, all that may be modules: `from a import b` gives a and a.b."""
+    """Yield the names in a file's imports that may be modules: `from a import b` gives a and a.b."""
     text = _FOR_TYPE_CHECKERS.sub("", path.read_text(encoding="utf-8"))
     for found in _FROM.finditer(text):
         module, *names = found.groups("")

@@ -1,4 +1,4 @@
-"""The processor that kernels are compiled for: this one, or one with fewer instructions for a trial."""
+"""Target processor of the kernels: this machine's, or one with fewer instructions, for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from transformerlm.errors import ConfigError
 
 CPU_VARIABLE = "TRANSFORMERLM_CPU"
-"""Instruction set of the kernels: "native" (default), or one of LEVELS to try a lesser kind of processor."""
+"""Environment variable: instruction set of the kernels, "native" (default) or one of LEVELS."""
 
 _V2 = ("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt")
 _V3 = (*_V2, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
@@ -26,16 +26,16 @@ class Target:
     name: str
     """LLVM's name, such as "znver3" or "x86-64-v3"."""
     features: str
-    """Instructions added to or taken from that name's, as LLVM spells it: "+avx2,-sse4a"."""
+    """Instructions added to or removed from that name's, in LLVM's syntax: "+avx2,-sse4a"."""
     instructions: frozenset[str]
     """Names of the instruction sets that it has."""
     is_native: bool = True
-    """True where it is this machine's processor as it is."""
+    """True if it is this machine's processor, unrestricted."""
 
 
 @functools.cache
 def target() -> Target:
-    """Return the processor to compile for, as the environment says.
+    """Return the processor to compile for, chosen by the environment variable.
 
     Raises:
         ConfigError: for an unknown choice, or instructions that this processor lacks.
@@ -50,7 +50,7 @@ def target() -> Target:
 
 
 def resolve_target(choice: str, host: Target) -> Target:
-    """Return the target that a choice means on a host.
+    """Return the target that a choice ("native" or one of LEVELS) stands for on a host.
 
     Raises:
         ConfigError: for an unknown choice, or instructions that the host lacks.

@@ -1,15 +1,14 @@
-"""Training's inner loops on a CPU: functions of nn and optim, each in one pass over memory.
+"""Training kernels for a CPU: functions of nn and optim, each in one pass over memory.
 
 PyTorch's operations read their inputs from memory and write their outputs there, one after the other; here a
-row stays in the first-level cache until all that is to be done with it is done. Every kernel does one `part`
-of `parts`, so that threads share the work; nothing depends on how they divide it but the order of the sums
-over rows.
+row stays in the first-level cache until all operations on it are done. Every kernel does one `part` of
+`parts`, so that threads share the work; only the order of sums over rows depends on the division.
 
-A loop that adds up stores nothing. The compiler guards a loop that does both with a test whether memory
-overlaps, as it does not; but where two arrays lie close together it takes the slow copy of the loop, which
-adds in another order, and the last bits would depend on where the allocator happens to put things.
+No loop both sums and stores. The compiler precedes such a loop with a test whether the arrays overlap, and
+takes a slow version of the loop if they lie close together; that version sums in another order, so the last
+bits would depend on the addresses that the allocator returns.
 
-Importing this file imports numba, which is needed to compile and not to run: see library.py.
+Importing this file imports numba, which is needed only to compile: see library.py.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from transformerlm.kernels.primitives import (
 __all__ = ["ENTRIES", "OPTIONS", "parameters"]
 
 LANES = 32
-"""Rows that causality cuts are worked on to the next multiple of this, so that all of it is vectors."""
+"""Rows cut by causality are processed to the next multiple of this, so that only whole vectors occur."""
 
 
 # ---- norm -------------------------------------------------------------------------------------------
 
 
 def rms_norm(x, weight, out, inverse_rms, rows, width, eps, part, parts):
-    """x [rows, width] -> out, and what each row was multiplied by."""
+    """x [rows, width] -> out, and the factor of each row, inverse_rms [rows]."""
     first, last = share_of(rows, part, parts)
     for row in range(first, last):
         at = row * width
@@ -59,7 +58,8 @@ def rms_norm(x, weight, out, inverse_rms, rows, width, eps, part, parts):
 
 
 def rms_norm_back(grad, x, weight, inverse_rms, grad_x, grad_weight, rows, width, part, parts):
-    """grad [rows, width] -> grad_x, and each part's share of the weight's: [parts, width]."""
+    """grad [rows, width] -> grad_x, and the sum over each part's rows of the weight's gradient [parts,
+    width]."""
     gains = part * width
     for i in range(width):
         grad_weight[gains + i] = ZERO
@@ -81,13 +81,13 @@ def rms_norm_back(grad, x, weight, inverse_rms, grad_x, grad_weight, rows, width
 
 
 def swiglu(gate_up, out, rows, width, part, parts):
-    """silu(gate) * up, from rows that hold both, one after the other."""
+    """silu(gate) * up, from rows [gate, up]."""
     first, last = share_of(rows, part, parts)
     for row in range(first, last):
         gate, up, at = 2 * row * width, (2 * row + 1) * width, row * width
         for i in range(width):
-            opened = wide(gate_up[gate + i])
-            put(out, at + i, opened / (ONE + exp(-opened)) * wide(gate_up[up + i]))
+            value = wide(gate_up[gate + i])
+            put(out, at + i, value / (ONE + exp(-value)) * wide(gate_up[up + i]))
     return 0
 
 
@@ -97,9 +97,9 @@ def swiglu_back(grad, gate_up, grad_gate_up, rows, width, part, parts):
     for row in range(first, last):
         gate, up, at = 2 * row * width, (2 * row + 1) * width, row * width
         for i in range(width):
-            opened, upper = wide(gate_up[gate + i]), wide(grad[at + i])
-            sigmoid = ONE / (ONE + exp(-opened))
-            silu = opened * sigmoid
+            value, upper = wide(gate_up[gate + i]), wide(grad[at + i])
+            sigmoid = ONE / (ONE + exp(-value))
+            silu = value * sigmoid
             put(grad_gate_up, up + i, upper * silu)
             slope = sigmoid + silu * (ONE - sigmoid)
             put(grad_gate_up, gate + i, upper * wide(gate_up[up + i]) * slope)
@@ -113,9 +113,9 @@ def rotate(
     x, x_batch, x_head, x_time, cos, sin, out, out_batch, out_head, out_time,
     batch, heads, times, pairs, sign, part, parts,
 ):  # fmt: skip
-    """Turn the pairs of each vector by its time's angles, or back where sign is -1.
+    """Rotate the pairs of each vector by the angles of its position; in reverse if sign is -1.
 
-    `x` and `out` say how far it is from one row of the batch, head and time to the next.
+    `x_batch`, `x_head`, `x_time` and those of `out` are strides.
     """
     first, last = share_of(batch * heads, part, parts)
     turn = f32(sign)
@@ -136,22 +136,22 @@ def rotate(
 
 
 @compiled
-def seen(row, queries, first_query, keys):
-    """Keys that the query of a row sees, and that number rounded up to whole vectors."""
+def visible_keys(row, queries, first_query, keys):
+    """Return the number of keys that a row's query attends to, and it rounded up to whole vectors."""
     number = row % queries + first_query + 1
     return number, min((number + LANES - 1) // LANES * LANES, keys)
 
 
 def attend(scores, log_sums, scratch, rows, queries, first_query, keys, scale, part, parts):
-    """Causal softmax of scores [rows, keys] times `scale`, in place; rows are queries, again and again.
+    """Causal softmax of scores [rows, keys] times `scale`, in place; the queries repeat every `queries` rows.
 
-    `log_sums` gets each row's log of the sum of exponentials. Keys that a query does not see get 0.
+    `log_sums` gets the log of each row's sum of exponentials. Masked keys get 0.
     """
     factor, powers = f32(scale), part * keys
     first, last = share_of(rows, part, parts)
     for row in range(first, last):
         at = row * keys
-        number, end = seen(row, queries, first_query, keys)
+        number, end = visible_keys(row, queries, first_query, keys)
         highest = wide(scores[at])
         for i in range(end):
             score = wide(scores[at + i])
@@ -172,12 +172,12 @@ def attend(scores, log_sums, scratch, rows, queries, first_query, keys, scale, p
 
 
 def attend_back(scores, grad, log_sums, scratch, rows, queries, first_query, keys, scale, part, parts):
-    """Scores become the softmax again, and `grad`, the gradient of the softmax, that of the scores."""
+    """Recompute the softmax in `scores`, and turn its gradient `grad` into that of the scores, in place."""
     factor, weights = f32(scale), part * keys
     first, last = share_of(rows, part, parts)
     for row in range(first, last):
         at, log_sum = row * keys, log_sums[row]
-        number, end = seen(row, queries, first_query, keys)
+        number, end = visible_keys(row, queries, first_query, keys)
         dot = ZERO
         for i in range(end):
             weight = exp(wide(scores[at + i]) * factor - log_sum)
@@ -223,11 +223,12 @@ def cross_entropy(logits, targets, nats, rows, width, scale, part, parts):
 
 
 def adamw(addresses, sizes, tensors, beta1, beta2, step_size, decay, root, eps, part, parts):
-    """w = decay w - step_size m / (root sqrt(v) + eps), after m and v have taken in the gradient.
+    """w = decay w - step_size m / (root sqrt(v) + eps), after m and v are updated with the gradient.
 
-    Of many tensors at once; `addresses` [4, tensors] are those of w, gradient, m and v.
+    For many tensors; `addresses` [4, tensors] are those of w, gradient, m and v.
     """
-    b1, b2, size, kept, by, least = f32(beta1), f32(beta2), f32(step_size), f32(decay), f32(root), f32(eps)
+    b1, b2, step, kept = f32(beta1), f32(beta2), f32(step_size), f32(decay)
+    scale, epsilon = f32(root), f32(eps)
     new1, new2 = f32(1 - beta1), f32(1 - beta2)
     for tensor in range(tensors):
         weight, grad = floats_at(addresses[tensor]), floats_at(addresses[tensors + tensor])
@@ -238,7 +239,7 @@ def adamw(addresses, sizes, tensors, beta1, beta2, step_size, decay, root, eps, 
             m = b1 * mean[i] + new1 * g
             v = b2 * square[i] + new2 * g * g
             mean[i], square[i] = m, v
-            weight[i] = kept * weight[i] - size * m / (by * np.sqrt(v) + least)
+            weight[i] = kept * weight[i] - step * m / (scale * np.sqrt(v) + epsilon)
     return 0
 
 
@@ -252,7 +253,8 @@ _NUMBERS = {"eps", "sign", "scale", "beta1", "beta2", "step_size", "decay", "roo
 
 
 def _variants() -> dict[str, tuple[Callable[..., int], dict[str, str]]]:
-    """Each kernel for each dtype that it serves: name -> (function, dtype of what can be either)."""
+    """Return all kernels for all their dtypes: name -> (function, dtype of each parameter that has
+    several)."""
     table: dict[str, tuple[Callable[..., int], dict[str, str]]] = {"adamw_float32": (adamw, {})}
     for inside in MEMORY:
         for kernel in (swiglu, swiglu_back, rotate, attend, attend_back, cross_entropy):
@@ -266,12 +268,12 @@ def _variants() -> dict[str, tuple[Callable[..., int], dict[str, str]]]:
 
 _VARIANTS = _variants()
 ENTRIES = {name: kernel for name, (kernel, _) in _VARIANTS.items()}
-"""The kernels by name. Each returns a number, which says nothing."""
+"""Kernels by name. Each returns 0."""
 _EITHER = {"x", "out", "grad", "grad_x", "gate_up", "grad_gate_up", "scores", "logits"}
 
 
 def parameters(name: str) -> dict[str, str]:
-    """A kernel's parameters in order, and the type of each: "f32*" is an array, "f64" a number."""
+    """Return the parameters of a kernel in order with their types: "f32*" is an array, "f64" a number."""
     kernel, dtypes = _VARIANTS[name]
     kinds = {parameter: MEMORY[dtype] for parameter, dtype in dtypes.items() if parameter in _EITHER}
     kinds |= dict.fromkeys(_FLOAT32, "f32*") | dict.fromkeys(_NUMBERS, "f64") | dict.fromkeys(_INT64, "i64*")

@@ -76,22 +76,22 @@ def block_activation_bytes_per_token(
 ) -> int:
     """Bytes per token that one block's forward pass keeps for its backward pass.
 
-    A norm keeps its input (and, `fused` apart, the normalised one) in float32, a matrix its input, attention
-    its queries, keys and values (and, where it has neither scores nor kernels of its own, its output) in the
-    dtype of the products, all d_model wide; keys and values less where heads share them, unless scores are
-    kept. SwiGLU keeps both projections and their product, all d_ff wide; `fused` apart also the sigmoid and
-    silu in between.
+    In float32, a norm keeps its input and, unless `fused`, the normalised input. In the dtype of the
+    products, a matrix keeps its input; attention its queries, keys and values, and its output if it is
+    neither `fused` nor keeps scores. All these have width d_model (shared keys and values less, unless scores
+    are kept). SwiGLU keeps both projections and their product, of width d_ff, and, unless `fused`, the
+    sigmoid and silu in between.
 
     Args:
         bytes_per_number: 4, or 2 where products are taken in half precision.
-        fused: in the CPU's own kernels (fused.py), not in PyTorch's operations.
-        num_scores: where attention keeps them, scores per query and head.
+        fused: True for the CPU kernels (fused.py), False for PyTorch's operations.
+        num_scores: scores per query and head that attention keeps; 0 if it keeps none.
 
     Source: the way of counting is that of Korthikanti et al., "Reducing Activation Recomputation in Large
     Transformer Models", 2022, section 4.
     """
     heads, d_model, queries_and_keys = config.num_heads, config.d_model, config.d_model + _d_keys(config)
-    # Half precision makes a copy for each product, where float32 has one input for all.
+    # In half precision each product has its own copy of the input; in float32 they share it.
     copies = 3 if fused or bytes_per_number == 4 else 6
     outputs = 0 if fused or num_scores else 1
     keys_and_values = 2 * (d_model if num_scores else _d_keys(config))

@@ -1,4 +1,4 @@
-"""Self-attention: the part of a block in which positions see each other."""
+"""Self-attention: the part of a block in which positions attend to each other."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ class MultiHeadSelfAttention(nn.Module):
     """Causal attention of every position to itself and those before it, in several heads at once.
 
     Project, rotate, cache, mix, project. `num_kv_heads` below `num_heads` shares each key and value head
-    between neighbouring query heads. `rope` gives positions (without it there are none); it may be
-    shared between layers. `qk_norm` brings every query and key head to one length before the rotation,
-    which bounds the scores.
+    between neighbouring query heads. `rope` encodes positions (None: positions are not encoded); layers may
+    share it. `qk_norm` normalises every query and key head before the rotation, which bounds the scores.
 
     Source: Vaswani et al., "Attention Is All You Need", 2017, section 3.2.2; Ainslie et al., "GQA", 2023;
     for qk_norm Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023.
@@ -54,7 +53,7 @@ class MultiHeadSelfAttention(nn.Module):
         self.rope = rope
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """[batch, T, d_model] -> [batch, T, d_model]; with a cache, behind the tokens that it holds."""
+        """[batch, T, d_model] -> [batch, T, d_model]; with a cache, `x` follows the tokens that it holds."""
         q, k, v = self._project(x)
         positions = token_positions(0, x.shape[-2], x.device) if cache is None else cache.positions
         if self.rope is not None:
@@ -77,5 +76,5 @@ class MultiHeadSelfAttention(nn.Module):
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Values mixed for every query; without a mask causally."""
+        """Return the attention output of every query; causal if there is no mask."""
         return scaled_dot_product_attention(q, k, v, mask, causal=mask is None, backend=self.backend)

@@ -1,6 +1,6 @@
-"""The keys and values of the tokens that a model has already seen, so that each is computed once.
+"""Key-value cache: keys and values of the tokens that a model has seen, each computed once.
 
-The generating code makes a cache and passes it to the model with every call; the model keeps nothing.
+The generating code creates a cache and passes it to the model with every call; the model has no state.
 Memory is allocated once, for the longest text. It is for inference: no gradient flows through it.
 """
 
@@ -16,7 +16,7 @@ from transformerlm.config import ModelConfig
 
 
 class LayerCache(NamedTuple):
-    """One layer's share of a cache, while `num_tokens` new tokens of every row pass through the layer."""
+    """One layer's part of a cache, while `num_tokens` new tokens of every row pass through the layer."""
 
     keys: Tensor
     """[batch, num_kv_heads, capacity, d_head]"""
@@ -27,9 +27,9 @@ class LayerCache(NamedTuple):
     length: int
     """Keys of the longest row, the new tokens included."""
     positions: Tensor
-    """Of the new tokens: [num_tokens], or [batch, 1, num_tokens] where rows differ."""
+    """Positions of the new tokens: [num_tokens], or [batch, 1, num_tokens] where rows differ."""
     mask: Tensor | None
-    """[batch, 1, num_tokens, length], True = attend; None where the plain causal mask is right."""
+    """[batch, 1, num_tokens, length], True = attend; None if the plain causal mask applies."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store new tokens' [batch, num_kv_heads, num_tokens, d_head]; return all keys and values so far."""
@@ -44,11 +44,11 @@ class KVCache:
     The model writes the tokens of a call behind each row's own end, attends to nothing else, and calls
     `advance`. Rows of different lengths start as one right-padded batch:
 
-        hidden = model.hidden_states(padded_ids, cache)   # the padding is stored behind each row's end,
-        cache.set_lengths(lengths)                        # forgotten here, and overwritten by and by
+        hidden = model.hidden_states(padded_ids, cache)   # stores the padding too
+        cache.set_lengths(lengths)                        # discards the padding
         model(next_ids, cache)                            # [batch, 1]: each row at its own position
 
-    While all rows are of one length, as in a batch of one, writing and masking take no index at all.
+    While all rows have one length, as in a batch of one, writing and masking use slices, no indices.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class KVCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        # Zeros, not whatever was there: a masked NaN would still spoil the row, for 0 * NaN is NaN.
+        # Zeros, not uninitialised memory: a masked NaN would still spoil the row, since 0 * NaN is NaN.
         shape = (num_layers, batch_size, num_kv_heads, capacity, d_head)
         self._keys = torch.zeros(shape, device=device, dtype=dtype)
         self._values = torch.zeros(shape, device=device, dtype=dtype)
-        # The lengths are kept twice: shapes are made of the host's, so that no step waits for the device.
+        # Lengths are kept on the host too: shapes depend on them, and no step should wait for the device.
         self._host_lengths: list[int] = []
         self._lengths = torch.zeros(0, dtype=torch.long, device=device)
         self.reset()
@@ -95,7 +95,7 @@ class KVCache:
 
     @property
     def max_length(self) -> int:
-        """Tokens in the longest row; known without asking the device."""
+        """Tokens in the longest row; known on the host, without waiting for the device."""
         return max(self._host_lengths, default=0)
 
     @property
@@ -105,12 +105,12 @@ class KVCache:
 
     @property
     def memory(self) -> tuple[Tensor, Tensor]:
-        """All keys and all values, of rows that are not in use too: [num_layers, rows, num_kv_heads,
-        capacity, d_head]."""
+        """All keys and all values, also of unused rows: [num_layers, rows, num_kv_heads, capacity,
+        d_head]."""
         return self._keys, self._values
 
     def layers(self, num_tokens: int) -> list[LayerCache]:
-        """Return each layer's share of the cache for `num_tokens` more tokens of every row.
+        """Return each layer's part of the cache for `num_tokens` more tokens of every row.
 
         Raises:
             ValueError: where they do not fit.
@@ -124,21 +124,22 @@ class KVCache:
         ]
 
     def require_room(self, num_tokens: int) -> None:
-        """Raise ValueError where so many more tokens do not fit."""
+        """Raise ValueError if `num_tokens` more tokens do not fit."""
         if (end := self.max_length + num_tokens) > self.capacity:
             raise ValueError(
                 f"expected at most {self.capacity} tokens a row (the cache's capacity), got {end}"
             )
 
     def advance(self, num_tokens: int) -> None:
-        """Count `num_tokens` more tokens in every row. The model does it once all layers have stored them."""
+        """Count `num_tokens` more tokens in every row. The model calls it once all layers have stored
+        them."""
         self._host_lengths = [length + num_tokens for length in self._host_lengths]
         self._lengths = self._lengths + num_tokens
 
     def set_lengths(self, lengths: Sequence[int] | Tensor) -> None:
         """Keep the first `lengths[row]` tokens of each row and forget the others.
 
-        A list is better than a tensor on a GPU, which has to be waited for.
+        Pass a list rather than a tensor on a GPU, for which the host would wait.
 
         Raises:
             ValueError: where a row has fewer tokens than that.
@@ -170,7 +171,7 @@ class KVCache:
     def select(self, rows: Sequence[int] | Tensor) -> None:
         """Keep these rows, in this order (finished texts are dropped); their memory stays with the cache.
 
-        A list is better than a tensor on a GPU, which has to be waited for.
+        Pass a list rather than a tensor on a GPU, for which the host would wait.
         """
         kept = _as_list(rows)
         assert len(kept) <= self._keys.shape[1], "a cache cannot hold more rows than it was made for"

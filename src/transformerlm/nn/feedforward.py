@@ -10,7 +10,7 @@ from transformerlm.nn.linear import Linear
 
 
 class SwiGLU(nn.Module):
-    """y = W2 (silu(W1 x) * W3 x): one projection opens and closes the other, element by element.
+    """y = W2 (silu(W1 x) * W3 x): one projection gates the other, element by element.
 
     Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6 (there W, V, W2).
     """

@@ -1,4 +1,4 @@
-"""The mathematics that has no weights: softmax, SiLU, cross-entropy. Pure functions."""
+"""Functions without weights: softmax, RMSNorm, SiLU, cross-entropy. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def at_least_float32(x: Tensor) -> Tensor:
     """Return `x` in float32; unchanged if it is float32 or float64 already.
 
-    Sums, exponentials and roots are taken in it: a bfloat16 carries 8 bits, and a float16 ends at 65,504.
+    For sums, exponentials and roots: a bfloat16 has 8 significant bits, and a float16 ends at 65,504.
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -23,9 +23,9 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def softmax(x: Tensor, dim: int) -> Tensor:
-    """Exponentials that sum to one along `dim`: exp(x_i - max x) / sum_j exp(x_j - max x).
+    """Softmax along `dim`: exp(x_i - max x) / sum_j exp(x_j - max x).
 
-    Taking the maximum away changes nothing in the quotient and keeps every exponential at most 1.
+    Subtracting the maximum does not change the quotient and keeps every exponential at most 1.
     Computed in float32 at least, returned in the dtype of `x`.
     """
     wide = at_least_float32(x)
@@ -56,12 +56,12 @@ def silu(x: Tensor) -> Tensor:
 def cross_entropy(
     logits: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean"
 ) -> Tensor:
-    """Nats that the model needs for the targets: log(sum_j exp(logits_j)) - logits_target.
+    """Cross-entropy in nats: log(sum_j exp(logits_j)) - logits_target.
 
     Args:
-        logits: [..., vocabulary], of any size: computed in float32 at least, the maximum taken away.
+        logits: [..., vocabulary], of any magnitude: the maximum is subtracted, in float32 at least.
         targets: [...], ids.
-        reduction: the mean over all positions, their sum, or each by itself.
+        reduction: mean over all positions, their sum, or one value per position ("none").
 
     Returns:
         A scalar, or [...] with "none"; in float32, or float64 where the logits are.

@@ -1,11 +1,11 @@
-"""CPU kernels for a finished model: modules that take the plain ones' places, applied from outside.
+"""CPU kernels for a finished model: modules that replace the plain ones, applied from outside.
 
-The core (transformer.py and what it names) knows nothing of kernels. Each class here computes what its base
-class computes, in one pass over memory, for the tensors that `dispatch.can_serve` takes, and falls back to
-its base class for all others. It has the same parameters under the same names.
+The core (transformer.py and the modules it uses) does not depend on kernels. Each class here computes the
+same function as its base class, with the same parameters under the same names, in one pass over memory; for
+tensors that `dispatch.can_serve` refuses it falls back to the base class.
 
-Which model uses kernels is a property of that model (`use_kernels_`) or of a view of it (`with_kernels`):
-two models in two threads do not know of each other.
+The use of kernels is a property of one model (`use_kernels_`) or of a view of it (`with_kernels`), so that
+models in different threads do not influence each other.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from transformerlm.nn.rope import RotaryPositionEmbedding
 Module = TypeVar("Module", bound=nn.Module)
 
 MAX_QUERIES = 1024
-"""Up to here the kernels, which hold all scores of a head at once, are quicker than PyTorch's attention."""
+"""Longest text for attention by kernels. They hold all scores of a head at once; beyond this length PyTorch's
+attention is faster."""
 MANY_ROWS = 1024
-"""From so many rows on, concatenating weights costs little beside the product."""
+"""Number of rows from which concatenating weights costs little compared with the product."""
 
 
 def use_kernels_(module: nn.Module) -> None:
-    """Have a model, or a model with its loss, compute in the CPU kernels from now on, in place.
+    """Make a model, or a model with its loss, compute with the CPU kernels, in place.
 
-    Parameters, their names and the keys of the state dict stay. Call it before the module is replicated,
-    sharded or compiled. The kernels are compiled now where this machine has never done so.
+    Parameters, their names and the keys of the state dict do not change. Call it before the module is
+    replicated, sharded or compiled. The kernels are compiled now if this machine has not done so before.
     """
     dispatch.LIBRARY.kernels()
     for part in module.modules():
@@ -46,12 +47,12 @@ def use_kernels_(module: nn.Module) -> None:
 
 
 def with_kernels(module: Module) -> Module:
-    """A view of a model that computes in the CPU kernels: own modules, the model's parameters and buffers.
+    """Return a view of a model that computes with the CPU kernels: new modules with the model's parameters.
 
     The model itself, which other threads may be using, does not change.
     """
     dispatch.LIBRARY.kernels()
-    views: dict[nn.Module, nn.Module] = {}  # a module that several share stays one
+    views: dict[nn.Module, nn.Module] = {}  # a shared module stays shared
 
     def view(part: nn.Module) -> nn.Module:
         if part not in views:
@@ -80,7 +81,7 @@ class KernelRMSNorm(RMSNorm):
     """RMSNorm in one kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., d_model] -> [..., d_model]; under autocast in the dtype that the next product takes."""
+        """[..., d_model] -> [..., d_model]; under autocast in the dtype of the next matrix product."""
         if not dispatch.can_serve(x, self.weight):
             return super().forward(x)
         return fused_functions.rms_norm(x, at_least_float32(self.weight), self.eps, product_dtype(x))
@@ -101,17 +102,17 @@ class KernelSwiGLU(SwiGLU):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model] -> [..., d_model]."""
-        if not _joins(x):
+        if not _should_join(x):
             return super().forward(x)
         output: Tensor = self.w2(fused_functions.swiglu(joint_linear(x, self.w1, self.w3)))
         return output
 
 
 class KernelMultiHeadSelfAttention(MultiHeadSelfAttention):
-    """Attention with one product for queries, keys and values; backend "auto" is a kernel too."""
+    """Attention with one product for queries, keys and values, and a kernel for backend "auto"."""
 
     def _projections(self, x: Tensor) -> Sequence[Tensor]:
-        if not _joins(x):
+        if not _should_join(x):
             return super()._projections(x)
         layers = self.q_proj, self.k_proj, self.v_proj
         return torch.split(joint_linear(x, *layers), [layer.weight.shape[0] for layer in layers], -1)
@@ -139,15 +140,15 @@ _KERNEL_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def joint_linear(x: Tensor, *linears: Linear) -> Tensor:
-    """The outputs of several layers for the same input, concatenated on the last dimension, by one product.
+    """Return the outputs of several layers for one input, concatenated on the last dimension.
 
-    One large product is quicker than several small ones, and gives one gradient of `x` to pass on instead
-    of several to add up.
+    One large product is faster than several small ones, and gives one gradient of `x` instead of several to
+    add.
     """
     return x @ torch.cat([linear.weight for linear in linears]).T
 
 
-def _joins(x: Tensor) -> bool:
-    """Return True if layers with the input `x` are to be one product: in training, and in large passes."""
+def _should_join(x: Tensor) -> bool:
+    """Return True if layers with the input `x` should be one product: in training, and in large passes."""
     num_rows = x.shape[:-1].numel()
     return dispatch.can_serve(x) and x.shape[-2] > 1 and (torch.is_grad_enabled() or num_rows >= MANY_ROWS)

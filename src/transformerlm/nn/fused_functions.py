@@ -1,8 +1,8 @@
 """The model's functions computed by the CPU kernels, each in one pass over memory, with their gradients.
 
-What each computes is documented at its plain version (functional.py, norm.py, rope.py, sdpa.py, loss.py),
-which the tests compare it with. Here are forward and backward passes, and which tensors are kept in between.
-The modules that call these functions are in fused.py.
+The formulas are documented at the plain versions (functional.py, norm.py, rope.py, sdpa.py, loss.py), with
+which the tests compare these. This module has the forward and backward passes, and the choice of tensors to
+keep between them. The modules that call these functions are in fused.py.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.autograd import Function
 from transformerlm.kernels import dispatch
 
 SCORES_BYTES = 2**20
-"""Scores that attention works on at a time: they stay in the second-level caches."""
+"""Attention scores that are computed at a time: they stay in the second-level caches."""
 
 
 def _float32(*shape: int) -> Tensor:
-    """Memory for a kernel's float32 numbers, whatever torch's defaults are."""
+    """Return uninitialised float32 memory for a kernel."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
@@ -46,7 +46,7 @@ class _RMSNorm(Function):
         x, weight, inverse_rms = ctx.saved_tensors
         grad, grad_x = grad.contiguous(), torch.empty_like(x)
         rows, width = len(inverse_rms), x.shape[-1]
-        # Zeros: of fewer threads than asked for the rest stays.
+        # Zeros: if fewer threads run than were asked for, some rows are not written.
         parts = _float32(torch.get_num_threads(), width).zero_()
         tensors = (grad, x, weight, inverse_rms, grad_x, parts)
         dispatch.run("rms_norm_back", (x.dtype, grad.dtype), *tensors, rows, width)
@@ -77,7 +77,7 @@ class _SwiGLU(Function):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate [batch, heads, T, d_head] by angles [T, d_head / 2]; comes back contiguous."""
+    """Rotate [batch, heads, T, d_head] by angles [T, d_head / 2]; the result is contiguous."""
     return _Rotate.apply(x, cos, sin)  # type: ignore[no-any-return]
 
 
@@ -92,7 +92,7 @@ class _Rotate(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         batch, heads, times, width = grad.shape
-        # As the projection that it goes to has it: heads beside each other.
+        # The layout of the projection that the gradient goes to: heads beside each other.
         out = grad.new_empty(batch, times, heads, width).transpose(1, 2)
         cos, sin = ctx.saved_tensors
         _run_rotate(grad, cos, sin, out, -1)
@@ -110,8 +110,8 @@ def _run_rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, sign: int) -> 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention of T queries to T keys: q [batch, heads, T, d_k], k and v with as many or fewer heads.
 
-    Some rows of the batch at a time, so that their scores never leave the caches; the backward pass makes
-    them again from q, k and one number a query.
+    Works on some rows of the batch at a time, so that their scores stay in the caches; the backward pass
+    recomputes them from q, k and one number per query.
 
     Source: Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness",
     2022, for the recomputation.
@@ -123,12 +123,12 @@ class _Attention(Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         batch, heads, times, width = q.shape
-        # Query heads that share a key head are more queries of it.
+        # Query heads that share a key head are treated as additional queries of it.
         grouped = q.reshape(batch * k.shape[1], -1, width)
         keys, values = k.reshape(-1, times, width), v.reshape(-1, times, v.shape[-1])
         out = grouped.new_empty(*grouped.shape[:2], v.shape[-1])
         log_sums = _float32(*grouped.shape[:2])
-        work = _Work(grouped, times)
+        work = _Workspace(grouped, times)
         for part in work.parts:
             scores = torch.bmm(grouped[part], keys[part].transpose(1, 2), out=work.scores(part))
             work.attend(scores, log_sums[part])
@@ -140,7 +140,7 @@ class _Attention(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         q, k, v, log_sums = ctx.saved_tensors
-        work = _Work(q, k.shape[1])
+        work = _Workspace(q, k.shape[1])
         grad = grad.reshape(*q.shape[:2], -1)
         grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         for part in work.parts:
@@ -153,8 +153,8 @@ class _Attention(Function):
         return tuple(each.view(shape) for each, shape in zip(grads, ctx.shapes, strict=True))
 
 
-class _Work:
-    """Memory for the attention scores of some rows at a time, and the kernels that work on it."""
+class _Workspace:
+    """Workspace for the attention scores of some rows at a time, and the kernels that use it."""
 
     def __init__(self, q: Tensor, times: int) -> None:
         rows, queries, width = q.shape

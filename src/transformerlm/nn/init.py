@@ -1,4 +1,4 @@
-"""Initialisation of the model's matrices: a normal distribution without its tails."""
+"""Initialisation of the model's matrices: a truncated normal distribution."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def truncated_normal_(weight: Tensor, std: float) -> None:
-    """Fill `weight` from N(0, std^2) cut at three standard deviations, by torch's global generator.
+    """Fill `weight` from N(0, std^2) truncated at three standard deviations, by torch's global generator.
 
-    Drawn in float32 at least, so that weights in half precision are the rounded ones of float32.
+    Drawn in float32 at least, so that half-precision weights are the float32 ones, rounded.
     """
     if weight.device.type == "meta":
         return  # no memory to fill; drawing there would import torch's compiler, which takes seconds
@@ -22,7 +22,7 @@ def truncated_normal_(weight: Tensor, std: float) -> None:
 
 
 def linear_std(in_features: int, out_features: int) -> float:
-    """sqrt(2 / (in + out)): signals keep their size forwards and gradients backwards, on average.
+    """sqrt(2 / (in + out)): keeps the scale of activations forwards and of gradients backwards, on average.
 
     Source: Glorot, Bengio, "Understanding the difficulty of training deep feedforward neural
     networks", 2010, equation 12.

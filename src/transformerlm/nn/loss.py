@@ -15,9 +15,9 @@ GradientFunction = Callable[[Tensor, Tensor, float], Tensor]
 """A function with the contract of `nats_and_gradient_`."""
 
 CHUNK_BYTES = {"cpu": 32 * 2**20}
-"""Logits that exist at a time, by device: few enough for a CPU's last cache ..."""
+"""Size of the logits that exist at a time, by device: on a CPU they fit its last-level cache."""
 DEFAULT_CHUNK_BYTES = 512 * 2**20
-"""... and elsewhere enough to keep a GPU busy."""
+"""Size of the logits that exist at a time on other devices: enough to keep a GPU busy."""
 
 
 class NextTokenLoss(nn.Module):
@@ -33,8 +33,8 @@ class NextTokenLoss(nn.Module):
     def forward(self, token_ids: Tensor, targets: Tensor, num_targets: int | None = None) -> Tensor:
         """Ids and targets [batch, T] -> the sum of the targets' nats over `num_targets`, a float32 scalar.
 
-        `num_targets` is their own number by default (then it is the mean), or that of the whole step that
-        this is a micro-batch of: the losses of its micro-batches then add up to its mean.
+        `num_targets` is by default the number of targets, which gives their mean. For a micro-batch pass that
+        of the whole step: the losses of its micro-batches then add up to its mean.
         """
         hidden = self.model.hidden_states(token_ids)
         weight = self.model.head.weight
@@ -51,7 +51,7 @@ def linear_cross_entropy(
     """`cross_entropy(hidden @ weight.T, targets, "sum") / num_targets`, some positions at a time.
 
     The logits of 8,192 positions and 10,000 tokens take 330 MB in float32, and their gradient as much. Here
-    a chunk's gradient is made as soon as its logits are, and both are gone before the next chunk.
+    the gradient of a chunk is computed right after its logits, and both are freed before the next chunk.
 
     Args:
         hidden: [..., d_model]
@@ -63,7 +63,7 @@ def linear_cross_entropy(
     Source: Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024, section 3.2.
     """
     if not torch.is_grad_enabled():
-        hidden, weight = hidden.detach(), weight.detach()  # else gradients would be made for nobody
+        hidden, weight = hidden.detach(), weight.detach()  # otherwise unused gradients would be computed
     rows, ids = hidden.flatten(0, -2), targets.flatten()
     nats: Tensor = _LinearCrossEntropy.apply(rows, weight, ids, num_targets or len(ids), gradient_function)
     return nats
@@ -108,9 +108,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
-    """`scale` times the sum of the targets' nats; `logits` [positions, vocab_size] becomes its gradient.
+    """Return `scale` times the sum of the targets' nats; overwrites `logits` with its gradient.
 
-    The gradient is scale * (softmax(logits) - one_hot(targets)).
+    `logits` is [positions, vocab_size]; the gradient is scale * (softmax(logits) - one_hot(targets)).
     """
     wide = at_least_float32(logits)
     shifted = wide - wide.amax(-1, keepdim=True)

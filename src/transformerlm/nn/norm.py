@@ -1,4 +1,4 @@
-"""Root mean square normalisation: brings vectors to one length, and learns a gain per component."""
+"""Root mean square normalisation, with a learned gain per component."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from transformerlm.nn.functional import rms_norm
 
 
 class RMSNorm(nn.Module):
-    """y = gain * x / sqrt(mean(x^2) + eps) over the last dimension; no mean is taken away, no bias added.
+    """y = gain * x / sqrt(mean(x^2) + eps) over the last dimension; no mean is subtracted, no bias added.
 
-    Computed in float32 at least and returned in the input's dtype. `weight` is the gain [d_model], all
-    ones at first.
+    Computed in float32 at least and returned in the input's dtype. `weight` is the gain [d_model], initially
+    ones.
 
     Source: Zhang, Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
     """

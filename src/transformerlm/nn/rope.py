@@ -1,4 +1,4 @@
-"""Positions as rotations: what attention sees of two positions is only how far apart they are."""
+"""Rotary position embedding: attention depends on the distance between two positions only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class RotaryPositionEmbedding(nn.Module):
     """Turn each pair (x_2i, x_2i+1) of a vector at position p by the angle p * theta^(-2i / d_k).
 
     A rotation keeps lengths, and the product of a query at m with a key at n depends on m - n alone.
-    Slow pairs (large i) tell far from near, fast ones tell neighbours apart. Neighbouring components
-    form a pair; files of Hugging Face's Llama pair i with i + d_k / 2 instead and need their query and
-    key rows reordered.
+    Slowly rotating pairs (large i) resolve long distances, fast ones short distances. Neighbouring components
+    form a pair; Hugging Face's Llama files pair i with i + d_k / 2 instead, and their query and key rows have
+    to be reordered.
 
     The tables `cos` and `sin` [max_seq_len, d_k / 2] are float32 always and not part of the state dict.
 
@@ -58,8 +58,8 @@ class RotaryPositionEmbedding(nn.Module):
             self.register_buffer(name, empty.copy_(table.float()), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Module.to, .half, .to_empty and the like end here. A cast would round the tables, and to_empty
-        # would leave them without content, so they follow the model's device and nothing else.
+        # Module.to, .half, .to_empty and the like call this. A cast would round the tables and to_empty would
+        # leave them uninitialised, so they are filled again, on the model's device.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._fill_tables(self.cos.device)
         return self

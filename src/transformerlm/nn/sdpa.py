@@ -1,7 +1,7 @@
-"""Scaled dot-product attention: the contract, and its backends.
+"""Scaled dot-product attention, and its backends. A function without weights.
 
-`reference` is the mathematics step by step and defines what is right; `torch` is PyTorch's fused
-kernel. A backend that cannot compute something raises: none silently replaces another. No weights here.
+`reference` computes the formula step by step and defines the result; `torch` is PyTorch's fused kernel. A
+backend that cannot compute something raises: none silently replaces another.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(q k^T / sqrt(d_k)) v, over the keys that each query may attend to.
 
-    With `causal`, the last query stands at the last key: query i attends to key j where
-    j - (keys - queries) <= i. So two new queries after three cached keys see four and five keys.
-    (PyTorch's own `is_causal` aligns the first query with the first key, and would show them one and two.)
+    With `causal`, the last query is aligned with the last key: query i attends to key j where
+    j - (keys - queries) <= i. So two new queries after three cached keys attend to four and five keys.
+    (PyTorch's own `is_causal` aligns the first query with the first key: they would attend to one and two.)
 
     Grouped-query attention: where dimension -3 of k and v (their heads) is smaller than that of q, it
     must divide it, and each key head serves that many neighbouring query heads.
@@ -41,7 +41,7 @@ def scaled_dot_product_attention(
         v: [..., keys, d_v]
         mask: boolean, broadcast to [..., queries, keys]; True = attend. A query that may attend to
             nothing gets zeros.
-        causal: also hide later keys.
+        causal: mask later keys as well.
         backend: "reference" or "torch".
 
     Returns:
@@ -69,7 +69,7 @@ def resolve_backend(backend: str, device: torch.device | str = "cpu") -> str:
 
 
 def causal_mask(num_queries: int, num_keys: int, device: torch.device | str = "cpu") -> Tensor:
-    """[num_queries, num_keys], True = attend, aligned so that the last query stands at the last key."""
+    """[num_queries, num_keys], True = attend, with the last query aligned with the last key."""
     return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
 
 
@@ -79,7 +79,7 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: boo
         k, v = k.repeat_interleave(group_size, -3), v.repeat_interleave(group_size, -3)
     scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)
     if causal:
-        mask = _hide_later(mask, q, k)
+        mask = _with_causal_mask(mask, q, k)
     if mask is None:
         return softmax(scores, -1) @ v
     weights = softmax(scores.masked_fill(~mask, -math.inf), -1)
@@ -90,7 +90,7 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: boo
 def _torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     top_left = causal and mask is None and q.shape[-2] == k.shape[-2]
     if causal and not top_left:
-        mask = _hide_later(mask, q, k)
+        mask = _with_causal_mask(mask, q, k)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=top_left, enable_gqa=_grouped(q, k)
     )
@@ -106,8 +106,8 @@ def _grouped(q: Tensor, k: Tensor) -> bool:
     return True
 
 
-def _hide_later(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
-    """`mask` and the causal one; a single query stands at the last key and has none later to hide."""
+def _with_causal_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
+    """Return `mask` combined with the causal mask; a single query, aligned with the last key, needs none."""
     if q.shape[-2] == 1:
         return mask
     earlier = causal_mask(q.shape[-2], k.shape[-2], q.device)
@@ -119,8 +119,8 @@ BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tens
     "torch": _torch,
     "auto": _torch,
 }
-"""Name -> function of (q, k, v, mask, causal). "auto" is the quickest of them; in a model that uses the CPU
-kernels (fused.py) it is those."""
+"""Name -> function of (q, k, v, mask, causal). "auto" is the fastest of them; a model that uses the CPU
+kernels (fused.py) replaces it by its own."""
 
 
 def _backend_function(backend: str) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]:

@@ -1,6 +1,6 @@
-"""The model, from token ids to logits. Start reading here; each name leads to the file that defines it.
+"""The model, from token ids to logits. Start reading here; each import names the file that defines a part.
 
-It knows nothing of losses, mixed precision, ranks or loggers: those are applied from outside.
+Losses, mixed precision, ranks and loggers are applied from outside.
 """
 
 from __future__ import annotations
@@ -121,12 +121,12 @@ class TransformerLM(nn.Module):
 
     def _tie(self) -> None:
         if self.config.tie_embeddings:
-            # One matrix for both, drawn as the head's: with the embedding's deviation of 1 the first logits
-            # would be sqrt(d_model) too large.
+            # One matrix for both, initialised as the head: with the embedding's standard deviation of 1 the
+            # first logits would be too large by a factor of sqrt(d_model).
             self.embedding.weight = self.head.weight
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Module.to_empty ends here and makes two parameters of the one that is shared.
+        # Module.to_empty calls this and turns the shared parameter into two.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._tie()
         return self

@@ -17,26 +17,26 @@ Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, An
 
 
 class AdamW(torch.optim.Optimizer):
-    """Adam with weight decay apart from the gradient.
+    """Adam with decoupled weight decay.
 
     State of a parameter: `exp_avg` and `exp_avg_sq`, the running means of its gradient and of the
-    gradient's square, in float32 at least; `step`, a float32 scalar on the CPU. Parameters without a
-    gradient are left alone. The update is `adamw_update_`: on a GPU of many parameters at once, on a CPU
-    by a kernel if `kernels` is set.
+    gradient's square, in float32 at least; `step`, a float32 scalar on the CPU. Parameters without a gradient
+    are skipped. The update is `adamw_update_`: on a GPU for many parameters at once, on a CPU by a kernel if
+    `kernels` is set.
 
     Args:
         params: parameters, or groups of them with their own lr, betas, eps, weight_decay.
         lr: learning rate.
         betas: decay of the two running means, each from 0 to below 1.
         eps: added to the root of the second moment.
-        weight_decay: share of a weight taken away per unit of learning rate and step.
+        weight_decay: fraction of a weight subtracted per unit of learning rate and step.
         kernels: update float32 parameters on a CPU in this package's own kernel.
 
     Raises:
         ValueError: for a number out of its range, or a sparse gradient.
 
-    Source: Loshchilov, Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2; with the
-    decay scaled by the learning rate, as torch.optim.AdamW has it.
+    Source: Loshchilov, Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2; with the decay
+    scaled by the learning rate, as in torch.optim.AdamW.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class AdamW(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict()` gave, to the bit; nothing where it does not fit.
+        """Restore the result of `state_dict()`, bit for bit; on an error nothing is changed.
 
         Raises:
             ValueError: for the state of other groups, of another algorithm or of other shapes.
@@ -98,7 +98,7 @@ class AdamW(torch.optim.Optimizer):
         counts = [state["step"] for state in states]
         torch._foreach_add_(counts, 1)
         alike = defaultdict(list)
-        # The counts are on the CPU: nothing waits.
+        # The counts are on the CPU: reading them does not wait for a device.
         for step, parameter, state in zip(torch.stack(counts).tolist(), parameters, states, strict=True):
             grad, exp_avg = parameter.grad, state["exp_avg"]
             assert grad is not None
@@ -159,7 +159,7 @@ def _update_many(
     weight_decay: float,
     kernels: bool = False,
 ) -> None:
-    """`adamw_update_` for parameters that are at the same step, on one device, with the same dtypes."""
+    """`adamw_update_` for parameters with the same step, device and dtypes."""
     numbers: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     tensors = parameters, grads, exp_avgs, exp_avg_sqs
     one_dtype = parameters[0].dtype == grads[0].dtype == exp_avgs[0].dtype
@@ -168,7 +168,7 @@ def _update_many(
     elif kernels and _kernel_serves(chain(*tensors)):
         _kernel_adamw_update_(*tensors, step, **numbers)
     else:
-        # A CPU takes one parameter after the other: it stays in the cache from one operation to the next.
+        # One parameter after the other: on a CPU it stays in the cache from one operation to the next.
         for row in zip(*tensors, strict=True):
             adamw_update_(*row, step, **numbers)
 
@@ -191,7 +191,7 @@ def _kernel_adamw_update_(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """`adamw_update_` for many parameters in float32, each in one go through memory."""
+    """`adamw_update_` for many float32 parameters, each in one pass over memory."""
     beta1, beta2 = betas
     step_size, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
     numbers = beta1, beta2, step_size, 1 - lr * weight_decay, root, eps
@@ -223,7 +223,8 @@ def adamw_update_(
 
     m = beta1 m + (1 - beta1) g                 v = beta2 v + (1 - beta2) g^2
     w = (1 - lr weight_decay) w - lr m' / (sqrt(v') + eps)
-    with m' = m / (1 - beta1^step) and v' = v / (1 - beta2^step), which make up for their start at zero.
+    with m' = m / (1 - beta1^step) and v' = v / (1 - beta2^step), which correct the bias of their start at
+    zero.
 
     Computed in the dtype of the running means; a half-precision weight is rounded once, at the end.
     """
@@ -254,7 +255,7 @@ def multi_tensor_adamw_update_(
     """`adamw_update_` for many parameters of one dtype: each operation is one launch for all of them.
 
     The same operations in the same order, so on a CPU the same bits; a GPU's fused multiplications and
-    additions may round otherwise. Needs as much memory again as the parameters while it runs.
+    additions may round otherwise. While it runs, it takes additional memory of the size of the parameters.
     """
     beta1, beta2 = betas
     torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)

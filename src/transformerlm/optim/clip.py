@@ -1,4 +1,4 @@
-"""Gradient clipping by the norm of all gradients together."""
+"""Gradient clipping by the global norm."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 @torch.no_grad()
 def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, eps: float = 1e-6) -> Tensor:
-    """Scale all gradients by min(1, max_norm / (norm + eps)), in place; returns the norm before.
+    """Scale all gradients by min(1, max_norm / (norm + eps)), in place; return the norm before.
 
-    norm is the L2 norm of all gradients as one vector, a scalar of float32 at least on their device; nothing
-    here waits for it. Parameters without a gradient are skipped; with none at all the norm is 0.
+    norm is the L2 norm of all gradients as one vector, a scalar of float32 at least on their device; the host
+    does not wait for it. Parameters without a gradient are skipped; with none at all the norm is 0.
 
-    A norm that is not finite leaves the gradients as they are, so that the caller, who sees it in the
-    result, can still find out which of them is to blame. (Scaling would spread one NaN over all.)
+    If the norm is not finite, the gradients are not scaled: the caller can then still find the ones that are
+    not finite. (Scaling would spread one NaN over all.)
 
     Source: Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", 2013,
     algorithm 1.
@@ -30,7 +30,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, eps:
     norms = [norm.to(grads[0].device) for some in alike for norm in _norms(some)]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     factor = (max_norm / (norm + eps)).clamp(max=1).where(norm.isfinite(), 1.0)
-    if factor.device.type == "cpu" and factor.item() == 1:  # on the CPU asking costs less than multiplying
+    if factor.device.type == "cpu" and factor.item() == 1:  # on a CPU, cheaper than a product
         return norm
     for some in alike:
         torch._foreach_mul_(some, factor.to(some[0].device))
@@ -38,9 +38,9 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, eps:
 
 
 def _norms(grads: list[Tensor]) -> tuple[Tensor, ...]:
-    # Without the wider dtype the squares of float16 would end in infinity from 256 on.
+    # Without the wider dtype the squares of float16 would overflow from 256 on.
     dtype = torch.promote_types(grads[0].dtype, torch.float32)
-    # Named only where it is another one: a DTensor's operation does not know the argument.
+    # Passed only if it differs: the operation on DTensors does not support the argument.
     return torch._foreach_norm(grads) if dtype == grads[0].dtype else torch._foreach_norm(grads, dtype=dtype)
 
 

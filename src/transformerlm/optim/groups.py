@@ -43,7 +43,7 @@ def make_optimizer(
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Groups for an optimizer: matrices decay, vectors (the norms' gains) do not.
 
-    Every parameter is in exactly one group, also one that two modules share. Order as in
+    Every parameter is in exactly one group, also one that two modules share. The order is that of
     `model.parameters()`; a group that would be empty is left out.
     """
     return _by_decay(model.parameters(), weight_decay)
@@ -52,8 +52,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """Return True if Muon updates this parameter: a matrix inside a block.
 
-    Neither the embedding nor the head, one matrix or two: rows of an embedding are looked up and never mix,
-    and a head learns better with AdamW (Jordan et al., "Muon", 2024).
+    Embedding and head, tied or not, are excluded: rows of an embedding are looked up independently, and a
+    head learns better with AdamW (Jordan et al., "Muon", 2024).
     """
     return name.startswith("blocks.") and parameter.dim() == 2
 

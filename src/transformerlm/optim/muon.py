@@ -1,4 +1,4 @@
-"""Muon for the matrices inside a model, AdamW for all else; groups.py tells them apart."""
+"""Muon for the matrices inside a model, AdamW for all else; groups.py assigns the parameters."""
 
 from __future__ import annotations
 
@@ -23,45 +23,48 @@ POLAR_EXPRESS = (
     (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
     (1.875, -1.25, 0.375),
 )
-"""Each step's a, b, c. Of all a s + b s^3 + c s^5 it is the one that brings what the steps before it leave
-of the singular values s, any from 0.001 to 1 at the start, nearest to 1; where they still lie far apart,
-those above 0.024 of the largest. The last row repeats.
+"""Coefficients a, b, c of each step's polynomial a s + b s^3 + c s^5 in the singular values s.
+
+Each is the polynomial that brings the singular values left by the steps before it nearest to 1, for any
+initial values from 0.001 to 1 (in the first steps only those above 0.024 of the largest). The last row
+repeats.
 
 Source: Amsel et al., "The Polar Express: Optimal Matrix Sign Methods and Their Application to the Muon
 Algorithm", 2025, algorithm 1.
 """
 
 SAFETY = 1.01
-"""Factor by which rounding may carry a singular value beyond the interval of a polynomial, where it
+"""Safety factor: rounding may move a singular value beyond the interval of a polynomial, outside of which it
 would grow without bound. (Same source.)"""
 
 ELEMENTS_AT_ONCE = 2**24
-"""Elements orthogonalised in one batch: enough to fill a GPU, and temporaries stay at some hundred MB."""
+"""Elements orthogonalised in one batch: enough to occupy a GPU, with temporaries of some hundred MB."""
 
 
 class Muon(AdamW):
-    """Momentum whose direction is made orthogonal, for matrices; groups with algorithm "adamw" have AdamW.
+    """Muon for matrices: momentum with orthogonalised updates; groups with algorithm "adamw" use AdamW.
 
     State of a matrix: `momentum_buffer`, the decaying sum of its gradients, in float32 at least. The update
-    is `muon_update_`; matrices of one shape have theirs together. AdamW's parameters are as AdamW has them.
+    is `muon_update_`, computed for all matrices of one shape together. The state of AdamW's parameters is
+    that of `AdamW`.
 
     Args:
         params: matrices, or groups of parameters with their own numbers and an `algorithm`, "muon" or
             "adamw".
         lr: learning rate: how much an update changes the RMS of a matrix' outputs, per RMS of its inputs.
         momentum: decay of the sum of gradients, from 0 to below 1.
-        weight_decay: share of a weight taken away per unit of learning rate and step.
-        num_steps: steps of the iteration that makes orthogonal.
+        weight_decay: fraction of a weight subtracted per unit of learning rate and step.
+        num_steps: steps of the orthogonalisation.
         betas, eps: of groups with algorithm "adamw".
-        dtype: precision of that iteration. None: bfloat16 on CUDA, float32 elsewhere.
+        dtype: precision of the orthogonalisation. None: bfloat16 on CUDA, float32 elsewhere.
         kernels: of groups with algorithm "adamw": see AdamW.
 
     Raises:
-        ValueError: for a number out of its range, a parameter of Muon's that is no matrix, or a sparse
-            gradient.
+        ValueError: for a number out of its range, a sparse gradient, or a parameter for Muon that is no
+            matrix.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; Bernstein,
-    Newhouse, "Old Optimizer, New Norm: An Anthology", 2024, for what it descends along.
+    Newhouse, "Old Optimizer, New Norm: An Anthology", 2024, for the norm of its steepest descent.
     """
 
     dtype: torch.dtype | None = None
@@ -125,17 +128,18 @@ def muon_update_(
     num_steps: int = 5,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """One update of matrices of one shape [rows, columns] and their momentum, in place.
+    """Update matrices of one shape [rows, columns] and their momentum, in place.
 
     B = momentum B + G                     O = orthogonalized(G + momentum B)     (Nesterov)
     W = (1 - lr weight_decay) W - lr max(1, rows / columns)^(1/2) O
 
-    The factor makes one learning rate serve all shapes. A wide or square O of unit singular values leaves
-    the RMS of a generic input's entries as it is: of `columns` directions it keeps `rows`, and spreads what
-    it keeps over as many entries. A tall one keeps the length but spreads it over more entries, so that
-    their RMS shrinks by (columns / rows)^(1/2), which is made up for.
+    The square root lets one learning rate serve all shapes. With unit singular values, a wide or square O
+    preserves the RMS of a generic input's entries: it keeps `rows` of `columns` directions and has `rows`
+    outputs. A tall O preserves the length but spreads it over more entries, so that their RMS falls by
+    (columns / rows)^(1/2); the factor compensates for that.
 
-    Computed in the dtype of the momentum, but for the iteration; a half-precision weight is rounded once.
+    Computed in the dtype of the momentum, except for the orthogonalisation; a half-precision weight is
+    rounded once.
     """
     torch._foreach_mul_(buffers, momentum)
     torch._foreach_add_(buffers, grads)
@@ -153,17 +157,17 @@ def muon_update_(
 
 @torch.no_grad()
 def orthogonalized(matrices: Tensor, num_steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
-    """U V^T of each matrix' U S V^T, nearly, from products alone: [..., rows, columns] -> the same.
+    """Return approximately U V^T of each matrix U S V^T, by matrix products: [..., rows, columns] -> same.
 
     X = M / |M|                            A = X X^T
     X = a X + (b A + c A^2) X, which takes each singular value s to a s + b s^3 + c s^5; num_steps times.
 
     With |M| the Frobenius norm, five steps bring every singular value above 0.002 |M| to between 0.87 and
     1.13 (bfloat16 adds a hundredth; Jordan's constants, the same at each step, lead to between 0.68 and
-    1.21), and smaller ones nearer to 1 than they were; ten bring all above 0.001 |M| to 1 but for rounding.
+    1.21), and smaller ones nearer to 1 than they were; ten bring all above 0.001 |M| to 1, up to rounding.
     Zero stays zero.
 
-    Computed in `dtype`, which the result has. None: bfloat16 on CUDA, elsewhere float32 or M's wider one.
+    Computed and returned in `dtype`. None: bfloat16 on CUDA, elsewhere float32 or M's wider one.
 
     Source: Newton and Schulz's iteration, as Jordan et al., "Muon", 2024, use it; constants: POLAR_EXPRESS.
     """
@@ -182,7 +186,7 @@ def orthogonalized(matrices: Tensor, num_steps: int = 5, dtype: torch.dtype | No
 
 
 def _within_unit_norm(matrices: Tensor) -> Tensor:
-    # Below the least norm squares would underflow: such a matrix counts as the noise that it is.
+    # Below the smallest norm, squares would underflow: such a matrix is noise, and is not scaled up.
     wide = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
     norm = torch.linalg.vector_norm(wide, dim=(-2, -1), keepdim=True)
     scaled: Tensor = wide / (norm * SAFETY).clamp(min=1e-15)

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step, and of nothing else."""
+"""Learning-rate schedules: the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from transformerlm.config import ScheduleConfig
 
 
 def lr_factor(step: int, schedule: ScheduleConfig, total_steps: float) -> float:
-    """The learning rate of `step` as a fraction of its peak, as [schedule] says; from 0 to 1.
+    """Return the learning rate of `step` under [schedule] as a fraction of its peak, from 0 to 1.
 
-    `total_steps` is where the schedule ends: `cosine_steps`, or what the budget comes to. It need be neither
-    whole nor the same from step to step (a budget in time can only be estimated), nor larger than the
-    warm-up: then the ramp goes as far as it gets.
+    `total_steps` is the end of the schedule: `cosine_steps`, or the steps of the budget. It may be fractional
+    and change from step to step (a budget in time can only be estimated), and it may be less than the
+    warm-up, which is then cut short.
     """
     last, warmup_steps = schedule.final_lr_fraction, schedule.warmup_steps
     if schedule.name == "cosine":
@@ -25,10 +25,8 @@ def cosine_schedule(
 ) -> float:
     """Linear from 0 to the maximum at `warmup_steps`, half a cosine down to the minimum at `cosine_steps`.
 
-    The minimum is kept from then on.
-
-    `step` counts completed optimizer steps, so the very first one runs at 0 where there is a warm-up.
-    Without one, step 0 has the maximum.
+    The minimum is kept from then on. `step` counts completed optimizer steps, so the very first step has a
+    learning rate of 0 with a warm-up, and the maximum without one.
 
     Source: Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017, equation 5
     (one period, no restart).
@@ -51,14 +49,14 @@ def wsd_schedule(
     decay_steps: float,
     total_steps: float,
 ) -> float:
-    """Warm-up, stable, decay: up in a line, then constant, then down in a line to end at `total_steps`.
+    """Warm-up, stable, decay: linearly up, constant, linearly down until `total_steps`.
 
-    From 0 to the maximum at `warmup_steps`; the maximum; from `decay_steps` before the end on down to the
-    minimum, which is kept. What the warm-up leaves no room for is cut from the decay's length.
+    From 0 to the maximum at `warmup_steps`; the maximum; in the last `decay_steps` down to the minimum, which
+    is kept. A decay that does not fit after the warm-up is shortened.
 
     Source: Hu et al., "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training
     Strategies", 2024, equation 1; Haegele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
-    Training Durations", 2024, for a decay in a straight line.
+    Training Durations", 2024, for the linear decay.
     """
     if step < warmup_steps:
         return step / warmup_steps * max_learning_rate

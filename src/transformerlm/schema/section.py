@@ -1,7 +1,7 @@
 """Config sections: dataclasses with checked values, read from and written to plain dictionaries.
 
-This module knows nothing of language models: `transformerlm.config` holds the keys themselves, and `values`
-what a single value may be. A section is a frozen dataclass whose fields carry their range in their type:
+This module is independent of language models: `transformerlm.config` has the keys, and `values` the types of
+single values. A section is a frozen dataclass whose fields carry their range in their type:
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Optimizer(Section):
@@ -137,7 +137,7 @@ def _with_hint(problem: Problem, homes: Mapping[str, list[str]]) -> Problem:
 
 
 def unknown(name: str, known: Iterable[str], kind: str = "key") -> str:
-    """Return `unknown key; did you mean ...?`, or what there is where no known name is similar."""
+    """Return `unknown key; did you mean ...?`, or the known names if none is similar."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(names)}"

@@ -115,7 +115,7 @@ def _converted_scalar(value: Any, hint: Any) -> Any:
         return float(value)
     if hint is float:
         return value if type(value) is float and math.isfinite(value) else _INVALID
-    if hint is str and type(value) is str and not _is_unicode(value):
+    if hint is str and type(value) is str and not is_unicode(value):
         return _INVALID
     if hint in (bool, int, str):
         return value if type(value) is hint else _INVALID
@@ -132,7 +132,7 @@ def _converted_list(value: Any, arguments: tuple[Any, ...]) -> Any:
     return _INVALID if any(item is _INVALID for item in found) else found
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Return True if `text` can be written as UTF-8; other bytes of an argument arrive as lone surrogates."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
@@ -144,7 +144,7 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        note = "" if _is_unicode(value) else " (not UTF-8)"
+        note = "" if is_unicode(value) else " (not UTF-8)"
         return one_line(shortened(f'"{value}"') + note)
     try:
         return one_line(shortened(value.isoformat() if hasattr(value, "isoformat") else repr(value)))

@@ -1,9 +1,9 @@
 """Safetensors files: tensors by name, read and written without the safetensors package.
 
-The package reads and writes the same files, and the tests hold this module against it. This module exists
-because a file can be hashed while it is written, a full disk stays an OSError, and what is read lies once in
-memory of its own. The package maps the file instead, and a mapped file that somebody truncates kills the
-process that reads its tensors. `safetensors_header` makes and checks the header.
+The package reads and writes the same files, and the tests hold this module against it. Advantages of this
+module: a file is hashed while it is written, a full disk is an OSError, and tensors are read into ordinary
+memory. The package maps the file instead, and truncating a mapped file kills the process that reads its
+tensors. `safetensors_header` makes and checks the header.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -86,7 +86,7 @@ def read_tensors(file: BinaryIO, name: str) -> tuple[dict[str, Tensor], dict[str
     """Read the rest of an open file, which can seek, as tensors by name, on the CPU, and metadata.
 
     Args:
-        name: what error messages call the file.
+        name: name of the file in error messages.
 
     Raises:
         CheckpointError: not a whole safetensors file, or something behind it.
@@ -115,7 +115,7 @@ def _memory_of(numbers: Tensor) -> memoryview:
 
 
 def _checked_header(file: BinaryIO, name: str) -> tuple[list[Entry], dict[str, str]]:
-    """Read the header of the rest of an open file, which then stands behind the header."""
+    """Read the header at the current position of an open file; leaves the position behind the header."""
     start = file.tell()
     size = file.seek(0, os.SEEK_END) - start
     file.seek(start)

@@ -36,7 +36,7 @@ def read_tree(file: BinaryIO, name: str) -> Any:
     """Read the rest of an open binary file as a tree, with tensors on the CPU.
 
     Args:
-        name: what error messages call the file.
+        name: name of the file in error messages.
 
     Raises:
         CheckpointError: not a whole file of a tree, or something behind it.

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from transformerlm.errors import CheckpointError
+from transformerlm.errors import CheckpointError, one_line
 
 
 def open_regular(path: Path, *, follow_link: bool) -> BinaryIO:
@@ -44,6 +44,5 @@ def _kind_of(status: os.stat_result) -> str:
 
 def printable(value: object, max_length: int = 200) -> str:
     """Return `value` as one printable line of at most `max_length` characters, control characters escaped."""
-    text = str(value)[: max_length + 1]
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    text = one_line(str(value)[: max_length + 1])
     return text if len(text) <= max_length else f"{text[:max_length]}..."

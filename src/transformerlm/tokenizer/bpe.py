@@ -118,33 +118,33 @@ class _Corpus:
 
     def merge(self, pair: _Ids, merged: int) -> set[_Ids]:
         """Replace every occurrence of `pair` by the new token `merged`, and return the new pairs."""
-        arisen: set[_Ids] = set()
+        new_pairs: set[_Ids] = set()
         # Places are sorted, since the scan above or a single merge has added them in order. Some are out of
         # date: their token has since become part of another.
         for place in self.places.pop(pair):
             if (self.ids[place], self.ids[self.after[place]]) == pair:
-                self._merge_at(place, merged, arisen)
+                self._merge_at(place, merged, new_pairs)
         assert self.counts.pop(pair) == 0
-        return arisen
+        return new_pairs
 
-    def _merge_at(self, place: int, merged: int, arisen: set[_Ids]) -> None:
+    def _merge_at(self, place: int, merged: int, new_pairs: set[_Ids]) -> None:
         ids, counts, weight = self.ids, self.counts, self.weights[place]
         second = self.after[place]
         previous, following = self.before[place], self.after[second]
         if ids[previous] >= 0:
             counts[ids[previous], ids[place]] -= weight
-            self._add((ids[previous], merged), previous, weight, arisen)
+            self._add((ids[previous], merged), previous, weight, new_pairs)
         if ids[following] >= 0:
             counts[ids[second], ids[following]] -= weight
-            self._add((merged, ids[following]), place, weight, arisen)
+            self._add((merged, ids[following]), place, weight, new_pairs)
         counts[ids[place], ids[second]] -= weight
         ids[place], ids[second] = merged, _GONE
         self.after[place], self.before[following] = following, place
 
-    def _add(self, pair: _Ids, place: int, weight: int, arisen: set[_Ids]) -> None:
+    def _add(self, pair: _Ids, place: int, weight: int, new_pairs: set[_Ids]) -> None:
         self.counts[pair] += weight
         self.places[pair].append(place)
-        arisen.add(pair)
+        new_pairs.add(pair)
 
 
 class _Queue:

@@ -90,7 +90,7 @@ class PythonEncoder:
 def _whole_words(
     id_of: Mapping[bytes, int], merges: Merges, special_token_ids: Mapping[str, int]
 ) -> dict[bytes, int]:
-    """Return the tokens that a pre-token can be: all but those that are special tokens only."""
+    """Return the tokens that a whole pre-token may become: all but those that are only special tokens."""
     made = {left + right for left, right in merges}
     special = {token.encode() for token in special_token_ids}
     return {token: token_id for token, token_id in id_of.items() if token in made or token not in special}

@@ -1,4 +1,4 @@
-"""The library of the tokenizer's kernels, and the decision when to load or compile it."""
+"""Library of the tokenizer's kernels, and the decision when to load or compile it."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def kernels() -> Kernels:
 @functools.cache
 def classes() -> Array:
     """Return the character class of each code that four bytes of UTF-8 can spell; u8 `[1 << 21]`."""
-    starts, kinds = np.array(kernels().about).T
+    starts, kinds = np.array(kernels().metadata).T
     return np.repeat(kinds.astype(np.uint8), np.diff(starts, append=1 << 21))
 
 
 def class_runs() -> list[tuple[int, int]]:
-    """Return the runs of code points of one class, as the `regex` package has them: (first, class)."""
-    # Surrogates are in no text; NUL, which is OTHER too, takes their place.
+    """Return the runs of code points of one class, according to the `regex` package: (first, class)."""
+    # Surrogates do not occur in text; NUL, which is OTHER too, takes their place.
     surrogates = range(0xD800, 0xE000)
     every = "".join("\0" if code in surrogates else chr(code) for code in range(sys.maxunicode + 1))
     runs = [(0, OTHER)]

@@ -1,7 +1,7 @@
 """Pre-tokenization: dividing text into the pieces within which bytes may merge, and finding safe cuts.
 
-A cut of a text is safe if encoding both parts separately gives the ids of the whole. This module does not
-know of merges or ids.
+A cut of a text is safe if encoding both parts separately gives the ids of the whole. This module is
+independent of merges and ids.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Pretokenizer:
 
     def _last_cut(self, text: str, start: int) -> int:
         segments = list(self._segments(text, start))
-        limit = self._undecided_from(text, segments)
+        limit = self._ambiguous_from(text, segments)
         for begin, end, is_special in reversed(segments):
             if begin > limit:
                 continue
@@ -165,8 +165,9 @@ class Pretokenizer:
                 return int(found.start())
         return 0
 
-    def _undecided_from(self, text: str, segments: list[tuple[int, int, bool]]) -> int:
-        """Return the start of text that more text may turn into a special token, or into a longer one."""
+    def _ambiguous_from(self, text: str, segments: list[tuple[int, int, bool]]) -> int:
+        """Return the start of the end of `text` that may be the beginning of a special token, or a longer
+        one."""
         for position in range(max(0, len(text) - self._reach + 1), len(text)):
             within = (begin < position < end for begin, end, is_special in segments if is_special)
             if text[position:] in self._beginnings and not any(within):

@@ -1,4 +1,4 @@
-"""Definition of byte-pair encoding: slow and obvious, the oracle for the fast implementations.
+"""Definition of byte-pair encoding: slow and obviously correct, the oracle for the fast implementations.
 
 A word (a pre-token) is a tuple of tokens and a token is a byte string; there are no ids, indices or queues.
 Used by `verify.py` and by tests only.

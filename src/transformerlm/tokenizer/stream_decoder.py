@@ -8,7 +8,7 @@ from transformerlm.tokenizer.tokenizer import Tokenizer
 
 
 class StreamDecoder:
-    """Incremental decoder: gives text id by id, each character once its last byte has come."""
+    """Incremental decoder: returns text id by id, each character once its last byte is known."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -19,7 +19,7 @@ class StreamDecoder:
         return self._decoder.decode(self.tokenizer.decode_bytes([token_id]))
 
     def flush(self) -> str:
-        """Return the rest at the end, U+FFFD for an incomplete character, else ""; then start anew."""
+        """Return the rest at the end, U+FFFD for an incomplete character, else ""; reset the decoder."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text

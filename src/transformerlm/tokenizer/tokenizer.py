@@ -1,6 +1,6 @@
 """`Tokenizer`: encodes text to ids and decodes ids to text, in plain Python or on compiled kernels.
 
-Both give the same ids. The tokenizer puts together the pre-tokenizer, an encoder and the file formats.
+Both give the same ids. The class combines the pre-tokenizer, an encoder and the file formats.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Tokenizer:
         special_tokens: strings that are encoded as one id. One that is in `vocab` has its id there, any
             other gets the next free id.
         pattern: pre-tokenization pattern, in the syntax of the `regex` package.
-        whole_words: a pre-token that is a token is not divided, whatever the merges make of it
+        whole_words: a pre-token that is a token is not divided, even if the merges do not produce it
             (`ignore_merges` in Hugging Face's files, used by Llama 3).
 
     Raises:
@@ -172,7 +172,7 @@ class Tokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of everything that decides which ids a text gets."""
+        """SHA-256, in hexadecimal, of everything that the ids of a text depend on."""
         return next(self._fingerprints())
 
     def encode(self, text: str, *, allowed_special: AllowedSpecial = "all") -> list[int]:
@@ -207,7 +207,7 @@ class Tokenizer:
         return ids, character_offsets(text, lengths)
 
     def encode_bytes(self, content: bytes, *, allowed_special: AllowedSpecial = "all") -> Ids:
-        """Return the ids of any bytes, `[num_ids]`; the pattern takes invalid UTF-8 for other characters.
+        """Return the ids of any bytes, `[num_ids]`; in the pattern, invalid UTF-8 counts as other characters.
 
         Raises:
             ConfigError: `allowed_special` names a string that is not a special token.

@@ -16,8 +16,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.parallel import available_cores, ordered_map
 from transformerlm.tokenizer import kernel_library, train_kernels
@@ -30,7 +28,6 @@ CHUNK_BYTES = 1 << 20
 
 _PYTHON_BYTES_PER_SECOND = 1e6  # rough speed in plain Python of counting and learning, in bytes of text
 _PYTHON_WORD_BYTES_PER_SECOND = 3e5  # and of learning alone, in bytes of distinct words
-_PART_WORDS = 1 << 18  # words in one part of `words_to_bytes`
 _LOOKAHEAD = 1 << 25  # characters of an iterator that are kept until it is decided whether kernels are used
 
 StrPath = str | os.PathLike[str]
@@ -123,33 +120,6 @@ def learn_merges(
             return train_from_counts(words, vocab_size, special_tokens, progress)
         words = train_kernels.WordList.from_counts(words)
     return train_kernels.learn_merges(words, vocab_size, special_tokens, progress)
-
-
-def words_to_bytes(words: Words) -> Iterator[bytes]:
-    """Serialize words and their counts in parts of some megabytes, for `sum_words` in another process.
-
-    A part is the number of its words n (int64), their counts (int64 `[n]`), the offsets of the gaps between
-    them (int64 `[n + 1]`), and the words as UTF-8 with a gap of one byte before and after each.
-    """
-    if isinstance(words, Mapping):
-        words = train_kernels.WordList.from_counts(words)
-    for first in range(0, len(words.counts), _PART_WORDS):
-        counts, gaps = words.counts[first : first + _PART_WORDS], words.gaps[first : first + _PART_WORDS + 1]
-        text = words.text[gaps[0] : gaps[-1] + 1]
-        numbers = np.concatenate([[len(counts)], counts, gaps - gaps[0]])
-        yield numbers.astype(np.int64).tobytes() + text.tobytes()
-
-
-def sum_words(parts: Iterable[bytes]) -> Counter[bytes]:
-    """Add up counts that were serialized by `words_to_bytes`, in one process or several."""
-    total: Counter[bytes] = Counter()
-    for part in parts:
-        number = int(np.frombuffer(part, np.int64, 1)[0])
-        numbers = np.frombuffer(part, np.int64, 2 * number + 2)
-        text = np.frombuffer(part, np.uint8, offset=numbers.nbytes)
-        words = train_kernels.WordList(text, gaps=numbers[number + 1 :], counts=numbers[1 : number + 1])
-        total.update(dict(words.items()))
-    return total
 
 
 def count_pretokens(

@@ -129,7 +129,7 @@ class WordCounter:
     def _grow(self, num_words: int, arena_bytes: int) -> None:
         """Enlarge the table for at least `num_words` more words and `arena_bytes` more bytes of long ones."""
         used, num_words = int(self._state[ARENA_BYTES]), int(self._state[NUM_WORDS]) + num_words
-        # And for the words of a whole window, whose lengths the kernel does not report.
+        # Plus space for the words of a whole window, whose lengths the kernel does not report.
         grow_words(self._words, num_words, used + arena_bytes + WINDOW + PADDING, used)
 
 

@@ -16,7 +16,7 @@ from transformerlm.tokenizer.reference import Pair, merge_word, split_bytes
 
 @dataclass(frozen=True)
 class WrongMerge:
-    """A merge that was not one of the most frequent pairs when its turn came."""
+    """A merge that was not one of the most frequent pairs at its position in the list."""
 
     index: int
     """Its place in the list, from 0."""

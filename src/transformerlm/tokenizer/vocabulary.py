@@ -1,4 +1,4 @@
-"""Checks of vocabularies and lists of merges, fingerprints, and what defines a tokenizer.
+"""Checks of vocabularies and lists of merges, fingerprints, and the definition of a tokenizer.
 
 The checks return a `Fault` and raise nothing: the caller knows the place (a line of a file, an argument).
 """
@@ -23,7 +23,7 @@ Ids = NDArray[np.unsignedinteger[Any]]
 
 
 class TokenizerDefinition(Protocol):
-    """Everything that decides which ids a text gets. A `Tokenizer` is one; exports need no more."""
+    """Everything that the ids of a text depend on. `Tokenizer` implements it; exporters need no more."""
 
     vocab: Vocab
     merges: Merges
@@ -37,7 +37,7 @@ class Fault:
     """The first error in a list of entries."""
 
     index: int
-    """Index of the entry, or 0 where the list as a whole is wrong."""
+    """Index of the entry, or 0 if the list as a whole is wrong."""
     what: str
     """Description of the error, one line."""
 
@@ -77,7 +77,7 @@ def _is_sound(entries: Sequence[tuple[bytes, Any]]) -> bool:
 
 
 def find_merges_fault(merges: Iterable[tuple[bytes, bytes]], vocab: Mapping[int, bytes]) -> Fault | None:
-    """Check merges: both parts and the result are tokens, and no pair is there twice."""
+    """Check merges: both parts and the result are tokens, and no pair occurs twice."""
     merges, tokens = list(merges), set(vocab.values())
     parts = {part for pair in merges for part in pair}
     if (
@@ -117,9 +117,10 @@ def fingerprints(
     tokens: Sequence[bytes],
     merges: Merges,
 ) -> Iterator[str]:
-    """Yield SHA-256 digests, in hexadecimal, of everything that decides which ids a text gets.
+    """Yield SHA-256 digests, in hexadecimal, of everything that the ids of a text depend on.
 
-    The first is the current one. A second one is that of the first manifests, which knew no whole words.
+    The first is the current one. A second one, if any, is that of the earliest manifests, from before
+    `whole_words`.
     """
     for settings in [[pattern, "whole words"]] if whole_words else [[pattern], pattern]:
         digest = hashlib.sha256(json.dumps([settings, sorted(special_token_ids.items())]).encode())

@@ -1,4 +1,4 @@
-"""Activation checkpointing: less memory for more time, applied to a finished model from outside."""
+"""Activation checkpointing: trades time for memory; applied to a finished model from outside."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from transformerlm.nn import TransformerLM
 
 
 def checkpoint_activations(model: TransformerLM) -> None:
-    """Have every block drop its activations, and compute them again for the backward pass.
+    """Make every block discard its activations and recompute them in the backward pass.
 
-    Only a block's input is kept; its activations exist for one block at a time. Parameters, their names and
-    the results stay as they are.
+    Only a block's input is kept; activations exist for one block at a time. Parameters, their names and the
+    results do not change.
 
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, section 4.1.
     """
     for block in model.blocks:
-        # In the place of the method, not around the module: hooks on the block and all names stay.
+        # The method is replaced, not the module wrapped: hooks on the block and all names stay.
         block.forward = functools.partial(_forward, block.forward)
 
 
 def _forward(forward: Callable[..., Any], *arguments: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*arguments)
-    # Nothing in a block is random, so that no generator has to be brought back.
+    # Nothing in a block is random: no generator state has to be restored.
     return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False)

@@ -1,4 +1,4 @@
-"""From a prepared run to its parts: the device, the Trainer, where it starts from, and the loggers."""
+"""Assembly of a prepared run from its parts: device, Trainer, starting point, loggers."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from transformerlm.runtime import Runtime, prepare_process, resolve_device
 from transformerlm.schema import to_dict
 from transformerlm.signals import end_at_interrupts
 from transformerlm.storage.files import require_free_bytes
-from transformerlm.training.init_from import take_weights
+from transformerlm.training.init_from import load_initial_weights
 from transformerlm.training.microbatch import share_of_batch
 from transformerlm.training.plan import Plan, make_plan
 from transformerlm.training.prepare import Prepared
-from transformerlm.training.report import compare_with_xz, say_beginning, say_steps_in_time, write_samples
-from transformerlm.training.torch_settings import borrowed_torch_settings
+from transformerlm.training.report import compare_with_xz, report_start, report_steps_in_time, write_samples
+from transformerlm.training.torch_settings import temporary_torch_settings
 from transformerlm.training.trainer import Trainer
 from transformerlm.training.verify_resume import verify_resume
 
 
 class Assembly:
-    """A prepared run, and the folder, the ranks and the process that it is to be trained in."""
+    """A prepared run, with its folder, ranks and process."""
 
     def __init__(
         self, prepared: Prepared, run_dir: Path, reporter: Reporter, ranks: Ranks, *, owns_process: bool
@@ -47,7 +47,7 @@ class Assembly:
         )
 
     def train(self, loggers: Sequence[Logger] | None, run_name: str) -> Trainer:
-        """Train from where the run stopped before, then write samples; the trainer, as it is at the end."""
+        """Train, from the newest checkpoint if there is one, then write samples; return the trainer."""
         with self.ranks.collective_errors():
             check_prompts(self.tokenizer, self.config.generation)
             if self.ranks.is_main:
@@ -67,18 +67,18 @@ class Assembly:
                 if trainer.train(logger):
                     self.stop(trainer)
                 else:
-                    self.show(trainer, CombinedLogger(own[:-1]))
+                    self.finish(trainer, CombinedLogger(own[:-1]))
         return trainer
 
     def plan(self) -> Plan:
-        """Work out what training would take."""
+        """Return the estimated time, memory and disk space of training."""
         with self.ranks.collective_errors():
             share_of_batch(self.config, self.ranks.size)
         with self.runtime() as runtime:
             return make_plan(self.config, self.data, self.run.path, runtime, self.reporter, ranks=self.ranks)
 
     def verify_resume(self, steps: int) -> None:
-        """Take `steps` steps from the newest checkpoint, straight and with a stop, and compare all bits."""
+        """Take `steps` steps from the newest checkpoint, without and with a stop, and compare all bits."""
         with self.runtime() as runtime:
 
             def make(run: RunDirectory) -> Trainer:
@@ -88,10 +88,10 @@ class Assembly:
 
     @contextlib.contextmanager
     def runtime(self) -> Iterator[Runtime]:
-        """The device and precision that this rank computes on, and [runtime]'s settings of PyTorch meanwhile.
+        """Context manager: the runtime of this rank, with [runtime]'s settings of PyTorch in the block.
 
         Raises:
-            ConfigError: there is no such device, or none for each rank.
+            ConfigError: there is no such device, or not one for each rank.
         """
         with contextlib.ExitStack() as stack:
             with self.ranks.collective_errors():
@@ -100,11 +100,11 @@ class Assembly:
                     runtime = prepare_process(config)
                 else:
                     runtime = Runtime.from_config(config)
-                    stack.enter_context(borrowed_torch_settings(config))
+                    stack.enter_context(temporary_torch_settings(config))
             yield runtime
 
     def make_trainer(self, runtime: Runtime) -> Trainer:
-        """The run's trainer, as it was when it stopped before, or at the beginning."""
+        """Return the run's trainer, restored from the checkpoint to resume from, or new."""
         config, ranks = self.config, self.ranks
         found = self.run.resume_point(config.training.resume, self.reporter, ranks)
         with ranks.collective_errors():
@@ -112,16 +112,17 @@ class Assembly:
         if found:
             trainer.restore(found)
         elif config.training.start_from is not None:
-            take_weights(trainer.learner, config, self.reporter)
+            load_initial_weights(trainer.learner, config, self.reporter)
         return trainer
 
     def begin(self, trainer: Trainer, loggers: Sequence[Logger] | None, run_name: str) -> list[Logger]:
-        """Write what a run's folder begins with, and say what it is; the loggers, the metrics file last."""
+        """Start or continue the run's folder, and report the run; return the loggers, the metrics file
+        last."""
         config, run = self.config, self.run
         run.start(config, self.tokenizer)
         metrics = MetricsFile(run.metrics)
         metrics.truncate_after(trainer.step)
-        say_beginning(trainer, self.reporter)
+        report_start(trainer, self.reporter)
         if loggers is None:
             dataset = config.logging.dataset or config.data.corpus_name
             logging = dataclasses.replace(config.logging, dataset=dataset)
@@ -129,17 +130,17 @@ class Assembly:
         return [*loggers, metrics]
 
     def stop(self, trainer: Trainer) -> None:
-        """Say that a signal has stopped the run."""
+        """Report that a signal has stopped the run."""
         if self.owns_process:
             end_at_interrupts()
         self.reporter.say(f"stopped after step {trainer.step}; the same command goes on from there")
 
-    def show(self, trainer: Trainer, logger: Logger) -> None:
-        """Say how good the model has become, and let it write."""
+    def finish(self, trainer: Trainer, logger: Logger) -> None:
+        """Report the quality of the finished model, and write samples."""
         model = trainer.learner.whole_model()
         with self.ranks.while_rank_0_works():
             if self.ranks.is_main:
-                say_steps_in_time(self.config, trainer.step, self.reporter)
+                report_steps_in_time(self.config, trainer.step, self.reporter)
                 compare_with_xz(trainer, self.tokenizer, self.reporter)
                 write_samples(trainer, model, self.tokenizer, logger)
         more = f'more text: transformerlm-infer --infer.checkpoint="{self.run.path}"'
@@ -147,10 +148,10 @@ class Assembly:
 
 
 def runtime_of_rank(config: RuntimeConfig, ranks: Ranks) -> RuntimeConfig:
-    """[runtime] for one of several ranks, which takes its own GPU, or its part of the machine's cores.
+    """Return [runtime] for this rank: its own GPU, or its part of the machine's cores.
 
     Raises:
-        ConfigError: there is no such device, or none for each rank.
+        ConfigError: there is no such device, or not one for each rank.
     """
     if ranks.size == 1:
         return config

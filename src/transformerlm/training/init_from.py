@@ -1,6 +1,6 @@
-"""Weights of another run's checkpoint as the beginning of a new run, as in fine-tuning.
+"""Initial weights from another run's checkpoint, for fine-tuning.
 
-Only the weights: optimizer, data, budget and random numbers are the new run's own.
+Only the weights are taken: optimizer, data, budget and random numbers are the new run's own.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _KEY = Key("training", "start_from")
 
 
 def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
-    """The checkpoint that [training].start_from names, if this run can begin with its weights.
+    """Return the checkpoint that [training].start_from names, if this run can start from its weights.
 
-    Its tokenizer has to be in [tokenizer].tokenizer_dir, and its model has to be [model], except for the
-    context's length, which weights do not depend on.
+    Its tokenizer has to be in [tokenizer].tokenizer_dir, and its model has to be [model], except for
+    context_length, on which the weights do not depend.
 
     Raises:
         CheckpointError: there is none, or it is of another model or tokenizer: a line for each difference.
@@ -49,7 +49,7 @@ def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
     return found
 
 
-def take_weights(learner: Learner, config: TrainConfig, reporter: Reporter) -> None:
+def load_initial_weights(learner: Learner, config: TrainConfig, reporter: Reporter) -> None:
     """Load the weights of [training].start_from into a learner; rank 0 alone reads them."""
     state, ranks = {}, learner.ranks
     with ranks.while_rank_0_works():
@@ -62,6 +62,6 @@ def take_weights(learner: Learner, config: TrainConfig, reporter: Reporter) -> N
 
 
 def _shape(model: ModelConfig, num_ids: int) -> ModelConfig:
-    """The keys of [model] that the weights depend on, with defaults filled in."""
+    """Return the keys of [model] that the weights depend on, with defaults filled in."""
     rows = model.vocab_size or num_ids
     return dataclasses.replace(model, vocab_size=rows, num_kv_heads=model.kv_heads, context_length=1)

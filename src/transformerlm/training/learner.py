@@ -1,6 +1,6 @@
-"""A model and what makes it learn: one optimizer step over one batch, and all of its state.
+"""Model and optimizer: one optimizer step over one batch, and all of its state.
 
-Nothing here knows of data, budgets, logs or files; those are the trainer's.
+Data, budgets, logs and files are the trainer's.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class StepResult:
     """Before clipping."""
     activation_norms: dict[str, Tensor]
     verdict: Verdict = Verdict.TAKE
-    """If it is not TAKE, parameters and optimizer are what they were before."""
+    """If it is not TAKE, parameters and optimizer are unchanged."""
     first_nonfinite: str = ""
-    """Of a NONFINITE step: the first parameter that is not finite, or whose gradient is not."""
+    """For NONFINITE: name of the first parameter that is not finite or whose gradient is not."""
 
 
 class Learner:
     """Model, optimizer and loss scaling of a run. Initial weights come from torch's global generator.
 
-    On several ranks each has one, with the same generator, and all call the same methods at the same time,
-    each with its share of the batch.
+    On several ranks each has one, with an equally seeded generator, and all call the same methods in the same
+    order, each with its share of the batch.
 
     Raises:
         ConfigError: the ranks cannot share the batch equally.
@@ -73,44 +73,44 @@ class Learner:
             use_kernels_(self.loss)
         self.parallelism.shard_(self.loss, self.model.blocks, runtime.device)
         self.forward: nn.Module = self.loss
-        """`loss`, compiled if [runtime].compile: to be called for validation."""
+        """`loss`, compiled if [runtime].compile; called for validation."""
         self.training_forward: nn.Module = self.loss
-        """`forward` as it is called in training: connected with the other ranks' copies."""
+        """`forward`, wrapped to exchange gradients with other ranks; called for training."""
         self.optimizer = make_optimizer(self.model, config.optimizer, runtime.dtype, kernels=runtime.kernels)
-        # float16 has too few exponent bits for gradients: they are scaled up before they underflow.
+        # float16 has too few exponent bits for gradients: they are scaled up against underflow.
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
         size = micro_batch_size(config, runtime, share, ranks)
         can_shrink = self.parallelism.can_repeat_passes
         self.micro_batches = MicroBatches(share, size, reporter, can_shrink=can_shrink)
 
     def prepare(self) -> None:
-        """Do what comes before the first step: compile if [runtime].compile, connect the ranks' copies."""
+        """Prepare the first step: compile if [runtime].compile, and wrap the model for several ranks."""
         if self.config.runtime.compile:
             by_block = self.parallelism.compiles_blocks
             self.forward = compile_passes(self.loss, self.config, self.runtime, self.reporter, by_block)
-        self.training_forward = self.parallelism.connect(self.forward)
-        if self.parallelism.needs_rehearsal:
-            self._rehearse()
+        self.training_forward = self.parallelism.wrap(self.forward)
+        if self.parallelism.needs_trial_pass:
+            self._run_trial_pass()
 
-    def _rehearse(self) -> None:
-        """Take the passes of a small step on all ranks, and forget their gradients.
+    def _run_trial_pass(self) -> None:
+        """Run passes of a small step on all ranks, and discard their gradients.
 
-        First each rank by itself: where memory runs out it takes smaller micro-batches, and all take the
-        smallest size that was found. Then together.
+        First each rank separately: if memory runs out it uses smaller micro-batches, and then all ranks use
+        the smallest size found. Finally a pass with exchange of gradients.
         """
         sizes = self.micro_batches.batch_size, self.config.model.context_length
         ids = torch.zeros(sizes, dtype=torch.long, device=self.runtime.device)
-        # The optimizer's state comes with its first step: until then something of its size is in its place.
+        # The optimizer allocates its state in its first step: until then memory of its size is reserved.
         num_bytes = optimizer_bytes(self.config.model, self.config.optimizer.name)
         state = torch.empty(0 if self.optimizer.state else num_bytes, dtype=torch.uint8, device=ids.device)
 
         def two_passes(size: int, *, synchronised: bool) -> None:
-            some = ids[: 2 * size]  # the second one finds gradients there: no later one takes more memory
+            some = ids[: 2 * size]  # the second pass has gradients already: the maximum of memory
             self.accumulate_gradients(some, some, size, synchronised=synchronised)
 
         self.micro_batches.run(partial(two_passes, synchronised=False), self.optimizer.zero_grad)
         found = self.ranks.all_gather_numbers([self.micro_batches.size])
-        self.micro_batches.agree(min(size for (size,) in found))
+        self.micro_batches.fix_size(min(size for (size,) in found))
         two_passes(self.micro_batches.size, synchronised=True)
         del state
         self.optimizer.zero_grad()
@@ -120,31 +120,31 @@ class Learner:
         inputs: Tensor,
         targets: Tensor,
         lr_factor: float,
-        watch: bool = False,
+        measure_norms: bool = False,
         check: Check = take_every_step,
     ) -> StepResult:
-        """One optimizer step over one global batch.
+        """Take one optimizer step over one global batch.
 
-        Where memory runs out the batch is begun anew in smaller micro-batches.
+        If memory runs out, the batch is repeated in smaller micro-batches.
 
         Args:
-            inputs: ids `[batch, time]`, this rank's share of the batch; results are of all of it.
+            inputs: ids `[batch, time]`, this rank's share of the batch; results are over the whole batch.
             targets: the ids that follow them, `[batch, time]`.
-            lr_factor: part of the peak learning rates.
-            watch: measure the norms of the blocks' outputs too.
-            check: decides, before the optimizer does anything, whether it does.
+            lr_factor: fraction of the peak learning rates.
+            measure_norms: measure the norms of the blocks' outputs too.
+            check: called before the optimizer; decides if its step is taken.
 
         Raises:
-            TransformerLMError: there is no memory for one sequence, or for the optimizer, or, on several
-            ranks,
-                for a micro-batch.
+            TransformerLMError: out of memory for one sequence, for the optimizer or, on several ranks, for a
+                micro-batch.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * lr_factor
         loss, norms = self.micro_batches.run(
-            lambda size: self.accumulate_gradients(inputs, targets, size, watch), self.optimizer.zero_grad
+            lambda size: self.accumulate_gradients(inputs, targets, size, measure_norms),
+            self.optimizer.zero_grad,
         )
-        loss, norms = self.parallelism.over_batch(loss, norms)
+        loss, norms = self.parallelism.reduce_batch(loss, norms)
         with memory_for("the optimizer"):
             grad_norm = self.clip_gradients()
             verdict, first_nonfinite = self.step_optimizer(loss, grad_norm, check)
@@ -156,17 +156,18 @@ class Learner:
         inputs: Tensor,
         targets: Tensor,
         micro_batch_size: int,
-        watch: bool = False,
+        measure_norms: bool = False,
         synchronised: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward and backward in micro-batches: this share's mean loss `[]` and norms, on the device.
+        """Run forward and backward in micro-batches; return this share's mean loss `[]` and norms, on the
+        device.
 
-        With the last one, unless not `synchronised`, gradients become the mean of all ranks'.
+        If `synchronised`, the last micro-batch averages the gradients over all ranks.
         """
         total = torch.zeros((), dtype=torch.float32, device=self.runtime.device)
         micro_batches = list(zip(*(torch.split(t, micro_batch_size) for t in (inputs, targets)), strict=True))
         forward, last = self.training_forward, len(micro_batches)
-        with self._watching() if watch else contextlib.nullcontext() as norms:
+        with self._activation_norms() if measure_norms else contextlib.nullcontext() as norms:
             for number, (x, y) in enumerate(micro_batches, 1):
                 is_exchanged = synchronised and number == last
                 with self.parallelism.micro_batch(forward, synchronised=is_exchanged):
@@ -177,16 +178,15 @@ class Learner:
         return total, norms.values() if norms else {}
 
     @contextlib.contextmanager
-    def _watching(self) -> Iterator[ActivationNorms]:
+    def _activation_norms(self) -> Iterator[ActivationNorms]:
         with contextlib.ExitStack() as stack:
             if self.config.runtime.compile:
-                # What is compiled has to run as it was: hooks are not compiled.
+                # Run uncompiled: compiled code has no hooks.
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield stack.enter_context(ActivationNorms(self.model))
 
     def clip_gradients(self) -> Tensor:
-        """Clip the gradients' norm to [optimizer].max_grad_norm, in place; return it, `[]`, as it was
-        before."""
+        """Clip the gradients' norm to [optimizer].max_grad_norm, in place; return the norm before, `[]`."""
         self.scaler.unscale_(self.optimizer)
         max_norm = self.config.optimizer.max_grad_norm or math.inf
         return self.parallelism.whole(clip_grad_norm_(self.model.parameters(), max_norm))
@@ -194,12 +194,12 @@ class Learner:
     def step_optimizer(
         self, loss: Tensor, grad_norm: Tensor, check: Check = take_every_step
     ) -> tuple[Verdict, str]:
-        """Take the optimizer's step if `check` agrees, and forget the gradients.
+        """Take the optimizer's step if `check` returns TAKE, and discard the gradients.
 
         Returns:
             The verdict, and for NONFINITE the first parameter that is not finite or whose gradient is not.
         """
-        # The host waits for the device here: what is not finite must not reach the parameters.
+        # Host sync: values that are not finite must not reach the parameters.
         numbers = torch.stack([loss.float(), grad_norm.float()]).tolist()
         verdict = check(*numbers, is_scaled=self.scaler.is_enabled())
         is_finite = verdict is not Verdict.NONFINITE
@@ -211,15 +211,15 @@ class Learner:
         return verdict, first_nonfinite
 
     def weight_norms(self) -> dict[str, Tensor]:
-        """The L2 norm of every parameter, on the device."""
+        """Return the L2 norm of every parameter, on the device."""
         return {name: self.parallelism.whole(norm) for name, norm in weight_norms(self.model).items()}
 
     def model_state(self) -> dict[str, Tensor]:
-        """The weights by name; where ranks have parts of them, whole on rank 0 and of no use elsewhere."""
+        """Return the full weights by name; with sharding, valid on rank 0 only."""
         return self.parallelism.model_state(self.model)
 
     def whole_model(self) -> TransformerLM:
-        """The model as one process can use it, on rank 0; the others have no use for theirs."""
+        """Return an unsharded model; with sharding, valid on rank 0 only."""
         if self.parallelism.keeps_model_whole:
             return self.model
         state = self.model_state()
@@ -232,7 +232,7 @@ class Learner:
         return model
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs besides the weights to come to the same bits; whole as
+        """Return all that a resumed run needs, besides the weights, to compute the same bits; full as
         `model_state`."""
         on_cuda = self.runtime.device.type == "cuda"
         return {
@@ -245,12 +245,12 @@ class Learner:
     def load(
         self, model_state: Mapping[str, Tensor], state: Mapping[str, Any], name: str
     ) -> Mapping[str, Any]:
-        """Go on from weights and from what `state` returned; on several ranks, from those that rank 0 has.
+        """Restore weights and the result of `state`; on several ranks, from rank 0's.
 
         Args:
             model_state: the weights by name.
-            state: what `state` returned, and whatever else its giver has put into it.
-            name: where they are from, for errors.
+            state: the result of `state`; other members are ignored.
+            name: name of the file, for errors.
 
         Returns:
             Rank 0's `state`, on all ranks.
@@ -264,7 +264,7 @@ class Learner:
             numbers = [dict(group) for group in self.optimizer.param_groups]
             load_optimizer_state(self.optimizer, state["optimizer"], name)
             for group, own in zip(self.optimizer.param_groups, numbers, strict=True):
-                group.update(own)  # betas, decay and their like are the config's, which may have changed
+                group.update(own)  # betas, decay and others come from the config, which may have changed
             self.scaler.load_state_dict(state["scaler"])
             torch.set_rng_state(state["rng"]["cpu"])
             if len(state["rng"]["cuda"]) == torch.cuda.device_count() > 0:
@@ -273,6 +273,6 @@ class Learner:
         return state
 
     def load_weights(self, model_state: Mapping[str, Tensor], name: str) -> None:
-        """Take weights alone; on several ranks, those that rank 0 has."""
+        """Load weights alone; on several ranks, rank 0's."""
         model_state = self.parallelism.weights_from_rank_0(model_state, self.model.head.weight)
         load_model_state(self.model, model_state, name)

@@ -1,7 +1,7 @@
-"""Memory that training takes, estimated from the config, and memory that the device has.
+"""Memory of training, estimated from the config, and memory of the device.
 
-The formulas of the parts are in nn/accounting.py. How much memory happens to be free is not asked, so that
-the same config is run in the same way tomorrow.
+The formulas of the parts are in nn/accounting.py. The amount of free memory is not considered, so that a
+config is always run in the same way.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from transformerlm.nn.loss import CHUNK_BYTES, DEFAULT_CHUNK_BYTES
 from transformerlm.runtime import Runtime
 
 USABLE_FRACTION = 0.8
-"""Part of a device's memory that the estimate may fill: the rest is for the system, libraries, and gaps."""
+"""Fraction of a device's memory that the estimate may fill; the rest is for the system, libraries, and
+gaps."""
 TOKENS_PER_PASS = {"cpu": 8192}
-"""Most tokens of a forward pass, by device: more would take memory and save a CPU no time (half as many cost
-it some 2 % more, an eighth 10 %)."""
+"""Maximum number of tokens per forward pass, by device: on a CPU more take memory and save no time (half as
+many cost some 2 % more time, an eighth 10 %)."""
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says how much memory this container may use (cgroups version 2 and 1)."""
+"""Files in which Linux gives the memory limit of this container (cgroups version 2 and 1)."""
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes by part; all of them are there at once in any micro-batch of a step but its first."""
+    """Bytes by part; all parts exist at once in every micro-batch of a step but the first."""
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
-    """Kept by the forward pass of a micro-batch, with the copies of weights that it made, and room for the
-    gradients that the backward pass of a block works with."""
+    """Kept by the forward pass of a micro-batch, with the copies of weights that it made, and the gradients
+    inside a block during its backward pass."""
     logits: int
     """Logits that exist at a time, their gradient, and that of the head."""
 
@@ -50,7 +51,7 @@ class TrainingMemory:
 def training_memory(
     config: TrainConfig, runtime: Runtime, micro_batch_size: int, ranks: Ranks = SINGLE_PROCESS
 ) -> TrainingMemory:
-    """Estimate what a step takes on each rank with this many sequences at a time."""
+    """Estimate the memory of a step on each rank with `micro_batch_size` sequences at a time."""
     model, tokens = config.model, micro_batch_size * config.model.context_length
     itemsize, fused = runtime.dtype.itemsize, runtime.kernels
     num_scores = model.context_length if config.runtime.attention == "reference" else 0
@@ -61,7 +62,7 @@ def training_memory(
     block = accounting.block_activation_bytes_per_token(model, itemsize, fused=fused, num_scores=num_scores)
     copies = itemsize * accounting.num_hidden_matrix_parameters(model) if fused or itemsize < 4 else 0
     if checkpointing:
-        # What is inside of a block is there for one block at a time, and then beside its gradients.
+        # Activations inside a block exist for one block at a time, together with their gradients.
         block, copies = 2 * block, copies // model.num_layers
     weights, gradients, optimizer = _state_bytes(config, micro_batch_size, ranks)
     logits = _logit_bytes(config, runtime, tokens)
@@ -69,7 +70,7 @@ def training_memory(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        # The logits are gone before the backward pass of the last block makes gradients of what it has kept.
+        # The logits are freed before the backward pass of the last block allocates its gradients.
         activations=copies + tokens * kept + max(0, tokens * block - logits),
         logits=logits,
     )
@@ -78,7 +79,7 @@ def training_memory(
 def micro_batch_size(
     config: TrainConfig, runtime: Runtime, batch_size: int, ranks: Ranks = SINGLE_PROCESS
 ) -> int:
-    """[training].micro_batch_size, or the largest that fits of the `batch_size` sequences of this rank."""
+    """Return [training].micro_batch_size; for "auto" the largest that fits, for a rank's `batch_size`."""
     asked = config.training.micro_batch_size
     if asked != "auto":
         return asked
@@ -92,9 +93,9 @@ def largest_that_fits(
     available: int | None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> int:
-    """The largest divisor of `batch_size` that fits in `available` bytes and within TOKENS_PER_PASS.
+    """Return the largest divisor of `batch_size` that fits in `available` bytes and within TOKENS_PER_PASS.
 
-    It is 1 where not even one sequence fits. `available` None: no limit.
+    1 if not even one sequence fits. `available` None: no limit.
     """
     most_tokens = TOKENS_PER_PASS.get(runtime.device.type)
 
@@ -109,7 +110,7 @@ def largest_that_fits(
 
 
 def device_memory(device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> int | None:
-    """Bytes of memory that the device has (a CPU: this rank's part of the machine's); None where unknown."""
+    """Return the device's memory in bytes (for a CPU this rank's part of the machine's); None if unknown."""
     if device.type == "cuda":
         _free, total = torch.cuda.mem_get_info(device)
         return int(total)
@@ -122,13 +123,14 @@ def device_memory(device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> int | 
 
 
 def container_limits(paths: list[Path]) -> list[int]:
-    """The limits in these files; those that are missing or say "max", for none, are left out."""
+    """Return the limits in these files; missing files and "max", for no limit, are left out."""
     texts = [path.read_text().strip() for path in paths if path.is_file()]
     return [int(text) for text in texts if text.isdigit()]
 
 
 def _state_bytes(config: TrainConfig, micro_batch_size: int, ranks: Ranks) -> tuple[int, int, int]:
-    """Bytes of weights, gradients, optimizer. Divided parameters are also there whole where they are used."""
+    """Return the bytes of weights, gradients, optimizer. Sharded parameters are gathered while they are
+    used."""
     model = config.model
     weights = 4 * accounting.num_parameters(model)
     optimizer = accounting.optimizer_bytes(model, config.optimizer.name)
@@ -136,10 +138,10 @@ def _state_bytes(config: TrainConfig, micro_batch_size: int, ranks: Ranks) -> tu
         return weights, weights, optimizer
     block = 4 * accounting.num_hidden_matrix_parameters(model) // model.num_layers
     outside = weights - model.num_layers * block
-    # Gradients that are added up over micro-batches are divided only when the last one is done.
+    # Gradients that accumulate over micro-batches are divided only after the last one.
     is_one = micro_batch_size * ranks.size == config.training.batch_size
     gathered = outside + block if is_one else weights
-    # Of two blocks, for the next one is on its way while the first computes.
+    # Two blocks: the next one is gathered while the first computes.
     return (
         weights // ranks.size + outside + 2 * block,
         weights // ranks.size + gathered,
@@ -151,6 +153,6 @@ def _logit_bytes(config: TrainConfig, runtime: Runtime, tokens: int) -> int:
     itemsize, vocab_size = runtime.dtype.itemsize, config.model.vocabulary_rows
     chunk_bytes = CHUNK_BYTES.get(runtime.device.type, DEFAULT_CHUNK_BYTES)
     chunk = min(tokens, max(1, chunk_bytes // (vocab_size * itemsize)))
-    # In PyTorch's operations the steps from logits to their gradient are tensors in float32.
+    # With PyTorch's operations the intermediate results from logits to gradient are float32 tensors.
     wide = 0 if runtime.kernels else 3 * 4 if itemsize == 4 else 4 * 4
     return chunk * vocab_size * (itemsize + wide) + 2 * 4 * vocab_size * config.model.d_model

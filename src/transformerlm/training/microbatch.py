@@ -1,4 +1,4 @@
-"""Micro-batches: the sequences that go through the model at a time, fewer where memory runs out."""
+"""Micro-batches: sequences per forward pass, fewer if memory runs out."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ import torch
 from transformerlm.config import TrainConfig
 from transformerlm.errors import ConfigError, Key, TransformerLMError
 from transformerlm.progress import Reporter
-from transformerlm.runtime import ADVICE, SMALLER, first_line, is_out_of_memory, memory_for
+from transformerlm.runtime import SMALLER_MICRO_BATCH, SMALLER_MODEL, first_line, is_out_of_memory, memory_for
 
 T = TypeVar("T")
 
 
 def largest_divisor(number: int, limit: float) -> int:
-    """The largest divisor of `number` that is at most `limit`; 1 where none is."""
+    """Return the largest divisor of `number` that is at most `limit`; 1 if there is none."""
     return max((size for size in range(1, number + 1) if number % size == 0 and size <= limit), default=1)
 
 
 class MicroBatches:
-    """The size of a micro-batch: a divisor of `batch_size` that becomes smaller where memory runs out.
+    """Size of a micro-batch: a divisor of `batch_size` that becomes smaller if memory runs out.
 
     Args:
         batch_size: sequences of a step on this device.
-        size: sequences to begin with.
-        can_shrink: false where other ranks take part in every pass: memory that runs out is an error there.
+        size: initial size.
+        can_shrink: False if other ranks take part in every pass: running out of memory is then an error.
     """
 
     def __init__(self, batch_size: int, size: int, reporter: Reporter, *, can_shrink: bool = True) -> None:
         self.batch_size, self.size, self.can_shrink = batch_size, size, can_shrink
         self._reporter = reporter
         self.limit: int | None = None
-        """The size at which memory was enough, after it had run out; None where it never did."""
+        """Size that fitted in memory after it had run out; None if it never did."""
 
     def restrict(self, limit: int | None) -> None:
-        """Take at most `limit` sequences at a time, as an earlier process could; None for any number."""
+        """Use at most `limit` sequences at a time, the limit that an earlier process found; None: no
+        limit."""
         if limit is not None:
             self.limit, self.size = limit, largest_divisor(self.batch_size, min(self.size, limit))
 
-    def agree(self, size: float) -> None:
-        """Lower the size to the minimum over all ranks, and keep it from now on."""
+    def fix_size(self, size: float) -> None:
+        """Lower the size to `size`, the minimum over all ranks, and keep it from now on."""
         if size < self.size:
             before = self.size
             self.restrict(int(size))
@@ -50,7 +51,7 @@ class MicroBatches:
         self.can_shrink = False
 
     def run(self, attempt: Callable[[int], T], clear: Callable[[], object] = lambda: None) -> T:
-        """Return `attempt(size)`; where memory runs out, call `clear()` and try the next smaller size.
+        """Return `attempt(size)`; if memory runs out, call `clear()` and try the next smaller size.
 
         Raises:
             TransformerLMError: a single sequence, or a size that cannot shrink, takes too much memory.
@@ -62,15 +63,17 @@ class MicroBatches:
                 if not is_out_of_memory(error):
                     raise
                 reason = first_line(error)
-            # Only here is the error gone, and with it the frames that held the tensors of the attempt.
+            # Outside of the except block: the error, and the frames that hold the attempt's tensors, are
+            # freed.
             clear()
             self._shrink(reason)
-        with memory_for(f"{self.size} sequences at a time", SMALLER if self.size > 1 else ADVICE):
+        advice = SMALLER_MICRO_BATCH if self.size > 1 else SMALLER_MODEL
+        with memory_for(f"{self.size} sequences at a time", advice):
             return attempt(self.size)
 
     def _shrink(self, reason: str) -> None:
         if self.size == 1:
-            raise TransformerLMError(f"out of memory with one sequence at a time: {ADVICE} ({reason})")
+            raise TransformerLMError(f"out of memory with one sequence at a time: {SMALLER_MODEL} ({reason})")
         before, self.size = self.size, largest_divisor(self.batch_size, self.size - 1)
         self.limit = self.size
         gc.collect()
@@ -84,10 +87,10 @@ def _smaller(size: int, before: int) -> str:
 
 
 def share_of_batch(config: TrainConfig, num_ranks: int) -> int:
-    """Sequences of a step on each rank.
+    """Return the sequences of a step on each rank.
 
     Raises:
-        ConfigError: they are not equally many, or no whole number of micro-batches.
+        ConfigError: the ranks cannot have equally many, or they are no whole number of micro-batches.
     """
     training = config.training
     if training.batch_size % num_ranks:

@@ -1,4 +1,4 @@
-"""Plan of a run before it is started: memory, disk, speed and time. Nothing is kept of it."""
+"""Estimate of a run before it is started: memory, disk, speed and time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transformerlm.training.memory import TrainingMemory, device_memory, trainin
 from transformerlm.training.timers import FIRST_STEPS, Clock, duration
 
 MEASURED_SECONDS = 3.0
-"""Time for which steps are measured; at least one after the first few."""
+"""Duration of the measurement of steps; at least one step after the first few is measured."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def make_plan(
     now: Callable[[], float] = time.perf_counter,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Plan:
-    """Take a few steps on the data, forget what was learned, and work out the rest."""
+    """Measure a few steps on the data, discard the model, and estimate the whole run."""
     learner = Learner(config, runtime, reporter, ranks)
     learner.prepare()
     steps, seconds_per_step = measured_pace(learner, data, now)
@@ -92,7 +92,7 @@ def make_plan(
 
 
 def measured_pace(learner: Learner, data: TokenData, now: Callable[[], float]) -> tuple[int, float]:
-    """Number of measured steps and mean seconds of one; the first few are left out."""
+    """Return the number of measured steps and the mean seconds of one, without the first few."""
     config, runtime, ranks = learner.config, learner.runtime, learner.ranks
     training, context_length = config.training, config.model.context_length
     sampler = BatchSampler(data.train.tokens, training.batch_size, context_length, training.batch_order)
@@ -103,7 +103,7 @@ def measured_pace(learner: Learner, data: TokenData, now: Callable[[], float]) -
         factor = lr_factor(step + 1, config.schedule, config.schedule_steps or 1e9)
         learner.learn(*sampler.batch(step, ranks.rank, ranks.size, runtime.device), factor)
         runtime.synchronize()
-        # All ranks go by rank 0's clock, and stop after the same step.
+        # All ranks use rank 0's clock, and stop after the same step.
         step, ((measured,), *_) = step + 1, ranks.all_gather_numbers([now() - start])
     return step - FIRST_STEPS, measured / (step - FIRST_STEPS)
 
@@ -188,6 +188,6 @@ def readable(num_bytes: float) -> str:
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder on the way to `path` that is there already."""
+    """Return `path`, or its nearest parent that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.exists())

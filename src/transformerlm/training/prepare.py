@@ -1,4 +1,4 @@
-"""A run's tokenizer and token files, made where they are missing; and the config that they complete."""
+"""Preparation of a run: its tokenizer and token files, made if missing, and the completed config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-    """A config whose vocabulary is known, and what it trains on."""
+    """A config with a known vocabulary size, the tokenizer, and the token files."""
 
     config: TrainConfig
     tokenizer: Tokenizer
@@ -25,8 +25,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
-    """The tokenizer and the token files: rank 0 makes them where they are missing, then all ranks open
-    them."""
+    """Prepare a run: rank 0 makes tokenizer and token files if they are missing, then all ranks open them."""
     with ranks.while_rank_0_works():
         if ranks.is_main:
             tokenizer, data = _make(config, reporter)
@@ -53,7 +52,7 @@ def _open(config: TrainConfig) -> tuple[Tokenizer, TokenData]:
 
 
 def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) -> TrainConfig:
-    """The config with the model's vocabulary known: the tokenizer's, or a larger one that was asked for.
+    """Return the config with the model's vocabulary size filled in, by default the tokenizer's.
 
     Raises:
         ConfigError: a model with fewer rows than the tokenizer has ids, or a context longer than the data.

@@ -1,4 +1,4 @@
-"""The clock and the stop signals that all ranks of a run go by, so that all decide alike."""
+"""Clock and stop signals that all ranks of a run share, so that all make the same decisions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformerlm.training.timers import KINDS, Clock
 
 
 class RankSync:
-    """The clock and the signals of a single process, as they are at any moment.
+    """Clock and signals of a single process.
 
     Args:
         clock: this process's own.
@@ -18,18 +18,18 @@ class RankSync:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        """To decide by. What a rank does is measured with its own."""
+        """Clock for decisions. The work of a rank is measured with its own."""
         self.signals = StopSignals()
-        """Those that this process receives while it is entered."""
+        """Signals that this process receives while the object is entered."""
 
     @property
     def received(self) -> int | None:
-        """The signal that ends the run; None while there is none."""
+        """The signal that ends the run; None if there is none."""
         return self.signals.received
 
     @property
     def exit_status(self) -> int:
-        """128 + the signal's number, as shells count; 0 where none came."""
+        """128 + the number of the signal, as in shells; 0 if none was received."""
         return 128 + self.received if self.received else 0
 
     def sync(self) -> None:
@@ -37,7 +37,7 @@ class RankSync:
 
 
 class SeveralRankSync(RankSync):
-    """Rank 0's clock and any rank's signals, as they were at the last `sync`."""
+    """Rank 0's clock and any rank's signals, at the time of the last `sync`."""
 
     def __init__(self, clock: Clock, ranks: Ranks) -> None:
         super().__init__(Clock(lambda: 0.0))
@@ -46,11 +46,11 @@ class SeveralRankSync(RankSync):
 
     @property
     def received(self) -> int | None:
-        """The signal that ends the run on all ranks; None while there is none."""
+        """The signal that ends the run on all ranks; None if there is none."""
         return self._received
 
     def sync(self) -> None:
-        """A single exchange."""
+        """Exchange time and signals, in one collective."""
         own = [self.signals.received or 0, *chain(*self._own_clock.state().values())]
         found = self._ranks.all_gather_numbers(own)
         self._received = int(max(signal for signal, *_ in found)) or None

@@ -1,4 +1,4 @@
-"""Messages of a run besides its metrics: its beginning, its final quality, and samples of text."""
+"""Messages of a run in addition to its metrics: its start, its final quality, and samples of text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.trainer import Trainer
 
 XZ_LIMIT_BYTES = 16_000_000
-"""Larger texts are not compressed for comparison: xz takes about a second a megabyte."""
+"""Size limit of texts that are compressed for comparison: xz takes about a second per megabyte."""
 
 
-def say_beginning(trainer: Trainer, reporter: Reporter) -> None:
-    """Say what is about to be trained, on what data, and on which device."""
+def report_start(trainer: Trainer, reporter: Reporter) -> None:
+    """Report the model, its device, the budget and the data."""
     budget, train_tokens = trainer.budget, trainer.data.train.num_tokens
     places = f"{trainer.ranks.size} x " if trainer.ranks.size > 1 else ""
     reporter.say(f"model: {num_parameters(trainer.config.model):,} parameters, on {places}{trainer.runtime}")
@@ -28,15 +28,15 @@ def say_beginning(trainer: Trainer, reporter: Reporter) -> None:
         reporter.say(f"resumed: {trainer.run.path}, {budget.done(trainer.step)}")
 
 
-def say_steps_in_time(config: TrainConfig, step: int, reporter: Reporter) -> None:
-    """Say how many steps a budget in time has come to."""
+def report_steps_in_time(config: TrainConfig, step: int, reporter: Reporter) -> None:
+    """Report the number of steps that a budget in time allowed."""
     if config.training.max_time is not None:
         short = ", all of them in the warm-up" if step <= config.schedule.warmup_steps else ""
         reporter.say(f"trained: {step} steps in {config.training.max_time}{short}")
 
 
 def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) -> None:
-    """Say what the validation text costs the model in bits, and what it costs a good compressor."""
+    """Report the model's bits per byte on the validation text, and those of a good compressor."""
     train, val, newest = trainer.data.train, trainer.data.val, trainer.newest
     if val is None or newest is None:
         return

@@ -1,4 +1,4 @@
-"""A whole run, from a config to a trained model: what transformerlm-train does, to be called from Python too.
+"""A whole run, from a config to a trained model; called by transformerlm-train, or from Python.
 
     from transformerlm.config import TrainConfig
     from transformerlm.training import train
@@ -6,8 +6,8 @@
     result = train(TrainConfig(...))
     print(result.run_dir, result.steps, result.best)
 
-Here is what comes before PyTorch: the run's folder, the tokenizer and the token files, whose worker
-processes start quicker without it. assembly.py puts the rest together.
+This module has the part that needs no PyTorch: the run's folder, the tokenizer and the token files, whose
+worker processes start faster without it. assembly.py assembles the rest.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class TrainingResult:
     run_dir: Path
     """Its folder: config, tokenizer, checkpoints, metrics, samples."""
     steps: int
-    """Optimizer steps that are completed, those of earlier processes included."""
+    """Completed optimizer steps, those of earlier processes included."""
     best: Validation | None
-    """The validation with the lowest loss, and its step; None where nothing was validated."""
+    """The validation with the lowest loss, and its step; None without validation."""
     last: Validation | None
     """The latest validation."""
     stop_signal: int | None = None
-    """The signal that stopped the run; the same call goes on from there. None where it came to its end."""
+    """The signal that stopped the run, which the same call continues. None if it is complete."""
 
     @property
     def was_stopped(self) -> bool:
@@ -54,7 +54,7 @@ class TrainingResult:
 
     @property
     def exit_status(self) -> int:
-        """0, or 128 + the signal's number, as shells count."""
+        """0, or 128 + the number of the signal, as in shells."""
         return 128 + self.stop_signal if self.stop_signal else 0
 
 
@@ -65,29 +65,28 @@ def train(
     *,
     owns_process: bool = False,
 ) -> TrainingResult:
-    """Train a model: make the tokenizer and the token files where they are missing, train, write samples.
+    """Train a model: make the tokenizer and the token files if they are missing, train, write samples.
 
-    What exists and fits is used; a run that was stopped goes on from its newest checkpoint, as
-    [training].resume says. Metrics are also written to `metrics.jsonl` in the run's folder. While it trains,
-    the first SIGINT, SIGTERM or SIGHUP ends the run after its step. Under torchrun each process calls this.
-
-    Threads, random state and PyTorch's settings are the caller's again afterwards.
+    Existing files that match are reused; a stopped run continues from its newest checkpoint, according to
+    [training].resume. Metrics are also written to `metrics.jsonl` in the run's folder. During training, the
+    first SIGINT, SIGTERM or SIGHUP ends the run after the current step. Under torchrun each process calls
+    this. Thread count, random state and PyTorch's settings are restored afterwards.
 
     Args:
-        config: as `transformerlm-train --config` reads it.
-        reporter: where messages and progress go; to nobody by default.
-        loggers: where metrics and samples go; by default what [logging] names.
-        owns_process: the process does nothing else, as the command's: [runtime] sets it up for good, freed
-            memory stays with it, and after a stop Ctrl-C ends it at once.
+        config: as for `transformerlm-train --config`.
+        reporter: receives messages and progress; None: no output.
+        loggers: receive metrics and samples; None: the one that [logging] names.
+        owns_process: True if the process has no other purpose, as in the command: [runtime] sets it up
+            permanently, the allocator keeps freed memory, and after a stop Ctrl-C ends it at once.
 
     Raises:
-        TransformerLMError: anything that the user can mend; its subclasses say what is wrong: ConfigError,
+        TransformerLMError: any error that the user can correct, as one of its subclasses: ConfigError,
             DataError, CheckpointError, NumericalError, OutputError, LockedError.
     """
-    with _ranks(reporter) as (ranks, reporter), own_folder(config, ranks) as (run_dir, run_name):
+    with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks) as (run_dir, run_name):
         check_start(config, run_dir, reporter, ranks)
         prepared = prepare(config, reporter, ranks)
-        # Imported only now: torch takes seconds, and worker processes are quicker to start without it.
+        # Imported only now: torch takes seconds, and worker processes start faster without it.
         from transformerlm.training.assembly import Assembly
 
         assembly = Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process)
@@ -98,9 +97,9 @@ def train(
 
 
 def plan_run(config: TrainConfig, reporter: Reporter | None = None, *, owns_process: bool = False) -> Plan:
-    """Work out what `train` would take (memory, disk, time), after a few steps on the data; nothing is kept.
+    """Estimate memory, disk and time of `train` from a few steps on the data, which are discarded.
 
-    Tokenizer and token files are made where they are missing. See `train` for the arguments.
+    Tokenizer and token files are made if they are missing. See `train` for the arguments.
     """
     from transformerlm.logging import resolved_run_name
 
@@ -115,14 +114,14 @@ def plan_run(config: TrainConfig, reporter: Reporter | None = None, *, owns_proc
 def verify_run(
     config: TrainConfig, steps: int, reporter: Reporter | None = None, *, owns_process: bool = False
 ) -> None:
-    """Prove that a stopped run goes on to the same bits: `steps` steps from its newest checkpoint, both ways.
+    """Verify that a resumed run computes the same bits: `steps` steps from its newest checkpoint, both ways.
 
-    What was found is said to the reporter. See `train` for the arguments.
+    The result is reported. See `train` for the arguments.
 
     Raises:
         CheckpointError: there is no checkpoint; or, on a CPU, the bits differ.
     """
-    with _ranks(reporter) as (ranks, reporter), own_folder(config, ranks) as (run_dir, _):
+    with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks) as (run_dir, _):
         prepared = prepare(config, reporter, ranks)
         from transformerlm.training.assembly import Assembly
 
@@ -132,15 +131,15 @@ def verify_run(
 
 @contextlib.contextmanager
 def _ranks(reporter: Reporter | None) -> Iterator[tuple[Ranks, Reporter]]:
-    """Connect the ranks; only rank 0 reports, as the others would say the same."""
+    """Connect the ranks; only rank 0 reports, since the others would repeat it."""
     ranks = ranks_from_environment()
     with ranks.connected("nccl"), ranks.fail_together():
         yield ranks, reporter if reporter and ranks.is_main else SilentReporter()
 
 
 @contextlib.contextmanager
-def own_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path, str]]:
-    """Lock the run's folder for this process or these ranks, remove what killed ones left; folder and name.
+def locked_run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path, str]]:
+    """Lock the run's folder for these ranks, remove dead temporaries; yield the folder and the run's name.
 
     Raises:
         LockedError: another process trains there. (AgreedError on several ranks.)
@@ -160,14 +159,14 @@ def own_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path, str]]:
 
 
 def run_path(config: TrainConfig, run_name: str) -> Path:
-    """[training].run_dir with its placeholders filled in."""
+    """Return [training].run_dir with its placeholders filled in."""
     from transformerlm.data import fill_placeholders
 
     return Path(fill_placeholders(config.training.run_dir, config.data).replace("{run_name}", run_name))
 
 
 def check_start(config: TrainConfig, run_dir: Path, reporter: Reporter, ranks: Ranks) -> None:
-    """Refuse a [training].start_from that the run cannot begin with, before anything is made for it."""
+    """Refuse an unusable [training].start_from, before anything is made for the run."""
     if config.training.start_from is None:
         return
     from transformerlm.checkpoint.store import checkpoint_paths

@@ -1,4 +1,4 @@
-"""The saved state of a run: all that a checkpoint holds, written and read in this one place."""
+"""Saved state of a run: the content of a checkpoint, and its conversion to and from files."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from transformerlm.evaluation.loss import Validation
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """A run after `step` steps. `weights` are model.safetensors, `training` training.safetensors, `about` the
-    manifest's part that readers need without opening the others."""
+    """A run after `step` steps.
+
+    `weights` is the content of model.safetensors, `training()` that of training.safetensors, and `about()`
+    the part of the manifest that readers need without opening the others.
+    """
 
     step: int
     weights: Mapping[str, Tensor]
@@ -25,7 +28,7 @@ class RunState:
     learner: Mapping[str, Any]
     """`Learner.state()`: optimizer, loss scaler, random number generators, limit of the micro-batch."""
     step_guard: Mapping[str, Any]
-    """`StepGuard.state()`: its counts, and the losses and norms that spikes are found by."""
+    """`StepGuard.state()`: its counts, and the losses and norms that later steps are compared with."""
     best: Validation | None
     newest: Validation | None
     config: Mapping[str, Any]
@@ -33,16 +36,15 @@ class RunState:
     identity: Mapping[str, Any]
     """Fingerprints of model, tokenizer and data, which a run cannot change."""
     environment: Mapping[str, Any]
-    """Versions, threads and ranks: they decide the last bits of results."""
+    """Versions, threads and ranks, on which the last bits of results depend."""
     micro_batch_size: int | None
     clock: Mapping[str, Any]
     """`Clock.state()`: the seconds that the run has spent on each kind of work."""
     completed_seconds: float
-    """The longest time that this run has had as its budget and used up."""
+    """The longest time budget that this run has used up."""
 
     def training(self) -> dict[str, Any]:
-        """The content of training.safetensors: with the weights, it makes a resumed run come to the same
-        bits."""
+        """Return the content of training.safetensors: with the weights, all that a resumed run needs."""
         return {
             **self.learner,
             "guard": self.step_guard,
@@ -51,7 +53,7 @@ class RunState:
         }
 
     def about(self) -> dict[str, Any]:
-        """The manifest's entries, as JSON can hold them."""
+        """Return the manifest's entries, as JSON values."""
         return {
             "config": self.config,
             "identity": self.identity,
@@ -69,10 +71,10 @@ class RunState:
 
     @classmethod
     def read(cls, found: Checkpoint, weights: Mapping[str, Any], training: Mapping[str, Any]) -> Self:
-        """A checkpoint's state, from its manifest and its two members; earlier versions wrote less.
+        """Return a checkpoint's state, from its manifest and its two members; earlier versions wrote less.
 
         Raises:
-            CheckpointError: what it holds is not such a state.
+            CheckpointError: its content is not such a state.
         """
         about = found.about
         with as_checkpoint_error(f"{found.path}: what it says of its run"):

@@ -1,6 +1,7 @@
-"""Finds the steps that must not be taken: those whose loss or gradient is not finite, and spikes.
+"""Detection of steps that must not be taken: loss or gradient not finite, and spikes.
 
-It looks at two numbers of each step and remembers some. Learner and Trainer act on what it says.
+The guard checks the loss and the gradient norm of each step and keeps the recent ones. Learner and Trainer
+act on its verdicts.
 """
 
 from __future__ import annotations
@@ -18,35 +19,36 @@ from transformerlm.config import TrainingConfig
 from transformerlm.errors import NumericalError
 
 WINDOW = 128
-"""Steps that a loss or a norm is compared with."""
+"""Number of steps with which a loss or a norm is compared."""
 MIN_SAMPLES = 32
-"""With fewer no value counts as a spike."""
+"""Number of earlier steps from which a value can count as a spike."""
 
 
 class Verdict(Enum):
-    """Fate of a step."""
+    """Decision about a step."""
 
     TAKE = "take"
     SKIP = "skip"
-    """A spike, and those are to be skipped."""
+    """A spike, with [training].skip_spikes."""
     NONFINITE = "nonfinite"
-    """Loss or gradient norm are not finite."""
+    """Loss or gradient norm is not finite."""
 
 
 class Check(Protocol):
-    """Decides between a backward pass and the optimizer's step."""
+    """Function that is called between backward pass and optimizer step, and decides if that is taken."""
 
     def __call__(self, loss: float, grad_norm: float, *, is_scaled: bool) -> Verdict:
-        """`is_scaled`: gradients were scaled up, and the scaler itself skips a step where they overflow."""
+        """Return the verdict. `is_scaled`: a gradient scaler is in use, which itself skips steps that
+        overflow."""
 
 
 def take_every_step(loss: float, grad_norm: float, *, is_scaled: bool) -> Verdict:
-    """The Check that has every step taken."""
+    """Check that always returns TAKE."""
     return Verdict.TAKE
 
 
 def is_spike(before: Sequence[float], value: float, deviations: float) -> bool:
-    """value > mean + deviations * standard deviation of the values before; with few of them never.
+    """Return value > mean + deviations * standard deviation of the values before; False if they are few.
 
     Source: OLMo-core's SkipStepOptimizer, 2024: six deviations, over the last 128 steps.
     """
@@ -58,9 +60,9 @@ def is_spike(before: Sequence[float], value: float, deviations: float) -> bool:
 
 
 def first_not_finite(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> str:
-    """The first parameter that is not finite, or else the first whose gradient is not, by name.
+    """Return the name of the first parameter that is not finite, or else of the first such gradient.
 
-    `whole` puts together what is divided among ranks; all of them call this together.
+    `whole` gathers a tensor that is divided among ranks; all ranks call this together.
     """
     parameters = dict(model.named_parameters())
     gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
@@ -72,7 +74,7 @@ def first_not_finite(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> str
 
 
 class StepGuard:
-    """A run's Check, and its counts. Sees every step's loss and gradient norm, in order."""
+    """Check of a run, with its counts. It gets every step's loss and gradient norm, in order."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -81,14 +83,14 @@ class StepGuard:
         """Steps that were not taken, for either reason."""
         self.num_rollbacks = 0
         self.num_left_out = 0
-        """Batches that rollbacks have left out: step i learns from batch i + num_left_out."""
+        """Batches that rollbacks have skipped: step i uses batch i + num_left_out."""
         self.num_in_a_row = 0
-        """Steps that were not finite since the last one that was."""
+        """Number of consecutive steps that were not finite, up to now."""
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._grad_norms: deque[float] = deque(maxlen=WINDOW)
 
     def check(self, loss: float, grad_norm: float, *, is_scaled: bool) -> Verdict:
-        """Judge the next step, and count it."""
+        """Return the verdict on the next step, and count it."""
         if not (math.isfinite(loss) and (math.isfinite(grad_norm) or is_scaled)):
             self.num_in_a_row += 1
             return Verdict.NONFINITE
@@ -97,7 +99,7 @@ class StepGuard:
         for window, value in ((self._losses, loss), (self._grad_norms, grad_norm)):
             if math.isfinite(value):
                 found |= is_spike(window, value, self.config.spike_deviations)
-                window.append(value)  # spikes too: a run that has come to another level goes on
+                window.append(value)  # spikes too: the window must follow a lasting change of level
         self.num_spikes += found
         if not (found and self.config.skip_spikes):
             return Verdict.TAKE
@@ -108,7 +110,7 @@ class StepGuard:
         """Return "skip" or "rollback" for a step that is not finite, which `description` describes.
 
         Raises:
-            NumericalError: the run is to stop, or there have been too many such steps.
+            NumericalError: [training].on_nonfinite is "stop", or there have been too many such steps.
         """
         config = self.config
         if config.on_nonfinite == "stop":
@@ -123,17 +125,17 @@ class StepGuard:
         return config.on_nonfinite
 
     def leave_out(self, num_batches: int) -> None:
-        """Count a rollback, after which the run does not see so many batches again."""
+        """Count a rollback that skips `num_batches` batches."""
         self.num_rollbacks += 1
         self.num_left_out += num_batches
 
     def state(self) -> dict[str, Any]:
-        """Counts and windows as plain numbers, for a resumed run."""
+        """Return counts and windows as plain numbers, for a resumed run."""
         counts = {name: value for name, value in vars(self).items() if name.startswith("num_")}
         return {**counts, "losses": list(self._losses), "grad_norms": list(self._grad_norms)}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned; old checkpoints have nothing of it."""
+        """Restore the result of `state`, which is empty in old checkpoints."""
         for name in vars(self):
             if name.startswith("num_"):
                 setattr(self, name, int(state.get(name, 0)))

@@ -1,4 +1,4 @@
-"""PyTorch's settings of this process, lent to a run and given back: for a run in somebody else's program."""
+"""PyTorch's settings of this process, set for a run and restored: for training inside another program."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextlib.contextmanager
-def borrowed_torch_settings(config: RuntimeConfig) -> Iterator[None]:
-    """Set threads, seed and determinism as [runtime] says; afterwards all are what they were."""
+def temporary_torch_settings(config: RuntimeConfig) -> Iterator[None]:
+    """Context manager that sets threads, seed and determinism according to [runtime], and restores them."""
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         if config.num_threads is not None:

@@ -1,9 +1,9 @@
-"""The training loop: `Trainer.train` is all of it, from top to bottom.
+"""The training loop: `Trainer.train`.
 
-What happens in a step is `Trainer.take_step` (which batch, which learning rate) and `Learner.learn` (forward,
-backward, clipping, optimizer). The mathematics is in nn and optim, the order of the data in data, the file
-formats in checkpoint, and the loggers decide where metrics go. Losses and norms stay on the device until
-they are logged; every place where the host waits for it says so.
+A step is `Trainer.take_step` (batch, learning rate) and `Learner.learn` (forward, backward, clipping,
+optimizer). The mathematics is in nn and optim, the order of the data in data, the file formats in checkpoint;
+loggers receive the metrics. Losses and norms stay on the device until they are logged; every host sync is
+commented.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformerlm.data import BatchSampler, TokenData, TokenFile, validation_wi
 from transformerlm.data.sampler import Batch
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.errors import OutputError, TransformerLMError
-from transformerlm.evaluation.loss import Evaluation, Validation, evaluate, own_share
+from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, rank_share
 from transformerlm.logging import Logger, names, to_floats
 from transformerlm.nn import training_flops_per_token
 from transformerlm.optim import lr_factor
@@ -37,14 +37,14 @@ from transformerlm.training.timers import SAVING, STARTING, VALIDATING, Clock
 
 
 class Trainer:
-    """Trains one model. `train()` does it all; the other methods are its parts.
+    """Training of one model: `train()` is the loop, the other methods are its parts.
 
-    The model starts from torch's global generator; `restore` has it go on from a checkpoint. Several ranks
-    have a Trainer each, all do the same at the same time, and rank 0 alone logs and writes.
+    Initial weights come from torch's global generator; `restore` loads a checkpoint. Each of several ranks
+    has a Trainer, on which the same methods are called at the same time; only rank 0 logs and writes.
 
     Args:
-        config: its `model.vocab_size` is known.
-        now: a clock in seconds, by which a budget in time is counted.
+        config: with a known `model.vocab_size`.
+        now: clock in seconds, for a budget in time.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class Trainer:
         self.budget = make_budget(config, self.rank_sync.clock, validation_tokens)
         self.step_guard = StepGuard(config.training)
         self.step = 0
-        """Optimizer steps that are completed."""
+        """Completed optimizer steps."""
         self.best: Validation | None = None
         self.newest: Validation | None = None
         self.saved_step: int | None = None
         self.flops_ceiling = math.inf
         self.last_lap = self.clock.lap()
-        """The steps, and their seconds, up to the last record."""
+        """Steps and seconds up to the last record of metrics."""
 
     def train(self, logger: Logger) -> int:
-        """Run to the end of the budget or to a signal; return 0, or 128 + the signal's number.
+        """Train to the end of the budget or to a signal; return 0, or 128 + the signal's number.
 
         Raises:
-            NumericalError: loss or gradient are not finite, and [training].on_nonfinite says to stop.
-            OutputError: the last checkpoint cannot be written; of others that is a warning.
-            TransformerLMError: there is not even memory for one sequence.
+            NumericalError: loss or gradient is not finite, and [training].on_nonfinite is "stop".
+            OutputError: the last checkpoint cannot be written (for others that is a warning).
+            TransformerLMError: out of memory for a single sequence.
         """
         self.prepare()
         with self.rank_sync.signals, self.reporter.bar(*self.budget.bar, "training") as bar:
@@ -108,22 +108,22 @@ class Trainer:
         return self.rank_sync.exit_status
 
     def take_step(self) -> StepResult:
-        """One optimizer step over one global batch, unless the step guard is against it."""
+        """Take one optimizer step over one global batch, unless the step guard refuses it."""
         training, step = self.config.training, self.step + 1
-        # Of the step that it governs: the first step already learns, the last one has the minimum.
+        # Set for the step that it governs: the first step already learns, the last one has the minimum.
         factor = lr_factor(step, self.config.schedule, self.budget.schedule_steps(step))
-        watch = self.config.logging.activation_norms and is_due(step, training.log_every)
+        measure_norms = self.config.logging.activation_norms and is_due(step, training.log_every)
         self.clock.spend_on_step(times=0)
         number, ranks = self.step + self.step_guard.num_left_out, self.ranks
         inputs, targets = self.sampler.batch(number, ranks.rank, ranks.size, self.runtime.device)
         self.clock.spend_on_data()
-        result = self.learner.learn(inputs, targets, factor, watch, self.step_guard.check)
+        result = self.learner.learn(inputs, targets, factor, measure_norms, self.step_guard.check)
         self.step = step
         self.clock.spend_on_step()
         return result
 
     def after_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
-        """Log, validate and save where it is due. After the last step `train` validates and saves."""
+        """Log, validate and save if it is due. After the last step `train` validates and saves."""
         training, is_last = self.config.training, self.budget.is_spent(self.step)
         if is_last or is_due(self.step, training.log_every):
             self.log_step(result, logger, bar)
@@ -137,7 +137,7 @@ class Trainer:
             self.save(logger)
 
     def prepare(self) -> None:
-        """Compile, connect the ranks' models, measure the device's ceiling, make the run's folder."""
+        """Compile, wrap the model for several ranks, measure the FLOPs ceiling, make the run's folder."""
         self.clock.start()
         self.learner.prepare()
         self.flops_ceiling = self.ranks.size * measured_flops_ceiling(self.runtime)
@@ -156,7 +156,7 @@ class Trainer:
         return policy
 
     def roll_back(self, logger: Logger) -> None:
-        """Go back to the newest checkpoint, and on without the batches that came after it.
+        """Return to the newest checkpoint, and skip the batches since.
 
         Source: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022, section 5.1.
         """
@@ -169,7 +169,7 @@ class Trainer:
             logger.rewind(self.step)
 
     def log_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
-        """Fetch a step's numbers and log them. The host waits for the device here."""
+        """Fetch a step's numbers and log them (host sync)."""
         lap, self.last_lap = self.clock.lap() - self.last_lap, self.clock.lap()
         model, tokens_per_step = self.config.model, self.budget.tokens_per_step
         tokens_per_second = lap.steps * tokens_per_step / lap.seconds
@@ -193,7 +193,7 @@ class Trainer:
         bar.set_postfix_str(f"loss {result.loss:.3f}, {tokens_per_second:,.0f} tokens/s")
 
     def validate(self, logger: Logger) -> None:
-        """Evaluate on the whole validation split, in its fixed order, unless that was just done."""
+        """Evaluate on the whole validation split, unless that was done after this step."""
         val = self.data.val
         if val is None or (self.newest and self.newest.step == self.step):
             return
@@ -207,22 +207,23 @@ class Trainer:
         self.clock.spend(VALIDATING)
         self.rank_sync.sync()
 
-    def evaluate(self, data: TokenFile, batch_size: int) -> Evaluation:
-        """Evaluate on a token file, `batch_size` windows at a time; each of several ranks on its part."""
+    def evaluate(self, data: TokenFile, batch_size: int) -> MeanLoss:
+        """Return the mean loss on a token file, `batch_size` windows at a time; each rank computes its
+        part."""
         context_length, device = self.config.model.context_length, self.runtime.device
         share_of = data.num_tokens, context_length, batch_size, self.ranks.world
-        first, last, padding_passes = own_share(*share_of)
+        first, last, padding_passes = rank_share(*share_of)
         batches: Iterable[Batch] = ()
-        if last > first or data.num_tokens < 2:  # the latter is refused there
+        if last > first or data.num_tokens < 2:  # too few tokens are refused by validation_windows
             share = data.tokens[first : last + 1]
             batches = validation_windows(share, context_length, batch_size, device)
         forward, tokens_per_byte = self.learner.forward, data.num_tokens / data.num_bytes
         return evaluate(forward, batches, self.runtime, tokens_per_byte, self.ranks, padding_passes)
 
     def save(self, logger: Logger, *, is_last: bool = False) -> None:
-        """Write a checkpoint of this step, unless there is one, and remove those past their time.
+        """Write a checkpoint of this step, unless there is one, and prune older ones.
 
-        Where that cannot be done the run goes on with a warning; at its end it is an error.
+        If it cannot be written, the run continues with a warning; at the end of the run that is an error.
         """
         if self.saved_step == self.step:
             return
@@ -242,7 +243,7 @@ class Trainer:
         self.rank_sync.sync()
 
     def state(self) -> RunState:
-        """All that a checkpoint holds; called by all ranks, of use on rank 0."""
+        """Return the content of a checkpoint; called by all ranks, valid on rank 0."""
         return RunState(
             step=self.step,
             weights=self.learner.model_state(),
@@ -259,7 +260,7 @@ class Trainer:
         )
 
     def restore(self, found: Checkpoint) -> None:
-        """Go on from a checkpoint of this run.
+        """Resume from a checkpoint of this run.
 
         Raises:
             CheckpointError: it is of another model, tokenizer or data.
@@ -277,7 +278,7 @@ class Trainer:
             self.reporter.say(f"micro-batches of {before} -> {size} sequences: not to the same last bits")
 
     def load(self, found: Checkpoint) -> RunState:
-        """Take model, optimizer, random numbers and validations from a checkpoint; return its state."""
+        """Load model, optimizer, random state and validations from a checkpoint; return its state."""
         weights, training = {}, {}
         with self.ranks.while_rank_0_works():
             if self.ranks.is_main:
@@ -290,5 +291,5 @@ class Trainer:
 
 
 def is_due(step: int, every: int) -> bool:
-    """True if something done every `every` steps (0: never) falls on this one."""
+    """Return True if `step` is a multiple of `every` (0: never)."""
     return every > 0 and step % every == 0

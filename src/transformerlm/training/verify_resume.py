@@ -1,7 +1,7 @@
-"""Proof, on the user's own machine and data, that a stopped run goes on to the same bits.
+"""Verification, on the user's machine and data, that a resumed run computes the same bits.
 
-From the newest checkpoint the same steps are taken twice: straight, and with a stop in the middle, at which a
-checkpoint is written, read into a new model and gone on from. Nothing in the run's folder changes.
+From the newest checkpoint the same steps are taken twice: without a stop, and with a stop in the middle, at
+which a checkpoint is written and loaded into a new model. Nothing in the run's folder changes.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from transformerlm.training.trainer import Trainer
 
 
 def verify_resume(make: Callable[[RunDirectory], Trainer], run: RunDirectory, steps: int) -> None:
-    """Take `steps` steps both ways, compare all bits of the results, and say what was found.
+    """Take `steps` steps both ways, compare all bits of the results, and report.
 
-    On a GPU, where operations may add in another order each time, differences are said and are no error.
+    On a GPU, where the order of additions may vary, differences are reported and are not an error.
 
     Args:
-        make: makes a fresh trainer for this run, in the folder that it is given: `run`, or a temporary one.
+        make: returns a new trainer for this run that uses the given folder: `run`, or a temporary one.
 
     Raises:
-        CheckpointError: there is no checkpoint; or, on a CPU, the two differ, or differ from the records
-            of the run that are newer than its checkpoint.
+        CheckpointError: there is no checkpoint; or, on a CPU, the results differ from each other, or from the
+            losses that the run has logged after its checkpoint.
     """
     straight = make(run)
     newest = _resume(straight)
@@ -73,7 +73,7 @@ def _state(trainer: Trainer) -> dict[str, Any]:
 
 
 def state_differences(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
-    """Compare two trees of the same shape: a line per tensor whose bits differ, one for other values."""
+    """Compare two trees of one structure; return a line per tensor that differs, and one for other values."""
     (tensors, values), (other_tensors, other_values) = flatten(expected), flatten(got)
     lines = [
         f"{name}: differs by at most {_distance(tensor, other_tensors[name]):.3g}"
@@ -94,7 +94,7 @@ def _loss_differences(what: str, first: int, expected: list[float], got: list[fl
 
 
 def _recorded_losses(metrics: Path, step: int, steps: int) -> list[float]:
-    """The logged losses of the steps after `step`, up to the first that is missing."""
+    """Return the logged losses of the steps after `step`, up to the first that is missing."""
     if not metrics.exists():
         return []
     records = [json.loads(line) for line in metrics.read_bytes().splitlines() if line.endswith(b"}")]

@@ -1,9 +1,9 @@
-"""Checks that a pattern and a list of merges mean the same to other tokenizers as to this package.
+"""Checks that other tokenizers interpret a pattern and a list of merges in the same way as this package.
 
 Regular expressions have dialects: this package uses `regex`, Hugging Face's tokenizers Oniguruma, tiktoken
 fancy-regex. Merges are applied in another order there, which gives the same tokens only if no merge depends
-on a later one. The checks accept what is known to mean the same to all and refuse the rest, some of which may
-be harmless. Differences between Unicode versions are not checked.
+on a later one. The checks accept constructs that are known to be interpreted alike and refuse the rest, some
+of which may be harmless. Differences between Unicode versions are not checked.
 """
 
 from __future__ import annotations
@@ -125,11 +125,11 @@ def select_merges(merges: Sequence[Merge], *, check_all: bool = False) -> tuple[
     If each token is made by one merge, of tokens made before, then no merge depends on a later one. It then
     makes no difference whether all occurrences of a pair are merged before the search for the next pair (this
     package) or one occurrence at a time, the leftmost first (tokenizers and tiktoken). Lists converted from
-    tiktoken's files hold every division of a token in two. Only one of them is ever applied, the one that the
-    earlier merges lead to: the bytes of a token are always merged as if they stood alone.
+    tiktoken's files hold every division of a token in two. Only one of them is ever applied, the one whose
+    parts the earlier merges produce: the bytes of a token are always merged as if they stood alone.
 
     Args:
-        merges: both parts and the result of each are tokens, and none is there twice.
+        merges: both parts and the result of each are tokens, and none occurs twice.
         check_all: also check that a token with a single merge is what its bytes are merged to.
 
     Returns:

@@ -1,8 +1,7 @@
 """Reading and writing a tokenizer's folder: GPT-2's `vocab.json` and `merges.txt`, and a `manifest.json`.
 
-GPT-2's formats spell the bytes of a token with an alphabet of 256 printable characters. The manifest holds
-what they do not (special tokens, pattern), what the tokenizer was made from, checksums of the two files and
-one of itself.
+GPT-2's formats spell the bytes of a token with an alphabet of 256 printable characters. The manifest adds
+special tokens, pattern, the origin of the tokenizer, checksums of the two files and one of itself.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from transformerlm.tokenizer.vocabulary import Fault, find_merges_fault, find_vo
 
 VOCAB_FILE, MERGES_FILE, MANIFEST_FILE = "vocab.json", "merges.txt", "manifest.json"
 FORMAT_VERSION = 2
-"""2: the manifest is sealed. 1: it is not, and early ones say nothing of `whole_words`."""
+"""2: the manifest has a checksum. 1: it has none, and the earliest manifests lack `whole_words`."""
 
 
 def _gpt2_alphabet() -> str:
@@ -50,7 +49,7 @@ class Manifest:
     pattern: str
     """The pre-tokenisation pattern."""
     whole_words: bool
-    """True: a pre-token that is a token is not divided, whatever the merges make of it."""
+    """True: a pre-token that is a token is not divided, even if the merges do not produce it."""
     special_tokens: list[str]
     vocab_size: int
     fingerprint: str

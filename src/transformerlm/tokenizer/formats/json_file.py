@@ -24,7 +24,7 @@ class JsonObject(list[tuple[str, Any]]):
 
 
 class JsonFile:
-    """A parsed JSON file that knows the line of each of its parts.
+    """A parsed JSON file, whose errors name the line of the part that they are about.
 
     Raises:
         DataError: a file that cannot be read, is not UTF-8 or is not JSON. The methods raise it for a part
@@ -55,7 +55,7 @@ class JsonFile:
         return found
 
     def fields(self, *place: str | int) -> dict[str, Any]:
-        """Return the object at `place` as a dictionary; a key that is there twice is an error."""
+        """Return the object at `place` as a dictionary; a key that occurs twice is an error."""
         members = self.members(*place)
         fields: dict[str, Any] = {}
         for index, (key, value) in enumerate(members):
@@ -100,7 +100,7 @@ def line_of(text: str, place: JsonPath) -> int:
     """Return the line on which a part of valid JSON text begins (a member of an object: its key).
 
     Args:
-        place: steps to the part. Members of an object have indices too, since a key may be there twice.
+        place: steps to the part. Members of an object have indices too, since a key may occur twice.
             Where a step leads nowhere, the line is that of the part before it.
     """
     start = position = _skip_separators(text, 0)

@@ -24,9 +24,9 @@ _PROGRAM = "tiktoken"
 def to_tiktoken(tokenizer: TokenizerDefinition, name: str = "transformerlm") -> tiktoken.Encoding:
     """Return the tiktoken `Encoding` that gives the same ids when every special token is allowed.
 
-    tiktoken has no list of merges: of neighbours that form a token it joins those with the smallest id, and
-    a pre-token that is a token is not divided. This is equivalent where ids rise with the order of merges,
-    each token is the result of one merge, and the merges make it of its own bytes.
+    tiktoken has no list of merges: of all neighbours that form a token it joins the ones with the smallest
+    id, and a pre-token that is a token is not divided. This is equivalent if ids increase in the order of the
+    merges, and if each token is the result of one merge, to which the merges lead from its own bytes.
 
     Args:
         name: name of the encoding.

@@ -48,7 +48,7 @@ class TokenizerParts:
     special_tokens: list[str]
     pattern: str
     whole_words: bool
-    """True: a pre-token that is a token is not divided, whatever the merges make of it."""
+    """True: a pre-token that is a token is not divided, even if the merges do not produce it."""
 
 
 class _AddedToken(NamedTuple):
@@ -164,8 +164,8 @@ def _check_overlaps(file: JsonFile, added: Sequence[_AddedToken]) -> None:
     tokenizers searches for normalized ones only between the others; this package searches for all at once.
     """
     normalized = [token.content for token in added if token.is_normalized]
-    as_it_is = [token.content for token in added if not token.is_normalized]
-    for one, other in itertools.product(normalized, as_it_is):
+    unchanged = [token.content for token in added if not token.is_normalized]
+    for one, other in itertools.product(normalized, unchanged):
         if _can_overlap(one, other):
             what = f"{one!a} and {other!a} overlap, and one is normalized: expected both to be, or neither"
             raise file.error(what, "added_tokens")

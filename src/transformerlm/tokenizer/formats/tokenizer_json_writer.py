@@ -39,8 +39,7 @@ def write_tokenizer_json(
     """Write the two files that `transformers.AutoTokenizer.from_pretrained(directory)` reads.
 
     Args:
-        eos_token: special token that ends a text. Programs that generate text also begin with it where
-            there is no prompt.
+        eos_token: special token that ends a text. Programs also start with it if there is no prompt.
         model_max_length: context length of the model, in tokens.
 
     Raises:
@@ -118,7 +117,7 @@ def _model(tokenizer: TokenizerDefinition) -> dict[str, Any]:
 
 
 def _special_key(token: bytes, ordinary: Set[bytes]) -> str:
-    """Return the key of a special token: its text as it is, not in the spelling of bytes as letters."""
+    """Return the key of a special token: its text itself, not spelled in GPT-2's alphabet."""
     text, spelled = token.decode(), token_to_text(token)
     if text != spelled and token in ordinary:
         what = f"special token {text!a} is an ordinary token as well, and that is spelled {spelled!a} there"
