@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import graphlib
 import re
 import subprocess
 import sys
@@ -71,6 +72,17 @@ def test_imports_point_down(path):
         room = room_of(module) if module.startswith("transformerlm.") else ""
         if room in floor_of and room != own:
             assert floor_of[room] < floor_of[own], f"{own} imports {module}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Within rooms too. The faces of packages (`__init__`) are left out: they import on first use."""
+    names = {
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts): path
+        for path in SOURCE.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    graph = {name: imported_modules(path) & names.keys() for name, path in names.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 
 def test_only_one_place_reads_toml_and_one_talks_to_wandb():
