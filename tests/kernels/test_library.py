@@ -149,7 +149,7 @@ def test_the_parity_tests_pass_with_fewer_instructions(choice):
         pytest.skip("this processor has no such instructions")
     root = HERE.parents[1]
     files = ["tests/nn/test_fused.py", "tests/infer/test_decoder.py", "tests/infer/test_kernel_sampling.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *files]
     done = subprocess.run(
         [*command, "-k", "not fifty and not whole"],
         env=os.environ | {CPU_VARIABLE: choice},
