@@ -148,7 +148,7 @@ def test_the_parity_tests_pass_with_fewer_instructions(choice):
     if not set(LEVELS[choice][1]) <= target().instructions:
         pytest.skip("this processor has no such instructions")
     root = HERE.parents[1]
-    files = ["tests/nn/test_fused.py", "tests/infer/test_decoder.py", "tests/infer/test_kernel_sampling.py"]
+    files = ["tests/nn/test_fused.py", "tests/infer/test_decoder.py", "tests/infer/test_sampling_kernel.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *files]
     done = subprocess.run(
         [*command, "-k", "not fifty and not whole"],
