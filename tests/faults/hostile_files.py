@@ -130,8 +130,8 @@ HOSTILE_FILES = {
     "a tree with a key twice": lambda: file_of(tensors(tree='{"dict": [["a", 1], ["a", 2]]}')),
     "a tree with a list as a key": lambda: file_of(tensors(tree='{"dict": [[[], 1]]}')),
     "a tree of another kind": lambda: file_of(tensors(tree='{"__reduce__": ["os.system", ["true"]]}')),
-    "forty thousand tensors": lambda: file_of(
-        tensors(*(("U8", [], [n, n + 1]) for n in range(40_000))), bytes(40_000)
+    "twenty thousand tensors": lambda: file_of(
+        tensors(*(("U8", [], [n, n + 1]) for n in range(20_000))), bytes(20_000)
     ),
     "names of files elsewhere": lambda: file_of(
         {
