@@ -156,8 +156,8 @@ def check(train_with, folder, fake_wandb, faults):
         assert run["status"] == 0, (fault, run)
         assert run["members"] == console["members"], fault
         assert records(folder / "runs" / fault / "metrics.jsonl") == wanted, fault
-        assert run["start"] < console["start"] + 60, fault
-        assert run["end"] < console["end"] + 60, fault
+        assert run["start"] < console["start"] + 5, fault
+        assert run["end"] < console["end"] + 5, fault
         check_messages(fault, run, console, fake_wandb)
     return console, found
 
@@ -193,8 +193,7 @@ def test_training_is_the_same_whatever_wandb_does(every, train_with, fake_wandb,
         slow.update(
             fault
             for fault, run in found.items()
-            # Slow logging takes half a second a record, and hanging is given up after one.
-            if max(run["log"] - console["log"], run["gap"] - console["gap"]) > 0.4
+            if max(run["log"] - console["log"], run["gap"] - console["gap"]) > 0.05
         )
         if not slow:
             break
