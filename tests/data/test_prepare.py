@@ -379,3 +379,12 @@ def test_a_corpus_that_a_tokenizer_would_replace_is_refused(road, tmp_path):
         with pytest.raises(ConfigError, match=r"^\[tokenizer\]\.tokenizer_dir: .*would be replaced"):
             prepare_tokenizer(named, own)
     assert (tmp_path / "tok" / "merges.txt").read_text() == "the cat sat on the mat " * 100
+
+
+def test_no_tokenizer_is_made_beside_one_of_another_format(road, tmp_path):
+    data, config = road
+    (tmp_path / "qwen").mkdir()
+    (tmp_path / "qwen" / "qwen.tiktoken").write_text("IQ== 0")
+    with pytest.raises(DataError, match=r"qwen: expected tokenizer\.json, .* got qwen\.tiktoken"):
+        prepare_tokenizer(data, dataclasses.replace(config, tokenizer_dir=str(tmp_path / "qwen")))
+    assert len(list((tmp_path / "qwen").iterdir())) == 1

@@ -35,8 +35,8 @@ from transformerlm.schema import to_dict
 from transformerlm.storage.files import remove_dead_temporaries
 from transformerlm.tokenizer import Pretokenizer, Tokenizer
 from transformerlm.tokenizer.bpe import NUM_BYTES
+from transformerlm.tokenizer.formats.folder import holds_tokenizer
 from transformerlm.tokenizer.formats.gpt2_files import MANIFEST_FILE, MERGES_FILE, VOCAB_FILE, read_manifest
-from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 from transformerlm.tokenizer.train import Words, count_words, learn_merges
 
 
@@ -154,7 +154,7 @@ class _WantedTokenizer:
 
     def load(self) -> Tokenizer | None:
         """Load the tokenizer, or return None if there is none; DataError if it is another one."""
-        if not any((self.directory / name).exists() for name in (VOCAB_FILE, TOKENIZER_JSON)):
+        if not holds_tokenizer(self.directory):
             return None
         tokenizer = Tokenizer.from_dir(self.directory)
         manifest = read_manifest(self.directory)

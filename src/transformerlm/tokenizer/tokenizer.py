@@ -22,8 +22,9 @@ from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.encode import PythonEncoder
 from transformerlm.tokenizer.encode_kernels import KernelEncoder
 from transformerlm.tokenizer.formats import gpt2_files
+from transformerlm.tokenizer.formats.folder import read_folder, read_saved
 from transformerlm.tokenizer.formats.text_file import FileError
-from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON, read_tokenizer_json
+from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts, read_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
 from transformerlm.tokenizer.offsets import character_offsets
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer
@@ -100,10 +101,13 @@ class Tokenizer:
         """Load a `vocab.json` and a `merges.txt` in GPT-2's formats.
 
         Raises:
-            DataError: files that cannot be used; one line, `path:line: reason`.
+            DataError: files that cannot be used; one line, `path:line: reason`. Also merges that were
+                learned with another pattern, if `pattern` is GPT-2's.
         """
         vocab = gpt2_files.read_vocab(vocab_path, special_tokens or ())
         merges = gpt2_files.read_merges(merges_path, vocab)
+        if pattern == GPT2_PATTERN:
+            gpt2_files.check_pattern(merges, Path(merges_path))
         return cls(vocab, merges, special_tokens, pattern=pattern, whole_words=whole_words)
 
     @classmethod
@@ -113,37 +117,34 @@ class Tokenizer:
         Raises:
             DataError: a file that cannot be used, or a setting in it that is not supported.
         """
-        parts = read_tokenizer_json(path)
-        settings: dict[str, Any] = {"pattern": parts.pattern, "whole_words": parts.whole_words}
-        return cls(parts.vocab, parts.merges, parts.special_tokens, **settings)
+        return cls._from_parts(read_tokenizer_json(path))
 
     @classmethod
     def from_dir(cls, directory: str | Path) -> Tokenizer:
-        """Load a folder written by `save`, or one with GPT-2's two files or a `tokenizer.json`.
+        """Load a folder written by `save`, or one with a `tokenizer.json` or GPT-2's two files.
 
-        Without a manifest the pattern is GPT-2's and the tokens that no merge makes are special tokens.
+        Of several, the one that knows most is read: `save`'s manifest, then `tokenizer.json`. GPT-2's files
+        alone do not name a pattern: they are read with GPT-2's, or are refused; see `read_folder`.
 
         Raises:
             DataError: files that cannot be used, or that do not belong together.
         """
         folder = Path(directory)
-        vocab_path, merges_path = folder / gpt2_files.VOCAB_FILE, folder / gpt2_files.MERGES_FILE
-        manifest_path = folder / gpt2_files.MANIFEST_FILE
         manifest = gpt2_files.read_manifest(folder)
-        if not vocab_path.exists() and (folder / TOKENIZER_JSON).exists():
-            return cls.from_file(folder / TOKENIZER_JSON)
         if manifest is None:
-            vocab = gpt2_files.read_vocab(vocab_path)
-            merges = gpt2_files.read_merges(merges_path, vocab)
-            return cls(vocab, merges, gpt2_files.special_tokens_of(vocab, merges, merges_path))
-        settings: dict[str, Any] = {"pattern": manifest.pattern, "whole_words": manifest.whole_words}
+            return cls._from_parts(read_folder(folder))
         try:
-            tokenizer = cls.from_files(vocab_path, merges_path, manifest.special_tokens, **settings)
+            tokenizer = cls._from_parts(read_saved(folder, manifest))
         except ConfigError as error:
-            raise FileError(manifest_path, str(error)) from None
+            raise FileError(folder / gpt2_files.MANIFEST_FILE, str(error)) from None
         if manifest.fingerprint not in tokenizer._fingerprints():
-            raise FileError(manifest_path, "not of this tokenizer, or damaged")
+            raise FileError(folder / gpt2_files.MANIFEST_FILE, "not of this tokenizer, or damaged")
         return tokenizer
+
+    @classmethod
+    def _from_parts(cls, parts: TokenizerParts) -> Tokenizer:
+        settings: dict[str, Any] = {"pattern": parts.pattern, "whole_words": parts.whole_words}
+        return cls(parts.vocab, parts.merges, parts.special_tokens, **settings)
 
     def save(self, directory: str | Path, made_from: Mapping[str, Any] | None = None) -> None:
         """Write `vocab.json`, `merges.txt` and `manifest.json` into `directory`.
