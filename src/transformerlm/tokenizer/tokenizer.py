@@ -35,7 +35,7 @@ from transformerlm.tokenizer.vocabulary import (
     fingerprints,
     id_dtype,
     merges_are_ordered,
-    unknown_id_error,
+    row_of_ids,
 )
 
 _MAX_IDS_IN_PYTHON = 100  # a shorter list is decoded faster than it is converted to an array
@@ -183,7 +183,7 @@ class Tokenizer:
             allowed_special: special tokens that are encoded as one id; others are ordinary text.
 
         Raises:
-            DataError: an unpaired surrogate in the text.
+            DataError: an unpaired surrogate in the text, or something that is no text.
             ConfigError: `allowed_special` names a string that is not a special token.
         """
         ids: list[int] = self.encode_array(text, allowed_special=allowed_special).tolist()
@@ -194,6 +194,8 @@ class Tokenizer:
 
         Its dtype is `dtype`: uint16 for a vocabulary of up to 65,536 ids, else uint32.
         """
+        if not isinstance(text, str):
+            raise DataError(f"encode: expected text, got {text!r:.60}; encode_batch takes several texts")
         return self._encoder(len(text)).encode(text, self.pretokenizer.allowing(allowed_special))
 
     def encode_with_offsets(
@@ -223,6 +225,8 @@ class Tokenizer:
         Args:
             num_threads: None means one per core. In plain Python one thread is used.
         """
+        if isinstance(texts, str):
+            raise DataError(f"encode_batch: expected several texts, got {texts!r:.60}")
         with_kernels = self.uses_kernels(sum(map(len, texts)))
         encode = functools.partial(self.encode_array, allowed_special=allowed_special)
         return threaded_map(encode, texts, num_threads if with_kernels else 1, len)
@@ -242,10 +246,13 @@ class Tokenizer:
             yield from self.encode(piece, allowed_special=allowed_special)
 
     def decode(self, ids: Iterable[int] | Ids) -> str:
-        """Return the text of ids (a list, an array, any iterable); invalid UTF-8 becomes U+FFFD.
+        """Return the text of ids; invalid UTF-8 becomes U+FFFD.
+
+        Args:
+            ids: a list, an array, a tensor on any device, any iterable; one id; or one row, `[1, num_ids]`.
 
         Raises:
-            DataError: an id that is not in the vocabulary.
+            DataError: an id that is not in the vocabulary, numbers that are not whole, several rows.
         """
         return str(self._decoded(ids), "utf-8", errors="replace")
 
@@ -260,9 +267,10 @@ class Tokenizer:
     def decode_batch(
         self, batch: Sequence[Sequence[int] | Ids], *, num_threads: int | None = None
     ) -> list[str]:
-        """Return the text of each list or array of ids; arguments as in `encode_batch`."""
-        with_kernels = self.uses_kernels(sum(map(len, batch)))
-        return threaded_map(self.decode, batch, num_threads if with_kernels else 1, len)
+        """Return the text of each row of ids; arguments as in `decode` and `encode_batch`."""
+        rows = [row_of_ids(ids, self.vocab_size) for ids in batch]
+        with_kernels = self.uses_kernels(sum(map(len, rows)))
+        return threaded_map(self.decode, rows, num_threads if with_kernels else 1, len)
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[Any, ...]]:
         # Without the encoders and their caches: a worker process builds its own.
@@ -274,16 +282,14 @@ class Tokenizer:
         return fingerprints(pattern, self.whole_words, self.special_token_ids, [*tokens], self.merges)
 
     def _decoded(self, ids: Iterable[int] | Ids) -> bytes | memoryview:
-        if isinstance(ids, np.ndarray):
-            if ids.size and ids.dtype.kind not in "iu":
-                raise unknown_id_error(ids.flat[0].item(), self.vocab_size)
-            return self._encoder(ids.size).decode_bytes(ids.reshape(-1))
-        ids = list(ids)
-        if len(ids) > _MAX_IDS_IN_PYTHON and self.uses_kernels(len(ids)):
-            array = np.array(ids)
+        row = row_of_ids(ids, self.vocab_size)
+        if isinstance(row, np.ndarray):
+            return self._encoder(row.size).decode_bytes(row)
+        if len(row) > _MAX_IDS_IN_PYTHON and self.uses_kernels(len(row)):
+            array = np.array(row)
             if array.dtype.kind in "iu":
                 return self._kernel_encoder.decode_bytes(array)
-        return self._python_encoder.decode_bytes(ids)
+        return self._python_encoder.decode_bytes(row)
 
     def uses_kernels(self, size: int) -> bool:
         """Return True if the compiled kernels are used, given `size` more characters or ids to process.
