@@ -67,6 +67,20 @@ def test_a_folder_that_is_refused_is_refused_beside_other_files_too(as_published
         Tokenizer.from_dir(as_published)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens.json", {"<|endoftext|>": 318, "<new>": 320}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"320": {"content": "<new>"}}}),
+    ],
+)
+def test_a_tokenizer_json_without_a_token_of_its_settings_is_refused(as_published, name, content):
+    """Transformers would add it."""
+    write(as_published, name, content)
+    with pytest.raises(DataError, match=r"tokenizer\.json: expected the special token '<new>'"):
+        Tokenizer.from_dir(as_published)
+
+
 def test_what_this_package_has_recorded_comes_before_a_tokenizer_json(llama, as_published):
     other = Tokenizer(*train_bpe_from_texts([CODE], 270, []))
     other.save(as_published)

@@ -16,7 +16,11 @@ from transformerlm.tokenizer.formats.tokenizer_json_reader import (
     TokenizerParts,
     read_tokenizer_json,
 )
-from transformerlm.tokenizer.formats.transformers_settings import SETTINGS_FILE, read_special_tokens
+from transformerlm.tokenizer.formats.transformers_settings import (
+    SETTINGS_FILE,
+    read_added_tokens,
+    read_special_tokens,
+)
 from transformerlm.tokenizer.pretokenize import utf8
 
 _OTHER_FORMATS = (
@@ -52,7 +56,9 @@ def read_folder(directory: Path) -> TokenizerParts:
         DataError: files that cannot be used, or settings that are not supported.
     """
     if (directory / TOKENIZER_JSON).exists():
-        return read_tokenizer_json(directory / TOKENIZER_JSON)
+        parts = read_tokenizer_json(directory / TOKENIZER_JSON)
+        _check_added(parts, directory)
+        return parts
     others = _files_of_others(directory)
     if others and not _has_known_files(directory):
         what = f"expected {TOKENIZER_JSON}, or {VOCAB_FILE} and {MERGES_FILE}, got {', '.join(others)}"
@@ -66,6 +72,15 @@ def _has_known_files(directory: Path) -> bool:
 
 def _files_of_others(directory: Path) -> list[str]:
     return sorted(path.name for pattern in _OTHER_FORMATS for path in directory.glob(pattern))
+
+
+def _check_added(parts: TokenizerParts, directory: Path) -> None:
+    """Check that a `tokenizer.json` has the tokens that transformers would add to it."""
+    known = set(parts.vocab.values())
+    missing = [token for token in read_added_tokens(directory) if utf8(token) not in known]
+    if missing:
+        what = f"expected the special token {missing[0]!a}, which the settings beside it list; got none"
+        raise FileError(directory / TOKENIZER_JSON, f"{what}: save both with one call of save_pretrained")
 
 
 def _read_gpt2(directory: Path) -> TokenizerParts:

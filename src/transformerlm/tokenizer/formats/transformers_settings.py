@@ -1,7 +1,4 @@
-"""Reading what transformers keeps beside `vocab.json` and `merges.txt`: special tokens, kind of tokenizer.
-
-Only for folders without a `tokenizer.json`, which has all of it.
-"""
+"""Reading what transformers keeps beside a tokenizer's own files: special tokens, the kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -14,11 +11,30 @@ SETTINGS_FILE, SPECIAL_TOKENS_FILE = "tokenizer_config.json", "special_tokens_ma
 ADDED_TOKENS_FILE = "added_tokens.json"
 
 _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
-_LISTS = ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder")
+_NUMBERED = "added_tokens_decoder"
+_LISTS = ("additional_special_tokens", "extra_special_tokens", _NUMBERED)
+
+
+def read_added_tokens(directory: Path) -> list[str]:
+    """Return the tokens to which the files give ids; transformers adds them to those of a `tokenizer.json`.
+
+    Raises:
+        DataError: damaged files.
+    """
+    tokens: list[str] = []
+    if (directory / ADDED_TOKENS_FILE).exists():
+        tokens += JsonFile(directory / ADDED_TOKENS_FILE).fields()
+    if (directory / SETTINGS_FILE).exists():
+        file = JsonFile(directory / SETTINGS_FILE)
+        listed = file.fields(_NUMBERED) if file.get(_NUMBERED) else {}
+        tokens += [str(file.get(_NUMBERED, key, "content")) for key in listed]
+    return tokens
 
 
 def read_special_tokens(directory: Path) -> dict[str, int | None]:
     """Return the special tokens that the files name, each with its id (None: not given).
+
+    For folders without a `tokenizer.json`, which has all of it.
 
     Raises:
         DataError: damaged files, or settings with which a text gets other ids than from GPT-2's program.
@@ -53,7 +69,7 @@ def _settings(file: JsonFile) -> Iterator[tuple[str, int | None]]:
         for flag in ("single_word", "lstrip", "rstrip"):
             if fields.get(flag):
                 raise file.error("expected false: a token is found here wherever it stands", *place, flag)
-        content, is_numbered = fields.get("content"), place[0] == "added_tokens_decoder"
+        content, is_numbered = fields.get("content"), place[0] == _NUMBERED
         if isinstance(content, str) and content:  # others are settings, such as "add_bos_token": true
             yield content, _id(file, place[-1], *place) if is_numbered else None
 
@@ -70,6 +86,6 @@ def _places(file: JsonFile) -> Iterator[tuple[str | int, ...]]:
 
 def _id(file: JsonFile, value: object, *place: str | int) -> int:
     text = str(value)
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > 9:
         raise file.error(f"expected the id of a token, got {text!a:.40}", *place)
     return int(text)
