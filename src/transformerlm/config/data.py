@@ -64,7 +64,8 @@ class TokenizerConfig(Section):
     """[tokenizer]: where the tokenizer is, and how to train it if it is missing."""
 
     tokenizer_dir: FilePath = "data/{corpus}/tokenizer"
-    """Folder of vocab.json and merges.txt (GPT-2's formats); {corpus} stands for the name of the corpus."""
+    """Folder of the tokenizer, of this package or with a tokenizer.json; {corpus} stands for the name of the
+    corpus."""
     vocab_size: PositiveInt | None = None
     """Number of ids: 256 bytes, the merges and the special tokens. None: 8192 for a new tokenizer, any for
     one that exists."""

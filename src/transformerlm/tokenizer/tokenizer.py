@@ -249,10 +249,10 @@ class Tokenizer:
         """Return the text of ids; invalid UTF-8 becomes U+FFFD.
 
         Args:
-            ids: a list, an array, a tensor on any device, any iterable; one id; or one row, `[1, num_ids]`.
+            ids: a list or another iterable, an array, a tensor on any device; or one id.
 
         Raises:
-            DataError: an id that is not in the vocabulary, numbers that are not whole, several rows.
+            DataError: an id that is not in the vocabulary, numbers that are not whole, a list of lists.
         """
         return str(self._decoded(ids), "utf-8", errors="replace")
 

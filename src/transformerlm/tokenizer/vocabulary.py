@@ -142,21 +142,22 @@ def unknown_id_error(found: Any, vocab_size: int) -> DataError:
 
 
 def row_of_ids(ids: Any, vocab_size: int) -> list[int] | Ids:
-    """Return ids as a list or an array, `[num_ids]`, from what programs have: those, one id, a tensor, an
-    iterable of ids, one row `[1, num_ids]`.
+    """Return ids in the form that programs have them as a list or an array, `[num_ids]`.
+
+    Args:
+        ids: an iterable of ids, an array or a tensor of any shape (its rows are joined), one id, or a list
+            with one such row in it.
+        vocab_size: for the error.
 
     Raises:
-        DataError: anything else, such as several rows, which joined would be another text.
+        DataError: anything else, such as a list of several rows.
     """
     if isinstance(ids, np.ndarray):
-        if ids.ndim > 1 and ids.size != ids.shape[-1]:
-            what = f"expected one row of ids, got an array of shape {ids.shape}"
-            raise DataError(f"cannot decode: {what}; decode_batch takes several")
         if ids.size and ids.dtype.kind not in "iu":
             raise unknown_id_error(ids.flat[0].item(), vocab_size)
         return ids.reshape(-1)
-    if hasattr(ids, "tolist"):  # a tensor on any device, a number of NumPy's
-        ids = ids.tolist()
+    if hasattr(ids, "reshape"):  # a tensor on any device, a number of NumPy's
+        ids = ids.reshape(-1).tolist()
     if isinstance(ids, int):
         return [ids]
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
