@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from transformerlm.errors import ConfigError, Key, Problem
+from transformerlm.errors import ConfigError, Key, Problem, shortened
 from transformerlm.schema import Section, field_types, is_section, merge, unknown
 
 COMMAND_LINE = "command line"
@@ -99,7 +99,7 @@ class _Parser:
             raise ConfigError(self.problems)
         for name, values in self.given.items():
             if any(value != values[-1] for value in values):
-                what = f"given {len(values)} times; the last is used, {values[-1]}"
+                what = f"given {len(values)} times; the last is used, {shortened(str(values[-1]))}"
                 self.arguments.notes.append(f"{COMMAND_LINE}: --{name}: {what}")
         return self.arguments
 

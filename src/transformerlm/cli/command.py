@@ -57,12 +57,12 @@ def run_command(
     with interrupts_noted() as interrupts:
         try:
             arguments = parse_arguments(argv, options, modes)
-            for note in arguments.notes:
-                say(one_line(note))
             if arguments.help:
                 print_text(help_text(config_class, description, options, modes))
                 return 0
             config = load_config(config_class, arguments)
+            for note in arguments.notes:
+                say(one_line(note))
             if arguments.print_config:
                 print_text(to_toml(config, documented=True))
                 return 0
