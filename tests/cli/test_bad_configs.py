@@ -102,7 +102,7 @@ WRONG = [
     ("make-data", "data", "validation_split", 'one of "auto", "document", "tail"', ['"head"', "true"]),
     ("make-data", "data", "token_dir", A_PATH, ['""', "true"]),
     ("make-data", "data", "num_workers", THREADS + NOTHING, NUMBERS[THREADS]),
-    ("train-tokenizer", "tokenizer", "vocab_size", WHOLE, NUMBERS[WHOLE]),
+    ("train-tokenizer", "tokenizer", "vocab_size", WHOLE + NOTHING, NUMBERS[WHOLE]),
     ("train-tokenizer", "tokenizer", "special_tokens", TEXTS, ['"<eos>"', "[1]", '["a", ""]', "[[]]"]),
     ("train-tokenizer", "tokenizer", "pattern", FULL_TEXT, ['""', "1"]),
     ("train-tokenizer", "tokenizer", "tokenizer_dir", A_PATH, ['""', "[]"]),

@@ -91,6 +91,41 @@ def test_an_option_given_several_times_makes_a_list_where_its_key_takes_one(caps
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (["--data.corpus=a", "--data.corpus=b"], "--data.corpus: given 2 times; the last is used, b"),
+        (
+            ["--resume=must", "--training.resume=auto"],
+            "--training.resume: given 2 times; the last is used, auto",
+        ),
+        (
+            ["--data.include=a", "--data.include=b", "--data.include=a"],
+            "--data.include: given 3 times; the last",
+        ),
+        (["--data.corpus=a", "--data.corpus=a"], ""),
+        (["--prompt=a", "--prompt=b"], ""),
+        (
+            ["--prompt=a", "--prompt=b", "--generation.prompts=c"],
+            "--generation.prompts: given 2 times; the last",
+        ),
+    ],
+)
+def test_an_option_that_is_given_twice_is_said(words, line, capsys):
+    options = [RESUME, Option("prompt", ("generation.prompts",), repeated=True)]
+    assert run_command(TrainConfig, lambda config: 0, description="", options=options, argv=words) == 0
+    err = capsys.readouterr().err
+    assert err.startswith(f"command line: {line}") if line else not err
+    assert err.count("\n") == bool(line)
+
+
+def test_two_modes_are_one_too_many(capsys):
+    modes = [Mode("plan", print), Mode("replay", print, number="STEPS")]
+    words = ["--plan", "--replay", "3"]
+    assert run_command(TrainConfig, print, description="", modes=modes, argv=words) == 2
+    assert capsys.readouterr() == ("", "command line: --replay: expected it without --plan\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
         (
             ["--model.d_model=3.5"],
             "command line: [model].d_model: expected a whole number of at least 1, got 3.5",

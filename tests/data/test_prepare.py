@@ -8,7 +8,7 @@ import pytest
 
 import transformerlm.data
 from tests.outside_data import outside_data
-from transformerlm.config import DataConfig, TokenizerConfig
+from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
 from transformerlm.data import TokenFile, build_lock, make_data, prepare, prepare_data, prepare_tokenizer
 from transformerlm.data.build_journal import UNFINISHED, Progress
 from transformerlm.data.corpus import find_corpora
@@ -110,20 +110,74 @@ def test_both_halves_agree_with_make_data(road, tmp_path):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"vocab_size": 310}, r"\[tokenizer\].vocab_size: 300 -> 310"),
+        (
+            {"vocab_size": 310},
+            r"\[tokenizer\].vocab_size: expected 300, .*tok was made, got 310; leave it out",
+        ),
         ({"pattern": r"\S+|\s+"}, r"\[tokenizer\].pattern: "),
         ({"special_tokens": (EOT, "<x>")}, r"\[tokenizer\].special_tokens: "),
     ],
 )
-def test_a_tokenizer_made_otherwise_is_refused(road, change, line):
+def test_another_tokenizer_than_the_config_sets_is_refused(road, change, line):
     data, config = road
     prepare_tokenizer(data, config)
     before = content_of(Path(data.corpus).parent)
     with pytest.raises(DataError, match=line) as caught:
         prepare_tokenizer(data, dataclasses.replace(config, **change))
-    assert len(caught.value.lines) == 2
-    assert "choose another folder with --tokenizer.tokenizer_dir=..., or remove it" in caught.value.lines[1]
+    assert len(caught.value.lines) == 1
     assert content_of(Path(data.corpus).parent) == before
+
+
+def test_a_tokenizer_of_a_sample_encodes_everything(road, tmp_path):
+    data, config = road
+    sample = dataclasses.replace(data, corpus=str(tmp_path / "sample.txt"), validation_fraction=0.2)
+    Path(sample.corpus).write_text("story 1: the cat sat on the mat. " * 99)
+    tok = str(tmp_path / "tok")
+    made = prepare_tokenizer(sample, dataclasses.replace(config, tokenizer_dir=tok, pattern=r"\w+|\W"))
+    listener = Listener()
+    unset = TokenizerConfig(tokenizer_dir=tok)  # neither the size nor the pattern
+    reused = prepare_tokenizer(data, unset, listener)
+    tokens = prepare_data(data, unset, reused)
+    assert reused.fingerprint == made.fingerprint == tokens.train.fingerprint
+    (line,) = listener.messages
+    assert line.startswith(f"tokenizer {tok}: reused ({made.vocab_size} ids); made with ")
+    for had in (
+        *(f'[data].corpus = "{sample.corpus}"'[:60], "[data].validation_fraction = 0.2"),
+        '[tokenizer].pattern = "\\w+|\\W"',
+    ):
+        assert had in line
+    assert "vocab_size" not in line
+
+
+def test_a_tokenizer_of_a_text_that_was_too_short_says_how_to_make_another(road):
+    data, config = road
+    prepare_tokenizer(data, TokenizerConfig(tokenizer_dir=config.tokenizer_dir))
+    with Path(data.corpus).open("a") as file:
+        file.write(" and more" * 1000)
+    listener = Listener()
+    prepare_tokenizer(data, TokenizerConfig(tokenizer_dir=config.tokenizer_dir), listener)
+    assert "fewer than asked for: remove the folder to have it made of a longer text" in listener.messages[0]
+
+
+def test_a_tokenizer_of_a_text_that_has_changed_says_so(road):
+    data, config = road
+    corpus = CorpusConfig(corpus=data.corpus)
+    config = dataclasses.replace(config, vocab_size=280)
+    prepare_tokenizer(corpus, config)
+    with Path(data.corpus).open("a") as file:
+        file.write("more")
+    listener = Listener()
+    prepare_tokenizer(corpus, config, listener)
+    assert "reused (280 ids); made with files of [data].corpus = " in listener.messages[0]
+
+
+def test_a_separator_that_the_tokenizer_will_lack_is_found_before_it_is_trained(road, tmp_path):
+    data, config = road
+    no_special = dataclasses.replace(config, special_tokens=())
+    with pytest.raises(DataError, match=r"\[data\].document_separator: expected one of .* got '<\|endoftext"):
+        prepare_tokenizer(data, no_special)
+    assert not Path(fill_placeholders(config.tokenizer_dir, data)).exists()
+    assert prepare_tokenizer(CorpusConfig(corpus=data.corpus), no_special).special_token_ids == {}
 
 
 @pytest.mark.parametrize(
@@ -146,8 +200,6 @@ def test_token_files_made_otherwise_are_refused(road, change, line):
         prepare_data(changed, config, tokenizer)
     assert len(caught.value.lines) == 2
     assert "choose another folder with --data.token_dir=..., or remove it" in caught.value.lines[1]
-    with pytest.raises(DataError, match=line):
-        prepare_tokenizer(changed, config)
     assert content_of(Path(data.corpus).parent) == before
 
 
@@ -164,9 +216,8 @@ def test_a_corpus_that_has_changed_is_noticed(road):
     prepare_data(data, config, tokenizer)
     with Path(data.corpus).open("a") as file:
         file.write("more")
-    for call in (lambda: prepare_tokenizer(data, config), lambda: prepare_data(data, config, tokenizer)):
-        with pytest.raises(DataError, match=r"files of \[data\].corpus: 1 file, .* -> 1 file, "):
-            call()
+    with pytest.raises(DataError, match=r"files of \[data\].corpus: 1 file, .* -> 1 file, "):
+        prepare_data(data, config, tokenizer)
 
 
 def test_another_tokenizer_s_token_files_are_refused(road):
@@ -190,7 +241,7 @@ def test_a_corpus_that_is_gone_is_no_loss_once_all_is_made(road):
     listener = Listener()
     reused = prepare_data(data, config, prepare_tokenizer(data, config, listener), listener)
     assert reused.train.sha256 == made.train.sha256
-    assert "no such file; going on with what was made from it before" in listener.messages[0]
+    assert "no such file; going on with what was made from it before" in listener.messages[1]
     with pytest.raises(DataError, match=r"validation_fraction: 0.05 -> 0.5"):
         prepare_data(dataclasses.replace(data, validation_fraction=0.5), config, tokenizer)
 
@@ -379,3 +430,12 @@ def test_a_corpus_that_a_tokenizer_would_replace_is_refused(road, tmp_path):
         with pytest.raises(ConfigError, match=r"^\[tokenizer\]\.tokenizer_dir: .*would be replaced"):
             prepare_tokenizer(named, own)
     assert (tmp_path / "tok" / "merges.txt").read_text() == "the cat sat on the mat " * 100
+
+
+def test_no_tokenizer_is_made_beside_one_of_another_format(road, tmp_path):
+    data, config = road
+    (tmp_path / "qwen").mkdir()
+    (tmp_path / "qwen" / "qwen.tiktoken").write_text("IQ== 0")
+    with pytest.raises(DataError, match=r"qwen: expected tokenizer\.json, .* got qwen\.tiktoken"):
+        prepare_tokenizer(data, dataclasses.replace(config, tokenizer_dir=str(tmp_path / "qwen")))
+    assert len(list((tmp_path / "qwen").iterdir())) == 1

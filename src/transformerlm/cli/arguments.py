@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from transformerlm.errors import ConfigError, Key, Problem
+from transformerlm.errors import ConfigError, Key, Problem, shortened
 from transformerlm.schema import Section, field_types, is_section, merge, unknown
 
 COMMAND_LINE = "command line"
@@ -59,6 +59,8 @@ class Arguments:
     mode: Mode | None = None
     number: str = ""
     """The number that follows the mode, still text."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """What the user should know: options that were given more than once, of which the last is used."""
 
     def source_of(self, key: Key) -> str:
         """Return where a key has its value from: the command line, the file, or "defaults"."""
@@ -88,12 +90,17 @@ class _Parser:
         self.modes = {mode.name: mode for mode in modes}
         self.arguments = Arguments()
         self.problems: list[Problem] = []
+        self.given: dict[str, list[str | list[str]]] = {}
 
     def parse(self) -> Arguments:
         while self.rest:
             self._take(self.rest.pop(0))
         if self.problems:
             raise ConfigError(self.problems)
+        for name, values in self.given.items():
+            if any(value != values[-1] for value in values):
+                what = f"given {len(values)} times; the last is used, {shortened(str(values[-1]))}"
+                self.arguments.notes.append(f"{COMMAND_LINE}: --{name}: {what}")
         return self.arguments
 
     def _take(self, word: str) -> None:
@@ -102,7 +109,7 @@ class _Parser:
         if word in FLAGS:
             setattr(self.arguments, FLAGS[word], True)
         elif mode and not mode.number and word == f"--{name}":
-            self.arguments.mode = mode
+            self._choose(mode)
         elif not (word.startswith("--") and self._takes_value(name)):
             known = ["--config", *FLAGS, *(f"--{option}" for option in (*self.options, *self.modes))]
             self._reject(word, unknown(word, known, "argument"))
@@ -120,8 +127,11 @@ class _Parser:
 
     def _set(self, name: str, value: str) -> None:
         if name in self.modes:
-            self.arguments.mode, self.arguments.number = self.modes[name], value
+            self._note(name, value)
+            self._choose(self.modes[name])
+            self.arguments.number = value
         elif name == "config":
+            self._note(name, value)
             self.arguments.config_path = Path(value)
         else:
             self._override(self.options.get(name) or Option(name, (name,)), value)
@@ -134,7 +144,21 @@ class _Parser:
                 break
             self._merge(key, self.rest.pop(0))
 
+    def _choose(self, mode: Mode) -> None:
+        chosen = self.arguments.mode
+        if chosen and chosen.name != mode.name:
+            self._reject(f"--{mode.name}", f"expected it without --{chosen.name}")
+        self.arguments.mode = mode
+
+    def _note(self, name: str, value: str | list[str]) -> None:
+        """Remember a value of an option."""
+        values = self.given.setdefault(name, [])
+        if isinstance(value, list) and len(value) > 1:
+            values.pop()  # the list that this one continues
+        values.append(value)
+
     def _merge(self, dotted: str, value: str | list[str]) -> None:
+        self._note(dotted, value)
         self.arguments.overrides = merge(self.arguments.overrides, nested(dotted, value))
 
     def _items(self, dotted: str) -> list[str]:

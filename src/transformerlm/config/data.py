@@ -64,9 +64,11 @@ class TokenizerConfig(Section):
     """[tokenizer]: where the tokenizer is, and how to train it if it is missing."""
 
     tokenizer_dir: FilePath = "data/{corpus}/tokenizer"
-    """Folder of vocab.json and merges.txt (GPT-2's formats); {corpus} stands for the name of the corpus."""
-    vocab_size: PositiveInt = 8192
-    """Number of ids: 256 bytes, the merges and the special tokens."""
+    """Folder of the tokenizer, of this package or with a tokenizer.json; {corpus} stands for the name of the
+    corpus."""
+    vocab_size: PositiveInt | None = None
+    """Number of ids: 256 bytes, the merges and the special tokens. None: 8192 for a new tokenizer, any for
+    one that exists."""
     special_tokens: tuple[Text, ...] = ("<|endoftext|>",)
     """Strings that are one id each and never merge with the text around them."""
     pattern: Text = GPT2_PATTERN
@@ -75,9 +77,14 @@ class TokenizerConfig(Section):
     def conflicts(self) -> Iterator[Problem]:
         """Yield what is wrong if the bytes and the special tokens do not fit into the vocabulary."""
         least = 256 + len(set(self.special_tokens))
-        if self.vocab_size < least:
+        if self.new_vocab_size < least:
             parts = f"256 bytes and {least - 256} special tokens"
-            what = f"expected at least {least} ({parts}), got {self.vocab_size}"
+            what = f"expected at least {least} ({parts}), got {self.new_vocab_size}"
             yield Problem(Key("vocab_size"), what)
         if len(set(self.special_tokens)) < len(self.special_tokens):
             yield Problem(Key("special_tokens"), f"expected no token twice, got {list(self.special_tokens)}")
+
+    @property
+    def new_vocab_size(self) -> int:
+        """Number of ids of a tokenizer that has to be trained."""
+        return self.vocab_size or 8192

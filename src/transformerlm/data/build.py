@@ -120,7 +120,7 @@ class Build:
         Raises:
             TransformerLMError: as `make_data`.
         """
-        check_separator(self.config, self.tokenizer)
+        check_separator(self.config, self.tokenizer.special_token_ids)
         refuse_overlap(self.corpora, self.outputs, Key("data", "token_dir"))
         with BuildJournal.open(
             self.directory, self.splits, self.tokenizer.vocab_size, self.recipe, reporter, self.commit_bytes

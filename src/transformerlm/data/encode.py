@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,14 +75,14 @@ def stands_alone(separator: str, special_tokens: Iterable[str]) -> bool:
     )
 
 
-def check_separator(config: CorpusConfig, tokenizer: Tokenizer) -> None:
-    """Check that the tokenizer knows the document separator.
+def check_separator(config: CorpusConfig, special_tokens: Collection[str]) -> None:
+    """Check that the document separator is one of the tokenizer's special tokens.
 
     Raises:
-        DataError: it is not one of its special tokens.
+        DataError: it is not.
     """
-    separator, known = config.document_separator, tokenizer.special_token_ids
-    if separator and separator not in known:
-        what = f"expected one of the tokenizer's special tokens, {sorted(known)}, got {separator!r}"
+    separator = config.document_separator
+    if separator and separator not in special_tokens:
+        what = f"expected one of the tokenizer's special tokens, {sorted(special_tokens)}, got {separator!r}"
         advice = 'add it to [tokenizer].special_tokens, or take ""'
         raise DataError(f"{what}; {advice}", key=Key("data", "document_separator"))

@@ -8,12 +8,15 @@ From Python:
     data = prepare_data(data_config, tokenizer_config, tokenizer)
     print(data.train.num_tokens, data.train.tokens[:10])
 
-The settings of existing files are compared, key by key, with the config. Files that do not match are neither
-used nor overwritten. Of several processes that want the same files, one makes them and the others wait.
+The settings of existing files are compared, key by key, with the config. Token files that do not match are
+neither used nor overwritten; a tokenizer serves any text. Of several processes that want the same files, one
+makes them and the others wait.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +29,19 @@ from transformerlm.data.build_lock import build_lock
 from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, documents_of
+from transformerlm.data.encode import check_separator
 from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import empty_split_error
 from transformerlm.data.token_file import TokenFile
-from transformerlm.errors import DataError, Key
+from transformerlm.errors import DataError, Key, Problem
 from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.schema import to_dict
+from transformerlm.schema.values import show
 from transformerlm.storage.files import remove_dead_temporaries
 from transformerlm.tokenizer import Pretokenizer, Tokenizer
 from transformerlm.tokenizer.bpe import NUM_BYTES
+from transformerlm.tokenizer.formats.folder import holds_tokenizer
 from transformerlm.tokenizer.formats.gpt2_files import MANIFEST_FILE, MERGES_FILE, VOCAB_FILE, read_manifest
-from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 from transformerlm.tokenizer.train import Words, count_words, learn_merges
 
 
@@ -50,18 +55,21 @@ def prepare_tokenizer(
 ) -> Tokenizer:
     """Load the tokenizer in `tokenizer_dir`; if there is none, train it on the training split and save it.
 
-    A tokenizer from elsewhere (GPT-2's own files, for instance) is used as it is. If another process builds
-    in the parent folder, this one waits for it.
+    A tokenizer is made once and serves any text: that it was made from another is only reported. What the
+    config sets of the tokenizer itself (its size, pattern, special tokens) has to be true of it. One from
+    elsewhere (GPT-2's own files, for instance) is used as it is. If another process builds in the parent
+    folder, this one waits for it.
 
     Args:
-        data_config: the corpus, and how it is read and split.
+        data_config: the corpus, and how it is read and split. With a `DataConfig`, from which token files
+            are to be made, a new tokenizer must have the document separator.
         tokenizer_config: the tokenizer's folder and settings.
         reporter: receives progress; None: no output.
 
     Raises:
         ConfigError: a file of the corpus would be replaced.
-        DataError: the tokenizer there was made from another corpus or with other settings; a corpus that
-            cannot be read; damaged files.
+        DataError: the tokenizer there is another than the config asks for; a corpus that cannot be read;
+            damaged files.
     """
     wanted = _WantedTokenizer(data_config, tokenizer_config, reporter or SilentReporter())
     tokenizer = wanted.load()
@@ -142,27 +150,50 @@ class _WantedTokenizer:
     def directory(self) -> Path:
         return Path(fill_placeholders(self.config.tokenizer_dir, self.data_config))
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Settings that the tokenizer depends on, in the form of its manifest's `made_from`."""
-        values = to_dict(self.config)
-        return {f"[tokenizer].{key}": value for key, value in values.items() if key != "tokenizer_dir"}
-
     def check_settings(self) -> None:
-        """Refuse a pattern or special tokens that cannot be used."""
+        """Refuse settings that cannot be used, before anything is trained."""
         Pretokenizer(self.config.pattern, self.config.special_tokens)
+        if isinstance(self.data_config, DataConfig):
+            check_separator(self.data_config, self.config.special_tokens)
 
     def load(self) -> Tokenizer | None:
-        """Load the tokenizer, or return None if there is none; DataError if it is another one."""
-        if not any((self.directory / name).exists() for name in (VOCAB_FILE, TOKENIZER_JSON)):
+        """Load the tokenizer, or return None if there is none; DataError if it is another than asked for."""
+        if not holds_tokenizer(self.directory):
             return None
         tokenizer = Tokenizer.from_dir(self.directory)
         manifest = read_manifest(self.directory)
+        note = ""
         if manifest and manifest.made_from:
-            asked = {**self.settings, **_text_settings(self.data_config, manifest.made_from, self.reporter)}
-            _check_made_from(manifest.made_from, asked, self.directory, "--tokenizer.tokenizer_dir")
-        self.reporter.say(f"tokenizer {self.directory}: reused ({tokenizer.vocab_size} ids)")
+            self._check(manifest.made_from, tokenizer.vocab_size)
+            note = self._differences(manifest.made_from, tokenizer.vocab_size)
+        self.reporter.say(f"tokenizer {self.directory}: reused ({tokenizer.vocab_size} ids){note}")
         return tokenizer
+
+    def _check(self, made_from: Mapping[str, Any], vocab_size: int) -> None:
+        """Refuse a tokenizer of another size, pattern or special tokens than the config sets."""
+        defaults, problems = _recipe(TokenizerConfig()), []
+        for key, asked in _recipe(self.config).items():
+            has = made_from.get(f"[tokenizer].{key}")
+            if has is not None and asked not in (has, defaults.get(key), vocab_size):
+                what = f"expected {show(has)}, with which {self.directory} was made, got {show(asked)}"
+                advice = "leave it out to use that one, or choose another --tokenizer.tokenizer_dir"
+                problems.append(Problem(Key("tokenizer", key), f"{what}; {advice}"))
+        if problems:
+            raise DataError(problems)
+
+    def _differences(self, made_from: Mapping[str, Any], vocab_size: int) -> str:
+        """Return what was configured otherwise when the tokenizer was made, and whether ids are missing."""
+        now = {f"[tokenizer].{key}": value for key, value in _recipe(self.config).items()}
+        now |= settings(self.data_config)
+        if not isinstance(self.data_config, DataConfig):  # else the token files are compared with the corpus
+            with contextlib.suppress(MissingCorpusError):
+                now |= find_corpora(self.data_config).summary()
+        parts = [f"{key} = {show(had)}" for key, had in made_from.items() if now.get(key, had) != had]
+        note = f"; made with {', '.join(parts)}" if parts else ""
+        missing = made_from.get("[tokenizer].vocab_size", 0) - vocab_size
+        if missing > 0:
+            note += f"; {missing} fewer than asked for: remove the folder to have it made of a longer text"
+        return note
 
     def train(self) -> Tokenizer:
         """Train the tokenizer on the training split, and save it."""
@@ -171,9 +202,11 @@ class _WantedTokenizer:
         outputs = [self.directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
         refuse_overlap(corpora, outputs, Key("tokenizer", "tokenizer_dir"))
         tokenizer = self._learn(self._count_words(corpora))
-        made_from = {**self.settings, **settings(self.data_config), **corpora.summary()}
+        recipe = _recipe(dataclasses.replace(self.config, vocab_size=self.config.new_vocab_size))
+        made_from = {f"[tokenizer].{key}": value for key, value in recipe.items()}
+        made_from |= {**settings(self.data_config), **corpora.summary()}
         tokenizer.save(self.directory, made_from=made_from)
-        missing = self.config.vocab_size - tokenizer.vocab_size
+        missing = self.config.new_vocab_size - tokenizer.vocab_size
         note = f"; {missing} fewer than asked for, the text has no more to merge" if missing else ""
         self.reporter.say(f"tokenizer {self.directory}: made ({tokenizer.vocab_size} ids{note})")
         return tokenizer
@@ -190,11 +223,16 @@ class _WantedTokenizer:
             )
 
     def _learn(self, words: Words) -> Tokenizer:
-        config = self.config
-        num_merges = config.vocab_size - NUM_BYTES - len(config.special_tokens)
+        vocab_size, special_tokens = self.config.new_vocab_size, self.config.special_tokens
+        num_merges = vocab_size - NUM_BYTES - len(special_tokens)
         with self.reporter.bar(num_merges, "merge", "learning merges") as bar:
-            vocab, merges = learn_merges(words, config.vocab_size, config.special_tokens, bar.update)
-        return Tokenizer(vocab, merges, config.special_tokens, pattern=config.pattern)
+            vocab, merges = learn_merges(words, vocab_size, special_tokens, bar.update)
+        return Tokenizer(vocab, merges, special_tokens, pattern=self.config.pattern)
+
+
+def _recipe(config: TokenizerConfig) -> dict[str, Any]:
+    """Return what the config sets of the tokenizer itself."""
+    return {key: value for key, value in to_dict(config).items() if key != "tokenizer_dir"}
 
 
 @dataclass(frozen=True)

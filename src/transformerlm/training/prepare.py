@@ -52,7 +52,7 @@ def _open(config: TrainConfig) -> tuple[Tokenizer, TokenData]:
 
 
 def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) -> TrainConfig:
-    """Return the config with the model's vocabulary size filled in, by default the tokenizer's.
+    """Return the config with the vocabulary sizes filled in, that of the model by default the tokenizer's.
 
     Raises:
         ConfigError: a model with fewer rows than the tokenizer has ids, or a context longer than the data.
@@ -68,4 +68,8 @@ def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) 
         problems.append(Problem(Key("model", "context_length"), f"{what}, got {length}"))
     if problems:
         raise ConfigError(problems)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=asked or needed))
+    tokenizer_config = dataclasses.replace(
+        config.tokenizer, vocab_size=config.tokenizer.vocab_size or tokenizer.vocab_size
+    )
+    model = dataclasses.replace(config.model, vocab_size=asked or needed)
+    return dataclasses.replace(config, tokenizer=tokenizer_config, model=model)

@@ -6,8 +6,8 @@
     result = train(TrainConfig(...))
     print(result.run_dir, result.steps, result.best)
 
-This module has the part that needs no PyTorch: the run's folder, the tokenizer and the token files, whose
-worker processes start faster without it. assembly.py assembles the rest.
+This module has the part that needs no PyTorch: the run's folder, the tokenizer and the token files.
+assembly.py assembles the rest.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def train(
     with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks) as (run_dir, run_name):
         check_start(config, run_dir, reporter, ranks)
         prepared = prepare(config, reporter, ranks)
-        # Imported only now: torch takes seconds, and worker processes start faster without it.
+        # Imported only now: torch takes seconds, and an error in the text is told before.
         from transformerlm.training.assembly import Assembly
 
         assembly = Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process)
