@@ -14,10 +14,10 @@ from transformerlm.data.documents import (
     VAL,
     Chunk,
     documents_of,
-    is_jsonl,
     split_by_content,
     split_of_utf8,
 )
+from transformerlm.data.kinds import JSONL, TEXT, is_jsonl_name
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import train_bpe_from_texts
 from transformerlm.tokenizer.pretokenize import bytes_of, text_of
@@ -30,7 +30,8 @@ def read(tmp_path):
     def texts(content, name="a.txt", **settings):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        chunk = Chunk(str(path), 0, path.stat().st_size, TRAIN)
+        kind = JSONL if is_jsonl_name(name) else TEXT
+        chunk = Chunk(str(path), 0, path.stat().st_size, TRAIN, kind=kind)
         return [document.text for document in documents_of(chunk, CorpusConfig(**settings))]
 
     return texts
@@ -146,7 +147,7 @@ def test_a_tokenizer_is_trained_on_what_is_kept_and_the_data_made_with_it(tmp_pa
     content = random_bytes(random.Random(0), 100_000)
     documents = [content[start : start + 5000] for start in range(0, len(content), 5000)]
     lines = [bytes_of(json.dumps({"text": text_of(part)}, ensure_ascii=False)) for part in documents]
-    written = b"\n".join(lines) if is_jsonl(name) else b"<|endoftext|>".join(documents)
+    written = b"\n".join(lines) if is_jsonl_name(name) else b"<|endoftext|>".join(documents)
     (tmp_path / name).write_bytes(written)
     data = DataConfig(
         corpus=str(tmp_path / name),

@@ -248,13 +248,14 @@ def test_what_was_passed_over_is_said(road, tmp_path):
     (folder / ".c").write_text("hidden")
     listener = Listener()
     prepare_tokenizer(dataclasses.replace(data, corpus=str(folder)), config, listener)
-    assert "; passed over: 1 hidden, 1 binary" in listener.messages[0]
+    assert "not read: hidden: 1 (.c)" in listener.messages[0]
+    assert "not read: binary: 1 (b.bin)" in listener.messages[1]
 
 
 def test_nothing_to_train_on_is_an_error_and_leaves_nothing(road):
     data, config = road
     Path(data.corpus).write_text("\n")
-    with pytest.raises(DataError, match="leaves no text to train on"):
+    with pytest.raises(DataError, match="got 1 file of 1 bytes with nothing but white space"):
         prepare_tokenizer(data, config)
     assert not Path(fill_placeholders(config.tokenizer_dir, data)).exists()
 

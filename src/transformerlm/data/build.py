@@ -19,7 +19,7 @@ from transformerlm.config import CorpusConfig
 from transformerlm.data.build_journal import COMMIT_BYTES, BuildJournal
 from transformerlm.data.build_lock import build_lock
 from transformerlm.data.chunks import CHUNK_BYTES, SafeCut, chunks_of, work_items
-from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, settings
+from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, token_settings
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Split
 from transformerlm.data.encode import EncodedItem, check_separator, encode_item
 from transformerlm.data.sidecar import FORMAT_VERSION, Sidecar, sidecar_path
@@ -127,6 +127,7 @@ class Build:
         ) as journal:
             self._check_free_space(self.corpora.num_bytes - journal.num_read)
             self._encode_rest(journal, reporter)
+            self._check_tokens(journal)
             journal.finish(self._sidecars(journal))
 
     @property
@@ -143,7 +144,8 @@ class Build:
     @property
     def made_from(self) -> dict[str, Any]:
         """The settings and the files that determine the text, in the form of a sidecar's `made_from`."""
-        return {**settings(self.config), **self.corpora.summary()}
+        own = token_settings(self.config, has_jsonl=self.corpora.has_jsonl)
+        return {**own, **self.corpora.summary()}
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -190,13 +192,19 @@ class Build:
             threads=self.tokenizer.uses_kernels(num_bytes),
         )
 
+    def _check_tokens(self, journal: BuildJournal) -> None:
+        """Raise DataError if a split is empty."""
+        numbers = {split: writer.num_tokens for split, writer in journal.writers.items()}
+        for split, number in numbers.items():
+            if not number:
+                is_blank = not any(numbers.values())
+                raise empty_split_error(self.config, self.corpora, split, is_blank=is_blank)
+
     def _sidecars(self, journal: BuildJournal) -> dict[Split, Sidecar]:
-        """Return the sidecars of the written files; DataError if a split is empty."""
+        """Return the sidecars of the written files."""
         corpus_of = {TRAIN: self.corpora.main, VAL: self.corpora.validation or self.corpora.main}
         sidecars = {}
         for split, writer in journal.writers.items():
-            if not writer.num_tokens:
-                raise empty_split_error(self.config, split)
             sources = corpus_of[split].sources[:_MAX_LISTED]
             listed = [{"name": source.name, "num_bytes": source.num_bytes} for source in sources]
             sidecars[split] = writer.sidecar(self.tokenizer.fingerprint, self.made_from, listed)

@@ -39,6 +39,8 @@ from transformerlm.tokenizer.formats.gpt2_files import MANIFEST_FILE, MERGES_FIL
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 from transformerlm.tokenizer.train import Words, count_words, learn_merges
 
+_SPECIAL = "[data].jsonl_special_tokens"
+
 
 def fill_placeholders(path: str, data_config: CorpusConfig) -> str:
     """Return a path of the config with `{corpus}` replaced by the corpus' name, and `~` expanded."""
@@ -117,17 +119,17 @@ def training_texts(
     Raises:
         DataError: a corpus that cannot be read, or one that leaves nothing to train on.
     """
-    is_empty = True
+    found = set[str]()
     for item in corpus_items(data_config, corpora, safe_cut):
         for chunk in item:
             for document in documents_of(chunk, data_config):
+                found.add(document.split)
                 if document.split == TRAIN:
-                    is_empty = False
                     yield document.text
         if bar:
             bar.update(sum(chunk.stop - chunk.start for chunk in item))
-    if is_empty:
-        raise empty_split_error(data_config, TRAIN)
+    if TRAIN not in found:
+        raise empty_split_error(data_config, corpora, TRAIN, is_blank=not found)
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ class _WantedTokenFiles:
         for file in files:
             made_from = {**file.made_from, key: file.fingerprint}
             asked = {**text, key: self.tokenizer.fingerprint}
+            if _SPECIAL in file.made_from:
+                asked[_SPECIAL] = self.data_config.jsonl_special_tokens
             _check_made_from(made_from, asked, file.path, "--data.token_dir")
         return len(files) == len(paths)  # an interrupted build may have left some of them
 
@@ -240,13 +244,10 @@ class _WantedTokenFiles:
 
 
 def _list_files(data_config: CorpusConfig, reporter: Reporter) -> Corpora:
-    """List the files of the corpora, and report those that are skipped."""
+    """List the files of the corpora, and report those that are not read."""
     corpora = find_corpora(data_config)
-    names = (data_config.corpus, data_config.validation_corpus)
-    for name, corpus in zip(names, (corpora.main, corpora.validation), strict=True):
-        if corpus and (corpus.num_hidden or corpus.num_binary):
-            passed_over = f"passed over: {corpus.num_hidden} hidden, {corpus.num_binary} binary"
-            reporter.say(f"{name}: {corpus.summary()}; {passed_over}")
+    for note in corpora.notes(data_config):
+        reporter.say(note)
     return corpora
 
 
