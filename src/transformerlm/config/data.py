@@ -64,6 +64,9 @@ class DataConfig(CorpusConfig):
 
     token_dir: FilePath = "data/{corpus}"
     """Folder of train.memmap and val.memmap; {corpus} stands for the name of the corpus."""
+    on_change: Literal["stop", "remake"] = "stop"
+    """What to do if the token files there were made of other text, with other settings or with another
+    tokenizer. "stop": say what differs; "remake": make them anew, and replace them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,13 +8,14 @@ From Python:
     data = prepare_data(data_config, tokenizer_config, tokenizer)
     print(data.train.num_tokens, data.train.tokens[:10])
 
-The settings of existing files are compared, key by key, with the config. Files that do not match are neither
-used nor overwritten. Of several processes that want the same files, one makes them and the others wait.
+The settings and the text of existing files are compared, key by key, with the config and the corpus. Files
+that do not match are neither used nor, unless [data].on_change says so, overwritten. Of several processes
+that want the same files, one makes them and the others wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from transformerlm.data.build_lock import build_lock
 from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, documents_of
+from transformerlm.data.file_record import read_known_files
+from transformerlm.data.origin import Origin, differences
 from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import empty_split_error
 from transformerlm.data.token_file import TokenFile
@@ -38,8 +41,6 @@ from transformerlm.tokenizer.bpe import NUM_BYTES
 from transformerlm.tokenizer.formats.gpt2_files import MANIFEST_FILE, MERGES_FILE, VOCAB_FILE, read_manifest
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 from transformerlm.tokenizer.train import Words, count_words, learn_merges
-
-_SPECIAL = "[data].jsonl_special_tokens"
 
 
 def fill_placeholders(path: str, data_config: CorpusConfig) -> str:
@@ -80,6 +81,8 @@ def prepare_data(
     tokenizer_config: TokenizerConfig,
     tokenizer: Tokenizer,
     reporter: Reporter | None = None,
+    *,
+    min_tokens: int = 0,
 ) -> TokenData:
     """Open the token files in `token_dir`; if they are missing, make them from the corpus.
 
@@ -90,14 +93,17 @@ def prepare_data(
         tokenizer_config: names the tokenizer's folder in errors.
         tokenizer: from `prepare_tokenizer`.
         reporter: receives progress; None: no output.
+        min_tokens: number of tokens to train on that are needed; with fewer, no files are made.
 
     Raises:
         ConfigError: a file of the corpus would be replaced.
         DataError: the files there were made from another corpus, with other settings or with another
-            tokenizer; a corpus that cannot be read; damaged files.
+            tokenizer, and [data].on_change = "stop"; a corpus that cannot be read; damaged files.
+        TooFewTokensError: the text has fewer than `min_tokens`.
         OutputError: the disk has too little space.
     """
-    wanted = _WantedTokenFiles(data_config, tokenizer_config, tokenizer, reporter or SilentReporter())
+    reporter = reporter or SilentReporter()
+    wanted = _WantedTokenFiles(data_config, tokenizer_config, tokenizer, reporter, min_tokens)
     is_made = False
     if not wanted.exist() or is_unfinished(wanted.directory):
         with build_lock(wanted.directory, wanted.reporter):
@@ -207,24 +213,29 @@ class _WantedTokenFiles:
     tokenizer_config: TokenizerConfig
     tokenizer: Tokenizer
     reporter: Reporter
+    min_tokens: int = 0
 
     @property
     def directory(self) -> Path:
         return Path(fill_placeholders(self.data_config.token_dir, self.data_config))
 
-    def exist(self) -> bool:
-        """Return True if all of them exist; DataError if an existing one was made with other settings."""
+    def exist(self, say: Callable[[str], object] = lambda line: None) -> bool:
+        """Return True if all of them exist and need not be made anew; `say` hears what differs.
+
+        Raises:
+            DataError: an existing one was made of other text or with other settings, and
+                [data].on_change = "stop".
+        """
         paths = token_paths(self.data_config, self.directory)
         files = [TokenFile.open(path) for path in paths if sidecar_path(path).exists()]
-        key = f"tokenizer {fill_placeholders(self.tokenizer_config.tokenizer_dir, self.data_config)}"
-        text = _text_settings(self.data_config, files[0].made_from, self.reporter) if files else {}
-        for file in files:
-            made_from = {**file.made_from, key: file.fingerprint}
-            asked = {**text, key: self.tokenizer.fingerprint}
-            if _SPECIAL in file.made_from:
-                asked[_SPECIAL] = self.data_config.jsonl_special_tokens
-            _check_made_from(made_from, asked, file.path, "--data.token_dir")
-        return len(files) == len(paths)  # an interrupted build may have left some of them
+        lines = self._differences(files[0]) if files else []
+        if lines and self.data_config.on_change == "stop":
+            advice = "--data.on_change=remake makes them anew, --data.token_dir=... takes another folder"
+            what = f"token files in {self.directory}: made with other settings or from other text: {advice}"
+            raise DataError([*lines, what])
+        for line in lines:
+            say(line)
+        return not lines and len(files) == len(paths)  # an interrupted build may have left some of them
 
     def finish(self) -> bool:
         """Finish a build of which only the last renames are missing; return True if all files exist.
@@ -232,7 +243,7 @@ class _WantedTokenFiles:
         The caller holds the folder's lock.
         """
         put_in_place(self.directory)
-        is_whole = self.exist()
+        is_whole = self.exist(self.reporter.say)
         if is_whole:
             discard(self.directory)
         return is_whole
@@ -240,7 +251,16 @@ class _WantedTokenFiles:
     def make(self) -> None:
         """Make the files. The caller holds the folder's lock."""
         corpora = _list_files(self.data_config, self.reporter)
-        Build(self.data_config, corpora, self.tokenizer, self.directory).run(self.reporter)
+        build = Build(self.data_config, corpora, self.tokenizer, self.directory, min_tokens=self.min_tokens)
+        build.run(self.reporter)
+
+    def _differences(self, file: TokenFile) -> list[str]:
+        """Return lines about what differs between a token file and the one that would be made now."""
+        key = f"tokenizer {fill_placeholders(self.tokenizer_config.tokenizer_dir, self.data_config)}"
+        origin = Origin.now(self.data_config, file.made_from, self.directory, self.reporter)
+        made_from = {**file.made_from, key: file.fingerprint}
+        lines = differences(made_from, {**origin.values, key: self.tokenizer.fingerprint})
+        return [f"{file.path}: {line}" for line in lines] + (list(origin.changes) if lines else [])
 
 
 def _list_files(data_config: CorpusConfig, reporter: Reporter) -> Corpora:
@@ -256,8 +276,11 @@ def _text_settings(
 ) -> dict[str, Any]:
     """Return the current settings and files of the text. If the corpus is gone, assume that it is
     unchanged."""
+    known = {}
+    if isinstance(data_config, DataConfig):
+        known = read_known_files(Path(fill_placeholders(data_config.token_dir, data_config)))
     try:
-        files: dict[str, Any] = {**find_corpora(data_config).summary()}
+        files: dict[str, Any] = {**find_corpora(data_config, known).summary()}
     except MissingCorpusError as error:
         reporter.say(f"{error}; going on with what was made from it before")
         files = {key: value for key, value in made_from.items() if key.startswith("files of ")}
