@@ -42,7 +42,7 @@ def test_from_a_folder_of_text_to_a_model_that_writes(workplace, capfd):
     assert "tokenizer data/fables/tokenizer: made (320 ids" in err
     assert "token files in data/fables: made" in err
     assert "validation: " in err
-    assert "xz -9e on the same text: " in err
+    assert "xz" not in err  # of so little text it would say nothing
     folder = workplace / "runs" / "fables"
     assert {path.name for path in folder.iterdir()} == {
         *(".lock", "config.toml", "tokenizer", "checkpoints", "metrics.jsonl", "samples.jsonl")
