@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import random
 
@@ -54,6 +55,19 @@ def test_lines_of_json_are_documents(read):
     assert read("\n".join(lines), "a.jsonl") == expected
     assert read("\r\n\n".join([*lines, ""]), "a.jsonl") == expected
     assert read('{"story": "x"}', "a.jsonl", jsonl_field="story") == ["x"]
+
+
+def test_a_file_that_only_begins_with_lines_of_json_can_be_read_as_text(tmp_path, tokenizer):
+    path = tmp_path / "log.txt"
+    path.write_text(json.dumps({"text": "one"}) + "\nand then words\n")
+    config = CorpusConfig(corpus=str(path), validation_fraction=0)
+    with pytest.raises(
+        DataError, match=r'log\.txt:2: expected a JSON object.*; \[data\]\.file_format = "text"'
+    ):
+        make_data(config, tokenizer, tmp_path / "tokens")
+    as_text = dataclasses.replace(config, file_format="text")
+    made = make_data(as_text, tokenizer, tmp_path / "tokens")
+    assert tokenizer.decode(made.train.tokens) == path.read_text() + "<|endoftext|>"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 import transformerlm.data
 from tests.outside_data import outside_data
-from transformerlm.config import DataConfig, TokenizerConfig
+from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
 from transformerlm.data import (
     TokenFile,
     build_lock,
@@ -496,9 +496,21 @@ def test_what_was_passed_over_is_said(road, tmp_path):
     (folder / "b.bin").write_bytes(b"\0")
     (folder / ".c").write_text("hidden")
     listener = Listener()
-    prepare_tokenizer(dataclasses.replace(data, corpus=str(folder)), config, listener)
-    assert "not read: hidden: 1 (.c)" in listener.messages[0]
-    assert "not read: binary: 1 (b.bin)" in listener.messages[1]
+    own = dataclasses.replace(data, corpus=str(folder), token_dir=str(tmp_path / "made"))
+    config = dataclasses.replace(config, tokenizer_dir=str(tmp_path / "tok"))
+    prepare_data(own, config, prepare_tokenizer(own, config, listener), listener)
+    lines = [message for message in listener.messages if "not read" in message]
+    assert [line.split(": ", 1)[1].split(";")[0] for line in lines] == [
+        "not read: hidden: 1 (.c)",
+        "not read: binary: 1 (b.bin)",
+    ]
+    # A tokenizer alone, without token files to come.
+    listener, alone = Listener(), CorpusConfig(corpus=str(folder))
+    prepare_tokenizer(alone, dataclasses.replace(config, tokenizer_dir=str(tmp_path / "alone")), listener)
+    assert lines == listener.messages[:2]
+    (folder / "a.txt").write_text(" \n")
+    with pytest.raises(DataError, match=r"nothing but white space\n.*not read: hidden.*\n.*not read: binary"):
+        prepare_tokenizer(alone, dataclasses.replace(config, tokenizer_dir=str(tmp_path / "blank")))
 
 
 def test_nothing_to_train_on_is_an_error_and_leaves_nothing(road):

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.corpus import read_bytes
-from transformerlm.data.kinds import JSONL, TEXT
+from transformerlm.data.kinds import JSONL, TEXT, is_jsonl_name
 from transformerlm.errors import DataError
 from transformerlm.tokenizer.pretokenize import AllowedSpecial, bytes_of, text_of
 
@@ -153,9 +153,14 @@ def _jsonl_texts(data: bytes, chunk: Chunk, config: CorpusConfig) -> Iterator[st
             try:
                 document = _text_of_line(text, config)
             except ValueError as error:
-                raise DataError(f"{chunk.path}:{_line_number(chunk.path, start)}: {error}") from None
+                raise DataError(_place_and_advice(chunk.path, start, str(error))) from None
             yield document
         start += len(line) + 1
+
+
+def _place_and_advice(path: str, start: int, what: str) -> str:
+    advice = "" if is_jsonl_name(path) else '; [data].file_format = "text" reads the file as it is'
+    return f"{path}:{_line_number(path, start)}: {what}{advice}"
 
 
 def _line_number(path: str, start: int) -> int:

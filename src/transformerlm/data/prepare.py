@@ -174,7 +174,8 @@ class _WantedTokenizer:
 
     def train(self) -> Tokenizer:
         """Train the tokenizer on the training split, and save it."""
-        corpora = _list_files(self.data_config, self.reporter)
+        is_said_later = isinstance(self.data_config, DataConfig)  # when the token files are made
+        corpora = _list_files(self.data_config, SilentReporter() if is_said_later else self.reporter)
         remove_dead_temporaries(self.directory)
         outputs = [self.directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
         refuse_overlap(corpora, outputs, Key("tokenizer", "tokenizer_dir"))

@@ -9,8 +9,8 @@ from transformerlm.config import CorpusConfig
 from transformerlm.data.chunks import Region, chunks_of
 from transformerlm.data.corpus import Corpora, Corpus, Source, read_bytes
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
-from transformerlm.data.kinds import JSONL
-from transformerlm.errors import DataError, Key
+from transformerlm.data.kinds import JSONL, left_out_lines
+from transformerlm.errors import DataError, Key, Problem
 
 MIN_DOCUMENTS = 20
 """Number of documents from which "auto" splits a corpus by document."""
@@ -44,7 +44,9 @@ def empty_split_error(config: CorpusConfig, corpora: Corpora, split: Split, *, i
         found = corpora.named[name]
         files = f"{len(found.sources)} file{'s' * (len(found.sources) != 1)} of {found.num_bytes} bytes"
         what = f"expected text in {getattr(config, name)}, got {files} with nothing but white space"
-        return DataError(what, key=Key("data", name))
+        return DataError(
+            [Problem(Key("data", name), line) for line in (what, *left_out_lines(found.left_out))]
+        )
     what = f"[data].validation_fraction = {config.validation_fraction} leaves no text to "
     advice = {
         TRAIN: 'train on: take a smaller one or validation_split = "tail", or more text',
