@@ -311,6 +311,19 @@ def test_another_tokenizer_and_other_settings_are_made_anew_where_that_is_asked_
     assert made.train.made_from["[data].validation_fraction"] == 0.3
 
 
+def test_one_file_of_another_origin_is_made_anew_too(road, tmp_path):
+    data, config = road
+    tokenizer = prepare_tokenizer(data, config)
+    made = prepare_data(data, config, tokenizer)
+    make_data(dataclasses.replace(data, validation_fraction=0.5), tokenizer, tmp_path / "other")
+    for name in ("val.memmap", "val.memmap.json"):
+        shutil.copy(tmp_path / "other" / name, made.val.path.with_name(name))
+    with pytest.raises(DataError, match=r"val\.memmap: \[data\]\.validation_fraction: 0\.5 -> 0\.05"):
+        prepare_data(data, config, tokenizer)
+    again = prepare_data(dataclasses.replace(data, on_change="remake"), config, tokenizer)
+    assert again.val.sha256 == made.val.sha256
+
+
 def damage_of(change):
     def damage(path):
         values = json.loads(path.read_bytes())

@@ -43,9 +43,15 @@ class Origin:
     def now(
         cls, config: CorpusConfig, made_from: Mapping[str, Any], directory: Path, reporter: Reporter
     ) -> Origin:
-        """Return the origin that token files in `directory` would have, to be compared with `made_from`.
+        """Return the origin that token files in `directory` would have now.
 
         Only files that may have changed are read. If the corpus is gone, it is assumed to be unchanged.
+
+        Args:
+            config: [data].
+            made_from: the origin that the files there have. Where it differs otherwise, no content is read.
+            directory: folder of the token files, and of the record of the corpus' files.
+            reporter: receives messages and progress.
 
         Raises:
             DataError: the corpus cannot be read.

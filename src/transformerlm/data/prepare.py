@@ -229,7 +229,10 @@ class _WantedTokenFiles:
         """
         paths = token_paths(self.data_config, self.directory)
         files = [TokenFile.open(path) for path in paths if sidecar_path(path).exists()]
-        lines = self._differences(files[0]) if files else []
+        # All were made from the same, as a rule, and one line about each difference is enough.
+        origins = [(file.made_from, file.fingerprint) for file in files]
+        others = [file for file, origin in zip(files, origins, strict=True) if origin != origins[0]]
+        lines = [line for file in (*files[:1], *others) for line in self._differences(file)]
         if lines and self.data_config.on_change == "stop":
             advice = "--data.on_change=remake makes them anew, --data.token_dir=... takes another folder"
             what = f"token files in {self.directory}: made with other settings or from other text: {advice}"
