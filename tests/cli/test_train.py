@@ -15,6 +15,7 @@ import pytest
 from transformerlm.checkpoint.store import checkpoint_paths, latest_checkpoint, read_checkpoint
 from transformerlm.cli import make_data, train, train_tokenizer
 from transformerlm.config import TrainConfig
+from transformerlm.data.listing import RECORD_FILE
 from transformerlm.logging import names
 from transformerlm.schema import from_dict
 from transformerlm.training import run as whole_run
@@ -41,7 +42,7 @@ def test_from_a_folder_of_text_to_a_model_that_writes(workplace, capfd):
     assert "tokenizer data/fables/tokenizer: made (320 ids" in err
     assert "token files in data/fables: made" in err
     assert "validation: " in err
-    assert "xz -9e on the same text: " in err
+    assert "xz" not in err  # of so little text it would say nothing
     folder = workplace / "runs" / "fables"
     assert {path.name for path in folder.iterdir()} == {
         *(".lock", "config.toml", "tokenizer", "checkpoints", "metrics.jsonl", "samples.jsonl")
@@ -101,15 +102,21 @@ def trained_copy(trained, workplace):
     return workplace
 
 
+def times_of_files(folder):
+    """But of the record of the corpus' files, whose times are new when it is made."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != RECORD_FILE]
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
 def test_a_second_run_reuses_what_matches_and_says_so(trained_copy, capfd):
-    before = {path: path.stat().st_mtime_ns for path in (trained_copy / "data").rglob("*")}
+    before = times_of_files(trained_copy / "data")
     checkpoints = [path.name for path in checkpoint_paths(trained_copy / "runs/fables/checkpoints")]
     status, out, err = run(capfd)
     assert status == 0
     assert "tokenizer data/fables/tokenizer: reused (320 ids)" in err
     assert "token files in data/fables: reused" in err
     assert "resumed: runs/fables, 6 of 6 steps done" in err
-    assert {path: path.stat().st_mtime_ns for path in (trained_copy / "data").rglob("*")} == before
+    assert times_of_files(trained_copy / "data") == before
     assert [path.name for path in checkpoint_paths(trained_copy / "runs/fables/checkpoints")] == checkpoints
     assert [r for r in lines_of(out) if names.LOSS in r] == []
     status, out, err = run(capfd, "--training.max_steps=8")
@@ -129,8 +136,8 @@ def test_the_other_commands_make_the_same_files(workplace, trained, capfd):
     assert "tokenizer data/fables/tokenizer: reused" in err
     assert "token files in data/fables: reused" in err
     together = {p.name: p.read_bytes() for p in (trained / "data").rglob("*") if p.is_file()}
-    assert {name: data for name, data in apart.items() if name != ".lock"} == {
-        name: data for name, data in together.items() if name != ".lock"
+    assert {name: data for name, data in apart.items() if name not in (".lock", RECORD_FILE)} == {
+        name: data for name, data in together.items() if name not in (".lock", RECORD_FILE)
     }
 
 

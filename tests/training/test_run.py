@@ -139,6 +139,30 @@ def test_errors_leave_the_process_as_it_was_too(finished, config):
     assert process() == before
 
 
+def test_a_start_that_is_refused_leaves_nothing_that_a_longer_text_meets(config, tmp_path):
+    """The text is found to be too short for the context; the same call trains on it once it is longer."""
+    path = tmp_path / "text.txt"
+    path.write_text("The fox met a crow. " * 4)
+    own = dataclasses.replace(
+        config,
+        data=DataConfig(corpus=str(path), token_dir=str(tmp_path / "made")),
+        tokenizer=TokenizerConfig(vocab_size=280, tokenizer_dir=str(tmp_path / "made" / "tokenizer")),
+        model=dataclasses.replace(config.model, context_length=64),
+        training=dataclasses.replace(config.training, run_dir=str(tmp_path / "run"), max_steps=3),
+    )
+    with pytest.raises(ConfigError, match=r"context_length: expected at most \d+, for the \d+ tokens"):
+        train(own)
+    assert [path.name for path in (tmp_path / "made").iterdir()] == [".lock"]
+    path.write_text("The fox met a crow by the river. " * 99)
+    assert train(own).steps == 3
+    # What was there before, and may have cost hours, stays.
+    before = sorted((tmp_path / "made").rglob("*"))
+    longer = dataclasses.replace(own, model=dataclasses.replace(config.model, context_length=10**5))
+    with pytest.raises(ConfigError, match="context_length"):
+        train(longer)
+    assert sorted((tmp_path / "made").rglob("*")) == before
+
+
 def test_importing_it_imports_nothing_heavy():
     script = "import sys\nfrom transformerlm.training import train\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -21,18 +21,25 @@ class CorpusConfig(Section):
 
     corpus: FilePath = "python-stdlib"
     """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library.
-    Files ending in .jsonl hold one document per line; any other file is text."""
+    What is not text (compressed, binary, UTF-16, ...) is not read, and named."""
     include: tuple[Text, ...] = ("*",)
-    """Which files of a folder or of "python-stdlib" to read: shell patterns for their names.
-    Hidden and binary files are never read."""
+    """Which files of a folder, of a glob or of "python-stdlib" to read: shell patterns for their names.
+    Hidden files of a folder are never read."""
+    file_format: Literal["auto", "text", "jsonl"] = "auto"
+    """How files are read. "jsonl": one document per line, in JSON; "text": as they are; "auto": as JSON lines
+    if the name ends in .jsonl or .ndjson or the first line is an object with text in `jsonl_field`, else as
+    text."""
     document_separator: str = "<|endoftext|>"
     """The string between the documents of a text file, and the special token that ends each document in
     the token file. "": each file is one document, and nothing marks its end."""
     jsonl_field: Text = "text"
-    """The field of a .jsonl line that holds the document."""
+    """The field of a line of JSON that holds the document."""
+    jsonl_special_tokens: bool = False
+    """Recognise special tokens, such as <|endoftext|>, in the documents of JSON lines. false: a document's
+    text is text, whatever is in it."""
     encoding_errors: Literal["strict", "replace", "keep"] = "strict"
     """Bytes that are not UTF-8: "strict" stops and names file and byte offset, "replace" reads U+FFFD,
-    "keep" puts them into the token file unchanged (in .jsonl, those within strings)."""
+    "keep" puts them into the token file unchanged (in JSON lines, those within strings)."""
     validation_corpus: FilePath | None = None
     """A file, folder or glob to validate on. None: hold out a part of `corpus`."""
     validation_fraction: Fraction = 0.05
@@ -57,6 +64,9 @@ class DataConfig(CorpusConfig):
 
     token_dir: FilePath = "data/{corpus}"
     """Folder of train.memmap and val.memmap; {corpus} stands for the name of the corpus."""
+    on_change: Literal["stop", "remake"] = "stop"
+    """What to do if the token files there were made of other text, with other settings or with another
+    tokenizer. "stop": say what differs; "remake": make them anew, and replace them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,16 +8,16 @@ From Python:
     data = prepare_data(data_config, tokenizer_config, tokenizer)
     print(data.train.num_tokens, data.train.tokens[:10])
 
-The settings of existing files are compared, key by key, with the config. Token files that do not match are
-neither used nor overwritten; a tokenizer serves any text. Of several processes that want the same files, one
-makes them and the others wait.
+The settings and the text of existing token files are compared, key by key, with the config and the corpus.
+Files that do not match are neither used nor, unless [data].on_change says so, overwritten; a tokenizer serves
+any text. Of several processes that want the same files, one makes them and the others wait.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.data.encode import check_separator
+from transformerlm.data.origin import Origin, differences
 from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import empty_split_error
 from transformerlm.data.token_file import TokenFile
@@ -86,6 +87,8 @@ def prepare_data(
     tokenizer_config: TokenizerConfig,
     tokenizer: Tokenizer,
     reporter: Reporter | None = None,
+    *,
+    min_tokens: int = 0,
 ) -> TokenData:
     """Open the token files in `token_dir`; if they are missing, make them from the corpus.
 
@@ -96,14 +99,17 @@ def prepare_data(
         tokenizer_config: names the tokenizer's folder in errors.
         tokenizer: from `prepare_tokenizer`.
         reporter: receives progress; None: no output.
+        min_tokens: number of tokens to train on that are needed; with fewer, no files are made.
 
     Raises:
         ConfigError: a file of the corpus would be replaced.
         DataError: the files there were made from another corpus, with other settings or with another
-            tokenizer; a corpus that cannot be read; damaged files.
+            tokenizer, and [data].on_change = "stop"; a corpus that cannot be read; damaged files.
+        TooFewTokensError: the text has fewer than `min_tokens`.
         OutputError: the disk has too little space.
     """
-    wanted = _WantedTokenFiles(data_config, tokenizer_config, tokenizer, reporter or SilentReporter())
+    reporter = reporter or SilentReporter()
+    wanted = _WantedTokenFiles(data_config, tokenizer_config, tokenizer, reporter, min_tokens)
     is_made = False
     if not wanted.exist() or is_unfinished(wanted.directory):
         with build_lock(wanted.directory, wanted.reporter):
@@ -125,17 +131,17 @@ def training_texts(
     Raises:
         DataError: a corpus that cannot be read, or one that leaves nothing to train on.
     """
-    is_empty = True
+    found = set[str]()
     for item in corpus_items(data_config, corpora, safe_cut):
         for chunk in item:
             for document in documents_of(chunk, data_config):
+                found.add(document.split)
                 if document.split == TRAIN:
-                    is_empty = False
                     yield document.text
         if bar:
             bar.update(sum(chunk.stop - chunk.start for chunk in item))
-    if is_empty:
-        raise empty_split_error(data_config, TRAIN)
+    if TRAIN not in found:
+        raise empty_split_error(data_config, corpora, TRAIN, is_blank=not found)
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,8 @@ class _WantedTokenizer:
 
     def train(self) -> Tokenizer:
         """Train the tokenizer on the training split, and save it."""
-        corpora = _list_files(self.data_config, self.reporter)
+        is_said_later = isinstance(self.data_config, DataConfig)  # when the token files are made
+        corpora = _list_files(self.data_config, SilentReporter() if is_said_later else self.reporter)
         remove_dead_temporaries(self.directory)
         outputs = [self.directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
         refuse_overlap(corpora, outputs, Key("tokenizer", "tokenizer_dir"))
@@ -243,22 +250,32 @@ class _WantedTokenFiles:
     tokenizer_config: TokenizerConfig
     tokenizer: Tokenizer
     reporter: Reporter
+    min_tokens: int = 0
 
     @property
     def directory(self) -> Path:
         return Path(fill_placeholders(self.data_config.token_dir, self.data_config))
 
-    def exist(self) -> bool:
-        """Return True if all of them exist; DataError if an existing one was made with other settings."""
+    def exist(self, say: Callable[[str], object] = lambda line: None) -> bool:
+        """Return True if all of them exist and need not be made anew; `say` hears what differs.
+
+        Raises:
+            DataError: an existing one was made of other text or with other settings, and
+                [data].on_change = "stop".
+        """
         paths = token_paths(self.data_config, self.directory)
         files = [TokenFile.open(path) for path in paths if sidecar_path(path).exists()]
-        key = f"tokenizer {fill_placeholders(self.tokenizer_config.tokenizer_dir, self.data_config)}"
-        text = _text_settings(self.data_config, files[0].made_from, self.reporter) if files else {}
-        for file in files:
-            made_from = {**file.made_from, key: file.fingerprint}
-            asked = {**text, key: self.tokenizer.fingerprint}
-            _check_made_from(made_from, asked, file.path, "--data.token_dir")
-        return len(files) == len(paths)  # an interrupted build may have left some of them
+        # All were made from the same, as a rule, and one line about each difference is enough.
+        origins = [(file.made_from, file.fingerprint) for file in files]
+        others = [file for file, origin in zip(files, origins, strict=True) if origin != origins[0]]
+        lines = [line for file in (*files[:1], *others) for line in self._differences(file)]
+        if lines and self.data_config.on_change == "stop":
+            advice = "--data.on_change=remake makes them anew, --data.token_dir=... takes another folder"
+            what = f"token files in {self.directory}: made with other settings or from other text: {advice}"
+            raise DataError([*lines, what])
+        for line in lines:
+            say(line)
+        return not lines and len(files) == len(paths)  # an interrupted build may have left some of them
 
     def finish(self) -> bool:
         """Finish a build of which only the last renames are missing; return True if all files exist.
@@ -266,7 +283,7 @@ class _WantedTokenFiles:
         The caller holds the folder's lock.
         """
         put_in_place(self.directory)
-        is_whole = self.exist()
+        is_whole = self.exist(self.reporter.say)
         if is_whole:
             discard(self.directory)
         return is_whole
@@ -274,38 +291,21 @@ class _WantedTokenFiles:
     def make(self) -> None:
         """Make the files. The caller holds the folder's lock."""
         corpora = _list_files(self.data_config, self.reporter)
-        Build(self.data_config, corpora, self.tokenizer, self.directory).run(self.reporter)
+        build = Build(self.data_config, corpora, self.tokenizer, self.directory, min_tokens=self.min_tokens)
+        build.run(self.reporter)
+
+    def _differences(self, file: TokenFile) -> list[str]:
+        """Return lines about what differs between a token file and the one that would be made now."""
+        key = f"tokenizer {fill_placeholders(self.tokenizer_config.tokenizer_dir, self.data_config)}"
+        origin = Origin.now(self.data_config, file.made_from, self.directory, self.reporter)
+        made_from = {**file.made_from, key: file.fingerprint}
+        lines = differences(made_from, {**origin.values, key: self.tokenizer.fingerprint})
+        return [f"{file.path}: {line}" for line in lines] + (list(origin.changes) if lines else [])
 
 
 def _list_files(data_config: CorpusConfig, reporter: Reporter) -> Corpora:
-    """List the files of the corpora, and report those that are skipped."""
+    """List the files of the corpora, and report those that are not read."""
     corpora = find_corpora(data_config)
-    names = (data_config.corpus, data_config.validation_corpus)
-    for name, corpus in zip(names, (corpora.main, corpora.validation), strict=True):
-        if corpus and (corpus.num_hidden or corpus.num_binary):
-            passed_over = f"passed over: {corpus.num_hidden} hidden, {corpus.num_binary} binary"
-            reporter.say(f"{name}: {corpus.summary()}; {passed_over}")
+    for note in corpora.notes(data_config):
+        reporter.say(note)
     return corpora
-
-
-def _text_settings(
-    data_config: CorpusConfig, made_from: Mapping[str, Any], reporter: Reporter
-) -> dict[str, Any]:
-    """Return the current settings and files of the text. If the corpus is gone, assume that it is
-    unchanged."""
-    try:
-        files: dict[str, Any] = {**find_corpora(data_config).summary()}
-    except MissingCorpusError as error:
-        reporter.say(f"{error}; going on with what was made from it before")
-        files = {key: value for key, value in made_from.items() if key.startswith("files of ")}
-    return {**settings(data_config), **files}
-
-
-def _check_made_from(made_from: Mapping[str, Any], asked: Mapping[str, Any], path: Path, option: str) -> None:
-    """Raise DataError with a line for each key whose value differs between `path` and the config."""
-    keys = [*asked, *(key for key in made_from if key not in asked)]
-    changes = [(key, made_from.get(key, "none"), asked.get(key, "none")) for key in keys]
-    lines = [f"{path}: {key}: {old} -> {new}" for key, old, new in changes if old != new]
-    if lines:
-        advice = f"choose another folder with {option}=..., or remove it to have it made anew"
-        raise DataError([*lines, f"{path}: made with other settings or from other text: {advice}"])

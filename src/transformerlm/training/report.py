@@ -14,6 +14,8 @@ from transformerlm.training.trainer import Trainer
 
 XZ_LIMIT_BYTES = 16_000_000
 """Size limit of texts that are compressed for comparison: xz takes about a second per megabyte."""
+XZ_MIN_BYTES = 10_000
+"""Size of a validation text from which the comparison means something: xz adds 60 bytes of its own."""
 
 
 def report_start(trainer: Trainer, reporter: Reporter) -> None:
@@ -43,16 +45,21 @@ def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) 
     found = newest.evaluation
     numbers = f"loss {found.loss:.3f}, perplexity {found.perplexity:.1f}"
     reporter.say(f"validation: {found.bits_per_byte:.3f} bits per byte ({numbers})")
-    if val.num_bytes > XZ_LIMIT_BYTES:
+    if not XZ_MIN_BYTES <= val.num_bytes <= XZ_LIMIT_BYTES:
         return
     separator = tokenizer.special_token_ids.get(trainer.config.data.document_separator, -1)
 
     def text(file: TokenFile) -> bytes:
         return tokenizer.decode_bytes(file.tokens[file.tokens != separator])
 
-    line = f"xz -9e on the same text: {xz_bits_per_byte(text(val)):.3f} bits per byte"
-    if train.num_bytes + val.num_bytes <= XZ_LIMIT_BYTES:
-        line += f"; {xz_bits_per_byte(text(val), after=text(train)):.3f} when it has read the training text"
+    reads_train = train.num_bytes + val.num_bytes <= XZ_LIMIT_BYTES
+    total = 2 * (train.num_bytes + val.num_bytes) if reads_train else val.num_bytes
+    with reporter.bar(total, "B", "comparing with xz") as bar:
+        alone = xz_bits_per_byte(text(val), progress=bar.update)
+        line = f"xz -9e on the same text: {alone:.3f} bits per byte"
+        if reads_train:
+            after = xz_bits_per_byte(text(val), after=text(train), progress=bar.update)
+            line += f"; {after:.3f} when it has read the training text"
     reporter.say(line)
 
 
