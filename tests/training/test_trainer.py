@@ -271,6 +271,20 @@ def test_float16_scales_its_loss(data, tmp_path):
     assert losses[-1] < losses[0] - 0.5
 
 
+def test_a_run_goes_on_in_another_precision(data, tmp_path):
+    for steps, dtype, words in (
+        (4, "float32", None),
+        (8, "float16", "the checkpoint has no loss scale: that of float16 starts anew"),
+        (10, "float16", None),
+        (12, "float32", "the checkpoint's loss scale, of float16, is not needed and left out"),
+    ):
+        heard = Heard()
+        config = changed(CONFIG, runtime={"dtype": dtype}, training={"max_steps": steps})
+        trainer = run(config, data, tmp_path, heard)
+        assert (trainer.step, trainer.step_guard.num_skipped) == (steps, 0)
+        assert [line for line in heard.messages if "loss scale" in line] == ([words] if words else [])
+
+
 @pytest.mark.slow
 @pytest.mark.endurance  # a minute of the C++ compiler each
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -26,7 +26,13 @@ from transformerlm.training.init_from import load_initial_weights
 from transformerlm.training.microbatch import share_of_batch
 from transformerlm.training.plan import Plan, make_plan
 from transformerlm.training.prepare import Prepared
-from transformerlm.training.report import compare_with_xz, report_start, report_steps_in_time, write_samples
+from transformerlm.training.report import (
+    compare_with_xz,
+    report_skipped_steps,
+    report_start,
+    report_steps_in_time,
+    write_samples,
+)
 from transformerlm.training.torch_settings import temporary_torch_settings
 from transformerlm.training.trainer import Trainer
 from transformerlm.training.verify_resume import verify_resume
@@ -141,6 +147,7 @@ class Assembly:
         with self.ranks.while_rank_0_works():
             if self.ranks.is_main:
                 report_steps_in_time(self.config, trainer.step, self.reporter)
+                report_skipped_steps(trainer, self.reporter)
                 compare_with_xz(trainer, self.tokenizer, self.reporter)
                 write_samples(trainer, model, self.tokenizer, logger)
         more = f'more text: transformerlm-infer --infer.checkpoint="{self.run.path}"'

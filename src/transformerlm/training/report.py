@@ -35,6 +35,12 @@ def report_steps_in_time(config: TrainConfig, step: int, reporter: Reporter) -> 
         reporter.say(f"trained: {step} steps in {config.training.max_time}{short}")
 
 
+def report_skipped_steps(trainer: Trainer, reporter: Reporter) -> None:
+    """Report the number of steps that were not taken, if there are any."""
+    if number := trainer.step_guard.num_skipped:
+        reporter.say(f"skipped: {number} of {trainer.step} steps: not finite, or spikes")
+
+
 def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) -> None:
     """Report the model's bits per byte on the validation text, and those of a good compressor."""
     train, val, newest = trainer.data.train, trainer.data.val, trainer.newest
