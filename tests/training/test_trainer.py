@@ -108,7 +108,7 @@ def test_a_signal_in_the_last_step_leaves_a_complete_run(data, tmp_path):
     assert [record["step"] for record in records(tmp_path, names.VAL_LOSS)] == [12]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_step_saves_and_says_so_in_the_status(number, data, tmp_path):
     stopped = run(CONFIG, data, tmp_path, signal_at=SignalAt(2, number))
     assert stopped.status == 128 + number

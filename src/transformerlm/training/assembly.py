@@ -20,7 +20,7 @@ from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
 from transformerlm.runtime import Runtime, prepare_process, resolve_device
 from transformerlm.schema import to_dict
-from transformerlm.signals import end_at_interrupts
+from transformerlm.signals import end_at_interrupts, warnings_ignored
 from transformerlm.storage.files import require_free_bytes
 from transformerlm.training.init_from import load_initial_weights
 from transformerlm.training.microbatch import share_of_batch
@@ -61,7 +61,7 @@ class Assembly:
                 require_free_bytes(self.run.path, num_bytes, "two checkpoints")
         with self.ranks.collective_errors():
             check_same_on_all_ranks(self.ranks, self.config, identity(self.config, self.data))
-        with self.runtime() as runtime:
+        with self.runtime() as runtime, contextlib.ExitStack() as to_the_end:
             trainer = self.make_trainer(runtime)
             with self.ranks.collective_errors():
                 own = self.begin(trainer, loggers, run_name) if self.ranks.is_main else []
@@ -71,6 +71,7 @@ class Assembly:
                     self.run.path / "tokenizer", f"tokenizer-{self.run.path.name}", "tokenizer"
                 )
                 if trainer.train(logger):
+                    to_the_end.enter_context(warnings_ignored())
                     self.stop(trainer)
                 else:
                     self.finish(trainer, CombinedLogger(own[:-1]))

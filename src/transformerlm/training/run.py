@@ -69,8 +69,9 @@ def train(
 
     Existing files that match are reused; a stopped run continues from its newest checkpoint, according to
     [training].resume. Metrics are also written to `metrics.jsonl` in the run's folder. During training, the
-    first SIGINT, SIGTERM or SIGHUP ends the run after the current step. Under torchrun each process calls
-    this. Thread count, random state and PyTorch's settings are restored afterwards.
+    first SIGINT, SIGTERM or SIGHUP ends the run after the current step; so do SIGUSR1, SIGUSR2 and SIGXCPU,
+    unless the program handles them itself. Under torchrun each process calls this. Thread count, random state
+    and PyTorch's settings are restored afterwards.
 
     Args:
         config: as for `transformerlm-train --config`.
