@@ -45,6 +45,8 @@ class Assembly:
         self, prepared: Prepared, run_dir: Path, reporter: Reporter, ranks: Ranks, *, owns_process: bool
     ) -> None:
         self.config, self.tokenizer, self.data = prepared
+        self.command = "the same command"
+        """What continues the run after a stop."""
         self.run, self.reporter, self.ranks, self.owns_process = (
             RunDirectory(run_dir),
             reporter,
@@ -54,6 +56,8 @@ class Assembly:
 
     def train(self, loggers: Sequence[Logger] | None, run_name: str) -> Trainer:
         """Train, from the newest checkpoint if there is one, then write samples; return the trainer."""
+        if self.config.is_named_by_time:
+            self.keep_name(run_name)
         with self.ranks.collective_errors():
             check_prompts(self.tokenizer, self.config.generation)
             if self.ranks.is_main:
@@ -76,6 +80,14 @@ class Assembly:
                 else:
                     self.finish(trainer, CombinedLogger(own[:-1]))
         return trainer
+
+    def keep_name(self, run_name: str) -> None:
+        """Put the generated name of the run into its config, which then continues it."""
+        self.config = dataclasses.replace(
+            self.config, logging=dataclasses.replace(self.config.logging, run_name=run_name)
+        )
+        self.command += f" with --logging.run_name={run_name}"
+        self.reporter.say(f"the run is named {run_name}; if it is stopped, {self.command} goes on")
 
     def plan(self) -> Plan:
         """Return the estimated time, memory and disk space of training."""
@@ -140,7 +152,7 @@ class Assembly:
         """Report that a signal has stopped the run."""
         if self.owns_process:
             end_at_interrupts()
-        self.reporter.say(f"stopped after step {trainer.step}; the same command goes on from there")
+        self.reporter.say(f"stopped after step {trainer.step}; {self.command} goes on from there")
 
     def finish(self, trainer: Trainer, logger: Logger) -> None:
         """Report the quality of the finished model, and write samples."""

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformerlm.config import TrainConfig
+from transformerlm.config.commands import NEEDS_RUN_NAME
 from transformerlm.distributed.collectives import ranks_from_environment
 from transformerlm.distributed.ranks import Ranks
+from transformerlm.errors import ConfigError, Key
 from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.storage.files import full_disk_as_output_error, remove_dead_temporaries
 from transformerlm.storage.lock import LOCK_FILE, locked
@@ -121,7 +123,10 @@ def verify_run(
 
     Raises:
         CheckpointError: there is no checkpoint; or, on a CPU, the bits differ.
+        ConfigError: the config names no existing run.
     """
+    if config.is_named_by_time:
+        raise ConfigError(NEEDS_RUN_NAME, key=Key("logging", "run_name"))
     with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks) as (run_dir, _):
         prepared = prepare(config, reporter, ranks)
         from transformerlm.training.assembly import Assembly
