@@ -55,7 +55,7 @@ class TrainConfig(Section):
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield a batch too large to count, a warm-up longer than the schedule, and a run without its name."""
+        """Yield a batch too large to count, a warm-up longer than the schedule, and a run without a name."""
         tokens = self.training.batch_size * self.model.context_length
         if tokens > MAX_TOKENS_PER_STEP:
             what = f"expected at most {MAX_TOKENS_PER_STEP // self.model.context_length}"
