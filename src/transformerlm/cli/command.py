@@ -23,6 +23,7 @@ from transformerlm.cli.error_report import report
 from transformerlm.cli.help import help_text
 from transformerlm.cli.standard_streams import prepare_streams, print_text
 from transformerlm.errors import ConfigError, Key, Problem, TransformerLMError
+from transformerlm.kernels.environment import check_environment
 from transformerlm.kernels.threads import sleep_soon
 from transformerlm.schema import SchemaError, Section, from_dict, merge, read_toml, to_toml
 from transformerlm.signals import interrupts_noted
@@ -60,6 +61,7 @@ def run_command(
                 print_text(help_text(config_class, description, options, modes))
                 return 0
             config = load_config(config_class, arguments)
+            check_environment()
             if arguments.print_config:
                 print_text(to_toml(config, documented=True))
                 return 0

@@ -63,7 +63,8 @@ class TrainConfig(Section):
         warmup_steps, steps = self.schedule.warmup_steps, self.schedule_steps
         if steps is not None and warmup_steps >= steps:
             what = f"expected fewer than the schedule's {steps} steps, got {warmup_steps}"
-            yield Problem(Key("schedule", "warmup_steps"), what)
+            advice = f"take --schedule.warmup_steps={steps // 10}, or more steps than {warmup_steps}"
+            yield Problem(Key("schedule", "warmup_steps"), f"{what}; {advice}")
         if self.training.resume == "must" and self.is_named_by_time:
             yield Problem(Key("logging", "run_name"), NEEDS_RUN_NAME)
 
