@@ -28,6 +28,8 @@ from transformerlm.training.plan import Plan, make_plan
 from transformerlm.training.prepare import Prepared
 from transformerlm.training.report import (
     compare_with_xz,
+    is_complete_in_folder,
+    report_nothing_to_do,
     report_skipped_steps,
     report_start,
     report_steps_in_time,
@@ -67,6 +69,10 @@ class Assembly:
             check_same_on_all_ranks(self.ranks, self.config, identity(self.config, self.data))
         with self.runtime() as runtime, contextlib.ExitStack() as to_the_end:
             trainer = self.make_trainer(runtime)
+            if self.is_complete(trainer):
+                report_nothing_to_do(trainer, self.reporter)
+                self.report_end()
+                return trainer
             with self.ranks.collective_errors():
                 own = self.begin(trainer, loggers, run_name) if self.ranks.is_main else []
             with CombinedLogger(own) as logger:
@@ -163,6 +169,15 @@ class Assembly:
                 report_skipped_steps(trainer, self.reporter)
                 compare_with_xz(trainer, self.tokenizer, self.reporter)
                 write_samples(trainer, model, self.tokenizer, logger)
+        self.report_end()
+
+    def is_complete(self, trainer: Trainer) -> bool:
+        """Return True, on all ranks, if the run was completed by an earlier process."""
+        (is_complete,), *_ = self.ranks.all_gather_numbers([is_complete_in_folder(trainer)])
+        return bool(is_complete)
+
+    def report_end(self) -> None:
+        """Report the run's folder, and the command that writes more text."""
         more = f'more text: transformerlm-infer --infer.checkpoint="{self.run.path}"'
         self.reporter.say(f"done: {self.run.path}; {more}")
 

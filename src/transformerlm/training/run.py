@@ -26,6 +26,7 @@ from transformerlm.errors import ConfigError, Key
 from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.storage.files import full_disk_as_output_error, remove_dead_temporaries
 from transformerlm.storage.lock import LOCK_FILE, locked
+from transformerlm.training.folders import check_folders
 from transformerlm.training.prepare import prepare
 
 if TYPE_CHECKING:
@@ -107,10 +108,12 @@ def plan_run(config: TrainConfig, reporter: Reporter | None = None, *, owns_proc
     from transformerlm.logging import resolved_run_name
 
     with _ranks(reporter) as (ranks, reporter):
+        run_dir = run_path(config, resolved_run_name(config.logging))
+        with ranks.collective_errors():
+            check_folders(config, run_dir)
         prepared = prepare(config, reporter, ranks)
         from transformerlm.training.assembly import Assembly
 
-        run_dir = run_path(config, resolved_run_name(config.logging))
         return Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process).plan()
 
 
@@ -148,6 +151,7 @@ def locked_run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path,
     """Lock the run's folder for these ranks, remove dead temporaries; yield the folder and the run's name.
 
     Raises:
+        ConfigError: it is the folder of the text or of the token files.
         LockedError: another process trains there. (AgreedError on several ranks.)
     """
     from transformerlm.logging import resolved_run_name
@@ -157,6 +161,7 @@ def locked_run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path,
     with contextlib.ExitStack() as stack:
         with ranks.collective_errors():
             if ranks.is_main:
+                check_folders(config, run_dir)
                 with full_disk_as_output_error(run_dir / LOCK_FILE):
                     stack.enter_context(locked(run_dir))
                 for folder in (run_dir, run_dir / "checkpoints"):
