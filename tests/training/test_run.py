@@ -125,6 +125,11 @@ def test_a_run_that_is_named_after_its_start_says_with_which_name_it_goes_on(con
     for resume in (lambda config: changed(config, resume="must"), lambda config: verify_run(config, 2)):
         with pytest.raises(ConfigError, match=r"\[logging\]\.run_name: expected the name of a run"):
             resume(config)
+    never = changed(config, run_dir=str(tmp_path / "other" / "{run_name}"), resume="never")
+    stopped = train(never, heard, loggers=[Recorder(signal_at=2)])
+    options = f"--logging.run_name={stopped.run_dir.name} --training.resume=auto"
+    assert heard.messages[-1] == f"stopped after step 2; the same command with {options} goes on from there"
+
     stopped = train(config, heard, loggers=[Recorder(signal_at=4)])
     name = stopped.run_dir.name
     command = f"the same command with --logging.run_name={name}"

@@ -47,8 +47,8 @@ class Assembly:
         self, prepared: Prepared, run_dir: Path, reporter: Reporter, ranks: Ranks, *, owns_process: bool
     ) -> None:
         self.config, self.tokenizer, self.data = prepared
-        self.command = "the same command"
-        """What continues the run after a stop."""
+        self.to_go_on = ["--training.resume=auto"] if self.config.training.resume == "never" else []
+        """Options that the same command needs to continue the run after a stop."""
         self.run, self.reporter, self.ranks, self.owns_process = (
             RunDirectory(run_dir),
             reporter,
@@ -92,8 +92,12 @@ class Assembly:
         self.config = dataclasses.replace(
             self.config, logging=dataclasses.replace(self.config.logging, run_name=run_name)
         )
-        self.command += f" with --logging.run_name={run_name}"
-        self.reporter.say(f"the run is named {run_name}; if it is stopped, {self.command} goes on")
+        self.to_go_on.insert(0, f"--logging.run_name={run_name}")
+        self.reporter.say(f"the run is named {run_name}; if it is stopped, {self.same_command()} goes on")
+
+    def same_command(self) -> str:
+        """Return the words for the command that continues the run."""
+        return " ".join(["the same command", *(["with"] if self.to_go_on else []), *self.to_go_on])
 
     def plan(self) -> Plan:
         """Return the estimated time, memory and disk space of training."""
@@ -158,7 +162,7 @@ class Assembly:
         """Report that a signal has stopped the run."""
         if self.owns_process:
             end_at_interrupts()
-        self.reporter.say(f"stopped after step {trainer.step}; {self.command} goes on from there")
+        self.reporter.say(f"stopped after step {trainer.step}; {self.same_command()} goes on from there")
 
     def finish(self, trainer: Trainer, logger: Logger) -> None:
         """Report the quality of the finished model, and write samples."""
