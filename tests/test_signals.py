@@ -1,3 +1,4 @@
+import faulthandler
 import os
 import signal
 import subprocess
@@ -94,6 +95,21 @@ def test_a_warning_that_the_host_handles_is_its_own(number):
     with StopSignals() as stop, warnings_ignored():
         os.kill(os.getpid(), number)
     assert (heard, stop.received) == ([number], None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_handler_that_python_does_not_know_stays(tmp_path):
+    with (tmp_path / "stacks").open("w+") as file:
+        faulthandler.register(signal.SIGUSR1, file)
+        try:
+            for _ in range(2):
+                with StopSignals() as stop, warnings_ignored():
+                    os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+        file.seek(0)
+        assert (file.read().count("Current thread"), stop.received) == (3, None)
 
 
 def test_what_is_left_after_a_warning_is_not_cut_short():
