@@ -23,6 +23,7 @@ from transformerlm.config import (
 from transformerlm.errors import ConfigError
 from transformerlm.logging import NullLogger, names
 from transformerlm.progress import SilentReporter
+from transformerlm.schema import from_toml
 from transformerlm.training import plan_run, train, verify_run
 
 
@@ -117,6 +118,29 @@ def test_a_signal_ends_it_and_the_same_call_goes_on_to_the_same_bits(finished, c
     result = train(config, loggers=[])
     assert (result.steps, result.was_stopped) == (6, False)
     assert result.last == finished[0].last
+
+
+def test_a_run_that_is_named_after_its_start_says_with_which_name_it_goes_on(config, tmp_path):
+    heard, config = Heard(), changed(config, run_dir=str(tmp_path / "{run_name}"))
+    for resume in (lambda config: changed(config, resume="must"), lambda config: verify_run(config, 2)):
+        with pytest.raises(ConfigError, match=r"\[logging\]\.run_name: expected the name of a run"):
+            resume(config)
+    never = changed(config, run_dir=str(tmp_path / "other" / "{run_name}"), resume="never")
+    stopped = train(never, heard, loggers=[Recorder(signal_at=2)])
+    options = f"--logging.run_name={stopped.run_dir.name} --training.resume=auto"
+    assert heard.messages[-1] == f"stopped after step 2; the same command with {options} goes on from there"
+
+    stopped = train(config, heard, loggers=[Recorder(signal_at=4)])
+    name = stopped.run_dir.name
+    command = f"the same command with --logging.run_name={name}"
+    assert f"the run is named {name}; if it is stopped, {command} goes on" in heard.messages
+    assert heard.messages[-1] == f"stopped after step 4; {command} goes on from there"
+
+    heard = Heard()
+    named = dataclasses.replace(config, logging=dataclasses.replace(config.logging, run_name=name))
+    assert from_toml(TrainConfig, stopped.run_dir / "config.toml").logging.run_name == name
+    assert train(named, heard, loggers=[]).run_dir == stopped.run_dir
+    assert not [line for line in heard.messages if "changed since" in line or "is named" in line]
 
 
 def changed(config, **values):

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from transformerlm.errors import ConfigError, Key, Problem, shortened
 from transformerlm.schema import Section, field_types, is_section, merge, unknown
+from transformerlm.schema.values import convert
 
 COMMAND_LINE = "command line"
 """Source, in error messages, of a key that was set on the command line."""
@@ -195,22 +196,49 @@ def typed(overrides: Mapping[str, Any], section: type[Section]) -> dict[str, Any
 def parse_value(text: str, hint: Any) -> Any:
     """Return the value that `text` denotes for a key of this type; `text` itself if it denotes none.
 
-    wandb's agents write values with Python's `str` (True, None, [0.9, 0.99]), users write TOML (true, 3e-4):
-    both are accepted.
+    wandb's agents write values with Python's `str` (True, None, [0.9, 0.99], 32.0), users write TOML (true,
+    3e-4) or what Python prints ((0.9, 0.99), 'cosine'): all are accepted. Quotes around a value are dropped
+    where it is none with them; text keeps them.
     """
+    value = _parse(text, hint)
+    quoted = text.strip()
+    if len(quoted) > 1 and quoted[0] == quoted[-1] and quoted[0] in "'\"" and convert(value, hint)[1]:
+        inner = _parse(quoted[1:-1], hint)
+        return value if convert(inner, hint)[1] else inner
+    return value
+
+
+def _parse(text: str, hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return parse_value(text, arguments[0])
+        return _parse(text, arguments[0])
     if origin in (typing.Union, types.UnionType):
         other = next(part for part in arguments if part is not type(None))
-        return None if text in ("None", "none", "null") else parse_value(text, other)
+        return None if text in ("None", "none", "null") else _parse(text, other)
     if hint is str or origin is Literal:
         return text
     if hint is bool:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    if origin is tuple and not text.lstrip().startswith("["):
-        return [parse_value(text, arguments[0])]
-    return parse_literal(text)
+        return {"true": True, "false": False}.get(text.strip().lower(), text)
+    if origin is tuple:
+        return _parse_list(text, arguments[0])
+    value = parse_literal(text)
+    is_whole = hint is int and type(value) is float and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else value
+
+
+def _parse_list(text: str, item: Any) -> Any:
+    """Return a list from `[a, b]`, `(a, b)`, `a, b` or `a`.
+
+    Texts are in quotes and brackets in all but the last, which is any text: a prompt may have a comma.
+    """
+    value, start = parse_literal(text), text.lstrip()[:1]
+    if start == "[":
+        return value
+    is_text = isinstance(_parse("0", item), str)
+    is_quoted = start == "(" and all(isinstance(part, str) for part in value)
+    if type(value) is tuple and (is_quoted or not is_text):
+        return list(value)
+    return [_parse(text, item)]
 
 
 def parse_literal(text: str) -> Any:
