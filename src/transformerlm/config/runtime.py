@@ -15,8 +15,9 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """"auto": the first of cuda, mps and cpu that this machine has."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the matrix products; weights stay float32. "auto": bfloat16 where the device is fast at
-    it, else float32."""
+    """Precision of the matrix products; weights stay float32. "auto": on a CPU the faster of float32 and
+    bfloat16 for this model, measured and kept; elsewhere bfloat16 if the device has it. A resumed run keeps
+    the one that it began with."""
     attention: Literal["auto", "reference", "torch"] = "auto"
     """"reference": the formula, step by step. "torch": PyTorch's fused kernel. "auto": the faster one."""
     kernels: bool = True
