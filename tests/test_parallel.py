@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from transformerlm.errors import DataError
-from transformerlm.parallel import available_cores, ordered_map
+from transformerlm.parallel import ordered_map
 
 
 def square(x: int) -> int:
@@ -109,7 +109,3 @@ def test_it_works_beside_threads():
     finally:
         stop.set()
         thread.join()
-
-
-def test_available_cores():
-    assert 1 <= available_cores() <= (os.cpu_count() or 1)

@@ -34,7 +34,7 @@ class RuntimeConfig(Section):
     deterministic: bool = False
     """Use only operations that give the same bits each time, some of them slower (on a CPU all do)."""
     num_threads: NumThreads | None = None
-    """CPU threads of torch. None: torch's default, or an equal part of the cores for each rank of a
-    machine."""
+    """CPU threads of torch. None: torch's default, but no more than the process's quota of processor time,
+    or an equal part of the cores for each rank of a machine."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights, the order of the data, and sampling."""

@@ -22,6 +22,7 @@ import torch
 
 from transformerlm import __version__
 from transformerlm.config import ModelConfig, RuntimeConfig
+from transformerlm.kernels.dispatch import num_threads
 from transformerlm.kernels.library import cache_dir
 from transformerlm.kernels.target import target
 from transformerlm.runtime.device import DtypeName, resolve_device
@@ -137,7 +138,7 @@ def _path_of(measure: Measure, config: RuntimeConfig, model: ModelConfig, names:
         "model": to_dict(model),
         "settings": [config.kernels, config.attention],
         "processor": [processor.name, processor.features, torch.backends.cpu.get_cpu_capability()],
-        "threads": torch.get_num_threads(),
+        "threads": [torch.get_num_threads(), num_threads()],
         "limits": {key: value for key, value in sorted(os.environ.items()) if key.startswith(_LIMITS)},
         "versions": _versions(),
     }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from transformerlm.config import ModelConfig, RuntimeConfig
-from transformerlm.kernels.dispatch import keep_freed_memory
+from transformerlm.kernels.dispatch import keep_freed_memory, num_threads
 from transformerlm.progress import Reporter
 from transformerlm.runtime.device import DTYPES, resolve_device
 from transformerlm.runtime.precision import Precision, choose_precision
@@ -102,8 +102,7 @@ def set_up_process(config: RuntimeConfig) -> None:
     """
     if resolve_device(config.device).type == "cpu":
         keep_freed_memory()
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    torch.set_num_threads(config.num_threads or num_threads())
     if config.deterministic:
         # Read by cuBLAS when it starts; without it torch refuses its products.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

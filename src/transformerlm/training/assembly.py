@@ -16,9 +16,9 @@ from transformerlm.config import RuntimeConfig
 from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import CheckpointError, ConfigError, Key
 from transformerlm.infer import check_prompts
+from transformerlm.limits import available_cores
 from transformerlm.logging import CombinedLogger, Logger, MetricsFile, make_logger
 from transformerlm.nn.accounting import checkpoint_bytes
-from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
 from transformerlm.runtime import (
     DTYPES,
