@@ -83,7 +83,10 @@ def train(
         TransformerLMError: any error that the user can correct, as one of its subclasses: ConfigError,
             DataError, CheckpointError, NumericalError, OutputError, LockedError.
     """
-    with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks) as (run_dir, run_name):
+    with (
+        _ranks(reporter) as (ranks, reporter),
+        locked_run_folder(config, ranks, reporter) as (run_dir, run_name),
+    ):
         check_start(config, run_dir, reporter, ranks)
         prepared = prepare(config, reporter, ranks)
         # Imported only now: torch takes seconds, and worker processes start faster without it.
@@ -121,7 +124,7 @@ def verify_run(
     Raises:
         CheckpointError: there is no checkpoint; or, on a CPU, the bits differ.
     """
-    with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks) as (run_dir, _):
+    with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks, reporter) as (run_dir, _):
         prepared = prepare(config, reporter, ranks)
         from transformerlm.training.assembly import Assembly
 
@@ -138,7 +141,7 @@ def _ranks(reporter: Reporter | None) -> Iterator[tuple[Ranks, Reporter]]:
 
 
 @contextlib.contextmanager
-def locked_run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path, str]]:
+def locked_run_folder(config: TrainConfig, ranks: Ranks, reporter: Reporter) -> Iterator[tuple[Path, str]]:
     """Lock the run's folder for these ranks, remove dead temporaries; yield the folder and the run's name.
 
     Raises:
@@ -152,7 +155,7 @@ def locked_run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path,
         with ranks.collective_errors():
             if ranks.is_main:
                 with full_disk_as_output_error(run_dir / LOCK_FILE):
-                    stack.enter_context(locked(run_dir))
+                    stack.enter_context(locked(run_dir, reporter.say))
                 for folder in (run_dir, run_dir / "checkpoints"):
                     remove_dead_temporaries(folder)
         yield run_dir, run_name
