@@ -26,8 +26,8 @@ from benchmarking.tokenizer_report import Result, Results, record, report
 from benchmarking.tokenizer_works import OURS, WORKS, package_of, task
 from transformerlm.cli.command import run_command
 from transformerlm.errors import DataError, Key
+from transformerlm.limits import available_cores
 from transformerlm.logging import ConsoleLogger, say
-from transformerlm.parallel import available_cores
 from transformerlm.schema import NonNegativeInt, PositiveFloat, PositiveInt, Problem, Section, Text
 
 TEN_WORDS = "The quick brown fox jumps over the lazy dog again"

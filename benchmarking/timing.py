@@ -265,10 +265,15 @@ def nothing(result: object) -> str:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Return True if `[runtime].device` has instructions for bfloat16 products."""
-    from transformerlm.runtime import has_quick_bfloat16, resolve_device
+    """Return True if `[runtime].device` computes products in bfloat16, without an emulation."""
+    from transformerlm.runtime import resolve_device
+    from transformerlm.runtime.precision import precision_of
+    from transformerlm.runtime.speed import has_emulation, probe
 
-    return has_quick_bfloat16(resolve_device(device))
+    resolved = resolve_device(device)
+    if resolved.type != "cpu":
+        return precision_of(resolved) == "bfloat16"
+    return not has_emulation(probe(("float32", "bfloat16")))
 
 
 def cpu_seconds() -> float:

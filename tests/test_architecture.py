@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "transformerlm"
 
 FLOORS = [
-    {"errors", "progress", "signals"},
+    {"errors", "limits", "progress", "signals"},
     {"storage", "schema", "parallel"},
     {"config"},
     {"kernels", "distributed", "logging"},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.host_program import ENTRY_POINTS, HOST_SETTINGS, TRAINING, prepare, process_state
-from transformerlm import runtime
+from transformerlm.runtime import runtime
 
 ALL = ENTRY_POINTS | TRAINING
 

@@ -8,7 +8,7 @@ from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
 from transformerlm.errors import ConfigError
 from transformerlm.infer import complete
 from transformerlm.nn import TransformerLM
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import Runtime, precision
 from transformerlm.tokenizer import Tokenizer
 
 END = "<|endoftext|>"
@@ -93,3 +93,21 @@ def test_the_packages_one_name():
     assert "LanguageModel" in transformerlm.__all__
     with pytest.raises(AttributeError, match="has no attribute 'LanguageModle'"):
         _ = transformerlm.LanguageModle
+
+
+def test_a_slow_precision_by_name_is_told_once_and_auto_takes_the_faster(trained, monkeypatch):
+    def load(dtype, speedup):
+        seconds = {"float32": 1.0, "bfloat16": 1 / speedup}
+        monkeypatch.setattr(precision, "measured_once", lambda *arguments: seconds)
+        told: list[str] = []
+        lm = LanguageModel.load(
+            trained / "runs/fables", RuntimeConfig(device="cpu", dtype=dtype), told.append
+        )
+        assert {parameter.dtype for parameter in lm.model.parameters()} == {lm.runtime.dtype}
+        return lm.runtime.dtype, told
+
+    assert load("auto", 3.0) == (torch.bfloat16, [])
+    assert load("auto", 0.5) == (torch.float32, [])
+    dtype, (warning,) = load("bfloat16", 0.5)
+    assert dtype == torch.bfloat16
+    assert "bfloat16 takes 2 x as long as float32" in warning

@@ -11,7 +11,7 @@ import pytest
 
 from tests.worker_functions import die, fail_at_three, own_process, own_process_later, square
 from transformerlm.errors import DataError
-from transformerlm.parallel import available_cores, ordered_map
+from transformerlm.parallel import ordered_map
 
 ROOT = Path(__file__).parents[1]
 
@@ -128,7 +128,3 @@ def test_a_script_without_a_main_guard_runs_once_and_needs_no_semaphores(given_a
         command = [sys.executable, *(["script.py"] if given_as == "a file" else [])]
         done = subprocess.run(command, stdin=script, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "this script runs\n260 False\n", "")
-
-
-def test_available_cores():
-    assert 1 <= available_cores() <= (os.cpu_count() or 1)

@@ -15,8 +15,9 @@ from transformerlm.checkpoint.store import Checkpoint, load_model_state, open_ch
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
 from transformerlm.errors import CheckpointError, ConfigError
 from transformerlm.infer import Completion, Continuation, complete, extend, start
+from transformerlm.infer.speed import generation_seconds
 from transformerlm.nn import TransformerLM, num_parameters
-from transformerlm.runtime import Runtime
+from transformerlm.runtime import Runtime, choose_precision
 from transformerlm.schema import NonNegativeInt, from_dict
 from transformerlm.tokenizer import Tokenizer
 
@@ -66,8 +67,11 @@ class LanguageModel:
 
         Args:
             runtime: device, precision of the weights, attention, kernels; by default the fastest available.
-                Its num_threads, seed and deterministic concern commands and are ignored here.
-            warn: called with a line about each damaged checkpoint that is skipped.
+                On a CPU "auto" is measured for a model of these sizes when it is first loaded, and kept
+                beside the compiled kernels. Its num_threads, seed and deterministic concern commands and are
+                ignored here.
+            warn: called with a line about each damaged checkpoint that is skipped, and if the precision asked
+                for is slower than float32.
 
         Raises:
             CheckpointError: if there is none, or its tokenizer is not the one that it was trained with.
@@ -76,8 +80,7 @@ class LanguageModel:
         config = runtime or RuntimeConfig()
         checkpoint = open_checkpoint(Path(path).expanduser(), warn)
         tokenizer = RunDirectory.of(checkpoint).tokenizer(checkpoint)
-        resolved = Runtime.from_config(config)
-        model = load_model(checkpoint, config, resolved)
+        model, resolved = load_model(checkpoint, config, warn)
         return cls(model, tokenizer, checkpoint, resolved)
 
     @overload
@@ -137,8 +140,10 @@ def _one_text_each(method: str, prompts: str | Sequence[str], settings: Mapping[
     return chosen
 
 
-def load_model(checkpoint: Checkpoint, config: RuntimeConfig, runtime: Runtime) -> TransformerLM:
-    """Load the checkpoint's model, in evaluation mode, its weights in the precision of [runtime].
+def load_model(
+    checkpoint: Checkpoint, config: RuntimeConfig, warn: Callable[[str], object]
+) -> tuple[TransformerLM, Runtime]:
+    """Load the checkpoint's model, in evaluation mode, its weights in the precision of [runtime], resolved.
 
     Raises:
         CheckpointError: if the weights are not those of the model that its config describes.
@@ -146,12 +151,16 @@ def load_model(checkpoint: Checkpoint, config: RuntimeConfig, runtime: Runtime) 
     state = checkpoint.model_state()
     shape = from_dict(ModelConfig, checkpoint.require("config", "model"), str(checkpoint.path))
     check_size(shape, state, checkpoint)
+    precision = choose_precision(config, shape, generation_seconds)
+    if precision.warning:
+        warn(precision.warning)
+    runtime = Runtime.of(config, precision)
     # Built on the device "meta", where no weights are drawn: torch's random state stays as it was.
     model = TransformerLM(shape, backend=config.attention, device="meta", dtype=torch.float32)
     # Module.to_empty would do the same, but imports torch's compiler for tensors on "meta": a second or two.
     model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=runtime.device))
     load_model_state(model, state, str(checkpoint.path))
-    return model.to(runtime.dtype).eval()
+    return model.to(runtime.dtype).eval(), runtime
 
 
 def check_size(shape: ModelConfig, state: Mapping[str, Any], checkpoint: Checkpoint) -> None:

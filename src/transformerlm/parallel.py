@@ -20,14 +20,10 @@ from contextlib import ExitStack, suppress
 from typing import Any, Self, TypeVar
 
 from transformerlm.errors import DataError
+from transformerlm.limits import available_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may run on (its container's or taskset's share)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered_map(

@@ -6,6 +6,16 @@ import pytest
 from transformerlm.config import CorpusConfig, EvalConfig, EvalSection, RuntimeConfig
 from transformerlm.errors import CheckpointError, ConfigError, Key
 from transformerlm.evaluation.compare import compare, evaluate
+from transformerlm.progress import SilentReporter
+from transformerlm.runtime import precision
+
+
+class Heard(SilentReporter):
+    def __init__(self):
+        self.messages = []
+
+    def say(self, message):
+        self.messages.append(message)
 
 
 @pytest.fixture
@@ -57,3 +67,14 @@ def test_the_text_is_not_overwritten(config, tmp_path):
     with pytest.raises(ConfigError) as caught:
         evaluate(with_eval(config, text=path, documents_file=path))
     assert caught.value.problems[0].key == Key("eval", "documents_file")
+
+
+def test_both_are_scored_in_one_precision(config, monkeypatch):
+    """Also where another one would be faster for the second."""
+    speeds = iter([2.0, 0.5])
+    monkeypatch.setattr(
+        precision, "measured_once", lambda *arguments: {"float32": 1.0, "bfloat16": 1 / next(speeds)}
+    )
+    heard = Heard()
+    evaluate(dataclasses.replace(config, runtime=RuntimeConfig(device="cpu")), heard)
+    assert [", bfloat16" in line for line in heard.messages if " parameters, on " in line] == [True, True]

@@ -1,5 +1,7 @@
 """Locks between real processes."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -10,6 +12,7 @@ import time
 import pytest
 
 from transformerlm.errors import LockedError
+from transformerlm.storage.files import remove_dead_temporaries
 from transformerlm.storage.lock import LOCK_FILE, locked
 
 HOLD = """
@@ -113,3 +116,37 @@ def test_programs_that_a_holder_has_started_do_not_hold_it(tmp_path):
     with locked(tmp_path):
         pass
     child.communicate(b"\n")
+
+
+@pytest.fixture(params=["ENOLCK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"])
+def no_locks(request, monkeypatch):
+    """A file system that refuses locks, as Lustre and some mounts of NFS do."""
+
+    def refuse(descriptor, operation):
+        number = getattr(errno, request.param)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_a_lock_that_cannot_be_had_is_one_warning_and_the_work_goes_on(no_locks, tmp_path):
+    told: list[str] = []
+    with locked(tmp_path / "run", told.append):
+        (tmp_path / "run" / "made").touch()
+    (warning,) = told
+    assert warning.startswith(f"warning: {tmp_path / 'run'}: cannot be locked on this file system; ")
+
+
+def test_a_lock_that_can_be_had_is_not_told(tmp_path):
+    with locked(tmp_path, pytest.fail):
+        pass
+
+
+def test_without_locks_temporaries_of_others_are_left_until_they_are_old(no_locks, tmp_path):
+    """Their process may run on another machine."""
+    young, old = (tmp_path / f".{name}.tmp.999999999.00000000" for name in ("young", "old"))
+    for path, age in ((young, 3600), (old, 25 * 3600)):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    assert remove_dead_temporaries(tmp_path) == [old]
+    assert young.exists()

@@ -23,7 +23,6 @@ from transformerlm.runtime import Runtime
 from transformerlm.training.learner import Learner
 from transformerlm.training.memory import (
     USABLE_FRACTION,
-    container_limits,
     device_memory,
     largest_that_fits,
     micro_batch_size,
@@ -162,10 +161,3 @@ def test_the_memory_of_this_machine_is_known_and_stays_the_same():
     assert memory % os.sysconf("SC_PAGE_SIZE") == 0
     taken = bytearray(2**27)
     assert device_memory(torch.device("cpu")) == memory, len(taken)
-
-
-def test_a_container_may_have_less(tmp_path):
-    texts = {"none": "max\n", "two": str(2 * 2**30) + "\n"}
-    for name, text in texts.items():
-        (tmp_path / name).write_text(text)
-    assert container_limits([tmp_path / name for name in (*texts, "missing")]) == [2 * 2**30]

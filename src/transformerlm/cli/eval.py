@@ -32,9 +32,9 @@ def evaluate(config: EvalConfig) -> None:
     """Score the text with one model or two; print, log and write the result."""
     # Imported only now: torch takes seconds.
     from transformerlm.evaluation.compare import evaluate
-    from transformerlm.runtime import prepare_process
+    from transformerlm.runtime import set_up_process
 
-    prepare_process(config.runtime)
+    set_up_process(config.runtime)
     terminal = Terminal()
     evaluation = evaluate(config, terminal)
     for line in table(evaluation):

@@ -30,9 +30,9 @@ def infer(config: InferConfig) -> None:
     from transformerlm.checkpoint.run_directory import RunDirectory
     from transformerlm.infer import completions, start
     from transformerlm.language_model import LanguageModel
-    from transformerlm.runtime import prepare_process
+    from transformerlm.runtime import set_up_process
 
-    prepare_process(config.runtime)
+    set_up_process(config.runtime)
     lm = LanguageModel.load(config.infer.checkpoint, config.runtime, Terminal().say)
     texts = start(lm.tokenizer, generation, config.infer.first_row)
     with open_results(config, generation, RunDirectory.of(lm.checkpoint)) as write:
@@ -56,9 +56,9 @@ def interactive(config: InferConfig) -> None:
     """Read prompts at the terminal and show how the model continues each."""
     from transformerlm.cli.interactive import Session
     from transformerlm.language_model import LanguageModel
-    from transformerlm.runtime import prepare_process
+    from transformerlm.runtime import set_up_process
 
-    prepare_process(config.runtime)
+    set_up_process(config.runtime)
     lm = LanguageModel.load(config.infer.checkpoint, config.runtime, Terminal().say)
     Session(lm, config.generation, config.runtime.seed).run()
 

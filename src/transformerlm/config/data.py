@@ -49,7 +49,7 @@ class CorpusConfig(Section):
     "tail": the end of the corpus. "auto": "document" where there are 20 or more and both sides get one."""
     num_workers: NumThreads | None = None
     """Threads (processes where the kernels are not used) that read the corpus; the result does not depend on
-    it. None: one per core."""
+    it. None: one per core, or as many as a quota of processor time keeps busy."""
 
     @property
     def corpus_name(self) -> str:

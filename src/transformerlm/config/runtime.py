@@ -15,8 +15,9 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """"auto": the first of cuda, mps and cpu that this machine has."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the matrix products; weights stay float32. "auto": bfloat16 where the device is fast at
-    it, else float32."""
+    """Precision of the matrix products; weights stay float32. "auto": on a CPU the faster of float32 and
+    bfloat16 for this model, measured and kept; elsewhere bfloat16 if the device has it. A resumed run keeps
+    the one that it began with."""
     attention: Literal["auto", "reference", "torch"] = "auto"
     """"reference": the formula, step by step. "torch": PyTorch's fused kernel. "auto": the faster one."""
     kernels: bool = True
@@ -33,7 +34,7 @@ class RuntimeConfig(Section):
     deterministic: bool = False
     """Use only operations that give the same bits each time, some of them slower (on a CPU all do)."""
     num_threads: NumThreads | None = None
-    """CPU threads of torch. None: torch's default, or an equal part of the cores for each rank of a
-    machine."""
+    """CPU threads of torch. None: torch's default, but no more than the process's quota of processor time,
+    or an equal part of the cores for each rank of a machine."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights, the order of the data, and sampling."""

@@ -27,7 +27,8 @@ from transformerlm.data.sidecar import FORMAT_VERSION, Sidecar, sidecar_path
 from transformerlm.data.split import empty_split_error, has_validation, regions
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError, Key
-from transformerlm.parallel import available_cores, ordered_map
+from transformerlm.limits import available_cores
+from transformerlm.parallel import ordered_map
 from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.storage.files import require_free_bytes
 from transformerlm.tokenizer import Tokenizer

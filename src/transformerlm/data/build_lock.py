@@ -35,7 +35,7 @@ def _acquire(stack: contextlib.ExitStack, directory: Path, reporter: Reporter) -
     while True:
         try:
             with full_disk_as_output_error(directory):
-                stack.enter_context(locked(directory))
+                stack.enter_context(locked(directory, reporter.say))
             return
         except LockedError as error:
             if not is_reported:

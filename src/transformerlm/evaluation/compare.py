@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformerlm.evaluation.text import Text
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import num_parameters
 from transformerlm.progress import Reporter, SilentReporter
+from transformerlm.runtime.device import DtypeName, dtype_name
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,11 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Evaluation
     # Both are opened before the first is scored, which may take long: a wrong path is reported at once.
     paths = [path for path in (config.eval.checkpoint, config.eval.compare) if path is not None]
     checkpoints = [open_checkpoint(Path(path).expanduser(), reporter.say) for path in paths]
-    return compare(str(text), *(_scored(found.path, text, config, reporter) for found in checkpoints))
+    first, dtype = _scored(checkpoints[0].path, text, config, reporter)
+    # "auto" may choose otherwise for another size, and two models may differ by no more than rounding does.
+    same = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, dtype=dtype))
+    others = [_scored(found.path, text, same, reporter)[0] for found in checkpoints[1:]]
+    return compare(str(text), first, *others)
 
 
 def compare(text: str, first: ScoredModel, second: ScoredModel | None = None) -> Evaluation:
@@ -78,13 +84,17 @@ def compare(text: str, first: ScoredModel, second: ScoredModel | None = None) ->
     return Evaluation(text, first, second, found)
 
 
-def _scored(path: Path, text: Text, config: EvalConfig, reporter: Reporter) -> ScoredModel:
-    """Load a model and score the text with it; the model is freed on return."""
+def _scored(path: Path, text: Text, config: EvalConfig, reporter: Reporter) -> tuple[ScoredModel, DtypeName]:
+    """Load a model and score the text with it; return the precision of its products too.
+
+    The model is freed on return.
+    """
     lm = load_for_scoring(path, config.runtime, reporter.say)
     eos_id = end_of_text_id(lm, config.eval)
     _describe(lm, eos_id, reporter)
     scores = score(lm, text, config.eval, reporter)
-    return ScoredModel(lm.checkpoint, (lm.tokenizer.fingerprint, eos_id), scores)
+    scored = ScoredModel(lm.checkpoint, (lm.tokenizer.fingerprint, eos_id), scores)
+    return scored, dtype_name(lm.runtime.dtype)
 
 
 def _describe(lm: LanguageModel, eos_id: int | None, reporter: Reporter) -> None:

@@ -29,7 +29,7 @@ from transformerlm.nn import TransformerLM, cross_entropy
 from transformerlm.nn.fused import with_kernels
 from transformerlm.nn.loss import CHUNK_BYTES, DEFAULT_CHUNK_BYTES
 from transformerlm.progress import Reporter
-from transformerlm.runtime import Runtime, memory_for
+from transformerlm.runtime import Runtime, choose_precision, memory_for
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.vocabulary import Ids
 
@@ -52,7 +52,10 @@ def load_for_scoring(
 ) -> LanguageModel:
     """`LanguageModel.load` with float32 weights; [runtime].dtype is the dtype of products, as in training."""
     lm = LanguageModel.load(path, dataclasses.replace(config, dtype="float32"), warn)
-    return dataclasses.replace(lm, runtime=Runtime.from_config(config))
+    precision = choose_precision(config, lm.model.config)
+    if precision.warning:
+        warn(precision.warning)
+    return dataclasses.replace(lm, runtime=Runtime.of(config, precision))
 
 
 def score(lm: LanguageModel, text: Text, settings: EvalSection, reporter: Reporter) -> DocumentScores:

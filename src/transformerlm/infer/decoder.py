@@ -52,7 +52,7 @@ class KernelDecoder:
         rope = blocks[0].attention.rope
         assert rope is not None
         rows, width = keys.shape[1], config.vocabulary_rows
-        self._num_threads = torch.get_num_threads()
+        self._num_threads = dispatch.num_threads()
         self._logits = _float32(rows, width)
         # The kernel gets raw addresses, so dtypes and device must not follow torch's defaults.
         self._memory = (

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from transformerlm.kernels import checks
 from transformerlm.kernels.library import Library
+from transformerlm.limits import quota_cores
 
 LIBRARY = Library("training", "transformerlm.kernels.training", [], 10)
 _PLAIN = (Tensor, nn.Parameter)  # a subclass, such as DTensor, may store its data in another way
@@ -31,7 +32,7 @@ def can_serve(*tensors: Tensor) -> bool:
 
 
 def run(kernel: str, dtypes: tuple[torch.dtype, ...], *arguments: Tensor | float) -> None:
-    """Run a training kernel on PyTorch's threads.
+    """Run a training kernel on `num_threads()` threads.
 
     Args:
         kernel: name without dtypes, such as "swiglu".
@@ -39,7 +40,17 @@ def run(kernel: str, dtypes: tuple[torch.dtype, ...], *arguments: Tensor | float
         arguments: values of its parameters in order. Tensors must be contiguous and large enough, which is
             verified in debug mode only (checks.py).
     """
-    run_on(torch.get_num_threads(), LIBRARY, kernel, dtypes, *arguments)
+    run_on(num_threads(), LIBRARY, kernel, dtypes, *arguments)
+
+
+def num_threads() -> int:
+    """Return the number of threads for a kernel: PyTorch's, but no more than a quota of processor time keeps
+    busy.
+
+    PyTorch counts the processors that it sees. Threads that wait for each other, as those of kernels, are
+    slower than one thread if they take turns.
+    """
+    return min(torch.get_num_threads(), quota_cores() or torch.get_num_threads())
 
 
 def run_on(

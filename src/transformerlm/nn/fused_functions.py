@@ -47,7 +47,7 @@ class _RMSNorm(Function):
         grad, grad_x = grad.contiguous(), torch.empty_like(x)
         rows, width = len(inverse_rms), x.shape[-1]
         # Zeros: if fewer threads run than were asked for, some rows are not written.
-        parts = _float32(torch.get_num_threads(), width).zero_()
+        parts = _float32(dispatch.num_threads(), width).zero_()
         tensors = (grad, x, weight, inverse_rms, grad_x, parts)
         dispatch.run("rms_norm_back", (x.dtype, grad.dtype), *tensors, rows, width)
         return grad_x, parts.sum(0), None, None
@@ -162,7 +162,7 @@ class _Workspace:
         size = max(1, min(rows, SCORES_BYTES // (queries * times * q.element_size())))
         self.parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
         self._scores, self._grad_scores = (q.new_empty(size, queries, times) for _ in range(2))
-        self._scratch = _float32(torch.get_num_threads(), times)
+        self._scratch = _float32(dispatch.num_threads(), times)
 
     def scores(self, part: slice) -> Tensor:
         return self._scores[: part.stop - part.start]

@@ -29,6 +29,8 @@ DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Error numbers for a disk, a quota or a file that cannot grow any more."""
 _YOUNG_SECONDS = 60.0
 """Age up to which a temporary whose process runs may not be locked yet."""
+_OLD_SECONDS = 24 * 3600.0
+"""Age from which a temporary is dead where the file system has no locks."""
 _TEMPORARY = re.compile(r"\.(.+)\.tmp\.(\d+)\.[0-9a-f]{8}")
 
 
@@ -65,9 +67,12 @@ def _is_dead_temporary(path: Path) -> bool:
     with contextlib.suppress(OSError), _opened(path) as descriptor:
         # A temporary is made and then locked. In between it is not dead if its process runs. Process ids are
         # reused, in a container soon, so that this is believed for a minute only.
-        is_young = time.time() - path.stat().st_mtime < _YOUNG_SECONDS
-        may_be_locked_yet = is_young and int(found[2]) != os.getpid() and _is_running(int(found[2]))
-        return not may_be_locked_yet and try_lock(descriptor)
+        age = time.time() - path.stat().st_mtime
+        if age < _YOUNG_SECONDS and int(found[2]) != os.getpid() and _is_running(int(found[2])):
+            return False
+        is_free = try_lock(descriptor)
+        # Without locks nothing tells whether its process, perhaps on another machine, still writes.
+        return age > _OLD_SECONDS if is_free is None else is_free
     return False
 
 

@@ -1,7 +1,8 @@
 """Advisory locks on folders: one process of this package at a time.
 
 The system releases a lock (flock) when its holder ends, however it ends: a killed holder never blocks. The
-lock file stays behind in a folder that is not empty. Windows has no such locks; nothing is locked there.
+lock file stays behind in a folder that is not empty. Some network file systems (Lustre, some mounts of NFS)
+refuse locks: a warning says so, and the work goes on. Windows has no such locks; nothing is locked there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from transformerlm.errors import LockedError
@@ -27,15 +28,18 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # 
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, warn: Callable[[str], object] = lambda line: None) -> Iterator[None]:
     """Hold a folder's lock until the block ends or the process does; a missing folder is made.
 
     A folder with nothing in it but the lock file is removed again at the end.
 
+    Args:
+        warn: called with a line where the file system has no locks: the folder is not protected then.
+
     Raises:
         LockedError: another process holds it. Raised at once, and names that process and its machine.
     """
-    descriptor = _open_locked(directory)
+    descriptor = _open_locked(directory, warn)
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
@@ -46,7 +50,7 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open_locked(directory: Path) -> int:
+def _open_locked(directory: Path, warn: Callable[[str], object]) -> int:
     path = directory / LOCK_FILE
     while True:
         try:
@@ -58,7 +62,7 @@ def _open_locked(directory: Path) -> int:
                 raise
             continue
         try:
-            _acquire(descriptor, directory)
+            _acquire(descriptor, directory, warn)
             # The last holder may have removed the file between open and lock: nobody else would see this one.
             if _is_same_file(path, descriptor):
                 return descriptor
@@ -82,8 +86,12 @@ def _remove_if_empty(directory: Path) -> None:
             directory.rmdir()
 
 
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file or folder without waiting; return False if another open descriptor has the lock."""
+def try_lock(descriptor: int) -> bool | None:
+    """Lock an open file or folder without waiting.
+
+    Returns:
+        True: locked. False: another open descriptor has the lock. None: the file system has no locks.
+    """
     if sys.platform == "win32":
         return True
     try:
@@ -93,6 +101,7 @@ def try_lock(descriptor: int) -> bool:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
+        return None
     return True
 
 
@@ -103,8 +112,14 @@ def unlock(descriptor: int) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def _acquire(descriptor: int, directory: Path) -> None:
-    if try_lock(descriptor):
+def _acquire(descriptor: int, directory: Path, warn: Callable[[str], object]) -> None:
+    is_locked = try_lock(descriptor)
+    if is_locked is None:
+        warn(
+            f"warning: {directory}: cannot be locked on this file system; a second process that writes there "
+            "would not be noticed, and could spoil the files of both"
+        )
+    if is_locked is not False:
         return
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))

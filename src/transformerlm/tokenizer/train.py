@@ -18,7 +18,8 @@ from typing import BinaryIO
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import DataError
-from transformerlm.parallel import available_cores, ordered_map
+from transformerlm.limits import available_cores
+from transformerlm.parallel import ordered_map
 from transformerlm.tokenizer import kernel_library, train_kernels
 from transformerlm.tokenizer.bpe import Merges, Progress, Vocab, train_from_counts
 from transformerlm.tokenizer.formats.text_file import FileError

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from transformerlm.checkpoint.run_directory import RunDirectory, check_same_on_all_ranks, identity
+from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import RuntimeConfig
 from transformerlm.distributed.ranks import Ranks
-from transformerlm.errors import ConfigError, Key
+from transformerlm.errors import CheckpointError, ConfigError, Key
 from transformerlm.infer import check_prompts
+from transformerlm.limits import available_cores
 from transformerlm.logging import CombinedLogger, Logger, MetricsFile, make_logger
 from transformerlm.nn.accounting import checkpoint_bytes
-from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
-from transformerlm.runtime import Runtime, prepare_process, resolve_device
+from transformerlm.runtime import (
+    DTYPES,
+    Precision,
+    Runtime,
+    choose_precision,
+    resolve_device,
+    set_up_process,
+)
 from transformerlm.schema import to_dict
 from transformerlm.signals import end_at_interrupts, warnings_ignored
 from transformerlm.storage.files import require_free_bytes
@@ -67,8 +76,9 @@ class Assembly:
                 require_free_bytes(self.run.path, num_bytes, "two checkpoints")
         with self.ranks.collective_errors():
             check_same_on_all_ranks(self.ranks, self.config, identity(self.config, self.data))
-        with self.runtime() as runtime, contextlib.ExitStack() as to_the_end:
-            trainer = self.make_trainer(runtime)
+        found = self.run.resume_point(self.config.training.resume, self.reporter, self.ranks)
+        with self.runtime(found) as runtime, contextlib.ExitStack() as to_the_end:
+            trainer = self.make_trainer(runtime, found)
             if self.is_complete(trainer):
                 report_nothing_to_do(trainer, self.reporter)
                 self.report_end()
@@ -103,12 +113,15 @@ class Assembly:
         """Return the estimated time, memory and disk space of training."""
         with self.ranks.collective_errors():
             share_of_batch(self.config, self.ranks.size)
-        with self.runtime() as runtime:
+        is_new = self.config.training.resume == "never"
+        found = None if is_new else self.run.resume_point("auto", self.reporter, self.ranks)
+        with self.runtime(found) as runtime:
             return make_plan(self.config, self.data, self.run.path, runtime, self.reporter, ranks=self.ranks)
 
     def verify_resume(self, steps: int) -> None:
         """Take `steps` steps from the newest checkpoint, without and with a stop, and compare all bits."""
-        with self.runtime() as runtime:
+        found = self.run.resume_point("must", self.reporter, self.ranks)
+        with self.runtime(found) as runtime:
 
             def make(run: RunDirectory) -> Trainer:
                 return Trainer(self.config, self.data, run, runtime, self.reporter, lambda: 0.0, self.ranks)
@@ -116,26 +129,42 @@ class Assembly:
             verify_resume(make, self.run, steps)
 
     @contextlib.contextmanager
-    def runtime(self) -> Iterator[Runtime]:
+    def runtime(self, found: Checkpoint | None) -> Iterator[Runtime]:
         """Context manager: the runtime of this rank, with [runtime]'s settings of PyTorch in the block.
+
+        From here on the run's config has the precision that was chosen.
+
+        Args:
+            found: the checkpoint to resume from, whose precision is kept.
 
         Raises:
             ConfigError: there is no such device, or not one for each rank.
         """
         with contextlib.ExitStack() as stack:
             with self.ranks.collective_errors():
-                config = runtime_of_rank(self.config.runtime, self.ranks)
+                config = runtime_of_rank(keep_precision(self.config.runtime, found), self.ranks)
                 if self.owns_process:
-                    runtime = prepare_process(config)
+                    set_up_process(config)
                 else:
-                    runtime = Runtime.from_config(config)
                     stack.enter_context(temporary_torch_settings(config))
-            yield runtime
+            precision = self.choose_precision(config)
+            own = dataclasses.replace(self.config.runtime, dtype=precision.name)
+            self.config = dataclasses.replace(self.config, runtime=own)
+            yield Runtime.of(config, precision)
 
-    def make_trainer(self, runtime: Runtime) -> Trainer:
+    def choose_precision(self, config: RuntimeConfig) -> Precision:
+        """Return the precision that rank 0 has chosen: ranks of two kinds of machines must agree."""
+        with self.ranks.while_rank_0_works():
+            chosen = choose_precision(config, self.config.model) if self.ranks.is_main else None
+        sent = json.dumps(dataclasses.asdict(chosen) if chosen else {}).encode()
+        precision = Precision(**json.loads(self.ranks.broadcast_bytes(sent)))
+        if precision.warning:
+            self.reporter.say(precision.warning)
+        return precision
+
+    def make_trainer(self, runtime: Runtime, found: Checkpoint | None) -> Trainer:
         """Return the run's trainer, restored from the checkpoint to resume from, or new."""
         config, ranks = self.config, self.ranks
-        found = self.run.resume_point(config.training.resume, self.reporter, ranks)
         with ranks.collective_errors():
             trainer = Trainer(config, self.data, self.run, runtime, self.reporter, ranks=ranks)
         if found:
@@ -184,6 +213,18 @@ class Assembly:
         """Report the run's folder, and the command that writes more text."""
         more = f'more text: transformerlm-infer --infer.checkpoint="{self.run.path}"'
         self.reporter.say(f"done: {self.run.path}; {more}")
+
+
+def keep_precision(config: RuntimeConfig, found: Checkpoint | None) -> RuntimeConfig:
+    """Return [runtime] with the precision that the run began with in place of "auto"; a new run has none."""
+    if config.dtype != "auto" or found is None:
+        return config
+    try:
+        begun = found.require("config", "runtime", "dtype")
+    except CheckpointError:  # not a run of this package; resuming says what is wrong with it
+        return config
+    # Older runs have written "auto" in their checkpoints.
+    return dataclasses.replace(config, dtype=begun) if begun in list(DTYPES) else config
 
 
 def runtime_of_rank(config: RuntimeConfig, ranks: Ranks) -> RuntimeConfig:

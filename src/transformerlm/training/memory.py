@@ -6,14 +6,13 @@ config is always run in the same way.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from transformerlm.config import TrainConfig
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
+from transformerlm.limits import memory_bytes
 from transformerlm.nn import accounting
 from transformerlm.nn.loss import CHUNK_BYTES, DEFAULT_CHUNK_BYTES
 from transformerlm.runtime import Runtime
@@ -24,9 +23,6 @@ gaps."""
 TOKENS_PER_PASS = {"cpu": 8192}
 """Maximum number of tokens per forward pass, by device: on a CPU more take memory and save no time (half as
 many cost some 2 % more time, an eighth 10 %)."""
-
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Files in which Linux gives the memory limit of this container (cgroups version 2 and 1)."""
 
 
 @dataclass(frozen=True)
@@ -110,22 +106,14 @@ def largest_that_fits(
 
 
 def device_memory(device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> int | None:
-    """Return the device's memory in bytes (for a CPU this rank's part of the machine's); None if unknown."""
+    """Return the device's memory in bytes, of a CPU this rank's part of what may be used; None: unknown."""
     if device.type == "cuda":
         _free, total = torch.cuda.mem_get_info(device)
         return int(total)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory())
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([machine, *container_limits([Path(path) for path in CGROUP_LIMITS])]) // ranks.world.local_size
-
-
-def container_limits(paths: list[Path]) -> list[int]:
-    """Return the limits in these files; missing files and "max", for no limit, are left out."""
-    texts = [path.read_text().strip() for path in paths if path.is_file()]
-    return [int(text) for text in texts if text.isdigit()]
+    memory = memory_bytes()
+    return None if memory is None else memory // ranks.world.local_size
 
 
 def _state_bytes(config: TrainConfig, micro_batch_size: int, ranks: Ranks) -> tuple[int, int, int]:

@@ -87,7 +87,10 @@ def train(
         TransformerLMError: any error that the user can correct, as one of its subclasses: ConfigError,
             DataError, CheckpointError, NumericalError, OutputError, LockedError.
     """
-    with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks) as (run_dir, run_name):
+    with (
+        _ranks(reporter) as (ranks, reporter),
+        locked_run_folder(config, ranks, reporter) as (run_dir, run_name),
+    ):
         check_start(config, run_dir, reporter, ranks)
         prepared = prepare(config, reporter, ranks)
         # Imported only now: torch takes seconds, and an error in the text is told before.
@@ -130,7 +133,7 @@ def verify_run(
     """
     if config.is_named_by_time:
         raise ConfigError(NEEDS_RUN_NAME, key=Key("logging", "run_name"))
-    with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks) as (run_dir, _):
+    with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks, reporter) as (run_dir, _):
         prepared = prepare(config, reporter, ranks)
         from transformerlm.training.assembly import Assembly
 
@@ -147,7 +150,7 @@ def _ranks(reporter: Reporter | None) -> Iterator[tuple[Ranks, Reporter]]:
 
 
 @contextlib.contextmanager
-def locked_run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path, str]]:
+def locked_run_folder(config: TrainConfig, ranks: Ranks, reporter: Reporter) -> Iterator[tuple[Path, str]]:
     """Lock the run's folder for these ranks, remove dead temporaries; yield the folder and the run's name.
 
     Raises:
@@ -163,7 +166,7 @@ def locked_run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path,
             if ranks.is_main:
                 check_folders(config, run_dir)
                 with full_disk_as_output_error(run_dir / LOCK_FILE):
-                    stack.enter_context(locked(run_dir))
+                    stack.enter_context(locked(run_dir, reporter.say))
                 for folder in (run_dir, run_dir / "checkpoints"):
                     remove_dead_temporaries(folder)
         yield run_dir, run_name

@@ -9,13 +9,14 @@ import torch
 from transformerlm.config import RuntimeConfig
 from transformerlm.errors import ConfigError
 from transformerlm.runtime import (
+    DTYPES,
     Runtime,
-    has_quick_bfloat16,
+    choose_precision,
     measured_flops_ceiling,
     prepare_process,
     resolve_device,
-    resolve_dtype,
 )
+from transformerlm.runtime.runtime import TYPICAL
 
 CPU = torch.device("cpu")
 
@@ -24,8 +25,9 @@ def test_auto_takes_what_is_there():
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert resolve_device("auto").type == expected
     assert resolve_device("cpu") == CPU
-    assert resolve_dtype("float16", CPU) == torch.float16
-    assert resolve_dtype("auto", CPU) == (torch.bfloat16 if has_quick_bfloat16(CPU) else torch.float32)
+    auto = RuntimeConfig(device="cpu")
+    assert Runtime.from_config(auto).dtype == DTYPES[choose_precision(auto, TYPICAL).name]
+    assert Runtime.from_config(RuntimeConfig(device="cpu", dtype="float16")).dtype == torch.float16
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
