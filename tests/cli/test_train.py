@@ -204,7 +204,7 @@ def test_mistakes_are_one_line_with_their_status(words, status, message, workpla
         (["--training.run_dir=."], "[data].corpus, fables"),
         (["--training.run_dir=data/fables"], "[data].token_dir, data/fables"),
         (["--training.run_dir=data/fables/run"], "[data].token_dir, data/fables"),
-        (["--data.token_dir=runs/fables/data"], "[data].token_dir, runs/fables/data"),
+        (["--data.token_dir=runs/fables/tokenizer"], "[data].token_dir, runs/fables/tokenizer"),
         (
             ["--training.run_dir=data/fables/tokenizer", "--data.token_dir=x"],
             "[tokenizer].tokenizer_dir, data/",
@@ -225,7 +225,7 @@ def test_a_folder_that_something_else_needs_is_refused_before_anything_is_made(w
     [
         ["--data.corpus=."],
         ["--training.run_dir=fables/run"],
-        ["--tokenizer.tokenizer_dir=runs/fables/tokenizer"],
+        ["--tokenizer.tokenizer_dir=runs/fables/tokenizer", "--data.token_dir=runs/fables/data"],
         ["--data.corpus=fables/fox-crow.txt", "--training.run_dir=fables"],
     ],
 )

@@ -12,8 +12,9 @@ from transformerlm.errors import ConfigError, Key
 def check_folders(config: TrainConfig, run_dir: Path) -> None:
     """Refuse a folder for a new run that is the folder of something that the run is made from.
 
-    Nor may one hold the other, since either may be removed as a whole. There are two exceptions: a run below
-    the corpus' folder is no text of it, and a tokenizer may be in the folder of a run.
+    Nor may a run hold its corpus, or be in the folder of its token files: errors advise to remove these
+    folders. A run below the corpus' folder is no text of it; token files and tokenizer may be in the folder
+    of the run, where its own parts are not.
 
     Raises:
         ConfigError: the folder cannot be that of the run.
@@ -23,11 +24,17 @@ def check_folders(config: TrainConfig, run_dir: Path) -> None:
     own = run_dir.resolve()
     for key, path in _inputs(config):
         folder = path.resolve()
-        is_inside = folder in own.parents and key[-1] in ("token_dir", "tokenizer_dir")
-        holds = own in folder.parents and key[-1] != "tokenizer_dir"
-        if own == folder or is_inside or holds:
+        is_corpus = key[-1] in ("corpus", "validation_corpus")
+        is_inside = folder in own.parents and not is_corpus
+        holds = own in folder.parents and is_corpus
+        is_part = key[-1] == "token_dir" and not {folder, *folder.parents}.isdisjoint(_parts(own))
+        if own == folder or is_inside or holds or is_part:
             what = f"expected a folder apart from {key}, {path}, got {run_dir}"
             raise ConfigError(what, key=Key("training", "run_dir"))
+
+
+def _parts(run_dir: Path) -> list[Path]:
+    return [run_dir / "checkpoints", run_dir / "tokenizer"]
 
 
 def _inputs(config: TrainConfig) -> Iterator[tuple[Key, Path]]:
