@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, overload
 
 import torch
+from torch import Tensor
 
 from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.checkpoint.store import Checkpoint, load_model_state, open_checkpoint
@@ -143,15 +144,29 @@ def load_model(checkpoint: Checkpoint, config: RuntimeConfig, runtime: Runtime) 
     Raises:
         CheckpointError: if the weights are not those of the model that its config describes.
     """
-    state = checkpoint.model_state()
     shape = from_dict(ModelConfig, checkpoint.require("config", "model"), str(checkpoint.path))
+    model = _stored_model(shape, config.attention, checkpoint)
+    # One tensor after the other: a weight is freed as soon as it is converted.
+    model._apply(lambda tensor: _placed(tensor, runtime))
+    return model.eval()
+
+
+def _stored_model(shape: ModelConfig, backend: str, checkpoint: Checkpoint) -> TransformerLM:
+    """Return a model whose weights are the tensors read from the checkpoint, on the CPU."""
+    state = checkpoint.model_state()
     check_size(shape, state, checkpoint)
     # Built on the device "meta", where no weights are drawn: torch's random state stays as it was.
-    model = TransformerLM(shape, backend=config.attention, device="meta", dtype=torch.float32)
-    # Module.to_empty would do the same, but imports torch's compiler for tensors on "meta": a second or two.
-    model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=runtime.device))
-    load_model_state(model, state, str(checkpoint.path))
-    return model.to(runtime.dtype).eval()
+    model = TransformerLM(shape, backend=backend, device="meta", dtype=torch.float32)
+    load_model_state(model, state, str(checkpoint.path), assign=True)
+    return model
+
+
+def _placed(tensor: Tensor, runtime: Runtime) -> Tensor:
+    """Return a weight on the runtime's device in its precision; for a table on "meta", which its module
+    fills again, new memory."""
+    if tensor.is_meta:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=runtime.device)
+    return tensor.to(runtime.device, runtime.dtype)
 
 
 def check_size(shape: ModelConfig, state: Mapping[str, Any], checkpoint: Checkpoint) -> None:

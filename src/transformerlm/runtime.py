@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from transformerlm.config import RuntimeConfig
 from transformerlm.errors import ConfigError, Key, TransformerLMError
-from transformerlm.kernels.dispatch import keep_freed_memory
+from transformerlm.kernels.dispatch import compute_on_one_thread_after_forks, keep_freed_memory
 from transformerlm.progress import Reporter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,11 +36,13 @@ class Runtime:
 
     @classmethod
     def from_config(cls, config: RuntimeConfig) -> Runtime:
-        """Resolve "auto" and the use of kernels, without changing the process.
+        """Resolve "auto" and the use of kernels, without changing the process; for its forked children see
+        `compute_on_one_thread_after_forks`.
 
         Raises:
             ConfigError: this machine does not have the device asked for.
         """
+        compute_on_one_thread_after_forks()
         device = resolve_device(config.device)
         dtype = resolve_dtype(config.dtype, device)
         # The kernels do not support float16, and torch.compile generates its own.

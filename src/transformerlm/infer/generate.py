@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformerlm.errors import NumericalError
 from transformerlm.infer.batch import Batch, CachedBatch
 from transformerlm.infer.sampling import RandomStream, Sampling, log_probabilities, sample_rows
+from transformerlm.kernels.dispatch import compute_on_one_thread_after_forks
 from transformerlm.nn import TransformerLM
 from transformerlm.nn.fused import uses_kernels, with_kernels
 
@@ -168,6 +169,7 @@ def steps(
     """
     vocabulary = model.config.vocabulary_rows
     _check_prompts(prompts, vocabulary)
+    compute_on_one_thread_after_forks()
     if settings.kernels and model.embedding.weight.device.type == "cpu" and not uses_kernels(model):
         model = with_kernels(model)
     max_new_tokens = settings.max_new_tokens

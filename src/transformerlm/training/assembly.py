@@ -107,8 +107,10 @@ class Assembly:
         """Return the run's trainer, restored from the checkpoint to resume from, or new."""
         config, ranks = self.config, self.ranks
         found = self.run.resume_point(config.training.resume, self.reporter, ranks)
+        are_loaded = found is not None or config.training.start_from is not None
         with ranks.collective_errors():
-            trainer = Trainer(config, self.data, self.run, runtime, self.reporter, ranks=ranks)
+            where = self.run, runtime, self.reporter
+            trainer = Trainer(config, self.data, *where, ranks=ranks, draw_weights=not are_loaded)
         if found:
             trainer.restore(found)
         elif config.training.start_from is not None:
