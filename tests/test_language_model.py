@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 
@@ -79,6 +81,37 @@ def test_a_wrong_setting_is_a_line_that_names_it(lm, method, settings, line):
         getattr(lm, method)("a", **settings)
     assert caught.value.lines[0] == f"{method}: {line}"
     assert len(caught.value.lines) == len(settings)
+
+
+@pytest.mark.parametrize("method", ["generate", "stream", "complete"])
+@pytest.mark.parametrize("prompt", [None, 7, b"abc", [None], [b"abc"]], ids=repr)
+def test_a_prompt_that_is_no_text_is_a_line_that_names_it(lm, method, prompt):
+    with pytest.raises(ConfigError) as caught:
+        getattr(lm, method)(prompt)
+    (line,) = caught.value.lines
+    assert line.startswith(
+        (f"{method}: prompts: expected a list, each text, got ", "stream: prompt: expected")
+    )
+
+
+def test_any_iterable_of_texts_is_a_list_of_prompts(lm):
+    expected = lm.generate(["a", "b"], max_new_tokens=4)
+    assert lm.generate((text for text in "ab"), max_new_tokens=4) == expected
+    with pytest.raises(ConfigError, match=r"^generate: prompts: expected as the first argument"):
+        lm.generate("a", prompts=["b"])
+
+
+def test_a_prompt_that_is_cut_is_a_warning_and_a_number(lm):
+    cut = "the prompt is longer than the model's context of 16 tokens: not seen: the first 18"
+    with pytest.warns(UserWarning, match=f"^{cut}$"):
+        (completion,) = lm.complete("x" * 30, max_new_tokens=2)
+    assert completion.num_cut_tokens == 18
+    with pytest.warns(UserWarning, match=f"^{cut}$") as caught:
+        list(lm.stream("x" * 30, max_new_tokens=2))
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert lm.complete("x" * 16, max_new_tokens=2)[0].num_cut_tokens == 0
 
 
 def test_what_returns_one_text_takes_one(lm):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, overload
@@ -15,10 +16,18 @@ from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.checkpoint.store import Checkpoint, load_model_state, open_checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
 from transformerlm.errors import CheckpointError, ConfigError
-from transformerlm.infer import Completion, Continuation, complete, extend, start
+from transformerlm.infer import (
+    Completion,
+    Continuation,
+    completions,
+    cut_prompts_warning,
+    extend,
+    start,
+)
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.runtime import Runtime
 from transformerlm.schema import NonNegativeInt, from_dict
+from transformerlm.schema.values import show
 from transformerlm.tokenizer import Tokenizer
 
 MAX_CONTEXT_LENGTH = 2**20
@@ -101,8 +110,11 @@ class LanguageModel:
         Raises:
             ConfigError: see `generate`; raised by the call, not by the first iteration.
         """
+        if not isinstance(prompt, str):
+            raise ConfigError(f"stream: prompt: expected text, got {show(prompt)}")
         chosen = _one_text_each("stream", prompt, settings)
         texts = start(self.tokenizer, chosen, chosen.first_row)
+        self._warn_of_cut_prompts(texts, stacklevel=3)
         return (piece for _, piece in self.extend(chosen, texts, chosen.seed) if piece)
 
     def complete(self, prompts: str | Sequence[str], **settings: Any) -> list[Completion]:
@@ -120,14 +132,23 @@ class LanguageModel:
         return extend(self.model, self.tokenizer, generation, texts, seed, self.runtime.kernels)
 
     def _complete(self, chosen: Settings) -> list[Completion]:
-        seed, first_row = chosen.seed, chosen.first_row
-        kernels = self.runtime.kernels
-        return complete(self.model, self.tokenizer, chosen, seed=seed, first_row=first_row, kernels=kernels)
+        model, tokenizer, kernels = self.model, self.tokenizer, self.runtime.kernels
+        texts = start(tokenizer, chosen, chosen.first_row)
+        self._warn_of_cut_prompts(texts, stacklevel=4)
+        return list(completions(model, tokenizer, chosen, texts, chosen.seed, kernels=kernels))
+
+    def _warn_of_cut_prompts(self, texts: Sequence[Continuation], stacklevel: int) -> None:
+        if warning := cut_prompts_warning(texts, self.model.config.context_length):
+            warnings.warn(warning, stacklevel=stacklevel)
 
 
 def _settings(method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:
-    listed = [prompts] if isinstance(prompts, str) else list(prompts)
-    return from_dict(Settings, dict(prompts=listed, **settings), method)
+    if "prompts" in settings:
+        raise ConfigError(f"{method}: prompts: expected as the first argument, got a setting of that name")
+    listed: object = [prompts] if isinstance(prompts, str) else prompts
+    if isinstance(listed, Iterable) and not isinstance(listed, bytes):
+        listed = list(listed)  # what cannot be listed is refused with the other problems
+    return from_dict(Settings, {"prompts": listed, **settings}, method)
 
 
 def _one_text_each(method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:

@@ -228,6 +228,10 @@ def test_a_model_in_lower_precision_generates_under_autocast(make_model):
         ([[1], []], {}, "prompt 1: expected at least one token"),
         ([3, 61], {}, "prompt 0: expected ids from 0 to 60, got 3 to 61"),
         ([-1], {}, "prompt 0: expected ids from 0 to 60"),
+        (None, {}, "prompt_ids: expected token ids, got None"),
+        (3, {}, "prompt_ids: expected token ids, got 3"),
+        ("ab", {}, 'prompt 0: expected token ids, got "ab"'),
+        ([[1], [2.5]], {}, "prompt 1: expected token ids"),
         ([1], {"temperature": -1.0}, "temperature: expected"),
         ([1], {"top_p": 0.0}, "top_p: expected"),
         ([1], {"top_k": 0}, "top_k: expected"),
@@ -240,7 +244,7 @@ def test_a_model_in_lower_precision_generates_under_autocast(make_model):
 def test_what_cannot_be_used_is_said_before_anything_runs(make_model, prompts, options, message):
     with pytest.raises(ValueError, match=message):
         generate(make_model(), prompts, **{"max_new_tokens": 3, **options})
-    if prompts and isinstance(prompts[0], int):
+    if isinstance(prompts, list) and prompts and isinstance(prompts[0], int):
         with pytest.raises(ValueError, match=message):
             stream(make_model(), prompts, **{"max_new_tokens": 3, **options}).__next__()
 

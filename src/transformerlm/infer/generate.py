@@ -11,6 +11,7 @@ There, and with or without the key-value cache, a text may differ where two toke
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Required, Self, TypedDict, Unpack, cast, overload
@@ -25,6 +26,7 @@ from transformerlm.infer.sampling import RandomStream, Sampling, log_probabiliti
 from transformerlm.kernels.dispatch import compute_on_one_thread_after_forks
 from transformerlm.nn import TransformerLM
 from transformerlm.nn.fused import uses_kernels, with_kernels
+from transformerlm.schema.values import show
 
 Ids = Sequence[int]
 
@@ -132,6 +134,8 @@ def generate(
         ValueError: for a prompt without a token or with an unknown one, or an option outside its range.
         NumericalError: where the model's logits are NaN.
     """
+    if not hasattr(prompt_ids, "__len__"):
+        raise ValueError(f"prompt_ids: expected token ids, got {show(prompt_ids)}")
     is_one_text = not len(prompt_ids) or np.ndim(prompt_ids[0]) == 0
     prompts = cast(Sequence[Ids], [prompt_ids] if is_one_text else prompt_ids)
     new_ids: list[list[int]] = [[] for _ in prompts]
@@ -182,10 +186,14 @@ def steps(
 
 def _check_prompts(prompts: Sequence[Ids], vocab_size: int) -> None:
     for index, prompt in enumerate(prompts):
-        if not len(prompt):
+        try:
+            ids = [operator.index(token_id) for token_id in prompt]
+        except TypeError:
+            raise ValueError(f"prompt {index}: expected token ids, got {show(prompt)}") from None
+        if not ids:
             raise ValueError(f"prompt {index}: expected at least one token, such as the end-of-text token")
-        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-            got = f"{min(prompt)} to {max(prompt)}"
+        if not 0 <= min(ids) <= max(ids) < vocab_size:
+            got = f"{min(ids)} to {max(ids)}"
             raise ValueError(f"prompt {index}: expected ids from 0 to {vocab_size - 1}, got {got}")
 
 
