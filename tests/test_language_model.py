@@ -1,9 +1,12 @@
+import sys
 import warnings
 
 import pytest
 import torch
 
 import transformerlm
+from tests.peak_memory import peak_memory, reset_peak_memory
+from tests.small_models import language_model, save_run
 from transformerlm import LanguageModel
 from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
@@ -81,6 +84,23 @@ def test_a_wrong_setting_is_a_line_that_names_it(lm, method, settings, line):
         getattr(lm, method)("a", **settings)
     assert caught.value.lines[0] == f"{method}: {line}"
     assert len(caught.value.lines) == len(settings)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loading_takes_the_memory_of_the_weights_once(tmp_path, dtype):
+    own = language_model(d_model=768, d_ff=2048, num_layers=3, tie_embeddings=True)
+    num_bytes = sum(weight.nbytes for weight in own.model.parameters())
+    assert num_bytes > 75e6
+    folder, before = save_run(own, tmp_path), torch.get_rng_state()
+    reset_peak_memory()
+    peak = peak_memory()
+    loaded = LanguageModel.load(folder, RuntimeConfig(device="cpu", dtype=dtype))
+    assert peak_memory() - peak < 1.4 * num_bytes
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not loaded.model.training
+    for found, expected in zip(loaded.model.parameters(), own.model.parameters(), strict=True):
+        assert torch.equal(found, expected.to(loaded.runtime.dtype))
 
 
 @pytest.mark.parametrize("method", ["generate", "stream", "complete"])

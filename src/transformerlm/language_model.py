@@ -43,7 +43,7 @@ class Settings(GenerationConfig):
     """Seed of the random numbers."""
     first_row: NonNegativeInt = 0
     """Random stream of the first text; each following text has the next one. A text depends on its seed and
-    row, not on the batch."""
+    row, not on the batch: with the CPU kernels to the last bit, otherwise except for rounding."""
 
 
 @dataclass(frozen=True)

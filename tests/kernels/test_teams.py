@@ -1,5 +1,6 @@
 """Teams of threads: every part of every call is done once, in threads, after forks, and at the end."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from transformerlm.kernels import teams
 from transformerlm.kernels.library import CACHE_VARIABLE, Library
 from transformerlm.kernels.target import FUTEX
 from transformerlm.kernels.teams import run_on_team
@@ -52,6 +54,23 @@ def test_threads_without_work_use_no_processor(add):
     before = time.process_time()
     time.sleep(0.5)
     assert time.process_time() - before < 0.1  # three that poll would have used up to 1.5 seconds
+
+
+def test_where_the_system_allows_no_more_threads_those_started_end(add, monkeypatch):
+    started, start = [], teams._start_thread
+
+    def start_two(function, frame):
+        if len(started) == 2:
+            raise OSError(errno.EAGAIN, "no more threads")
+        started.append(start(function, frame))
+        return started[-1]
+
+    monkeypatch.setattr(teams, "_start_thread", start_two)
+    before = len(os.listdir("/proc/self/task"))
+    with pytest.raises(OSError, match="no more threads"):
+        teams.Team(5)
+    assert len(started) == 2
+    assert len(os.listdir("/proc/self/task")) == before
 
 
 def ended(pid, seconds=60):

@@ -153,7 +153,8 @@ def complete(
     """Continue the prompts of [generation]: `num_samples` texts of each, prompt by prompt.
 
     Text i is sampled with the random number stream `first_row` + i of `seed`. It depends on the model, its
-    prompt, `generation`, `seed` and that row, and neither on the other prompts nor on `batch_size`.
+    prompt, `generation`, `seed` and that row, and neither on the other prompts nor on `batch_size`: with
+    `kernels` to the last bit, otherwise except for rounding.
     An empty prompt starts from the end-of-text token. `kernels`: see `generate.Options`.
 
     Raises:

@@ -156,7 +156,7 @@ def sample_with_kernel(scores: Tensor, sampling: Sampling, uniforms: Tensor) -> 
         LongTensor [rows]: ids; -1 for a row that holds a NaN.
     """
     rows, width = scores.shape
-    threads = min(rows, torch.get_num_threads())
+    threads = 1 if rows == 1 else torch.get_num_threads()  # the team of the decoding step
     ids = torch.empty(rows, dtype=torch.long, device="cpu")
     scratch = torch.empty(threads * width, dtype=torch.float32, device="cpu")
     bins = torch.empty(threads * NUM_BINS, dtype=torch.float64, device="cpu")

@@ -2,8 +2,8 @@
 
 PyTorch's OpenMP threads poll for milliseconds after each piece of work unless the environment says otherwise
 before PyTorch is imported, which a library cannot decide for its host program. Generation needs threads some
-thousand times a second, so it has its own. They poll for up to 100 microseconds and then sleep (waiting.py).
-The source of what they run is team.py.
+thousand times a second, so it has its own, which poll for some tens of microseconds and then sleep
+(waiting.py). The source of what they run is team.py.
 """
 
 from __future__ import annotations
@@ -29,21 +29,28 @@ class Team:
 
     def __init__(self, num_threads: int) -> None:
         kernels, self._state = LIBRARY.kernels(), np.zeros(STATE_SIZE, np.int64)
-        self._run, self._call = kernels.run.run, kernels.run.frame(state=self._state, size=num_threads)
-        self._places = kernels.run.places("kernel", "frame")
+        self._run, self._call = kernels.run.run, kernels.run.frame(state=self._state)
+        self._places = kernels.run.places("kernel", "frame", "size")
+        self._num_threads = num_threads
         # The threads read their frames for as long as they live.
         self._frames = [kernels.work.frame(state=self._state, thread=n) for n in range(1, num_threads)]
-        self._threads = [_start_thread(kernels.work.address, frame) for frame in self._frames]
+        self._threads: list[ctypes.c_ulong] = []
+        try:
+            for frame in self._frames:
+                self._threads.append(_start_thread(kernels.work.address, frame))
+        except OSError:
+            self.stop()
+            raise
 
     def run(self, kernel: Kernel, *values: float) -> None:
         """Run a kernel with arguments as in `Kernel.run_on_threads`."""
         frame = kernel.packed(*values)
-        self._call[self._places] = kernel.address, ctypes.addressof(frame)
+        self._call[self._places] = kernel.address, ctypes.addressof(frame), self._num_threads
         self._run(self._call.ctypes.data)
 
     def stop(self) -> None:
-        """End the threads, and wait until they have ended."""
-        self._call[self._places] = 0
+        """End the threads that were started, and wait until they have ended."""
+        self._call[self._places] = 0, 0, 1 + len(self._threads)
         self._run(self._call.ctypes.data)
         for thread in self._threads:
             ctypes.CDLL(None).pthread_join(thread, None)

@@ -1,7 +1,7 @@
-"""Waiting of kernel threads for each other: poll for some tens of microseconds, then sleep.
+"""Waiting of kernel threads for each other: poll for some microseconds, let other threads run, then sleep.
 
 A thread that polls without end keeps its processor from the very thread that it waits for, if the machine has
-other work too. Where there is no futex, it lets other threads run between polls instead of sleeping.
+other work too. Where there is no futex, it does not sleep, but lets other threads run between polls.
 
 Importing this file imports numba, which is needed only to compile: see library.py.
 """
@@ -19,8 +19,10 @@ from numba.extending import intrinsic
 from transformerlm.kernels.primitives import compiled, i64
 from transformerlm.kernels.target import FUTEX
 
-MAX_POLLS = 2000
-"""Polls before a thread sleeps: up to 100 microseconds, some ten times the usual wait at a barrier."""
+MAX_POLLS = 50
+"""Polls before a thread lets others run: some microseconds, in which threads of equal work arrive."""
+MAX_YIELDS = 100
+"""Times that it lets others run before it sleeps: where there are none, some tens of microseconds."""
 _PAUSE = {"x86_64": ("llvm.x86.sse2.pause", []), "aarch64": ("llvm.aarch64.hint", [ir.IntType(32)(1)])}
 """Machine -> instruction that eases polling for the other threads of a core, and its arguments."""
 _WAIT_PRIVATE, _WAKE_PRIVATE, _ALL = 128, 129, 2**31 - 1
@@ -63,13 +65,23 @@ def pause(context: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def yield_processor(context: Any) -> Any:
+    """Let the operating system run another thread."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _yield_processor(builder)
+        return context.get_dummy_value()
+
+    return types.void(), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def sleep_while(context: Any, memory: Any, at: Any, value: Any) -> Any:
     """Sleep until woken, if memory[at] is `value`; may return earlier."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if FUTEX is None:
-            kind = ir.FunctionType(ir.IntType(32), [])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+            _yield_processor(builder)
         else:
             memory, at, value = arguments
             _futex(builder, builder.gep(memory, [at]), _WAIT_PRIVATE, value)
@@ -91,6 +103,11 @@ def wake_all(context: Any, memory: Any, at: Any) -> Any:
     return types.void(types.CPointer(types.int64), types.int64), build
 
 
+def _yield_processor(builder: Any) -> None:
+    kind = ir.FunctionType(ir.IntType(32), [])
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+
+
 def _futex(builder: Any, place: Any, operation: int, value: Any) -> None:
     """Call Linux's futex; it compares the lower 32 bits of the number at `place`."""
     number = ir.IntType(64)
@@ -107,6 +124,10 @@ def wait_for_change(memory, at, value, sleepers):
         if load_acquire(memory, at) != value:
             return
         pause()
+    for _ in range(MAX_YIELDS):
+        if load_acquire(memory, at) != value:
+            return
+        yield_processor()
     add_atomically(memory, sleepers, i64(1))
     while load_acquire(memory, at) == value:
         sleep_while(memory, at, value)
