@@ -1,6 +1,7 @@
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -119,6 +120,14 @@ def test_any_iterable_of_texts_is_a_list_of_prompts(lm):
     assert lm.generate((text for text in "ab"), max_new_tokens=4) == expected
     with pytest.raises(ConfigError, match=r"^generate: prompts: expected as the first argument"):
         lm.generate("a", prompts=["b"])
+
+
+def test_settings_may_be_numbers_of_numpy(lm):
+    settings = {"temperature": 0.7, "top_p": 0.5, "top_k": 9, "max_new_tokens": 5, "seed": 3}
+    kinds = {float: np.float32, int: np.int64}
+    as_numpy = {key: kinds[type(value)](value) for key, value in settings.items()}
+    given = settings | {"temperature": float(np.float32(0.7))}
+    assert lm.generate("a", **as_numpy) == lm.generate("a", **given)
 
 
 def test_a_prompt_that_is_cut_is_a_warning_and_a_number(lm):

@@ -9,27 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.worker_functions import die, fail_at_three, own_process, own_process_later, square
 from transformerlm.errors import DataError
 from transformerlm.parallel import available_cores, ordered_map
 
-
-def square(x: int) -> int:
-    return x * x
-
-
-def own_process(_: int) -> int:
-    return os.getpid()
-
-
-def fail_at_three(x: int) -> int:
-    if x == 3:
-        raise ValueError("three")
-    return x
-
-
-def die(x: int) -> int:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return x
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -63,17 +47,14 @@ def test_a_worker_that_is_killed_is_an_error_in_words_and_not_a_hang():
 
 WAITING = """
 import itertools, os, sys, time
+from tests.worker_functions import own_process_later
 from transformerlm.parallel import ordered_map
-
-def own_process(_):
-    time.sleep(0.05)
-    return os.getpid()
 
 def items():
     yield from range(8)
     time.sleep(60)
 
-for process in itertools.islice(ordered_map(own_process, items(), 2), 4):
+for process in itertools.islice(ordered_map(own_process_later, items(), 2), 4):
     print(process, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -82,7 +63,8 @@ os.kill(os.getpid(), 9)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are looked for in /proc")
 def test_workers_end_with_a_parent_that_is_killed():
-    done = subprocess.run([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True, timeout=30)
+    command = [sys.executable, "-c", WAITING]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=30, cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
     workers = set(map(int, done.stdout.split()))
     assert workers
@@ -109,6 +91,43 @@ def test_it_works_beside_threads():
     finally:
         stop.set()
         thread.join()
+
+
+def test_no_more_processes_are_started_than_there_are_items():
+    assert len(set(ordered_map(own_process_later, range(3), 8))) <= 3
+
+
+@pytest.mark.parametrize("reason", ["frozen", "embedded", "no more processes"])
+def test_threads_take_the_place_of_processes_that_cannot_be_started(reason, monkeypatch):
+    if reason == "frozen":  # sys.executable would be the program itself
+        monkeypatch.setattr(sys, "frozen", True, raising=False)
+    elif reason == "embedded":
+        monkeypatch.setattr(sys, "executable", "/usr/bin/editor")
+    else:
+        monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    assert set(ordered_map(own_process, range(4), 2)) == {os.getpid()}
+
+
+SCRIPT = """
+print("this script runs")
+import sys, threading
+from transformerlm.tokenizer import train_bpe_from_texts
+
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # as tqdm's bars do
+texts = ["some words " * 60_000] * 2
+vocab, merges = train_bpe_from_texts(texts, 260, ["<|endoftext|>"], pattern=r"\\S+|\\s+", num_workers=2)
+print(len(vocab), "multiprocessing.synchronize" in sys.modules)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given_as", ["a file", "stdin"])
+def test_a_script_without_a_main_guard_runs_once_and_needs_no_semaphores(given_as, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    with (tmp_path / "script.py").open() as script:
+        command = [sys.executable, *(["script.py"] if given_as == "a file" else [])]
+        done = subprocess.run(command, stdin=script, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "this script runs\n260 False\n", "")
 
 
 def test_available_cores():

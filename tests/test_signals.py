@@ -1,3 +1,4 @@
+import faulthandler
 import os
 import signal
 import subprocess
@@ -6,15 +7,18 @@ import threading
 
 import pytest
 
-from transformerlm.signals import StopSignals
+from transformerlm.signals import StopSignals, warnings_ignored
+
+WARNING_NUMBERS = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 
 
 @pytest.fixture(autouse=True)
-def hangups_are_heeded():
-    """Though the tests may have been started by `nohup`."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def default_actions():
+    """Though the tests may have been started by `nohup`, or by what ignores other signals."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, *WARNING_NUMBERS)}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_nohup_is_respected():
@@ -25,7 +29,11 @@ def test_nohup_is_respected():
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "status"),
+    [
+        *[(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+        *[(number, 128 + number) for number in WARNING_NUMBERS],
+    ],
 )
 def test_the_first_signal_is_remembered(number, status):
     before = signal.getsignal(number)
@@ -59,6 +67,56 @@ with StopSignals():
     print("twice", flush=True)
 """
     assert run(code) == (-number, "once\n")
+
+
+def test_warnings_may_be_repeated_and_are_not_the_first_of_two_stops():
+    with StopSignals() as stop:
+        for number in (signal.SIGUSR2, signal.SIGXCPU, signal.SIGXCPU, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        assert stop.received == signal.SIGUSR2
+
+
+def test_a_stop_after_a_warning_and_a_stop_ends_the_process():
+    code = """
+with StopSignals():
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("warned, stopped", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("stopped twice", flush=True)
+"""
+    assert run(code) == (-signal.SIGINT, "warned, stopped\n")
+
+
+@pytest.mark.parametrize("number", WARNING_NUMBERS)
+def test_a_warning_that_the_host_handles_is_its_own(number):
+    heard = []
+    signal.signal(number, lambda *_: heard.append(number))
+    with StopSignals() as stop, warnings_ignored():
+        os.kill(os.getpid(), number)
+    assert (heard, stop.received) == ([number], None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_handler_that_python_does_not_know_stays(tmp_path):
+    with (tmp_path / "stacks").open("w+") as file:
+        faulthandler.register(signal.SIGUSR1, file)
+        try:
+            for _ in range(2):
+                with StopSignals() as stop, warnings_ignored():
+                    os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+        file.seek(0)
+        assert (file.read().count("Current thread"), stop.received) == (3, None)
+
+
+def test_what_is_left_after_a_warning_is_not_cut_short():
+    with warnings_ignored():
+        for number in WARNING_NUMBERS:
+            os.kill(os.getpid(), number)
+    assert {signal.getsignal(number) for number in WARNING_NUMBERS} == {signal.SIG_DFL}
 
 
 def test_afterwards_signals_are_what_they_were():

@@ -1,16 +1,23 @@
-"""Ordered maps over worker processes and threads."""
+"""Ordered maps over worker processes and threads.
+
+A worker process is a Python of its own, which imports this package and no more. It does not run the caller's
+script again, as multiprocessing's `spawn` does; it inherits no locks that other threads hold, as with `fork`;
+and it needs no semaphores, which systems without /dev/shm lack.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from typing import Any, Self, TypeVar
 
 from transformerlm.errors import DataError
 
@@ -28,9 +35,10 @@ def ordered_map(
 ) -> Iterator[R]:
     """Yield `map(function, items)`, computed by processes or threads, in the order of the items.
 
-    `function` is sent to each process once, and the items one by one; all must pickle. At most
-    `2 * num_workers` items are under way at a time, so `items` may be an endless stream. With one worker the
-    calling thread does the work and nothing is started.
+    `function` is sent to each process once, and the items one by one; all must pickle, and must not be of
+    the caller's script. At most `2 * num_workers` items are under way at a time, so `items` may be an endless
+    stream. With one worker the calling thread does the work and nothing is started. Where processes cannot be
+    started, threads do their work.
 
     Raises:
         DataError: a worker process died (most often: the machine ran out of memory).
@@ -38,20 +46,11 @@ def ordered_map(
     if num_workers == 1:
         yield from map(function, items)
         return
-    if threads:
-        with ThreadPoolExecutor(num_workers) as pool:
-            yield from _windowed_map(pool, function, items, 2 * num_workers)
-        return
-    with ProcessPoolExecutor(num_workers, _start_method(), _set_function, (function,)) as pool:
-        try:
-            yield from _windowed_map(pool, _call_function, items, 2 * num_workers)
-        except BrokenProcessPool:
-            message = (
-                f"one of {num_workers} worker processes died; where memory ran out, use fewer num_workers"
-            )
-            raise DataError(message) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(num_workers))
+        call = function if threads else stack.enter_context(_WorkerProcesses(function, num_workers))
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)  # left first, and in any case
+        yield from _windowed_map(pool, call, items, 2 * num_workers)
 
 
 def threaded_map(
@@ -104,31 +103,105 @@ def _windowed_map(
         yield pending.popleft().result()
 
 
-def _set_function(function: Callable[[Any], Any]) -> None:
-    global _function
-    _function = function
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+class _WorkerProcesses:
+    """A function that threads call, and each call is made in a worker process.
+
+    As many are started as calls are made at the same time. Leaving the context kills them.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], max_number: int) -> None:
+        self._function, self._max_number = function, max_number
+        self._all: list[_Worker] = []
+        self._idle: deque[_Worker] = deque()
+        self._lock = threading.Lock()
+        self._can_start = _has_own_python()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._can_start = False
+            for worker in self._all:
+                worker.kill()
+
+    def __call__(self, item: Any) -> Any:
+        worker = self._take()
+        if worker is None:
+            return self._function(item)
+        try:
+            succeeded, result = worker.call(item)
+        except (EOFError, OSError):
+            status = worker.kill()
+            what = f"one of {self._max_number} worker processes died (exit status {status})"
+            raise DataError(f"{what}; where memory ran out, use fewer num_workers") from None
+        self._idle.append(worker)
+        if not succeeded:
+            raise result
+        return result
+
+    def _take(self) -> _Worker | None:
+        """Return an idle worker, or a new one; None where none can be started."""
+        with suppress(IndexError):
+            return self._idle.pop()
+        with self._lock:
+            if not self._can_start:
+                return None
+            try:
+                worker = _Worker(self._function)
+            except OSError:  # no more processes or files
+                self._can_start = False
+                return None
+            self._all.append(worker)
+            return worker
 
 
-def _end_with_parent() -> None:
-    # A worker whose parent was killed would wait for work forever and keep inherited descriptors open:
-    # processes connected with the parent would not notice that it is gone.
-    parent = multiprocessing.parent_process()
-    assert parent
-    parent.join()
-    os._exit(1)
+class _Worker:
+    """A worker process, as its parent has it."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._connection, theirs = multiprocessing.Pipe()
+        with theirs:
+            start = "import sys; sys.path[:] = sys.argv[1:]; from transformerlm.parallel import work; work()"
+            command = [sys.executable, "-c", start, *map(str, sys.path)]
+            # Ctrl-C is for the parent; a process group of its own does not get it from the terminal.
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), process_group=0)
+        self._function = function
+        self._is_ready = False
+
+    def call(self, item: Any) -> tuple[bool, Any]:
+        """Return True and the result for an item, or False and the error; EOFError, OSError if it died."""
+        if not self._is_ready:
+            self._connection.send(self._function)
+            self._is_ready = True
+        self._connection.send(item)
+        return self._connection.recv()  # type: ignore[no-any-return]
+
+    def kill(self) -> int:
+        """End the process, and return its exit status."""
+        self._process.kill()
+        return self._process.wait()
 
 
-def _call_function(item: Any) -> Any:
-    return _function(item)
+def _has_own_python() -> bool:
+    """Return True if `sys.executable` is a Python, and not a program that has one within."""
+    name = os.path.basename(sys.executable or "").lower()  # noqa: PTH119
+    return os.name == "posix" and "python" in name and not getattr(sys, "frozen", False)
 
 
-_function: Callable[[Any], Any]
-"""In a worker process: the function that is applied to every item."""
+def work() -> None:
+    """Do the work of a worker process: apply a function to items. Both come over its standard input."""
+    from multiprocessing.connection import Connection
+
+    with suppress(EOFError, ConnectionError), Connection(0) as parent:  # until the parent is gone
+        function = parent.recv()
+        while True:
+            parent.send(_outcome(function, parent.recv()))
 
 
-def _start_method() -> multiprocessing.context.BaseContext:
-    # A fork starts in a millisecond and needs no `if __name__ == "__main__"` in the caller's script, but a
-    # lock that another thread holds stays locked forever in the child: fork only if there is no other thread.
-    safe = sys.platform == "linux" and threading.active_count() == 1
-    return multiprocessing.get_context("fork" if safe else "spawn")
+def _outcome(function: Callable[[Any], Any], item: Any) -> tuple[bool, Any]:
+    try:
+        return True, function(item)
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        return False, error

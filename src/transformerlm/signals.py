@@ -1,22 +1,32 @@
-"""Stop signals: Ctrl-C, SIGTERM and a closed terminal are recorded, and acted on between two steps."""
+"""Stop signals: Ctrl-C, SIGTERM, a closed terminal and warnings of schedulers, acted on between two steps."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Self
+
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Signals of people and programs that want the process to end."""
+WARNINGS = ("SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""Signals that schedulers (Slurm, Grid Engine, LSF, OAR), and limits on processor time, send some time before
+they end the process."""
 
 
 class StopSignals:
-    """Handler that remembers the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
+    """Handler that remembers the first signal of STOPS or WARNINGS; a second of STOPS ends the process.
 
     Ending it at any moment does no harm, since files are committed atomically; raising KeyboardInterrupt
-    would be less certain, since a library may turn it into another exception.
+    would be less certain, since a library may turn it into another exception. Warnings may be repeated
+    (SIGXCPU comes every second): they never end the process, and do not count as the first of STOPS.
 
-    SIGHUP, which is sent when a terminal is closed, stays ignored if it is already (`nohup`). Outside the
+    SIGHUP, which is sent when a terminal is closed, stays ignored if it is already (`nohup`). A warning is
+    handled only where it would end the process: not if the host program has a handler for it. Outside the
     main thread, where Python delivers no signals, nothing is handled.
     """
 
@@ -26,12 +36,12 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in _stop_signals():
+            for number in _handled():
                 self._previous[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._restore()
+        self._restore(self._previous)
         self._previous.clear()
 
     @property
@@ -40,13 +50,33 @@ class StopSignals:
         return 128 + self.received if self.received else 0
 
     def _remember(self, number: int, frame: types.FrameType | None) -> None:
-        self.received = number
-        self._restore()
-        end_at_interrupts()
+        self.received = self.received or number
+        if number not in numbers(WARNINGS):
+            self._restore(numbers(STOPS))
+            end_at_interrupts()
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def _restore(self, some: Iterable[int]) -> None:
+        for number in some:
+            if number in self._previous:
+                signal.signal(number, self._previous[number])
+
+
+def numbers(names: Iterable[str]) -> list[int]:
+    """Return the numbers of those of these signals that the system has (Windows has few)."""
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+@contextlib.contextmanager
+def warnings_ignored() -> Iterator[None]:
+    """Context manager for the last moments of a process: ignores WARNINGS, where they would end it."""
+    some = _unhandled_warnings() if threading.current_thread() is threading.main_thread() else []
+    for number in some:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number in some:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def end_at_interrupts() -> None:
@@ -79,9 +109,28 @@ def interrupts_noted() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _stop_signals() -> list[int]:
-    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
-    # Windows has no SIGHUP.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    return numbers
+def _handled() -> list[int]:
+    hangup = [number for number in numbers(["SIGHUP"]) if signal.getsignal(number) is signal.SIG_IGN]
+    return [number for number in numbers(STOPS) if number not in hangup] + _unhandled_warnings()
+
+
+def _unhandled_warnings() -> list[int]:
+    caught = _caught()
+    return [
+        number
+        for number in numbers(WARNINGS)
+        if signal.getsignal(number) is signal.SIG_DFL and not caught >> (number - 1) & 1
+    ]
+
+
+def _caught() -> int:
+    """Return a bit for each signal that has a handler, whatever installed it (`faulthandler` is not Python).
+
+    0 where the system does not tell, which only Linux does.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    found = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, flags=re.MULTILINE)
+    return int(found[1], 16) if found else 0

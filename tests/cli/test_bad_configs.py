@@ -38,6 +38,7 @@ TRUTH = "true or false"
 TEXT = "text"
 FULL_TEXT = "text that is not empty"
 A_PATH = "a path"
+A_TIME = 'a time such as "90s", "20m", "2h" or "1h30m"'
 TEXTS = f"a list, each {FULL_TEXT}"
 PAIR = f"a list of 2, each {FRACTION}"
 NOTHING = " or nothing (None)"
@@ -82,7 +83,7 @@ WRONG = [
     ("train", "training", "batch_size", WHOLE, ["0", "-32", '"32"', "true", "1e2"]),
     ("train", "training", "micro_batch_size", f'{WHOLE} or one of "auto"', ["0", '"most"', "2.5", "true"]),
     ("train", "training", "max_steps", WHOLE + NOTHING, ["0", '"None"', "1e6"]),
-    ("train", "training", "max_time", FULL_TEXT + NOTHING, ["90", '""', "01:30:00"]),
+    ("train", "training", "max_time", A_TIME + NOTHING, ["90", '""', "01:30:00"]),
     ("train", "training", "resume", 'one of "auto", "never", "must"', ["true", '"maybe"']),
     (
         "train",
@@ -102,7 +103,7 @@ WRONG = [
     ("make-data", "data", "validation_split", 'one of "auto", "document", "tail"', ['"head"', "true"]),
     ("make-data", "data", "token_dir", A_PATH, ['""', "true"]),
     ("make-data", "data", "num_workers", THREADS + NOTHING, NUMBERS[THREADS]),
-    ("train-tokenizer", "tokenizer", "vocab_size", WHOLE, NUMBERS[WHOLE]),
+    ("train-tokenizer", "tokenizer", "vocab_size", WHOLE + NOTHING, NUMBERS[WHOLE]),
     ("train-tokenizer", "tokenizer", "special_tokens", TEXTS, ['"<eos>"', "[1]", '["a", ""]', "[[]]"]),
     ("train-tokenizer", "tokenizer", "pattern", FULL_TEXT, ['""', "1"]),
     ("train-tokenizer", "tokenizer", "tokenizer_dir", A_PATH, ['""', "[]"]),
@@ -169,7 +170,10 @@ BETWEEN = [
     (
         "train",
         "[training]\nmax_steps = 100",
-        ["[schedule].warmup_steps: expected fewer than the schedule's 100"],
+        [
+            "[schedule].warmup_steps: expected fewer than the schedule's 100 steps, got 100; "
+            "take --schedule.warmup_steps=10, or more steps than 100"
+        ],
     ),
     (
         "train",
@@ -332,7 +336,11 @@ OVERRIDES = [
     ("train", [f"--model{'.a' * 5000}=1", f"--model{'.a' * 5000}=2"], ["[model].a: unknown key"]),
     ("train", ["--optimizer.lr=nan"], [f'[optimizer].lr: expected {ABOVE_0}, got "nan"']),
     ("train", ["--optimizer.betas=0.9"], [f"[optimizer].betas: expected {PAIR}, got [0.9]"]),
-    ("train", ["--training.max_time=5"], ["[training].max_time: expected a time such as"]),
+    (
+        "train",
+        ["--training.max_time=180"],
+        [f'[training].max_time: expected {A_TIME}{NOTHING}, got "180"; did you mean "180s"?'],
+    ),
     ("train", ["--model.lr=5"], ['[model].lr: unknown key; did you mean "[optimizer].lr"?']),
     ("train", ["--data.corpus=\udcff"], [f'[data].corpus: expected {A_PATH}, got "\\udcff" (not UTF-8)']),
     (

@@ -1,8 +1,10 @@
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from transformerlm.config import (
     MakeDataConfig,
     ModelConfig,
     TrainConfig,
+    TrainingConfig,
     TrainTokenizerConfig,
 )
 from transformerlm.errors import ConfigError, DataError
@@ -86,6 +89,41 @@ def test_an_option_given_several_times_makes_a_list_where_its_key_takes_one(caps
     assert prompts_of("--prompt=a", "--infer.prompt=b") == "b"
     assert run_command(InferConfig, print, description="", options=options, argv=["--help"]) == 0
     assert "short for --infer.prompt, as often as there are values\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--data.corpus=a", "--data.corpus=b"], "--data.corpus: given 2 times; the last is used, b"),
+        (
+            ["--resume=must", "--training.resume=auto"],
+            "--training.resume: given 2 times; the last is used, auto",
+        ),
+        (
+            ["--data.include=a", "--data.include=b", "--data.include=a"],
+            "--data.include: given 3 times; the last",
+        ),
+        (["--data.corpus=a", "--data.corpus=a"], ""),
+        (["--prompt=a", "--prompt=b"], ""),
+        (
+            ["--prompt=a", "--prompt=b", "--generation.prompts=c"],
+            "--generation.prompts: given 2 times; the last",
+        ),
+    ],
+)
+def test_an_option_that_is_given_twice_is_said(words, line, capsys):
+    options = [RESUME, Option("prompt", ("generation.prompts",), repeated=True)]
+    assert run_command(TrainConfig, lambda config: 0, description="", options=options, argv=words) == 0
+    err = capsys.readouterr().err
+    assert err.startswith(f"command line: {line}") if line else not err
+    assert err.count("\n") == bool(line)
+
+
+def test_two_modes_are_one_too_many(capsys):
+    modes = [Mode("plan", print), Mode("replay", print, number="STEPS")]
+    words = ["--plan", "--replay", "3"]
+    assert run_command(TrainConfig, print, description="", modes=modes, argv=words) == 2
+    assert capsys.readouterr() == ("", "command line: --replay: expected it without --plan\n")
 
 
 @pytest.mark.parametrize(
@@ -229,6 +267,15 @@ def test_errors_of_the_users_making_have_their_status_and_no_traceback(capsys):
         run([], fail(ZeroDivisionError()))
 
 
+@pytest.mark.parametrize("variable", ["TRANSFORMERLM_KERNELS", "TRANSFORMERLM_CPU"])
+def test_an_environment_variable_is_checked_before_the_work_begins(variable, monkeypatch, capsys):
+    monkeypatch.setenv(variable, "yes")
+    assert run([], lambda config: pytest.fail("it began")) == 2
+    assert re.fullmatch(rf"{variable}: expected .*\"(always|avx2)\".*, got 'yes'\n", capsys.readouterr().err)
+    monkeypatch.setenv(variable, "")
+    assert run([]) == 0
+
+
 def test_a_reader_that_leaves_is_no_error():
     script = "from transformerlm.cli.train import main; import sys; sys.exit(main(['--print-config']))"
     reader, writer = os.pipe()
@@ -260,6 +307,51 @@ def test_any_dictionary_makes_a_config_or_lines(data):
 @given(st.text(max_size=20), st.sampled_from([int, float, bool, str, int | None, tuple[float, float]]))
 def test_no_text_breaks_the_reading_of_a_value(text, hint):
     parse_value(text, hint)
+
+
+NUMBERS, TEXTS, WORDS = tuple[float, float], tuple[str, ...], Literal["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("(0.9, 0.95)", NUMBERS, [0.9, 0.95]),
+        ("[0.9, 0.95]", NUMBERS, [0.9, 0.95]),
+        ("0.9,0.95", NUMBERS, [0.9, 0.95]),
+        ("'(0.9, 0.95)'", NUMBERS, [0.9, 0.95]),
+        ("0.9", NUMBERS, [0.9]),
+        ("('a', 'b')", TEXTS, ["a", "b"]),
+        ('["a, b"]', TEXTS, ["a, b"]),
+        ("a, b", TEXTS, ["a, b"]),  # from here on: prompts, which may be anything
+        ("'a', 'b'", TEXTS, ["'a', 'b'"]),
+        ("(1, 2)", TEXTS, ["(1, 2)"]),
+        ("(", TEXTS, ["("]),
+        ("'a'", WORDS, "a"),
+        ('"a"', WORDS, "a"),
+        ("c", WORDS, "c"),
+        ("'c'", WORDS, "'c'"),
+        ("'a'", str, "'a'"),
+        ("True", bool, True),
+        ("'false'", bool, False),
+        ("1", bool, "1"),
+        ("None", int | None, None),
+        ("'None'", int | None, None),
+        ("32", int, 32),
+        ("32.0", int, 32),
+        ("1e6", int, 1_000_000),
+        ("'32'", int, 32),
+        ("1_000", int, 1000),
+        ("3.7", int, 3.7),
+        ("1e300", int, 1e300),
+        ("True", int, True),
+        ("3e-4", float, 3e-4),
+        ("'3m'", field_types(TrainingConfig)["max_time"], "3m"),
+        ("'runs/x'", field_types(TrainingConfig)["run_dir"], "'runs/x'"),
+    ],
+)
+def test_values_as_toml_python_and_shells_write_them(text, hint, value):
+    got = parse_value(text, hint)
+    assert (got, type(got)) == (value, type(value))
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ HELD_OUT = ("--eval.checkpoint=runs/fables", "--data.corpus=fables")
 
 def nats_token_by_token(lm, content, eos_id):
     """The slow way: every token by a pass of its own, with all that its first window holds before it."""
-    ids = torch.tensor([eos_id, *lm.tokenizer.encode(content), eos_id])
+    ids = torch.tensor([eos_id, *lm.tokenizer.encode(content, allowed_special="none"), eos_id])
     context_length = lm.model.config.context_length
     stride, nats = context_length // 2, []
     for target in range(1, len(ids)):
@@ -73,6 +73,7 @@ def nats_token_by_token(lm, content, eos_id):
 
 def test_numbers_are_those_of_every_token_by_itself(there, tmp_path, capfd):
     texts = ["A fox.", "The crow met a wolf by the river, and what they said is not known. " * 3, "é"]
+    texts += ["A text about <|endoftext|>, which no text ends with."]
     with (tmp_path / "texts.jsonl").open("w") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
     words = ("--eval.checkpoint=runs/fables", f"--eval.documents_file={tmp_path}/out/documents.jsonl")
@@ -85,7 +86,7 @@ def test_numbers_are_those_of_every_token_by_itself(there, tmp_path, capfd):
     texts_of_record = record.pop(names.CHECKPOINT), record.pop(names.TEXT)
     assert texts_of_record == ("runs/fables/checkpoints/step_00000006", f"{tmp_path}/texts.jsonl")
     expected = {
-        names.EVAL_DOCUMENTS: 3,
+        names.EVAL_DOCUMENTS: 4,
         names.EVAL_BYTES: num_bytes.sum(),
         names.EVAL_TOKENS: tokens.sum(),
         names.EVAL_LOSS: loss.value,
@@ -99,7 +100,7 @@ def test_numbers_are_those_of_every_token_by_itself(there, tmp_path, capfd):
     assert record == pytest.approx(expected, rel=1e-5)
     assert f"{loss.value:.4f} ± {loss.standard_error:.4f}" in err
     lines = [json.loads(line) for line in (tmp_path / "out/documents.jsonl").read_text().splitlines()]
-    assert [line["document"] for line in lines] == [0, 1, 2]
+    assert [line["document"] for line in lines] == [0, 1, 2, 3]
     assert [line["tokens"] for line in lines] == tokens.tolist()
     assert [line["nats"] for line in lines] == pytest.approx(nats.tolist(), rel=1e-5)
     assert {line["file"] for line in lines} == {f"{tmp_path}/texts.jsonl"}

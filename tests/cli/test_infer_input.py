@@ -31,6 +31,7 @@ def test_arguments_come_before_a_file_and_a_file_before_the_config(tmp_path):
     [
         ("p.txt", "auto", b"\xef\xbb\xbfone\r\n\r\n  two \x0c\n", ["one", "  two \x0c"]),
         ("p.jsonl", "auto", b'"one\\n"\n\n{"prompt": ""}\n', ["one\n", ""]),
+        ("p.NDJSON", "auto", b'"one"', ["one"]),
         ("p.jsonl", "lines", b'"one"\n', ['"one"']),
         ("p.txt", "jsonl", b'"one"', ["one"]),
         ("p.txt", "whole", "Ét\né\r\n".encode(), ["Ét\né\r\n"]),

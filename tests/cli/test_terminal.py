@@ -45,13 +45,3 @@ def test_a_terminal_gets_a_bar_in_bytes_per_second_and_messages_above_it():
     assert "encoding: 100%" in text
     assert "MB/s" in text
     assert "2.00M" in text
-
-
-def test_a_bar_starts_no_thread():
-    # ordered_map forks its workers only where there is no thread.
-    script = SCRIPT + "import threading\nassert threading.active_count() == 1\n"
-    leader, follower = pty.openpty()
-    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=follower)
-    os.close(follower)
-    os.close(leader)
-    assert done.returncode == 0

@@ -23,6 +23,7 @@ os.environ["TRANSFORMERLM_KERNELS"] = "never"
 from transformerlm.config import CorpusConfig
 from transformerlm.data import build, build_lock
 from transformerlm.data.build import TokenData, make_data
+from transformerlm.data.listing import RECORD_FILE
 from transformerlm.data.sidecar import UNFINISHED
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError
@@ -167,7 +168,7 @@ def kill(place, num_kills, *, is_in_place=False):
             starts.append(amounts[0])
         if is_done(config, folder):
             torn += digests(folder) != whole
-            assert {path.name for path in folder.iterdir()} <= {*FILES, ".lock"}
+            assert {path.name for path in folder.iterdir()} <= {*FILES, ".lock", RECORD_FILE}
             builds, written = builds + 1, 0
             for name in reversed(FILES):  # sidecars first
                 (folder / name).unlink()
@@ -224,7 +225,7 @@ def crash(place):
         seen.append(what_is_there(new, folder, known))
         make_data(new, tokenizer, folder, **sizes)
         assert digests(folder) == known["new"]
-        assert {path.name for path in folder.iterdir()} == {*FILES, ".lock"}
+        assert {path.name for path in folder.iterdir()} == {*FILES, ".lock", RECORD_FILE}
     return {"crashes": number - 1, "seen": sorted(set(seen)), "order": seen}
 
 

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.outside_data import outside_data
@@ -13,8 +13,10 @@ from transformerlm.data import build
 from transformerlm.data.build import make_data
 from transformerlm.data.documents import TRAIN, VAL, split_by_content
 from transformerlm.data.encode import stands_alone
+from transformerlm.data.listing import RECORD_FILE
 from transformerlm.errors import DataError
-from transformerlm.tokenizer import Tokenizer
+from transformerlm.tokenizer import Pretokenizer, Tokenizer
+from transformerlm.tokenizer.reference import encode_slowly
 
 EOT = "<|endoftext|>"
 FRAGMENTS = [
@@ -167,12 +169,46 @@ def test_jsonl_and_text_lie_side_by_side(tmp_path, tokenizer):
     config = CorpusConfig(corpus=str(tmp_path / "corpus"), jsonl_field="body", validation_fraction=0)
     expected = [*tokenizer.encode("the cat<|endoftext|>the mat<|endoftext|>")]
     for text in texts:
-        expected += tokenizer.encode(text + "<|endoftext|>")
+        expected += tokenizer.encode(text, allowed_special="none") + tokenizer.encode("<|endoftext|>")
     for chunk_bytes in (1, 10, 1000):
         data = make_data(config, tokenizer, tmp_path / "tokens", chunk_bytes=chunk_bytes)
         assert data.train.tokens.tolist() == expected
         assert data.train.num_documents == 5
         assert data.train.num_bytes == 14 + sum(len(text.encode()) for text in texts)
+
+
+@pytest.mark.parametrize("kernels", ["never", "always"])
+@pytest.mark.parametrize(
+    ("source", "separator"), [("tokenizer", EOT), ("tokenizer", ""), ("overlapping_tokenizer", "aa")]
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.lists(st.sampled_from([*FRAGMENTS, "t", "at<|"]), max_size=9).map("".join), min_size=1),
+    chunk_bytes=st.integers(1, 200),
+)
+def test_text_in_lines_of_json_is_text_by_the_definition_of_the_encoding(
+    tmp_path_factory, request, monkeypatch, texts, separator, chunk_bytes, kernels, source
+):
+    """No special token in any document, one after each: whatever the texts hold, and on both encoders."""
+    monkeypatch.setenv("TRANSFORMERLM_KERNELS", kernels)
+    shared = request.getfixturevalue(source)
+    if not hasattr(request.node, "own"):
+        request.node.own = Tokenizer(shared.vocab, shared.merges, list(shared.special_token_ids))
+    own = request.node.own
+    folder = tmp_path_factory.mktemp("lines")
+    documents = [text for text in texts if text.strip()] + ["<|endoftext|>x"]
+    lines = [json.dumps({"text": text}) for text in [*texts, documents[-1]]]
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    config = CorpusConfig(corpus=str(folder / "a.jsonl"), document_separator=separator, validation_fraction=0)
+    data = make_data(config, own, folder / "tokens", chunk_bytes=chunk_bytes)
+    ids = {token: number for number, token in own.vocab.items()}
+    expected = []
+    for text in documents:
+        words = Pretokenizer(own.pretokenizer.pattern).pretokens(text)
+        expected += [ids[token] for word in words for token in encode_slowly(word, own.merges)]
+        expected += [own.special_token_ids[separator]] if separator else []
+    assert data.train.tokens.tolist() == expected
+    assert data.train.num_documents == len(documents)
 
 
 def test_lines_are_not_divided_by_the_tail_split(tmp_path, tokenizer):
@@ -198,9 +234,12 @@ def corpus_of_stories(folder, number, seed=0):
     return folder
 
 
+HIDDEN = (".lock", RECORD_FILE)
+
+
 def content_of(folder):
-    """Everything in it but the lock."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    """Everything in it but the lock and the record of the corpus' files."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in HIDDEN]
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
@@ -288,7 +327,11 @@ def test_a_corpus_of_its_own_for_validation(tmp_path, tokenizer):
     [
         ("one text", {"validation_fraction": 1.0}, "validation_fraction = 1.0 leaves no text to train on"),
         ("x", {}, "leaves no text to|expected"),
-        (" \n", {"validation_fraction": 0}, r"\[data\].corpus: expected text in .*, got none"),
+        (
+            " \n",
+            {"validation_fraction": 0},
+            r"\[data\].corpus: expected text in .*, got 1 file of 2 bytes with nothing",
+        ),
         ("x", {"document_separator": "<|end|>"}, r"document_separator: expected one of .*got '<\|end\|>'"),
     ],
 )

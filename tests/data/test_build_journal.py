@@ -17,6 +17,7 @@ from transformerlm.config import CorpusConfig
 from transformerlm.data import build, build_journal, make_data
 from transformerlm.data.build import TokenData
 from transformerlm.data.build_journal import UNFINISHED, Progress, is_unfinished
+from transformerlm.data.listing import RECORD_FILE
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError, OutputError
 from transformerlm.tokenizer import Tokenizer
@@ -66,9 +67,12 @@ def config(tmp_path):
     return CorpusConfig(corpus=str(tmp_path / "corpus"), validation_fraction=0.2, num_workers=1)
 
 
+HIDDEN = (".lock", RECORD_FILE)
+
+
 def contents(folder):
-    """Everything in it but the lock."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    """Everything in it but the lock and the record of the corpus' files."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in HIDDEN]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

@@ -8,6 +8,7 @@ from transformerlm.config import CorpusConfig
 from transformerlm.data import corpus
 from transformerlm.data.chunks import Region, chunks_of, work_items
 from transformerlm.data.documents import TRAIN, documents_of
+from transformerlm.data.kinds import JSONL, TEXT
 from transformerlm.errors import DataError
 
 SEPARATORS = ["<|endoftext|>", "", "\n\n", "aa", "。", "ab", "aba"]
@@ -59,8 +60,8 @@ def read_whole(content, config):
     return [text for text in texts if text.strip(" \t\n\r\f\v")]
 
 
-def read_in_chunks(path, config, safe_cut, chunk_bytes):
-    region = Region(str(path), 0, path.stat().st_size, None)
+def read_in_chunks(path, config, safe_cut, chunk_bytes, kind=TEXT):
+    region = Region(str(path), 0, path.stat().st_size, None, kind)
     texts, open_text = [], ""
     for chunk in chunks_of(region, config, safe_cut, chunk_bytes):
         for document in documents_of(chunk, config):
@@ -125,7 +126,7 @@ def test_lines_are_never_cut(tmp_path_factory, lines, size):
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
     path.write_text("\n".join(lines), newline="")
     expected = [line[10:-2] for line in lines if line.startswith("{")]
-    assert read_in_chunks(path, CorpusConfig(), anywhere, size) == expected
+    assert read_in_chunks(path, CorpusConfig(), anywhere, size, JSONL) == expected
 
 
 @pytest.mark.parametrize("content", ["word " * 10_000, "word <|endoftext|>" * 3000, "漢" * 9000])

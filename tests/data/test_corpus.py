@@ -24,31 +24,45 @@ def folder(tmp_path):
     return root
 
 
+def find(corpus, *include):
+    return find_corpus(str(corpus), CorpusConfig(**({"include": include} if include else {})))
+
+
 def names(corpus):
     return [source.name for source in corpus.sources]
 
 
 def test_a_folder_is_read_through_in_the_order_of_names(folder):
-    corpus = find_corpus(str(folder))
+    corpus = find(folder)
     assert names(corpus) == ["a.txt", "a/b/ü.md", "a/z.txt", "b.txt", "c.py"]
     assert all(Path(source.path).stat().st_size == source.num_bytes for source in corpus.sources)
     assert corpus.num_bytes == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def test_include_chooses_by_name(folder):
-    assert names(find_corpus(str(folder), ["*.md", "a*"])) == ["a.txt", "a/b/ü.md"]
-    assert names(find_corpus(str(folder), ["[bz].*"])) == ["a/z.txt", "b.txt"]
+    assert names(find(folder, "*.md", "a*")) == ["a.txt", "a/b/ü.md"]
+    assert names(find(folder, "[bz].*")) == ["a/z.txt", "b.txt"]
 
 
-def test_hidden_and_binary_files_are_passed_over_and_counted(folder):
+def test_what_is_hidden_or_binary_is_not_read_but_named(folder):
     (folder / ".hidden").write_text("x")
-    (folder / ".git").mkdir()
-    (folder / ".git" / "config").write_text("x")
+    (folder / "a" / ".git").mkdir()
+    (folder / "a" / ".git" / "config").write_text("x")
     (folder / "image.png").write_bytes(b"\x89PNG\0")
     (folder / "late.txt").write_bytes(b"x" * 8192 + b"\0")
-    corpus = find_corpus(str(folder))
+    corpus = find(folder)
     assert names(corpus) == ["a.txt", "a/b/ü.md", "a/z.txt", "b.txt", "c.py", "late.txt"]
-    assert (corpus.num_hidden, corpus.num_binary) == (2, 1)
+    assert corpus.left_out == {"hidden": [".hidden", "a/.git"], "binary": ["image.png"]}
+    hidden, binary = corpus.notes()
+    assert hidden.startswith("not read: hidden: 2 (.hidden, a/.git)")
+    assert binary == "not read: binary: 1 (image.png); a NUL byte is among the first 8 KiB"
+
+
+def test_of_many_the_first_are_named_in_printable_characters(folder):
+    for number in range(5):
+        (folder / f"{number}\n\x1b[31m.gz").touch()
+    (line,) = find(folder).notes()
+    assert line.startswith(r"not read: compressed: 5 (0\n\x1b[31m.gz, 1\n\x1b[31m.gz, 2\n\x1b[31m.gz, ...); ")
 
 
 def test_links_are_followed_but_not_in_circles(folder):
@@ -58,18 +72,36 @@ def test_links_are_followed_but_not_in_circles(folder):
     (folder.parent / "elsewhere").mkdir()
     (folder.parent / "elsewhere" / "e.txt").write_text("x")
     (folder / "link").symlink_to(folder.parent / "elsewhere")
-    assert names(find_corpus(str(folder))) == ["a.txt", "a/b/ü.md", "a/z.txt", "b.txt", "c.py", "link/e.txt"]
+    corpus = find(folder)
+    assert names(corpus) == ["a.txt", "a/b/ü.md", "a/z.txt", "b.txt", "c.py", "link/e.txt"]
+    assert corpus.left_out == {"link": ["a/up/"], "broken": ["gone.txt", "self"]}
+    assert find(folder, "*.txt").left_out == {"link": ["a/up/"], "broken": ["gone.txt"]}
+    assert find(folder, "*.md").left_out == {"link": ["a/up/"]}
+
+
+@pytest.mark.parametrize("is_glob", [False, True])
+def test_a_file_of_several_names_is_read_once(folder, is_glob):
+    """By the name that is no link, if there is one: its suffix may say what it is."""
+    (folder / "0.txt").symlink_to(folder / "b.txt")
+    (folder / "a" / "0.txt").symlink_to(folder / "b.txt")
+    os.link(folder / "a.txt", folder / "z.txt")
+    corpus = find(folder / "**" / "*.txt" if is_glob else folder)
+    found = {name.removeprefix(f"{folder}/") for name in names(corpus)}
+    assert found - {"a/b/ü.md", "c.py"} == {"a.txt", "a/z.txt", "b.txt"}
+    left_out = [name.removeprefix(f"{folder}/") for name in corpus.left_out["link"]]
+    assert sorted(left_out) == ["0.txt", "a/0.txt", "z.txt"]
 
 
 def test_pipes_are_not_waited_for(folder):
     os.mkfifo(folder / "pipe.txt")
-    assert "pipe.txt" not in names(find_corpus(str(folder)))
-    with pytest.raises(DataError, match=r"got .*pipe\.txt"):
-        find_corpus(str(folder / "pipe.txt"))
+    assert "pipe.txt" not in names(find(folder))
+    assert find(folder).left_out == {"special": ["pipe.txt"]}
+    with pytest.raises(DataError, match=r"not read: pipes, sockets and devices: 1 \(.*pipe\.txt"):
+        find(folder / "pipe.txt")
 
 
 def test_what_this_package_writes_is_no_corpus(folder):
-    before = names(find_corpus(str(folder)))
+    before = names(find(folder))
     for name in ("out/train.memmap", "out/train.memmap.json", "out/tokenizer/vocab.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")
@@ -77,47 +109,54 @@ def test_what_this_package_writes_is_no_corpus(folder):
     (folder / "run").mkdir()
     for name in ("config.toml", "metrics.jsonl", "samples.jsonl"):
         (folder / "run" / name).write_text("{}")
-    assert names(find_corpus(str(folder))) == before
+    assert names(find(folder)) == before
+    assert find(folder).left_out == {
+        "output": ["out/tokenizer/", "out/train.memmap", "out/train.memmap.json", "run/"]
+    }
 
 
 def test_a_file_is_a_corpus(folder):
-    (source,) = find_corpus(str(folder / "a/b/ü.md")).sources
+    (source,) = find(folder / "a/b/ü.md").sources
     assert (source.name, source.start) == ("ü.md", 0)
 
 
 def test_a_byte_order_mark_is_no_text(folder):
     (folder / "b.txt").write_bytes(b"\xef\xbb\xbfhello")
-    (source,) = find_corpus(str(folder / "b.txt")).sources
+    (source,) = find(folder / "b.txt").sources
     assert (source.start, source.num_bytes) == (3, 8)
 
 
 def test_globs(folder):
-    assert [Path(n).name for n in names(find_corpus(str(folder / "*.txt")))] == ["a.txt", "b.txt"]
-    assert len(names(find_corpus(str(folder / "**")))) == 5
+    assert [Path(n).name for n in names(find(folder / "*.txt"))] == ["a.txt", "b.txt"]
+    assert len(names(find(folder / "**"))) == 5
+    assert find(folder / "**").left_out == {}
+    assert names(find(folder / "*", "[bc].*")) == [f"{folder}/b.txt", f"{folder}/c.py"]
+    assert find(folder / "*").left_out == {"folder": [f"{folder}/a"]}
     (folder / "strange[1].txt").write_text("x")
-    assert names(find_corpus(str(folder / "strange[1].txt"))) == ["strange[1].txt"]
-    with pytest.raises(DataError, match="a glob that matches files"):
-        find_corpus(str(folder / "a/[b]"))
+    assert names(find(folder / "strange[1].txt")) == ["strange[1].txt"]
+    with pytest.raises(DataError, match=r"not read: folders that the glob matches: 1 .*; \*\*/\* at its end"):
+        find(folder / "a/[b]")
 
 
 def test_the_user_s_own_folder(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
-    assert len(find_corpus("~/my texts").sources) == 5
+    assert len(find("~/my texts").sources) == 5
 
 
 def test_a_part_of_the_standard_library_can_be_chosen():
-    some = names(find_corpus("python-stdlib", ["[st]*.py"]))
+    some = names(find("python-stdlib", "[st]*.py"))
     assert "socket.py" in some
     assert all(name.rpartition("/")[2][0] in "st" for name in some)
 
 
 def test_the_standard_library_is_source_without_tests():
-    corpus = find_corpus("python-stdlib")
+    corpus = find("python-stdlib")
     root = Path(sysconfig.get_paths()["stdlib"])
     everything = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
     skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "pydoc_data"}
     expected = sorted(name for name in everything if not skipped & set(name.split("/")[:-1]))
     assert names(corpus) == expected
+    assert corpus.left_out == {}
     assert len(corpus.sources) > 500
     assert corpus.num_bytes == sum(everything[name].stat().st_size for name in expected)
 
@@ -133,13 +172,13 @@ def test_a_missing_path_is_one_line_that_names_the_key(folder, missing):
 
 def test_nothing_that_matches_is_an_error_that_shows_what_there_is(folder):
     with pytest.raises(DataError, match=r"\['\*.rst'\] in .*, got 3 .txt, 1 .md, 1 .py$"):
-        find_corpus(str(folder), ["*.rst"])
+        find(folder, "*.rst")
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="got no files"):
-        find_corpus(str(folder / "empty"))
+        find(folder / "empty")
     (folder / "empty" / "x.gz").write_bytes(b"\0")
-    with pytest.raises(DataError, match="all of them are binary"):
-        find_corpus(str(folder / "empty"))
+    with pytest.raises(DataError, match=r"got 1 \.gz\n.*not read: compressed: 1 \(x\.gz\); decompress"):
+        find(folder / "empty")
 
 
 def test_validation_files_do_not_train(folder):
@@ -152,7 +191,7 @@ def test_validation_files_do_not_train(folder):
 
 def test_the_summary_notices_what_changes(folder):
     def summary():
-        return find_corpus(str(folder)).summary()
+        return find(folder).summary()
 
     seen = [summary()]
     (folder / "b.txt").write_text("more text than there was before")
@@ -200,4 +239,4 @@ def test_what_this_package_hides_in_a_folder_is_not_counted(folder):
     for name in (".lock", ".unfinished/train.memmap"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x")
-    assert find_corpus(str(folder)).num_hidden == 0
+    assert find(folder).left_out == {}

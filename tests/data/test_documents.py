@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import random
 
@@ -14,10 +15,10 @@ from transformerlm.data.documents import (
     VAL,
     Chunk,
     documents_of,
-    is_jsonl,
     split_by_content,
     split_of_utf8,
 )
+from transformerlm.data.kinds import JSONL, TEXT, is_jsonl_name
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import train_bpe_from_texts
 from transformerlm.tokenizer.pretokenize import bytes_of, text_of
@@ -30,7 +31,8 @@ def read(tmp_path):
     def texts(content, name="a.txt", **settings):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        chunk = Chunk(str(path), 0, path.stat().st_size, TRAIN)
+        kind = JSONL if is_jsonl_name(name) else TEXT
+        chunk = Chunk(str(path), 0, path.stat().st_size, TRAIN, kind=kind)
         return [document.text for document in documents_of(chunk, CorpusConfig(**settings))]
 
     return texts
@@ -53,6 +55,19 @@ def test_lines_of_json_are_documents(read):
     assert read("\n".join(lines), "a.jsonl") == expected
     assert read("\r\n\n".join([*lines, ""]), "a.jsonl") == expected
     assert read('{"story": "x"}', "a.jsonl", jsonl_field="story") == ["x"]
+
+
+def test_a_file_that_only_begins_with_lines_of_json_can_be_read_as_text(tmp_path, tokenizer):
+    path = tmp_path / "log.txt"
+    path.write_text(json.dumps({"text": "one"}) + "\nand then words\n")
+    config = CorpusConfig(corpus=str(path), validation_fraction=0)
+    with pytest.raises(
+        DataError, match=r'log\.txt:2: expected a JSON object.*; \[data\]\.file_format = "text"'
+    ):
+        make_data(config, tokenizer, tmp_path / "tokens")
+    as_text = dataclasses.replace(config, file_format="text")
+    made = make_data(as_text, tokenizer, tmp_path / "tokens")
+    assert tokenizer.decode(made.train.tokens) == path.read_text() + "<|endoftext|>"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +161,7 @@ def test_a_tokenizer_is_trained_on_what_is_kept_and_the_data_made_with_it(tmp_pa
     content = random_bytes(random.Random(0), 100_000)
     documents = [content[start : start + 5000] for start in range(0, len(content), 5000)]
     lines = [bytes_of(json.dumps({"text": text_of(part)}, ensure_ascii=False)) for part in documents]
-    written = b"\n".join(lines) if is_jsonl(name) else b"<|endoftext|>".join(documents)
+    written = b"\n".join(lines) if is_jsonl_name(name) else b"<|endoftext|>".join(documents)
     (tmp_path / name).write_bytes(written)
     data = DataConfig(
         corpus=str(tmp_path / name),

@@ -22,12 +22,14 @@ import pytest
 import torch
 
 from tests.distributed.ranks_that_train import compare_configs, exchange_gradients_once, run_case
+from tests.distributed.sharded_optimizers import difference
 from transformerlm.distributed import collectives
 from transformerlm.distributed.collectives import ranks_from_environment
 from transformerlm.distributed.ranks import AgreedError
 from transformerlm.errors import DataError, TransformerLMError
 from transformerlm.training import trainer
 
+OPTIMIZERS = ("muon", "adamw")
 ROOT = Path(__file__).parents[2]
 
 
@@ -68,6 +70,7 @@ def main(folder):
             agree(ranks)
             wait_for_rank_0(ranks)
             compare_configs(ranks)
+            compare_optimizers(ranks, folder)
         for name, (command, arguments) in work["commands"].items():
             run_command(ranks, folder / f"{name}.{ranks.rank}", command, arguments)
         torch.set_num_threads(1)
@@ -77,6 +80,12 @@ def main(folder):
         for name, options in work["trainings"].items():
             result = run_case(ranks, folder, name, **options)
             (folder / f"{name}.{ranks.rank}.json").write_text(json.dumps(result))
+
+
+def compare_optimizers(ranks, folder):
+    """Write FOLDER/optimizer_NAME.RANK: in what steps over divided parameters differ from others."""
+    for name in OPTIMIZERS:
+        (folder / f"optimizer_{name}.{ranks.rank}").write_text(difference(name))
 
 
 def run_command(ranks, path, command, arguments):

@@ -43,6 +43,12 @@ def assert_same_curve(folder, other, tolerance=1e-5, validation_tolerance=1e-6):
     close([r[names.VAL_LOSS] for r in left], [r[names.VAL_LOSS] for r in right], validation_tolerance)
 
 
+@pytest.mark.parametrize("name", group.OPTIMIZERS)
+def test_an_optimizer_steps_over_divided_parameters_as_over_whole_ones(ranks2, name):
+    differences = [path.read_text() for path in ranks2.glob(f"optimizer_{name}.*")]
+    assert differences == ["", ""]
+
+
 @several
 @both
 @pytest.mark.parametrize("name", SAME)

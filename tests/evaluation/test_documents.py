@@ -125,8 +125,8 @@ def test_the_kernels_of_training_come_to_the_same(model, dtype):
 def test_a_document_stands_between_ends_and_is_encoded_part_by_part():
     parts = [Part(0, "a", b"ab"), Part(0, "a", b"cd"), Part(1, "b", b"e")]
 
-    def encode(content):
-        return np.frombuffer(content, np.uint8).astype(np.uint16)
+    def encode(part):
+        return np.frombuffer(part.utf8, np.uint8).astype(np.uint16)
 
     ends = np.array([0], np.uint16)
     found = [(w.document, w.ids.tolist(), w.num_targets) for w in document_windows(parts, encode, ends, 9, 4)]

@@ -59,6 +59,13 @@ def test_xz():
     assert xz_bits_per_byte(text) == 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / 2000
 
 
+def test_xz_says_how_far_it_has_come():
+    text, steps = bytes(2**20 + 9), []
+    whole = 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
+    assert xz_bits_per_byte(text, progress=steps.append) == whole
+    assert steps == [2**20, 9]
+
+
 def test_xz_that_has_read_another_text():
     text, other = (random.Random(seed).randbytes(3000) for seed in range(2))
     assert xz_bits_per_byte(text) > 8

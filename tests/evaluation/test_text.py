@@ -33,6 +33,32 @@ def test_a_text_is_all_of_its_documents_in_order(tmp_path):
     assert len(read(Text.find(config, f"{tmp_path}/*.jsonl"))) == 2
 
 
+def test_what_is_not_read_is_named(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt.gz").write_bytes(b"x")
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val/c.txt").write_text("two", encoding="utf-16")
+    (tmp_path / "val/d.txt").write_text("three")
+    (note,) = Text.find(CorpusConfig(), f"{tmp_path}/*.*").notes()
+    assert note.startswith(f"{tmp_path}/*.*: not read: compressed: 1 ({tmp_path}/b.txt.gz); ")
+    config = CorpusConfig(corpus=str(tmp_path), validation_corpus=f"{tmp_path}/val")
+    notes = list(Text.find(config, None).notes())
+    assert [note.split("; ")[0] for note in notes] == [
+        f"{tmp_path}: not read: compressed: 1 (b.txt.gz)",
+        f"{tmp_path}: not read: text in UTF-16 or UTF-32: 1 (val/c.txt)",
+        f"{tmp_path}/val: not read: text in UTF-16 or UTF-32: 1 (c.txt)",
+    ]
+
+
+@pytest.mark.parametrize("is_special", [False, True])
+def test_special_tokens_in_lines_of_json_are_text_unless_asked_for(tmp_path, is_special):
+    (tmp_path / "a.txt").write_text("<|user|>")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "<|user|>"}))
+    text = Text.find(CorpusConfig(jsonl_special_tokens=is_special), str(tmp_path))
+    found = [part.allowed_special for part in text.parts(SAFE_CUT)]
+    assert found == ["all", "all" if is_special else "none"]
+
+
 def test_a_document_longer_than_memory_comes_in_parts(tmp_path):
     long = "a word and another one, " * (3 * CHUNK_BYTES // 24)
     (tmp_path / "a.txt").write_text(f"before<|endoftext|>{long}<|endoftext|>behind")

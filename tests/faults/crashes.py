@@ -20,6 +20,7 @@ from tests.faults import small_run
 from tests.faults.watched_disk import WatchedDisk, faults_of_order
 from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.data import TokenFile
+from transformerlm.data.listing import RECORD_FILE
 from transformerlm.errors import DataError, TransformerLMError
 from transformerlm.tokenizer import Tokenizer
 
@@ -66,7 +67,11 @@ def run(folder: Path, command: str, disk: WatchedDisk | None = None) -> int:
 
 def left_by(folder: Path) -> dict[str, bytes | list[str]]:
     """Return what a command has made, as far as it is always the same."""
-    files = [path for path in folder.rglob("data/**/*") if path.is_file() and path.name != ".lock"]
+    files = [
+        path
+        for path in folder.rglob("data/**/*")
+        if path.is_file() and path.name not in (".lock", RECORD_FILE)
+    ]
     left = {str(path.relative_to(folder)): path.read_bytes() for path in files}
     return left | {"run": small_run.left_by(folder / "run")}
 

@@ -142,9 +142,20 @@ def test_a_choice_of_instructions_is_one_that_the_processor_has():
         resolve_target("avx3", host)
 
 
+def level_below() -> str:
+    """Return the next lesser kind of processor than this one: avx2 below AVX-512, sse4 below AVX2."""
+    levels = [level for level in LEVELS if set(LEVELS[level][1]) <= target().instructions]
+    if len(levels) < 2:
+        pytest.skip("this processor has no lesser kind below it")
+    return levels[-2]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("choice", LEVELS)
-def test_the_parity_tests_pass_with_fewer_instructions(choice):
+@pytest.mark.parametrize(
+    "level", ["below", *(pytest.param(level, marks=pytest.mark.endurance) for level in LEVELS)]
+)
+def test_the_parity_tests_pass_with_fewer_instructions(level):
+    choice = level_below() if level == "below" else level
     if not set(LEVELS[choice][1]) <= target().instructions:
         pytest.skip("this processor has no such instructions")
     root = HERE.parents[1]

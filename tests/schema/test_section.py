@@ -1,8 +1,11 @@
+import copy
 import dataclasses
 import datetime
+import pickle
 import tomllib
 from typing import Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,6 +138,30 @@ def test_whole_numbers_widen_to_floats_and_lists_to_tuples():
     inner = Inner(share=1, pair=[0, 1], names=["x"])  # type: ignore[arg-type]
     assert (inner.share, inner.pair, inner.names) == (1.0, (0.0, 1.0), ("x",))
     assert type(inner.share) is float
+
+
+def test_paths_and_scalars_of_numpy_become_pythons_own(tmp_path):
+    @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+    class Files(Section):
+        path: FilePath | None = None
+        name: Text = "x"
+
+    assert Files(path=tmp_path).path == str(tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(SchemaError, match="name: expected text"):
+        Files(name=tmp_path)  # type: ignore[arg-type]
+    inner = Inner(width=np.int32(3), share=np.float32(0.5), pair=(np.float64(0.25), np.int64(1)))  # type: ignore[arg-type]
+    assert inner == Inner(width=3, share=0.5, pair=(0.25, 1.0))
+    assert {type(value) for value in (inner.width, inner.share, *inner.pair)} == {int, float}
+    with pytest.raises(SchemaError, match="width: expected a whole number"):
+        Inner(width=np.float64(3))  # type: ignore[arg-type]
+
+
+def test_a_key_that_is_none_is_refused_with_a_suggestion_also_as_a_type_error():
+    for call in (lambda: Inner(widht=3), lambda: dataclasses.replace(Inner(), widht=3)):
+        with pytest.raises(TypeError, match=r'Inner: widht: unknown key; did you mean "width"\?') as caught:
+            call()
+        assert isinstance(caught.value, SchemaError)
+    assert copy.deepcopy(Inner(width=3)) == pickle.loads(pickle.dumps(Inner(width=3))) == Inner(width=3)
 
 
 sections = st.builds(

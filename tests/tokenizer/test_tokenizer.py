@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import tiktoken
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -225,9 +226,50 @@ def test_decoding_takes_lists_arrays_and_iterables(gpt2):
         np.array(ids),
         np.array(ids, np.uint16),
         gpt2.encode_array("naïve 👍 text"),
+        torch.tensor(ids, device="cpu", dtype=torch.int64),
+        [*torch.tensor(ids, device="cpu", dtype=torch.int64)],
+        [*np.array(ids)],
+        [ids],
+        np.array([ids]),
+        torch.tensor([ids], device="cpu", dtype=torch.int64),
     ):
         assert gpt2.decode(given_ids) == "naïve 👍 text"
-    assert gpt2.decode([]) == ""
+    for nothing in ([], (), np.array([]), torch.empty(0, device="cpu", dtype=torch.float32), [[]]):
+        assert gpt2.decode(nothing) == ""
+    assert gpt2.decode(15496) == gpt2.decode(np.int64(15496)) == "Hello"
+    batch = [gpt2.encode("a b"), gpt2.encode("c d")]
+    for given_ids in (batch, np.array(batch), torch.tensor(batch, device="cpu", dtype=torch.int32)):
+        assert gpt2.decode_batch(given_ids) == ["a b", "c d"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        ([[1], [2]], r"from 0 to 50256, got \[1\]$"),
+        ([1, 2.0], "got 2.0$"),
+        (np.array([1.0]), "got 1.0$"),
+        (torch.ones(1, device="cpu", dtype=torch.float32), "got 1.0$"),
+        ("Hello", "got 'Hello'$"),
+        (["Hello"], "got 'Hello'$"),
+        (None, "got None$"),
+        (1.5, "got 1.5$"),
+    ],
+)
+def test_what_is_no_row_of_ids_is_one_line(gpt2, wrong, what):
+    with pytest.raises(DataError, match=rf"^cannot decode: expected .*{what}"):
+        gpt2.decode(wrong)
+
+
+def test_one_text_in_place_of_several_is_not_taken_for_its_characters(small):
+    with pytest.raises(DataError, match="expected several texts, got 'abc'"):
+        small.encode_batch("abc")
+    with pytest.raises(DataError, match="expected several texts"):
+        train_bpe_from_texts("abc", 300, [])
+    with pytest.raises(ConfigError, match=r"special tokens: expected a list of them, got '<\|e\|>'"):
+        train_bpe_from_texts(["abc"], 300, "<|e|>")
+    for wrong in (["abc"], None, 3):
+        with pytest.raises(DataError, match=r"encode: expected text, got .*; encode_batch takes several"):
+            small.encode(wrong)
 
 
 def test_malformed_bytes_are_replaced(small):

@@ -23,6 +23,7 @@ from transformerlm.config import (
 from transformerlm.errors import ConfigError
 from transformerlm.logging import NullLogger, names
 from transformerlm.progress import SilentReporter
+from transformerlm.schema import from_toml
 from transformerlm.training import plan_run, train, verify_run
 
 
@@ -119,6 +120,29 @@ def test_a_signal_ends_it_and_the_same_call_goes_on_to_the_same_bits(finished, c
     assert result.last == finished[0].last
 
 
+def test_a_run_that_is_named_after_its_start_says_with_which_name_it_goes_on(config, tmp_path):
+    heard, config = Heard(), changed(config, run_dir=str(tmp_path / "{run_name}"))
+    for resume in (lambda config: changed(config, resume="must"), lambda config: verify_run(config, 2)):
+        with pytest.raises(ConfigError, match=r"\[logging\]\.run_name: expected the name of a run"):
+            resume(config)
+    never = changed(config, run_dir=str(tmp_path / "other" / "{run_name}"), resume="never")
+    stopped = train(never, heard, loggers=[Recorder(signal_at=2)])
+    options = f"--logging.run_name={stopped.run_dir.name} --training.resume=auto"
+    assert heard.messages[-1] == f"stopped after step 2; the same command with {options} goes on from there"
+
+    stopped = train(config, heard, loggers=[Recorder(signal_at=4)])
+    name = stopped.run_dir.name
+    command = f"the same command with --logging.run_name={name}"
+    assert f"the run is named {name}; if it is stopped, {command} goes on" in heard.messages
+    assert heard.messages[-1] == f"stopped after step 4; {command} goes on from there"
+
+    heard = Heard()
+    named = dataclasses.replace(config, logging=dataclasses.replace(config.logging, run_name=name))
+    assert from_toml(TrainConfig, stopped.run_dir / "config.toml").logging.run_name == name
+    assert train(named, heard, loggers=[]).run_dir == stopped.run_dir
+    assert not [line for line in heard.messages if "changed since" in line or "is named" in line]
+
+
 def changed(config, **values):
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **values))
 
@@ -137,6 +161,30 @@ def test_errors_leave_the_process_as_it_was_too(finished, config):
     with pytest.raises(ConfigError, match=r"\[model\]\.context_length: expected at most"):
         train(dataclasses.replace(config, model=dataclasses.replace(config.model, context_length=10**6)))
     assert process() == before
+
+
+def test_a_start_that_is_refused_leaves_nothing_that_a_longer_text_meets(config, tmp_path):
+    """The text is found to be too short for the context; the same call trains on it once it is longer."""
+    path = tmp_path / "text.txt"
+    path.write_text("The fox met a crow. " * 4)
+    own = dataclasses.replace(
+        config,
+        data=DataConfig(corpus=str(path), token_dir=str(tmp_path / "made")),
+        tokenizer=TokenizerConfig(vocab_size=280, tokenizer_dir=str(tmp_path / "made" / "tokenizer")),
+        model=dataclasses.replace(config.model, context_length=64),
+        training=dataclasses.replace(config.training, run_dir=str(tmp_path / "run"), max_steps=3),
+    )
+    with pytest.raises(ConfigError, match=r"context_length: expected at most \d+, for the \d+ tokens"):
+        train(own)
+    assert [path.name for path in (tmp_path / "made").iterdir()] == [".lock"]
+    path.write_text("The fox met a crow by the river. " * 99)
+    assert train(own).steps == 3
+    # What was there before, and may have cost hours, stays.
+    before = sorted((tmp_path / "made").rglob("*"))
+    longer = dataclasses.replace(own, model=dataclasses.replace(config.model, context_length=10**5))
+    with pytest.raises(ConfigError, match="context_length"):
+        train(longer)
+    assert sorted((tmp_path / "made").rglob("*")) == before
 
 
 def test_importing_it_imports_nothing_heavy():

@@ -35,7 +35,7 @@ def test_a_spike_is_far_above_the_mean(before, value, deviations):
 def quiet(guard, number):
     """Steps that are a little unlike each other."""
     for index in range(number):
-        assert guard.check(2 + index % 5 / 10, 1 + index % 3 / 10, is_scaled=False) is Verdict.TAKE
+        assert guard.check(2 + index % 5 / 10, 1 + index % 3 / 10) is Verdict.TAKE
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(5.0, 1.0), (2.0, 9.0), (5.0, 9.0)])
@@ -43,14 +43,14 @@ def quiet(guard, number):
 def test_spikes_of_loss_or_norm_are_counted_once_and_skipped_where_asked(loss, norm, skip):
     guard = StepGuard(TrainingConfig(skip_spikes=skip))
     quiet(guard, 50)
-    assert guard.check(loss, norm, is_scaled=False) is (Verdict.SKIP if skip else Verdict.TAKE)
+    assert guard.check(loss, norm) is (Verdict.SKIP if skip else Verdict.TAKE)
     assert (guard.num_spikes, guard.num_skipped) == (1, int(skip))
 
 
 def test_a_run_that_has_come_to_another_level_is_let_go_on():
     guard = StepGuard(TrainingConfig(skip_spikes=True))
     quiet(guard, WINDOW)
-    verdicts = [guard.check(5.0, 1.0, is_scaled=False) for _ in range(20)]
+    verdicts = [guard.check(5.0, 1.0) for _ in range(20)]
     assert verdicts[0] is Verdict.SKIP
     assert verdicts[-1] is Verdict.TAKE
 
@@ -60,12 +60,13 @@ def test_what_is_not_finite_is_a_fault_and_nothing_to_compare_with(bad):
     guard = StepGuard(TrainingConfig())
     quiet(guard, 40)
     before = guard.state()
-    assert guard.check(bad, 1.0, is_scaled=False) is Verdict.NONFINITE
-    assert guard.check(2.0, bad, is_scaled=False) is Verdict.NONFINITE
+    assert guard.check(bad, 1.0) is Verdict.NONFINITE
+    assert guard.check(2.0, bad) is Verdict.NONFINITE
     assert guard.state() == {**before, "num_in_a_row": 2}
-    # A scaler finds gradients that overflow by itself; a loss that is none it does not.
-    assert guard.check(2.0, bad, is_scaled=True) is Verdict.TAKE
-    assert guard.check(bad, 2.0, is_scaled=True) is Verdict.NONFINITE
+    # A lower loss scale may help a gradient, and no loss.
+    assert guard.check(2.0, bad, can_rescale=True) is Verdict.OVERFLOW
+    assert guard.check(bad, bad, can_rescale=True) is Verdict.NONFINITE
+    assert guard.state() == {**before, "num_in_a_row": 3, "num_skipped": 1}
 
 
 def test_policies():
@@ -74,18 +75,18 @@ def test_policies():
     for policy in ("skip", "rollback"):
         guard = StepGuard(TrainingConfig(on_nonfinite=policy, max_faults=3))
         for _ in range(2):
-            guard.check(math.nan, 1.0, is_scaled=False)
+            guard.check(math.nan, 1.0)
             assert guard.decide("it broke") == policy
-        guard.check(math.nan, 1.0, is_scaled=False)
+        guard.check(math.nan, 1.0)
         with pytest.raises(NumericalError, match=r"it broke;.*max_faults = 3 is reached"):
             guard.decide("it broke")
     guard = StepGuard(TrainingConfig(on_nonfinite="rollback", max_faults=2))
     for _ in range(2):
-        guard.check(math.nan, 1.0, is_scaled=False)
+        guard.check(math.nan, 1.0)
         guard.decide("it broke")
         guard.leave_out(7)
         quiet(guard, 5)
-    guard.check(math.nan, 1.0, is_scaled=False)
+    guard.check(math.nan, 1.0)
     with pytest.raises(NumericalError):
         guard.decide("it broke")
     assert (guard.num_rollbacks, guard.num_left_out, guard.num_skipped) == (2, 14, 0)
@@ -95,11 +96,11 @@ def test_policies():
 def test_its_state_survives_as_json(steps, stop):
     config = TrainingConfig(skip_spikes=True, spike_deviations=2)
     straight, stopped = StepGuard(config), StepGuard(config)
-    expected = [straight.check(*step, is_scaled=False) for step in steps]
-    got = [stopped.check(*step, is_scaled=False) for step in steps[:stop]]
+    expected = [straight.check(*step) for step in steps]
+    got = [stopped.check(*step) for step in steps[:stop]]
     again = StepGuard(config)
     again.load(json.loads(json.dumps(stopped.state())))
-    assert got + [again.check(*step, is_scaled=False) for step in steps[stop:]] == expected
+    assert got + [again.check(*step) for step in steps[stop:]] == expected
     assert again.state() == straight.state()
 
 

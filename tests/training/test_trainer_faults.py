@@ -105,6 +105,31 @@ def test_a_faulty_step_can_be_skipped(place, data, tmp_path):
     assert_same_weights(trainer, other)
 
 
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_gradient_that_no_loss_scale_makes_finite_is_a_fault(policy, data, tmp_path):
+    training = {"max_steps": 40, "on_nonfinite": policy, "max_faults": 3, "validate_every": 0}
+    config = changed(CONFIG, training=training, runtime={"dtype": "float16"})
+    trainer = make(config, data, tmp_path)
+    trainer.model.embedding.weight.register_hook(lambda grad: grad * float("nan"))
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    last = 17 if policy == "stop" else 19  # 16 halvings of 65,536 lead to the lowest scale, 1
+    with pytest.raises(
+        NumericalError, match=rf"^step {last}: .* norm nan, loss scale 1; .*: the gradient of embedding"
+    ):
+        trainer.train(NullLogger())
+    assert trainer.step_guard.num_skipped == last - 1
+    assert all(map(torch.equal, before, trainer.model.parameters()))
+
+
+def test_a_gradient_that_overflows_costs_steps_and_half_the_loss_scale(data, tmp_path):
+    config = changed(CONFIG, runtime={"dtype": "float16"})
+    trainer = with_fault(make(config, data, tmp_path), "gradient", batch=5)
+    finish(trainer, tmp_path)
+    assert (trainer.step, trainer.step_guard.num_skipped) == (12, 1)
+    assert trainer.learner.scaler.get_scale() == 2**15
+    assert [record[names.SKIPPED_STEPS] for record in records(tmp_path, names.LOSS)] == [0] * 5 + [1] * 7
+
+
 def test_too_many_faults_in_a_row_end_the_run(data, tmp_path):
     config = changed(
         CONFIG, training={"on_nonfinite": "skip", "max_faults": 3, "checkpoint_every": 0, "validate_every": 0}

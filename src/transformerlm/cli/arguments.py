@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from transformerlm.errors import ConfigError, Key, Problem
+from transformerlm.errors import ConfigError, Key, Problem, shortened
 from transformerlm.schema import Section, field_types, is_section, merge, unknown
+from transformerlm.schema.values import convert
 
 COMMAND_LINE = "command line"
 """Source, in error messages, of a key that was set on the command line."""
@@ -59,6 +60,8 @@ class Arguments:
     mode: Mode | None = None
     number: str = ""
     """The number that follows the mode, still text."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """What the user should know: options that were given more than once, of which the last is used."""
 
     def source_of(self, key: Key) -> str:
         """Return where a key has its value from: the command line, the file, or "defaults"."""
@@ -88,12 +91,17 @@ class _Parser:
         self.modes = {mode.name: mode for mode in modes}
         self.arguments = Arguments()
         self.problems: list[Problem] = []
+        self.given: dict[str, list[str | list[str]]] = {}
 
     def parse(self) -> Arguments:
         while self.rest:
             self._take(self.rest.pop(0))
         if self.problems:
             raise ConfigError(self.problems)
+        for name, values in self.given.items():
+            if any(value != values[-1] for value in values):
+                what = f"given {len(values)} times; the last is used, {shortened(str(values[-1]))}"
+                self.arguments.notes.append(f"{COMMAND_LINE}: --{name}: {what}")
         return self.arguments
 
     def _take(self, word: str) -> None:
@@ -102,7 +110,7 @@ class _Parser:
         if word in FLAGS:
             setattr(self.arguments, FLAGS[word], True)
         elif mode and not mode.number and word == f"--{name}":
-            self.arguments.mode = mode
+            self._choose(mode)
         elif not (word.startswith("--") and self._takes_value(name)):
             known = ["--config", *FLAGS, *(f"--{option}" for option in (*self.options, *self.modes))]
             self._reject(word, unknown(word, known, "argument"))
@@ -120,8 +128,11 @@ class _Parser:
 
     def _set(self, name: str, value: str) -> None:
         if name in self.modes:
-            self.arguments.mode, self.arguments.number = self.modes[name], value
+            self._note(name, value)
+            self._choose(self.modes[name])
+            self.arguments.number = value
         elif name == "config":
+            self._note(name, value)
             self.arguments.config_path = Path(value)
         else:
             self._override(self.options.get(name) or Option(name, (name,)), value)
@@ -134,7 +145,21 @@ class _Parser:
                 break
             self._merge(key, self.rest.pop(0))
 
+    def _choose(self, mode: Mode) -> None:
+        chosen = self.arguments.mode
+        if chosen and chosen.name != mode.name:
+            self._reject(f"--{mode.name}", f"expected it without --{chosen.name}")
+        self.arguments.mode = mode
+
+    def _note(self, name: str, value: str | list[str]) -> None:
+        """Remember a value of an option."""
+        values = self.given.setdefault(name, [])
+        if isinstance(value, list) and len(value) > 1:
+            values.pop()  # the list that this one continues
+        values.append(value)
+
     def _merge(self, dotted: str, value: str | list[str]) -> None:
+        self._note(dotted, value)
         self.arguments.overrides = merge(self.arguments.overrides, nested(dotted, value))
 
     def _items(self, dotted: str) -> list[str]:
@@ -171,22 +196,49 @@ def typed(overrides: Mapping[str, Any], section: type[Section]) -> dict[str, Any
 def parse_value(text: str, hint: Any) -> Any:
     """Return the value that `text` denotes for a key of this type; `text` itself if it denotes none.
 
-    wandb's agents write values with Python's `str` (True, None, [0.9, 0.99]), users write TOML (true, 3e-4):
-    both are accepted.
+    wandb's agents write values with Python's `str` (True, None, [0.9, 0.99], 32.0), users write TOML (true,
+    3e-4) or what Python prints ((0.9, 0.99), 'cosine'): all are accepted. Quotes around a value are dropped
+    where it is none with them; text keeps them.
     """
+    value = _parse(text, hint)
+    quoted = text.strip()
+    if len(quoted) > 1 and quoted[0] == quoted[-1] and quoted[0] in "'\"" and convert(value, hint)[1]:
+        inner = _parse(quoted[1:-1], hint)
+        return value if convert(inner, hint)[1] else inner
+    return value
+
+
+def _parse(text: str, hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return parse_value(text, arguments[0])
+        return _parse(text, arguments[0])
     if origin in (typing.Union, types.UnionType):
         other = next(part for part in arguments if part is not type(None))
-        return None if text in ("None", "none", "null") else parse_value(text, other)
+        return None if text in ("None", "none", "null") else _parse(text, other)
     if hint is str or origin is Literal:
         return text
     if hint is bool:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    if origin is tuple and not text.lstrip().startswith("["):
-        return [parse_value(text, arguments[0])]
-    return parse_literal(text)
+        return {"true": True, "false": False}.get(text.strip().lower(), text)
+    if origin is tuple:
+        return _parse_list(text, arguments[0])
+    value = parse_literal(text)
+    is_whole = hint is int and type(value) is float and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else value
+
+
+def _parse_list(text: str, item: Any) -> Any:
+    """Return a list from `[a, b]`, `(a, b)`, `a, b` or `a`.
+
+    Texts are in quotes and brackets in all but the last, which is any text: a prompt may have a comma.
+    """
+    value, start = parse_literal(text), text.lstrip()[:1]
+    if start == "[":
+        return value
+    is_text = isinstance(_parse("0", item), str)
+    is_quoted = start == "(" and all(isinstance(part, str) for part in value)
+    if type(value) is tuple and (is_quoted or not is_text):
+        return list(value)
+    return [_parse(text, item)]
 
 
 def parse_literal(text: str) -> Any:

@@ -22,8 +22,10 @@ from transformerlm.cli.arguments import (
 from transformerlm.cli.error_report import report
 from transformerlm.cli.help import help_text
 from transformerlm.cli.standard_streams import prepare_streams, print_text
-from transformerlm.errors import ConfigError, Key, Problem, TransformerLMError
+from transformerlm.errors import ConfigError, Key, Problem, TransformerLMError, one_line
+from transformerlm.kernels.environment import check_environment
 from transformerlm.kernels.threads import sleep_soon
+from transformerlm.logging.terminal import say
 from transformerlm.schema import SchemaError, Section, from_dict, merge, read_toml, to_toml
 from transformerlm.signals import interrupts_noted
 
@@ -60,6 +62,9 @@ def run_command(
                 print_text(help_text(config_class, description, options, modes))
                 return 0
             config = load_config(config_class, arguments)
+            for note in arguments.notes:
+                say(one_line(note))
+            check_environment()
             if arguments.print_config:
                 print_text(to_toml(config, documented=True))
                 return 0

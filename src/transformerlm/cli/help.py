@@ -10,7 +10,8 @@ from transformerlm.schema import Section, describe, field_docs, field_types, tab
 EXIT_STATUSES = """exit status:
   0 done   1 failed otherwise   2 config or argument   3 corpus, tokenizer or token file   4 checkpoint
   6 loss or gradient not finite   74 disk or other input/output   75 folder in use by another process
-  129, 130, 143 interrupted (closed terminal, Ctrl-C, SIGTERM)"""
+  129, 130, 143 interrupted (closed terminal, Ctrl-C, SIGTERM)
+  138, 140, 152 warned of a limit (SIGUSR1, SIGUSR2, SIGXCPU)"""
 
 
 def help_text(

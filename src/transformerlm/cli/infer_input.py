@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from transformerlm.config import InferConfig
+from transformerlm.data.kinds import is_jsonl_name
 from transformerlm.errors import ConfigError, Key
 from transformerlm.schema.values import is_unicode, show
 
@@ -42,7 +43,7 @@ def read_prompts(config: InferConfig) -> list[Prompt]:
     elif source.prompt_file is not None:
         kind = source.prompt_format
         if kind == "auto":
-            kind = "jsonl" if source.prompt_file.endswith(".jsonl") else "lines"
+            kind = "jsonl" if is_jsonl_name(source.prompt_file) else "lines"
         key = _FILE
         prompts = _prompts_of(_text(source.prompt_file), kind, source.prompt_file)
     if not prompts:

@@ -20,8 +20,6 @@ class Terminal:
         """Return a tqdm bar; on a pipe or in a log file none is drawn."""
         from tqdm import tqdm
 
-        # tqdm's thread that monitors slow bars would prevent worker processes from being forked.
-        tqdm.monitor_interval = 0
         return tqdm(
             total=total,
             unit=unit,

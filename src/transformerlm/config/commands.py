@@ -19,6 +19,8 @@ from transformerlm.schema import Section
 
 MAX_TOKENS_PER_STEP = 2**31
 """Limit of batch_size times context_length: larger than any real batch, and safe in 64-bit arithmetic."""
+NEEDS_RUN_NAME = "expected the name of a run to go on with, as {run_name} is in [training].run_dir, got none"
+"""Problem of [logging].run_name where only an existing run will do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +55,7 @@ class TrainConfig(Section):
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield a batch that is too large to count, and a warm-up longer than the schedule."""
+        """Yield a batch too large to count, a warm-up longer than the schedule, and a run without a name."""
         tokens = self.training.batch_size * self.model.context_length
         if tokens > MAX_TOKENS_PER_STEP:
             what = f"expected at most {MAX_TOKENS_PER_STEP // self.model.context_length}"
@@ -61,7 +63,15 @@ class TrainConfig(Section):
         warmup_steps, steps = self.schedule.warmup_steps, self.schedule_steps
         if steps is not None and warmup_steps >= steps:
             what = f"expected fewer than the schedule's {steps} steps, got {warmup_steps}"
-            yield Problem(Key("schedule", "warmup_steps"), what)
+            advice = f"take --schedule.warmup_steps={steps // 10}, or more steps than {warmup_steps}"
+            yield Problem(Key("schedule", "warmup_steps"), f"{what}; {advice}")
+        if self.training.resume == "must" and self.is_named_by_time:
+            yield Problem(Key("logging", "run_name"), NEEDS_RUN_NAME)
+
+    @property
+    def is_named_by_time(self) -> bool:
+        """True if the run's folder carries the time of the start: each start makes another run."""
+        return "{run_name}" in self.training.run_dir and not self.logging.run_name
 
     @property
     def schedule_steps(self) -> int | None:

@@ -21,18 +21,25 @@ class CorpusConfig(Section):
 
     corpus: FilePath = "python-stdlib"
     """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library.
-    Files ending in .jsonl hold one document per line; any other file is text."""
+    What is not text (compressed, binary, UTF-16, ...) is not read, and named."""
     include: tuple[Text, ...] = ("*",)
-    """Which files of a folder or of "python-stdlib" to read: shell patterns for their names.
-    Hidden and binary files are never read."""
+    """Which files of a folder, of a glob or of "python-stdlib" to read: shell patterns for their names.
+    Hidden files of a folder are never read."""
+    file_format: Literal["auto", "text", "jsonl"] = "auto"
+    """How files are read. "jsonl": one document per line, in JSON; "text": as they are; "auto": as JSON lines
+    if the name ends in .jsonl or .ndjson or the first line is an object with text in `jsonl_field`, else as
+    text."""
     document_separator: str = "<|endoftext|>"
     """The string between the documents of a text file, and the special token that ends each document in
     the token file. "": each file is one document, and nothing marks its end."""
     jsonl_field: Text = "text"
-    """The field of a .jsonl line that holds the document."""
+    """The field of a line of JSON that holds the document."""
+    jsonl_special_tokens: bool = False
+    """Recognise special tokens, such as <|endoftext|>, in the documents of JSON lines. false: a document's
+    text is text, whatever is in it."""
     encoding_errors: Literal["strict", "replace", "keep"] = "strict"
     """Bytes that are not UTF-8: "strict" stops and names file and byte offset, "replace" reads U+FFFD,
-    "keep" puts them into the token file unchanged (in .jsonl, those within strings)."""
+    "keep" puts them into the token file unchanged (in JSON lines, those within strings)."""
     validation_corpus: FilePath | None = None
     """A file, folder or glob to validate on. None: hold out a part of `corpus`."""
     validation_fraction: Fraction = 0.05
@@ -57,6 +64,9 @@ class DataConfig(CorpusConfig):
 
     token_dir: FilePath = "data/{corpus}"
     """Folder of train.memmap and val.memmap; {corpus} stands for the name of the corpus."""
+    on_change: Literal["stop", "remake"] = "stop"
+    """What to do if the token files there were made of other text, with other settings or with another
+    tokenizer. "stop": say what differs; "remake": make them anew, and replace them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +74,11 @@ class TokenizerConfig(Section):
     """[tokenizer]: where the tokenizer is, and how to train it if it is missing."""
 
     tokenizer_dir: FilePath = "data/{corpus}/tokenizer"
-    """Folder of vocab.json and merges.txt (GPT-2's formats); {corpus} stands for the name of the corpus."""
-    vocab_size: PositiveInt = 8192
-    """Number of ids: 256 bytes, the merges and the special tokens."""
+    """Folder of the tokenizer, of this package or with a tokenizer.json; {corpus} stands for the name of the
+    corpus."""
+    vocab_size: PositiveInt | None = None
+    """Number of ids: 256 bytes, the merges and the special tokens. None: 8192 for a new tokenizer, any for
+    one that exists."""
     special_tokens: tuple[Text, ...] = ("<|endoftext|>",)
     """Strings that are one id each and never merge with the text around them."""
     pattern: Text = GPT2_PATTERN
@@ -75,9 +87,14 @@ class TokenizerConfig(Section):
     def conflicts(self) -> Iterator[Problem]:
         """Yield what is wrong if the bytes and the special tokens do not fit into the vocabulary."""
         least = 256 + len(set(self.special_tokens))
-        if self.vocab_size < least:
+        if self.new_vocab_size < least:
             parts = f"256 bytes and {least - 256} special tokens"
-            what = f"expected at least {least} ({parts}), got {self.vocab_size}"
+            what = f"expected at least {least} ({parts}), got {self.new_vocab_size}"
             yield Problem(Key("vocab_size"), what)
         if len(set(self.special_tokens)) < len(self.special_tokens):
             yield Problem(Key("special_tokens"), f"expected no token twice, got {list(self.special_tokens)}")
+
+    @property
+    def new_vocab_size(self) -> int:
+        """Number of ids of a tokenizer that has to be trained."""
+        return self.vocab_size or 8192

@@ -71,7 +71,8 @@ class InferSection(Section):
     prompt_format: Literal["auto", "lines", "jsonl", "whole"] = "auto"
     """Format of prompt_file. "lines": one prompt per line. "jsonl": per line a JSON string, or an object with
     a "prompt", whose other keys are copied to the result, KEY as "input.KEY" if the result has a KEY itself.
-    "whole": one prompt, line breaks included. "auto": "jsonl" if the name ends in .jsonl, else "lines"."""
+    "whole": one prompt, line breaks included. "auto": "jsonl" if the name ends in .jsonl or .ndjson, else
+    "lines"."""
     output_format: Literal["auto", "text", "jsonl"] = "auto"
     """"text": each prompt with its continuation, for reading. "jsonl": one JSON object per line. "auto":
     "text" on a terminal, "jsonl" anywhere else and with [generation].log_probs."""

@@ -15,7 +15,7 @@ class LoggingConfig(Section):
     backend: Literal["console", "wandb"] = "console"
     """"console": one JSON object per line on stdout. "wandb": Weights & Biases."""
     run_name: str = ""
-    """Name of the run. "": its start time."""
+    """Name of the run. "": its start time; with {run_name} in a run's folder, only its name continues it."""
     architecture: str = "transformer"
     """Kind of model; only recorded."""
     dataset: str = ""

@@ -6,10 +6,24 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from transformerlm.errors import Key, Problem
-from transformerlm.schema import FilePath, NonNegativeInt, PositiveFloat, PositiveInt, Section, Text
+from transformerlm.schema import FilePath, NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+
+class IsTime:
+    """Marks a string that is a time."""
+
+    text = 'a time such as "90s", "20m", "2h" or "1h30m"'
+
+    def holds(self, value: str) -> bool:
+        """Return True if `value` is a time above 0."""
+        return seconds_of(value) is not None
+
+    def meant_by(self, value: Any) -> str:
+        """Return the time that a number without a unit may stand for, in seconds; "" for another value."""
+        return f"{value}s" if self.holds(f"{value}s") else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +43,7 @@ class TrainingConfig(Section):
     """Budget: total optimizer steps. None: 1000, unless max_tokens or max_time is set."""
     max_tokens: PositiveInt | None = None
     """Budget: tokens to train on, instead of max_steps; rounded up to whole steps."""
-    max_time: Text | None = None
+    max_time: Annotated[str, IsTime()] | None = None
     """Budget: wall-clock time, instead of max_steps: "90s", "20m", "2h", "1d", "1h30m". Validation and
     saving count, the time between a stop and a resume does not. The schedule ends with it."""
     batch_size: PositiveInt = 32
@@ -61,14 +75,11 @@ class TrainingConfig(Section):
     """Leave out the steps in which there is a spike."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield a second budget, an unreadable time, and micro-batches that do not fill the batch."""
+        """Yield a second budget, and micro-batches that do not fill the batch."""
         budgets = [name for name in ("max_steps", "max_tokens", "max_time") if getattr(self, name)]
         if len(budgets) > 1:
             what = f"expected one budget, got {' and '.join(budgets)}; say None to those not meant"
             yield Problem(Key(budgets[-1]), what)
-        if self.max_time is not None and seconds_of(self.max_time) is None:
-            what = f'expected a time such as "90s", "20m", "2h" or "1h30m", got "{self.max_time}"'
-            yield Problem(Key("max_time"), what)
         if self.micro_batch_size != "auto" and self.batch_size % self.micro_batch_size:
             what = f"expected a divisor of batch_size = {self.batch_size}, got {self.micro_batch_size}"
             yield Problem(Key("micro_batch_size"), what)

@@ -19,9 +19,10 @@ from transformerlm.config import CorpusConfig
 from transformerlm.data.build_journal import COMMIT_BYTES, BuildJournal
 from transformerlm.data.build_lock import build_lock
 from transformerlm.data.chunks import CHUNK_BYTES, SafeCut, chunks_of, work_items
-from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, settings
+from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, token_settings
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Split
 from transformerlm.data.encode import EncodedItem, check_separator, encode_item
+from transformerlm.data.file_record import FileRecord
 from transformerlm.data.sidecar import FORMAT_VERSION, Sidecar, sidecar_path
 from transformerlm.data.split import empty_split_error, has_validation, regions
 from transformerlm.data.token_file import TokenFile
@@ -39,6 +40,15 @@ the corpus it is 3 to 5; with a few hundred, or in a script that the tokenizer h
 becomes full all the same, the recorded part of the build is not lost."""
 
 _MAX_LISTED = 1000  # files that a sidecar names; the summary of their names and sizes covers them all
+
+
+class TooFewTokensError(DataError):
+    """The text has fewer tokens than are needed. No token files were made."""
+
+    def __init__(self, directory: Path, num_tokens: int, min_tokens: int) -> None:
+        self.num_tokens = num_tokens
+        what = f"expected at least {min_tokens:,} tokens to train on, got {num_tokens:,}"
+        super().__init__(f"{directory}: {what}")
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,8 @@ class Build:
     directory: Path
     chunk_bytes: int = CHUNK_BYTES
     commit_bytes: int = COMMIT_BYTES
+    min_tokens: int = 0
+    """Number of tokens to train on that are needed; with fewer, no files are made."""
 
     def run(self, reporter: Reporter) -> None:
         """Make the files, or finish those that an interrupted build has begun. The caller holds the lock.
@@ -120,14 +132,18 @@ class Build:
         Raises:
             TransformerLMError: as `make_data`.
         """
-        check_separator(self.config, self.tokenizer)
+        check_separator(self.config, self.tokenizer.special_token_ids)
         refuse_overlap(self.corpora, self.outputs, Key("data", "token_dir"))
         with BuildJournal.open(
             self.directory, self.splits, self.tokenizer.vocab_size, self.recipe, reporter, self.commit_bytes
         ) as journal:
             self._check_free_space(self.corpora.num_bytes - journal.num_read)
             self._encode_rest(journal, reporter)
-            journal.finish(self._sidecars(journal))
+            self._check_tokens(journal)
+            record = FileRecord.of(self.corpora, reporter, self.config.num_workers)
+            record.check_unchanged()
+            journal.finish(self._sidecars(journal, {**self.made_from, **record.summary()}))
+            record.write(self.directory)
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -143,7 +159,8 @@ class Build:
     @property
     def made_from(self) -> dict[str, Any]:
         """The settings and the files that determine the text, in the form of a sidecar's `made_from`."""
-        return {**settings(self.config), **self.corpora.summary()}
+        own = token_settings(self.config, has_jsonl=self.corpora.has_jsonl)
+        return {**own, **self.corpora.summary()}
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -190,16 +207,24 @@ class Build:
             threads=self.tokenizer.uses_kernels(num_bytes),
         )
 
-    def _sidecars(self, journal: BuildJournal) -> dict[Split, Sidecar]:
-        """Return the sidecars of the written files; DataError if a split is empty."""
+    def _check_tokens(self, journal: BuildJournal) -> None:
+        """Raise DataError if a split is empty, or too short to be used."""
+        numbers = {split: writer.num_tokens for split, writer in journal.writers.items()}
+        for split, number in numbers.items():
+            if not number:
+                is_blank = not any(numbers.values())
+                raise empty_split_error(self.config, self.corpora, split, is_blank=is_blank)
+        if numbers and numbers[TRAIN] < self.min_tokens:
+            raise TooFewTokensError(self.directory, numbers[TRAIN], self.min_tokens)
+
+    def _sidecars(self, journal: BuildJournal, made_from: dict[str, Any]) -> dict[Split, Sidecar]:
+        """Return the sidecars of the written files."""
         corpus_of = {TRAIN: self.corpora.main, VAL: self.corpora.validation or self.corpora.main}
         sidecars = {}
         for split, writer in journal.writers.items():
-            if not writer.num_tokens:
-                raise empty_split_error(self.config, split)
             sources = corpus_of[split].sources[:_MAX_LISTED]
             listed = [{"name": source.name, "num_bytes": source.num_bytes} for source in sources]
-            sidecars[split] = writer.sidecar(self.tokenizer.fingerprint, self.made_from, listed)
+            sidecars[split] = writer.sidecar(self.tokenizer.fingerprint, made_from, listed)
         return sidecars
 
 

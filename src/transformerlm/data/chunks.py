@@ -19,9 +19,9 @@ from transformerlm.data.documents import (
     Chunk,
     Split,
     decode_beginning,
-    is_jsonl,
     split_by_content,
 )
+from transformerlm.data.kinds import JSONL, TEXT
 from transformerlm.tokenizer.pretokenize import bytes_of
 
 CHUNK_BYTES = 2**19
@@ -52,6 +52,8 @@ class Region(NamedTuple):
     stop: int
     split: Split | None
     """None: the split is decided by each document's content."""
+    kind: str = TEXT
+    """Kind of the file: `kinds.TEXT` or `kinds.JSONL`."""
 
 
 def chunks_of(
@@ -59,18 +61,19 @@ def chunks_of(
 ) -> Iterator[Chunk]:
     """Divide a region into chunks of about `chunk_bytes`, in order.
 
-    Without `safe_cut` long documents are cut anywhere, which is enough to count documents. A line of .jsonl
+    Without `safe_cut` long documents are cut anywhere, which is enough to count documents. A line of JSON
     is never cut, nor is text without a safe cut: such a chunk is as long as necessary.
     """
-    end = b"\n" if is_jsonl(region.path) else config.document_separator.encode()
+    is_jsonl = region.kind == JSONL
+    end = b"\n" if is_jsonl else config.document_separator.encode()
     position, size = region.start, chunk_bytes
     while position < region.stop:
         stop = min(position + size, region.stop)
         whole = stop if stop == region.stop else _end_of_last_document(region.path, position, stop, end)
         if whole > position:
-            yield Chunk(region.path, position, whole, region.split)
+            yield Chunk(region.path, position, whole, region.split, kind=region.kind)
             position, size = whole, chunk_bytes
-        elif is_jsonl(region.path):
+        elif is_jsonl:
             size *= 2
         else:
             rest = region._replace(start=position)

@@ -15,8 +15,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.corpus import read_bytes
+from transformerlm.data.kinds import JSONL, TEXT, is_jsonl_name
 from transformerlm.errors import DataError
-from transformerlm.tokenizer.pretokenize import bytes_of, text_of
+from transformerlm.tokenizer.pretokenize import AllowedSpecial, bytes_of, text_of
 
 EncodingErrors = Literal["strict", "replace", "keep"]
 """How bytes that are not UTF-8 are treated: `CorpusConfig.encoding_errors`."""
@@ -42,6 +43,8 @@ class Chunk(NamedTuple):
     """None: the split is decided by each document's content."""
     extent: Literal["documents", "part", "end"] = "documents"
     """Some whole documents, a part of a long one, or the end of a long one."""
+    kind: str = TEXT
+    """Kind of the file: `kinds.TEXT` or `kinds.JSONL`."""
 
 
 class Document(NamedTuple):
@@ -52,16 +55,13 @@ class Document(NamedTuple):
     """The text as UTF-8; with `encoding_errors = "keep"` other bytes too."""
     is_end: bool
     """True if the document ends with this text."""
+    allowed_special: AllowedSpecial = "all"
+    """Special tokens that are recognised in the text; others are ordinary text."""
 
     @property
     def text(self) -> str:
         """The text as a string; bytes that are not UTF-8 become surrogates (see `text_of`)."""
         return text_of(self.utf8)
-
-
-def is_jsonl(path: str) -> bool:
-    """Return True if a file has one document per line, in JSON."""
-    return path.endswith(".jsonl")
 
 
 def documents_of(chunk: Chunk, config: CorpusConfig) -> Iterator[Document]:
@@ -72,8 +72,11 @@ def documents_of(chunk: Chunk, config: CorpusConfig) -> Iterator[Document]:
     """
     data = read_bytes(chunk.path, chunk.start, chunk.stop)
     contents: Iterator[bytes]
-    if is_jsonl(chunk.path):
+    allowed_special: AllowedSpecial = "all"
+    if chunk.kind == JSONL:
         contents = map(bytes_of, _jsonl_texts(data, chunk, config))
+        if not config.jsonl_special_tokens:
+            allowed_special = "none"
     else:
         data = _checked(data, chunk, config)
         if chunk.extent != "documents":
@@ -84,7 +87,8 @@ def documents_of(chunk: Chunk, config: CorpusConfig) -> Iterator[Document]:
         contents = iter(data.split(separator) if separator else [data])
     for content in contents:
         if content.strip(_WHITE_SPACE.encode()):
-            yield Document(chunk.split or split_of_utf8(content, config.validation_fraction), content, True)
+            split = chunk.split or split_of_utf8(content, config.validation_fraction)
+            yield Document(split, content, True, allowed_special)
 
 
 def _checked(data: bytes, chunk: Chunk, config: CorpusConfig) -> bytes:
@@ -149,9 +153,14 @@ def _jsonl_texts(data: bytes, chunk: Chunk, config: CorpusConfig) -> Iterator[st
             try:
                 document = _text_of_line(text, config)
             except ValueError as error:
-                raise DataError(f"{chunk.path}:{_line_number(chunk.path, start)}: {error}") from None
+                raise DataError(_place_and_advice(chunk.path, start, str(error))) from None
             yield document
         start += len(line) + 1
+
+
+def _place_and_advice(path: str, start: int, what: str) -> str:
+    advice = "" if is_jsonl_name(path) else '; [data].file_format = "text" reads the file as it is'
+    return f"{path}:{_line_number(path, start)}: {what}{advice}"
 
 
 def _line_number(path: str, start: int) -> int:

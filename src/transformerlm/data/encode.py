@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,13 +55,28 @@ def encode_item(tokenizer: Tokenizer, config: CorpusConfig, item: Sequence[Chunk
 
 def _encode(tokenizer: Tokenizer, documents: Sequence[Document], separator: str) -> Ids:
     """Return the ids of documents in order, each that ends followed by the separator's id."""
-    if separator and stands_alone(separator, tokenizer.special_token_ids):
+    joins = separator and stands_alone(separator, tokenizer.special_token_ids)
+    if joins and not any(_hides_special(part, tokenizer) for part in documents):
         # One call instead of one per document: the separator is a special token, so nothing merges across it.
         end = separator.encode()
         return tokenizer.encode_bytes(b"".join(part.utf8 + end * part.is_end for part in documents))
     end_ids = np.array([tokenizer.special_token_ids[separator]] if separator else [], dtype=tokenizer.dtype)
-    arrays = [(tokenizer.encode_bytes(part.utf8), end_ids[: part.is_end]) for part in documents]
+    arrays = [
+        (tokenizer.encode_bytes(part.utf8, allowed_special=part.allowed_special), end_ids[: part.is_end])
+        for part in documents
+    ]
     return np.concatenate([array for pair in arrays for array in pair])
+
+
+def _hides_special(document: Document, tokenizer: Tokenizer) -> bool:
+    """Return True if a special token stands in the document as ordinary text."""
+    tokens = tuple(tokenizer.special_token_ids) if document.allowed_special == "none" else ()
+    return bool(tokens and _any_of(tokens).search(document.utf8))
+
+
+@functools.lru_cache
+def _any_of(tokens: tuple[str, ...]) -> re.Pattern[bytes]:
+    return re.compile(b"|".join(re.escape(token.encode()) for token in tokens))
 
 
 def stands_alone(separator: str, special_tokens: Iterable[str]) -> bool:
@@ -75,14 +92,14 @@ def stands_alone(separator: str, special_tokens: Iterable[str]) -> bool:
     )
 
 
-def check_separator(config: CorpusConfig, tokenizer: Tokenizer) -> None:
-    """Check that the tokenizer knows the document separator.
+def check_separator(config: CorpusConfig, special_tokens: Collection[str]) -> None:
+    """Check that the document separator is one of the tokenizer's special tokens.
 
     Raises:
-        DataError: it is not one of its special tokens.
+        DataError: it is not.
     """
-    separator, known = config.document_separator, tokenizer.special_token_ids
-    if separator and separator not in known:
-        what = f"expected one of the tokenizer's special tokens, {sorted(known)}, got {separator!r}"
+    separator = config.document_separator
+    if separator and separator not in special_tokens:
+        what = f"expected one of the tokenizer's special tokens, {sorted(special_tokens)}, got {separator!r}"
         advice = 'add it to [tokenizer].special_tokens, or take ""'
         raise DataError(f"{what}; {advice}", key=Key("data", "document_separator"))

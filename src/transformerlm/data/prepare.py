@@ -8,13 +8,16 @@ From Python:
     data = prepare_data(data_config, tokenizer_config, tokenizer)
     print(data.train.num_tokens, data.train.tokens[:10])
 
-The settings of existing files are compared, key by key, with the config. Files that do not match are neither
-used nor overwritten. Of several processes that want the same files, one makes them and the others wait.
+The settings and the text of existing token files are compared, key by key, with the config and the corpus.
+Files that do not match are neither used nor, unless [data].on_change says so, overwritten; a tokenizer serves
+any text. Of several processes that want the same files, one makes them and the others wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +29,20 @@ from transformerlm.data.build_lock import build_lock
 from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, documents_of
+from transformerlm.data.encode import check_separator
+from transformerlm.data.origin import Origin, differences
 from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import empty_split_error
 from transformerlm.data.token_file import TokenFile
-from transformerlm.errors import DataError, Key
+from transformerlm.errors import DataError, Key, Problem
 from transformerlm.progress import Bar, Reporter, SilentReporter
 from transformerlm.schema import to_dict
+from transformerlm.schema.values import show
 from transformerlm.storage.files import remove_dead_temporaries
 from transformerlm.tokenizer import Pretokenizer, Tokenizer
 from transformerlm.tokenizer.bpe import NUM_BYTES
+from transformerlm.tokenizer.formats.folder import holds_tokenizer
 from transformerlm.tokenizer.formats.gpt2_files import MANIFEST_FILE, MERGES_FILE, VOCAB_FILE, read_manifest
-from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 from transformerlm.tokenizer.train import Words, count_words, learn_merges
 
 
@@ -50,18 +56,21 @@ def prepare_tokenizer(
 ) -> Tokenizer:
     """Load the tokenizer in `tokenizer_dir`; if there is none, train it on the training split and save it.
 
-    A tokenizer from elsewhere (GPT-2's own files, for instance) is used as it is. If another process builds
-    in the parent folder, this one waits for it.
+    A tokenizer is made once and serves any text: that it was made from another is only reported. What the
+    config sets of the tokenizer itself (its size, pattern, special tokens) has to be true of it. One from
+    elsewhere (GPT-2's own files, for instance) is used as it is. If another process builds in the parent
+    folder, this one waits for it.
 
     Args:
-        data_config: the corpus, and how it is read and split.
+        data_config: the corpus, and how it is read and split. With a `DataConfig`, from which token files
+            are to be made, a new tokenizer must have the document separator.
         tokenizer_config: the tokenizer's folder and settings.
         reporter: receives progress; None: no output.
 
     Raises:
         ConfigError: a file of the corpus would be replaced.
-        DataError: the tokenizer there was made from another corpus or with other settings; a corpus that
-            cannot be read; damaged files.
+        DataError: the tokenizer there is another than the config asks for; a corpus that cannot be read;
+            damaged files.
     """
     wanted = _WantedTokenizer(data_config, tokenizer_config, reporter or SilentReporter())
     tokenizer = wanted.load()
@@ -78,6 +87,8 @@ def prepare_data(
     tokenizer_config: TokenizerConfig,
     tokenizer: Tokenizer,
     reporter: Reporter | None = None,
+    *,
+    min_tokens: int = 0,
 ) -> TokenData:
     """Open the token files in `token_dir`; if they are missing, make them from the corpus.
 
@@ -88,14 +99,17 @@ def prepare_data(
         tokenizer_config: names the tokenizer's folder in errors.
         tokenizer: from `prepare_tokenizer`.
         reporter: receives progress; None: no output.
+        min_tokens: number of tokens to train on that are needed; with fewer, no files are made.
 
     Raises:
         ConfigError: a file of the corpus would be replaced.
         DataError: the files there were made from another corpus, with other settings or with another
-            tokenizer; a corpus that cannot be read; damaged files.
+            tokenizer, and [data].on_change = "stop"; a corpus that cannot be read; damaged files.
+        TooFewTokensError: the text has fewer than `min_tokens`.
         OutputError: the disk has too little space.
     """
-    wanted = _WantedTokenFiles(data_config, tokenizer_config, tokenizer, reporter or SilentReporter())
+    reporter = reporter or SilentReporter()
+    wanted = _WantedTokenFiles(data_config, tokenizer_config, tokenizer, reporter, min_tokens)
     is_made = False
     if not wanted.exist() or is_unfinished(wanted.directory):
         with build_lock(wanted.directory, wanted.reporter):
@@ -117,17 +131,17 @@ def training_texts(
     Raises:
         DataError: a corpus that cannot be read, or one that leaves nothing to train on.
     """
-    is_empty = True
+    found = set[str]()
     for item in corpus_items(data_config, corpora, safe_cut):
         for chunk in item:
             for document in documents_of(chunk, data_config):
+                found.add(document.split)
                 if document.split == TRAIN:
-                    is_empty = False
                     yield document.text
         if bar:
             bar.update(sum(chunk.stop - chunk.start for chunk in item))
-    if is_empty:
-        raise empty_split_error(data_config, TRAIN)
+    if TRAIN not in found:
+        raise empty_split_error(data_config, corpora, TRAIN, is_blank=not found)
 
 
 @dataclass(frozen=True)
@@ -142,38 +156,64 @@ class _WantedTokenizer:
     def directory(self) -> Path:
         return Path(fill_placeholders(self.config.tokenizer_dir, self.data_config))
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Settings that the tokenizer depends on, in the form of its manifest's `made_from`."""
-        values = to_dict(self.config)
-        return {f"[tokenizer].{key}": value for key, value in values.items() if key != "tokenizer_dir"}
-
     def check_settings(self) -> None:
-        """Refuse a pattern or special tokens that cannot be used."""
+        """Refuse settings that cannot be used, before anything is trained."""
         Pretokenizer(self.config.pattern, self.config.special_tokens)
+        if isinstance(self.data_config, DataConfig):
+            check_separator(self.data_config, self.config.special_tokens)
 
     def load(self) -> Tokenizer | None:
-        """Load the tokenizer, or return None if there is none; DataError if it is another one."""
-        if not any((self.directory / name).exists() for name in (VOCAB_FILE, TOKENIZER_JSON)):
+        """Load the tokenizer, or return None if there is none; DataError if it is another than asked for."""
+        if not holds_tokenizer(self.directory):
             return None
         tokenizer = Tokenizer.from_dir(self.directory)
         manifest = read_manifest(self.directory)
+        note = ""
         if manifest and manifest.made_from:
-            asked = {**self.settings, **_text_settings(self.data_config, manifest.made_from, self.reporter)}
-            _check_made_from(manifest.made_from, asked, self.directory, "--tokenizer.tokenizer_dir")
-        self.reporter.say(f"tokenizer {self.directory}: reused ({tokenizer.vocab_size} ids)")
+            self._check(manifest.made_from, tokenizer.vocab_size)
+            note = self._differences(manifest.made_from, tokenizer.vocab_size)
+        self.reporter.say(f"tokenizer {self.directory}: reused ({tokenizer.vocab_size} ids){note}")
         return tokenizer
+
+    def _check(self, made_from: Mapping[str, Any], vocab_size: int) -> None:
+        """Refuse a tokenizer of another size, pattern or special tokens than the config sets."""
+        defaults, problems = _recipe(TokenizerConfig()), []
+        for key, asked in _recipe(self.config).items():
+            has = made_from.get(f"[tokenizer].{key}")
+            if has is not None and asked not in (has, defaults.get(key), vocab_size):
+                what = f"expected {show(has)}, with which {self.directory} was made, got {show(asked)}"
+                advice = "leave it out to use that one, or choose another --tokenizer.tokenizer_dir"
+                problems.append(Problem(Key("tokenizer", key), f"{what}; {advice}"))
+        if problems:
+            raise DataError(problems)
+
+    def _differences(self, made_from: Mapping[str, Any], vocab_size: int) -> str:
+        """Return what was configured otherwise when the tokenizer was made, and whether ids are missing."""
+        now = {f"[tokenizer].{key}": value for key, value in _recipe(self.config).items()}
+        now |= settings(self.data_config)
+        if not isinstance(self.data_config, DataConfig):  # else the token files are compared with the corpus
+            with contextlib.suppress(MissingCorpusError):
+                now |= find_corpora(self.data_config).summary()
+        parts = [f"{key} = {show(had)}" for key, had in made_from.items() if now.get(key, had) != had]
+        note = f"; made with {', '.join(parts)}" if parts else ""
+        missing = made_from.get("[tokenizer].vocab_size", 0) - vocab_size
+        if missing > 0:
+            note += f"; {missing} fewer than asked for: remove the folder to have it made of a longer text"
+        return note
 
     def train(self) -> Tokenizer:
         """Train the tokenizer on the training split, and save it."""
-        corpora = _list_files(self.data_config, self.reporter)
+        is_said_later = isinstance(self.data_config, DataConfig)  # when the token files are made
+        corpora = _list_files(self.data_config, SilentReporter() if is_said_later else self.reporter)
         remove_dead_temporaries(self.directory)
         outputs = [self.directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
         refuse_overlap(corpora, outputs, Key("tokenizer", "tokenizer_dir"))
         tokenizer = self._learn(self._count_words(corpora))
-        made_from = {**self.settings, **settings(self.data_config), **corpora.summary()}
+        recipe = _recipe(dataclasses.replace(self.config, vocab_size=self.config.new_vocab_size))
+        made_from = {f"[tokenizer].{key}": value for key, value in recipe.items()}
+        made_from |= {**settings(self.data_config), **corpora.summary()}
         tokenizer.save(self.directory, made_from=made_from)
-        missing = self.config.vocab_size - tokenizer.vocab_size
+        missing = self.config.new_vocab_size - tokenizer.vocab_size
         note = f"; {missing} fewer than asked for, the text has no more to merge" if missing else ""
         self.reporter.say(f"tokenizer {self.directory}: made ({tokenizer.vocab_size} ids{note})")
         return tokenizer
@@ -190,11 +230,16 @@ class _WantedTokenizer:
             )
 
     def _learn(self, words: Words) -> Tokenizer:
-        config = self.config
-        num_merges = config.vocab_size - NUM_BYTES - len(config.special_tokens)
+        vocab_size, special_tokens = self.config.new_vocab_size, self.config.special_tokens
+        num_merges = vocab_size - NUM_BYTES - len(special_tokens)
         with self.reporter.bar(num_merges, "merge", "learning merges") as bar:
-            vocab, merges = learn_merges(words, config.vocab_size, config.special_tokens, bar.update)
-        return Tokenizer(vocab, merges, config.special_tokens, pattern=config.pattern)
+            vocab, merges = learn_merges(words, vocab_size, special_tokens, bar.update)
+        return Tokenizer(vocab, merges, special_tokens, pattern=self.config.pattern)
+
+
+def _recipe(config: TokenizerConfig) -> dict[str, Any]:
+    """Return what the config sets of the tokenizer itself."""
+    return {key: value for key, value in to_dict(config).items() if key != "tokenizer_dir"}
 
 
 @dataclass(frozen=True)
@@ -205,22 +250,32 @@ class _WantedTokenFiles:
     tokenizer_config: TokenizerConfig
     tokenizer: Tokenizer
     reporter: Reporter
+    min_tokens: int = 0
 
     @property
     def directory(self) -> Path:
         return Path(fill_placeholders(self.data_config.token_dir, self.data_config))
 
-    def exist(self) -> bool:
-        """Return True if all of them exist; DataError if an existing one was made with other settings."""
+    def exist(self, say: Callable[[str], object] = lambda line: None) -> bool:
+        """Return True if all of them exist and need not be made anew; `say` hears what differs.
+
+        Raises:
+            DataError: an existing one was made of other text or with other settings, and
+                [data].on_change = "stop".
+        """
         paths = token_paths(self.data_config, self.directory)
         files = [TokenFile.open(path) for path in paths if sidecar_path(path).exists()]
-        key = f"tokenizer {fill_placeholders(self.tokenizer_config.tokenizer_dir, self.data_config)}"
-        text = _text_settings(self.data_config, files[0].made_from, self.reporter) if files else {}
-        for file in files:
-            made_from = {**file.made_from, key: file.fingerprint}
-            asked = {**text, key: self.tokenizer.fingerprint}
-            _check_made_from(made_from, asked, file.path, "--data.token_dir")
-        return len(files) == len(paths)  # an interrupted build may have left some of them
+        # All were made from the same, as a rule, and one line about each difference is enough.
+        origins = [(file.made_from, file.fingerprint) for file in files]
+        others = [file for file, origin in zip(files, origins, strict=True) if origin != origins[0]]
+        lines = [line for file in (*files[:1], *others) for line in self._differences(file)]
+        if lines and self.data_config.on_change == "stop":
+            advice = "--data.on_change=remake makes them anew, --data.token_dir=... takes another folder"
+            what = f"token files in {self.directory}: made with other settings or from other text: {advice}"
+            raise DataError([*lines, what])
+        for line in lines:
+            say(line)
+        return not lines and len(files) == len(paths)  # an interrupted build may have left some of them
 
     def finish(self) -> bool:
         """Finish a build of which only the last renames are missing; return True if all files exist.
@@ -228,7 +283,7 @@ class _WantedTokenFiles:
         The caller holds the folder's lock.
         """
         put_in_place(self.directory)
-        is_whole = self.exist()
+        is_whole = self.exist(self.reporter.say)
         if is_whole:
             discard(self.directory)
         return is_whole
@@ -236,38 +291,21 @@ class _WantedTokenFiles:
     def make(self) -> None:
         """Make the files. The caller holds the folder's lock."""
         corpora = _list_files(self.data_config, self.reporter)
-        Build(self.data_config, corpora, self.tokenizer, self.directory).run(self.reporter)
+        build = Build(self.data_config, corpora, self.tokenizer, self.directory, min_tokens=self.min_tokens)
+        build.run(self.reporter)
+
+    def _differences(self, file: TokenFile) -> list[str]:
+        """Return lines about what differs between a token file and the one that would be made now."""
+        key = f"tokenizer {fill_placeholders(self.tokenizer_config.tokenizer_dir, self.data_config)}"
+        origin = Origin.now(self.data_config, file.made_from, self.directory, self.reporter)
+        made_from = {**file.made_from, key: file.fingerprint}
+        lines = differences(made_from, {**origin.values, key: self.tokenizer.fingerprint})
+        return [f"{file.path}: {line}" for line in lines] + (list(origin.changes) if lines else [])
 
 
 def _list_files(data_config: CorpusConfig, reporter: Reporter) -> Corpora:
-    """List the files of the corpora, and report those that are skipped."""
+    """List the files of the corpora, and report those that are not read."""
     corpora = find_corpora(data_config)
-    names = (data_config.corpus, data_config.validation_corpus)
-    for name, corpus in zip(names, (corpora.main, corpora.validation), strict=True):
-        if corpus and (corpus.num_hidden or corpus.num_binary):
-            passed_over = f"passed over: {corpus.num_hidden} hidden, {corpus.num_binary} binary"
-            reporter.say(f"{name}: {corpus.summary()}; {passed_over}")
+    for note in corpora.notes(data_config):
+        reporter.say(note)
     return corpora
-
-
-def _text_settings(
-    data_config: CorpusConfig, made_from: Mapping[str, Any], reporter: Reporter
-) -> dict[str, Any]:
-    """Return the current settings and files of the text. If the corpus is gone, assume that it is
-    unchanged."""
-    try:
-        files: dict[str, Any] = {**find_corpora(data_config).summary()}
-    except MissingCorpusError as error:
-        reporter.say(f"{error}; going on with what was made from it before")
-        files = {key: value for key, value in made_from.items() if key.startswith("files of ")}
-    return {**settings(data_config), **files}
-
-
-def _check_made_from(made_from: Mapping[str, Any], asked: Mapping[str, Any], path: Path, option: str) -> None:
-    """Raise DataError with a line for each key whose value differs between `path` and the config."""
-    keys = [*asked, *(key for key in made_from if key not in asked)]
-    changes = [(key, made_from.get(key, "none"), asked.get(key, "none")) for key in keys]
-    lines = [f"{path}: {key}: {old} -> {new}" for key, old, new in changes if old != new]
-    if lines:
-        advice = f"choose another folder with {option}=..., or remove it to have it made anew"
-        raise DataError([*lines, f"{path}: made with other settings or from other text: {advice}"])

@@ -8,8 +8,9 @@ import math
 from transformerlm.config import CorpusConfig
 from transformerlm.data.chunks import Region, chunks_of
 from transformerlm.data.corpus import Corpora, Corpus, Source, read_bytes
-from transformerlm.data.documents import TRAIN, VAL, Split, documents_of, is_jsonl
-from transformerlm.errors import DataError, Key
+from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
+from transformerlm.data.kinds import JSONL, left_out_lines
+from transformerlm.errors import DataError, Key, Problem
 
 MIN_DOCUMENTS = 20
 """Number of documents from which "auto" splits a corpus by document."""
@@ -35,24 +36,29 @@ def regions(config: CorpusConfig, corpora: Corpora) -> list[Region]:
     return _divided_by_tail(config, corpora.main)
 
 
-def empty_split_error(config: CorpusConfig, split: Split) -> DataError:
-    """Return the error for a split in which there is no text."""
-    if split == VAL and config.validation_corpus is not None:
+def empty_split_error(config: CorpusConfig, corpora: Corpora, split: Split, *, is_blank: bool) -> DataError:
+    """Return the error for a split in which there is no text; `is_blank`: in the other one neither."""
+    is_divided = corpora.validation is None and has_validation(config)
+    if is_blank or not is_divided:
+        name = "validation_corpus" if split == VAL and corpora.validation else "corpus"
+        found = corpora.named[name]
+        files = f"{len(found.sources)} file{'s' * (len(found.sources) != 1)} of {found.num_bytes} bytes"
+        what = f"expected text in {getattr(config, name)}, got {files} with nothing but white space"
         return DataError(
-            f"expected text in {config.validation_corpus}, got none", key=Key("data", "validation_corpus")
+            [Problem(Key("data", name), line) for line in (what, *left_out_lines(found.left_out))]
         )
-    if split == TRAIN and (config.validation_corpus is not None or not has_validation(config)):
-        return DataError(f"expected text in {config.corpus}, got none", key=Key("data", "corpus"))
     what = f"[data].validation_fraction = {config.validation_fraction} leaves no text to "
     advice = {
-        TRAIN: "train on: take a smaller one, or more text",
+        TRAIN: 'train on: take a smaller one or validation_split = "tail", or more text',
         VAL: 'validate on: take a larger one or validation_split = "tail", or 0 for none',
     }
     return DataError(what + advice[split])
 
 
 def _whole(corpus: Corpus, split: Split | None) -> list[Region]:
-    return [Region(source.path, source.start, source.num_bytes, split) for source in corpus.sources]
+    return [
+        Region(source.path, source.start, source.num_bytes, split, source.kind) for source in corpus.sources
+    ]
 
 
 def _divides_by_document(by_document: list[Region], config: CorpusConfig) -> bool:
@@ -74,7 +80,7 @@ def _divides_by_document(by_document: list[Region], config: CorpusConfig) -> boo
 def _divided_by_tail(config: CorpusConfig, corpus: Corpus) -> list[Region]:
     """Split at (1 - fraction) of all bytes, or at the first position after it at which a file can be divided.
 
-    All after that position is for validation. A text that spans it is divided, a line of .jsonl is not.
+    All after that position is for validation. A text that spans it is divided, a line of JSON is not.
     """
     # Exact, from the decimal number that the user wrote: 1 - 0.9 is not quite 0.1 in binary.
     kept = 1 - fractions.Fraction(str(config.validation_fraction))
@@ -83,15 +89,15 @@ def _divided_by_tail(config: CorpusConfig, corpus: Corpus) -> list[Region]:
     for source in corpus.sources:
         boundary = _boundary(source, at, config) if source.start < at < source.num_bytes else at
         middle = max(source.start, min(boundary, source.num_bytes))
-        found.append(Region(source.path, source.start, middle, TRAIN))
-        found.append(Region(source.path, middle, source.num_bytes, VAL))
+        found.append(Region(source.path, source.start, middle, TRAIN, source.kind))
+        found.append(Region(source.path, middle, source.num_bytes, VAL, source.kind))
         at -= source.num_bytes
     return [region for region in found if region.start < region.stop]
 
 
 def _boundary(source: Source, at: int, config: CorpusConfig) -> int:
     """Return the first position from byte `at` on at which the file can be divided."""
-    if is_jsonl(source.path):
+    if source.kind == JSONL:
         return _next_line(source, at)
     separator = config.document_separator.encode()
     after = _after_separator(source, at, separator) if separator else at

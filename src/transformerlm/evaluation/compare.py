@@ -53,6 +53,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Evaluation
     """
     reporter = reporter or SilentReporter()
     text = Text.find(config.data, config.eval.text)
+    for note in text.notes():
+        reporter.say(note)
     if config.eval.documents_file is not None:
         output = Path(config.eval.documents_file).expanduser()
         refuse_overlap(text.corpora, [output], Key("eval", "documents_file"))

@@ -8,6 +8,7 @@ statistics.py.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from array import array
@@ -29,6 +30,7 @@ from transformerlm.nn.fused import with_kernels
 from transformerlm.nn.loss import CHUNK_BYTES, DEFAULT_CHUNK_BYTES
 from transformerlm.progress import Reporter
 from transformerlm.runtime import Runtime, memory_for
+from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.vocabulary import Ids
 
 BLOCK_BATCHES = 64
@@ -79,9 +81,8 @@ def score(lm: LanguageModel, text: Text, settings: EvalSection, reporter: Report
     ):
         parts = text.parts(lm.tokenizer.pretokenizer.safe_cut, bar)
         parts = itertools.takewhile(lambda part: part.document < (settings.max_documents or math.inf), parts)
-        all_windows = document_windows(
-            sums.count_bytes(parts), lm.tokenizer.encode_bytes, ends, context_length, stride
-        )
+        encode = functools.partial(_encode, lm.tokenizer)
+        all_windows = document_windows(sums.count_bytes(parts), encode, ends, context_length, stride)
         for batch in batches(all_windows, max_tokens):
             sums.add(batch, window_nats(model, batch, runtime))
     return sums.scores(str(text))
@@ -119,12 +120,16 @@ def end_of_text_id(lm: LanguageModel, settings: EvalSection) -> int | None:
 
 
 def document_windows(
-    parts: Iterable[Part], encode: Callable[[bytes], Ids], ends: Ids, context_length: int, stride: int
+    parts: Iterable[Part], encode: Callable[[Part], Ids], ends: Ids, context_length: int, stride: int
 ) -> Iterator[Window]:
     """Yield the windows of all documents in order; `ends`, zero or one id, surrounds each document."""
     for document, own_parts in itertools.groupby(parts, key=lambda part: part.document):
-        ids = (encode(part.utf8) for part in own_parts)
+        ids = map(encode, own_parts)
         yield from windows(document, itertools.chain([ends], ids, [ends]), context_length, stride)
+
+
+def _encode(tokenizer: Tokenizer, part: Part) -> Ids:
+    return tokenizer.encode_bytes(part.utf8, allowed_special=part.allowed_special)
 
 
 def windows(document: int, parts: Iterable[Ids], context_length: int, stride: int) -> Iterator[Window]:

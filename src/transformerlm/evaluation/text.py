@@ -14,6 +14,7 @@ from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
 from transformerlm.data.split import has_validation, regions
 from transformerlm.errors import ConfigError, Key
 from transformerlm.progress import Bar
+from transformerlm.tokenizer.pretokenize import AllowedSpecial
 
 
 class Part(NamedTuple):
@@ -24,6 +25,8 @@ class Part(NamedTuple):
     path: str
     """File of the document."""
     utf8: bytes
+    allowed_special: AllowedSpecial = "all"
+    """Special tokens that are recognised in it; others are ordinary text."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Text:
         """
         if path is not None:
             whole = dataclasses.replace(config, corpus=path, validation_corpus=None, validation_fraction=0.0)
-            return cls(whole, Corpora(find_corpus(path, config.include, Key("eval", "text")), None), TRAIN)
+            return cls(whole, Corpora(find_corpus(path, whole, Key("eval", "text")), None), TRAIN)
         if not has_validation(config):
             what = "expected a text, for [data].validation_fraction = 0 holds none out, got None"
             raise ConfigError(what, key=Key("eval", "text"))
@@ -55,6 +58,10 @@ class Text:
         """Bytes to read: whole files, or the regions of them that may hold documents of the split."""
         own = (part for part in regions(self.config, self.corpora) if part.split in (None, self.split))
         return sum(region.stop - region.start for region in own)
+
+    def notes(self) -> Iterator[str]:
+        """Yield lines about files that are not read, or are read otherwise than by their name."""
+        return self.corpora.notes(self.config)
 
     def parts(self, safe_cut: SafeCut, bar: Bar | None = None) -> Iterator[Part]:
         """Yield the documents in order, part by part; the bar advances by bytes of files.
@@ -69,7 +76,7 @@ class Text:
             for chunk in chunks_of(region, self.config, safe_cut):
                 for document in documents_of(chunk, self.config):
                     if document.split == self.split:
-                        yield Part(number, chunk.path, document.utf8)
+                        yield Part(number, chunk.path, document.utf8, document.allowed_special)
                         number += document.is_end
                 if bar:
                     bar.update(chunk.stop - chunk.start)

@@ -49,7 +49,23 @@ def target() -> Target:
     host = Target(
         llvm.get_host_cpu_name(), features.flatten(), frozenset(name for name, has in features.items() if has)
     )
-    return resolve_target(os.environ.get(CPU_VARIABLE) or "native", host)
+    return resolve_target(cpu_choice(), host)
+
+
+def cpu_choice() -> str:
+    """Return the value of the environment variable, not yet checked."""
+    return os.environ.get(CPU_VARIABLE) or "native"
+
+
+def check_cpu_choice(choice: str) -> None:
+    """Refuse a choice that is neither "native" nor one of LEVELS.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if choice not in ("native", *LEVELS):
+        names = ", ".join(f'"{name}"' for name in ("native", *LEVELS))
+        raise ConfigError(f"{CPU_VARIABLE}: expected one of {names}, got {choice!r}")
 
 
 def resolve_target(choice: str, host: Target) -> Target:
@@ -60,9 +76,7 @@ def resolve_target(choice: str, host: Target) -> Target:
     """
     if choice == "native":
         return host
-    if choice not in LEVELS:
-        names = ", ".join(f'"{name}"' for name in ("native", *LEVELS))
-        raise ConfigError(f"{CPU_VARIABLE}: expected one of {names}, got {choice!r}")
+    check_cpu_choice(choice)
     name, instructions = LEVELS[choice]
     if missing := sorted(set(instructions) - host.instructions):
         what = f"expected instructions that this processor ({host.name}, {platform.machine()}) has"

@@ -28,6 +28,7 @@ from transformerlm.config import LoggingConfig, WandbConfig
 from transformerlm.logging.base import Logger, Value
 from transformerlm.logging.console import ConsoleLogger
 from transformerlm.logging.terminal import say, warn
+from transformerlm.signals import STOPS, WARNINGS, numbers
 
 if TYPE_CHECKING:
     import wandb
@@ -207,7 +208,7 @@ def _replay(calls: Iterable[Call], console: ConsoleLogger) -> None:
 
 def serve() -> None:
     """Serve calls in the subprocess: one per line of stdin, an answer per line of stdout."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # ended by the training process, not before
+    for number in numbers((*STOPS, *WARNINGS)):  # ended by the training process, not before
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # wandb's own output must not mix with answers

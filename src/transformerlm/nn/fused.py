@@ -70,9 +70,9 @@ def uses_kernels(module: nn.Module) -> bool:
     return any(isinstance(part, tuple(_KERNEL_CLASSES.values())) for part in module.modules())
 
 
-def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float | Tensor) -> Tensor:
     """`loss.nats_and_gradient_` in one kernel."""
-    if not dispatch.can_serve(logits):
+    if isinstance(scale, Tensor) or not dispatch.can_serve(logits):
         return loss.nats_and_gradient_(logits, targets, scale)
     return fused_functions.nats_and_gradient_(logits, targets, scale)
 

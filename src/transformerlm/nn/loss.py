@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformerlm.nn.functional import at_least_float32, product_dtype
 from transformerlm.nn.transformer import TransformerLM
 
-GradientFunction = Callable[[Tensor, Tensor, float], Tensor]
+GradientFunction = Callable[[Tensor, Tensor, float | Tensor], Tensor]
 """A function with the contract of `nats_and_gradient_`."""
 
 CHUNK_BYTES = {"cpu": 32 * 2**20}
@@ -51,7 +51,8 @@ def linear_cross_entropy(
     """`cross_entropy(hidden @ weight.T, targets, "sum") / num_targets`, some positions at a time.
 
     The logits of 8,192 positions and 10,000 tokens take 330 MB in float32, and their gradient as much. Here
-    the gradient of a chunk is computed right after its logits, and both are freed before the next chunk.
+    the gradient of a chunk is computed right after its logits, and both are freed before the next chunk. In
+    float16 that is done in the backward pass: the loss scale has to be in the gradient before it is rounded.
 
     Args:
         hidden: [..., d_model]
@@ -80,37 +81,61 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradient_function: GradientFunction | None,
     ) -> Tensor:
         dtype = product_dtype(hidden)
-        x, narrow, wide = hidden.to(dtype), weight.to(dtype), torch.promote_types(dtype, torch.float32)
-        with_gradient = any(ctx.needs_input_grad[:2])
-        grad_x = torch.empty_like(x) if with_gradient else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if with_gradient else None
-        total = torch.zeros((), dtype=wide, device=x.device)
-        chunk_bytes = CHUNK_BYTES.get(x.device.type, DEFAULT_CHUNK_BYTES)
-        chunk = max(1, chunk_bytes // (len(weight) * x.element_size()))
-        nats_of = gradient_function or nats_and_gradient_
-        for start in range(0, len(x), chunk):
-            part = slice(start, start + chunk)
-            logits = x[part] @ narrow.T
-            total += nats_of(logits, targets[part], 1 / num_targets)
-            if grad_x is not None and grad_weight is not None:
-                torch.mm(logits, narrow, out=grad_x[part])
-                grad_weight += logits.T @ x[part]
-        if with_gradient:
-            ctx.save_for_backward(grad_x, grad_weight)
+        operands = hidden.to(dtype), weight.to(dtype), targets
+        function = gradient_function or nats_and_gradient_
+        with_gradients = any(ctx.needs_input_grad[:2])
+        # probability / num_targets is too small for float16. The loss scale, which makes it large enough,
+        # comes with the backward pass: the logits are computed again there.
+        is_deferred = dtype == torch.float16
+        now = with_gradients and not is_deferred
+        nats, *gradients = _in_chunks(*operands, 1 / num_targets, function, with_gradients=now)
+        if with_gradients:
+            ctx.save_for_backward(*(operands if is_deferred else gradients))
+            ctx.is_deferred, ctx.num_targets, ctx.function = is_deferred, num_targets, function
             ctx.dtypes = hidden.dtype, weight.dtype
-        return total
+        return nats
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x, grad_weight = ctx.saved_tensors
-        hidden, weight = ctx.dtypes
-        return (grad_x * grad).to(hidden), (grad_weight * grad).to(weight), None, None, None
+        if ctx.is_deferred:
+            x, narrow, targets = ctx.saved_tensors
+            _, *gradients = _in_chunks(x, narrow, targets, grad / ctx.num_targets, ctx.function)
+        else:
+            gradients = [gradient * grad for gradient in ctx.saved_tensors]
+        hidden, weight = (gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True))
+        return hidden, weight, None, None, None
 
 
-def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+def _in_chunks(
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    scale: float | Tensor,
+    function: GradientFunction,
+    *,
+    with_gradients: bool = True,
+) -> list[Tensor]:
+    """Return `scale` times the sum of the targets' nats, and the gradients of `x` and `weight` if wanted."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    nats = torch.zeros((), dtype=wide, device=x.device)
+    gradients = [torch.empty_like(x), torch.zeros_like(weight, dtype=wide)] if with_gradients else []
+    chunk_bytes = CHUNK_BYTES.get(x.device.type, DEFAULT_CHUNK_BYTES)
+    chunk = max(1, chunk_bytes // (len(weight) * x.element_size()))
+    for start in range(0, len(x), chunk):
+        part = slice(start, start + chunk)
+        logits = x[part] @ weight.T
+        nats += function(logits, targets[part], scale)
+        if gradients:
+            torch.mm(logits, weight, out=gradients[0][part])
+            gradients[1] += logits.T @ x[part]
+    return [nats, *gradients]
+
+
+def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float | Tensor) -> Tensor:
     """Return `scale` times the sum of the targets' nats; overwrites `logits` with its gradient.
 
-    `logits` is [positions, vocab_size]; the gradient is scale * (softmax(logits) - one_hot(targets)).
+    `logits` is [positions, vocab_size]; the gradient is scale * (softmax(logits) - one_hot(targets)), where
+    `scale` is a number or a scalar tensor.
     """
     wide = at_least_float32(logits)
     shifted = wide - wide.amax(-1, keepdim=True)
@@ -118,6 +143,6 @@ def nats_and_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
     at_targets = targets.unsqueeze(-1)
     nats = (log_sum - shifted.gather(-1, at_targets)).sum() * scale
     gradient = (shifted - log_sum).exp().mul_(scale)
-    gradient.scatter_add_(-1, at_targets, gradient.new_full(at_targets.shape, -scale))
+    gradient.scatter_add_(-1, at_targets, gradient.new_ones(at_targets.shape).mul_(-scale))
     logits.copy_(gradient)
     return nats

@@ -4,6 +4,7 @@ from transformerlm.errors import Key, Problem, one_line
 from transformerlm.schema.section import (
     SchemaError,
     Section,
+    UnknownKeyError,
     field_docs,
     field_types,
     from_dict,
@@ -41,6 +42,7 @@ __all__ = [
     "SchemaError",
     "Section",
     "Text",
+    "UnknownKeyError",
     "describe",
     "field_docs",
     "field_types",

@@ -23,7 +23,7 @@ import itertools
 import sys
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, Self, TypeGuard, TypeVar
 
 from transformerlm.errors import ConfigError, Key, Problem, one_line
 from transformerlm.schema.values import convert, show
@@ -35,13 +35,25 @@ class SchemaError(ConfigError):
     """Values that do not fit their section; every problem carries its key."""
 
 
+class UnknownKeyError(SchemaError, TypeError):
+    """An argument that a section does not have: also a TypeError, as for any other call."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
     """A table of a config: a frozen dataclass whose values are checked against their types.
 
     Raises:
         SchemaError: on construction, with every problem found.
+        UnknownKeyError: for a key that the section does not have.
     """
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        """Refuse unknown keys with a suggestion, before the constructor would refuse them without one."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        if wrong := [name for name in values if name not in known]:
+            raise UnknownKeyError([Problem(Key(name), unknown(name, known), cls.__name__) for name in wrong])
+        return object.__new__(cls)
 
     def __post_init__(self) -> None:
         problems = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+import os
 import types
 import typing
 from pathlib import Path
@@ -80,13 +82,22 @@ def describe(hint: Any) -> str:
 def convert(value: Any, hint: Any) -> tuple[Any, str]:
     """Return `value` converted to the type, and what is wrong with it ("" if nothing).
 
-    Only widening conversions are made: a list to a tuple, an int to a float. True is no number,
-    3.7 and "32" are no whole numbers.
+    Only conversions that lose nothing are made: a list to a tuple, an int to a float, a Path to text, a
+    scalar of NumPy to Python's own. True is no number, 3.7 and "32" are no whole numbers.
     """
     found = _converted(value, hint)
     if found is _INVALID:
-        return value, f"expected {describe(hint)}, got {show(value)}"
+        return value, f"expected {describe(hint)}, got {show(value)}{_advice(value, hint)}"
     return found, ""
+
+
+def _advice(value: Any, hint: Any) -> str:
+    """Return `; did you mean ...?` where a condition of the type can tell what was meant, else ""."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return next(filter(None, (_advice(value, part) for part in arguments)), "")
+    meant = arguments[1].meant_by(value) if origin is Annotated and hasattr(arguments[1], "meant_by") else ""
+    return f"; did you mean {show(meant)}?" if meant else ""
 
 
 _INVALID = object()
@@ -95,6 +106,8 @@ _INVALID = object()
 def _converted(value: Any, hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
+        if isinstance(arguments[1], IsPath) and isinstance(value, os.PathLike):
+            value = os.fspath(value)
         found = _converted(value, arguments[0])
         return found if found is not _INVALID and arguments[1].holds(found) else _INVALID
     if origin is Literal:
@@ -109,6 +122,8 @@ def _converted(value: Any, hint: Any) -> Any:
 
 
 def _converted_scalar(value: Any, hint: Any) -> Any:
+    if type(value) not in (bool, int, float) and isinstance(value, numbers.Real) and hasattr(value, "item"):
+        value = value.item()  # a scalar of NumPy
     if type(value) is int and abs(value) > MAX_INT:
         return _INVALID
     if hint is float and type(value) is int:

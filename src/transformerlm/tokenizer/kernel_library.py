@@ -10,14 +10,11 @@ from pathlib import Path
 import numpy as np
 import regex
 
-from transformerlm.errors import ConfigError
 from transformerlm.kernels.bpe_layout import LETTER, NUMBER, OTHER, SPACE
+from transformerlm.kernels.environment import CHOICE_VARIABLE, tokenizer_choice
 from transformerlm.kernels.library import Arguments, Array, Kernels, Library
 
-__all__ = ["Arguments", "Array", "classes", "kernels", "should_use"]
-
-CHOICE_VARIABLE = "TRANSFORMERLM_KERNELS"
-"""Environment variable for the use of kernels: "auto" (where they save time), "always" or "never"."""
+__all__ = ["CHOICE_VARIABLE", "Arguments", "Array", "classes", "kernels", "should_use"]
 
 _LOADING_SECONDS = 0.1
 _COMPILING_SECONDS = 25.0
@@ -32,9 +29,7 @@ def should_use(python_seconds: float) -> bool:
     Raises:
         ConfigError: an unknown value of `TRANSFORMERLM_KERNELS`.
     """
-    choice = os.environ.get(CHOICE_VARIABLE, "auto")
-    if choice not in ("auto", "always", "never"):
-        raise ConfigError(f'{CHOICE_VARIABLE}: expected "auto", "always" or "never", got {choice!r}')
+    choice = tokenizer_choice()
     if choice != "auto":
         return choice == "always"
     if LIBRARY.is_loaded:

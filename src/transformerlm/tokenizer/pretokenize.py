@@ -40,11 +40,13 @@ class Pretokenizer:
             taken.
 
     Raises:
-        ConfigError: a pattern that does not compile, or an empty special token.
+        ConfigError: a pattern that does not compile, an empty special token, or one in place of a list.
         DataError: a special token with an unpaired surrogate.
     """
 
     def __init__(self, pattern: str = GPT2_PATTERN, special_tokens: Sequence[str] = ()) -> None:
+        if isinstance(special_tokens, str):  # would be a token for each character
+            raise ConfigError(f"special tokens: expected a list of them, got {special_tokens!r:.60}")
         self.pattern = pattern
         self.special_tokens = tuple(dict.fromkeys(special_tokens))
         if not all(map(utf8, self.special_tokens)):

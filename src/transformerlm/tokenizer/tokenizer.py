@@ -22,8 +22,9 @@ from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.encode import PythonEncoder
 from transformerlm.tokenizer.encode_kernels import KernelEncoder
 from transformerlm.tokenizer.formats import gpt2_files
+from transformerlm.tokenizer.formats.folder import read_folder, read_saved
 from transformerlm.tokenizer.formats.text_file import FileError
-from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON, read_tokenizer_json
+from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts, read_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
 from transformerlm.tokenizer.offsets import character_offsets
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer
@@ -34,7 +35,7 @@ from transformerlm.tokenizer.vocabulary import (
     fingerprints,
     id_dtype,
     merges_are_ordered,
-    unknown_id_error,
+    row_of_ids,
 )
 
 _MAX_IDS_IN_PYTHON = 100  # a shorter list is decoded faster than it is converted to an array
@@ -100,10 +101,13 @@ class Tokenizer:
         """Load a `vocab.json` and a `merges.txt` in GPT-2's formats.
 
         Raises:
-            DataError: files that cannot be used; one line, `path:line: reason`.
+            DataError: files that cannot be used; one line, `path:line: reason`. Also merges that were
+                learned with another pattern, if `pattern` is GPT-2's.
         """
         vocab = gpt2_files.read_vocab(vocab_path, special_tokens or ())
         merges = gpt2_files.read_merges(merges_path, vocab)
+        if pattern == GPT2_PATTERN:
+            gpt2_files.check_pattern(merges, Path(merges_path))
         return cls(vocab, merges, special_tokens, pattern=pattern, whole_words=whole_words)
 
     @classmethod
@@ -113,37 +117,34 @@ class Tokenizer:
         Raises:
             DataError: a file that cannot be used, or a setting in it that is not supported.
         """
-        parts = read_tokenizer_json(path)
-        settings: dict[str, Any] = {"pattern": parts.pattern, "whole_words": parts.whole_words}
-        return cls(parts.vocab, parts.merges, parts.special_tokens, **settings)
+        return cls._from_parts(read_tokenizer_json(path))
 
     @classmethod
     def from_dir(cls, directory: str | Path) -> Tokenizer:
-        """Load a folder written by `save`, or one with GPT-2's two files or a `tokenizer.json`.
+        """Load a folder written by `save`, or one with a `tokenizer.json` or GPT-2's two files.
 
-        Without a manifest the pattern is GPT-2's and the tokens that no merge makes are special tokens.
+        Of several, the one that knows most is read: `save`'s manifest, then `tokenizer.json`. GPT-2's files
+        alone do not name a pattern: they are read with GPT-2's, or are refused; see `read_folder`.
 
         Raises:
             DataError: files that cannot be used, or that do not belong together.
         """
         folder = Path(directory)
-        vocab_path, merges_path = folder / gpt2_files.VOCAB_FILE, folder / gpt2_files.MERGES_FILE
-        manifest_path = folder / gpt2_files.MANIFEST_FILE
         manifest = gpt2_files.read_manifest(folder)
-        if not vocab_path.exists() and (folder / TOKENIZER_JSON).exists():
-            return cls.from_file(folder / TOKENIZER_JSON)
         if manifest is None:
-            vocab = gpt2_files.read_vocab(vocab_path)
-            merges = gpt2_files.read_merges(merges_path, vocab)
-            return cls(vocab, merges, gpt2_files.special_tokens_of(vocab, merges, merges_path))
-        settings: dict[str, Any] = {"pattern": manifest.pattern, "whole_words": manifest.whole_words}
+            return cls._from_parts(read_folder(folder))
         try:
-            tokenizer = cls.from_files(vocab_path, merges_path, manifest.special_tokens, **settings)
+            tokenizer = cls._from_parts(read_saved(folder, manifest))
         except ConfigError as error:
-            raise FileError(manifest_path, str(error)) from None
+            raise FileError(folder / gpt2_files.MANIFEST_FILE, str(error)) from None
         if manifest.fingerprint not in tokenizer._fingerprints():
-            raise FileError(manifest_path, "not of this tokenizer, or damaged")
+            raise FileError(folder / gpt2_files.MANIFEST_FILE, "not of this tokenizer, or damaged")
         return tokenizer
+
+    @classmethod
+    def _from_parts(cls, parts: TokenizerParts) -> Tokenizer:
+        settings: dict[str, Any] = {"pattern": parts.pattern, "whole_words": parts.whole_words}
+        return cls(parts.vocab, parts.merges, parts.special_tokens, **settings)
 
     def save(self, directory: str | Path, made_from: Mapping[str, Any] | None = None) -> None:
         """Write `vocab.json`, `merges.txt` and `manifest.json` into `directory`.
@@ -182,7 +183,7 @@ class Tokenizer:
             allowed_special: special tokens that are encoded as one id; others are ordinary text.
 
         Raises:
-            DataError: an unpaired surrogate in the text.
+            DataError: an unpaired surrogate in the text, or something that is no text.
             ConfigError: `allowed_special` names a string that is not a special token.
         """
         ids: list[int] = self.encode_array(text, allowed_special=allowed_special).tolist()
@@ -193,6 +194,8 @@ class Tokenizer:
 
         Its dtype is `dtype`: uint16 for a vocabulary of up to 65,536 ids, else uint32.
         """
+        if not isinstance(text, str):
+            raise DataError(f"encode: expected text, got {text!r:.60}; encode_batch takes several texts")
         return self._encoder(len(text)).encode(text, self.pretokenizer.allowing(allowed_special))
 
     def encode_with_offsets(
@@ -222,6 +225,8 @@ class Tokenizer:
         Args:
             num_threads: None means one per core. In plain Python one thread is used.
         """
+        if isinstance(texts, str):
+            raise DataError(f"encode_batch: expected several texts, got {texts!r:.60}")
         with_kernels = self.uses_kernels(sum(map(len, texts)))
         encode = functools.partial(self.encode_array, allowed_special=allowed_special)
         return threaded_map(encode, texts, num_threads if with_kernels else 1, len)
@@ -241,10 +246,13 @@ class Tokenizer:
             yield from self.encode(piece, allowed_special=allowed_special)
 
     def decode(self, ids: Iterable[int] | Ids) -> str:
-        """Return the text of ids (a list, an array, any iterable); invalid UTF-8 becomes U+FFFD.
+        """Return the text of ids; invalid UTF-8 becomes U+FFFD.
+
+        Args:
+            ids: a list or another iterable, an array, a tensor on any device; or one id.
 
         Raises:
-            DataError: an id that is not in the vocabulary.
+            DataError: an id that is not in the vocabulary, numbers that are not whole, a list of lists.
         """
         return str(self._decoded(ids), "utf-8", errors="replace")
 
@@ -259,9 +267,10 @@ class Tokenizer:
     def decode_batch(
         self, batch: Sequence[Sequence[int] | Ids], *, num_threads: int | None = None
     ) -> list[str]:
-        """Return the text of each list or array of ids; arguments as in `encode_batch`."""
-        with_kernels = self.uses_kernels(sum(map(len, batch)))
-        return threaded_map(self.decode, batch, num_threads if with_kernels else 1, len)
+        """Return the text of each row of ids; arguments as in `decode` and `encode_batch`."""
+        rows = [row_of_ids(ids, self.vocab_size) for ids in batch]
+        with_kernels = self.uses_kernels(sum(map(len, rows)))
+        return threaded_map(self.decode, rows, num_threads if with_kernels else 1, len)
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[Any, ...]]:
         # Without the encoders and their caches: a worker process builds its own.
@@ -273,16 +282,14 @@ class Tokenizer:
         return fingerprints(pattern, self.whole_words, self.special_token_ids, [*tokens], self.merges)
 
     def _decoded(self, ids: Iterable[int] | Ids) -> bytes | memoryview:
-        if isinstance(ids, np.ndarray):
-            if ids.size and ids.dtype.kind not in "iu":
-                raise unknown_id_error(ids.flat[0].item(), self.vocab_size)
-            return self._encoder(ids.size).decode_bytes(ids.reshape(-1))
-        ids = list(ids)
-        if len(ids) > _MAX_IDS_IN_PYTHON and self.uses_kernels(len(ids)):
-            array = np.array(ids)
+        row = row_of_ids(ids, self.vocab_size)
+        if isinstance(row, np.ndarray):
+            return self._encoder(row.size).decode_bytes(row)
+        if len(row) > _MAX_IDS_IN_PYTHON and self.uses_kernels(len(row)):
+            array = np.array(row)
             if array.dtype.kind in "iu":
                 return self._kernel_encoder.decode_bytes(array)
-        return self._python_encoder.decode_bytes(ids)
+        return self._python_encoder.decode_bytes(row)
 
     def uses_kernels(self, size: int) -> bool:
         """Return True if the compiled kernels are used, given `size` more characters or ids to process.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from transformerlm.config import GPT2_PATTERN
+from transformerlm.errors import DataError
 from transformerlm.parallel import available_cores, ordered_map
 from transformerlm.tokenizer import kernel_library, train_kernels
 from transformerlm.tokenizer.bpe import Merges, Progress, Vocab, train_from_counts
@@ -91,7 +92,8 @@ def train_bpe_from_texts(
     """Train on independent texts: documents, or the pieces of a text divided at safe cuts.
 
     Arguments, result and errors as in `train_bpe`. The texts are consumed one by one and not kept. They may
-    contain invalid bytes as decoded by `bytes.decode(errors="surrogateescape")`.
+    contain invalid bytes as decoded by `bytes.decode(errors="surrogateescape")`. One text in place of several
+    is a DataError.
     """
     words = count_words(texts, special_tokens, pattern=pattern, num_workers=num_workers, progress=progress)
     return learn_merges(words, vocab_size, special_tokens, merge_progress)
@@ -106,6 +108,8 @@ def count_words(
     progress: Progress | None = None,
 ) -> Words:
     """Count the pre-tokens of independent texts, for `learn_merges`; arguments as in `train_bpe`."""
+    if isinstance(texts, str):  # would be a text for each character
+        raise DataError(f"expected several texts, such as [text], got {texts!r:.60}")
     pretokenizer = Pretokenizer(pattern, special_tokens)
     pieces = chain.from_iterable(pretokenizer.pieces([text], CHUNK_BYTES) for text in texts)
     return _count_all(pieces, pretokenizer, num_workers, CHUNK_BYTES, progress)

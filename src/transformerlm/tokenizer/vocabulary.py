@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -138,3 +139,34 @@ def id_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
 def unknown_id_error(found: Any, vocab_size: int) -> DataError:
     """Return the error for decoding a value that is not an id of the vocabulary."""
     return DataError(f"cannot decode: expected ids from 0 to {vocab_size - 1}, got {found!r:.60}")
+
+
+def row_of_ids(ids: Any, vocab_size: int) -> list[int] | Ids:
+    """Return ids in the form that programs have them as a list or an array, `[num_ids]`.
+
+    Args:
+        ids: an iterable of ids, an array or a tensor of any shape (its rows are joined), one id, or a list
+            with one such row in it.
+        vocab_size: for the error.
+
+    Raises:
+        DataError: anything else, such as a list of several rows.
+    """
+    if isinstance(ids, np.ndarray):
+        if ids.size and ids.dtype.kind not in "iu":
+            raise unknown_id_error(ids.flat[0].item(), vocab_size)
+        return ids.reshape(-1)
+    if hasattr(ids, "reshape"):  # a tensor on any device, a number of NumPy's
+        ids = ids.reshape(-1).tolist()
+    if isinstance(ids, int):
+        return [ids]
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise unknown_id_error(ids, vocab_size)
+    row = list(ids)
+    if len(row) == 1 and isinstance(row[0], list | tuple | np.ndarray):
+        return row_of_ids(row[0], vocab_size)
+    try:
+        return list(map(operator.index, row))
+    except TypeError:
+        wrong = next(item for item in row if not hasattr(item, "__index__"))
+        raise unknown_id_error(wrong, vocab_size) from None

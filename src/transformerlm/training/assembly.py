@@ -20,13 +20,21 @@ from transformerlm.parallel import available_cores
 from transformerlm.progress import Reporter
 from transformerlm.runtime import Runtime, prepare_process, resolve_device
 from transformerlm.schema import to_dict
-from transformerlm.signals import end_at_interrupts
+from transformerlm.signals import end_at_interrupts, warnings_ignored
 from transformerlm.storage.files import require_free_bytes
 from transformerlm.training.init_from import load_initial_weights
 from transformerlm.training.microbatch import share_of_batch
 from transformerlm.training.plan import Plan, make_plan
 from transformerlm.training.prepare import Prepared
-from transformerlm.training.report import compare_with_xz, report_start, report_steps_in_time, write_samples
+from transformerlm.training.report import (
+    compare_with_xz,
+    is_complete_in_folder,
+    report_nothing_to_do,
+    report_skipped_steps,
+    report_start,
+    report_steps_in_time,
+    write_samples,
+)
 from transformerlm.training.torch_settings import temporary_torch_settings
 from transformerlm.training.trainer import Trainer
 from transformerlm.training.verify_resume import verify_resume
@@ -39,6 +47,8 @@ class Assembly:
         self, prepared: Prepared, run_dir: Path, reporter: Reporter, ranks: Ranks, *, owns_process: bool
     ) -> None:
         self.config, self.tokenizer, self.data = prepared
+        self.to_go_on = ["--training.resume=auto"] if self.config.training.resume == "never" else []
+        """Options that the same command needs to continue the run after a stop."""
         self.run, self.reporter, self.ranks, self.owns_process = (
             RunDirectory(run_dir),
             reporter,
@@ -48,6 +58,8 @@ class Assembly:
 
     def train(self, loggers: Sequence[Logger] | None, run_name: str) -> Trainer:
         """Train, from the newest checkpoint if there is one, then write samples; return the trainer."""
+        if self.config.is_named_by_time:
+            self.keep_name(run_name)
         with self.ranks.collective_errors():
             check_prompts(self.tokenizer, self.config.generation)
             if self.ranks.is_main:
@@ -55,8 +67,12 @@ class Assembly:
                 require_free_bytes(self.run.path, num_bytes, "two checkpoints")
         with self.ranks.collective_errors():
             check_same_on_all_ranks(self.ranks, self.config, identity(self.config, self.data))
-        with self.runtime() as runtime:
+        with self.runtime() as runtime, contextlib.ExitStack() as to_the_end:
             trainer = self.make_trainer(runtime)
+            if self.is_complete(trainer):
+                report_nothing_to_do(trainer, self.reporter)
+                self.report_end()
+                return trainer
             with self.ranks.collective_errors():
                 own = self.begin(trainer, loggers, run_name) if self.ranks.is_main else []
             with CombinedLogger(own) as logger:
@@ -65,10 +81,23 @@ class Assembly:
                     self.run.path / "tokenizer", f"tokenizer-{self.run.path.name}", "tokenizer"
                 )
                 if trainer.train(logger):
+                    to_the_end.enter_context(warnings_ignored())
                     self.stop(trainer)
                 else:
                     self.finish(trainer, CombinedLogger(own[:-1]))
         return trainer
+
+    def keep_name(self, run_name: str) -> None:
+        """Put the generated name of the run into its config, which then continues it."""
+        self.config = dataclasses.replace(
+            self.config, logging=dataclasses.replace(self.config.logging, run_name=run_name)
+        )
+        self.to_go_on.insert(0, f"--logging.run_name={run_name}")
+        self.reporter.say(f"the run is named {run_name}; if it is stopped, {self.same_command()} goes on")
+
+    def same_command(self) -> str:
+        """Return the words for the command that continues the run."""
+        return " ".join(["the same command", *(["with"] if self.to_go_on else []), *self.to_go_on])
 
     def plan(self) -> Plan:
         """Return the estimated time, memory and disk space of training."""
@@ -135,7 +164,7 @@ class Assembly:
         """Report that a signal has stopped the run."""
         if self.owns_process:
             end_at_interrupts()
-        self.reporter.say(f"stopped after step {trainer.step}; the same command goes on from there")
+        self.reporter.say(f"stopped after step {trainer.step}; {self.same_command()} goes on from there")
 
     def finish(self, trainer: Trainer, logger: Logger) -> None:
         """Report the quality of the finished model, and write samples."""
@@ -143,8 +172,18 @@ class Assembly:
         with self.ranks.while_rank_0_works():
             if self.ranks.is_main:
                 report_steps_in_time(self.config, trainer.step, self.reporter)
+                report_skipped_steps(trainer, self.reporter)
                 compare_with_xz(trainer, self.tokenizer, self.reporter)
                 write_samples(trainer, model, self.tokenizer, logger)
+        self.report_end()
+
+    def is_complete(self, trainer: Trainer) -> bool:
+        """Return True, on all ranks, if the run was completed by an earlier process."""
+        (is_complete,), *_ = self.ranks.all_gather_numbers([is_complete_in_folder(trainer)])
+        return bool(is_complete)
+
+    def report_end(self) -> None:
+        """Report the run's folder, and the command that writes more text."""
         more = f'more text: transformerlm-infer --infer.checkpoint="{self.run.path}"'
         self.reporter.say(f"done: {self.run.path}; {more}")
 

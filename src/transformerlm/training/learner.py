@@ -29,6 +29,7 @@ from transformerlm.progress import Reporter
 from transformerlm.runtime import Runtime, memory_for
 from transformerlm.training.activation_checkpointing import checkpoint_activations
 from transformerlm.training.compilation import compile_passes
+from transformerlm.training.loss_scale import LossScaler
 from transformerlm.training.memory import micro_batch_size
 from transformerlm.training.microbatch import MicroBatches, share_of_batch
 from transformerlm.training.step_guard import Check, Verdict, first_not_finite, take_every_step
@@ -87,8 +88,7 @@ class Learner:
         self.training_forward: nn.Module = self.loss
         """`forward`, wrapped to exchange gradients with other ranks; called for training."""
         self.optimizer = make_optimizer(self.model, config.optimizer, runtime.dtype, kernels=runtime.kernels)
-        # float16 has too few exponent bits for gradients: they are scaled up against underflow.
-        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+        self.scaler = LossScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
         size = micro_batch_size(config, runtime, share, ranks)
         can_shrink = self.parallelism.can_repeat_passes
         self.micro_batches = MicroBatches(share, size, reporter, can_shrink=can_shrink)
@@ -210,13 +210,18 @@ class Learner:
             The verdict, and for NONFINITE the first parameter that is not finite or whose gradient is not.
         """
         # Host sync: values that are not finite must not reach the parameters.
-        numbers = torch.stack([loss.float(), grad_norm.float()]).tolist()
-        verdict = check(*numbers, is_scaled=self.scaler.is_enabled())
-        is_finite = verdict is not Verdict.NONFINITE
-        first_nonfinite = "" if is_finite else first_not_finite(self.model, self.parallelism.whole)
+        loss_value, norm = torch.stack([loss.float(), grad_norm.float()]).tolist()
+        is_finite = math.isfinite(norm)
+        verdict = check(loss_value, norm, can_rescale=not is_finite and self.scaler.can_fall())
+        first_nonfinite = ""
+        if verdict is Verdict.NONFINITE:
+            first_nonfinite = first_not_finite(self.model, self.parallelism.whole)
         if verdict is Verdict.TAKE:
             self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if is_finite:
+            self.scaler.update()
+        else:
+            self.scaler.update_after_overflow()
         self.optimizer.zero_grad(set_to_none=True)
         return verdict, first_nonfinite
 
@@ -276,12 +281,19 @@ class Learner:
             load_optimizer_state(self.optimizer, state["optimizer"], name)
             for group, own in zip(self.optimizer.param_groups, numbers, strict=True):
                 group.update(own)  # betas, decay and others come from the config, which may have changed
-            self.scaler.load_state_dict(state["scaler"])
+            self._load_loss_scale(state["scaler"])
             torch.set_rng_state(state["rng"]["cpu"])
             if len(state["rng"]["cuda"]) == torch.cuda.device_count() > 0:
                 torch.cuda.set_rng_state_all(state["rng"]["cuda"])
             self.micro_batches.restrict(state.get("micro_batch_limit"))
         return state
+
+    def _load_loss_scale(self, state: dict[str, Any]) -> None:
+        if self.scaler.is_enabled() and not state:
+            self.reporter.say("the checkpoint has no loss scale: that of float16 starts anew")
+        elif state and not self.scaler.is_enabled():
+            self.reporter.say("the checkpoint's loss scale, of float16, is not needed and left out")
+        self.scaler.load_state_dict(state)
 
     def load_weights(self, model_state: Mapping[str, Tensor], name: str) -> None:
         """Load weights alone; on several ranks, rank 0's."""

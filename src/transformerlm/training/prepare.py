@@ -10,6 +10,7 @@ from transformerlm.config import TrainConfig
 from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import ConfigError, Key, Problem
 from transformerlm.progress import Reporter
+from transformerlm.storage.files import remove_directory
 
 if TYPE_CHECKING:
     from transformerlm.data import TokenData
@@ -36,10 +37,21 @@ def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
 
 
 def _make(config: TrainConfig, reporter: Reporter) -> tuple[Tokenizer, TokenData]:
-    from transformerlm.data import prepare_data, prepare_tokenizer
+    """Make or reuse both; a start that is refused because the text is too short leaves nothing."""
+    from transformerlm.data import fill_placeholders, prepare_data, prepare_tokenizer
+    from transformerlm.data.build import TooFewTokensError
 
+    tokenizer_dir = Path(fill_placeholders(config.tokenizer.tokenizer_dir, config.data))
+    is_own = not tokenizer_dir.exists()
     tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter)
-    return tokenizer, prepare_data(config.data, config.tokenizer, tokenizer, reporter)
+    min_tokens = config.model.context_length + 1
+    try:
+        data = prepare_data(config.data, config.tokenizer, tokenizer, reporter, min_tokens=min_tokens)
+    except TooFewTokensError as error:
+        if is_own:  # learned a moment ago, from a text that is about to become longer
+            remove_directory(tokenizer_dir)
+        raise ConfigError([_too_few_tokens(config, error.num_tokens)]) from None
+    return tokenizer, data
 
 
 def _open(config: TrainConfig) -> tuple[Tokenizer, TokenData]:
@@ -52,20 +64,27 @@ def _open(config: TrainConfig) -> tuple[Tokenizer, TokenData]:
 
 
 def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) -> TrainConfig:
-    """Return the config with the model's vocabulary size filled in, by default the tokenizer's.
+    """Return the config with the vocabulary sizes filled in, that of the model by default the tokenizer's.
 
     Raises:
         ConfigError: a model with fewer rows than the tokenizer has ids, or a context longer than the data.
     """
     asked, needed = config.model.vocab_size, tokenizer.vocab_size
-    length, tokens = config.model.context_length, data.train.num_tokens
     problems = []
     if asked is not None and asked < needed:
         what = f"expected at least the tokenizer's {needed} ids, got {asked}"
         problems.append(Problem(Key("model", "vocab_size"), what))
-    if length >= tokens:
-        what = f"expected at most {tokens - 1}, for the {tokens} tokens to train on"
-        problems.append(Problem(Key("model", "context_length"), f"{what}, got {length}"))
+    if config.model.context_length >= data.train.num_tokens:
+        problems.append(_too_few_tokens(config, data.train.num_tokens))
     if problems:
         raise ConfigError(problems)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=asked or needed))
+    tokenizer_config = dataclasses.replace(
+        config.tokenizer, vocab_size=config.tokenizer.vocab_size or tokenizer.vocab_size
+    )
+    model = dataclasses.replace(config.model, vocab_size=asked or needed)
+    return dataclasses.replace(config, tokenizer=tokenizer_config, model=model)
+
+
+def _too_few_tokens(config: TrainConfig, num_tokens: int) -> Problem:
+    what = f"expected at most {num_tokens - 1}, for the {num_tokens} tokens to train on"
+    return Problem(Key("model", "context_length"), f"{what}, got {config.model.context_length}")

@@ -6,8 +6,8 @@
     result = train(TrainConfig(...))
     print(result.run_dir, result.steps, result.best)
 
-This module has the part that needs no PyTorch: the run's folder, the tokenizer and the token files, whose
-worker processes start faster without it. assembly.py assembles the rest.
+This module has the part that needs no PyTorch: the run's folder, the tokenizer and the token files.
+assembly.py assembles the rest.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformerlm.config import TrainConfig
+from transformerlm.config.commands import NEEDS_RUN_NAME
 from transformerlm.distributed.collectives import ranks_from_environment
 from transformerlm.distributed.ranks import Ranks
+from transformerlm.errors import ConfigError, Key
 from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.storage.files import full_disk_as_output_error, remove_dead_temporaries
 from transformerlm.storage.lock import LOCK_FILE, locked
+from transformerlm.training.folders import check_folders
 from transformerlm.training.prepare import prepare
 
 if TYPE_CHECKING:
@@ -69,8 +72,9 @@ def train(
 
     Existing files that match are reused; a stopped run continues from its newest checkpoint, according to
     [training].resume. Metrics are also written to `metrics.jsonl` in the run's folder. During training, the
-    first SIGINT, SIGTERM or SIGHUP ends the run after the current step. Under torchrun each process calls
-    this. Thread count, random state and PyTorch's settings are restored afterwards.
+    first SIGINT, SIGTERM or SIGHUP ends the run after the current step; so do SIGUSR1, SIGUSR2 and SIGXCPU,
+    unless the program handles them itself. Under torchrun each process calls this. Thread count, random state
+    and PyTorch's settings are restored afterwards.
 
     Args:
         config: as for `transformerlm-train --config`.
@@ -86,7 +90,7 @@ def train(
     with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks) as (run_dir, run_name):
         check_start(config, run_dir, reporter, ranks)
         prepared = prepare(config, reporter, ranks)
-        # Imported only now: torch takes seconds, and worker processes start faster without it.
+        # Imported only now: torch takes seconds, and an error in the text is told before.
         from transformerlm.training.assembly import Assembly
 
         assembly = Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process)
@@ -104,10 +108,12 @@ def plan_run(config: TrainConfig, reporter: Reporter | None = None, *, owns_proc
     from transformerlm.logging import resolved_run_name
 
     with _ranks(reporter) as (ranks, reporter):
+        run_dir = run_path(config, resolved_run_name(config.logging))
+        with ranks.collective_errors():
+            check_folders(config, run_dir)
         prepared = prepare(config, reporter, ranks)
         from transformerlm.training.assembly import Assembly
 
-        run_dir = run_path(config, resolved_run_name(config.logging))
         return Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process).plan()
 
 
@@ -120,7 +126,10 @@ def verify_run(
 
     Raises:
         CheckpointError: there is no checkpoint; or, on a CPU, the bits differ.
+        ConfigError: the config names no existing run.
     """
+    if config.is_named_by_time:
+        raise ConfigError(NEEDS_RUN_NAME, key=Key("logging", "run_name"))
     with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks) as (run_dir, _):
         prepared = prepare(config, reporter, ranks)
         from transformerlm.training.assembly import Assembly
@@ -142,6 +151,7 @@ def locked_run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path,
     """Lock the run's folder for these ranks, remove dead temporaries; yield the folder and the run's name.
 
     Raises:
+        ConfigError: it is the folder of the text or of the token files.
         LockedError: another process trains there. (AgreedError on several ranks.)
     """
     from transformerlm.logging import resolved_run_name
@@ -151,6 +161,7 @@ def locked_run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[Path,
     with contextlib.ExitStack() as stack:
         with ranks.collective_errors():
             if ranks.is_main:
+                check_folders(config, run_dir)
                 with full_disk_as_output_error(run_dir / LOCK_FILE):
                     stack.enter_context(locked(run_dir))
                 for folder in (run_dir, run_dir / "checkpoints"):

@@ -30,19 +30,20 @@ class Verdict(Enum):
     TAKE = "take"
     SKIP = "skip"
     """A spike, with [training].skip_spikes."""
+    OVERFLOW = "overflow"
+    """Gradient norm is not finite, perhaps because of a loss scale that can still be lowered."""
     NONFINITE = "nonfinite"
-    """Loss or gradient norm is not finite."""
+    """Loss or gradient norm is not finite, and no loss scale explains it."""
 
 
 class Check(Protocol):
     """Function that is called between backward pass and optimizer step, and decides if that is taken."""
 
-    def __call__(self, loss: float, grad_norm: float, *, is_scaled: bool) -> Verdict:
-        """Return the verdict. `is_scaled`: a gradient scaler is in use, which itself skips steps that
-        overflow."""
+    def __call__(self, loss: float, grad_norm: float, *, can_rescale: bool) -> Verdict:
+        """Return the verdict. `can_rescale`: the gradient is of a scaled loss, whose scale can be lowered."""
 
 
-def take_every_step(loss: float, grad_norm: float, *, is_scaled: bool) -> Verdict:
+def take_every_step(loss: float, grad_norm: float, *, can_rescale: bool) -> Verdict:
     """Check that always returns TAKE."""
     return Verdict.TAKE
 
@@ -80,7 +81,7 @@ class StepGuard:
         self.config = config
         self.num_spikes = 0
         self.num_skipped = 0
-        """Steps that were not taken, for either reason."""
+        """Steps that were not taken, for any reason."""
         self.num_rollbacks = 0
         self.num_left_out = 0
         """Batches that rollbacks have skipped: step i uses batch i + num_left_out."""
@@ -89,17 +90,19 @@ class StepGuard:
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._grad_norms: deque[float] = deque(maxlen=WINDOW)
 
-    def check(self, loss: float, grad_norm: float, *, is_scaled: bool) -> Verdict:
+    def check(self, loss: float, grad_norm: float, *, can_rescale: bool = False) -> Verdict:
         """Return the verdict on the next step, and count it."""
-        if not (math.isfinite(loss) and (math.isfinite(grad_norm) or is_scaled)):
+        if math.isfinite(loss) and not math.isfinite(grad_norm) and can_rescale:
+            self.num_skipped += 1
+            return Verdict.OVERFLOW
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             self.num_in_a_row += 1
             return Verdict.NONFINITE
         self.num_in_a_row = 0
         found = False
         for window, value in ((self._losses, loss), (self._grad_norms, grad_norm)):
-            if math.isfinite(value):
-                found |= is_spike(window, value, self.config.spike_deviations)
-                window.append(value)  # spikes too: the window must follow a lasting change of level
+            found |= is_spike(window, value, self.config.spike_deviations)
+            window.append(value)  # spikes too: the window must follow a lasting change of level
         self.num_spikes += found
         if not (found and self.config.skip_spikes):
             return Verdict.TAKE

@@ -152,7 +152,9 @@ class Trainer:
         """Return "skip" or "rollback" for a step that was not finite; NumericalError to stop."""
         numbers = f"loss {result.loss.item()}, gradient norm {result.grad_norm.item()}"
         first = f"the first that is not: {result.first_nonfinite}"
-        description = f"step {self.step}: not finite: {numbers}; {first}"
+        scaler = self.learner.scaler
+        scale = f", loss scale {scaler.get_scale():g}" if scaler.is_enabled() else ""
+        description = f"step {self.step}: not finite: {numbers}{scale}; {first}"
         with self.ranks.collective_errors():
             policy = self.step_guard.decide(description)
         self.reporter.say(f"warning: {description}: {policy}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def _gpt2_alphabet() -> str:
     return "".join(chr(byte if byte in own else next(other)) for byte in range(256))
 
 
+_PARTS_OF_CONTRACTIONS = (b"'l", b"'r", b"'v")  # of 'll, 're, 've
 _CHARACTERS = dict(enumerate(_gpt2_alphabet()))
 _BYTES = {character: byte for byte, character in _CHARACTERS.items()}
 # Translates the alphabet to bytes as Latin-1 characters, and every other Latin-1 character to U+FFFF, which
@@ -144,8 +145,13 @@ def read_merges(path: str | Path, vocab: Vocab) -> Merges:
     return merges
 
 
-def special_tokens_of(vocab: Vocab, merges: Merges, merges_path: Path) -> list[str]:
+def special_tokens_of(
+    vocab: Vocab, merges: Merges, merges_path: Path, known: Collection[str] = ()
+) -> list[str]:
     """Return the special tokens of a folder without a manifest: tokens that no merge makes or could make.
+
+    Args:
+        known: those that are known to be special.
 
     Raises:
         DataError: a token that a merge could make and none does.
@@ -156,11 +162,29 @@ def special_tokens_of(vocab: Vocab, merges: Merges, merges_path: Path) -> list[s
     for _, token in sorted(vocab.items()):
         if len(token) > 1 and token not in made:
             text = token.decode(errors="replace")
-            if text.encode() != token or len(pretokenizer.pretokens(text)) == 1:
+            if text.encode() != token or (text not in known and len(pretokenizer.pretokens(text)) == 1):
                 why = f"is a line missing? (Special tokens such as this would need a {MANIFEST_FILE})"
                 raise FileError(merges_path, f"no merge makes {token!r} of {VOCAB_FILE}: {why}")
             special.append(text)
     return special
+
+
+def check_pattern(merges: Merges, merges_path: Path) -> None:
+    """Check that merges may have been learned with GPT-2's pattern: none joins what the pattern divides.
+
+    ASCII tells: of other characters the class may depend on the version of Unicode.
+
+    Raises:
+        DataError: with a token that is longer than a pre-token.
+    """
+    pretokens = Pretokenizer().pretokens
+    for left, right in merges:
+        token = left + right
+        if not token.isascii() or token.isalpha() or token in _PARTS_OF_CONTRACTIONS:
+            continue
+        if len(pretokens(token.decode())) > 1:
+            what = f"{token!r} is a token, but GPT-2's pattern divides it: learned with another pattern"
+            raise FileError(merges_path, f"{what}, which these files do not name (a tokenizer.json does)")
 
 
 def read_manifest(directory: str | Path) -> Manifest | None:
