@@ -1,7 +1,13 @@
+import sys
+import warnings
+
+import numpy as np
 import pytest
 import torch
 
 import transformerlm
+from tests.peak_memory import peak_memory, reset_peak_memory
+from tests.small_models import language_model, save_run
 from transformerlm import LanguageModel
 from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
@@ -79,6 +85,62 @@ def test_a_wrong_setting_is_a_line_that_names_it(lm, method, settings, line):
         getattr(lm, method)("a", **settings)
     assert caught.value.lines[0] == f"{method}: {line}"
     assert len(caught.value.lines) == len(settings)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loading_takes_the_memory_of_the_weights_once(tmp_path, dtype):
+    own = language_model(d_model=768, d_ff=2048, num_layers=3, tie_embeddings=True)
+    num_bytes = sum(weight.nbytes for weight in own.model.parameters())
+    assert num_bytes > 75e6
+    folder, before = save_run(own, tmp_path), torch.get_rng_state()
+    reset_peak_memory()
+    peak = peak_memory()
+    loaded = LanguageModel.load(folder, RuntimeConfig(device="cpu", dtype=dtype))
+    assert peak_memory() - peak < 1.4 * num_bytes
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not loaded.model.training
+    for found, expected in zip(loaded.model.parameters(), own.model.parameters(), strict=True):
+        assert torch.equal(found, expected.to(loaded.runtime.dtype))
+
+
+@pytest.mark.parametrize("method", ["generate", "stream", "complete"])
+@pytest.mark.parametrize("prompt", [None, 7, b"abc", [None], [b"abc"]], ids=repr)
+def test_a_prompt_that_is_no_text_is_a_line_that_names_it(lm, method, prompt):
+    with pytest.raises(ConfigError) as caught:
+        getattr(lm, method)(prompt)
+    (line,) = caught.value.lines
+    assert line.startswith(
+        (f"{method}: prompts: expected a list, each text, got ", "stream: prompt: expected")
+    )
+
+
+def test_any_iterable_of_texts_is_a_list_of_prompts(lm):
+    expected = lm.generate(["a", "b"], max_new_tokens=4)
+    assert lm.generate((text for text in "ab"), max_new_tokens=4) == expected
+    with pytest.raises(ConfigError, match=r"^generate: prompts: expected as the first argument"):
+        lm.generate("a", prompts=["b"])
+
+
+def test_settings_may_be_numbers_of_numpy(lm):
+    settings = {"temperature": 0.7, "top_p": 0.5, "top_k": 9, "max_new_tokens": 5, "seed": 3}
+    kinds = {float: np.float32, int: np.int64}
+    as_numpy = {key: kinds[type(value)](value) for key, value in settings.items()}
+    given = settings | {"temperature": float(np.float32(0.7))}
+    assert lm.generate("a", **as_numpy) == lm.generate("a", **given)
+
+
+def test_a_prompt_that_is_cut_is_a_warning_and_a_number(lm):
+    cut = "the prompt is longer than the model's context of 16 tokens: not seen: the first 18"
+    with pytest.warns(UserWarning, match=f"^{cut}$"):
+        (completion,) = lm.complete("x" * 30, max_new_tokens=2)
+    assert completion.num_cut_tokens == 18
+    with pytest.warns(UserWarning, match=f"^{cut}$") as caught:
+        list(lm.stream("x" * 30, max_new_tokens=2))
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert lm.complete("x" * 16, max_new_tokens=2)[0].num_cut_tokens == 0
 
 
 def test_what_returns_one_text_takes_one(lm):

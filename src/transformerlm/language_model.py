@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, overload
 
 import torch
+from torch import Tensor
 
 from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.checkpoint.store import Checkpoint, load_model_state, open_checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
 from transformerlm.errors import CheckpointError, ConfigError
-from transformerlm.infer import Completion, Continuation, complete, extend, start
+from transformerlm.infer import (
+    Completion,
+    Continuation,
+    completions,
+    cut_prompts_warning,
+    extend,
+    start,
+)
 from transformerlm.infer.speed import generation_seconds
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.runtime import Runtime, choose_precision
 from transformerlm.schema import NonNegativeInt, from_dict
+from transformerlm.schema.values import show
 from transformerlm.tokenizer import Tokenizer
 
 MAX_CONTEXT_LENGTH = 2**20
@@ -34,7 +44,7 @@ class Settings(GenerationConfig):
     """Seed of the random numbers."""
     first_row: NonNegativeInt = 0
     """Random stream of the first text; each following text has the next one. A text depends on its seed and
-    row, not on the batch."""
+    row, not on the batch: with the CPU kernels to the last bit, otherwise except for rounding."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +113,11 @@ class LanguageModel:
         Raises:
             ConfigError: see `generate`; raised by the call, not by the first iteration.
         """
+        if not isinstance(prompt, str):
+            raise ConfigError(f"stream: prompt: expected text, got {show(prompt)}")
         chosen = _one_text_each("stream", prompt, settings)
         texts = start(self.tokenizer, chosen, chosen.first_row)
+        self._warn_of_cut_prompts(texts, stacklevel=3)
         return (piece for _, piece in self.extend(chosen, texts, chosen.seed) if piece)
 
     def complete(self, prompts: str | Sequence[str], **settings: Any) -> list[Completion]:
@@ -122,14 +135,23 @@ class LanguageModel:
         return extend(self.model, self.tokenizer, generation, texts, seed, self.runtime.kernels)
 
     def _complete(self, chosen: Settings) -> list[Completion]:
-        seed, first_row = chosen.seed, chosen.first_row
-        kernels = self.runtime.kernels
-        return complete(self.model, self.tokenizer, chosen, seed=seed, first_row=first_row, kernels=kernels)
+        model, tokenizer, kernels = self.model, self.tokenizer, self.runtime.kernels
+        texts = start(tokenizer, chosen, chosen.first_row)
+        self._warn_of_cut_prompts(texts, stacklevel=4)
+        return list(completions(model, tokenizer, chosen, texts, chosen.seed, kernels=kernels))
+
+    def _warn_of_cut_prompts(self, texts: Sequence[Continuation], stacklevel: int) -> None:
+        if warning := cut_prompts_warning(texts, self.model.config.context_length):
+            warnings.warn(warning, stacklevel=stacklevel)
 
 
 def _settings(method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:
-    listed = [prompts] if isinstance(prompts, str) else list(prompts)
-    return from_dict(Settings, dict(prompts=listed, **settings), method)
+    if "prompts" in settings:
+        raise ConfigError(f"{method}: prompts: expected as the first argument, got a setting of that name")
+    listed: object = [prompts] if isinstance(prompts, str) else prompts
+    if isinstance(listed, Iterable) and not isinstance(listed, bytes):
+        listed = list(listed)  # what cannot be listed is refused with the other problems
+    return from_dict(Settings, {"prompts": listed, **settings}, method)
 
 
 def _one_text_each(method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:
@@ -148,19 +170,33 @@ def load_model(
     Raises:
         CheckpointError: if the weights are not those of the model that its config describes.
     """
-    state = checkpoint.model_state()
     shape = from_dict(ModelConfig, checkpoint.require("config", "model"), str(checkpoint.path))
-    check_size(shape, state, checkpoint)
+    model = _stored_model(shape, config.attention, checkpoint)
     precision = choose_precision(config, shape, generation_seconds)
     if precision.warning:
         warn(precision.warning)
     runtime = Runtime.of(config, precision)
+    # One tensor after the other: a weight is freed as soon as it is converted.
+    model._apply(lambda tensor: _placed(tensor, runtime))
+    return model.eval(), runtime
+
+
+def _stored_model(shape: ModelConfig, backend: str, checkpoint: Checkpoint) -> TransformerLM:
+    """Return a model whose weights are the tensors read from the checkpoint, on the CPU."""
+    state = checkpoint.model_state()
+    check_size(shape, state, checkpoint)
     # Built on the device "meta", where no weights are drawn: torch's random state stays as it was.
-    model = TransformerLM(shape, backend=config.attention, device="meta", dtype=torch.float32)
-    # Module.to_empty would do the same, but imports torch's compiler for tensors on "meta": a second or two.
-    model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=runtime.device))
-    load_model_state(model, state, str(checkpoint.path))
-    return model.to(runtime.dtype).eval(), runtime
+    model = TransformerLM(shape, backend=backend, device="meta", dtype=torch.float32)
+    load_model_state(model, state, str(checkpoint.path), assign=True)
+    return model
+
+
+def _placed(tensor: Tensor, runtime: Runtime) -> Tensor:
+    """Return a weight on the runtime's device in its precision; for a table on "meta", which its module
+    fills again, new memory."""
+    if tensor.is_meta:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=runtime.device)
+    return tensor.to(runtime.device, runtime.dtype)
 
 
 def check_size(shape: ModelConfig, state: Mapping[str, Any], checkpoint: Checkpoint) -> None:

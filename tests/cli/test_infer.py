@@ -162,6 +162,34 @@ def test_jsonl_in_jsonl_out(run_dir, tmp_path, capfd):
     assert {record[names.SEED] for record in written} == {0}
 
 
+def test_no_key_of_a_prompt_is_lost(run_dir, tmp_path, capfd):
+    lines = [{"prompt": "The ", "text.output": "mine", "text.row": 9, "input.text.row": [1]}, {"prompt": "A"}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = [f"--infer.checkpoint={run_dir}", f"--infer.prompt_file={tmp_path}/p.jsonl"]
+    _, (first, second), _ = run(capfd, *words)
+    assert (first["input.text.output"], first["input.text.row"], first["input.input.text.row"]) == (
+        *("mine", [1], 9),
+    )
+    assert (first[names.ROW], second[names.ROW]) == (0, 1)
+    assert first.keys() - second.keys() == {"input.text.output", "input.text.row", "input.input.text.row"}
+
+
+def test_a_prompt_that_is_longer_than_the_context_is_said_to_be_cut(run_dir, capfd):
+    words = [
+        f"--infer.checkpoint={run_dir}",
+        "--prompt=" + "x1 " * 30,
+        "--prompt=The ",
+        "--prompt=" + "x " * 40,
+    ]
+    status, records, err = run(capfd, *words)
+    cut = [record[names.PROMPT_TOKENS_CUT] for record in records]
+    assert (status, cut[1]) == (0, 0)
+    assert min(cut[0], cut[2]) > 32 - 16
+    numbers = f"{min(cut[0], cut[2])} to {max(cut[0], cut[2])}"
+    line = "2 of 3 prompts are longer than the model's context of 32 tokens: not seen: the first"
+    assert err == f"warning: {line} {numbers}\n"
+
+
 def test_an_output_file_is_whole_or_as_it_was(run_dir, tmp_path, capfd):
     out = tmp_path / "out.jsonl"
     out.write_text("before")

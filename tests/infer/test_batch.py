@@ -1,37 +1,13 @@
-"""Grouping of windows; the texts of batches are tested in test_generate.py."""
+"""Windows of context, and the memory of a batch; the texts of batches are tested in test_generate.py."""
+
+import itertools
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import torch
 
-from transformerlm.infer.batch import (
-    FREE_PADDING_TOKENS,
-    MAX_PADDING_FRACTION,
-    MAX_TOKENS,
-    groups_of_similar_length,
-    window_start,
-)
-
-
-@given(st.lists(st.integers(1, 900), max_size=80), st.integers(1, 5))
-def test_groups_hold_every_window_once_and_little_padding(lengths, kinds):
-    windows = [[index % kinds] * length for index, length in enumerate(lengths)]
-    groups = groups_of_similar_length(windows)
-    assert sorted(index for group in groups for index in group) == list(range(len(windows)))
-    for group in groups:
-        distinct = {tuple(windows[index]) for index in group}
-        padded = len(distinct) * max(map(len, distinct))
-        padding = padded - sum(map(len, distinct))
-        assert padding <= max(FREE_PADDING_TOKENS, MAX_PADDING_FRACTION * padded)
-        assert padded <= MAX_TOKENS or len(distinct) == 1
-    distinct_per_group = [{tuple(windows[index]) for index in group} for group in groups]
-    assert sum(map(len, distinct_per_group)) == len(set(map(tuple, windows)))  # equal ones are together
-
-
-def test_similar_lengths_are_one_group_and_very_different_ones_are_not():
-    assert len(groups_of_similar_length([[i] * 100 for i in range(60)])) == 1
-    assert len(groups_of_similar_length([[i] * (10 if i % 2 else 900) for i in range(8)])) == 2
-    assert groups_of_similar_length([]) == []
+from transformerlm.infer import batch
+from transformerlm.infer.batch import CachedBatch, window_start
+from transformerlm.nn.fused import with_kernels
 
 
 @pytest.mark.parametrize("context_length", [1, 2, 3, 4, 7, 16, 17])
@@ -41,3 +17,52 @@ def test_the_window_fills_up_jumps_to_its_newest_half_and_fills_up_again(context
         if length - start > context_length:
             start = length - max(1, context_length // 2)
         assert window_start(length, context_length) == start
+
+
+@torch.inference_mode()
+def logits_of(model, prompts, num_tokens):
+    """A batch after some tokens, its logits before each of them, and the capacities that its cache had."""
+    texts, found, capacities = CachedBatch(model, prompts, 10**9), [], []
+    for token in range(num_tokens):
+        found.append(texts.next_logits().clone())
+        capacities.append(texts.cache.capacity)
+        texts.append(torch.full((len(prompts),), token), [token] * len(prompts))
+    return torch.stack(found), capacities
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_the_cache_grows_with_its_texts(make_model, monkeypatch, kernels):
+    model = make_model(torch.float32, context_length=40)
+    model = with_kernels(model) if kernels else model
+    expected, at_once = logits_of(model, [[1, 2, 3], [4]], 60)
+    monkeypatch.setattr(batch, "ROOM", 5)
+    found, capacities = logits_of(model, [[1, 2, 3], [4]], 60)
+    assert torch.equal(found, expected)
+    assert [capacity for capacity, _ in itertools.groupby(at_once)] == [40]
+    assert [capacity for capacity, _ in itertools.groupby(capacities)] == [8, 16, 32, 40]
+
+
+PROMPTS = [[place * 7 % 61 for place in range(1 + at * 6)] for at in range(15)]
+"""Of 1 to 85 tokens: short ones, which the kernel computes together, and long ones; 15 = 8 + 4 + 2 + 1."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "shape", [{}, {"d_model": 72, "num_heads": 2, "num_kv_heads": 1, "d_ff": 101, "qk_norm": True}], ids=str
+)
+def test_with_kernels_a_texts_logits_are_to_the_last_bit_those_of_the_text_alone(make_model, dtype, shape):
+    model = with_kernels(make_model(torch.float32, context_length=96, **shape).to(dtype))
+    together, _ = logits_of(model, PROMPTS, 30)  # some outgrow the context
+    for row in range(0, 15, 2):
+        alone, _ = logits_of(model, PROMPTS[row : row + 1], 30)
+        assert torch.equal(together[:, row], alone[:, 0])
+    pair, _ = logits_of(model, [PROMPTS[3], PROMPTS[14], PROMPTS[3]], 30)
+    assert torch.equal(pair, together[:, [3, 14, 3]])
+
+
+def test_with_pytorchs_operations_they_are_those_of_the_text_alone_except_for_rounding(make_model):
+    model = make_model(torch.float32, context_length=96)
+    together, _ = logits_of(model, PROMPTS, 30)
+    for row in range(0, 15, 2):
+        alone, _ = logits_of(model, PROMPTS[row : row + 1], 30)
+        torch.testing.assert_close(together[:, row], alone[:, 0])

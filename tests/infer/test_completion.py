@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -184,6 +186,24 @@ def test_a_stop_string_may_be_of_a_character_that_was_cut_off(model, tokenizer):
     generation = GenerationConfig(prompts=("a",), max_new_tokens=len(ids), stop=("\ufffd",))
     (completion,) = complete(reciter(model, ids), tokenizer, generation)
     assert (completion.text, completion.finish_reason) == ("a", "stop")
+
+
+def test_special_tokens_can_be_left_out_of_the_text(make_model):
+    tokenizer = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|x|>"])
+    ids = [*b"a\xe2\x98", 256, *b"\x83b", 256]
+    generation = GenerationConfig(prompts=("a",), max_new_tokens=len(ids), eos_token="", stop=("|x",))
+    (completion,) = complete(reciter(make_model(vocab_size=257), ids), tokenizer, generation)
+    assert completion.text == "a\ufffd<"
+    generation = dataclasses.replace(generation, skip_special_tokens=True)
+    pieces: list[str] = []
+    (completion,) = complete(
+        reciter(make_model(vocab_size=257), ids),
+        tokenizer,
+        generation,
+        on_text=lambda index, piece: pieces.append(piece),
+    )
+    assert (completion.text, completion.finish_reason) == ("a☃b", "length")
+    assert (completion.token_ids, pieces) == (tuple(ids), ["a", "☃", "b"])
 
 
 def test_the_prompt_may_hold_the_stop_string(model, tokenizer):

@@ -114,16 +114,32 @@ def test_a_cache_that_is_full_is_filled_to_its_last_place(make_model):
 
 
 @torch.inference_mode()
-def test_texts_do_not_depend_on_each_other(make_model):
-    # Different numbers of texts are added up by different loops: equal but for the last bits.
-    model = make_model(torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_texts_do_not_depend_on_each_other(make_model, dtype, threads):
+    model = make_model(torch.float32, d_model=72, d_ff=101).to(dtype)
     together = decoders(model, LENGTHS)[0]
     before = copy.deepcopy(together.cache)
     logits = together(torch.full((len(LENGTHS),), 7)).clone()
-    for row in (0, 8, 12, 14):
-        alone = KVCache.for_model(model.config, 1, dtype=torch.float32)
-        alone.put([0], before, [row])
-        torch.testing.assert_close(KernelDecoder(model, alone)(torch.tensor([7]))[0], logits[row])
+    for rows in ([0], [8], [14], [3, 12], [1, 2, 4, 9], [0, 1, 2, 3, 4, 5, 6, 11]):
+        fewer = KVCache.for_model(model.config, len(rows), dtype=dtype)
+        fewer.put(range(len(rows)), before, rows)
+        found = KernelDecoder(model, fewer)(torch.full((len(rows),), 7))
+        assert torch.equal(found, logits[rows])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", MODELS)
+def test_prompts_are_computed_as_by_the_model(make_model, name, threads):
+    model = make_model(torch.float32, context_length=96, **MODELS[name])
+    prompts = [[place * 7 % 61 for place in range(length)] for length in (5, 1, 40, 70, 40, 29, 64)]
+    made = decoders(model, [1] * 9)
+    *logits, right = [decoder.fill([1, 2, 3, 5, 6, 8, 0], prompts).double() for decoder in made]
+    kernel, torchs = ((found - right).abs().max().item() for found in logits)
+    assert kernel < max(2 * torchs, 1e-6)
+    assert (
+        made[0].cache.lengths.tolist() == made[1].cache.lengths.tolist() == [64, 5, 1, 40, 1, 70, 40, 1, 29]
+    )
+    assert max(compare(made, 2)) < 1e-5
 
 
 def test_kernels_serve_where_they_are_on_and_take_the_tensors(make_model):

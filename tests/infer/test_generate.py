@@ -1,14 +1,16 @@
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from tests.peak_memory import peak_memory, reset_peak_memory
 from transformerlm.errors import NumericalError
 from transformerlm.infer.batch import window_start
 from transformerlm.infer.generate import DecodingSettings, generate, steps, stream
-from transformerlm.infer.sampling import Sampling, sample_rows, uniform_numbers
+from transformerlm.infer.sampling import Sampling, sample_rows
 from transformerlm.nn.fused import uses_kernels
 
 GREEDY = {"temperature": 0.0}
@@ -21,7 +23,8 @@ PROMPTS = [[7, 3, 9], [1], [5, 60, 2, 2, 8, 11, 30, 4], list(range(40)), [17, 0,
 def slow_generate(model, prompt, max_new_tokens, row=0, *, seed=0, **settings):
     """The definition: for every token the whole visible text through the model, one text at a time."""
     ids = list(prompt)
-    for number in uniform_numbers(seed, row, max_new_tokens):
+    stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, row])))
+    for number in stream.random(max_new_tokens, np.float32):
         visible = ids[window_start(len(ids), model.config.context_length) :]
         with torch.no_grad():
             logits = model(torch.tensor([visible]))[0, -1]
@@ -141,6 +144,18 @@ def test_stream_yields_what_generate_returns_as_it_comes(make_model):
     assert list(stream(model, [5, 6], max_new_tokens=40, eos_token_id=eos, **WARM)) == stopped
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("kernels", [False, True])
+def test_a_text_that_may_become_long_takes_no_more_memory_than_its_beginning(make_model, kernels):
+    model = make_model(torch.float32, context_length=2**15, d_model=256)  # 134 MB of keys and values
+    expected = generate(model, [5, 6], max_new_tokens=100, kernels=kernels, **WARM)
+    reset_peak_memory()
+    before = peak_memory()
+    running = stream(model, [5, 6], max_new_tokens=10**9, kernels=kernels, **WARM)
+    assert [next(running) for _ in range(100)] == expected
+    assert peak_memory() - before < 30 * 2**20
+
+
 def test_stream_waits_for_no_token_but_the_next(make_model):
     model, calls = make_model(), []
     model.final_norm.register_forward_hook(lambda *_: calls.append(1))
@@ -213,6 +228,10 @@ def test_a_model_in_lower_precision_generates_under_autocast(make_model):
         ([[1], []], {}, "prompt 1: expected at least one token"),
         ([3, 61], {}, "prompt 0: expected ids from 0 to 60, got 3 to 61"),
         ([-1], {}, "prompt 0: expected ids from 0 to 60"),
+        (None, {}, "prompt_ids: expected token ids, got None"),
+        (3, {}, "prompt_ids: expected token ids, got 3"),
+        ("ab", {}, 'prompt 0: expected token ids, got "ab"'),
+        ([[1], [2.5]], {}, "prompt 1: expected token ids"),
         ([1], {"temperature": -1.0}, "temperature: expected"),
         ([1], {"top_p": 0.0}, "top_p: expected"),
         ([1], {"top_k": 0}, "top_k: expected"),
@@ -225,7 +244,7 @@ def test_a_model_in_lower_precision_generates_under_autocast(make_model):
 def test_what_cannot_be_used_is_said_before_anything_runs(make_model, prompts, options, message):
     with pytest.raises(ValueError, match=message):
         generate(make_model(), prompts, **{"max_new_tokens": 3, **options})
-    if prompts and isinstance(prompts[0], int):
+    if isinstance(prompts, list) and prompts and isinstance(prompts[0], int):
         with pytest.raises(ValueError, match=message):
             stream(make_model(), prompts, **{"max_new_tokens": 3, **options}).__next__()
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from transformerlm.config import GenerationConfig
 from transformerlm.infer.sampling import (
+    RandomStream,
     Sampling,
     draw,
     log_probabilities,
@@ -18,7 +19,6 @@ from transformerlm.infer.sampling import (
     sample_rows,
     top_k_filter,
     top_p_filter,
-    uniform_numbers,
 )
 
 WEIGHTS = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any)
@@ -233,12 +233,22 @@ def test_a_parameter_outside_its_range_is_named(parameters, key):
         sample(torch.zeros(3), **parameters)
 
 
+def all_at_once(seed, row, count):
+    """Random numbers of a stream, from numpy in one call."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, row]))).random(
+        count, np.float32
+    )
+
+
 def test_random_numbers_are_a_function_of_seed_and_row():
-    first = uniform_numbers(seed=3, row=5, count=1000)
+    first = RandomStream(seed=3, row=5).next(1000)
     assert first.dtype == np.float32
-    assert np.array_equal(uniform_numbers(3, 5, 10), first[:10])
+    assert np.array_equal(first, all_at_once(3, 5, 1000))
+    for size in (1, 3, 64):  # numpy makes two numbers of one draw: none may be lost between calls
+        stream = RandomStream(3, 5)
+        assert np.array_equal(np.concatenate([stream.next(size) for _ in range(15)]), first[: 15 * size])
     for seed, row in [(3, 6), (4, 5), (5, 3), (2**70, 5)]:
-        assert not np.isin(uniform_numbers(seed, row, 10), first).any()
+        assert not np.isin(RandomStream(seed, row).next(10), first).any()
     assert first.min() >= 0
     assert first.max() < 1
     assert abs(first.mean() - 0.5) < 0.03

@@ -43,6 +43,16 @@ def test_a_later_token_never_changes_an_earlier_logit(config, ids, backend):
         assert ((after - before)[:, position:].abs().amax(-1) > 0).all()
 
 
+def test_a_model_to_be_loaded_draws_nothing_and_computes_the_same(config, ids):
+    model = TransformerLM(rich(config))
+    before = torch.get_rng_state()
+    empty = TransformerLM.uninitialized(rich(config))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert empty.head.weight is empty.embedding.weight
+    empty.load_state_dict(model.state_dict())
+    assert_close(empty(ids), model(ids), rtol=0, atol=0)
+
+
 def test_rows_of_a_batch_do_not_see_each_other(config, ids):
     model = TransformerLM(config, dtype=torch.float64)
     assert_close(model(ids), torch.cat([model(ids[:1]), model(ids[1:])]))

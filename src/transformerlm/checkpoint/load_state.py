@@ -40,18 +40,20 @@ def as_checkpoint_error(what: str) -> Iterator[None]:
         raise CheckpointError(f"{what} does not fit: {type(error).__name__}: {printable(error)}") from error
 
 
-def load_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> None:
+def load_model_state(model: nn.Module, state: Mapping[str, Any], name: str, *, assign: bool = False) -> None:
     """Load weights by name with `model.load_state_dict`, all or nothing, after `check_model_state`.
 
     Args:
         name: name of the file in error messages.
+        assign: make the tensors of `state` the model's own instead of copying them into its tensors; they
+            keep their device and dtype.
 
     Raises:
         CheckpointError: one line per tensor that is missing, unknown, or of another shape or kind of number.
     """
     check_model_state(model, state, name)
     with as_checkpoint_error(f"{name}: the model's state"):
-        model.load_state_dict(dict(state))
+        model.load_state_dict(dict(state), assign=assign)
 
 
 def check_model_state(model: nn.Module, state: Mapping[str, Any], name: str) -> None:

@@ -28,13 +28,15 @@ def infer(config: InferConfig) -> None:
     generation = dataclasses.replace(config.generation, prompts=tuple(prompt.text for prompt in prompts))
 
     from transformerlm.checkpoint.run_directory import RunDirectory
-    from transformerlm.infer import completions, start
+    from transformerlm.infer import completions, cut_prompts_warning, start
     from transformerlm.language_model import LanguageModel
     from transformerlm.runtime import set_up_process
 
     set_up_process(config.runtime)
     lm = LanguageModel.load(config.infer.checkpoint, config.runtime, Terminal().say)
     texts = start(lm.tokenizer, generation, config.infer.first_row)
+    if warning := cut_prompts_warning(texts, lm.model.config.context_length):
+        Terminal().say(f"warning: {warning}")
     with open_results(config, generation, RunDirectory.of(lm.checkpoint)) as write:
         on_text = start_live_output(config, generation)
         written = completions(

@@ -104,20 +104,36 @@ def readable(completion: Completion, number: int, num_texts: int) -> str:
 def json_line(
     completion: Completion, generation: GenerationConfig, seed: int, others: Mapping[str, Any]
 ) -> str:
-    """Return a result as a line of JSON: the other keys of its prompt, then those of `logging.names`."""
+    """Return a result as a line of JSON: the other keys of its prompt, then those of `logging.names`.
+
+    A key of the prompt that the result has too, as those of an earlier result, begins with "input." in it.
+    """
     from transformerlm.infer import completion_values
 
     record: dict[str, Any] = {
-        **others,
         **completion_values(completion, generation),
         names.SEED: seed,
         names.ROW: completion.row,
         names.SAMPLE: completion.sample,
         names.FINISH_REASON: completion.finish_reason,
+        names.PROMPT_TOKENS_CUT: completion.num_cut_tokens,
     }
     if completion.log_probs is not None:
         record |= {names.TOKEN_IDS: completion.token_ids, names.LOG_PROBS: completion.log_probs}
-    return to_line(record) + "\n"
+    return to_line(_renamed(others, record) | record) + "\n"
+
+
+def _renamed(others: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `others` with "input." before keys that are in `record`, repeated where that is taken too."""
+    renamed: dict[str, Any] = {}
+    taken = {*record, *others}
+    for key, value in others.items():
+        name = key
+        while key in record and name in taken:
+            name = f"input.{name}"
+        taken.add(name)
+        renamed[name] = value
+    return renamed
 
 
 @contextlib.contextmanager

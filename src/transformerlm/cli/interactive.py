@@ -19,7 +19,7 @@ from transformerlm.cli.arguments import parse_value
 from transformerlm.cli.standard_streams import print_text
 from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError
-from transformerlm.infer import Completion, check_prompts, start
+from transformerlm.infer import Completion, check_prompts, cut_prompts_warning, start
 from transformerlm.language_model import LanguageModel
 from transformerlm.logging.terminal import say
 from transformerlm.nn import num_parameters
@@ -130,6 +130,8 @@ class Session:
         texts, count = start(self.lm.tokenizer, generation), self.interrupts.count
         started, seed = time.perf_counter(), self.seed
         self.prompt, self.seed = prompt, seed + 1
+        if warning := cut_prompts_warning(texts, self.lm.model.config.context_length):
+            say(warning)
         print_text(prompt)
         for _, piece in self.lm.extend(generation, texts, seed):
             print_text(piece)

@@ -47,6 +47,8 @@ class GenerationConfig(Section):
     """Strings that end a text; it is cut before the first of them. Those in the prompt do not count."""
     num_samples: PositiveInt = 1
     """Number of texts to write for each prompt."""
+    skip_special_tokens: bool = False
+    """Leave special tokens that the model writes out of the text; those that end it are never part of it."""
     log_probs: bool = False
     """Record the log-probability of each token in nats, before penalty, temperature and filters."""
 
@@ -68,8 +70,9 @@ class InferSection(Section):
     """A file of prompts, "-" for stdin; overrides [generation].prompts."""
     prompt_format: Literal["auto", "lines", "jsonl", "whole"] = "auto"
     """Format of prompt_file. "lines": one prompt per line. "jsonl": per line a JSON string, or an object with
-    a "prompt", whose other keys are copied to the result. "whole": one prompt, line breaks included.
-    "auto": "jsonl" if the name ends in .jsonl or .ndjson, else "lines"."""
+    a "prompt", whose other keys are copied to the result, KEY as "input.KEY" if the result has a KEY itself.
+    "whole": one prompt, line breaks included. "auto": "jsonl" if the name ends in .jsonl or .ndjson, else
+    "lines"."""
     output_format: Literal["auto", "text", "jsonl"] = "auto"
     """"text": each prompt with its continuation, for reading. "jsonl": one JSON object per line. "auto":
     "text" on a terminal, "jsonl" anywhere else and with [generation].log_probs."""

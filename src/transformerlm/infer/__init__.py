@@ -14,6 +14,7 @@ from transformerlm.infer.completion import (
     complete,
     completion_values,
     completions,
+    cut_prompts_warning,
     extend,
     start,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "complete",
     "completion_values",
     "completions",
+    "cut_prompts_warning",
     "extend",
     "generate",
     "log_probabilities",

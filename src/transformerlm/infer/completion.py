@@ -7,11 +7,12 @@ completion's values for a logger.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError, Key
+from transformerlm.infer.batch import window_start
 from transformerlm.infer.generate import DecodingSettings, NewToken, steps
 from transformerlm.infer.sampling import Sampling
 from transformerlm.infer.stopping import FinishReason, StopConditions, StopStrings
@@ -48,6 +49,8 @@ class Completion:
     """Index among its prompt's [generation].num_samples."""
     row: int = 0
     """Index of the random number stream of the seed with which it was sampled."""
+    num_cut_tokens: int = 0
+    """Tokens at the beginning of the prompt that the model did not see, since its context is shorter."""
 
     @property
     def ended(self) -> bool:
@@ -62,6 +65,7 @@ class Continuation:
         prompt_ids: the ids that the model starts from.
         sample: see `Completion`.
         row: see `Completion`.
+        skipped_ids: tokens that are left out of the text.
     """
 
     def __init__(
@@ -72,14 +76,16 @@ class Continuation:
         prompt_ids: list[int],
         sample: int = 0,
         row: int = 0,
+        skipped_ids: Collection[int] = (),
     ) -> None:
         self.prompt, self.prompt_ids = prompt, prompt_ids
         self.sample, self.row = sample, row
+        self.num_cut_tokens = 0
         self.latency_ms = 0.0
         self.token_ids: list[int] = []
         self.log_probs: list[float] | None = None
         self.finish_reason: FinishReason | None = None
-        self._conditions = conditions
+        self._conditions, self._skipped_ids = conditions, skipped_ids
         self._pieces: list[str] = []
         self._decoder = StreamDecoder(tokenizer)
         self._stops = StopStrings(conditions.stop)
@@ -93,7 +99,7 @@ class Continuation:
         self.token_ids.append(token.id)
         if self.log_probs is not None and token.log_prob is not None:
             self.log_probs.append(token.log_prob)
-        return self._take(self._decoder.feed(token.id))
+        return "" if token.id in self._skipped_ids else self._take(self._decoder.feed(token.id))
 
     def end(self, reason: FinishReason = "length") -> str:
         """End the text; return the characters held back until now, none if it had ended already."""
@@ -119,6 +125,7 @@ class Continuation:
             log_probs=None if self.log_probs is None else tuple(self.log_probs),
             sample=self.sample,
             row=self.row,
+            num_cut_tokens=self.num_cut_tokens,
         )
 
     def _take(self, piece: str) -> str:
@@ -146,7 +153,8 @@ def complete(
     """Continue the prompts of [generation]: `num_samples` texts of each, prompt by prompt.
 
     Text i is sampled with the random number stream `first_row` + i of `seed`. It depends on the model, its
-    prompt, `generation`, `seed` and that row, and neither on the other prompts nor on `batch_size`.
+    prompt, `generation`, `seed` and that row, and neither on the other prompts nor on `batch_size`: with
+    `kernels` to the last bit, otherwise except for rounding.
     An empty prompt starts from the end-of-text token. `kernels`: see `generate.Options`.
 
     Raises:
@@ -183,11 +191,13 @@ def start(tokenizer: Tokenizer, generation: GenerationConfig, first_row: int = 0
         ConfigError: see `complete`.
     """
     conditions = StopConditions.from_config(generation, tokenizer)
+    skipped = frozenset(tokenizer.special_token_ids.values() if generation.skip_special_tokens else ())
     texts: list[Continuation] = []
     for prompt in generation.prompts:
         ids = encode_prompt(tokenizer, prompt, conditions.eos_token_id)
         for sample in range(generation.num_samples):
-            texts.append(Continuation(tokenizer, conditions, prompt, ids, sample, first_row + len(texts)))
+            row = first_row + len(texts)
+            texts.append(Continuation(tokenizer, conditions, prompt, ids, sample, row, skipped))
     return texts
 
 
@@ -217,6 +227,8 @@ def extend(
         kernels=kernels,
     )
     prompts = [text.prompt_ids for text in texts]
+    for text in texts:
+        text.num_cut_tokens = window_start(len(text.prompt_ids), model.config.context_length)
     for step in steps(model, prompts, settings, lambda index: texts[index].finish_reason is not None):
         latency_ms = 1000 * (time.perf_counter() - started)
         for index, token in step.items():
@@ -224,6 +236,20 @@ def extend(
             yield index, texts[index].add(token)
     for index, text in enumerate(texts):
         yield index, text.end()
+
+
+def cut_prompts_warning(texts: Sequence[Continuation], context_length: int) -> str | None:
+    """Return a line about prompts that are longer than the model's context; None if none is."""
+    cut = {index: window_start(len(text.prompt_ids), context_length) for index, text in enumerate(texts)}
+    cut = {index: number for index, number in cut.items() if number}
+    if not cut:
+        return None
+    which = "the prompt is" if len(texts) == 1 else f"{len(cut)} of {len(texts)} prompts are"
+    least, most = min(cut.values()), max(cut.values())
+    numbers = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return (
+        f"{which} longer than the model's context of {context_length:,} tokens: not seen: the first {numbers}"
+    )
 
 
 def check_prompts(tokenizer: Tokenizer, generation: GenerationConfig) -> None:

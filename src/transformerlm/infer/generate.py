@@ -1,13 +1,17 @@
 """Generation of token ids: one token of every text per step, until all have ended.
 
 Independent of tokenizers and files. Texts of different lengths share a batch, and a text that has ended is
-removed from it. A text depends neither on the others in its batch nor on the use of the key-value cache. It
-may outgrow the model's context: see `batch.window_start`.
+removed from it. A text may outgrow the model's context: see `batch.window_start`.
+
+A text does not depend on the others in its batch: with the CPU kernels to the last bit, and with PyTorch's
+operations except for rounding, since their products may add in another order for another number of rows.
+There, and with or without the key-value cache, a text may differ where two tokens are almost equally likely.
 """
 
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Required, Self, TypedDict, Unpack, cast, overload
@@ -18,9 +22,11 @@ from torch import Tensor, nn
 
 from transformerlm.errors import NumericalError
 from transformerlm.infer.batch import Batch, CachedBatch
-from transformerlm.infer.sampling import Sampling, log_probabilities, sample_rows, uniform_numbers
+from transformerlm.infer.sampling import RandomStream, Sampling, log_probabilities, sample_rows
+from transformerlm.kernels.dispatch import compute_on_one_thread_after_forks
 from transformerlm.nn import TransformerLM
 from transformerlm.nn.fused import uses_kernels, with_kernels
+from transformerlm.schema.values import show
 
 Ids = Sequence[int]
 
@@ -128,6 +134,8 @@ def generate(
         ValueError: for a prompt without a token or with an unknown one, or an option outside its range.
         NumericalError: where the model's logits are NaN.
     """
+    if not hasattr(prompt_ids, "__len__"):
+        raise ValueError(f"prompt_ids: expected token ids, got {show(prompt_ids)}")
     is_one_text = not len(prompt_ids) or np.ndim(prompt_ids[0]) == 0
     prompts = cast(Sequence[Ids], [prompt_ids] if is_one_text else prompt_ids)
     new_ids: list[list[int]] = [[] for _ in prompts]
@@ -165,11 +173,12 @@ def steps(
     """
     vocabulary = model.config.vocabulary_rows
     _check_prompts(prompts, vocabulary)
+    compute_on_one_thread_after_forks()
     if settings.kernels and model.embedding.weight.device.type == "cpu" and not uses_kernels(model):
         model = with_kernels(model)
     max_new_tokens = settings.max_new_tokens
     batch = CachedBatch(model, prompts, max_new_tokens) if settings.use_cache else Batch(model, prompts)
-    state = _RowState.initial(prompts, settings, batch.device)
+    state = _RowState(len(prompts), settings, batch.device)
     if settings.sampling.repetition_penalty != 1:
         state.seen = seen_ids(prompts, vocabulary).to(batch.device)[:, : settings.vocab_size]
     return _steps(batch, state, settings, is_finished)
@@ -177,10 +186,14 @@ def steps(
 
 def _check_prompts(prompts: Sequence[Ids], vocab_size: int) -> None:
     for index, prompt in enumerate(prompts):
-        if not len(prompt):
+        try:
+            ids = [operator.index(token_id) for token_id in prompt]
+        except TypeError:
+            raise ValueError(f"prompt {index}: expected token ids, got {show(prompt)}") from None
+        if not ids:
             raise ValueError(f"prompt {index}: expected at least one token, such as the end-of-text token")
-        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-            got = f"{min(prompt)} to {max(prompt)}"
+        if not 0 <= min(ids) <= max(ids) < vocab_size:
+            got = f"{min(ids)} to {max(ids)}"
             raise ValueError(f"prompt {index}: expected ids from 0 to {vocab_size - 1}, got {got}")
 
 
@@ -192,27 +205,36 @@ def seen_ids(prompts: Sequence[Ids], vocab_size: int) -> Tensor:
     return seen
 
 
-@dataclass
+NUMBERS_AT_A_TIME = 64
+"""Steps for which random numbers are drawn at once: a call for each number would take as long as a draw."""
+
+
 class _RowState:
     """Per-text state of a batch, in addition to the texts themselves."""
 
-    prompts: list[int]
-    """Index of each text's prompt."""
-    uniforms: Tensor
-    """[steps, texts]: the uniform random numbers of each text."""
-    seen: Tensor | None = None
-    """BoolTensor [texts, vocabulary]: ids that occur in each; None without a repetition penalty."""
+    def __init__(self, num_prompts: int, settings: DecodingSettings, device: torch.device) -> None:
+        self.prompts = [*range(num_prompts)]
+        """Index of each text's prompt."""
+        self.seen: Tensor | None = None
+        """BoolTensor [texts, vocabulary]: ids that occur in each; None without a repetition penalty."""
+        rows = range(settings.first_row, settings.first_row + num_prompts)
+        self._streams = [RandomStream(settings.seed, row) for row in rows]
+        self._uniforms = torch.empty(0, num_prompts, dtype=torch.float32, device=device)
+        self._steps_used = 0
 
-    @classmethod
-    def initial(cls, prompts: Sequence[Ids], settings: DecodingSettings, device: torch.device) -> _RowState:
-        rows = range(settings.first_row, settings.first_row + len(prompts))
-        numbers = [uniform_numbers(settings.seed, row, settings.max_new_tokens) for row in rows]
-        return cls([*range(len(prompts))], torch.from_numpy(np.stack(numbers, axis=-1)).to(device))
+    def next_uniforms(self) -> Tensor:
+        """Return the random number of each text for the next step: [texts]."""
+        if self._steps_used == len(self._uniforms):
+            drawn = np.stack([stream.next(NUMBERS_AT_A_TIME) for stream in self._streams], axis=-1)
+            self._uniforms, self._steps_used = torch.from_numpy(drawn).to(self._uniforms.device), 0
+        self._steps_used += 1
+        return self._uniforms[self._steps_used - 1]
 
     def select(self, texts: Sequence[int]) -> None:
         """Keep these texts, in this order, and drop the others."""
         self.prompts = [self.prompts[text] for text in texts]
-        self.uniforms = self.uniforms[:, texts]
+        self._streams = [self._streams[text] for text in texts]
+        self._uniforms = self._uniforms[:, texts]
         self.seen = None if self.seen is None else self.seen[texts]
 
     def append(self, new_ids: Tensor) -> None:
@@ -227,9 +249,9 @@ def _steps(
 ) -> Iterator[dict[int, NewToken]]:
     kernels = uses_kernels(batch.model)
     with evaluation_mode(batch.model):
-        for step in range(settings.max_new_tokens):
+        for _ in range(settings.max_new_tokens):
             logits = batch.next_logits()
-            candidates, uniforms = logits[:, : settings.vocab_size], state.uniforms[step]
+            candidates, uniforms = logits[:, : settings.vocab_size], state.next_uniforms()
             new_ids = sample_rows(candidates, settings.sampling, uniforms, state.seen, kernels=kernels)
             tokens = _to_host(new_ids, logits if settings.log_probs else None, settings.end_ids)
             yield dict(zip(state.prompts, tokens, strict=True))

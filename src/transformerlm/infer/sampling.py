@@ -156,7 +156,7 @@ def sample_with_kernel(scores: Tensor, sampling: Sampling, uniforms: Tensor) -> 
         LongTensor [rows]: ids; -1 for a row that holds a NaN.
     """
     rows, width = scores.shape
-    threads = min(rows, dispatch.num_threads())
+    threads = 1 if rows == 1 else dispatch.num_threads()  # the team of the decoding step
     ids = torch.empty(rows, dtype=torch.long, device="cpu")
     scratch = torch.empty(threads * width, dtype=torch.float32, device="cpu")
     bins = torch.empty(threads * NUM_BINS, dtype=torch.float64, device="cpu")
@@ -292,10 +292,15 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return torch.where(total.squeeze(-1).isnan(), -1, first)
 
 
-def uniform_numbers(seed: int, row: int, count: int) -> npt.NDArray[np.float32]:
-    """Return the first `count` random numbers in [0, 1) of stream `row`, a function of seed and row."""
-    stream = np.random.Philox(np.random.SeedSequence([seed, row]))
-    return np.random.Generator(stream).random(count, dtype=np.float32)
+class RandomStream:
+    """Random numbers in [0, 1) of stream `row` of a seed: a function of seed and row, drawn as needed."""
+
+    def __init__(self, seed: int, row: int) -> None:
+        self._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, row])))
+
+    def next(self, count: int) -> npt.NDArray[np.float32]:
+        """Return the next `count` numbers: the same, however they are divided into calls."""
+        return self._generator.random(count, dtype=np.float32)
 
 
 def _keep_largest(probabilities: Tensor, smallest: Tensor, num_kept: Tensor | int) -> Tensor:

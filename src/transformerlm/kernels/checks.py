@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from transformerlm.errors import TransformerLMError
-from transformerlm.kernels.generation_layout import NUM_BINS, NUM_MATRICES
+from transformerlm.kernels.generation_layout import BARRIER_SIZE, NUM_BINS, NUM_MATRICES
 
 DEBUG_VARIABLE = "TRANSFORMERLM_DEBUG_KERNELS"
 """Set to 1 to check all memory before each kernel runs."""
@@ -81,19 +81,19 @@ SIZES: Mapping[str, Sizes] = {
     "cross_entropy": {"logits": _rows_by_width, "targets": lambda n: n.rows, "nats": lambda n: n.rows},
     "adamw": {"addresses": lambda n: 4 * n.tensors, "sizes": lambda n: n.tensors},
     "decode": {
-        "ids": lambda n: n.texts,
-        "lengths": lambda n: n.texts,
+        **dict.fromkeys(("ids", "row_of", "positions"), lambda n: n.tokens),
+        "wanted": lambda n: n.num_wanted,
         "weights": lambda n: n.layers * NUM_MATRICES,
         "embedding": lambda n: n.vocabulary * n.d_model,
         "head": lambda n: n.vocabulary * n.d_model,
         "final_norm": lambda n: n.d_model,
-        "logits": lambda n: n.texts * n.vocabulary,
-        "barrier_state": lambda n: 2,
+        "logits": lambda n: n.num_wanted * n.vocabulary,
+        "barrier_state": lambda n: BARRIER_SIZE,
         "scratch": lambda n: (
-            n.texts * (2 * n.d_model + (n.heads + 2 * n.kv_heads) * n.d_head + 2 * n.d_ff)
+            n.tokens * (2 * n.d_model + (n.heads + 2 * n.kv_heads) * n.d_head + 2 * n.d_ff)
             + n.parts * n.capacity
         ),
-        "inputs": lambda n: n.texts * (n.heads * n.d_head + n.d_ff + n.parts * n.d_model),
+        "inputs": lambda n: n.tokens * (n.heads * n.d_head + n.d_ff + n.parts * n.d_model),
         **dict.fromkeys(("cos", "sin"), lambda n: n.capacity * (n.d_head // 2)),
         **_CACHE,
     },

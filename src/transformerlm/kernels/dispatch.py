@@ -7,13 +7,17 @@ infer/generate.py), and checks its tensors with `can_serve`.
 from __future__ import annotations
 
 import ctypes
+import functools
+import os
 import sys
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from transformerlm.kernels import checks
-from transformerlm.kernels.library import Library
+from transformerlm.kernels.library import Kernel, Library
+from transformerlm.kernels.teams import run_on_team
 from transformerlm.limits import quota_cores
 
 LIBRARY = Library("training", "transformerlm.kernels.training", [], 10)
@@ -40,7 +44,9 @@ def run(kernel: str, dtypes: tuple[torch.dtype, ...], *arguments: Tensor | float
         arguments: values of its parameters in order. Tensors must be contiguous and large enough, which is
             verified in debug mode only (checks.py).
     """
-    run_on(num_threads(), LIBRARY, kernel, dtypes, *arguments)
+    threads = num_threads()
+    compiled, values = _prepared(threads, LIBRARY, kernel, dtypes, arguments)
+    compiled.run_on_threads(threads, *values)
 
 
 def num_threads() -> int:
@@ -60,12 +66,34 @@ def run_on(
     dtypes: tuple[torch.dtype, ...],
     *arguments: Tensor | float,
 ) -> None:
-    """Run a kernel of any library on `num_threads` threads; see `run`."""
+    """Run a kernel of any library on `num_threads` threads of its own (teams.py); see `run`."""
+    compiled, values = _prepared(num_threads, library, kernel, dtypes, arguments)
+    run_on_team(compiled, num_threads, *values)
+
+
+def _prepared(
+    num_threads: int,
+    library: Library,
+    kernel: str,
+    dtypes: tuple[torch.dtype, ...],
+    arguments: Sequence[Tensor | float],
+) -> tuple[Kernel, Iterator[float]]:
+    """Return a compiled kernel and its arguments as numbers, checked in debug mode."""
     compiled = getattr(library.kernels(), "_".join((kernel, *(_NAMES[dtype] for dtype in dtypes))))
     if checks.IS_ON:
         checks.check_memory(kernel, compiled.parameters, num_threads, arguments)
-    values = (value.data_ptr() if isinstance(value, Tensor) else value for value in arguments)
-    compiled.run_on_threads(num_threads, *values)
+    return compiled, (value.data_ptr() if isinstance(value, Tensor) else value for value in arguments)
+
+
+@functools.cache
+def compute_on_one_thread_after_forks() -> None:
+    """Let PyTorch compute on one thread in the children that this process forks.
+
+    A child has none of its parent's threads: PyTorch's OpenMP, once used, would wait for them for ever. Each
+    process that a child starts anew is not affected.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def keep_freed_memory() -> None:

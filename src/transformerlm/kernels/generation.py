@@ -1,8 +1,15 @@
-"""One decoding step on a CPU: one token of every text through the whole model, in one call.
+"""Tokens of several texts through the whole model on a CPU, in one call.
+
+A pass takes any tokens: the newest of every text, which is a decoding step, or several of one text, which is
+a part of its prompt. Each attends to the tokens of its own text up to itself.
 
 Generation is bound by memory: every weight is read once per token, and a processor computes faster than its
 memory delivers weights. A weight that has been read is therefore used for all texts of the batch at once, and
 overhead is avoided: one call per token, and threads that synchronise only at `barrier`.
+
+A token's results do not depend, to the last bit, on the other tokens of the pass: each sum is formed in the
+same order for any number of tokens (see `make_tile`). What is multiplied with one token is multiplied with
+eight by other instructions, but not in another order.
 
 Sums and intermediate values are float32 for any dtype of the weights. Only the inputs of matrix products,
 `inputs`, are rounded to bfloat16, if the weights are bfloat16 and the processor multiplies pairs of such
@@ -58,6 +65,7 @@ from transformerlm.kernels.primitives import (
     wide,
 )
 from transformerlm.kernels.target import target
+from transformerlm.kernels.waiting import barrier
 
 __all__ = ["ENTRIES", "OPTIONS", "parameters"]
 
@@ -79,7 +87,7 @@ FUSED = ("contract",)
 ROWS_AT_A_TIME = 16
 """Block of matrix rows that stays in a cache while it is multiplied with all texts."""
 
-# ---- memory and threads ------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------------
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -90,63 +98,6 @@ def at_address(context: Any, like: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[1], context.get_value_type(signature.return_type))
 
     return like(like, types.int64), build
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def add_atomically(context: Any, memory: Any, at: Any, number: Any) -> Any:
-    """memory[at] += number, atomically; returns the value before."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.gep(arguments[0], [arguments[1]])
-        return builder.atomic_rmw("add", place, arguments[2], "seq_cst")
-
-    return types.int64(types.CPointer(types.int64), types.int64, types.int64), build
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def load_acquire(context: Any, memory: Any, at: Any) -> Any:
-    """Atomic load of memory[at] with acquire ordering."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load_atomic(builder.gep(arguments[0], [arguments[1]]), "acquire", 8)
-
-    return types.int64(types.CPointer(types.int64), types.int64), build
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def yield_processor(context: Any) -> Any:
-    """Let the operating system run another thread."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = ir.FunctionType(ir.IntType(32), [])
-        found = builder.module.globals.get("sched_yield") or ir.Function(
-            builder.module, function, "sched_yield"
-        )
-        builder.call(found, [])
-        return context.get_dummy_value()
-
-    return types.void(), build
-
-
-MAX_SPINS = 2000
-"""Number of times that a thread polls a barrier before it yields its processor."""
-
-
-@compiled
-def barrier(barrier_state, parts):
-    """Wait until all threads have arrived. `barrier_state`: threads that have arrived, completed barriers."""
-    if parts == 1:
-        return
-    completed = load_acquire(barrier_state, i64(1))
-    if add_atomically(barrier_state, i64(0), i64(1)) == parts - 1:
-        add_atomically(barrier_state, i64(0), -parts)
-        add_atomically(barrier_state, i64(1), i64(1))
-        return
-    spins = 0
-    while load_acquire(barrier_state, i64(1)) == completed:
-        spins += 1
-        if spins > MAX_SPINS:
-            yield_processor()
 
 
 # ---- matrix products ---------------------------------------------------------------------------------
@@ -178,12 +129,13 @@ def _step_size(weight, x):
     return lambda weight, x: number
 
 
-def make_tile(num_rows: int, num_texts: int) -> Any:
-    """Return a function that multiplies `num_rows` rows of a matrix with the inputs of `num_texts` texts.
+def make_tile(num_rows: int, num_tokens: int) -> Any:
+    """Return a function that multiplies `num_rows` rows of a matrix with the inputs of `num_tokens` tokens.
 
     Register tiling: each value that is loaded is used in several products while it is in a register, which a
-    compiler does not find by itself. The remainder of a width that is no multiple of `step_size` is left to
-    `project`.
+    compiler does not find by itself. Each product of a row and a token is summed up in one vector register,
+    from the first number of the row to the last, and the lanes of that register in `sums_of`: the order is
+    the same in every tile. The remainder of a width that is no multiple of `step_size` is left to `project`.
     """
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -192,8 +144,8 @@ def make_tile(num_rows: int, num_texts: int) -> Any:
         number, step = ir.IntType(64), 2 * LANES if as_pairs else LANES
         load, add_products = (pairs_at, add_pairs) if as_pairs else (vector_at, add_numbers)
         row_starts = [builder.add(at, builder.mul(number(row), width)) for row in range(num_rows)]
-        text_starts = [builder.add(x_at, builder.mul(number(text), width)) for text in range(num_texts)]
-        places = [(text, row) for text in range(num_texts) for row in range(num_rows)]
+        token_starts = [builder.add(x_at, builder.mul(number(token), width)) for token in range(num_tokens)]
+        places = [(token, row) for token in range(num_tokens) for row in range(num_rows)]
         totals = {place: cgutils.alloca_once_value(builder, SUMS([0.0] * LANES)) for place in places}
         with cgutils.for_range(builder, builder.udiv(width, number(step))) as loop:
             i = builder.mul(loop.index, number(step))
@@ -201,14 +153,14 @@ def make_tile(num_rows: int, num_texts: int) -> Any:
             for start in row_starts:
                 ahead = builder.add(builder.add(start, builder.mul(number(ROWS_AHEAD), width)), i)
                 prefetch(builder, builder.gep(weight, [ahead]))
-            for text, start in enumerate(text_starts):
+            for token, start in enumerate(token_starts):
                 values = load(builder, x, builder.add(start, i))
                 for row in range(num_rows):
-                    total = totals[text, row]
+                    total = totals[token, row]
                     builder.store(add_products(builder, builder.load(total), rows[row], values), total)
         sums = sums_of(builder, [builder.load(total) for total in totals.values()])
-        for (text, row), total in zip(totals, sums, strict=True):
-            place = builder.add(builder.add(out_at, builder.mul(number(text), out_width)), number(row))
+        for (token, row), total in zip(totals, sums, strict=True):
+            place = builder.add(builder.add(out_at, builder.mul(number(token), out_width)), number(row))
             builder.store(total, builder.gep(out, [place]))
         return context.get_dummy_value()
 
@@ -243,7 +195,7 @@ def add_pairs(builder: Any, total: Any, row: Any, values: Any) -> Any:
 def prefetch(builder: Any, address: Any) -> Any:
     """Prefetch a cache line that is needed soon.
 
-    Into the second-level cache: in the first level it would evict the inputs of the texts.
+    Into the second-level cache: in the first level it would evict the inputs of the tokens.
     """
     byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
@@ -292,11 +244,12 @@ def sums_of(builder: Any, vectors: list[Any]) -> list[Any]:
 
 
 pair_by_eight, by_eight, by_four, by_two = make_tile(2, 8), make_tile(1, 8), make_tile(1, 4), make_tile(1, 2)
+four_by_one, by_one = make_tile(4, 1), make_tile(1, 1)
 
 
 @compiled
 def dot(weight, at, x, x_at, first, last):
-    """Product of a part of a matrix row and one text's inputs."""
+    """Product of a part of a matrix row and one token's inputs."""
     total = ZERO
     for i in range(first, last):
         total += wide(weight[at + i]) * wide(x[x_at + i])
@@ -304,15 +257,15 @@ def dot(weight, at, x, x_at, first, last):
 
 
 @compiled
-def project(weight, first, last, x, x_at, texts, width, out, out_at, out_width):
-    """out[text, row] = weight[row] . x[text] for rows from first to before last; `out` has rows of
+def project(weight, first, last, x, x_at, tokens, width, out, out_at, out_width):
+    """out[token, row] = weight[row] . x[token] for rows from first to before last; `out` has rows of
     out_width."""
     whole = width // step_size(weight, x) * step_size(weight, x)
     for block in range(first, last, ROWS_AT_A_TIME):
         end = min(block + ROWS_AT_A_TIME, last)
-        text = 0
-        while text < texts:
-            source, target, left = x_at + text * width, out_at + text * out_width, texts - text
+        token = 0
+        while token < tokens:
+            source, target, left = x_at + token * width, out_at + token * out_width, tokens - token
             row = block
             if left >= 8:
                 while HAS_LARGE_REGISTERS and row + 1 < end:
@@ -321,24 +274,28 @@ def project(weight, first, last, x, x_at, texts, width, out, out_at, out_width):
                 while row < end:
                     by_eight(weight, row * width, x, source, width, out, target + row, out_width)
                     row += 1
-                text += 8
+                token += 8
             elif left >= 4:
                 for row in range(block, end):
                     by_four(weight, row * width, x, source, width, out, target + row, out_width)
-                text += 4
+                token += 4
             elif left >= 2:
                 for row in range(block, end):
                     by_two(weight, row * width, x, source, width, out, target + row, out_width)
-                text += 2
+                token += 2
             else:
-                for row in range(block, end):
-                    out[target + row] = dot(weight, row * width, x, source, 0, whole)
-                text += 1
+                while row + 3 < end:  # sums of four rows that do not wait for each other
+                    four_by_one(weight, row * width, x, source, width, out, target + row, out_width)
+                    row += 4
+                while row < end:
+                    by_one(weight, row * width, x, source, width, out, target + row, out_width)
+                    row += 1
+                token += 1
     if whole < width:
-        for text in range(texts):
+        for token in range(tokens):
             for row in range(first, last):
-                out[out_at + text * out_width + row] += dot(
-                    weight, row * width, x, x_at + text * width, whole, width
+                out[out_at + token * out_width + row] += dot(
+                    weight, row * width, x, x_at + token * width, whole, width
                 )
 
 
@@ -425,12 +382,14 @@ class Model(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Key-value cache: keys and values [layers, rows, kv_heads, capacity, d_head], lengths in tokens
-    [texts]."""
+    """Key-value cache: keys and values [layers, rows, kv_heads, capacity, d_head]."""
 
     keys: Any
     values: Any
-    lengths: Any
+    row_of: Any
+    """Each token's row in the cache, which is that of its text: [tokens]."""
+    positions: Any
+    """Each token's position in its text: [tokens]."""
     rows: Any
     capacity: Any
 
@@ -442,42 +401,42 @@ class Workspace(NamedTuple):
     inputs: Any
     """Inputs of matrix products; for their dtype see INPUTS."""
     barrier_state: Any
-    texts: Any
+    tokens: Any
     stream: Any
-    """The residual stream [texts, d_model]."""
+    """The residual stream [tokens, d_model]."""
     qkv: Any
-    """[texts, heads + 2 kv_heads, d_head]; the output of attention overwrites the queries."""
+    """[tokens, heads + 2 kv_heads, d_head]; the output of attention overwrites the queries."""
     gate: Any
     up: Any
-    """Both [texts, d_ff]."""
+    """Both [tokens, d_ff]."""
     branch: Any
-    """A branch's output, to be added to the stream: [texts, d_model]."""
+    """A branch's output, to be added to the stream: [tokens, d_model]."""
     exponentials: Any
     """Exponentials of attention scores: [capacity], this thread's own."""
     attended: Any
-    """Output of attention: [texts, heads, d_head], in `inputs`."""
+    """Output of attention: [tokens, heads, d_head], in `inputs`."""
     activated: Any
-    """silu(gate) * up: [texts, d_ff], in `inputs`."""
+    """silu(gate) * up: [tokens, d_ff], in `inputs`."""
     normed: Any
-    """The normalised stream: [texts, d_model], this thread's own copy, in `inputs`."""
+    """The normalised stream: [tokens, d_model], this thread's own copy, in `inputs`."""
     part: Any
     parts: Any
 
 
 @compiled
-def make_workspace(scratch, inputs, barrier_state, texts, model, capacity, part, parts):
+def make_workspace(scratch, inputs, barrier_state, tokens, model, capacity, part, parts):
     """Return the workspace of a thread; its size is in generation_layout.py."""
     stream = i64(0)
-    qkv = stream + texts * model.d_model
-    gate = qkv + texts * (model.heads + 2 * model.kv_heads) * model.d_head
-    up = gate + texts * model.d_ff
-    branch = up + texts * model.d_ff
-    exponentials = branch + texts * model.d_model + part * capacity
+    qkv = stream + tokens * model.d_model
+    gate = qkv + tokens * (model.heads + 2 * model.kv_heads) * model.d_head
+    up = gate + tokens * model.d_ff
+    branch = up + tokens * model.d_ff
+    exponentials = branch + tokens * model.d_model + part * capacity
     attended = i64(0)
-    activated = attended + texts * model.heads * model.d_head
-    normed = activated + texts * model.d_ff + part * texts * model.d_model
+    activated = attended + tokens * model.heads * model.d_head
+    normed = activated + tokens * model.d_ff + part * tokens * model.d_model
     return Workspace(
-        scratch, inputs, barrier_state, texts,
+        scratch, inputs, barrier_state, tokens,
         stream, qkv, gate, up, branch, exponentials, attended, activated, normed, part, parts,
     )  # fmt: skip
 
@@ -492,10 +451,10 @@ def matrix(model, layer, which):
 def embed(ids, model, work):
     """Set the residual stream to the embeddings of the ids."""
     first, last = share_of(model.d_model, work.part, work.parts)
-    for text in range(work.texts):
-        row = ids[text] * model.d_model
+    for token in range(work.tokens):
+        row = ids[token] * model.d_model
         for i in range(first, last):
-            work.scratch[work.stream + text * model.d_model + i] = wide(model.embedding[row + i])
+            work.scratch[work.stream + token * model.d_model + i] = wide(model.embedding[row + i])
 
 
 @compiled
@@ -505,7 +464,9 @@ def norm_input(gain, model, work):
     Each thread normalises its own copy: cheaper than a second barrier.
     """
     barrier(work.barrier_state, work.parts)
-    normalise(work.scratch, work.stream, gain, work.inputs, work.normed, work.texts, model.d_model, model.eps)
+    normalise(
+        work.scratch, work.stream, gain, work.inputs, work.normed, work.tokens, model.d_model, model.eps
+    )
 
 
 @compiled
@@ -515,10 +476,10 @@ def project_and_add(which, source, width, model, work, layer):
     first, last = share_of(model.d_model, work.part, work.parts)
     memory, by = work.scratch, model.d_model
     weight = matrix(model, layer, which)
-    project(weight, first, last, work.inputs, source, work.texts, width, memory, work.branch, by)
-    for text in range(work.texts):
+    project(weight, first, last, work.inputs, source, work.tokens, width, memory, work.branch, by)
+    for token in range(work.tokens):
         for i in range(first, last):
-            memory[work.stream + text * by + i] += memory[work.branch + text * by + i]
+            memory[work.stream + token * by + i] += memory[work.branch + token * by + i]
 
 
 @compiled
@@ -532,13 +493,14 @@ def qkv_projection(model, cache, work, layer):
     for head in range(first, last):
         kind = Q if head < model.heads else K if head < model.heads + model.kv_heads else V
         number = head - (i64(0) if kind == Q else model.heads if kind == K else model.heads + model.kv_heads)
-        row, at = number * model.d_head, work.qkv + head * model.d_head
-        rows, by = row + model.d_head, num_heads * model.d_head
+        start, at = number * model.d_head, work.qkv + head * model.d_head
+        end, by, width = start + model.d_head, num_heads * model.d_head, model.d_model
         weight = matrix(model, layer, kind)
-        project(weight, row, rows, work.inputs, work.normed, work.texts, model.d_model, memory, at - row, by)
-        for text in range(work.texts):
-            place, position = at + text * by, cache.lengths[text]
-            slot = ((layer * cache.rows + text) * model.kv_heads + number) * cache.capacity + position
+        project(weight, start, end, work.inputs, work.normed, work.tokens, width, memory, at - start, by)
+        for token in range(work.tokens):
+            place, position = at + token * by, cache.positions[token]
+            row = layer * cache.rows + cache.row_of[token]
+            slot = (row * model.kv_heads + number) * cache.capacity + position
             if kind == V:
                 store(cache.values, slot * model.d_head, memory, place, model.d_head)
                 continue
@@ -553,17 +515,18 @@ def qkv_projection(model, cache, work, layer):
 
 @compiled
 def attention(model, cache, work, layer):
-    """Barrier, then attention of every query to the keys of its text."""
+    """Barrier, then attention of every token to those of its text up to itself."""
     barrier(work.barrier_state, work.parts)
     scale = ONE / np.sqrt(f32(model.d_head))
-    first, last = share_of(work.texts * model.heads, work.part, work.parts)
+    first, last = share_of(work.tokens * model.heads, work.part, work.parts)
     for one in range(first, last):
-        text, head = one // model.heads, one % model.heads
-        query = work.qkv + (text * (model.heads + 2 * model.kv_heads) + head) * model.d_head
-        row = (layer * cache.rows + text) * model.kv_heads + head // (model.heads // model.kv_heads)
+        token, head = one // model.heads, one % model.heads
+        query = work.qkv + (token * (model.heads + 2 * model.kv_heads) + head) * model.d_head
+        row = layer * cache.rows + cache.row_of[token]
+        row = row * model.kv_heads + head // (model.heads // model.kv_heads)
         attend(
             work.scratch, query, cache.keys, cache.values, row * cache.capacity * model.d_head,
-            cache.lengths[text] + 1, model.d_head, scale, work.exponentials,
+            cache.positions[token] + 1, model.d_head, scale, work.exponentials,
         )  # fmt: skip
         store(work.inputs, work.attended + one * model.d_head, work.scratch, query, model.d_head)
 
@@ -575,30 +538,32 @@ def swiglu(model, work, layer):
     first, last = share_of(d_ff, work.part, work.parts)
     for which, place in ((W1, work.gate), (W3, work.up)):
         weight = matrix(model, layer, which)
-        project(weight, first, last, work.inputs, work.normed, work.texts, width, memory, place, d_ff)
-    for text in range(work.texts):
-        for i in range(text * d_ff + first, text * d_ff + last):
+        project(weight, first, last, work.inputs, work.normed, work.tokens, width, memory, place, d_ff)
+    for token in range(work.tokens):
+        for i in range(token * d_ff + first, token * d_ff + last):
             gate = memory[work.gate + i]
             put(work.inputs, work.activated + i, gate / (ONE + exp(-gate)) * memory[work.up + i])
 
 
 def decode(
-    ids, lengths, embedding, weights, final_norm, head, keys, values, cos, sin, logits, scratch, inputs,
-    barrier_state,
-    texts, layers, d_model, heads, kv_heads, d_head, d_ff, vocabulary, rows, capacity, eps, part, parts,
+    ids, row_of, positions, wanted,
+    embedding, weights, final_norm, head, keys, values, cos, sin, logits, scratch, inputs, barrier_state,
+    tokens, num_wanted,
+    layers, d_model, heads, kv_heads, d_head, d_ff, vocabulary, rows, capacity, eps, part, parts,
 ):  # fmt: skip
-    """Compute the logits [texts, vocabulary] of the tokens after `ids`, the newest token of each text.
+    """Store the keys and values of `tokens` tokens in the cache, and compute logits of those at `wanted`.
 
-    `lengths` are the numbers of tokens before it. Keys and values of the new tokens are stored in the cache,
-    of which the first `texts` rows are in use.
-    scratch, inputs: generation_layout.scratch_size and inputs_size numbers. barrier_state: two zeros.
+    ids, row_of, positions: [tokens], each token's id, row of the cache and position in its text. The tokens
+    before it are in the cache, or in this pass.
+    wanted: [num_wanted], indices of tokens, ascending. logits: [num_wanted, vocabulary] of what follows them.
+    scratch, inputs: generation_layout.scratch_size and inputs_size numbers. barrier_state: three zeros.
     """
     model = Model(
         embedding, weights, final_norm, head, cos, sin,
         layers, d_model, heads, kv_heads, d_head, d_ff, f32(eps),
     )  # fmt: skip
-    cache = Cache(keys, values, lengths, rows, capacity)
-    work = make_workspace(scratch, inputs, barrier_state, texts, model, capacity, part, parts)
+    cache = Cache(keys, values, row_of, positions, rows, capacity)
+    work = make_workspace(scratch, inputs, barrier_state, tokens, model, capacity, part, parts)
     embed(ids, model, work)
     for layer in range(layers):
         norm_input(matrix(model, layer, NORM), model, work)
@@ -608,9 +573,12 @@ def decode(
         norm_input(matrix(model, layer, SECOND_NORM), model, work)
         swiglu(model, work, layer)
         project_and_add(W2, work.activated, d_ff, model, work, layer)
-    norm_input(final_norm, model, work)
+    barrier(work.barrier_state, work.parts)
+    for place in range(num_wanted):
+        at, to = work.stream + wanted[place] * d_model, work.normed + place * d_model
+        normalise(work.scratch, at, final_norm, work.inputs, to, 1, d_model, model.eps)
     first, last = share_of(vocabulary, part, parts)
-    project(head, first, last, inputs, work.normed, texts, d_model, logits, 0, vocabulary)
+    project(head, first, last, inputs, work.normed, num_wanted, d_model, logits, 0, vocabulary)
     return 0
 
 
@@ -730,7 +698,7 @@ def sample(
 # ---- the table ---------------------------------------------------------------------------------------
 
 _KINDS = {
-    **dict.fromkeys(("ids", "lengths", "weights", "barrier_state"), "i64*"),
+    **dict.fromkeys(("ids", "row_of", "positions", "wanted", "weights", "barrier_state"), "i64*"),
     **dict.fromkeys(("cos", "sin", "logits", "scratch", "uniforms"), "f32*"),
     **dict.fromkeys(("eps", "temperature", "top_p", "min_p"), "f64"),
     "bins": "f64*",

@@ -17,12 +17,16 @@ distinguish any two of them."""
 NUM_BINS = 1 << BIN_BITS
 
 
-def scratch_size(config: ModelConfig, texts: int, capacity: int, threads: int) -> int:
-    """Return the size of `scratch`, a decoding step's intermediate results, in float32 numbers."""
+BARRIER_SIZE = 3
+"""Numbers in a barrier's state (waiting.py)."""
+
+
+def scratch_size(config: ModelConfig, tokens: int, capacity: int, threads: int) -> int:
+    """Return the size of `scratch`, the intermediate results of a pass, in float32 numbers."""
     heads = config.num_heads + 2 * config.kv_heads
-    return texts * (2 * config.d_model + heads * config.d_head + 2 * config.d_ff) + threads * capacity
+    return tokens * (2 * config.d_model + heads * config.d_head + 2 * config.d_ff) + threads * capacity
 
 
-def inputs_size(config: ModelConfig, texts: int, threads: int) -> int:
-    """Return the size of `inputs`, a decoding step's inputs of matrix products, in numbers."""
-    return texts * (config.num_heads * config.d_head + config.d_ff + threads * config.d_model)
+def inputs_size(config: ModelConfig, tokens: int, threads: int) -> int:
+    """Return the size of `inputs`, the inputs of a pass's matrix products, in numbers."""
+    return tokens * (config.num_heads * config.d_head + config.d_ff + threads * config.d_model)

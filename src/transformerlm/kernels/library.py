@@ -57,7 +57,7 @@ class Kernel:
     """
 
     def __init__(self, name: str, address: int, parameters: Mapping[str, str], member: int) -> None:
-        self.name, self.parameters, self._address, self._member = name, dict(parameters), address, member
+        self.name, self.parameters, self.address, self._member = name, dict(parameters), address, member
         self.run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(address)
         """Function that runs the kernel on one thread, given the address of a frame."""
         self._run_part = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * 2)(address)
@@ -89,17 +89,24 @@ class Kernel:
         Args:
             values: the other arguments in order; addresses as integers, which are not checked.
         """
-        buffer = ctypes.create_string_buffer(self._layout.pack(*values))
-        frame, openmp = ctypes.addressof(buffer), _openmp()
+        frame, openmp = self.packed(*values), _openmp()
         if num_threads == 1:
-            self._run_part(frame, 0, 1)
+            self.run_part(frame, 0, 1)
         elif openmp is not None:
             start, *functions = openmp
-            task = (ctypes.c_int64 * 4)(self._address, frame, *functions)
+            task = (ctypes.c_int64 * 4)(self.address, ctypes.addressof(frame), *functions)
             start(self._member, ctypes.addressof(task), num_threads, 0)
         else:
             with ThreadPoolExecutor(num_threads) as pool:
-                list(pool.map(lambda part: self._run_part(frame, part, num_threads), range(num_threads)))
+                list(pool.map(lambda part: self.run_part(frame, part, num_threads), range(num_threads)))
+
+    def packed(self, *values: float) -> ctypes.Array[ctypes.c_char]:
+        """Return all arguments, in order, as a frame; addresses as integers, which are not checked."""
+        return ctypes.create_string_buffer(self._layout.pack(*values))
+
+    def run_part(self, frame: ctypes.Array[ctypes.c_char], part: int, parts: int) -> None:
+        """Run one thread's part of a frame's work."""
+        self._run_part(ctypes.addressof(frame), part, parts)
 
 
 def _argument(name: str, value: Array | int, kind: str) -> int:
@@ -173,6 +180,8 @@ class Library:
         self.title, self.module, self.seconds, self.metadata = title, module, seconds, metadata
         self._sources, self._packages = list(sources), [*packages, "numba", "llvmlite"]
         self._lock, self._loaded = threading.Lock(), list[Kernels]()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._unlock)
 
     @property
     def is_loaded(self) -> bool:
@@ -185,6 +194,10 @@ class Library:
             if not self._loaded:
                 self._loaded.append(self.load() or self._compile_once())
             return self._loaded[0]
+
+    def _unlock(self) -> None:
+        """Replace the lock in a forked child: a thread that held it does not exist there."""
+        self._lock = threading.Lock()
 
     def load(self) -> Kernels | None:
         """Return the kernels from disk; None if the file is missing or damaged."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import sys
 from dataclasses import dataclass
 
 from transformerlm.errors import ConfigError
@@ -17,6 +18,8 @@ _V3 = (*_V2, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 LEVELS = {"sse4": ("x86-64-v2", _V2), "avx2": ("x86-64-v3", _V3), "avx512": ("x86-64-v4", _V4)}
 """Choice -> LLVM's name of the level, and the instructions that it consists of."""
+FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine()) if sys.platform == "linux" else None
+"""Number of Linux's system call with which threads sleep until others wake them; None where there is none."""
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,20 @@ class KVCache:
             raise ValueError(f"lengths: expected at most {self._host_lengths}, got {wanted}")
         self._set_lengths(wanted)
 
+    def replace_lengths(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Declare that rows hold `lengths` tokens, which were stored in `memory` from outside."""
+        changed = dict(zip(rows, lengths, strict=True))
+        self._set_lengths([changed.get(row, length) for row, length in enumerate(self._host_lengths)])
+
+    def grow(self, capacity: int) -> None:
+        """Enlarge the cache to `capacity` tokens a row. `memory` moves, and `lengths` stay."""
+        for name in ("_keys", "_values"):
+            old = getattr(self, name)
+            layers, rows, heads, _, d_head = old.shape
+            new = torch.zeros(layers, rows, heads, capacity, d_head, device=old.device, dtype=old.dtype)
+            new[:, :, :, : old.shape[3]] = old
+            setattr(self, name, new)
+
     def put(self, rows: Sequence[int], other: KVCache, other_rows: Sequence[int]) -> None:
         """Replace some rows by those of another cache, which may be smaller; one may go to several rows.
 

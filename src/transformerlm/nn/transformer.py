@@ -90,6 +90,18 @@ class TransformerLM(nn.Module):
         self.head = Linear(config.d_model, config.vocabulary_rows, device, dtype)
         self._tie()
 
+    @classmethod
+    def uninitialized(
+        cls, config: ModelConfig, *, backend: str = "auto", device: torch.device | str = "cpu"
+    ) -> Self:
+        """A float32 model whose weights have memory and no values yet: they are to be loaded.
+
+        Nothing is drawn, which takes longer than loading, and torch's generator stays as it is.
+        """
+        model = cls(config, backend=backend, device="meta")
+        # Module.to_empty would do the same, but imports torch's compiler for "meta": a second or two.
+        return model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
+
     def forward(self, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Ids [batch, T] -> logits [batch, T, vocab_size] of the token that follows each position.
 

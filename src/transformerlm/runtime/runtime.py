@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from transformerlm.config import ModelConfig, RuntimeConfig
-from transformerlm.kernels.dispatch import keep_freed_memory, num_threads
+from transformerlm.kernels.dispatch import compute_on_one_thread_after_forks, keep_freed_memory, num_threads
 from transformerlm.progress import Reporter
 from transformerlm.runtime.device import DTYPES, resolve_device
 from transformerlm.runtime.precision import Precision, choose_precision
@@ -53,9 +53,12 @@ class Runtime:
     def of(cls, config: RuntimeConfig, precision: Precision) -> Runtime:
         """Resolve [runtime] with a precision that has been chosen.
 
+        Nothing in the process changes; for its forked children see `compute_on_one_thread_after_forks`.
+
         Raises:
             ConfigError: this machine does not have the device asked for.
         """
+        compute_on_one_thread_after_forks()
         device, dtype = resolve_device(config.device), DTYPES[precision.name]
         # The kernels do not support float16, and torch.compile generates its own.
         can_serve = device.type == "cpu" and dtype != torch.float16 and not config.compile

@@ -165,8 +165,10 @@ class Assembly:
     def make_trainer(self, runtime: Runtime, found: Checkpoint | None) -> Trainer:
         """Return the run's trainer, restored from the checkpoint to resume from, or new."""
         config, ranks = self.config, self.ranks
+        are_loaded = found is not None or config.training.start_from is not None
         with ranks.collective_errors():
-            trainer = Trainer(config, self.data, self.run, runtime, self.reporter, ranks=ranks)
+            where = self.run, runtime, self.reporter
+            trainer = Trainer(config, self.data, *where, ranks=ranks, draw_weights=not are_loaded)
         if found:
             trainer.restore(found)
         elif config.training.start_from is not None:

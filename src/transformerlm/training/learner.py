@@ -56,17 +56,27 @@ class Learner:
     On several ranks each has one, with an equally seeded generator, and all call the same methods in the same
     order, each with its share of the batch.
 
+    Args:
+        draw_weights: False if weights will be loaded: they have no values until then.
+
     Raises:
         ConfigError: the ranks cannot share the batch equally.
     """
 
     def __init__(
-        self, config: TrainConfig, runtime: Runtime, reporter: Reporter, ranks: Ranks = SINGLE_PROCESS
+        self,
+        config: TrainConfig,
+        runtime: Runtime,
+        reporter: Reporter,
+        ranks: Ranks = SINGLE_PROCESS,
+        *,
+        draw_weights: bool = True,
     ) -> None:
         self.config, self.runtime, self.reporter, self.ranks = config, runtime, reporter, ranks
         self.parallelism = make_parallelism(config.runtime.sharding, ranks)
         share = share_of_batch(config, ranks.size)
-        self.model = TransformerLM(config.model, backend=config.runtime.attention, device=runtime.device)
+        make_model = TransformerLM if draw_weights else TransformerLM.uninitialized
+        self.model = make_model(config.model, backend=config.runtime.attention, device=runtime.device)
         if config.runtime.activation_checkpointing:
             checkpoint_activations(self.model)
         self.loss = NextTokenLoss(self.model)
@@ -230,7 +240,8 @@ class Learner:
         state = self.model_state()
         if not self.ranks.is_main:
             return self.model
-        model = TransformerLM(self.config.model, backend=self.model.backend, device=self.runtime.device)
+        backend, device = self.model.backend, self.runtime.device
+        model = TransformerLM.uninitialized(self.config.model, backend=backend, device=device)
         model.load_state_dict(state)
         if self.runtime.kernels:
             use_kernels_(model)

@@ -45,6 +45,7 @@ class Trainer:
     Args:
         config: with a known `model.vocab_size`.
         now: clock in seconds, for a budget in time.
+        draw_weights: False if weights will be loaded before the first step.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class Trainer:
         reporter: Reporter,
         now: Callable[[], float] = time.perf_counter,
         ranks: Ranks = SINGLE_PROCESS,
+        *,
+        draw_weights: bool = True,
     ) -> None:
         self.config, self.data, self.run, self.runtime, self.reporter = config, data, run, runtime, reporter
         self.ranks = ranks
-        self.learner = Learner(config, runtime, reporter, ranks)
+        self.learner = Learner(config, runtime, reporter, ranks, draw_weights=draw_weights)
         self.model = self.learner.model
         size, context_length = config.training.batch_size, config.model.context_length
         order, seed = config.training.batch_order, config.runtime.seed
