@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from transformerlm.config.conversion import ExportSection, ImportModelSection
 from transformerlm.config.data import CorpusConfig, DataConfig, TokenizerConfig
 from transformerlm.config.evaluation import EvalSection
-from transformerlm.config.generation import GenerationConfig, InferSection
+from transformerlm.config.generation import NOTHING_TO_START_FROM, GenerationConfig, InferSection
 from transformerlm.config.logging import LoggingConfig, TrainLoggingConfig, WandbConfig
 from transformerlm.config.model import ModelConfig
 from transformerlm.config.optimizer import OptimizerConfig, ScheduleConfig
@@ -53,7 +53,7 @@ class TrainConfig(Section):
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield a batch that is too large to count, and a warm-up longer than the schedule."""
+        """Yield a batch that is too large to count, a warm-up longer than the schedule, an empty sample."""
         tokens = self.training.batch_size * self.model.context_length
         if tokens > MAX_TOKENS_PER_STEP:
             what = f"expected at most {MAX_TOKENS_PER_STEP // self.model.context_length}"
@@ -62,6 +62,9 @@ class TrainConfig(Section):
         if steps is not None and warmup_steps >= steps:
             what = f"expected fewer than the schedule's {steps} steps, got {warmup_steps}"
             yield Problem(Key("schedule", "warmup_steps"), what)
+        begins = self.generation.bos_token or self.generation.eos_token
+        if "" in self.generation.prompts and not begins:  # for the samples at the end of the run
+            yield Problem(Key("generation", "prompts"), NOTHING_TO_START_FROM)
 
     @property
     def schedule_steps(self) -> int | None:

@@ -7,10 +7,10 @@ same logits and token ids from it; without them it is only read back. If a check
 from __future__ import annotations
 
 import copy
-import dataclasses
 from pathlib import Path
 from typing import Any
 
+from transformerlm.checkpoint.own_settings import own_table
 from transformerlm.checkpoint.run_directory import IMPORTED_FROM, environment
 from transformerlm.checkpoint.store import write_checkpoint
 from transformerlm.config import (
@@ -29,7 +29,7 @@ from transformerlm.errors import CheckpointError, ConfigError, Key
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.progress import Reporter
-from transformerlm.schema import from_dict, to_dict, to_toml
+from transformerlm.schema import to_dict, to_toml
 from transformerlm.storage.files import committed_directory, committed_file
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
@@ -57,7 +57,7 @@ def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporte
     refuse_existing(output, Key("export", "output"))
     config, state = lm.model.config, lm.model.state_dict()
     with committed_directory(output) as temporary:
-        write_folder(temporary, config, state, lm.tokenizer, eos_token_of(lm), generation_of(lm), dtype)
+        write_folder(temporary, config, state, lm.tokenizer, eos_token_of(lm), lm.generation, dtype)
         found = _check_folder(temporary, _rounded(lm.model, dtype, 1), lm.tokenizer)
     kind = ARCHITECTURES["qwen3" if config.qk_norm else "llama"]
     reporter.say(f"exported: {output}: {kind}, {num_parameters(config):,} parameters in {dtype}")
@@ -140,19 +140,8 @@ def run_config(folder: Folder, run_dir: Path) -> TrainConfig:
 def eos_token_of(lm: LanguageModel) -> str | None:
     """Return the special token that ends a model's texts: [generation]'s, or else the document separator."""
     known = list(lm.tokenizer.special_token_ids)
-    candidates = generation_of(lm).eos_token, _config_table(lm, "data").get("document_separator")
+    candidates = lm.generation.eos_token, own_table(lm.checkpoint.about, "data").get("document_separator")
     return next((token for token in candidates if token in known), None)
-
-
-def generation_of(lm: LanguageModel) -> GenerationConfig:
-    """Return [generation] of the config that a model was trained with, without keys unknown to this version.
-
-    Raises:
-        ConfigError: a value that is not allowed.
-    """
-    known = {field.name for field in dataclasses.fields(GenerationConfig)}
-    values = {key: value for key, value in _config_table(lm, "generation").items() if key in known}
-    return from_dict(GenerationConfig, values, str(lm.checkpoint.path))
 
 
 def refuse_existing(path: Path, key: Key, *, folder_may_be_empty: bool = True) -> None:
@@ -160,13 +149,6 @@ def refuse_existing(path: Path, key: Key, *, folder_may_be_empty: bool = True) -
     if path.exists() and not (folder_may_be_empty and path.is_dir() and not any(path.iterdir())):
         what = f"expected a path where there is nothing, got {path}; remove it, or choose another"
         raise ConfigError(what, key=key)
-
-
-def _config_table(lm: LanguageModel, table: str) -> dict[str, Any]:
-    """Return a table of the config that a model was trained with, or an empty one if it is not known."""
-    config = lm.checkpoint.about.get("config")
-    found = config.get(table) if isinstance(config, dict) else None
-    return found if isinstance(found, dict) else {}
 
 
 def _about(folder: Folder, config: TrainConfig) -> dict[str, Any]:
