@@ -92,7 +92,15 @@ def test_out_and_in_again_is_the_same_to_the_bit(exported, tmp_path):
 
 
 def huggingface(
-    transformers, folder, kind="Llama", seed=0, max_shard_size="5GB", dtype=torch.float32, **changes
+    transformers,
+    folder,
+    kind="Llama",
+    seed=0,
+    max_shard_size="5GB",
+    dtype=torch.float32,
+    said_dtype=None,
+    key="torch_dtype",
+    **changes,
 ):
     """A folder as transformers writes it, of a model that it has drawn."""
     settings = {
@@ -109,12 +117,18 @@ def huggingface(
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     tokenizer().export_tokenizer_json(folder)
+    if said_dtype:
+        values = json.loads((folder / "config.json").read_text())
+        values.pop("dtype")
+        (folder / "config.json").write_text(json.dumps(values | {key: said_dtype}))
     return folder
 
 
 THEIR_MODELS = {
     "Llama, tied, in many files": {"tie_word_embeddings": True, "max_shard_size": "20KB"},
     "Llama in bfloat16": {"dtype": torch.bfloat16},
+    "Llama in float32 that says bfloat16": {"said_dtype": "bfloat16"},
+    "Llama in float16 that says bfloat16": {"dtype": torch.float16, "said_dtype": "bfloat16", "key": "dtype"},
     "Llama with more rows": {"vocab_size": 400, "dtype": torch.float16},
     "Qwen3": {"kind": "Qwen3", "rope_parameters": {"rope_type": "default", "rope_theta": 777.0}},
     "Mistral with a window that is none": {"kind": "Mistral", "sliding_window": 64},
@@ -128,12 +142,12 @@ def test_in_and_out_again_is_the_same_to_the_bit(name, tmp_path, transformers):
     import_folder(source, tmp_path / "run", heard)
     assert "transformers" in heard.lines[-1]
     lm = LanguageModel.load(tmp_path / "run", EXACT)
-    before = transformers.AutoModelForCausalLM.from_pretrained(source)
+    dtype = options.get("dtype", torch.float32)
+    before = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     ids = torch.randint(tokenizer().vocab_size, (2, 64))
     with torch.inference_mode():
         assert_close(lm.model(ids), copy.deepcopy(before).float()(ids).logits, rtol=0, atol=1e-5)
-    dtype = str(options.get("dtype", torch.float32)).removeprefix("torch.")
-    export_folder(lm, tmp_path / "back", dtype, SilentReporter())
+    export_folder(lm, tmp_path / "back", str(dtype).removeprefix("torch."), SilentReporter())
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back").state_dict()
     assert before.state_dict().keys() == theirs.keys()
     for key, tensor in before.state_dict().items():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.small_models import END, VARIANTS, language_model, random_model, tokenizer
+from transformerlm.config import GPT2_PATTERN
 from transformerlm.conversion import gguf as gguf_file
 from transformerlm.conversion.convert import export_gguf
 from transformerlm.conversion.hf_layout import tensor_specs
@@ -17,6 +18,24 @@ from transformerlm.progress import SilentReporter
 from transformerlm.tokenizer import Tokenizer
 
 gguf = pytest.importorskip("gguf")
+
+
+LLAMA3 = next(pattern for pattern, (name, _) in gguf_file.PATTERNS.items() if name == "llama-bpe")
+
+
+SPECIAL = list(tokenizer().special_token_ids)
+
+
+def with_a_word(pattern, *, whole_words):
+    """A tokenizer with a token that no merge makes."""
+    learned = tokenizer(pattern)
+    ordinary = [
+        token
+        for token in learned.vocab.values()
+        if token.decode(errors="replace") not in learned.special_token_ids
+    ]
+    vocab = dict(enumerate([*ordinary, b"they"]))
+    return Tokenizer(vocab, learned.merges, [END], pattern=pattern, whole_words=whole_words)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -100,14 +119,23 @@ def test_matrices_in_sixteen_bits_and_norms_in_float32(dtype, variant, tmp_path)
 @pytest.mark.parametrize("pattern", gguf_file.PATTERNS, ids=[name for name, _ in gguf_file.PATTERNS.values()])
 def test_llama_cpp_divides_text_by_each_pattern_as_this_package_does(pattern, tmp_path):
     llama_cpp = pytest.importorskip("llama_cpp")
-    learned, (_, whole_words) = tokenizer(pattern), gguf_file.PATTERNS[pattern]
-    own = Tokenizer(learned.vocab, learned.merges, [END], pattern=pattern, whole_words=whole_words)
+    learned = tokenizer(pattern)
+    own = Tokenizer(learned.vocab, learned.merges, SPECIAL, pattern=pattern)
     lm, path = language_model(own, vocab_size=own.vocab_size), tmp_path / "model.gguf"
     export_gguf(lm, path, "float32", SilentReporter())
     peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     numbers = "1 12 123 1234 12345 1'234 don't DON'T\n\n \r\n\t x  y   z (a)[b]{c} !? ... naïve 中文\n"
     for text in [*TEXTS, numbers, " " * 9, "\n \n", END + numbers + END]:
         assert peer.tokenize(text.encode(), add_bos=False, special=True) == own.encode(text), text
+
+
+@pytest.mark.parametrize("pattern", gguf_file.PATTERNS, ids=[name for name, _ in gguf_file.PATTERNS.values()])
+@pytest.mark.parametrize("whole_words", [True, False])
+def test_whole_words_do_not_matter_where_merges_make_every_token(pattern, whole_words):
+    learned, (name, _) = tokenizer(pattern), gguf_file.PATTERNS[pattern]
+    own = Tokenizer(learned.vocab, learned.merges, SPECIAL, pattern=pattern, whole_words=whole_words)
+    found = made(language_model(own, vocab_size=own.vocab_size))
+    assert found.fields["tokenizer.ggml.pre"] == name
 
 
 def made(lm, **changes):
@@ -123,8 +151,12 @@ def made(lm, **changes):
             r"\[tokenizer\].pattern: expected that of gpt-2, ",
         ),
         (
-            {"tokenizer": Tokenizer(tokenizer().vocab, tokenizer().merges, [END], whole_words=True)},
-            "whole_words: with the pattern of gpt-2 .*; expected False, got True",
+            {"tokenizer": with_a_word(LLAMA3, whole_words=False)},
+            "whole_words: with the pattern of llama-bpe whole words are taken as they are there",
+        ),
+        (
+            {"tokenizer": with_a_word(GPT2_PATTERN, whole_words=True)},
+            "whole_words: with the pattern of gpt-2 whole words are merged .*; b'they' would get other ids",
         ),
         ({"eos_token": None}, "none of its special tokens ends a text"),
     ],

@@ -30,6 +30,8 @@ from transformerlm.conversion.hf_layout import tensor_specs, to_theirs
 from transformerlm.conversion.parity import FLOAT32_TOLERANCE, MAX_TOKENS, Encode, Logits
 from transformerlm.errors import CheckpointError, ConfigError, DataError, Key
 from transformerlm.tokenizer import Tokenizer
+from transformerlm.tokenizer.formats.compatibility import find_unmade_token
+from transformerlm.tokenizer.formats.tokenizer_json_reader import GPT2_BETWEEN_DIGITS
 from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
 
 NAMES = {
@@ -55,6 +57,7 @@ _LLAMA3 = (
 )
 PATTERNS = {
     GPT2_PATTERN: ("gpt-2", False),
+    GPT2_BETWEEN_DIGITS: ("smollm", False),
     _LLAMA3: ("llama-bpe", True),
     _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"): ("qwen2", False),
 }
@@ -217,16 +220,18 @@ def _model_fields(config: ModelConfig, architecture: str, vocab_size: int) -> di
 
 
 def _pattern_name(tokenizer: Tokenizer) -> str:
-    """Return llama.cpp's name of the tokenizer's pattern, after checking its `whole_words` setting."""
+    """Return llama.cpp's name of the tokenizer's pattern, after checking its treatment of whole words."""
     pattern, takes_whole_words = PATTERNS.get(tokenizer.pretokenizer.pattern, (None, False))
     if pattern is None:
         known = ", ".join(name for name, _ in PATTERNS.values())
         what = f"[tokenizer].pattern: expected that of {known}, got {tokenizer.pretokenizer.pattern!a:.80}"
         raise _refusal(what)
     if tokenizer.whole_words != takes_whole_words:
-        words = {True: "whole words are taken as they are", False: "whole words are merged like others"}
-        what = f"with the pattern of {pattern} {words[takes_whole_words]} there"
-        raise _refusal(f"whole_words: {what}; expected {takes_whole_words}, got {tokenizer.whole_words}")
+        token = find_unmade_token(tokenizer.vocab, tokenizer.merges, tokenizer.special_token_ids)
+        if token is not None:
+            words = {True: "whole words are taken as they are", False: "whole words are merged like others"}
+            what = f"with the pattern of {pattern} {words[takes_whole_words]} there"
+            raise _refusal(f"whole_words: {what}, and here not; {token!r} would get other ids")
     return pattern
 
 

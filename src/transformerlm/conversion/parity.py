@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -148,8 +149,11 @@ def transformers_logits(folder: Path) -> Logits:
     Returns:
         A function from token ids to logits.
     """
-    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    model = _transformers().AutoModelForCausalLM.from_pretrained(folder, **options).float().eval()
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+    # Left to itself, transformers rounds the weights to the precision that config.json names.
+    major = int(importlib.metadata.version("transformers").partition(".")[0])
+    options |= {"dtype" if major >= 5 else "torch_dtype": torch.float32}
+    model = _transformers().AutoModelForCausalLM.from_pretrained(folder, **options).eval()
 
     def logits(ids: list[int]) -> Tensor:
         found: Tensor = model(torch.tensor([ids], dtype=torch.long, device="cpu")).logits[0]

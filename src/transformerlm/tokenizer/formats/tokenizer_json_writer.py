@@ -18,7 +18,6 @@ from transformerlm.tokenizer.bpe import NUM_BYTES
 from transformerlm.tokenizer.formats.compatibility import (
     IncompatibleTokenizerError,
     check_pattern,
-    merges_for,
 )
 from transformerlm.tokenizer.formats.gpt2_files import token_to_text
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
@@ -102,15 +101,14 @@ def _pre_tokenizer(pattern: str, byte_level: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model(tokenizer: TokenizerDefinition) -> dict[str, Any]:
-    merges = merges_for(_PROGRAM, tokenizer.merges)
-    ordinary = {*_BYTES, *(left + right for left, right in merges)}
+    ordinary = {*_BYTES, *(left + right for left, right in tokenizer.merges)}
     special = set(tokenizer.special_token_ids.values())
     vocab = {
         _special_key(token, ordinary) if token_id in special else token_to_text(token): token_id
         for token_id, token in sorted(tokenizer.vocab.items())
     }
     # Every version of tokenizers reads merges as "left right"; newer ones also as lists of two.
-    spelled = [f"{token_to_text(left)} {token_to_text(right)}" for left, right in merges]
+    spelled = [f"{token_to_text(left)} {token_to_text(right)}" for left, right in tokenizer.merges]
     unused = dict.fromkeys(["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"])
     flags = {"fuse_unk": False, "byte_fallback": False, "ignore_merges": tokenizer.whole_words}
     return {"type": "BPE", **unused, **flags, "vocab": vocab, "merges": spelled}
