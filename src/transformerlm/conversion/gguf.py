@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transformerlm.config import GPT2_PATTERN, ModelConfig
+from transformerlm.config import GPT2_PATTERN, GenerationConfig, ModelConfig
 from transformerlm.conversion.hf_folder import cast
 from transformerlm.conversion.hf_layout import tensor_specs, to_theirs
 from transformerlm.conversion.parity import FLOAT32_TOLERANCE, MAX_TOKENS, Encode, Logits
@@ -32,7 +32,7 @@ from transformerlm.errors import CheckpointError, ConfigError, DataError, Key
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.formats.compatibility import find_unmade_token
 from transformerlm.tokenizer.formats.tokenizer_json_reader import GPT2_BETWEEN_DIGITS
-from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
+from transformerlm.tokenizer.formats.tokenizer_json_writer import token_roles, tokenizer_json
 
 NAMES = {
     "embedding": "token_embd",
@@ -88,6 +88,7 @@ def make(
     tokenizer: Tokenizer,
     eos_token: str | None,
     dtype: str = "float32",
+    generation: GenerationConfig | None = None,
 ) -> Contents:
     """Return the contents of the GGUF file of a model.
 
@@ -97,6 +98,7 @@ def make(
         tokenizer: the model's.
         eos_token: the special token that ends a text.
         dtype: of the matrices: float32, float16 or bfloat16.
+        generation: the model's, of which the token that begins a text and one further end are taken.
 
     Raises:
         ConfigError: the package gguf is not installed.
@@ -107,7 +109,8 @@ def make(
     architecture = "qwen3" if config.qk_norm else "llama"
     fields = _model_fields(config, architecture, tokenizer.vocab_size)
     fields |= {"general.file_type": int(gguf.LlamaFileType[_FILE_TYPES[dtype]])}
-    fields |= _tokenizer_fields(tokenizer, eos_token, gguf)
+    fields |= _tokenizer_fields(tokenizer, gguf)
+    fields |= _role_fields(tokenizer, eos_token, generation or GenerationConfig())
     tensors = {}
     for spec in tensor_specs(config):
         if spec.ours == "head.weight" and config.tie_embeddings:
@@ -235,27 +238,36 @@ def _pattern_name(tokenizer: Tokenizer) -> str:
     return pattern
 
 
-def _tokenizer_fields(tokenizer: Tokenizer, eos_token: str | None, gguf: Any) -> dict[str, Any]:
+def _tokenizer_fields(tokenizer: Tokenizer, gguf: Any) -> dict[str, Any]:
     pattern = _pattern_name(tokenizer)
-    if eos_token is None:
-        raise _refusal("none of its special tokens ends a text, and another token would be taken for one")
     model = json.loads(tokenizer_json(tokenizer))["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
     special = set(tokenizer.special_token_ids.values())
     normal, control = int(gguf.TokenType.NORMAL), int(gguf.TokenType.CONTROL)
     types = [control if token_id in special else normal for token_id in range(len(tokens))]
-    eos = tokenizer.special_token_ids[eos_token]
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pattern,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": model["merges"],
-        "tokenizer.ggml.bos_token_id": eos,
-        "tokenizer.ggml.eos_token_id": eos,
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.ggml.add_eos_token": False,
     }
+
+
+def _role_fields(tokenizer: Tokenizer, eos_token: str | None, generation: GenerationConfig) -> dict[str, Any]:
+    """Return the fields about tokens that begin and end a text, and what else is kept with the tokenizer."""
+    if eos_token is None:
+        raise _refusal("none of its special tokens ends a text, and another token would be taken for one")
+    roles = token_roles(tokenizer, eos_token, generation.bos_token or None)
+    keys = {"bos_token_id": "bos_token", "eos_token_id": "eos_token", "padding_token_id": "pad_token"}
+    ids = tokenizer.special_token_ids
+    fields: dict[str, Any] = {f"tokenizer.ggml.{key}": ids[roles[role]] for key, role in keys.items()}
+    if generation.stop_tokens:  # llama.cpp has one more end of texts than eos, the end of a turn
+        fields["tokenizer.ggml.eot_token_id"] = ids[generation.stop_tokens[0]]
+    if isinstance(roles.get("chat_template"), str):
+        fields["tokenizer.chat_template"] = roles["chat_template"]
+    add_bos = bool(generation.bos_token)
+    return fields | {"tokenizer.ggml.add_bos_token": add_bos, "tokenizer.ggml.add_eos_token": False}
 
 
 def _add_field(writer: Any, key: str, value: Any) -> None:

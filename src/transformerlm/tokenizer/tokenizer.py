@@ -23,6 +23,7 @@ from transformerlm.tokenizer.encode import PythonEncoder
 from transformerlm.tokenizer.encode_kernels import KernelEncoder
 from transformerlm.tokenizer.formats import gpt2_files
 from transformerlm.tokenizer.formats.text_file import FileError
+from transformerlm.tokenizer.formats.tokenizer_config import kept_settings, read_tokenizer_config
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON, read_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
 from transformerlm.tokenizer.offsets import character_offsets
@@ -54,6 +55,8 @@ class Tokenizer:
         pattern: pre-tokenization pattern, in the syntax of the `regex` package.
         whole_words: a pre-token that is a token is not divided, even if the merges do not produce it
             (`ignore_merges` in Hugging Face's files, used by Llama 3).
+        tokenizer_config: settings that change no ids and are kept for other programs, under their names in
+            Hugging Face's `tokenizer_config.json`: `pad_token`, `chat_template` and such.
 
     Raises:
         DataError: a vocabulary or merges that cannot be used.
@@ -68,6 +71,7 @@ class Tokenizer:
         *,
         pattern: str = GPT2_PATTERN,
         whole_words: bool = False,
+        tokenizer_config: Mapping[str, Any] | None = None,
     ) -> None:
         fault = find_vocab_fault([(token, token_id) for token_id, token in vocab.items()])
         if fault:
@@ -83,6 +87,9 @@ class Tokenizer:
         }
         self.vocab: Vocab = {token_id: token for token, token_id in self._id_of.items()}
         self.whole_words = whole_words
+        self.tokenizer_config: Mapping[str, Any] = kept_settings(
+            tokenizer_config or {}, self.special_token_ids
+        )
         self.merges: Merges = [(left, right) for left, right in merges]
         self.dtype = id_dtype(self.vocab_size)
         self._python_bytes = 0
@@ -96,6 +103,7 @@ class Tokenizer:
         *,
         pattern: str = GPT2_PATTERN,
         whole_words: bool = False,
+        tokenizer_config: Mapping[str, Any] | None = None,
     ) -> Tokenizer:
         """Load a `vocab.json` and a `merges.txt` in GPT-2's formats.
 
@@ -104,7 +112,8 @@ class Tokenizer:
         """
         vocab = gpt2_files.read_vocab(vocab_path, special_tokens or ())
         merges = gpt2_files.read_merges(merges_path, vocab)
-        return cls(vocab, merges, special_tokens, pattern=pattern, whole_words=whole_words)
+        settings: dict[str, Any] = {"pattern": pattern, "whole_words": whole_words}
+        return cls(vocab, merges, special_tokens, **settings, tokenizer_config=tokenizer_config)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -115,6 +124,7 @@ class Tokenizer:
         """
         parts = read_tokenizer_json(path)
         settings: dict[str, Any] = {"pattern": parts.pattern, "whole_words": parts.whole_words}
+        settings |= {"tokenizer_config": read_tokenizer_config(Path(path).parent)}
         return cls(parts.vocab, parts.merges, parts.special_tokens, **settings)
 
     @classmethod
@@ -137,6 +147,7 @@ class Tokenizer:
             merges = gpt2_files.read_merges(merges_path, vocab)
             return cls(vocab, merges, gpt2_files.special_tokens_of(vocab, merges, merges_path))
         settings: dict[str, Any] = {"pattern": manifest.pattern, "whole_words": manifest.whole_words}
+        settings |= {"tokenizer_config": read_tokenizer_config(folder)}
         try:
             tokenizer = cls.from_files(vocab_path, merges_path, manifest.special_tokens, **settings)
         except ConfigError as error:
@@ -147,6 +158,8 @@ class Tokenizer:
 
     def save(self, directory: str | Path, made_from: Mapping[str, Any] | None = None) -> None:
         """Write `vocab.json`, `merges.txt` and `manifest.json` into `directory`.
+
+        If there is a `tokenizer_config`, also `tokenizer_config.json`.
 
         Args:
             made_from: origin of the tokenizer (corpus, settings); stored in the manifest.
@@ -159,7 +172,7 @@ class Tokenizer:
             fingerprint=self.fingerprint,
             made_from=dict(made_from or {}),
         )
-        gpt2_files.write_tokenizer(directory, self.vocab, self.merges, manifest)
+        gpt2_files.write_tokenizer(directory, self.vocab, self.merges, manifest, self.tokenizer_config)
 
     def export_tokenizer_json(self, directory: str | Path, *, eos_token: str | None = None) -> None:
         """Write a folder for `tokenizers` and `transformers.AutoTokenizer`; see `write_tokenizer_json`."""
@@ -265,7 +278,8 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[Any, ...]]:
         # Without the encoders and their caches: a worker process builds its own.
-        make = functools.partial(Tokenizer, pattern=self.pretokenizer.pattern, whole_words=self.whole_words)
+        settings: dict[str, Any] = {"pattern": self.pretokenizer.pattern, "whole_words": self.whole_words}
+        make = functools.partial(Tokenizer, **settings, tokenizer_config=self.tokenizer_config)
         return make, (self.vocab, self.merges, list(self.special_token_ids))
 
     def _fingerprints(self) -> Iterator[str]:
