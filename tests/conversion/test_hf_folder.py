@@ -169,7 +169,24 @@ def written(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
 WRONG_FOLDERS = {
+    "a pointer in place of the weights": (
+        written("model.safetensors", POINTER),
+        CheckpointError,
+        r"model\.safetensors: .*a git-lfs pointer .* git lfs pull",
+    ),
+    "a pointer in place of the tokenizer": (
+        written("tokenizer.json", POINTER),
+        DataError,
+        r"tokenizer\.json: a git-lfs pointer .* git lfs pull",
+    ),
+    "a pointer in place of the config": (
+        written("config.json", POINTER),
+        CheckpointError,
+        r"config\.json: .*a git-lfs pointer .* git lfs pull",
+    ),
     "no folder": (shutil.rmtree, CheckpointError, r"expected a folder with config\.json"),
     "no config": (lambda f: (f / "config.json").unlink(), CheckpointError, r"config\.json: No such file"),
     "a config that is none": (written("config.json", b"[1]"), CheckpointError, "expected a JSON object, got"),

@@ -39,7 +39,7 @@ from transformerlm.language_model import MAX_CONTEXT_LENGTH
 from transformerlm.runtime import DTYPES
 from transformerlm.storage.safetensors import DeferredTensor, read_entries, read_tensor, tensor_chunks
 from transformerlm.storage.safetensors_header import Entry
-from transformerlm.storage.untrusted import open_regular, printable
+from transformerlm.storage.untrusted import LFS_ADVICE, LFS_POINTER, open_regular, printable
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.formats.tokenizer_config import read_added_prefix, read_tokenizer_config
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
@@ -232,6 +232,8 @@ def read_json(path: Path) -> dict[str, Any]:
             content = file.read(MAX_JSON_BYTES + 1)
         if len(content) > MAX_JSON_BYTES:
             raise ValueError(f"expected at most {MAX_JSON_BYTES:,} bytes, got more")
+        if content.startswith(LFS_POINTER):
+            raise ValueError(LFS_ADVICE)
         values = json.loads(content)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None

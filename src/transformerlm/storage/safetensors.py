@@ -30,7 +30,7 @@ from transformerlm.storage.safetensors_header import (
     make_header,
     parse_header,
 )
-from transformerlm.storage.untrusted import open_regular, printable
+from transformerlm.storage.untrusted import LFS_ADVICE, LFS_POINTER, open_regular, printable
 
 _CHUNK_BYTES = 2**20
 
@@ -167,7 +167,11 @@ def _checked_header(file: BinaryIO, name: str) -> tuple[list[Entry], dict[str, s
 def _read_header(file: BinaryIO, size: int) -> tuple[list[Entry], dict[str, str]]:
     if size < 8:
         raise ValueError(f"expected at least 8 bytes, got {size}")
-    length = int.from_bytes(file.read(8), "little")
+    beginning = file.read(min(size, len(LFS_POINTER)))
+    if beginning == LFS_POINTER:
+        raise ValueError(LFS_ADVICE)
+    file.seek(8 - len(beginning), os.SEEK_CUR)
+    length = int.from_bytes(beginning[:8], "little")
     check_length(length, min(size - 8, MAX_HEADER_BYTES))
     return parse_header(file.read(length), size - 8 - length)
 
