@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.small_models import END, VARIANTS, language_model, random_model, tokenizer
-from transformerlm.config import GPT2_PATTERN
+from transformerlm.config import GPT2_PATTERN, GenerationConfig
 from transformerlm.conversion import gguf as gguf_file
 from transformerlm.conversion.convert import export_gguf
 from transformerlm.conversion.hf_layout import tensor_specs
@@ -103,6 +103,31 @@ def test_llama_cpp_writes_the_same_greedy_tokens(exported):
                 break
             theirs.append(token_id)
         assert theirs == ours
+
+
+class Heard(SilentReporter):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, message):
+        self.lines.append(message)
+
+
+def test_what_begins_and_ends_a_text_is_in_the_file_and_what_is_not_is_named(tmp_path):
+    settings = {"pad_token": "<|user|>", "chat_template": "{{ messages }}"}
+    own = Tokenizer(tokenizer().vocab, tokenizer().merges, SPECIAL, tokenizer_config=settings)
+    generation = GenerationConfig(bos_token="<|user|>", stop_tokens=("<|user|>", END), stop=("\n\n",))
+    heard, path = Heard(), tmp_path / "model.gguf"
+    export_gguf(language_model(own, generation=generation), path, "float32", heard)
+    fields = {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
+    user, end = (own.special_token_ids[token] for token in ("<|user|>", END))
+    found = [fields[f"tokenizer.ggml.{key}_token_id"] for key in ("bos", "eos", "eot", "padding")]
+    assert found == [user, end, user, user]
+    assert (fields["tokenizer.ggml.add_bos_token"], fields["tokenizer.chat_template"]) == (
+        True,
+        "{{ messages }}",
+    )
+    assert heard.lines[-1].endswith(rf"a GGUF file cannot hold: '{END}', '\n\n'")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -99,6 +99,10 @@ def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter)
     size = f"{num_parameters(lm.model.config):,} parameters in {dtype}"
     reporter.say(f"exported: {output}: {contents.architecture}, {size}")
     reporter.say(f"checked: {found}")
+    if left_out := (*lm.generation.stop_tokens[1:], *lm.generation.stop):
+        reporter.say(
+            f"not taken over: ends of texts that a GGUF file cannot hold: {', '.join(map(repr, left_out))}"
+        )
 
 
 def import_folder(source: Path, run_dir: Path, reporter: Reporter) -> None:
