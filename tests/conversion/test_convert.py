@@ -251,11 +251,18 @@ def test_a_prompt_that_begins_otherwise_in_transformers_is_found_out(tmp_path, m
     assert not (tmp_path / "run").exists()
 
 
-def test_texts_of_several_lengths_are_filled_up_in_transformers(exported, transformers):
-    peer = transformers.AutoTokenizer.from_pretrained(exported[1])
-    found = peer(["x", "The fox, they've said,"], padding=True)
-    assert {len(ids) for ids in found.input_ids} == {len(found.input_ids[1])}
-    assert sum(found.attention_mask[0]) == len(exported[0].tokenizer.encode("x"))
+def test_texts_of_several_lengths_are_filled_up_and_continued_together(exported, peer, transformers):
+    encode = transformers.AutoTokenizer.from_pretrained(exported[1])
+    texts = ["x", "The fox, they've said,"]
+    together = encode(texts, padding=True, return_tensors="pt")
+    assert together.attention_mask.sum(1).tolist() == [
+        len(exported[0].tokenizer.encode(text)) for text in texts
+    ]
+    found = peer.generate(**together, max_new_tokens=12, do_sample=False)[:, together.input_ids.shape[1] :]
+    for text, ids in zip(texts, found, strict=True):
+        alone = encode(text, return_tensors="pt")
+        expected = peer.generate(**alone, max_new_tokens=12, do_sample=False)[0, alone.input_ids.shape[1] :]
+        assert ids.tolist()[: len(expected)] == expected.tolist()
 
 
 def test_another_key_of_the_config_is_found_out(tmp_path, monkeypatch, transformers):

@@ -12,6 +12,7 @@ import torch
 
 from tests.peak_memory import peak_memory, reset_peak_memory
 from tests.small_models import END, SHAPE, language_model, tokenizer
+from transformerlm.checkpoint.store import read_checkpoint, write_checkpoint
 from transformerlm.config import GenerationConfig
 from transformerlm.conversion.convert import eos_token_of
 from transformerlm.conversion.hf_folder import MAX_JSON_BYTES, read_folder, write_folder
@@ -279,3 +280,20 @@ def test_all_rows_of_a_wide_vocabulary_come_in(tmp_path):
     assert torch.equal(loaded(tmp_path)["embedding.weight"], lm.model.state_dict()["embedding.weight"])
     assert found.eos_token is None
     assert SHAPE["context_length"] == found.model.context_length
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak of memory")
+def test_weights_go_out_and_in_one_at_a_time(tmp_path):
+    lm = language_model(d_model=512, d_ff=2048, num_layers=6, num_heads=8)
+    num_bytes = sum(tensor.nbytes for tensor in lm.model.state_dict().values())
+    assert num_bytes > 90 * 2**20
+    (tmp_path / "hf").mkdir()
+    config, state = lm.model.config, lm.model.state_dict()
+    reset_peak_memory()
+    before = peak_memory()
+    write_folder(tmp_path / "hf", config, state, lm.tokenizer, END, GenerationConfig(), "bfloat16")
+    write_checkpoint(tmp_path / "run", 0, read_folder(tmp_path / "hf").state(), {}, {})
+    assert peak_memory() - before < num_bytes / 3
+    found = read_checkpoint(tmp_path / "run/step_00000000").model_state()
+    assert all(torch.equal(found[name], tensor.bfloat16().float()) for name, tensor in state.items())

@@ -77,6 +77,8 @@ def token_roles(
     """
     own = {"eos_token": eos_token, "bos_token": bos_token}
     roles: dict[str, Any] = {"bos_token": eos_token, "eos_token": None, "pad_token": eos_token}
+    if not tokenizer.tokenizer_config:
+        roles |= {"padding_side": "left"}  # where texts are filled up before they are continued
     return {**roles, **tokenizer.tokenizer_config, **{k: v for k, v in own.items() if v is not None}}
 
 
