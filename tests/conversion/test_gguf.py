@@ -20,7 +20,8 @@ from transformerlm.tokenizer import Tokenizer
 gguf = pytest.importorskip("gguf")
 
 
-LLAMA3 = next(pattern for pattern, (name, _) in gguf_file.PATTERNS.items() if name == "llama-bpe")
+NAMES = {name: pattern for (pattern, _), name in gguf_file.PATTERNS.items()}
+USUAL = ["gpt-2", "smollm", "llama-bpe", "qwen2"]
 
 
 SPECIAL = list(tokenizer().special_token_ids)
@@ -105,6 +106,13 @@ def test_llama_cpp_writes_the_same_greedy_tokens(exported):
         assert theirs == ours
 
 
+@pytest.mark.parametrize(("whole_words", "name"), [(True, "llama-bpe"), (False, "dbrx")])
+def test_where_whole_words_matter_the_name_says_how_they_are_treated(whole_words, name):
+    own = with_a_word(NAMES["llama-bpe"], whole_words=whole_words)
+    found = made(language_model(own, vocab_size=own.vocab_size))
+    assert found.fields["tokenizer.ggml.pre"] == name
+
+
 class Heard(SilentReporter):
     def __init__(self):
         self.lines = []
@@ -141,11 +149,13 @@ def test_matrices_in_sixteen_bits_and_norms_in_float32(dtype, variant, tmp_path)
         assert kinds[gguf_file.tensor_name(part.ours)] == expected
 
 
-@pytest.mark.parametrize("pattern", gguf_file.PATTERNS, ids=[name for name, _ in gguf_file.PATTERNS.values()])
-def test_llama_cpp_divides_text_by_each_pattern_as_this_package_does(pattern, tmp_path):
+@pytest.mark.parametrize("name", USUAL)
+@pytest.mark.parametrize("with_word", [True, False])
+def test_llama_cpp_divides_text_by_each_pattern_as_this_package_does(name, with_word, tmp_path):
     llama_cpp = pytest.importorskip("llama_cpp")
-    learned = tokenizer(pattern)
-    own = Tokenizer(learned.vocab, learned.merges, SPECIAL, pattern=pattern)
+    learned, words = tokenizer(NAMES[name]), name == "llama-bpe"
+    own = Tokenizer(learned.vocab, learned.merges, SPECIAL, pattern=NAMES[name])
+    own = with_a_word(NAMES[name], whole_words=words) if with_word else own
     lm, path = language_model(own, vocab_size=own.vocab_size), tmp_path / "model.gguf"
     export_gguf(lm, path, "float32", SilentReporter())
     peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
@@ -154,10 +164,11 @@ def test_llama_cpp_divides_text_by_each_pattern_as_this_package_does(pattern, tm
         assert peer.tokenize(text.encode(), add_bos=False, special=True) == own.encode(text), text
 
 
-@pytest.mark.parametrize("pattern", gguf_file.PATTERNS, ids=[name for name, _ in gguf_file.PATTERNS.values()])
+@pytest.mark.parametrize("name", USUAL)
 @pytest.mark.parametrize("whole_words", [True, False])
-def test_whole_words_do_not_matter_where_merges_make_every_token(pattern, whole_words):
-    learned, (name, _) = tokenizer(pattern), gguf_file.PATTERNS[pattern]
+def test_whole_words_do_not_matter_where_merges_make_every_token(name, whole_words):
+    pattern = NAMES[name]
+    learned = tokenizer(pattern)
     own = Tokenizer(learned.vocab, learned.merges, SPECIAL, pattern=pattern, whole_words=whole_words)
     found = made(language_model(own, vocab_size=own.vocab_size))
     assert found.fields["tokenizer.ggml.pre"] == name
@@ -174,10 +185,6 @@ def made(lm, **changes):
         (
             {"tokenizer": tokenizer(r"\w+|\s+|[^\w\s]+")},
             r"\[tokenizer\].pattern: expected that of gpt-2, ",
-        ),
-        (
-            {"tokenizer": with_a_word(LLAMA3, whole_words=False)},
-            "whole_words: with the pattern of llama-bpe whole words are taken as they are there",
         ),
         (
             {"tokenizer": with_a_word(GPT2_PATTERN, whole_words=True)},

@@ -56,13 +56,14 @@ _LLAMA3 = (
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 PATTERNS = {
-    GPT2_PATTERN: ("gpt-2", False),
-    GPT2_BETWEEN_DIGITS: ("smollm", False),
-    _LLAMA3: ("llama-bpe", True),
-    _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"): ("qwen2", False),
+    (GPT2_PATTERN, False): "gpt-2",
+    (GPT2_BETWEEN_DIGITS, False): "smollm",
+    (_LLAMA3, True): "llama-bpe",
+    (_LLAMA3, False): "dbrx",
+    (_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"), False): "qwen2",
 }
-"""Pre-tokenisation pattern -> its name in llama.cpp, and the `whole_words` setting that llama.cpp combines
-with it."""
+"""Pre-tokenisation pattern, and the `whole_words` setting that llama.cpp combines with it -> its name there.
+Of two names for a pattern, the first is the usual one."""
 TOLERANCES = {"float32": FLOAT32_TOLERANCE, "float16": 0.02, "bfloat16": 0.05}
 """Largest difference to llama.cpp's logits, relative to the largest logit, by the dtype of the file.
 
@@ -223,19 +224,20 @@ def _model_fields(config: ModelConfig, architecture: str, vocab_size: int) -> di
 
 
 def _pattern_name(tokenizer: Tokenizer) -> str:
-    """Return llama.cpp's name of the tokenizer's pattern, after checking its treatment of whole words."""
-    pattern, takes_whole_words = PATTERNS.get(tokenizer.pretokenizer.pattern, (None, False))
-    if pattern is None:
-        known = ", ".join(name for name, _ in PATTERNS.values())
-        what = f"[tokenizer].pattern: expected that of {known}, got {tokenizer.pretokenizer.pattern!a:.80}"
-        raise _refusal(what)
-    if tokenizer.whole_words != takes_whole_words:
-        token = find_unmade_token(tokenizer.vocab, tokenizer.merges, tokenizer.special_token_ids)
-        if token is not None:
-            words = {True: "whole words are taken as they are", False: "whole words are merged like others"}
-            what = f"with the pattern of {pattern} {words[takes_whole_words]} there"
-            raise _refusal(f"whole_words: {what}, and here not; {token!r} would get other ids")
-    return pattern
+    """Return llama.cpp's name of the tokenizer's pattern and its treatment of whole words."""
+    own = tokenizer.pretokenizer.pattern
+    names = {words: name for (pattern, words), name in PATTERNS.items() if pattern == own}
+    if not names:
+        known = ", ".join(PATTERNS.values())
+        raise _refusal(f"[tokenizer].pattern: expected that of {known}, got {own!a:.80}")
+    usual, name = next(iter(names.items()))
+    if tokenizer.whole_words == usual:
+        return name
+    token = find_unmade_token(tokenizer.vocab, tokenizer.merges, tokenizer.special_token_ids)
+    if token is not None and tokenizer.whole_words not in names:
+        what = f"with the pattern of {name} whole words are merged like others there"
+        raise _refusal(f"whole_words: {what}; {token!r} would get other ids")
+    return name if token is None else names[tokenizer.whole_words]
 
 
 def _tokenizer_fields(tokenizer: Tokenizer, gguf: Any) -> dict[str, Any]:
