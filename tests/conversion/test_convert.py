@@ -251,6 +251,20 @@ def test_a_prompt_that_begins_otherwise_in_transformers_is_found_out(tmp_path, m
     assert not (tmp_path / "run").exists()
 
 
+def test_a_tokenizer_that_transformers_reads_as_another_one_is_named(tmp_path, transformers):
+    """As SmolLM 2's: the class that it names brings a pre-tokenizer of its own, which keeps numbers whole."""
+    source = with_roles(huggingface(transformers, tmp_path / "source"))
+    content = json.loads((source / "tokenizer.json").read_text())
+    digits = {"type": "Digits", "individual_digits": True}
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, content["pre_tokenizer"]]}
+    (source / "tokenizer.json").write_text(json.dumps(content))
+    config = {"tokenizer_class": "GPT2Tokenizer", "eos_token": END}
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    heard = Heard()
+    import_folder(source, tmp_path / "run", heard)
+    assert "; it reads tokenizer.json as something else: id " in heard.lines[1]
+
+
 def test_texts_of_several_lengths_are_filled_up_and_continued_together(exported, peer, transformers):
     encode = transformers.AutoTokenizer.from_pretrained(exported[1])
     texts = ["x", "The fox, they've said,"]
