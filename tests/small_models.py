@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from transformerlm.checkpoint.store import Checkpoint, write_checkpoint
-from transformerlm.config import GPT2_PATTERN, ModelConfig, TrainConfig
+from transformerlm.config import GPT2_PATTERN, GenerationConfig, ModelConfig, TrainConfig
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import TransformerLM
 from transformerlm.runtime import Runtime
@@ -44,13 +44,23 @@ def random_model(seed: int = 0, **shape) -> TransformerLM:
 
 
 def language_model(
-    own_tokenizer: Tokenizer | None = None, *, kernels: bool = False, **shape
+    own_tokenizer: Tokenizer | None = None,
+    *,
+    kernels: bool = False,
+    generation: GenerationConfig | None = None,
+    **shape,
 ) -> LanguageModel:
     model = random_model(**shape)
-    about = {"config": to_dict(TrainConfig(model=model.config))}
+    config = TrainConfig(model=model.config, generation=generation or GenerationConfig())
+    about = {"config": to_dict(config)}
     checkpoint = Checkpoint(Path("runs/small/checkpoints/step_00000001"), 1, about, {})
     runtime = Runtime(torch.device("cpu"), torch.float32, kernels)
     return LanguageModel(model, own_tokenizer or tokenizer(), checkpoint, runtime)
+
+
+def bytes_only() -> Tokenizer:
+    """Return a tokenizer of single bytes, without any special token."""
+    return Tokenizer({byte: bytes([byte]) for byte in range(256)}, [])
 
 
 def save_run(lm: LanguageModel, folder: Path) -> Path:

@@ -29,6 +29,10 @@ from transformerlm.schema import from_dict
             {"model": {"num_heads": 8, "num_kv_heads": 3}},
             "[model].num_kv_heads: expected a divisor of num_heads = 8",
         ),
+        (
+            {"generation": {"eos_token": ""}},
+            '[generation].prompts: expected some text, got "": without a bos_token or an eos_token',
+        ),
         ({"optimizer": {"betas": [0.9, 1.0]}}, "[optimizer].betas: expected two numbers from 0 to below 1"),
         (
             {"tokenizer": {"vocab_size": 256}},

@@ -7,7 +7,7 @@ import torch
 
 import transformerlm
 from tests.peak_memory import peak_memory, reset_peak_memory
-from tests.small_models import language_model, save_run
+from tests.small_models import bytes_only, language_model, save_run
 from transformerlm import LanguageModel
 from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
@@ -50,6 +50,36 @@ def test_it_writes_what_complete_writes(lm):
         assert len(pieces) > 5
     assert lm.generate([]) == []
     assert lm.generate("Once", max_new_tokens=5) == lm.generate("Once", max_new_tokens=5, seed=0, top_k=None)
+
+
+def test_what_is_not_given_is_as_the_runs_own_config_says():
+    own = GenerationConfig(eos_token="", temperature=0.0, max_new_tokens=6, num_samples=3, log_probs=True)
+    lm = language_model(bytes_only(), vocab_size=256, generation=own)
+    assert lm.generation == own
+    (found,) = lm.complete("ab")  # one text without log-probabilities: how much is returned is the caller's
+    assert (len(found.token_ids), found.eos_token_id, found.log_probs) == (6, None, None)
+    assert (
+        lm.generate("ab")
+        == "".join(lm.stream("ab"))
+        == lm.generate("ab", temperature=0, seed=5)
+        == found.text
+    )
+    assert lm.generate("ab", temperature=1.5, max_new_tokens=3) != found.text[:3]
+
+
+def test_the_token_that_begins_a_text_is_put_before_every_prompt(lm):
+    bos = {"temperature": 0, "max_new_tokens": 4, "bos_token": END}
+    texts = [
+        lm.generate(prompt, **(bos | changes))
+        for prompt, changes in ((f"{END}a", {"bos_token": ""}), ("a", {}))
+    ]
+    assert texts[0] == texts[1]
+    assert lm.generate("", **bos) == lm.generate(END, **(bos | {"bos_token": ""}))
+    assert lm.generate("", **bos, eos_token="") == lm.generate(
+        END, **(bos | {"bos_token": "", "eos_token": ""})
+    )
+    with pytest.raises(ConfigError, match=r"\[generation\]\.bos_token: expected a special token"):
+        lm.generate("a", bos_token="<s>")
 
 
 def test_several_samples(lm):

@@ -12,6 +12,7 @@ from typing import Any, Self, overload
 import torch
 from torch import Tensor
 
+from transformerlm.checkpoint.own_settings import own_generation
 from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.checkpoint.store import Checkpoint, load_model_state, open_checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
@@ -34,6 +35,8 @@ from transformerlm.tokenizer import Tokenizer
 MAX_CONTEXT_LENGTH = 2**20
 """Longest context accepted from a checkpoint, whose config may be hostile: RoPE tables are allocated for it,
 and the weights do not bound it."""
+_NUMBER_OF_TEXTS = ("num_samples", "log_probs")
+"""Keys of [generation] that say how much is returned, which only the caller can know."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +57,10 @@ class LanguageModel:
         lm = LanguageModel.load("runs/python-stdlib")
         lm.generate("class Queue:", temperature=0.7, max_new_tokens=60, seed=1)
 
-    Its methods take the keys of [generation] as keyword arguments (documented in `GenerationConfig`), with
-    the same defaults, and `seed` and `first_row` (see `Settings`). A wrong one is a ConfigError that names
-    it. The same call gives the same text; for another text pass another seed.
+    Its methods take the keys of [generation] as keyword arguments (documented in `GenerationConfig`), and
+    `seed` and `first_row` (see `Settings`). What is not given is as the run's own config says, except for
+    `num_samples` and `log_probs`. A wrong one is a ConfigError that names it. The same call gives the same
+    text; for another text pass another seed.
     """
 
     model: TransformerLM
@@ -93,6 +97,16 @@ class LanguageModel:
         model, resolved = load_model(checkpoint, config, warn)
         return cls(model, tokenizer, checkpoint, resolved)
 
+    @property
+    def generation(self) -> GenerationConfig:
+        """[generation] of the run's own config.
+
+        Raises:
+            ConfigError: a value that is not allowed.
+        """
+        source = str(self.checkpoint.path)
+        return from_dict(GenerationConfig, own_generation(self.checkpoint.about), source)
+
     @overload
     def generate(self, prompt: str, **settings: Any) -> str: ...
     @overload
@@ -103,7 +117,7 @@ class LanguageModel:
         Raises:
             ConfigError: for a setting that is unknown or wrong; `num_samples` is for `complete`.
         """
-        chosen = _one_text_each("generate", prompt, settings)
+        chosen = self._one_text_each("generate", prompt, settings)
         texts = [completion.text for completion in self._complete(chosen)]
         return texts[0] if isinstance(prompt, str) else texts
 
@@ -115,7 +129,7 @@ class LanguageModel:
         """
         if not isinstance(prompt, str):
             raise ConfigError(f"stream: prompt: expected text, got {show(prompt)}")
-        chosen = _one_text_each("stream", prompt, settings)
+        chosen = self._one_text_each("stream", prompt, settings)
         texts = start(self.tokenizer, chosen, chosen.first_row)
         self._warn_of_cut_prompts(texts, stacklevel=3)
         return (piece for _, piece in self.extend(chosen, texts, chosen.seed) if piece)
@@ -126,7 +140,7 @@ class LanguageModel:
         Raises:
             ConfigError: for a setting that is unknown or wrong.
         """
-        return self._complete(_settings("complete", prompts, settings))
+        return self._complete(self._settings("complete", prompts, settings))
 
     def extend(
         self, generation: GenerationConfig, texts: Sequence[Continuation], seed: int
@@ -144,22 +158,25 @@ class LanguageModel:
         if warning := cut_prompts_warning(texts, self.model.config.context_length):
             warnings.warn(warning, stacklevel=stacklevel)
 
+    def _settings(self, method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:
+        if "prompts" in settings:
+            what = "expected as the first argument, got a setting of that name"
+            raise ConfigError(f"{method}: prompts: {what}")
+        listed: object = [prompts] if isinstance(prompts, str) else prompts
+        if isinstance(listed, Iterable) and not isinstance(listed, bytes):
+            listed = list(listed)  # what cannot be listed is refused with the other problems
+        own = own_generation(self.checkpoint.about)
+        defaults = {key: value for key, value in own.items() if key not in _NUMBER_OF_TEXTS}
+        return from_dict(Settings, {**defaults, "prompts": listed, **settings}, method)
 
-def _settings(method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:
-    if "prompts" in settings:
-        raise ConfigError(f"{method}: prompts: expected as the first argument, got a setting of that name")
-    listed: object = [prompts] if isinstance(prompts, str) else prompts
-    if isinstance(listed, Iterable) and not isinstance(listed, bytes):
-        listed = list(listed)  # what cannot be listed is refused with the other problems
-    return from_dict(Settings, {"prompts": listed, **settings}, method)
-
-
-def _one_text_each(method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]) -> Settings:
-    chosen = _settings(method, prompts, settings)
-    if chosen.num_samples > 1:
-        what = f"expected 1, as only `complete` returns several, got {chosen.num_samples}"
-        raise ConfigError(f"{method}: num_samples: {what}")
-    return chosen
+    def _one_text_each(
+        self, method: str, prompts: str | Sequence[str], settings: Mapping[str, Any]
+    ) -> Settings:
+        chosen = self._settings(method, prompts, settings)
+        if chosen.num_samples > 1:
+            what = f"expected 1, as only `complete` returns several, got {chosen.num_samples}"
+            raise ConfigError(f"{method}: num_samples: {what}")
+        return chosen
 
 
 def load_model(

@@ -595,3 +595,14 @@ def test_of_damaged_checkpoints_the_newest_whole_one_is_resumed_from_or_none(num
                 latest_checkpoint(directory, heard.append)
         outcomes.append(max(as_written, default="none"))
     assert len(set(outcomes)) == 5  # each of the four was the newest at times, and none at others
+
+
+def test_a_hugging_face_folder_is_told_from_a_damaged_checkpoint(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    advice = f'transformerlm-import --from "{tmp_path}" runs/{tmp_path.name}'
+    with pytest.raises(
+        CheckpointError, match="a Hugging Face folder, which has to become a run first"
+    ) as caught:
+        open_checkpoint(tmp_path, lambda line: None)
+    assert str(caught.value).endswith(advice)

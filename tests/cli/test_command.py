@@ -404,3 +404,18 @@ def test_of_more_values_than_keys_the_rest_are_no_arguments(capsys):
     words = ["--to", "a", "b", "c"]
     assert run_command(TrainConfig, lambda c: 0, description="", options=options, argv=words) == 2
     assert capsys.readouterr().err.startswith("command line: c: unknown argument")
+
+
+def test_defaults_go_below_the_file_and_the_command_line(tmp_path):
+    (tmp_path / "my.toml").write_text("[generation]\ntop_p = 0.5\ntop_k = 7\n")
+    words = ["--config", str(tmp_path / "my.toml"), "--generation.top_k=9", "--infer.checkpoint=mine"]
+    seen, asked = [], []
+
+    def defaults(config):
+        asked.append(config.infer.checkpoint)
+        return {"generation": {"top_p": 0.1, "top_k": 1, "temperature": 0.3}}
+
+    assert run_command(InferConfig, seen.append, description="", defaults=defaults, argv=words) == 0
+    found = seen[0].generation
+    assert (found.temperature, found.top_p, found.top_k, found.min_p) == (0.3, 0.5, 9, 0.0)
+    assert asked == ["mine"]

@@ -14,7 +14,8 @@ import torch
 from transformerlm.cli import eval as command
 from transformerlm.cli import train
 from transformerlm.config import EvalSection, RuntimeConfig
-from transformerlm.evaluation.documents import end_of_text_id
+from transformerlm.errors import ConfigError
+from transformerlm.evaluation.documents import end_of_text_id, start_of_text_id
 from transformerlm.evaluation.statistics import ratio
 from transformerlm.language_model import LanguageModel
 from transformerlm.logging import names
@@ -206,6 +207,9 @@ def test_without_a_token_before_it_the_first_of_a_document_is_context_only(there
     _, (without,), err = run(capfd, *words, "--eval.eos_token=")
     assert without[names.EVAL_TOKENS] == record[names.EVAL_TOKENS] - 2
     assert "the first token of a document is context only, and its end is not predicted" in err
+    _, (behind_it,), err = run(capfd, *words, "--eval.eos_token=", "--eval.bos_token=<|endoftext|>")
+    assert behind_it[names.EVAL_TOKENS] == record[names.EVAL_TOKENS] - 1
+    assert "would name one): its end is not predicted" in err
 
 
 def test_the_end_of_a_text_is_the_one_that_the_model_was_trained_with(there):
@@ -215,7 +219,21 @@ def test_the_end_of_a_text_is_the_one_that_the_model_was_trained_with(there):
     assert end_of_text_id(lm, EvalSection(eos_token="<|endoftext|>")) == 319
     silent = dataclasses.replace(lm, checkpoint=dataclasses.replace(lm.checkpoint, about={"config": {}}))
     assert end_of_text_id(silent, EvalSection()) is None
+    assert start_of_text_id(silent, EvalSection()) is None
     assert end_of_text_id(silent, EvalSection(eos_token="<|endoftext|>")) == 319
+
+
+def test_the_token_before_a_text_is_the_one_that_begins_the_models_texts_or_else_the_end(there):
+    lm = LanguageModel.load("runs/fables")
+    assert start_of_text_id(lm, EvalSection()) == 319
+    assert start_of_text_id(lm, EvalSection(eos_token="")) is None
+    assert start_of_text_id(lm, EvalSection(bos_token="")) is None
+    about = {"config": {"generation": {"bos_token": "<|endoftext|>"}}}
+    begun = dataclasses.replace(lm, checkpoint=dataclasses.replace(lm.checkpoint, about=about))
+    assert start_of_text_id(begun, EvalSection(eos_token="")) == 319
+    assert start_of_text_id(begun, EvalSection(bos_token="")) is None
+    with pytest.raises(ConfigError, match=r"\[eval\].bos_token: expected one of the special tokens"):
+        start_of_text_id(lm, EvalSection(bos_token="<s>"))
 
 
 @pytest.mark.parametrize(

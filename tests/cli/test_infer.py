@@ -5,11 +5,14 @@ import os
 import pty
 import shutil
 import sys
+import tomllib
 from types import SimpleNamespace
 
 import pytest
 
+from tests.small_models import bytes_only, language_model, save_run
 from transformerlm.cli import infer
+from transformerlm.config import GenerationConfig
 from transformerlm.logging import names
 
 
@@ -61,6 +64,32 @@ def test_prompts_from_a_file_and_from_stdin(run_dir, tmp_path, capfd, monkeypatc
     monkeypatch.setattr(sys, "stdin", stdin)
     _, again, _ = run(capfd, f"--infer.checkpoint={run_dir}", "--infer.prompt_file=-")
     assert [r[names.OUTPUT] for r in again] == [r[names.OUTPUT] for r in records]
+
+
+@pytest.fixture(scope="module")
+def bytes_run(tmp_path_factory):
+    """A run without any special token, whose config says how it writes."""
+    own = GenerationConfig(eos_token="", prompts=("The", "A"), temperature=0.0, stop=("q",), max_new_tokens=5)
+    lm = language_model(bytes_only(), vocab_size=256, generation=own)
+    return save_run(lm, tmp_path_factory.mktemp("bytes") / "run")
+
+
+def test_what_is_not_set_is_as_the_run_says_and_what_is_set_wins(bytes_run, tmp_path, capfd):
+    assert infer.main([f"--infer.checkpoint={bytes_run}"]) == 0
+    records = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [record[names.PROMPT] for record in records] == ["The", "A"]
+    assert {(r[names.TEMPERATURE], r[names.TOP_P], r[names.EOS_TOKEN_ID]) for r in records} == {
+        (0.0, 0.95, -1)
+    }
+    (tmp_path / "my.toml").write_text("[generation]\ntemperature = 0.8\ntop_p = 0.5\n")
+    words = [f"--infer.checkpoint={bytes_run}", f"--config={tmp_path}/my.toml", "--generation.top_p=0.25"]
+    assert infer.main([*words, "--print-config"]) == 0
+    found = tomllib.loads(capfd.readouterr().out)["generation"]
+    assert (found["temperature"], found["top_p"]) == (
+        0.8,
+        0.25,
+    )  # 0.8 is the default: set, it wins all the same
+    assert (found["eos_token"], found["stop"], found["max_new_tokens"]) == ("", ["q"], 5)
 
 
 def test_the_seed_decides(run_dir, capfd):

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.small_models import END, VARIANTS, language_model, tokenizer
-from transformerlm.conversion import hf_folder, hf_layout, parity
+from transformerlm.conversion import hf_folder, parity
 from transformerlm.conversion.convert import EXACT, eos_token_of, export_folder, import_folder
 from transformerlm.conversion.hf_folder import read_folder
 from transformerlm.errors import CheckpointError, ConfigError
@@ -92,7 +92,15 @@ def test_out_and_in_again_is_the_same_to_the_bit(exported, tmp_path):
 
 
 def huggingface(
-    transformers, folder, kind="Llama", seed=0, max_shard_size="5GB", dtype=torch.float32, **changes
+    transformers,
+    folder,
+    kind="Llama",
+    seed=0,
+    max_shard_size="5GB",
+    dtype=torch.float32,
+    said_dtype=None,
+    key="torch_dtype",
+    **changes,
 ):
     """A folder as transformers writes it, of a model that it has drawn."""
     settings = {
@@ -109,12 +117,18 @@ def huggingface(
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     tokenizer().export_tokenizer_json(folder)
+    if said_dtype:
+        values = json.loads((folder / "config.json").read_text())
+        values.pop("dtype")
+        (folder / "config.json").write_text(json.dumps(values | {key: said_dtype}))
     return folder
 
 
 THEIR_MODELS = {
     "Llama, tied, in many files": {"tie_word_embeddings": True, "max_shard_size": "20KB"},
     "Llama in bfloat16": {"dtype": torch.bfloat16},
+    "Llama in float32 that says bfloat16": {"said_dtype": "bfloat16"},
+    "Llama in float16 that says bfloat16": {"dtype": torch.float16, "said_dtype": "bfloat16", "key": "dtype"},
     "Llama with more rows": {"vocab_size": 400, "dtype": torch.float16},
     "Qwen3": {"kind": "Qwen3", "rope_parameters": {"rope_type": "default", "rope_theta": 777.0}},
     "Mistral with a window that is none": {"kind": "Mistral", "sliding_window": 64},
@@ -128,12 +142,12 @@ def test_in_and_out_again_is_the_same_to_the_bit(name, tmp_path, transformers):
     import_folder(source, tmp_path / "run", heard)
     assert "transformers" in heard.lines[-1]
     lm = LanguageModel.load(tmp_path / "run", EXACT)
-    before = transformers.AutoModelForCausalLM.from_pretrained(source)
+    dtype = options.get("dtype", torch.float32)
+    before = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     ids = torch.randint(tokenizer().vocab_size, (2, 64))
     with torch.inference_mode():
         assert_close(lm.model(ids), copy.deepcopy(before).float()(ids).logits, rtol=0, atol=1e-5)
-    dtype = str(options.get("dtype", torch.float32)).removeprefix("torch.")
-    export_folder(lm, tmp_path / "back", dtype, SilentReporter())
+    export_folder(lm, tmp_path / "back", str(dtype).removeprefix("torch."), SilentReporter())
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back").state_dict()
     assert before.state_dict().keys() == theirs.keys()
     for key, tensor in before.state_dict().items():
@@ -148,7 +162,8 @@ def test_fewer_bits_are_the_nearest_numbers(dtype, tmp_path):
     folder = read_folder(tmp_path / "out")
     assert folder.dtype == dtype
     for name, tensor in lm.model.state_dict().items():
-        assert torch.equal(folder.state[name], tensor.to(getattr(torch, dtype)).float()), name
+        weight = folder.state()[name].make()
+        assert torch.equal(weight, tensor.to(getattr(torch, dtype)).float()), name
 
 
 def test_a_weight_too_large_for_float16_is_refused_and_nothing_is_left(tmp_path):
@@ -167,11 +182,101 @@ def spoiled(spec, value, config):
 @pytest.mark.parametrize("variant", ["plain", "qk-norm"])
 def test_a_wrong_order_of_rows_is_found_out_and_nothing_is_left(variant, tmp_path, monkeypatch, transformers):
     # Wrong in the same way out and in: only another program can tell.
-    monkeypatch.setattr(hf_layout, "to_theirs", spoiled)
+    monkeypatch.setattr(hf_folder, "to_theirs", spoiled)
     monkeypatch.setattr(hf_folder, "to_ours", spoiled)
     with pytest.raises(CheckpointError, match=r"transformers 5.*: other logits: .* apart after token"):
         export_folder(language_model(**VARIANTS[variant]), tmp_path / "out", "float32", SilentReporter())
     assert list(tmp_path.iterdir()) == []
+
+
+def with_roles(folder, *, bos=None, template=None, **generation):
+    """Change an exported folder into one of the forms that other people's have."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    if bos:
+        ids = {bos: {"id": bos, "ids": [tokenizer().special_token_ids[bos]], "tokens": [bos]}}
+        single = [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+        step = {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": ids}
+        content["post_processor"] = {"type": "Sequence", "processors": [content["decoder"], step]}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "bos_token": bos}
+    config |= {"pad_token": "<|user|>", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    return folder
+
+
+TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def test_what_begins_and_ends_a_text_survives_the_way_in_and_out(tmp_path, transformers):
+    end, user = (tokenizer().special_token_ids[token] for token in (END, "<|user|>"))
+    said = {"eos_token_id": [user, end], "do_sample": True, "temperature": 0.6, "top_p": 0.9, "num_beams": 4}
+    source = huggingface(transformers, tmp_path / "source")
+    with_roles(source, bos="<|user|>", template=TEMPLATE, repetition_penalty=1.2, **said)
+    heard = Heard()
+    import_folder(source, tmp_path / "run", heard)
+    assert "the same ids of prompts, the same greedy texts" in heard.lines[1]
+    assert heard.lines[2] == "not taken over: generation_config.json: num_beams = 4"
+    lm = LanguageModel.load(tmp_path / "run", EXACT)
+    own = lm.generation
+    assert (own.bos_token, own.eos_token, own.stop_tokens) == ("<|user|>", END, ("<|user|>",))
+    assert (own.temperature, own.top_p, own.top_k, own.repetition_penalty) == (0.6, 0.9, 50, 1.2)
+
+    export_folder(lm, tmp_path / "back", "float32", SilentReporter())
+    before, after = (
+        transformers.AutoTokenizer.from_pretrained(tmp_path / name) for name in ("source", "back")
+    )
+    talk = [{"role": "user", "content": "The fox"}]
+    assert after.apply_chat_template(talk, tokenize=False) == before.apply_chat_template(talk, tokenize=False)
+    for role in ("bos_token", "eos_token", "pad_token"):
+        assert getattr(after, role) == getattr(before, role)
+    texts = ["The fox, they've said,", "x"]
+    assert after(texts, padding=True).input_ids == before(texts, padding=True).input_ids
+    assert after(texts).input_ids == [[user, *lm.tokenizer.encode(text)] for text in texts]
+    found = json.loads((tmp_path / "back/generation_config.json").read_text())
+    assert (found["bos_token_id"], found["eos_token_id"], found["pad_token_id"]) == (user, [end, user], user)
+    peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    for text in texts:
+        given = after(text, return_tensors="pt")
+        theirs = peer.generate(**given, max_new_tokens=20, do_sample=False)[0, given.input_ids.shape[1] :]
+        ours = lm.generate(text, max_new_tokens=20, temperature=0)
+        assert after.decode(theirs, skip_special_tokens=False).removesuffix(END) == ours
+
+
+def test_a_prompt_that_begins_otherwise_in_transformers_is_found_out(tmp_path, monkeypatch, transformers):
+    source = with_roles(huggingface(transformers, tmp_path / "source"), bos="<|user|>")
+    monkeypatch.setattr(hf_folder, "read_added_prefix", lambda *_: [])
+    with pytest.raises(CheckpointError, match=r"transformers 5.*: other ids .*: id 0 of the prompt"):
+        import_folder(source, tmp_path / "run", SilentReporter())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_that_transformers_reads_as_another_one_is_named(tmp_path, transformers):
+    """As SmolLM 2's: the class that it names brings a pre-tokenizer of its own, which keeps numbers whole."""
+    source = with_roles(huggingface(transformers, tmp_path / "source"))
+    content = json.loads((source / "tokenizer.json").read_text())
+    digits = {"type": "Digits", "individual_digits": True}
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, content["pre_tokenizer"]]}
+    (source / "tokenizer.json").write_text(json.dumps(content))
+    config = {"tokenizer_class": "GPT2Tokenizer", "eos_token": END}
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    heard = Heard()
+    import_folder(source, tmp_path / "run", heard)
+    assert "; it reads tokenizer.json as something else: id " in heard.lines[1]
+
+
+def test_texts_of_several_lengths_are_filled_up_and_continued_together(exported, peer, transformers):
+    encode = transformers.AutoTokenizer.from_pretrained(exported[1])
+    texts = ["x", "The fox, they've said,"]
+    together = encode(texts, padding=True, return_tensors="pt")
+    assert together.attention_mask.sum(1).tolist() == [
+        len(exported[0].tokenizer.encode(text)) for text in texts
+    ]
+    found = peer.generate(**together, max_new_tokens=12, do_sample=False)[:, together.input_ids.shape[1] :]
+    for text, ids in zip(texts, found, strict=True):
+        alone = encode(text, return_tensors="pt")
+        expected = peer.generate(**alone, max_new_tokens=12, do_sample=False)[0, alone.input_ids.shape[1] :]
+        assert ids.tolist()[: len(expected)] == expected.tolist()
 
 
 def test_another_key_of_the_config_is_found_out(tmp_path, monkeypatch, transformers):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.small_models import END, VARIANTS, language_model, random_model, tokenizer
+from transformerlm.config import GPT2_PATTERN, GenerationConfig
 from transformerlm.conversion import gguf as gguf_file
 from transformerlm.conversion.convert import export_gguf
 from transformerlm.conversion.hf_layout import tensor_specs
@@ -17,6 +18,25 @@ from transformerlm.progress import SilentReporter
 from transformerlm.tokenizer import Tokenizer
 
 gguf = pytest.importorskip("gguf")
+
+
+NAMES = {name: pattern for (pattern, _), name in gguf_file.PATTERNS.items()}
+USUAL = ["gpt-2", "smollm", "llama-bpe", "qwen2"]
+
+
+SPECIAL = list(tokenizer().special_token_ids)
+
+
+def with_a_word(pattern, *, whole_words):
+    """A tokenizer with a token that no merge makes."""
+    learned = tokenizer(pattern)
+    ordinary = [
+        token
+        for token in learned.vocab.values()
+        if token.decode(errors="replace") not in learned.special_token_ids
+    ]
+    vocab = dict(enumerate([*ordinary, b"they"]))
+    return Tokenizer(vocab, learned.merges, [END], pattern=pattern, whole_words=whole_words)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -86,6 +106,38 @@ def test_llama_cpp_writes_the_same_greedy_tokens(exported):
         assert theirs == ours
 
 
+@pytest.mark.parametrize(("whole_words", "name"), [(True, "llama-bpe"), (False, "dbrx")])
+def test_where_whole_words_matter_the_name_says_how_they_are_treated(whole_words, name):
+    own = with_a_word(NAMES["llama-bpe"], whole_words=whole_words)
+    found = made(language_model(own, vocab_size=own.vocab_size))
+    assert found.fields["tokenizer.ggml.pre"] == name
+
+
+class Heard(SilentReporter):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, message):
+        self.lines.append(message)
+
+
+def test_what_begins_and_ends_a_text_is_in_the_file_and_what_is_not_is_named(tmp_path):
+    settings = {"pad_token": "<|user|>", "chat_template": "{{ messages }}"}
+    own = Tokenizer(tokenizer().vocab, tokenizer().merges, SPECIAL, tokenizer_config=settings)
+    generation = GenerationConfig(bos_token="<|user|>", stop_tokens=("<|user|>", END), stop=("\n\n",))
+    heard, path = Heard(), tmp_path / "model.gguf"
+    export_gguf(language_model(own, generation=generation), path, "float32", heard)
+    fields = {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
+    user, end = (own.special_token_ids[token] for token in ("<|user|>", END))
+    found = [fields[f"tokenizer.ggml.{key}_token_id"] for key in ("bos", "eos", "eot", "padding")]
+    assert found == [user, end, user, user]
+    assert (fields["tokenizer.ggml.add_bos_token"], fields["tokenizer.chat_template"]) == (
+        True,
+        "{{ messages }}",
+    )
+    assert heard.lines[-1].endswith(rf"a GGUF file cannot hold: '{END}', '\n\n'")
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("variant", ["grouped", "qk-norm"])
 def test_matrices_in_sixteen_bits_and_norms_in_float32(dtype, variant, tmp_path):
@@ -97,17 +149,29 @@ def test_matrices_in_sixteen_bits_and_norms_in_float32(dtype, variant, tmp_path)
         assert kinds[gguf_file.tensor_name(part.ours)] == expected
 
 
-@pytest.mark.parametrize("pattern", gguf_file.PATTERNS, ids=[name for name, _ in gguf_file.PATTERNS.values()])
-def test_llama_cpp_divides_text_by_each_pattern_as_this_package_does(pattern, tmp_path):
+@pytest.mark.parametrize("name", USUAL)
+@pytest.mark.parametrize("with_word", [True, False])
+def test_llama_cpp_divides_text_by_each_pattern_as_this_package_does(name, with_word, tmp_path):
     llama_cpp = pytest.importorskip("llama_cpp")
-    learned, (_, whole_words) = tokenizer(pattern), gguf_file.PATTERNS[pattern]
-    own = Tokenizer(learned.vocab, learned.merges, [END], pattern=pattern, whole_words=whole_words)
+    learned, words = tokenizer(NAMES[name]), name == "llama-bpe"
+    own = Tokenizer(learned.vocab, learned.merges, SPECIAL, pattern=NAMES[name])
+    own = with_a_word(NAMES[name], whole_words=words) if with_word else own
     lm, path = language_model(own, vocab_size=own.vocab_size), tmp_path / "model.gguf"
     export_gguf(lm, path, "float32", SilentReporter())
     peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     numbers = "1 12 123 1234 12345 1'234 don't DON'T\n\n \r\n\t x  y   z (a)[b]{c} !? ... naïve 中文\n"
     for text in [*TEXTS, numbers, " " * 9, "\n \n", END + numbers + END]:
         assert peer.tokenize(text.encode(), add_bos=False, special=True) == own.encode(text), text
+
+
+@pytest.mark.parametrize("name", USUAL)
+@pytest.mark.parametrize("whole_words", [True, False])
+def test_whole_words_do_not_matter_where_merges_make_every_token(name, whole_words):
+    pattern = NAMES[name]
+    learned = tokenizer(pattern)
+    own = Tokenizer(learned.vocab, learned.merges, SPECIAL, pattern=pattern, whole_words=whole_words)
+    found = made(language_model(own, vocab_size=own.vocab_size))
+    assert found.fields["tokenizer.ggml.pre"] == name
 
 
 def made(lm, **changes):
@@ -123,8 +187,8 @@ def made(lm, **changes):
             r"\[tokenizer\].pattern: expected that of gpt-2, ",
         ),
         (
-            {"tokenizer": Tokenizer(tokenizer().vocab, tokenizer().merges, [END], whole_words=True)},
-            "whole_words: with the pattern of gpt-2 .*; expected False, got True",
+            {"tokenizer": with_a_word(GPT2_PATTERN, whole_words=True)},
+            "whole_words: with the pattern of gpt-2 whole words are merged .*; b'they' would get other ids",
         ),
         ({"eos_token": None}, "none of its special tokens ends a text"),
     ],

@@ -12,6 +12,7 @@ import torch
 
 from tests.peak_memory import peak_memory, reset_peak_memory
 from tests.small_models import END, SHAPE, language_model, tokenizer
+from transformerlm.checkpoint.store import read_checkpoint, write_checkpoint
 from transformerlm.config import GenerationConfig
 from transformerlm.conversion.convert import eos_token_of
 from transformerlm.conversion.hf_folder import MAX_JSON_BYTES, read_folder, write_folder
@@ -36,6 +37,11 @@ def folder(good, tmp_path):
     return shutil.copytree(good, tmp_path / "hf")
 
 
+def loaded(folder):
+    """Our weights, as the run gets them."""
+    return {name: deferred.make() for name, deferred in read_folder(folder).state().items()}
+
+
 def change_config(folder, **changes):
     values = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps(values))
@@ -52,8 +58,13 @@ def test_what_was_written_is_read(folder):
     assert found.model == lm.model.config
     assert (found.eos_token, found.model_type, found.dtype) == (END, "llama", "float32")
     assert found.tokenizer.fingerprint == lm.tokenizer.fingerprint
+    state = loaded(folder)
+    assert list(state) == list(lm.model.state_dict())
     for name, tensor in lm.model.state_dict().items():
-        assert torch.equal(found.state[name], tensor)
+        assert torch.equal(state[name], tensor)
+    assert found.first_difference(lm.model.state_dict()) is None
+    other = lm.model.state_dict() | {"blocks.1.attention.k_proj.weight": torch.ones(24, 48)}
+    assert found.first_difference(other) == "model.layers.1.self_attn.k_proj.weight"
 
 
 def test_greedy_generation_names_no_sampling(folder):
@@ -86,7 +97,7 @@ def test_a_tied_head_that_is_there_too_must_be_the_embedding(folder, same):
 
     change_tensors(folder, change)
     if same:
-        state = read_folder(folder).state
+        state = read_folder(folder).state()
         assert state["head.weight"] is state["embedding.weight"]
     else:
         with pytest.raises(CheckpointError, match=r"lm_head\.weight: expected the embedding once more"):
@@ -95,6 +106,7 @@ def test_a_tied_head_that_is_there_too_must_be_the_embedding(folder, same):
 
 @pytest.mark.parametrize("eos", [None, 5, [5, tokenizer().special_token_ids[END]], "no id", [[]]])
 def test_the_token_that_ends_a_text_is_a_special_one(folder, eos):
+    (folder / "generation_config.json").unlink()
     change_config(folder, eos_token_id=eos)
     assert read_folder(folder).eos_token == (END if isinstance(eos, list) and len(eos) == 2 else None)
 
@@ -158,7 +170,24 @@ def written(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
 WRONG_FOLDERS = {
+    "a pointer in place of the weights": (
+        written("model.safetensors", POINTER),
+        CheckpointError,
+        r"model\.safetensors: .*a git-lfs pointer .* git lfs pull",
+    ),
+    "a pointer in place of the tokenizer": (
+        written("tokenizer.json", POINTER),
+        DataError,
+        r"tokenizer\.json: a git-lfs pointer .* git lfs pull",
+    ),
+    "a pointer in place of the config": (
+        written("config.json", POINTER),
+        CheckpointError,
+        r"config\.json: .*a git-lfs pointer .* git lfs pull",
+    ),
     "no folder": (shutil.rmtree, CheckpointError, r"expected a folder with config\.json"),
     "no config": (lambda f: (f / "config.json").unlink(), CheckpointError, r"config\.json: No such file"),
     "a config that is none": (written("config.json", b"[1]"), CheckpointError, "expected a JSON object, got"),
@@ -224,7 +253,7 @@ def test_a_folder_that_is_none_is_refused_in_a_line(folder, name):
     change, error, message = WRONG_FOLDERS[name]
     change(folder)
     with pytest.raises(error, match=message) as caught:
-        read_folder(folder)
+        loaded(folder)
     assert all("\n" not in line and len(line) < 500 for line in caught.value.lines)
 
 
@@ -248,6 +277,23 @@ def test_all_rows_of_a_wide_vocabulary_come_in(tmp_path):
     write_folder(tmp_path, lm.model.config, lm.model.state_dict(), lm.tokenizer, None, GenerationConfig())
     found = read_folder(tmp_path)
     assert found.model.vocab_size == 400
-    assert torch.equal(found.state["embedding.weight"], lm.model.state_dict()["embedding.weight"])
+    assert torch.equal(loaded(tmp_path)["embedding.weight"], lm.model.state_dict()["embedding.weight"])
     assert found.eos_token is None
     assert SHAPE["context_length"] == found.model.context_length
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak of memory")
+def test_weights_go_out_and_in_one_at_a_time(tmp_path):
+    lm = language_model(d_model=512, d_ff=2048, num_layers=6, num_heads=8)
+    num_bytes = sum(tensor.nbytes for tensor in lm.model.state_dict().values())
+    assert num_bytes > 90 * 2**20
+    (tmp_path / "hf").mkdir()
+    config, state = lm.model.config, lm.model.state_dict()
+    reset_peak_memory()
+    before = peak_memory()
+    write_folder(tmp_path / "hf", config, state, lm.tokenizer, END, GenerationConfig(), "bfloat16")
+    write_checkpoint(tmp_path / "run", 0, read_folder(tmp_path / "hf").state(), {}, {})
+    assert peak_memory() - before < num_bytes / 3
+    found = read_checkpoint(tmp_path / "run/step_00000000").model_state()
+    assert all(torch.equal(found[name], tensor.bfloat16().float()) for name, tensor in state.items())

@@ -129,9 +129,13 @@ def test_a_document_stands_between_ends_and_is_encoded_part_by_part():
         return np.frombuffer(part.utf8, np.uint8).astype(np.uint16)
 
     ends = np.array([0], np.uint16)
-    found = [(w.document, w.ids.tolist(), w.num_targets) for w in document_windows(parts, encode, ends, 9, 4)]
+    found = [
+        (w.document, w.ids.tolist(), w.num_targets) for w in document_windows(parts, encode, ends, ends, 9, 4)
+    ]
     assert found == [(0, [0, *b"abcd", 0], 5), (1, [0, *b"e", 0], 2)]
-    without = document_windows(parts, encode, ends[:0], 9, 4)
+    begun = document_windows(parts, encode, ends, ends[:0], 9, 4)
+    assert [(w.ids.tolist(), w.num_targets) for w in begun] == [([0, *b"abcd"], 4), ([0, *b"e"], 1)]
+    without = document_windows(parts, encode, ends[:0], ends[:0], 9, 4)
     assert [(w.document, w.ids.tolist(), w.num_targets) for w in without] == [(0, [*b"abcd"], 3)]
 
 

@@ -11,6 +11,7 @@ import torch
 from tests.peak_memory import peak_memory, reset_peak_memory
 from tests.storage.trees import dump_tree, numbers, parse_tree, same, save_tree
 from transformerlm.errors import CheckpointError
+from transformerlm.storage.safetensors import DeferredTensor, read_tensor, tensor_chunks
 from transformerlm.storage.safetensors_header import DTYPES
 from transformerlm.storage.tree import load_tree, tree_chunks
 
@@ -143,3 +144,31 @@ def test_a_file_is_held_once(tmp_path):
     load_tree(tmp_path / "t")
     # Less than the file where the allocator had free memory.
     assert 0.5 * size <= peak_memory() - before <= size + 20 * 2**20
+
+
+def test_deferred_tensors_are_made_one_at_a_time_when_they_are_written(tmp_path):
+    made = []
+
+    def deferred(value):
+        def make():
+            made.append(value)
+            return torch.full((3, 2), value, dtype=torch.float32)
+
+        return DeferredTensor((3, 2), torch.float32, make)
+
+    tensors = {"a": deferred(1.0), "b": torch.ones(2, dtype=torch.int64), "c": deferred(2.0)}
+    size, chunks = tensor_chunks(tensors, {"format": "pt"})
+    assert made == []
+    assert len(next(chunks)) + sum(tensor.nbytes for tensor in tensors.values()) == size
+    content = []
+    for number, chunk in enumerate(chunks):
+        assert len(made) == number  # the one of 8 bytes an element comes first, and is there already
+        content.append(bytes(chunk))
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"".join(map(bytes, tensor_chunks(tensors, {"format": "pt"})[1])))
+    assert path.stat().st_size == size
+    assert path.read_bytes().endswith(b"".join(content))
+    for name, expected in (("a", 1.0), ("c", 2.0)):
+        assert torch.equal(read_tensor(path, name), torch.full((3, 2), expected, dtype=torch.float32))
+    with pytest.raises(CheckpointError, match="expected a tensor d, found none"):
+        read_tensor(path, "d")

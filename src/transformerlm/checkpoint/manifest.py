@@ -36,7 +36,7 @@ NAME = re.compile(rf"step_([0-9]{{1,18}})({re.escape(REPLACED)})?")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run's checkpoint folder, its manifest read and its members verified."""
+    """A run's checkpoint folder: its manifest, and from `read_checkpoint` its members verified."""
 
     path: Path
     step: int
@@ -115,16 +115,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: one line that names the file and what is wrong with it.
     """
+    checkpoint = read_manifest(path)
+    checkpoint.verify()
+    return checkpoint
+
+
+def read_manifest(path: Path) -> Checkpoint:
+    """Read a checkpoint's manifest, whose own checksum is verified; its members are not read.
+
+    Raises:
+        CheckpointError: one line that names the file and what is wrong with it.
+    """
     manifest_path = path / MANIFEST
     with _open_member(manifest_path) as file:
         _check_size(manifest_path, os.fstat(file.fileno()).st_size)
         content = file.read()
     try:
-        checkpoint = _parse_manifest(content, path)
+        return _parse_manifest(content, path)
     except ValueError as error:
         raise CheckpointError(f"{manifest_path}: {printable(error)}") from None
-    checkpoint.verify()
-    return checkpoint
 
 
 def _parse_manifest(content: bytes, path: Path) -> Checkpoint:

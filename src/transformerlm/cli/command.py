@@ -7,8 +7,8 @@ inside the function that it passes to `run_command`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from transformerlm.cli.arguments import (
     COMMAND_LINE,
@@ -30,6 +30,9 @@ from transformerlm.schema import SchemaError, Section, from_dict, merge, read_to
 from transformerlm.signals import interrupts_noted
 
 C = TypeVar("C", bound=Section)
+Defaults = Callable[[C], Mapping[str, Any]]
+"""Values for keys that neither the command line nor the file sets, found with the help of those that they
+do set; nested as in TOML."""
 
 
 def run_command(
@@ -39,6 +42,7 @@ def run_command(
     description: str,
     options: Sequence[Option] = (),
     modes: Sequence[Mode] = (),
+    defaults: Defaults[C] | None = None,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; return the exit status.
@@ -49,6 +53,7 @@ def run_command(
         description: first lines of the help.
         options: short options for keys of the config.
         modes: options that run another function in place of `function`.
+        defaults: takes precedence over the defaults of `config_class`; see `load_config`.
         argv: the arguments; None: those of this process.
     """
     sleep_soon()
@@ -61,7 +66,7 @@ def run_command(
             if arguments.help:
                 print_text(help_text(config_class, description, options, modes))
                 return 0
-            config = load_config(config_class, arguments)
+            config = load_config(config_class, arguments, defaults)
             for note in arguments.notes:
                 say(one_line(note))
             check_environment()
@@ -96,16 +101,21 @@ def _call(function: Callable[[C], int | None], config: C, arguments: Arguments) 
     return mode.function(config, number)  # type: ignore[call-arg]
 
 
-def load_config(config_class: type[C], arguments: Arguments) -> C:
+def load_config(config_class: type[C], arguments: Arguments, defaults: Defaults[C] | None = None) -> C:
     """Build a config from the command line, the file, and the defaults, in this order of precedence.
+
+    Args:
+        defaults: called with the config as the command line and the file alone make it; what it returns goes
+            below them, and above the defaults of `config_class`.
 
     Raises:
         ConfigError: with one line for every problem, each naming the file or the command line.
     """
     file_values = read_toml(arguments.config_path) if arguments.config_path else {}
-    overrides = typed(arguments.overrides, config_class)
+    given = merge(file_values, typed(arguments.overrides, config_class))
     try:
-        return from_dict(config_class, merge(file_values, overrides), source="")
+        config = from_dict(config_class, given, source="")
+        return from_dict(config_class, merge(defaults(config), given), source="") if defaults else config
     except SchemaError as error:
         raise ConfigError([_located(problem, arguments) for problem in error.problems]) from None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from transformerlm.cli.command import Mode, Option, run_command
 from transformerlm.cli.infer_input import read_prompts
@@ -19,7 +21,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     description = "Continue prompts with a trained model; a run's folder is all it needs."
     options = [Option("prompt", ("infer.prompt",), repeated=True)]
     modes = [Mode("interactive", interactive)]
-    return run_command(InferConfig, infer, description=description, options=options, modes=modes, argv=argv)
+    return run_command(
+        InferConfig,
+        infer,
+        description=description,
+        options=options,
+        modes=modes,
+        defaults=settings_of_run,
+        argv=argv,
+    )
+
+
+def settings_of_run(config: InferConfig) -> dict[str, Any]:
+    """Return the [generation] of the run that [infer].checkpoint names, as in its own config."""
+    path = Path(config.infer.checkpoint).expanduser()
+    if not path.is_dir():
+        return {}
+    # Imported only where there is a run to read: torch takes seconds.
+    from transformerlm.checkpoint.own_settings import generation_of_run
+
+    return {"generation": generation_of_run(path)}
 
 
 def infer(config: InferConfig) -> None:

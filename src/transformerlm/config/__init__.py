@@ -1,8 +1,9 @@
 """Every config key of this package: its meaning, its unit, its default.
 
 A command's config (`commands`) is made of sections, one per table of its TOML file; a section has the same
-meaning in every command. Precedence: the command line, then the file, then these defaults. Nothing here
-touches the disk or imports torch, so that `--help` answers at once.
+meaning in every command. Precedence: the command line, then the file, then these defaults; where a run is
+used, its own [generation] goes before the defaults. Nothing here touches the disk or imports torch, so that
+`--help` answers at once.
 """
 
 from transformerlm.config.commands import (

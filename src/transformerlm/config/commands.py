@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from transformerlm.config.conversion import ExportSection, ImportModelSection
 from transformerlm.config.data import CorpusConfig, DataConfig, TokenizerConfig
 from transformerlm.config.evaluation import EvalSection
-from transformerlm.config.generation import GenerationConfig, InferSection
+from transformerlm.config.generation import NOTHING_TO_START_FROM, GenerationConfig, InferSection
 from transformerlm.config.logging import LoggingConfig, TrainLoggingConfig, WandbConfig
 from transformerlm.config.model import ModelConfig
 from transformerlm.config.optimizer import OptimizerConfig, ScheduleConfig
@@ -55,7 +55,7 @@ class TrainConfig(Section):
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield a batch too large to count, a warm-up longer than the schedule, and a run without a name."""
+        """Yield a batch too large to count, too long a warm-up, a run without a name, an empty sample."""
         tokens = self.training.batch_size * self.model.context_length
         if tokens > MAX_TOKENS_PER_STEP:
             what = f"expected at most {MAX_TOKENS_PER_STEP // self.model.context_length}"
@@ -67,6 +67,9 @@ class TrainConfig(Section):
             yield Problem(Key("schedule", "warmup_steps"), f"{what}; {advice}")
         if self.training.resume == "must" and self.is_named_by_time:
             yield Problem(Key("logging", "run_name"), NEEDS_RUN_NAME)
+        begins = self.generation.bos_token or self.generation.eos_token
+        if "" in self.generation.prompts and not begins:  # for the samples at the end of the run
+            yield Problem(Key("generation", "prompts"), NOTHING_TO_START_FROM)
 
     @property
     def is_named_by_time(self) -> bool:

@@ -20,9 +20,12 @@ class EvalSection(Section):
     [data]."""
     max_documents: PositiveInt | None = None
     """Score only this many documents, from the first on. None: all."""
+    bos_token: str | None = None
+    """Special token that precedes each document. "": none. None: the one that begins the model's texts
+    ([generation].bos_token of the run), or else the eos_token."""
     eos_token: str | None = None
-    """Special token that precedes each document and is predicted at its end. "": none. None: the one that
-    ended documents when the model was trained ([data].document_separator there)."""
+    """Special token that is predicted at the end of each document. "": none. None: the one that ended
+    documents when the model was trained ([data].document_separator of the run)."""
     stride: PositiveInt | None = None
     """For documents longer than the context: tokens from the start of one window to the start of the next,
     at most context_length (fastest). Each token counts in the first window that holds it. None: half of

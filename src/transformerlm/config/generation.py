@@ -1,4 +1,8 @@
-"""[generation] and [infer]: sampling, prompts, and output of generated text."""
+"""[generation] and [infer]: sampling, prompts, and output of generated text.
+
+Where text is generated with a finished run, keys of [generation] that are not set are as in the run's own
+config; the defaults here are for keys that it does not set either.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +23,18 @@ from transformerlm.schema import (
     Text,
 )
 
+NOTHING_TO_START_FROM = (
+    'expected some text, got "": without a bos_token or an eos_token there is nothing to start from'
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationConfig(Section):
-    """[generation]: prompts, the end of a text, and the sampling of each token."""
+    """[generation]: prompts, the end of a text, and the sampling of each token. In transformerlm-infer, what
+    is not set is as in the run's own config."""
 
     prompts: tuple[str, ...] = ("",)
-    """Texts to continue; "" starts from the end-of-text token alone."""
+    """Texts to continue; "" starts from the bos_token alone, or else from the eos_token."""
     max_new_tokens: PositiveInt = 128
     """Maximum number of tokens to write."""
     temperature: NonNegativeFloat = 0.8
@@ -39,6 +48,8 @@ class GenerationConfig(Section):
     repetition_penalty: PositiveFloat = 1.0
     """Makes tokens that already occur in prompt or text less likely: positive logits are divided by this,
     negative ones multiplied. 1: no penalty."""
+    bos_token: str = ""
+    """Special token put before each prompt. "": none."""
     eos_token: str = "<|endoftext|>"
     """Special token that ends a text. "": none."""
     stop_tokens: tuple[Text, ...] = ()

@@ -7,15 +7,14 @@ same logits and token ids from it; without them it is only read back. If a check
 from __future__ import annotations
 
 import copy
-import dataclasses
 from pathlib import Path
 from typing import Any
 
+from transformerlm.checkpoint.own_settings import own_table
 from transformerlm.checkpoint.run_directory import IMPORTED_FROM, environment
 from transformerlm.checkpoint.store import write_checkpoint
 from transformerlm.config import (
     DataConfig,
-    GenerationConfig,
     OptimizerConfig,
     RuntimeConfig,
     TokenizerConfig,
@@ -23,15 +22,20 @@ from transformerlm.config import (
     TrainingConfig,
 )
 from transformerlm.conversion import gguf, parity
-from transformerlm.conversion.hf_folder import Folder, cast, first_difference, read_folder, write_folder
+from transformerlm.conversion.hf_folder import (
+    GENERATION_CONFIG,
+    Folder,
+    cast,
+    read_folder,
+    write_folder,
+)
 from transformerlm.conversion.hf_layout import ARCHITECTURES
 from transformerlm.errors import CheckpointError, ConfigError, Key
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.progress import Reporter
-from transformerlm.schema import from_dict, to_dict, to_toml
+from transformerlm.schema import to_dict, to_toml
 from transformerlm.storage.files import committed_directory, committed_file
-from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 
 EXACT = RuntimeConfig(device="cpu", dtype="float32")
@@ -57,11 +61,15 @@ def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporte
     refuse_existing(output, Key("export", "output"))
     config, state = lm.model.config, lm.model.state_dict()
     with committed_directory(output) as temporary:
-        write_folder(temporary, config, state, lm.tokenizer, eos_token_of(lm), generation_of(lm), dtype)
-        found = _check_folder(temporary, _rounded(lm.model, dtype, 1), lm.tokenizer)
+        write_folder(temporary, config, state, lm.tokenizer, eos_token_of(lm), lm.generation, dtype)
+        found = _check_folder(temporary, lm, _rounded(lm.model, dtype, 1))
     kind = ARCHITECTURES["qwen3" if config.qk_norm else "llama"]
     reporter.say(f"exported: {output}: {kind}, {num_parameters(config):,} parameters in {dtype}")
     reporter.say(f"checked: {found}")
+    if lm.generation.stop:
+        reporter.say(
+            "not taken over: [generation].stop, whose strings transformers takes with each call alone"
+        )
 
 
 def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter) -> None:
@@ -79,17 +87,22 @@ def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter)
         DataError: llama.cpp cannot represent the tokenizer.
     """
     refuse_existing(output, Key("export", "output"), folder_may_be_empty=False)
-    contents = gguf.make(lm.model.config, lm.model.state_dict(), lm.tokenizer, eos_token_of(lm), dtype)
+    settings = eos_token_of(lm), dtype, lm.generation
+    contents = gguf.make(lm.model.config, lm.model.state_dict(), lm.tokenizer, *settings)
     with committed_file(output) as file:
         temporary = Path(file.name)
         gguf.write(temporary, contents)
         gguf.check_written(temporary, contents)
         found = "read back with gguf: every tensor, the tokens, the merges"
         if parity.is_installed("llama_cpp"):
-            found += f"; {_check_in_llama_cpp(temporary, _rounded(lm.model, dtype, 2), lm.tokenizer, dtype)}"
+            found += f"; {_check_in_llama_cpp(temporary, lm, _rounded(lm.model, dtype, 2), dtype)}"
     size = f"{num_parameters(lm.model.config):,} parameters in {dtype}"
     reporter.say(f"exported: {output}: {contents.architecture}, {size}")
     reporter.say(f"checked: {found}")
+    if left_out := (*lm.generation.stop_tokens[1:], *lm.generation.stop):
+        reporter.say(
+            f"not taken over: ends of texts that a GGUF file cannot hold: {', '.join(map(repr, left_out))}"
+        )
 
 
 def import_folder(source: Path, run_dir: Path, reporter: Reporter) -> None:
@@ -111,11 +124,13 @@ def import_folder(source: Path, run_dir: Path, reporter: Reporter) -> None:
     with committed_directory(run_dir) as temporary:
         (temporary / "config.toml").write_text(to_toml(config), encoding="utf-8")
         folder.tokenizer.save(temporary / "tokenizer")
-        write_checkpoint(temporary / "checkpoints", 0, folder.state, {}, _about(folder, config))
-        found = _check_import(folder, LanguageModel.load(temporary, EXACT))
+        write_checkpoint(temporary / "checkpoints", 0, folder.state(), {}, _about(folder, config))
+        found = _check_import(folder, temporary)
     size = f"{num_parameters(folder.model):,} parameters in {folder.dtype}"
     reporter.say(f"imported: {source}: {ARCHITECTURES[folder.model_type]}, {size}, into {run_dir}")
     reporter.say(f"checked: {found}")
+    if folder.not_taken:
+        reporter.say(f"not taken over: {GENERATION_CONFIG}: {'; '.join(folder.not_taken)}")
 
 
 def run_config(folder: Folder, run_dir: Path) -> TrainConfig:
@@ -133,26 +148,15 @@ def run_config(folder: Folder, run_dir: Path) -> TrainConfig:
         model=folder.model,
         optimizer=OptimizerConfig(lr=FINE_TUNING_LR),
         training=TrainingConfig(run_dir=f"{run_dir}-{{corpus}}", start_from=str(run_dir)),
-        generation=GenerationConfig(prompts=("" if eos else "The",), eos_token=eos or ""),
+        generation=folder.generation,
     )
 
 
 def eos_token_of(lm: LanguageModel) -> str | None:
     """Return the special token that ends a model's texts: [generation]'s, or else the document separator."""
     known = list(lm.tokenizer.special_token_ids)
-    candidates = generation_of(lm).eos_token, _config_table(lm, "data").get("document_separator")
+    candidates = lm.generation.eos_token, own_table(lm.checkpoint.about, "data").get("document_separator")
     return next((token for token in candidates if token in known), None)
-
-
-def generation_of(lm: LanguageModel) -> GenerationConfig:
-    """Return [generation] of the config that a model was trained with, without keys unknown to this version.
-
-    Raises:
-        ConfigError: a value that is not allowed.
-    """
-    known = {field.name for field in dataclasses.fields(GenerationConfig)}
-    values = {key: value for key, value in _config_table(lm, "generation").items() if key in known}
-    return from_dict(GenerationConfig, values, str(lm.checkpoint.path))
 
 
 def refuse_existing(path: Path, key: Key, *, folder_may_be_empty: bool = True) -> None:
@@ -160,13 +164,6 @@ def refuse_existing(path: Path, key: Key, *, folder_may_be_empty: bool = True) -
     if path.exists() and not (folder_may_be_empty and path.is_dir() and not any(path.iterdir())):
         what = f"expected a path where there is nothing, got {path}; remove it, or choose another"
         raise ConfigError(what, key=key)
-
-
-def _config_table(lm: LanguageModel, table: str) -> dict[str, Any]:
-    """Return a table of the config that a model was trained with, or an empty one if it is not known."""
-    config = lm.checkpoint.about.get("config")
-    found = config.get(table) if isinstance(config, dict) else None
-    return found if isinstance(found, dict) else {}
 
 
 def _about(folder: Folder, config: TrainConfig) -> dict[str, Any]:
@@ -190,51 +187,70 @@ def _rounded(model: TransformerLM, dtype: str, min_dims: int) -> TransformerLM:
     return rounded
 
 
-def _check_folder(folder: Path, model: TransformerLM, tokenizer: Tokenizer) -> str:
-    """Check that an exported folder is this model and this tokenizer; return a sentence about the check."""
+def _check_folder(folder: Path, lm: LanguageModel, model: TransformerLM) -> str:
+    """Check that an exported folder is this model and this tokenizer; return a sentence about the check.
+
+    Args:
+        model: `lm`'s, its weights rounded as in the folder.
+    """
     back = read_folder(folder)
-    if name := parity.differing_tensor(model.state_dict(), back.state):
+    if name := back.first_difference(model.state_dict()):
         raise CheckpointError(f"{name}: read back as something else")
-    parity.check_ids(tokenizer, back.tokenizer.encode, "read back")
+    parity.check_ids(lm.tokenizer, back.tokenizer.encode, "read back")
     if not parity.is_installed("transformers"):
         return "read back to the same bits and ids; not by transformers, which is not installed"
-    peer = parity.version_of("transformers")
-    with parity.loading(peer):
-        encode = parity.transformers_tokenizer(folder)
-    parity.check_ids(tokenizer, encode, peer)
-    return f"{_same_logits(folder, model, tokenizer, peer)}, the same ids"
+    name = parity.version_of("transformers")
+    expected = parity.expectations(model, lm.tokenizer, back.generation)
+    with parity.loading(name):
+        peer = parity.TransformersPeer(folder)
+    parity.check_ids(lm.tokenizer, peer.encode, name)
+    return _check_peer(expected, peer, name)
 
 
-def _check_import(folder: Folder, lm: LanguageModel) -> str:
+def _check_import(folder: Folder, run_dir: Path) -> str:
     """Check that an imported run is the model in the folder; return a sentence about the check."""
-    if name := first_difference(folder.path, lm.model.config, lm.model.state_dict()):
-        raise CheckpointError(f"{name}: became something else")
+    expected = _check_run(folder, run_dir)  # its model has left memory again before the peer's comes
     found = "all tensors the same bits on the way back"
     if parity.is_installed("tokenizers"):
-        peer = parity.version_of("tokenizers")
-        with parity.loading(peer):
+        name = parity.version_of("tokenizers")
+        with parity.loading(name):
             encode = parity.tokenizers_tokenizer(folder.path / TOKENIZER_JSON)
-        parity.check_ids(lm.tokenizer, encode, peer)
-        found += f"; {peer}: the same ids"
+        parity.check_ids(folder.tokenizer, encode, name)
+        found += f"; {name}: the same ids"
     if not parity.is_installed("transformers"):
         return f"{found}; not by transformers, which is not installed"
-    peer = parity.version_of("transformers")
-    return f"{found}; {_same_logits(folder.path, lm.model, lm.tokenizer, peer)}"
+    name = parity.version_of("transformers")
+    with parity.loading(name):
+        peer = parity.TransformersPeer(folder.path)
+    if what := parity.find_other_ids(folder.tokenizer, peer.encode):
+        # As where tokenizer_config.json names a class that brings a pre-tokenizer of its own.
+        largest = parity.check_logits(expected, peer.logits, name)
+        return f"{found}; {_within(largest, name)}; it reads {TOKENIZER_JSON} as something else: {what}"
+    return f"{found}; {_check_peer(expected, peer, name)}"
 
 
-def _same_logits(folder: Path, model: TransformerLM, tokenizer: Tokenizer, peer: str) -> str:
-    with parity.loading(peer):
-        logits = parity.transformers_logits(folder)
-    return _within(parity.check_logits(model, tokenizer, logits, peer), peer)
+def _check_run(folder: Folder, run_dir: Path) -> list[parity.Expected]:
+    """Compare an imported run's weights with the folder's; return what the run makes of some texts."""
+    lm = LanguageModel.load(run_dir, EXACT)
+    if name := folder.first_difference(lm.model.state_dict()):
+        raise CheckpointError(f"{name}: became something else")
+    return parity.expectations(lm.model, lm.tokenizer, lm.generation)
 
 
-def _check_in_llama_cpp(file: Path, model: TransformerLM, tokenizer: Tokenizer, dtype: str) -> str:
-    peer = parity.version_of("llama_cpp")
-    with parity.loading(peer):
+def _check_peer(expected: list[parity.Expected], peer: parity.TransformersPeer, name: str) -> str:
+    largest = parity.check_logits(expected, peer.logits, name)
+    parity.check_prompts(expected, peer, name)
+    return f"{_within(largest, name)}, the same ids of prompts, the same greedy texts"
+
+
+def _check_in_llama_cpp(file: Path, lm: LanguageModel, model: TransformerLM, dtype: str) -> str:
+    name = parity.version_of("llama_cpp")
+    expected = parity.expectations(model, lm.tokenizer, lm.generation)
+    with parity.loading(name):
         encode, logits = gguf.load_in_llama_cpp(file, model.config.context_length)
-    parity.check_ids(tokenizer, encode, peer)
-    largest = parity.check_logits(model, tokenizer, logits, peer, gguf.TOLERANCES[dtype])
-    return f"{_within(largest, peer)}, the same ids"
+    parity.check_ids(lm.tokenizer, encode, name)
+    largest = parity.check_logits(expected, logits, name, gguf.TOLERANCES[dtype])
+    return f"{_within(largest, name)}, the same ids"
 
 
 def _within(largest: float, peer: str) -> str:

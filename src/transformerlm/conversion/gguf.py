@@ -24,13 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transformerlm.config import GPT2_PATTERN, ModelConfig
+from transformerlm.config import GPT2_PATTERN, GenerationConfig, ModelConfig
 from transformerlm.conversion.hf_folder import cast
 from transformerlm.conversion.hf_layout import tensor_specs, to_theirs
 from transformerlm.conversion.parity import FLOAT32_TOLERANCE, MAX_TOKENS, Encode, Logits
 from transformerlm.errors import CheckpointError, ConfigError, DataError, Key
 from transformerlm.tokenizer import Tokenizer
-from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
+from transformerlm.tokenizer.formats.compatibility import find_unmade_token
+from transformerlm.tokenizer.formats.tokenizer_json_reader import GPT2_BETWEEN_DIGITS
+from transformerlm.tokenizer.formats.tokenizer_json_writer import token_roles, tokenizer_json
 
 NAMES = {
     "embedding": "token_embd",
@@ -54,12 +56,14 @@ _LLAMA3 = (
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 PATTERNS = {
-    GPT2_PATTERN: ("gpt-2", False),
-    _LLAMA3: ("llama-bpe", True),
-    _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"): ("qwen2", False),
+    (GPT2_PATTERN, False): "gpt-2",
+    (GPT2_BETWEEN_DIGITS, False): "smollm",
+    (_LLAMA3, True): "llama-bpe",
+    (_LLAMA3, False): "dbrx",
+    (_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"), False): "qwen2",
 }
-"""Pre-tokenisation pattern -> its name in llama.cpp, and the `whole_words` setting that llama.cpp combines
-with it."""
+"""Pre-tokenisation pattern, and the `whole_words` setting that llama.cpp combines with it -> its name there.
+Of two names for a pattern, the first is the usual one."""
 TOLERANCES = {"float32": FLOAT32_TOLERANCE, "float16": 0.02, "bfloat16": 0.05}
 """Largest difference to llama.cpp's logits, relative to the largest logit, by the dtype of the file.
 
@@ -85,6 +89,7 @@ def make(
     tokenizer: Tokenizer,
     eos_token: str | None,
     dtype: str = "float32",
+    generation: GenerationConfig | None = None,
 ) -> Contents:
     """Return the contents of the GGUF file of a model.
 
@@ -94,6 +99,7 @@ def make(
         tokenizer: the model's.
         eos_token: the special token that ends a text.
         dtype: of the matrices: float32, float16 or bfloat16.
+        generation: the model's, of which the token that begins a text and one further end are taken.
 
     Raises:
         ConfigError: the package gguf is not installed.
@@ -104,7 +110,8 @@ def make(
     architecture = "qwen3" if config.qk_norm else "llama"
     fields = _model_fields(config, architecture, tokenizer.vocab_size)
     fields |= {"general.file_type": int(gguf.LlamaFileType[_FILE_TYPES[dtype]])}
-    fields |= _tokenizer_fields(tokenizer, eos_token, gguf)
+    fields |= _tokenizer_fields(tokenizer, gguf)
+    fields |= _role_fields(tokenizer, eos_token, generation or GenerationConfig())
     tensors = {}
     for spec in tensor_specs(config):
         if spec.ours == "head.weight" and config.tie_embeddings:
@@ -217,40 +224,52 @@ def _model_fields(config: ModelConfig, architecture: str, vocab_size: int) -> di
 
 
 def _pattern_name(tokenizer: Tokenizer) -> str:
-    """Return llama.cpp's name of the tokenizer's pattern, after checking its `whole_words` setting."""
-    pattern, takes_whole_words = PATTERNS.get(tokenizer.pretokenizer.pattern, (None, False))
-    if pattern is None:
-        known = ", ".join(name for name, _ in PATTERNS.values())
-        what = f"[tokenizer].pattern: expected that of {known}, got {tokenizer.pretokenizer.pattern!a:.80}"
-        raise _refusal(what)
-    if tokenizer.whole_words != takes_whole_words:
-        words = {True: "whole words are taken as they are", False: "whole words are merged like others"}
-        what = f"with the pattern of {pattern} {words[takes_whole_words]} there"
-        raise _refusal(f"whole_words: {what}; expected {takes_whole_words}, got {tokenizer.whole_words}")
-    return pattern
+    """Return llama.cpp's name of the tokenizer's pattern and its treatment of whole words."""
+    own = tokenizer.pretokenizer.pattern
+    names = {words: name for (pattern, words), name in PATTERNS.items() if pattern == own}
+    if not names:
+        known = ", ".join(PATTERNS.values())
+        raise _refusal(f"[tokenizer].pattern: expected that of {known}, got {own!a:.80}")
+    usual, name = next(iter(names.items()))
+    if tokenizer.whole_words == usual:
+        return name
+    token = find_unmade_token(tokenizer.vocab, tokenizer.merges, tokenizer.special_token_ids)
+    if token is not None and tokenizer.whole_words not in names:
+        what = f"with the pattern of {name} whole words are merged like others there"
+        raise _refusal(f"whole_words: {what}; {token!r} would get other ids")
+    return name if token is None else names[tokenizer.whole_words]
 
 
-def _tokenizer_fields(tokenizer: Tokenizer, eos_token: str | None, gguf: Any) -> dict[str, Any]:
+def _tokenizer_fields(tokenizer: Tokenizer, gguf: Any) -> dict[str, Any]:
     pattern = _pattern_name(tokenizer)
-    if eos_token is None:
-        raise _refusal("none of its special tokens ends a text, and another token would be taken for one")
     model = json.loads(tokenizer_json(tokenizer))["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
     special = set(tokenizer.special_token_ids.values())
     normal, control = int(gguf.TokenType.NORMAL), int(gguf.TokenType.CONTROL)
     types = [control if token_id in special else normal for token_id in range(len(tokens))]
-    eos = tokenizer.special_token_ids[eos_token]
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pattern,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": model["merges"],
-        "tokenizer.ggml.bos_token_id": eos,
-        "tokenizer.ggml.eos_token_id": eos,
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.ggml.add_eos_token": False,
     }
+
+
+def _role_fields(tokenizer: Tokenizer, eos_token: str | None, generation: GenerationConfig) -> dict[str, Any]:
+    """Return the fields about tokens that begin and end a text, and what else is kept with the tokenizer."""
+    if eos_token is None:
+        raise _refusal("none of its special tokens ends a text, and another token would be taken for one")
+    roles = token_roles(tokenizer, eos_token, generation.bos_token or None)
+    keys = {"bos_token_id": "bos_token", "eos_token_id": "eos_token", "padding_token_id": "pad_token"}
+    ids = tokenizer.special_token_ids
+    fields: dict[str, Any] = {f"tokenizer.ggml.{key}": ids[roles[role]] for key, role in keys.items()}
+    if generation.stop_tokens:  # llama.cpp has one more end of texts than eos, the end of a turn
+        fields["tokenizer.ggml.eot_token_id"] = ids[generation.stop_tokens[0]]
+    if isinstance(roles.get("chat_template"), str):
+        fields["tokenizer.chat_template"] = roles["chat_template"]
+    add_bos = bool(generation.bos_token)
+    return fields | {"tokenizer.ggml.add_bos_token": add_bos, "tokenizer.ggml.add_eos_token": False}
 
 
 def _add_field(writer: Any, key: str, value: Any) -> None:

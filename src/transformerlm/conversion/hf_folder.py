@@ -1,20 +1,21 @@
 """Reading and writing of Hugging Face folders with Llama-like models.
 
     config.json             the architecture and its sizes
-    generation_config.json  sampling settings
+    generation_config.json  ends of texts and sampling settings
     model.safetensors       or model-00001-of-00002.safetensors ... with model.safetensors.index.json
     tokenizer.json          with tokenizer_config.json
 
 A folder that is read may come from anybody: sizes are compared with the config before memory is allocated,
 nothing is unpickled, and no code from the folder is run. Settings that our model does not have are
-refused key by key.
+refused key by key. Weights are read and written one tensor at a time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +24,26 @@ from torch import Tensor
 
 from transformerlm.checkpoint.load_state import MAX_LINES
 from transformerlm.config import GenerationConfig, ModelConfig
+from transformerlm.conversion.hf_generation import generation_config, generation_of, not_taken
 from transformerlm.conversion.hf_layout import (
     TensorSpec,
     config_of,
     model_config,
+    stored_specs,
     tensor_specs,
-    to_huggingface,
     to_ours,
+    to_theirs,
 )
 from transformerlm.errors import CheckpointError, DataError
 from transformerlm.language_model import MAX_CONTEXT_LENGTH
 from transformerlm.runtime import DTYPES
-from transformerlm.storage.safetensors import iterate_tensors, read_entries, tensor_chunks
+from transformerlm.storage.safetensors import DeferredTensor, read_entries, read_tensor, tensor_chunks
 from transformerlm.storage.safetensors_header import Entry
-from transformerlm.storage.untrusted import open_regular, printable
+from transformerlm.storage.untrusted import LFS_ADVICE, LFS_POINTER, open_regular, printable
 from transformerlm.tokenizer import Tokenizer
+from transformerlm.tokenizer.formats.tokenizer_config import read_added_prefix, read_tokenizer_config
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
-from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
+from transformerlm.tokenizer.formats.tokenizer_json_writer import token_roles, write_tokenizer_json
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -52,25 +56,59 @@ _BUFFER = "rotary_emb.inv_freq"
 
 @dataclass(frozen=True)
 class Folder:
-    """Content of a Hugging Face folder, in this package's terms."""
+    """Content of a Hugging Face folder, in this package's terms; weights are read when they are asked for."""
 
     path: Path
     model: ModelConfig
-    state: dict[str, Tensor]
-    """Weights in float32 under our names; a tied head is the embedding's tensor once more."""
+    files: dict[str, Path]
+    """Their name of each tensor -> the file that has it."""
     tokenizer: Tokenizer
-    eos_token: str | None
-    """The special token that ends a text, if the folder names one."""
+    generation: GenerationConfig
+    """How texts begin, how they end, and how tokens are sampled."""
+    not_taken: tuple[str, ...]
+    """Settings of generation that this package does not have, as `key = value`."""
     model_type: str
     dtype: str
     """Of the weights in the files; several are separated by spaces."""
 
+    @property
+    def eos_token(self) -> str | None:
+        """The special token that ends a text, if the folder names one."""
+        return self.generation.eos_token or None
+
+    def read(self, spec: TensorSpec) -> Tensor:
+        """Return a weight in float32 and our order of rows.
+
+        Raises:
+            CheckpointError: the file is damaged, or an element is not finite.
+        """
+        path = self.files[spec.theirs]
+        tensor = read_tensor(path, spec.theirs)
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {spec.theirs}: expected numbers, got some that are not finite")
+        return to_ours(spec, tensor, self.model)
+
+    def state(self) -> dict[str, DeferredTensor]:
+        """Return all weights by our names, read when they are written; a tied head is the embedding again."""
+        specs = stored_specs(self.model)
+        found = {spec.ours: _deferred(spec, "float32", partial(self.read, spec)) for spec in specs}
+        tied = {"head.weight": found["embedding.weight"]} if self.model.tie_embeddings else {}
+        return found | tied
+
+    def first_difference(self, state: Mapping[str, Tensor]) -> str | None:
+        """Return the first tensor of the folder that differs from the weights under our names, or None."""
+        for spec in stored_specs(self.model):
+            theirs = read_tensor(self.files[spec.theirs], spec.theirs).float()
+            if not torch.equal(theirs, to_theirs(spec, state[spec.ours], self.model)):
+                return spec.theirs
+        return None
+
 
 def read_folder(path: Path) -> Folder:
-    """Read a folder that `save_pretrained` or `write_folder` has written.
+    """Read a folder that `save_pretrained` or `write_folder` has written, all but its weights.
 
     Raises:
-        CheckpointError: this package cannot represent the model, or its weights are missing or damaged.
+        CheckpointError: this package cannot represent the model, or its weights are missing.
         DataError: this package cannot represent the tokenizer.
     """
     if not path.is_dir():
@@ -81,7 +119,17 @@ def read_folder(path: Path) -> Folder:
         what = f"expected at most {MAX_CONTEXT_LENGTH:,}, got {config.context_length:,}"
         raise CheckpointError(f"{path / CONFIG}: max_position_embeddings: {what}")
     entries = {file: read_entries(path / file) for file in _weight_files(path)}
-    specs = _specs_of(config, entries, path)
+    _check_entries(config, entries, path)
+    files = {entry.name: path / file for file, found in entries.items() for entry in found}
+    _check_tied_head(config, files)
+    tokenizer = _read_tokenizer(path, config)
+    generation, not_taken = _read_generation(path, values, tokenizer)
+    dtypes = {str(entry.dtype).removeprefix("torch.") for found in entries.values() for entry in found}
+    model_type, dtype = values["model_type"], " ".join(sorted(dtypes))
+    return Folder(path, config, files, tokenizer, generation, not_taken, model_type, dtype)
+
+
+def _read_tokenizer(path: Path, config: ModelConfig) -> Tokenizer:
     if not (path / TOKENIZER_JSON).exists():
         what = (
             f"expected {TOKENIZER_JSON}, found none: only byte-level BPE in Hugging Face's own format is read"
@@ -91,10 +139,23 @@ def read_folder(path: Path) -> Folder:
     if tokenizer.vocab_size > config.vocabulary_rows:
         what = f"expected at least the tokenizer's {tokenizer.vocab_size} ids, got {config.vocab_size}"
         raise CheckpointError(f"{path / CONFIG}: vocab_size: {what}")
-    dtypes = {str(entry.dtype).removeprefix("torch.") for found in entries.values() for entry in found}
-    state = _read_state(config, [path / file for file in entries], specs)
-    eos_token = _special_token(values.get("eos_token_id"), tokenizer)
-    return Folder(path, config, state, tokenizer, eos_token, values["model_type"], " ".join(sorted(dtypes)))
+    return tokenizer
+
+
+def _read_generation(
+    path: Path, config: Mapping[str, Any], tokenizer: Tokenizer
+) -> tuple[GenerationConfig, tuple[str, ...]]:
+    """Return [generation] as the folder describes it, and the settings that it does not have."""
+    file = path / GENERATION_CONFIG
+    values = read_json(file) if file.exists() else {}
+    if values.get("eos_token_id") is None:
+        values |= {"eos_token_id": config.get("eos_token_id")}
+    prefix = read_added_prefix(path / TOKENIZER_JSON, read_tokenizer_config(path))
+    if len(prefix) > 1 or not tokenizer.special_token_ids.keys() >= set(prefix):
+        what = f"expected at most one special token before a text, got {prefix!a:.80}"
+        raise DataError(f"{path / TOKENIZER_JSON}: post_processor: {what}")
+    generation = generation_of(values, tokenizer, "".join(prefix), str(file))
+    return generation, tuple(not_taken(values, tokenizer))
 
 
 def write_folder(
@@ -114,35 +175,36 @@ def write_folder(
         state: the model's weights under our names.
         tokenizer: the model's.
         eos_token: the special token that ends a text, and that stands for an empty prompt.
-        generation: sampling settings.
+        generation: beginning of texts, further ends, and sampling settings.
         dtype: of the weights: float32, float16 or bfloat16.
 
     Raises:
         CheckpointError: a weight that is not finite in `dtype`.
         DataError: the tokenizer cannot be written in Hugging Face's format.
     """
-    weights = {
-        name: cast(tensor, dtype, name).contiguous() for name, tensor in to_huggingface(config, state).items()
-    }
+
+    def weight(spec: TensorSpec) -> Tensor:
+        return cast(to_theirs(spec, state[spec.ours].detach(), config), dtype, spec.theirs)
+
+    specs = stored_specs(config)
+    weights = {spec.theirs: _deferred(spec, dtype, partial(weight, spec)) for spec in specs}
     _, chunks = tensor_chunks(weights, {"format": "pt"})
     with (directory / WEIGHTS).open("xb") as file:
         for chunk in chunks:
             file.write(chunk)
-    eos = None if eos_token is None else tokenizer.special_token_ids[eos_token]
+    bos_token = generation.bos_token or None
+    roles = token_roles(tokenizer, eos_token, bos_token)
     unused = range(tokenizer.vocab_size, config.vocabulary_rows)
-    _write_json(directory / CONFIG, config_of(config, eos, eos, dtype))
-    _write_json(directory / GENERATION_CONFIG, _generation_config(generation, eos, unused))
-    write_tokenizer_json(directory, tokenizer, eos_token=eos_token, model_max_length=config.context_length)
+    values = generation_config(generation, tokenizer, roles, unused)
+    bos_id, end_ids = values["bos_token_id"], values["eos_token_id"]
+    _write_json(directory / CONFIG, config_of(config, bos_id, end_ids, dtype))
+    _write_json(directory / GENERATION_CONFIG, values)
+    names: dict[str, Any] = {"eos_token": eos_token, "bos_token": bos_token}
+    write_tokenizer_json(directory, tokenizer, **names, model_max_length=config.context_length)
 
 
-def first_difference(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> str | None:
-    """Return the first tensor of a folder that differs from the weights in `state`, or None."""
-    theirs = to_huggingface(config, state)
-    for file in _weight_files(path):
-        for name, tensor in iterate_tensors(path / file):
-            if name in theirs and not torch.equal(tensor.float(), theirs[name]):
-                return name
-    return None
+def _deferred(spec: TensorSpec, dtype: str, make: Callable[[], Tensor]) -> DeferredTensor:
+    return DeferredTensor(spec.shape, DTYPES[dtype], make)
 
 
 def cast(tensor: Tensor, dtype: str, name: str) -> Tensor:
@@ -170,6 +232,8 @@ def read_json(path: Path) -> dict[str, Any]:
             content = file.read(MAX_JSON_BYTES + 1)
         if len(content) > MAX_JSON_BYTES:
             raise ValueError(f"expected at most {MAX_JSON_BYTES:,} bytes, got more")
+        if content.startswith(LFS_POINTER):
+            raise ValueError(LFS_ADVICE)
         values = json.loads(content)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None
@@ -207,8 +271,8 @@ def _weight_files(directory: Path) -> list[str]:
     raise CheckpointError(f"{directory}: expected {WEIGHTS} or {INDEX}, found neither")
 
 
-def _specs_of(config: ModelConfig, entries: Mapping[str, list[Entry]], path: Path) -> dict[str, TensorSpec]:
-    """Return the specs of the model's tensors by their name in the files, after comparing both.
+def _check_entries(config: ModelConfig, entries: Mapping[str, list[Entry]], path: Path) -> None:
+    """Compare the tensors in the files with the model's.
 
     Raises:
         CheckpointError: a line for every tensor that is missing, unknown, or of another shape or dtype.
@@ -227,7 +291,15 @@ def _specs_of(config: ModelConfig, entries: Mapping[str, list[Entry]], path: Pat
     if lines:
         more = [f"and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
         raise CheckpointError([f"{path}: {line}" for line in sorted(lines)[:MAX_LINES] + more])
-    return specs
+
+
+def _check_tied_head(config: ModelConfig, files: Mapping[str, Path]) -> None:
+    """Raise CheckpointError if a head that is said to be the embedding is there and is another matrix."""
+    names = "model.embed_tokens.weight", "lm_head.weight"
+    is_there_too = config.tie_embeddings and names[1] in files
+    if is_there_too and not torch.equal(*(read_tensor(files[name], name) for name in names)):
+        what = "expected the embedding once more, as tie_word_embeddings says, got another matrix"
+        raise CheckpointError(f"{files[names[1]].parent}: {names[1]}: {what}")
 
 
 def _mismatches(entry: Entry, spec: TensorSpec | None) -> Iterator[str]:
@@ -238,46 +310,3 @@ def _mismatches(entry: Entry, spec: TensorSpec | None) -> Iterator[str]:
         yield f"expected shape {spec.shape}, got {printable(tuple(entry.shape))}"
     elif entry.dtype not in DTYPES.values():
         yield f"expected {', '.join(DTYPES)}, got {str(entry.dtype).removeprefix('torch.')}"
-
-
-def _read_state(config: ModelConfig, files: list[Path], specs: Mapping[str, TensorSpec]) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    for path in files:
-        for name, tensor in iterate_tensors(path):
-            if name in specs:
-                if not tensor.isfinite().all():
-                    raise CheckpointError(f"{path}: {name}: expected numbers, got some that are not finite")
-                state[specs[name].ours] = to_ours(specs[name], tensor, config)
-    if config.tie_embeddings:
-        if not torch.equal(
-            state.setdefault("head.weight", state["embedding.weight"]), state["embedding.weight"]
-        ):
-            what = "expected the embedding once more, as tie_word_embeddings says, got another matrix"
-            raise CheckpointError(f"{files[-1].parent}: lm_head.weight: {what}")
-        state["head.weight"] = state["embedding.weight"]
-    return {spec.ours: state[spec.ours] for spec in specs.values()}
-
-
-def _special_token(ids: Any, tokenizer: Tokenizer) -> str | None:
-    """Return the first special token among one or several ids that a config names, or None."""
-    found = ids if isinstance(ids, list) else [ids]
-    tokens = {token_id: token for token, token_id in tokenizer.special_token_ids.items()}
-    return next(
-        (tokens[token_id] for token_id in found if type(token_id) is int and token_id in tokens), None
-    )
-
-
-def _generation_config(generation: GenerationConfig, eos: int | None, unused: range) -> dict[str, Any]:
-    """Return [generation] in Hugging Face's terms, in which top_k is 0 for none, and 50 by default."""
-    # No pad token: if it were the end token too, transformers would mask that in some texts.
-    values: dict[str, Any] = {"bos_token_id": eos, "eos_token_id": eos}
-    values |= {"max_new_tokens": generation.max_new_tokens, "do_sample": generation.temperature > 0}
-    if generation.temperature > 0:
-        values |= {"temperature": generation.temperature, "top_p": generation.top_p}
-        values |= {"top_k": generation.top_k or 0}
-    if generation.temperature > 0 and generation.min_p:
-        values |= {"min_p": generation.min_p}
-    if generation.repetition_penalty != 1:
-        values |= {"repetition_penalty": generation.repetition_penalty}
-    # Rows beyond the vocabulary are never chosen.
-    return values | ({"suppress_tokens": [*unused]} if unused else {})

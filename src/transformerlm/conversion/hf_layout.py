@@ -123,15 +123,15 @@ def to_ours(spec: TensorSpec, value: Tensor, config: ModelConfig) -> Tensor:
     return (to_neighbours(value, config.d_head) if spec.is_rotated else value).float()
 
 
-def to_huggingface(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a model's state dict under Hugging Face's names, without a tied head."""
-    is_left_out = {"head.weight"} if config.tie_embeddings else set()
-    kept = (spec for spec in tensor_specs(config) if spec.ours not in is_left_out)
-    return {spec.theirs: to_theirs(spec, state[spec.ours].detach(), config) for spec in kept}
+def stored_specs(config: ModelConfig) -> list[TensorSpec]:
+    """Return the specs of the tensors that a file of the model holds: all but a tied head."""
+    return [
+        spec for spec in tensor_specs(config) if not (config.tie_embeddings and spec.ours == "head.weight")
+    ]
 
 
 def config_of(
-    config: ModelConfig, bos_token_id: int | None, eos_token_id: int | None, dtype: str
+    config: ModelConfig, bos_token_id: int | None, eos_token_id: int | list[int] | None, dtype: str
 ) -> dict[str, Any]:
     """Return the `config.json` of a model; keys that transformers 5 renamed occur under both names."""
     model_type = "qwen3" if config.qk_norm else "llama"

@@ -1,23 +1,29 @@
 """Parity checks: another program must compute the same token ids and logits from a model as this package.
 
-Both tokenizers encode some texts, and our model continues them greedily. The other program then computes the
-logits at every position of the texts and their continuations. If these are within a tolerance of ours, the
-likeliest token is the same everywhere, except for ties within the tolerance.
+Both tokenizers encode some texts, as text and as prompts, and both models continue the prompts greedily. The
+other program also computes the logits at every position of the prompts and of our continuations. If these are
+within a tolerance of ours, the likeliest token is the same everywhere, except for ties within the tolerance.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from transformerlm.config import GenerationConfig
 from transformerlm.errors import CheckpointError
+from transformerlm.infer import generate
+from transformerlm.infer.completion import encode_prompt
+from transformerlm.infer.stopping import StopConditions
 from transformerlm.nn import TransformerLM
 from transformerlm.storage.untrusted import printable
 from transformerlm.tokenizer import Tokenizer
@@ -43,38 +49,106 @@ Logits = Callable[[list[int]], Tensor]
 """Token ids [T] -> logits of each next token [T, vocab_size or more]."""
 
 
+@dataclass(frozen=True)
+class Expected:
+    """A prompt with our model's greedy continuation, or random ids; and our logits for them."""
+
+    text: str | None
+    """The prompt; None for random ids."""
+    prompt_ids: list[int]
+    """Ids of the whole prompt, the token that begins a text included."""
+    num_given: int
+    """Number of `ids` that were given to the model; the others are its continuation."""
+    max_new_tokens: int
+    """Largest length of the continuation."""
+    ids: list[int]
+    logits: Tensor
+    """[len(ids), vocab_size], float32."""
+
+    @property
+    def given_ids(self) -> list[int]:
+        """The ids that were given to the model."""
+        return self.ids[: self.num_given]
+
+    @property
+    def new_ids(self) -> list[int]:
+        """The model's greedy continuation, without the token that ended it."""
+        return self.ids[self.num_given :]
+
+
+def expectations(model: TransformerLM, tokenizer: Tokenizer, generation: GenerationConfig) -> list[Expected]:
+    """Return what our model makes of `TEXTS`, and of random ids.
+
+    Args:
+        generation: the model's; all but its sampling takes part.
+    """
+    length, size = min(model.config.context_length, MAX_TOKENS), tokenizer.vocab_size
+    random = torch.Generator("cpu").manual_seed(0)
+    drawn = torch.randint(size, (length,), generator=random, dtype=torch.long, device="cpu").tolist()
+    found = [Expected(None, drawn, length, 0, drawn, _logits(model, drawn, size))]
+    conditions = StopConditions.from_config(generation, tokenizer)
+    bos = tokenizer.special_token_ids.get(generation.bos_token)
+    for text in TEXTS:
+        prompt_ids = encode_prompt(tokenizer, text, conditions.eos_token_id, bos)
+        given = prompt_ids[: max(1, length - _NUM_NEW_TOKENS)]
+        max_new_tokens = min(_NUM_NEW_TOKENS, length - len(given))
+        new_ids = generate(
+            model,
+            given,
+            max_new_tokens=max_new_tokens,
+            temperature=0,
+            repetition_penalty=generation.repetition_penalty,
+            stop_token_ids=conditions.end_ids,
+            vocab_size=size,
+        )
+        ids = [*given, *new_ids]
+        found.append(Expected(text, prompt_ids, len(given), max_new_tokens, ids, _logits(model, ids, size)))
+    return found
+
+
+@torch.inference_mode()
+def _logits(model: TransformerLM, ids: list[int], vocab_size: int) -> Tensor:
+    given = torch.tensor([ids], dtype=torch.long, device="cpu")
+    found: Tensor = model(given)[0, :, :vocab_size].float()
+    return found
+
+
 def check_ids(tokenizer: Tokenizer, encode: Encode, name: str) -> None:
     """Compare another program's token ids of `TEXTS` and all special tokens with our tokenizer's.
 
     Args:
         tokenizer: ours.
-        encode: the other program's.
+        encode: the other program's; adds no special tokens.
         name: name of the other program in error messages.
 
     Raises:
         CheckpointError: names the text and the first id that differs.
     """
-    for text in (*TEXTS, "".join((TEXTS[0], *tokenizer.special_token_ids, TEXTS[1]))):
-        ours, theirs = tokenizer.encode(text), encode(text)
-        if ours != theirs:
-            pairs = list(zip([*ours, None], [*theirs, None], strict=False))
-            place = next(index for index, (own, other) in enumerate(pairs) if own != other)
-            what = f"id {place} of {text!a:.80}: {pairs[place][0]} here, {pairs[place][1]} there"
-            raise CheckpointError(f"{name}: other ids than this package's: {what}")
+    if what := find_other_ids(tokenizer, encode):
+        raise CheckpointError(f"{name}: other ids than this package's: {what}")
+
+
+def find_other_ids(tokenizer: Tokenizer, encode: Encode) -> str | None:
+    """Return the first text and id in which `check_ids` finds a difference, or None."""
+    texts = (*TEXTS, "".join((TEXTS[0], *tokenizer.special_token_ids, TEXTS[1])))
+    found = (_first_other(tokenizer.encode(text), encode(text), f"{text!a:.80}") for text in texts)
+    return next(filter(None, found), None)
+
+
+def _first_other(ours: Sequence[int], theirs: Sequence[int], what: str) -> str | None:
+    pairs = zip([*ours, None], [*theirs, None], strict=False)
+    different = (
+        f"id {i} of {what}: {own} here, {other} there" for i, (own, other) in enumerate(pairs) if own != other
+    )
+    return next(different, None)
 
 
 def check_logits(
-    model: TransformerLM,
-    tokenizer: Tokenizer,
-    logits: Logits,
-    name: str,
-    tolerance: float = FLOAT32_TOLERANCE,
+    expected: Sequence[Expected], logits: Logits, name: str, tolerance: float = FLOAT32_TOLERANCE
 ) -> float:
-    """Compare another program's logits for `TEXTS` and their greedy continuations with our model's.
+    """Compare another program's logits with our model's.
 
     Args:
-        model: ours.
-        tokenizer: ours.
         logits: the other program's.
         name: name of the other program in error messages.
         tolerance: largest allowed difference, relative to our largest logit.
@@ -86,32 +160,96 @@ def check_logits(
         CheckpointError: names the largest difference and its place.
     """
     largest = 0.0
-    with torch.inference_mode():
-        for ids in _sequences(model, tokenizer):
-            ours = model(torch.tensor([ids], dtype=torch.long, device="cpu"))[
-                0, :, : tokenizer.vocab_size
-            ].float()
-            theirs = logits(ids)[:, : tokenizer.vocab_size].float()
-            difference = (ours - theirs).abs().amax(-1)
-            allowed = tolerance * max(1.0, ours.abs().max().item())
-            if not bool((difference <= allowed).all()):  # False for NaN too
-                place = int(difference.nan_to_num(torch.inf).argmax())
-                what = f"{difference[place].item():.3g} apart after token {place + 1} of {len(ids)}"
-                raise CheckpointError(f"{name}: other logits: {what}; expected at most {allowed:.3g}")
-            largest = max(largest, difference.max().item())
+    for one in expected:
+        theirs = logits(one.ids)[:, : one.logits.shape[-1]].float()
+        difference = (one.logits - theirs).abs().amax(-1)
+        allowed = tolerance * max(1.0, one.logits.abs().max().item())
+        if not bool((difference <= allowed).all()):  # False for NaN too
+            place = int(difference.nan_to_num(torch.inf).argmax())
+            what = f"{difference[place].item():.3g} apart after token {place + 1} of {len(one.ids)}"
+            raise CheckpointError(f"{name}: other logits: {what}; expected at most {allowed:.3g}")
+        largest = max(largest, difference.max().item())
     return largest
 
 
-def _sequences(model: TransformerLM, tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """Yield the token ids of each of `TEXTS` with its greedy continuation, then random ids."""
-    length, size = min(model.config.context_length, MAX_TOKENS), tokenizer.vocab_size
-    for text in TEXTS:
-        ids = tokenizer.encode(text)[: max(1, length - _NUM_NEW_TOKENS)]
-        for _ in range(min(_NUM_NEW_TOKENS, length - len(ids))):
-            ids.append(int(model(torch.tensor([ids], dtype=torch.long, device="cpu"))[0, -1, :size].argmax()))
-        yield ids
-    generator = torch.Generator("cpu").manual_seed(0)
-    yield torch.randint(size, (length,), generator=generator, dtype=torch.long, device="cpu").tolist()
+def check_prompts(
+    expected: Sequence[Expected], peer: TransformersPeer, name: str, tolerance: float = FLOAT32_TOLERANCE
+) -> None:
+    """Compare the ids of prompts, and their greedy continuations, with those that users of transformers get.
+
+    Raises:
+        CheckpointError: names the prompt and the first id that differs. A tie of two logits does not count.
+    """
+    for one in expected:
+        if one.text is None:
+            continue
+        what = _first_other(one.prompt_ids, peer.prompt_ids(one.text), f"the prompt {one.text!a:.80}")
+        what = what or _first_other_choice(one, peer, tolerance)
+        if what:
+            raise CheckpointError(f"{name}: other ids than this package's: {what}")
+
+
+def _first_other_choice(one: Expected, peer: TransformersPeer, tolerance: float) -> str | None:
+    """Return the first id of a greedy continuation that differs, or None; a tie of two logits is none."""
+    ours = one.new_ids
+    theirs = peer.continuation(one.given_ids, one.max_new_tokens) if one.max_new_tokens else []
+    place = next((i for i, (own, other) in enumerate(zip(ours, theirs, strict=False)) if own != other), None)
+    if place is not None:
+        row = one.logits[one.num_given + place - 1]
+        apart = (row[ours[place]] - row[theirs[place]]).abs().item()
+        if apart <= 2 * tolerance * max(1.0, row.abs().max().item()):
+            return None
+    return _first_other(ours, theirs, f"the greedy continuation of {one.text!a:.80}")
+
+
+class TransformersPeer:
+    """A folder as users of transformers load it, weights in float32; no code from the folder is run."""
+
+    def __init__(self, folder: Path) -> None:
+        transformers = _transformers()
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+        # Left to itself, transformers rounds the weights to the precision that config.json names.
+        major = int(importlib.metadata.version("transformers").partition(".")[0])
+        options |= {"dtype" if major >= 5 else "torch_dtype": torch.float32, "use_safetensors": True}
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+        own = self.model.generation_config
+        self.end_ids = {*(own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id])}
+        # Settings that this package does not have are named to the user, and take no part here.
+        self.model.generation_config = transformers.GenerationConfig(
+            do_sample=False,
+            eos_token_id=own.eos_token_id,
+            pad_token_id=next((end for end in self.end_ids if end is not None), 0),
+            repetition_penalty=own.repetition_penalty,
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text itself."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return the ids that a prompt has for the model."""
+        return list(self.tokenizer(text)["input_ids"])
+
+    def logits(self, ids: list[int]) -> Tensor:
+        """Return the logits of each next token [T, vocab_size or more]."""
+        with torch.inference_mode():
+            found: Tensor = self.model(self._tensor(ids)).logits[0]
+        return found
+
+    def continuation(self, ids: list[int], max_new_tokens: int) -> list[int]:
+        """Return the ids that `generate` adds greedily, without the one that ends the text."""
+        rows, size = self.model.config.vocab_size, len(self.tokenizer)
+        unused = {"suppress_tokens": [*range(size, rows)]} if rows > size else {}
+        given = self._tensor(ids)
+        found = self.model.generate(
+            given, attention_mask=torch.ones_like(given), max_new_tokens=max_new_tokens, **unused
+        )
+        new_ids: list[int] = found[0, len(ids) :].tolist()
+        return new_ids[:-1] if new_ids[-1:] and new_ids[-1] in self.end_ids else new_ids
+
+    def _tensor(self, ids: list[int]) -> Tensor:
+        return torch.tensor([ids], dtype=torch.long, device="cpu")
 
 
 @contextlib.contextmanager
@@ -128,34 +266,10 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def transformers_tokenizer(folder: Path) -> Encode:
-    """Load the tokenizer in `folder` with transformers and return its encoding function."""
-    tokenizer = _transformers().AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    )
-    return lambda text: list(tokenizer(text)["input_ids"])
-
-
 def tokenizers_tokenizer(path: Path) -> Encode:
     """Load a tokenizer.json with tokenizers and return its encoding function (no special tokens added)."""
     tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(path))
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def transformers_logits(folder: Path) -> Logits:
-    """Load the model in `folder` in float32 with transformers, without running code from the folder.
-
-    Returns:
-        A function from token ids to logits.
-    """
-    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    model = _transformers().AutoModelForCausalLM.from_pretrained(folder, **options).float().eval()
-
-    def logits(ids: list[int]) -> Tensor:
-        found: Tensor = model(torch.tensor([ids], dtype=torch.long, device="cpu")).logits[0]
-        return found
-
-    return logits
 
 
 def version_of(package: str) -> str:
@@ -169,12 +283,3 @@ def _transformers() -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
-
-
-def differing_tensor(one: dict[str, Tensor], other: dict[str, Tensor]) -> str | None:
-    """Return the first name whose tensors differ or are in one of the two only, or None."""
-    names: Sequence[str] = [*one, *(name for name in other if name not in one)]
-    for name in names:
-        if name not in one or name not in other or not torch.equal(one[name], other[name]):
-            return name
-    return None

@@ -10,7 +10,12 @@ from transformerlm.checkpoint.store import Checkpoint, open_checkpoint
 from transformerlm.config import EvalConfig
 from transformerlm.data.corpus import refuse_overlap
 from transformerlm.errors import DataError, Key
-from transformerlm.evaluation.documents import end_of_text_id, load_for_scoring, score
+from transformerlm.evaluation.documents import (
+    end_of_text_id,
+    load_for_scoring,
+    score,
+    start_of_text_id,
+)
 from transformerlm.evaluation.statistics import Difference, DocumentScores, difference
 from transformerlm.evaluation.text import Text
 from transformerlm.language_model import LanguageModel
@@ -24,9 +29,9 @@ class ScoredModel:
     """A model, and its scores for each document."""
 
     checkpoint: Checkpoint
-    tokens: tuple[str, int | None]
-    """Fingerprint of the tokenizer, and the id that ends a document: models that agree in both count the same
-    tokens."""
+    tokens: tuple[str, int | None, int | None]
+    """Fingerprint of the tokenizer, and the ids before and behind a document: models that agree in all three
+    count the same tokens."""
     scores: DocumentScores
 
 
@@ -90,17 +95,18 @@ def _scored(path: Path, text: Text, config: EvalConfig, reporter: Reporter) -> t
     The model is freed on return.
     """
     lm = load_for_scoring(path, config.runtime, reporter.say)
-    eos_id = end_of_text_id(lm, config.eval)
-    _describe(lm, eos_id, reporter)
+    bos_id, eos_id = start_of_text_id(lm, config.eval), end_of_text_id(lm, config.eval)
+    _describe(lm, bos_id, eos_id, reporter)
     scores = score(lm, text, config.eval, reporter)
-    scored = ScoredModel(lm.checkpoint, (lm.tokenizer.fingerprint, eos_id), scores)
+    scored = ScoredModel(lm.checkpoint, (lm.tokenizer.fingerprint, bos_id, eos_id), scores)
     return scored, dtype_name(lm.runtime.dtype)
 
 
-def _describe(lm: LanguageModel, eos_id: int | None, reporter: Reporter) -> None:
+def _describe(lm: LanguageModel, bos_id: int | None, eos_id: int | None, reporter: Reporter) -> None:
     parameters = num_parameters(lm.model.config)
     reporter.say(f"{lm.checkpoint.path}: {parameters:,} parameters, on {lm.runtime}")
     if eos_id is None:
         what = "no end-of-text token ([eval].eos_token would name one)"
-        then = "the first token of a document is context only, and its end is not predicted"
-        reporter.say(f"{lm.checkpoint.path}: {what}: {then}")
+        then = ["the first token of a document is context only"] if bos_id is None else []
+        then += ["its end is not predicted"]
+        reporter.say(f"{lm.checkpoint.path}: {what}: {', and '.join(then)}")

@@ -1,7 +1,8 @@
 """Scoring of documents: the loss of each document of a text under a model, in nats.
 
 Documents are cut into windows, and windows computed in batches. As in training, a document stands between two
-end-of-text tokens, but its context has no text of other documents. The statistics of the scores are in
+end-of-text tokens (or behind the token that begins the model's texts), but its context has no text of other
+documents. The statistics of the scores are in
 statistics.py.
 """
 
@@ -20,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transformerlm.checkpoint.own_settings import own_generation, own_table
 from transformerlm.config import EvalSection, RuntimeConfig
-from transformerlm.errors import CheckpointError, ConfigError, DataError, Key, NumericalError
+from transformerlm.errors import ConfigError, DataError, Key, NumericalError
 from transformerlm.evaluation.statistics import DocumentScores, Floats
 from transformerlm.evaluation.text import Part, Text
 from transformerlm.language_model import LanguageModel
@@ -73,8 +75,11 @@ def score(lm: LanguageModel, text: Text, settings: EvalSection, reporter: Report
         TransformerLMError: if there is not enough memory for a batch.
     """
     runtime, context_length = lm.runtime, lm.model.config.context_length
-    stride, eos_id = stride_of(settings, context_length), end_of_text_id(lm, settings)
-    ends = np.array([] if eos_id is None else [eos_id], lm.tokenizer.dtype)
+    stride = stride_of(settings, context_length)
+    starts, ends = (
+        np.array([] if token_id is None else [token_id], lm.tokenizer.dtype)
+        for token_id in (start_of_text_id(lm, settings), end_of_text_id(lm, settings))
+    )
     max_tokens = settings.batch_size * context_length
     model = with_kernels(lm.model) if runtime.kernels else lm.model
     sums = _DocumentSums()
@@ -85,7 +90,7 @@ def score(lm: LanguageModel, text: Text, settings: EvalSection, reporter: Report
         parts = text.parts(lm.tokenizer.pretokenizer.safe_cut, bar)
         parts = itertools.takewhile(lambda part: part.document < (settings.max_documents or math.inf), parts)
         encode = functools.partial(_encode, lm.tokenizer)
-        all_windows = document_windows(sums.count_bytes(parts), encode, ends, context_length, stride)
+        all_windows = document_windows(sums.count_bytes(parts), encode, starts, ends, context_length, stride)
         for batch in batches(all_windows, max_tokens):
             sums.add(batch, window_nats(model, batch, runtime))
     return sums.scores(str(text))
@@ -105,30 +110,49 @@ def stride_of(settings: EvalSection, context_length: int) -> int:
 
 
 def end_of_text_id(lm: LanguageModel, settings: EvalSection) -> int | None:
-    """Return the id of the token before and after each document; None if the model has none.
+    """Return the id of the token at the end of each document; None if there is none.
 
     Raises:
         ConfigError: if [eval].eos_token is not among the tokenizer's special tokens.
     """
-    token, known = settings.eos_token, lm.tokenizer.special_token_ids
-    if token is None:
-        try:
-            return known.get(str(lm.checkpoint.require("config", "data", "document_separator")))
-        except CheckpointError:  # an imported model, whose data settings are unknown
-            return None
+    if settings.eos_token is None:
+        separator = own_table(lm.checkpoint.about, "data").get("document_separator")
+        return lm.tokenizer.special_token_ids.get(str(separator))
+    return _special_id(lm, "eos_token", settings.eos_token)
+
+
+def start_of_text_id(lm: LanguageModel, settings: EvalSection) -> int | None:
+    """Return the id of the token before each document; None if there is none.
+
+    Raises:
+        ConfigError: if [eval].bos_token is not among the tokenizer's special tokens.
+    """
+    if settings.bos_token is None:
+        own = own_generation(lm.checkpoint.about).get("bos_token")
+        return lm.tokenizer.special_token_ids.get(str(own), end_of_text_id(lm, settings))
+    return _special_id(lm, "bos_token", settings.bos_token)
+
+
+def _special_id(lm: LanguageModel, key: str, token: str) -> int | None:
+    known = lm.tokenizer.special_token_ids
     if token and token not in known:
         what = f"expected one of the special tokens of {lm.checkpoint.path}, {sorted(known)}"
-        raise ConfigError(f"{what}, got {token!r}", key=Key("eval", "eos_token"))
+        raise ConfigError(f"{what}, got {token!r}", key=Key("eval", key))
     return known.get(token)
 
 
 def document_windows(
-    parts: Iterable[Part], encode: Callable[[Part], Ids], ends: Ids, context_length: int, stride: int
+    parts: Iterable[Part],
+    encode: Callable[[Part], Ids],
+    starts: Ids,
+    ends: Ids,
+    context_length: int,
+    stride: int,
 ) -> Iterator[Window]:
-    """Yield the windows of all documents in order; `ends`, zero or one id, surrounds each document."""
+    """Yield the windows of all documents in order, each between `starts` and `ends`, zero or one id."""
     for document, own_parts in itertools.groupby(parts, key=lambda part: part.document):
         ids = map(encode, own_parts)
-        yield from windows(document, itertools.chain([ends], ids, [ends]), context_length, stride)
+        yield from windows(document, itertools.chain([starts], ids, [ends]), context_length, stride)
 
 
 def _encode(tokenizer: Tokenizer, part: Part) -> Ids:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from transformerlm.config import GenerationConfig
+from transformerlm.config.generation import NOTHING_TO_START_FROM
 from transformerlm.errors import ConfigError, Key
 from transformerlm.infer.batch import window_start
 from transformerlm.infer.generate import DecodingSettings, NewToken, steps
 from transformerlm.infer.sampling import Sampling
-from transformerlm.infer.stopping import FinishReason, StopConditions, StopStrings
+from transformerlm.infer.stopping import FinishReason, StopConditions, StopStrings, special_id
 from transformerlm.logging import names
 from transformerlm.nn import TransformerLM
 from transformerlm.tokenizer import StreamDecoder, Tokenizer
@@ -155,10 +156,11 @@ def complete(
     Text i is sampled with the random number stream `first_row` + i of `seed`. It depends on the model, its
     prompt, `generation`, `seed` and that row, and neither on the other prompts nor on `batch_size`: with
     `kernels` to the last bit, otherwise except for rounding.
-    An empty prompt starts from the end-of-text token. `kernels`: see `generate.Options`.
+    `bos_token` is put before each prompt; without one, an empty prompt starts from the end-of-text token.
+    `kernels`: see `generate.Options`.
 
     Raises:
-        ConfigError: for a special token that the tokenizer lacks, or an empty prompt without an eos_token.
+        ConfigError: for a special token that the tokenizer lacks, or an empty prompt without such a token.
     """
     texts = start(tokenizer, generation, first_row)
     return list(completions(model, tokenizer, generation, texts, seed, on_text, batch_size, kernels))
@@ -192,9 +194,10 @@ def start(tokenizer: Tokenizer, generation: GenerationConfig, first_row: int = 0
     """
     conditions = StopConditions.from_config(generation, tokenizer)
     skipped = frozenset(tokenizer.special_token_ids.values() if generation.skip_special_tokens else ())
+    bos = special_id(tokenizer, "bos_token", generation.bos_token) if generation.bos_token else None
     texts: list[Continuation] = []
     for prompt in generation.prompts:
-        ids = encode_prompt(tokenizer, prompt, conditions.eos_token_id)
+        ids = encode_prompt(tokenizer, prompt, conditions.eos_token_id, bos)
         for sample in range(generation.num_samples):
             row = first_row + len(texts)
             texts.append(Continuation(tokenizer, conditions, prompt, ids, sample, row, skipped))
@@ -261,16 +264,19 @@ def check_prompts(tokenizer: Tokenizer, generation: GenerationConfig) -> None:
     start(tokenizer, generation)
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, eos_token_id: int | None) -> list[int]:
-    """Encode a prompt; an empty one becomes the end-of-text token.
+def encode_prompt(
+    tokenizer: Tokenizer, prompt: str, eos_token_id: int | None, bos_token_id: int | None = None
+) -> list[int]:
+    """Encode a prompt, behind the token that begins texts; without one, "" becomes the end-of-text token.
 
     Raises:
         ConfigError: for an empty prompt where there is no such token.
     """
     ids = tokenizer.encode(prompt)
+    if bos_token_id is not None:
+        return [bos_token_id, *ids]
     if not ids and eos_token_id is None:
-        reason = "without an eos_token there is nothing to start from"
-        raise ConfigError(f'expected some text, got "": {reason}', key=Key("generation", "prompts"))
+        raise ConfigError(NOTHING_TO_START_FROM, key=Key("generation", "prompts"))
     return ids if eos_token_id is None else ids or [eos_token_id]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,9 +31,8 @@ class StopConditions:
         Raises:
             ConfigError: for a token that is not among them.
         """
-        known = tokenizer.special_token_ids
-        eos = _special_id(known, "eos_token", generation.eos_token) if generation.eos_token else None
-        stop_tokens = tuple(_special_id(known, "stop_tokens", token) for token in generation.stop_tokens)
+        eos = special_id(tokenizer, "eos_token", generation.eos_token) if generation.eos_token else None
+        stop_tokens = tuple(special_id(tokenizer, "stop_tokens", token) for token in generation.stop_tokens)
         return cls(eos, stop_tokens, generation.stop)
 
     @property
@@ -43,7 +42,13 @@ class StopConditions:
         return frozenset((*self.stop_token_ids, *eos))
 
 
-def _special_id(known: Mapping[str, int], key: str, name: str) -> int:
+def special_id(tokenizer: Tokenizer, key: str, name: str) -> int:
+    """Return the id of the special token that a key of [generation] names.
+
+    Raises:
+        ConfigError: it is not among the tokenizer's special tokens.
+    """
+    known = tokenizer.special_token_ids
     if name not in known:
         tokens = ", ".join(f'"{token}"' for token in known) or "none"
         expected = f"expected a special token of the tokenizer ({tokens}) or nothing"

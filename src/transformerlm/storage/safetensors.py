@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,17 +30,37 @@ from transformerlm.storage.safetensors_header import (
     make_header,
     parse_header,
 )
-from transformerlm.storage.untrusted import open_regular, printable
+from transformerlm.storage.untrusted import LFS_ADVICE, LFS_POINTER, open_regular, printable
 
 _CHUNK_BYTES = 2**20
 
 
+@dataclass(frozen=True)
+class DeferredTensor:
+    """A tensor that is made when it is written: of many, only one at a time is in memory."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    make: Callable[[], Tensor]
+    """Returns the tensor, of this shape and dtype."""
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 def tensor_chunks(
-    tensors: Mapping[str, Tensor], metadata: dict[str, str]
+    tensors: Mapping[str, Tensor | DeferredTensor], metadata: dict[str, str]
 ) -> tuple[int, Iterator[bytes | memoryview]]:
     """Return the size of a file in bytes, and its content part by part.
 
-    Of tensors on another device, one at a time is copied to the CPU.
+    Of tensors on another device, one at a time is copied to the CPU; of deferred ones, one at a time is made.
 
     Args:
         tensors: name -> tensor of any shape.
@@ -82,6 +104,22 @@ def iterate_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
             yield entry.name, tensor
 
 
+def read_tensor(path: Path, name: str) -> Tensor:
+    """Read one tensor of a file, on the CPU.
+
+    Raises:
+        CheckpointError: not a whole safetensors file, or without such a tensor.
+    """
+    with open_regular(path, follow_link=True) as file:
+        entries, _ = _checked_header(file, str(path))
+        entry = next((entry for entry in entries if entry.name == name), None)
+        if entry is None:
+            raise CheckpointError(f"{path}: expected a tensor {name}, found none")
+        file.seek(entry.begin, os.SEEK_CUR)
+        with invalid_as_checkpoint_error(str(path)):
+            return _read_tensor(file, entry)
+
+
 def read_tensors(file: BinaryIO, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the rest of an open file, which can seek, as tensors by name, on the CPU, and metadata.
 
@@ -105,7 +143,10 @@ def invalid_as_checkpoint_error(name: str) -> Iterator[None]:
         raise CheckpointError(f"{name}: not a whole checkpoint file: {printable(error)}") from None
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def _bytes_of(tensor: Tensor | DeferredTensor) -> memoryview:
+    if isinstance(tensor, DeferredTensor):
+        deferred, tensor = tensor, tensor.make()
+        assert (tuple(tensor.shape), tensor.dtype) == (deferred.shape, deferred.dtype)
     plain = tensor.cpu().resolve_conj().resolve_neg().contiguous()
     return _memory_of(plain.reshape(-1).view(torch.uint8))
 
@@ -126,7 +167,11 @@ def _checked_header(file: BinaryIO, name: str) -> tuple[list[Entry], dict[str, s
 def _read_header(file: BinaryIO, size: int) -> tuple[list[Entry], dict[str, str]]:
     if size < 8:
         raise ValueError(f"expected at least 8 bytes, got {size}")
-    length = int.from_bytes(file.read(8), "little")
+    beginning = file.read(min(size, len(LFS_POINTER)))
+    if beginning == LFS_POINTER:
+        raise ValueError(LFS_ADVICE)
+    file.seek(8 - len(beginning), os.SEEK_CUR)
+    length = int.from_bytes(beginning[:8], "little")
     check_length(length, min(size - 8, MAX_HEADER_BYTES))
     return parse_header(file.read(length), size - 8 - length)
 

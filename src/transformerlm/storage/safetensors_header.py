@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 DTYPES = {
     "F64": torch.float64,
@@ -55,7 +55,18 @@ class Entry(NamedTuple):
     shape: list[int]
 
 
-def make_header(tensors: list[tuple[str, Tensor]], metadata: dict[str, str]) -> bytes:
+class Described(Protocol):
+    """What a header says of a tensor; a `Tensor` has all of it."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
+    @property
+    def shape(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def nbytes(self) -> int: ...  # noqa: D102
+
+
+def make_header(tensors: Sequence[tuple[str, Described]], metadata: dict[str, str]) -> bytes:
     """Return the header of a file with these tensors one after the other, padded to a multiple of 8 bytes.
 
     Raises:

@@ -16,7 +16,12 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from transformerlm.storage.safetensors import invalid_as_checkpoint_error, read_tensors, tensor_chunks
+from transformerlm.storage.safetensors import (
+    DeferredTensor,
+    invalid_as_checkpoint_error,
+    read_tensors,
+    tensor_chunks,
+)
 from transformerlm.storage.safetensors_header import METADATA, parse_json
 from transformerlm.storage.untrusted import open_regular
 
@@ -51,7 +56,7 @@ def read_tree(file: BinaryIO, name: str) -> Any:
 def tree_chunks(tree: Any) -> tuple[int, Iterator[bytes | memoryview]]:
     """Return the size of a tree's file in bytes, and its content part by part.
 
-    Of tensors on another device, one at a time is copied to the CPU.
+    Of tensors on another device, one at a time is copied to the CPU; of deferred ones, one at a time is made.
 
     Raises:
         TypeError: a value or key that a file cannot hold, as in `flatten`.
@@ -68,7 +73,7 @@ def flatten(tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         TypeError: for a value of any other kind, or a key that is neither a string nor an integer.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Any] = {}  # deferred tensors too, for `tree_chunks`
     structure = _flatten(tree, "", tensors, {})
     return tensors, {"tree": json.dumps(structure)}
 
@@ -86,9 +91,9 @@ def unflatten(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Any
     return _unflatten(parse_json(structure), tensors)
 
 
-def _flatten(node: Any, path: str, tensors: dict[str, Tensor], stored: dict[Any, str]) -> Any:
-    if isinstance(node, Tensor):
-        return {"tensor": _store(node.detach(), path, tensors, stored)}
+def _flatten(node: Any, path: str, tensors: dict[str, Any], stored: dict[Any, str]) -> Any:
+    if isinstance(node, Tensor | DeferredTensor):
+        return {"tensor": _store(node, path, tensors, stored)}
     if isinstance(node, Mapping):
         if not all(type(key) in (str, int) for key in node):
             raise TypeError(f"{path or 'checkpoint'}: expected keys that are text or whole numbers")
@@ -105,18 +110,30 @@ def _join(path: str, key: str | int) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _store(tensor: Tensor, path: str, tensors: dict[str, Tensor], stored: dict[Any, str]) -> str:
+def _store(
+    tensor: Tensor | DeferredTensor,
+    path: str,
+    tensors: dict[str, Any],
+    stored: dict[Any, str],
+) -> str:
     """Add a tensor to `tensors`, unless the same memory is in `stored`; return the name that it has there."""
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise TypeError(f"{path or 'checkpoint'}: cannot save a tensor that is sparse, quantized or meta")
-    identity = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-    if tensor.numel() and identity in stored:
+    identity = _identity(tensor, path)
+    if tensor.nbytes and identity in stored:
         return stored[identity]
     while path in tensors or path == METADATA:  # {"a.b": x, "a": {"b": y}} and {1: x, "1": y}
         path += "_"
-    tensors[path] = tensor.contiguous()
+    tensors[path] = tensor.detach().contiguous() if isinstance(tensor, Tensor) else tensor
     stored[identity] = path
     return path
+
+
+def _identity(tensor: Tensor | DeferredTensor, path: str) -> Any:
+    """Return what tensors that share one memory have in common."""
+    if isinstance(tensor, DeferredTensor):
+        return id(tensor)
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise TypeError(f"{path or 'checkpoint'}: cannot save a tensor that is sparse, quantized or meta")
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
 def _unflatten(node: Any, tensors: Mapping[str, Tensor]) -> Any:

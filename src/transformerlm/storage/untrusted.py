@@ -9,6 +9,10 @@ from typing import BinaryIO
 
 from transformerlm.errors import CheckpointError, one_line
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""Beginning of the small text that git-lfs puts in a large file's place until the file itself is fetched."""
+LFS_ADVICE = "a git-lfs pointer in the file's place; fetch the file itself: git lfs pull"
+
 
 def open_regular(path: Path, *, follow_link: bool) -> BinaryIO:
     """Open a regular file for reading. Opening a FIFO would wait, and some devices never end.

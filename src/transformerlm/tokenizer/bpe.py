@@ -196,9 +196,9 @@ class MergeRules(NamedTuple):
 
 
 def apply_merges(ids: list[int], rules: MergeRules) -> list[int]:
-    """Encode one pre-token: repeatedly merge all occurrences of its earliest-learned pair.
+    """Encode one pre-token: repeatedly merge the leftmost occurrence of its earliest-learned pair.
 
-    Takes O(n log n) time for n bytes, with a linked list of tokens and the places of each pair by rank.
+    Takes O(n log n) time for n bytes, with a linked list of tokens and a queue of places by rank.
 
     Args:
         ids: ids of the pre-token's bytes.
@@ -209,24 +209,18 @@ def apply_merges(ids: list[int], rules: MergeRules) -> list[int]:
     """
     ranks, ids = rules.ranks, [*ids, _GAP]
     before, after = list(range(-1, len(ids) - 1)), list(range(1, len(ids) + 1))
-    places: defaultdict[int, list[int]] = defaultdict(list)
-    for place, pair in enumerate(pairwise(ids)):
-        if pair in ranks:
-            places[ranks[pair]].append(place)
-    queue = sorted(places)
+    queue = [(ranks[pair], place) for place, pair in enumerate(pairwise(ids)) if pair in ranks]
+    heapq.heapify(queue)
     while queue:
-        rank = heapq.heappop(queue)
-        for place in sorted(places.pop(rank)):
-            second = after[place]
-            if ranks.get((ids[place], ids[second])) != rank:
-                continue  # out of date: the token here has changed since
-            previous, following = before[place], after[second]
-            ids[place], ids[second] = rules.results[rank], _GONE
-            after[place], before[following] = following, place
-            for left, right in ((previous, place), (place, following)):
-                new = ranks.get((ids[left], ids[right])) if left >= 0 else None
-                if new is not None:
-                    if new not in places:
-                        heapq.heappush(queue, new)
-                    places[new].append(left)
+        rank, place = heapq.heappop(queue)
+        second = after[place]
+        if ids[place] < 0 or ranks.get((ids[place], ids[second])) != rank:
+            continue  # out of date: a token here has changed since
+        previous, following = before[place], after[second]
+        ids[place], ids[second] = rules.results[rank], _GONE
+        after[place], before[following] = following, place
+        for left, right in ((previous, place), (place, following)):
+            new = ranks.get((ids[left], ids[right])) if left >= 0 else None
+            if new is not None:
+                heapq.heappush(queue, (new, left))
     return [token for token in ids if token >= 0]

@@ -70,11 +70,14 @@ def _merge_all(words: Mapping[Word, int], pair: Pair) -> Counter[Word]:
 
 
 def encode_slowly(pretoken: str | bytes, merges: Sequence[Pair]) -> Word:
-    """Encode one pre-token: repeatedly merge all occurrences of its earliest-learned pair."""
+    """Encode one pre-token: repeatedly merge the leftmost occurrence of its earliest-learned pair.
+
+    With learned merges it makes no difference if all occurrences of the pair are merged at once. With other
+    lists, such as every division of every token in two, it may; tokenizers and llama.cpp merge one at a time.
+    """
     rank = {pair: index for index, pair in reversed(list(enumerate(merges)))}
     word = split_bytes(pretoken)
-    while True:
-        known = [pair for pair in pairwise(word) if pair in rank]
-        if not known:
-            return word
-        word = merge_word(word, min(known, key=rank.__getitem__))
+    while known := [(rank[pair], place) for place, pair in enumerate(pairwise(word)) if pair in rank]:
+        _, place = min(known)
+        word = (*word[:place], word[place] + word[place + 1], *word[place + 2 :])
+    return word

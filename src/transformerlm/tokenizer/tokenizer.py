@@ -24,6 +24,7 @@ from transformerlm.tokenizer.encode_kernels import KernelEncoder
 from transformerlm.tokenizer.formats import gpt2_files
 from transformerlm.tokenizer.formats.folder import read_folder, read_saved
 from transformerlm.tokenizer.formats.text_file import FileError
+from transformerlm.tokenizer.formats.tokenizer_config import kept_settings, read_tokenizer_config
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts, read_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
 from transformerlm.tokenizer.offsets import character_offsets
@@ -55,6 +56,8 @@ class Tokenizer:
         pattern: pre-tokenization pattern, in the syntax of the `regex` package.
         whole_words: a pre-token that is a token is not divided, even if the merges do not produce it
             (`ignore_merges` in Hugging Face's files, used by Llama 3).
+        tokenizer_config: settings that change no ids and are kept for other programs, under their names in
+            Hugging Face's `tokenizer_config.json`: `pad_token`, `chat_template` and such.
 
     Raises:
         DataError: a vocabulary or merges that cannot be used.
@@ -69,6 +72,7 @@ class Tokenizer:
         *,
         pattern: str = GPT2_PATTERN,
         whole_words: bool = False,
+        tokenizer_config: Mapping[str, Any] | None = None,
     ) -> None:
         fault = find_vocab_fault([(token, token_id) for token_id, token in vocab.items()])
         if fault:
@@ -84,6 +88,9 @@ class Tokenizer:
         }
         self.vocab: Vocab = {token_id: token for token, token_id in self._id_of.items()}
         self.whole_words = whole_words
+        self.tokenizer_config: Mapping[str, Any] = kept_settings(
+            tokenizer_config or {}, self.special_token_ids
+        )
         self.merges: Merges = [(left, right) for left, right in merges]
         self.dtype = id_dtype(self.vocab_size)
         self._python_bytes = 0
@@ -97,6 +104,7 @@ class Tokenizer:
         *,
         pattern: str = GPT2_PATTERN,
         whole_words: bool = False,
+        tokenizer_config: Mapping[str, Any] | None = None,
     ) -> Tokenizer:
         """Load a `vocab.json` and a `merges.txt` in GPT-2's formats.
 
@@ -108,7 +116,8 @@ class Tokenizer:
         merges = gpt2_files.read_merges(merges_path, vocab)
         if pattern == GPT2_PATTERN:
             gpt2_files.check_pattern(merges, Path(merges_path))
-        return cls(vocab, merges, special_tokens, pattern=pattern, whole_words=whole_words)
+        settings: dict[str, Any] = {"pattern": pattern, "whole_words": whole_words}
+        return cls(vocab, merges, special_tokens, **settings, tokenizer_config=tokenizer_config)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -117,7 +126,7 @@ class Tokenizer:
         Raises:
             DataError: a file that cannot be used, or a setting in it that is not supported.
         """
-        return cls._from_parts(read_tokenizer_json(path))
+        return cls._from_parts(read_tokenizer_json(path), Path(path).parent)
 
     @classmethod
     def from_dir(cls, directory: str | Path) -> Tokenizer:
@@ -132,9 +141,9 @@ class Tokenizer:
         folder = Path(directory)
         manifest = gpt2_files.read_manifest(folder)
         if manifest is None:
-            return cls._from_parts(read_folder(folder))
+            return cls._from_parts(read_folder(folder), folder)
         try:
-            tokenizer = cls._from_parts(read_saved(folder, manifest))
+            tokenizer = cls._from_parts(read_saved(folder, manifest), folder)
         except ConfigError as error:
             raise FileError(folder / gpt2_files.MANIFEST_FILE, str(error)) from None
         if manifest.fingerprint not in tokenizer._fingerprints():
@@ -142,12 +151,15 @@ class Tokenizer:
         return tokenizer
 
     @classmethod
-    def _from_parts(cls, parts: TokenizerParts) -> Tokenizer:
+    def _from_parts(cls, parts: TokenizerParts, folder: Path) -> Tokenizer:
         settings: dict[str, Any] = {"pattern": parts.pattern, "whole_words": parts.whole_words}
+        settings |= {"tokenizer_config": read_tokenizer_config(folder)}
         return cls(parts.vocab, parts.merges, parts.special_tokens, **settings)
 
     def save(self, directory: str | Path, made_from: Mapping[str, Any] | None = None) -> None:
         """Write `vocab.json`, `merges.txt` and `manifest.json` into `directory`.
+
+        If there is a `tokenizer_config`, also `tokenizer_config.json`.
 
         Args:
             made_from: origin of the tokenizer (corpus, settings); stored in the manifest.
@@ -160,7 +172,7 @@ class Tokenizer:
             fingerprint=self.fingerprint,
             made_from=dict(made_from or {}),
         )
-        gpt2_files.write_tokenizer(directory, self.vocab, self.merges, manifest)
+        gpt2_files.write_tokenizer(directory, self.vocab, self.merges, manifest, self.tokenizer_config)
 
     def export_tokenizer_json(self, directory: str | Path, *, eos_token: str | None = None) -> None:
         """Write a folder for `tokenizers` and `transformers.AutoTokenizer`; see `write_tokenizer_json`."""
@@ -274,7 +286,8 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[Any, ...]]:
         # Without the encoders and their caches: a worker process builds its own.
-        make = functools.partial(Tokenizer, pattern=self.pretokenizer.pattern, whole_words=self.whole_words)
+        settings: dict[str, Any] = {"pattern": self.pretokenizer.pattern, "whole_words": self.whole_words}
+        make = functools.partial(Tokenizer, **settings, tokenizer_config=self.tokenizer_config)
         return make, (self.vocab, self.merges, list(self.special_token_ids))
 
     def _fingerprints(self) -> Iterator[str]:

@@ -24,13 +24,17 @@ Ids = NDArray[np.unsignedinteger[Any]]
 
 
 class TokenizerDefinition(Protocol):
-    """Everything that the ids of a text depend on. `Tokenizer` implements it; exporters need no more."""
+    """Everything that the ids of a text depend on, and what is kept for other programs.
+
+    `Tokenizer` implements it; exporters need no more.
+    """
 
     vocab: Vocab
     merges: Merges
     special_token_ids: dict[str, int]
     pretokenizer: Pretokenizer
     whole_words: bool
+    tokenizer_config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -271,8 +271,8 @@ def random_merges(generator):
     return sorted(pairs, key=b"".join) if generator.random() < 0.5 else pairs
 
 
-def test_lists_without_fault_mean_the_same_to_all_and_some_others_do_not():
-    accepted = reduced = differing = 0
+def test_every_list_means_the_same_to_tokenizers_and_one_without_fault_means_it_with_fewer_merges():
+    accepted = reduced = 0
     for seed in range(300):
         generator = random.Random(seed)
         merges = random_merges(generator)
@@ -280,14 +280,12 @@ def test_lists_without_fault_mean_the_same_to_all_and_some_others_do_not():
         used = [merges[index] for index in kept]
         theirs, mine, mine_of_used = huggingface(merges), ours(merges), ours(used)
         texts = words(generator, 40)
-        same = all(mine(word) == theirs(word) for word in texts)
+        assert [mine(word) for word in texts] == [theirs(word) for word in texts], (seed, merges)
         if fault is None:
-            assert same, (seed, merges)
             assert all(mine_of_used(word) == theirs(word) for word in texts), (seed, merges)
         accepted += not fault
         reduced += not fault and len(kept) < len(merges)
-        differing += not same
-    assert min(accepted, reduced, differing) > 3, (accepted, reduced, differing)
+    assert 3 < reduced < accepted < 297, (accepted, reduced)
 
 
 @pytest.mark.parametrize(

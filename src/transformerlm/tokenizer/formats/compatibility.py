@@ -1,21 +1,21 @@
 """Checks that other tokenizers interpret a pattern and a list of merges in the same way as this package.
 
 Regular expressions have dialects: this package uses `regex`, Hugging Face's tokenizers Oniguruma, tiktoken
-fancy-regex. Merges are applied in another order there, which gives the same tokens only if no merge depends
-on a later one. The checks accept constructs that are known to be interpreted alike and refuse the rest, some
-of which may be harmless. Differences between Unicode versions are not checked.
+fancy-regex. The check accepts constructs that are known to be interpreted alike and refuses the rest, some of
+which may be harmless. Differences between Unicode versions are not checked. Merges are applied in the same
+order by Hugging Face's tokenizers and llama.cpp; tiktoken has none and goes by ids.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 import regex
 
 from transformerlm.errors import DataError
-from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, apply_merges
+from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, Vocab, apply_merges
 from transformerlm.tokenizer.vocabulary import Fault
 
 Merge = tuple[bytes, bytes]
@@ -57,16 +57,13 @@ def check_pattern(pattern: str, program: str) -> None:
         raise IncompatibleTokenizerError(program, f"pattern: {fault}")
 
 
-def merges_for(program: str, merges: Merges, *, check_all: bool = False) -> Merges:
-    """Return the merges that are ever applied, for a program that applies them in its own order.
-
-    Args:
-        check_all: see `select_merges`.
+def merges_for(program: str, merges: Merges) -> Merges:
+    """Return the merges that are ever applied, for a program that goes by the ids of their results.
 
     Raises:
         IncompatibleTokenizerError: merges that may give other tokens there.
     """
-    kept, fault = select_merges(merges, check_all=check_all)
+    kept, fault = select_merges(merges, check_all=True)
     if fault:
         raise IncompatibleTokenizerError(program, f"merges[{fault.index}]: {fault.what}")
     return [merges[index] for index in kept]
@@ -122,11 +119,10 @@ def _can_be_empty(parts: Sequence[str]) -> bool:
 def select_merges(merges: Sequence[Merge], *, check_all: bool = False) -> tuple[list[int], Fault | None]:
     """Select one merge for each token, the one that is ever applied.
 
-    If each token is made by one merge, of tokens made before, then no merge depends on a later one. It then
-    makes no difference whether all occurrences of a pair are merged before the search for the next pair (this
-    package) or one occurrence at a time, the leftmost first (tokenizers and tiktoken). Lists converted from
-    tiktoken's files hold every division of a token in two. Only one of them is ever applied, the one whose
-    parts the earlier merges produce: the bytes of a token are always merged as if they stood alone.
+    If each token is made by one merge, of tokens made before, then no merge depends on a later one, as in a
+    list that was learned. Lists converted from tiktoken's files hold every division of a token in two. Only
+    one of them is ever applied, the one whose parts the earlier merges produce: the bytes of a token are
+    always merged as if they stood alone.
 
     Args:
         merges: both parts and the result of each are tokens, and none occurs twice.
@@ -153,6 +149,26 @@ def select_merges(merges: Sequence[Merge], *, check_all: bool = False) -> tuple[
         tokens.append(result)
         kept.append(ways[parts])
     return kept, None
+
+
+def find_unmade_token(vocab: Vocab, merges: Merges, special_tokens: Iterable[str]) -> bytes | None:
+    """Return a token that is not what its own bytes are merged to; None if there is none.
+
+    Without one it makes no difference if a pre-token that is a token is taken as it is (`whole_words`).
+    Special tokens, and tokens that no text has as a pre-token, do not count.
+    """
+    id_of = {token: token_id for token_id, token in vocab.items()}
+    ranks = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(merges)}
+    rules = MergeRules(ranks, [id_of[left + right] for left, right in merges])
+    special = {token.encode() for token in special_tokens}
+    unmade = (
+        token
+        for token, token_id in id_of.items()
+        if token not in special
+        and apply_merges([id_of[bytes([byte])] for byte in token], rules) != [token_id]
+        and token.decode(errors="replace").encode() == token
+    )
+    return next(unmade, None)
 
 
 def _merge_fault(

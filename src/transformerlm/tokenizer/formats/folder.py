@@ -11,20 +11,27 @@ from transformerlm.tokenizer.bpe import Vocab
 from transformerlm.tokenizer.formats import gpt2_files
 from transformerlm.tokenizer.formats.gpt2_files import MERGES_FILE, VOCAB_FILE, Manifest
 from transformerlm.tokenizer.formats.text_file import FileError
+from transformerlm.tokenizer.formats.tokenizer_config import TOKENIZER_CONFIG
 from transformerlm.tokenizer.formats.tokenizer_json_reader import (
     TOKENIZER_JSON,
     TokenizerParts,
     read_tokenizer_json,
 )
 from transformerlm.tokenizer.formats.transformers_settings import (
-    SETTINGS_FILE,
     read_added_tokens,
     read_special_tokens,
 )
 from transformerlm.tokenizer.pretokenize import utf8
 
 _OTHER_FORMATS = (
-    *(SETTINGS_FILE, "tokenizer.model", "*.tiktoken", "spiece.model", "sentencepiece*.model", "tekken.json"),
+    *(
+        TOKENIZER_CONFIG,
+        "tokenizer.model",
+        "*.tiktoken",
+        "spiece.model",
+        "sentencepiece*.model",
+        "tekken.json",
+    ),
     *("vocab.txt", "vocab.bpe", "encoder.json"),
 )
 """Files of tokenizers that are not read."""

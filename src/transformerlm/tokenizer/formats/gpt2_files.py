@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformerlm.storage.files import write_files
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.formats.json_file import line_of, parse_json
 from transformerlm.tokenizer.formats.text_file import FileError, read_bytes, read_utf8
+from transformerlm.tokenizer.formats.tokenizer_config import TOKENIZER_CONFIG, dump_tokenizer_config
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.vocabulary import Fault, find_merges_fault, find_vocab_fault
 
@@ -77,9 +78,16 @@ def text_to_token(text: str) -> bytes:
         raise ValueError(f"{character!a} in {text!a} is not in GPT-2's alphabet of bytes") from None
 
 
-def write_tokenizer(directory: str | Path, vocab: Vocab, merges: Merges, manifest: Manifest) -> None:
+def write_tokenizer(
+    directory: str | Path,
+    vocab: Vocab,
+    merges: Merges,
+    manifest: Manifest,
+    tokenizer_config: Mapping[str, Any],
+) -> None:
     """Write the three files into `directory`, atomically where it is empty or does not exist.
 
+    `tokenizer_config.json` is a fourth one if there is something to keep in it.
     Otherwise they are replaced one by one, `vocab.json` last: after an interruption the folder holds no
     tokenizer, or files that do not match the manifest, which `read_manifest` notices.
     """
@@ -91,6 +99,8 @@ def write_tokenizer(directory: str | Path, vocab: Vocab, merges: Merges, manifes
     hashes = {VOCAB_FILE: _identity(vocab_content), MERGES_FILE: _identity(merges_content)}
     record = dump({"format_version": FORMAT_VERSION, **asdict(manifest), "files": hashes})
     members = {MERGES_FILE: merges_content, MANIFEST_FILE: record, VOCAB_FILE: vocab_content}
+    if tokenizer_config or (Path(directory) / TOKENIZER_CONFIG).exists():
+        members = {TOKENIZER_CONFIG: dump_tokenizer_config(tokenizer_config), **members}
     write_files(directory, members)
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from transformerlm.errors import DataError
+from transformerlm.storage.untrusted import LFS_ADVICE, LFS_POINTER
 
 
 class FileError(DataError):
@@ -24,14 +25,18 @@ def read_bytes(path: str | Path) -> bytes:
     """Return the content of a file.
 
     Raises:
-        FileError: a file that cannot be read, or a FIFO, which would block until somebody writes to it.
+        FileError: a file that cannot be read, a FIFO, which would block until somebody writes to it, or a
+            git-lfs pointer.
     """
     try:
         if Path(path).is_fifo():
             raise FileError(path, "expected a file, got a FIFO")
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise FileError(path, error.strerror or str(error)) from None
+    if content.startswith(LFS_POINTER):
+        raise FileError(path, LFS_ADVICE)
+    return content
 
 
 def read_utf8(path: str | Path) -> str:

@@ -57,7 +57,7 @@ def to_tiktoken(tokenizer: TokenizerDefinition, name: str = "transformerlm") -> 
 
 def _ranks(tokenizer: TokenizerDefinition) -> dict[bytes, int]:
     """Return token -> id for all bytes and all results of merges."""
-    made = [left + right for left, right in merges_for(_PROGRAM, tokenizer.merges, check_all=True)]
+    made = [left + right for left, right in merges_for(_PROGRAM, tokenizer.merges)]
     id_of = {token: token_id for token_id, token in tokenizer.vocab.items()}
     for one, other in itertools.pairwise(made):
         if id_of[one] > id_of[other]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformerlm.config import GPT2_PATTERN
-from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, Vocab, apply_merges
-from transformerlm.tokenizer.formats.compatibility import find_pattern_fault, select_merges
+from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
+from transformerlm.tokenizer.formats.compatibility import find_pattern_fault, find_unmade_token, select_merges
 from transformerlm.tokenizer.formats.gpt2_files import text_to_token, token_to_text
 from transformerlm.tokenizer.formats.json_file import JsonFile, JsonPath, describe
 from transformerlm.tokenizer.vocabulary import find_merges_fault, find_vocab_fault
@@ -26,7 +26,10 @@ TOKENIZER_JSON = "tokenizer.json"
 
 _GPT2_SPELLED_OUT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # Digits divides a text at numbers first: a number has no space before it, and white space ends before one.
-_GPT2_BETWEEN_NUMBERS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|NUMBER| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+_GPT2_BETWEEN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|NUMBER| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+GPT2_BETWEEN_DIGITS = _GPT2_BETWEEN.replace("NUMBER", r"\p{N}")
+"""The pattern of `Digits` with individual digits and `ByteLevel`, as of SmolLM and StarCoder."""
+_GPT2_BETWEEN_NUMBERS = _GPT2_BETWEEN.replace("NUMBER", r"\p{N}+")
 
 # Settings of the model, and the values that leave plain BPE. Treatment of unknown characters does not matter:
 # every byte is a token (this is checked), so nothing is unknown.
@@ -72,8 +75,10 @@ def read_tokenizer_json(path: str | Path) -> TokenizerParts:
     spelled = _read_merges(file)
     vocab = _read_vocab(file, added, spelled)
     merges = _decode_merges(file, spelled, vocab)
-    whole_words = bool(file.get("model", "ignore_merges")) and _needs_whole_words(vocab, merges, added)
-    return TokenizerParts(vocab, merges, [token.content for token in added], pattern, whole_words)
+    special_tokens = [token.content for token in added]
+    whole_words = bool(file.get("model", "ignore_merges"))
+    whole_words = whole_words and find_unmade_token(vocab, merges, special_tokens) is not None
+    return TokenizerParts(vocab, merges, special_tokens, pattern, whole_words)
 
 
 def _check_settings(file: JsonFile) -> None:
@@ -108,8 +113,7 @@ def _read_pattern(file: JsonFile) -> str:
         case ["ByteLevel"], True:
             return GPT2_PATTERN
         case ["Digits", "ByteLevel"], True:
-            number = r"\p{N}" if steps[0].get("individual_digits") else r"\p{N}+"
-            return _GPT2_BETWEEN_NUMBERS.replace("NUMBER", number)
+            return GPT2_BETWEEN_DIGITS if steps[0].get("individual_digits") else _GPT2_BETWEEN_NUMBERS
         case ["Split", "ByteLevel"], False:
             return _read_split(file, *places[0])
     what = "expected ByteLevel, alone or after Digits, or one Split and ByteLevel without its own regex"
@@ -234,7 +238,7 @@ def _token_of(key: str, is_added: bool, is_ordinary: bool) -> bytes:
 
 
 def _decode_merges(file: JsonFile, spelled: Sequence[tuple[str, str]], vocab: Vocab) -> Merges:
-    """Return the merges as bytes, without those that are never applied."""
+    """Return the merges as bytes, without those that are known never to be applied."""
     merges: Merges = []
     for index, parts in enumerate(spelled):
         try:
@@ -242,21 +246,7 @@ def _decode_merges(file: JsonFile, spelled: Sequence[tuple[str, str]], vocab: Vo
         except ValueError as error:
             raise file.error(str(error), "model", "merges", index) from None
     fault = find_merges_fault(merges, vocab)
-    kept, order_fault = ([], fault) if fault else select_merges(merges)
-    if order_fault:
-        raise file.error(order_fault.what, "model", "merges", order_fault.index)
-    return [merges[index] for index in kept]
-
-
-def _needs_whole_words(vocab: Vocab, merges: Merges, added: Sequence[_AddedToken]) -> bool:
-    """Return True if `ignore_merges` makes a difference: some token is not the result of its merges."""
-    id_of = {token: token_id for token_id, token in vocab.items()}
-    ranks = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(merges)}
-    rules = MergeRules(ranks, [id_of[left + right] for left, right in merges])
-    special = {token.content.encode() for token in added}
-    return any(
-        token not in special
-        and apply_merges([id_of[bytes([byte])] for byte in token], rules) != [token_id]
-        and token.decode(errors="replace").encode() == token  # else no text has it as a pre-token
-        for token, token_id in id_of.items()
-    )
+    if fault:
+        raise file.error(fault.what, "model", "merges", fault.index)
+    kept, order_fault = select_merges(merges)
+    return merges if order_fault else [merges[index] for index in kept]

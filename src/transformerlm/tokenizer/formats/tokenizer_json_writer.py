@@ -18,9 +18,9 @@ from transformerlm.tokenizer.bpe import NUM_BYTES
 from transformerlm.tokenizer.formats.compatibility import (
     IncompatibleTokenizerError,
     check_pattern,
-    merges_for,
 )
 from transformerlm.tokenizer.formats.gpt2_files import token_to_text
+from transformerlm.tokenizer.formats.tokenizer_config import TOKENIZER_CONFIG, dump_tokenizer_config
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 from transformerlm.tokenizer.vocabulary import TokenizerDefinition
 
@@ -34,40 +34,59 @@ def write_tokenizer_json(
     tokenizer: TokenizerDefinition,
     *,
     eos_token: str | None = None,
+    bos_token: str | None = None,
     model_max_length: int | None = None,
 ) -> None:
     """Write the two files that `transformers.AutoTokenizer.from_pretrained(directory)` reads.
 
     Args:
-        eos_token: special token that ends a text. Programs also start with it if there is no prompt.
+        eos_token: special token that ends a text. Without a `bos_token` of their own, programs also start
+            with it if there is no prompt, and without a `pad_token` they fill up with it.
+        bos_token: special token that is put before each text.
         model_max_length: context length of the model, in tokens.
 
     Raises:
         DataError: a tokenizer that `tokenizers` cannot represent.
-        ConfigError: `eos_token` is not one of its special tokens.
+        ConfigError: one of the tokens is not one of its special tokens.
     """
-    config: dict[str, Any] = {
+    for name, token in (("eos_token", eos_token), ("bos_token", bos_token)):
+        if token is not None and token not in tokenizer.special_token_ids:
+            known = ", ".join(map(ascii, tokenizer.special_token_ids)) or "there is none"
+            raise ConfigError(f"{name}: expected a special token ({known}), got {token!a}")
+    config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         # Transformers 4 would give a model token_type_ids as well, which decoders do not take.
         "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": model_max_length,
+        **token_roles(tokenizer, eos_token, bos_token),
     }
-    if model_max_length is not None:
-        config |= {"model_max_length": model_max_length}
-    if eos_token is not None:
-        if eos_token not in tokenizer.special_token_ids:
-            known = ", ".join(map(ascii, tokenizer.special_token_ids)) or "there is none"
-            raise ConfigError(f"eos_token: expected a special token ({known}), got {eos_token!a}")
-        config |= {"bos_token": eos_token, "eos_token": eos_token}
     members = {
-        TOKENIZER_JSON: tokenizer_json(tokenizer).encode(),
-        "tokenizer_config.json": f"{json.dumps(config, ensure_ascii=False, indent=2)}\n".encode(),
+        TOKENIZER_JSON: tokenizer_json(tokenizer, bos_token=bos_token).encode(),
+        TOKENIZER_CONFIG: dump_tokenizer_config({k: v for k, v in config.items() if v is not None}),
     }
     write_files(directory, members)
 
 
-def tokenizer_json(tokenizer: TokenizerDefinition) -> str:
+def token_roles(
+    tokenizer: TokenizerDefinition, eos_token: str | None, bos_token: str | None
+) -> dict[str, Any]:
+    """Return what `tokenizer_config.json` says of special tokens, and what else is kept with the tokenizer.
+
+    The tokens that this package uses win over those that are kept.
+    """
+    own = {"eos_token": eos_token, "bos_token": bos_token}
+    roles: dict[str, Any] = {"bos_token": eos_token, "eos_token": None, "pad_token": eos_token}
+    if not tokenizer.tokenizer_config:
+        roles |= {"padding_side": "left"}  # where texts are filled up before they are continued
+    return {**roles, **tokenizer.tokenizer_config, **{k: v for k, v in own.items() if v is not None}}
+
+
+def tokenizer_json(tokenizer: TokenizerDefinition, *, bos_token: str | None = None) -> str:
     """Return the content of the `tokenizer.json` with which `tokenizers` gives the same ids.
+
+    Args:
+        bos_token: special token that is put before each text, unless the user asks for none.
 
     Raises:
         DataError: a tokenizer that `tokenizers` cannot represent.
@@ -81,11 +100,27 @@ def tokenizer_json(tokenizer: TokenizerDefinition) -> str:
         "added_tokens": [_added_token(token, token_id) for token_id, token in special],
         "normalizer": None,
         "pre_tokenizer": _pre_tokenizer(tokenizer.pretokenizer.pattern, byte_level),
-        "post_processor": None,
+        "post_processor": None if bos_token is None else _post_processor(tokenizer, bos_token),
         "decoder": {**byte_level, "use_regex": True},
         "model": _model(tokenizer),
     }
     return f"{json.dumps(content, ensure_ascii=False, indent=2)}\n"
+
+
+def _post_processor(tokenizer: TokenizerDefinition, bos_token: str) -> dict[str, Any]:
+    """Return the template that puts a token before a text, and before each of a pair of texts."""
+    first, second = (
+        [{"SpecialToken": {"id": bos_token, "type_id": index}}, {"Sequence": {"id": name, "type_id": index}}]
+        for index, name in enumerate("AB")
+    )
+    ids = [tokenizer.special_token_ids[bos_token]]
+    known = {bos_token: {"id": bos_token, "ids": ids, "tokens": [bos_token]}}
+    return {
+        "type": "TemplateProcessing",
+        "single": first,
+        "pair": first + second,
+        "special_tokens": known,
+    }
 
 
 def _added_token(token: str, token_id: int) -> dict[str, Any]:
@@ -102,15 +137,14 @@ def _pre_tokenizer(pattern: str, byte_level: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model(tokenizer: TokenizerDefinition) -> dict[str, Any]:
-    merges = merges_for(_PROGRAM, tokenizer.merges)
-    ordinary = {*_BYTES, *(left + right for left, right in merges)}
+    ordinary = {*_BYTES, *(left + right for left, right in tokenizer.merges)}
     special = set(tokenizer.special_token_ids.values())
     vocab = {
         _special_key(token, ordinary) if token_id in special else token_to_text(token): token_id
         for token_id, token in sorted(tokenizer.vocab.items())
     }
     # Every version of tokenizers reads merges as "left right"; newer ones also as lists of two.
-    spelled = [f"{token_to_text(left)} {token_to_text(right)}" for left, right in merges]
+    spelled = [f"{token_to_text(left)} {token_to_text(right)}" for left, right in tokenizer.merges]
     unused = dict.fromkeys(["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"])
     flags = {"fuse_unk": False, "byte_fallback": False, "ignore_merges": tokenizer.whole_words}
     return {"type": "BPE", **unused, **flags, "vocab": vocab, "merges": spelled}

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transformerlm.tokenizer.formats.json_file import JsonFile, JsonObject, describe
+from transformerlm.tokenizer.formats.tokenizer_config import TOKENIZER_CONFIG
 
-SETTINGS_FILE, SPECIAL_TOKENS_FILE = "tokenizer_config.json", "special_tokens_map.json"
-ADDED_TOKENS_FILE = "added_tokens.json"
+SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE = "special_tokens_map.json", "added_tokens.json"
 
 _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
 _NUMBERED = "added_tokens_decoder"
@@ -24,8 +24,8 @@ def read_added_tokens(directory: Path) -> list[str]:
     tokens: list[str] = []
     if (directory / ADDED_TOKENS_FILE).exists():
         tokens += JsonFile(directory / ADDED_TOKENS_FILE).fields()
-    if (directory / SETTINGS_FILE).exists():
-        file = JsonFile(directory / SETTINGS_FILE)
+    if (directory / TOKENIZER_CONFIG).exists():
+        file = JsonFile(directory / TOKENIZER_CONFIG)
         listed = file.fields(_NUMBERED) if file.get(_NUMBERED) else {}
         tokens += [str(file.get(_NUMBERED, key, "content")) for key in listed]
     return tokens
@@ -40,7 +40,7 @@ def read_special_tokens(directory: Path) -> dict[str, int | None]:
         DataError: damaged files, or settings with which a text gets other ids than from GPT-2's program.
     """
     ids: dict[str, int | None] = {}
-    for name in (SETTINGS_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE):
+    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE):
         if (directory / name).exists():
             file = JsonFile(directory / name)
             found = _added_tokens(file) if name == ADDED_TOKENS_FILE else _settings(file)

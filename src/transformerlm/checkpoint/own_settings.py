@@ -1,0 +1,57 @@
+"""A run's own settings of generation, which are the defaults of whoever generates text with the run.
+
+Precedence is the same everywhere: what is asked for, then what the run's config says, then this package's
+defaults. The run's config is the one in the manifest of its checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformerlm.checkpoint.manifest import MANIFEST, Checkpoint, read_manifest
+from transformerlm.checkpoint.store import checkpoint_paths
+from transformerlm.config import GenerationConfig
+from transformerlm.errors import CheckpointError
+
+
+def own_table(about: Mapping[str, Any], table: str) -> dict[str, Any]:
+    """Return a table of the config that a checkpoint was made with, or an empty one if it is not known.
+
+    Args:
+        about: the checkpoint's `about`.
+        table: the name of the table, such as "generation".
+    """
+    config = about.get("config")
+    found = config.get(table) if isinstance(config, dict) else None
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def own_generation(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of [generation] that a checkpoint's config sets, without those of other versions."""
+    known = {field.name for field in dataclasses.fields(GenerationConfig)}
+    return {key: value for key, value in own_table(about, "generation").items() if key in known}
+
+
+def generation_of_run(path: Path) -> dict[str, Any]:
+    """Return `own_generation` of a run's newest checkpoint, or of one checkpoint, without reading weights.
+
+    An empty one where no manifest can be read: loading the model then says why.
+
+    Args:
+        path: folder of the run, or of the checkpoint.
+    """
+    newest = next(_manifests(path), None)
+    return own_generation(newest.about) if newest else {}
+
+
+def _manifests(path: Path) -> Iterator[Checkpoint]:
+    """Yield the checkpoints whose manifest can be read, newest first."""
+    with contextlib.suppress(CheckpointError, OSError):
+        is_checkpoint = (path / MANIFEST).exists()
+        for folder in [path] if is_checkpoint else reversed(checkpoint_paths(path / "checkpoints")):
+            with contextlib.suppress(CheckpointError):
+                yield read_manifest(folder)
