@@ -119,7 +119,8 @@ def test_the_seed_decides(run_dir, capfd):
     ],
 )
 def test_mistakes_are_one_line_with_their_status(words, status, message, run_dir, capfd):
-    got, records, err = run(capfd, f"--infer.checkpoint={run_dir}", *words)
+    own = [] if words[0].startswith("--infer.checkpoint") else [f"--infer.checkpoint={run_dir}"]
+    got, records, err = run(capfd, *own, *words)
     assert (got, records) == (status, []), err
     assert message in err
     assert err.count("\n") == 1
@@ -222,12 +223,12 @@ def test_a_prompt_that_is_longer_than_the_context_is_said_to_be_cut(run_dir, cap
 def test_an_output_file_is_whole_or_as_it_was(run_dir, tmp_path, capfd):
     out = tmp_path / "out.jsonl"
     out.write_text("before")
-    words = [f"--infer.checkpoint={run_dir}", f"--infer.output_file={out}", "--prompt=a"]
-    status, _, _ = run(capfd, *words, "--generation.eos_token=<none>")
+    words, to_file = [f"--infer.checkpoint={run_dir}", "--prompt=a"], f"--infer.output_file={out}"
+    status, _, _ = run(capfd, *words, to_file, "--generation.eos_token=<none>")
     assert (status, out.read_text()) == (2, "before")
     status, _, err = run(capfd, *words, f"--infer.output_file={tmp_path}")
     assert (status, err.count("\n")) == (74, 1)
-    assert run(capfd, *words)[0] == 0
+    assert run(capfd, *words, to_file)[0] == 0
     assert json.loads(out.read_text())[names.PROMPT] == "a"
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
