@@ -53,7 +53,8 @@ def test_it_writes_what_complete_writes(lm):
 
 
 def test_what_is_not_given_is_as_the_runs_own_config_says():
-    own = GenerationConfig(eos_token="", temperature=0.0, max_new_tokens=6, num_samples=3, log_probs=True)
+    settings = {"temperature": 0.0, "max_new_tokens": 6, "num_samples": 3, "log_probs": True}
+    own = GenerationConfig(eos_token="", prompts=("a",), **settings)
     lm = language_model(bytes_only(), vocab_size=256, generation=own)
     assert lm.generation == own
     (found,) = lm.complete("ab")  # one text without log-probabilities: how much is returned is the caller's
