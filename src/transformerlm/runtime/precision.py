@@ -8,6 +8,7 @@ it is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -22,6 +23,7 @@ import torch
 
 from transformerlm import __version__
 from transformerlm.config import ModelConfig, RuntimeConfig
+from transformerlm.errors import OutputError
 from transformerlm.kernels.dispatch import num_threads
 from transformerlm.kernels.library import cache_dir
 from transformerlm.kernels.target import target
@@ -109,11 +111,9 @@ def measured_once(
     if (kept := _read(path, names)) is not None:
         return kept
     seconds = measure(model, config, names)
-    try:
-        with committed_file(path) as file:
-            file.write(dump({"format_version": FORMAT.version, "seconds": seconds}))
-    except OSError:  # a folder that may not be written: measured each time
-        pass
+    # A folder that may not be written, or a full disk: measured each time.
+    with contextlib.suppress(OSError, OutputError), committed_file(path) as file:
+        file.write(dump({"format_version": FORMAT.version, "seconds": seconds}))
     return seconds
 
 
