@@ -1,4 +1,3 @@
-import contextlib
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_disk import small_disk
 from transformerlm.checkpoint.store import checkpoint_paths, latest_checkpoint, read_checkpoint
 from transformerlm.cli import make_data, train, train_tokenizer
 from transformerlm.cli.command import load_config, parse_arguments
@@ -324,19 +324,6 @@ def test_a_disk_that_fills_while_it_trains_costs_checkpoints_and_the_last_one_74
         assert status == 0, err
         steps = [r["step"] for r in lines_of((run_dir / "metrics.jsonl").read_text()) if names.LOSS in r]
         assert steps == list(range(1, 9))
-
-
-@contextlib.contextmanager
-def small_disk(folder, size):
-    """A real file system of this size."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def fill(folder, leave):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_disk import small_disk
 from transformerlm.config import CorpusConfig
 from transformerlm.data import build, build_journal, make_data
 from transformerlm.data.build import TokenData
@@ -358,36 +359,27 @@ def test_a_folder_that_is_removed_under_way_is_an_error_and_no_half_data_set(con
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def disk(tmp_path):
     """A file system of 1 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    try:
-        done = subprocess.run(mount, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    if done.returncode:
-        pytest.skip("mounting a small tmpfs is refused here")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with small_disk(tmp_path / "disk", "1m"):
+        yield tmp_path / "disk"
 
 
 BYTES = Tokenizer({i: bytes([i]) for i in range(256)}, [])
 """One token a byte: more than what room is reckoned with."""
 
 
-def test_a_disk_that_becomes_full_costs_nothing_that_is_done(tmp_path, small_disk):
+def test_a_disk_that_becomes_full_costs_nothing_that_is_done(tmp_path, disk):
     write_stories(tmp_path / "a.txt", 4000)
     config = CorpusConfig(corpus=str(tmp_path / "a.txt"), document_separator="", validation_split="tail")
-    folder, sizes = small_disk / "tokens", {"chunk_bytes": 10_000, "commit_bytes": 50_000}
+    folder, sizes = disk / "tokens", {"chunk_bytes": 10_000, "commit_bytes": 50_000}
     with pytest.raises(
         OutputError, match=rf"^{folder}.*: cannot be written: No space left .* free"
     ) as caught:
         make_data(config, BYTES, folder, **sizes)
     assert len(caught.value.lines) == 1
     assert Progress.read(folder).num_read >= 300_000
-    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
     listener = Interrupter()
     make_data(config, BYTES, folder, listener, **sizes)
     assert "going on after" in listener.messages[0]

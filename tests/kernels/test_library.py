@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.small_disk import small_disk
 from transformerlm.errors import ConfigError
 from transformerlm.infer import decoder
 from transformerlm.kernels import dispatch, library
@@ -99,6 +100,20 @@ def test_threads_that_need_a_library_at_once_compile_it_once(small, monkeypatch)
     del again  # frees its own code and target machine alone
     loaded[0].add.run_on_threads(3, x.ctypes.data, out.ctypes.data, 7)
     assert out.tolist() == (x + 1).tolist()
+
+
+def test_kernels_that_cannot_be_kept_are_used_all_the_same(small, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(library, "_say", said.append)
+    with small_disk(tmp_path / "disk", "4k"):
+        monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "disk" / "cache"))
+        loaded = small[0].kernels()
+        x, out = np.arange(7, dtype=np.float32), np.ones(7, np.float32)
+        loaded.add.run_on_threads(2, x.ctypes.data, out.ctypes.data, 7)
+        assert out.tolist() == (x + 1).tolist()
+        assert not small[0].cache_path().exists()
+    assert "No space left on device" in said[-1]
+    assert f"they will be compiled again (${CACHE_VARIABLE} names another folder)" in said[-1]
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transformerlm.errors import LockedError
+from transformerlm.errors import LockedError, OutputError
 from transformerlm.kernels.sources import source_files
 from transformerlm.kernels.target import target
 from transformerlm.storage.files import committed_file
@@ -247,9 +247,9 @@ class Library:
         try:
             with committed_file(path) as file:
                 file.write(hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
-        except OSError as error:
-            advice = f"they will be compiled again (${CACHE_VARIABLE} names another folder)"
-            _say(f"{path}: {error.strerror}; {advice}")
+        except (OSError, OutputError) as error:
+            what = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            _say(f"{what}; they will be compiled again (${CACHE_VARIABLE} names another folder)")
         return Kernels(machine_code, header)
 
 
