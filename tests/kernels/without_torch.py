@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transformerlm.kernels.generation_layout import NUM_BINS, NUM_MATRICES
+from transformerlm.kernels.generation_layout import BARRIER_SIZE, NUM_BINS, NUM_MATRICES
 from transformerlm.kernels.library import Kernels, Library
 
 ROWS, WIDTH, TIMES = 6, 48, 40
@@ -117,7 +117,7 @@ def adamw(memory: Memory) -> dict[str, object]:
 
 
 def decode(dtype: str) -> dict[str, object]:
-    """Arguments of a decoding step of texts of different lengths."""
+    """Arguments of a pass: the newest token of two texts, and two tokens of a third."""
     memory, keys = Memory(dtype), KV_HEADS * D_HEAD
     shapes = [
         (D_MODEL,),
@@ -133,8 +133,8 @@ def decode(dtype: str) -> dict[str, object]:
     KEPT.extend(layers)
     cache = (LAYERS, TEXTS, KV_HEADS, CAPACITY, D_HEAD)
     return {
-        "ids": integers(5, 17, 100),
-        "lengths": integers(0, 7, CAPACITY - 1),
+        **{"ids": integers(5, 17, 100, 31), "row_of": integers(0, 1, 2, 2), "wanted": integers(0, 1, 3)},
+        "positions": integers(0, 7, CAPACITY - 2, CAPACITY - 1),
         "embedding": memory.random(VOCABULARY, D_MODEL),
         "weights": integers(*(matrix.ctypes.data for layer in layers for matrix in layer)),
         "final_norm": memory.random(D_MODEL),
@@ -142,8 +142,10 @@ def decode(dtype: str) -> dict[str, object]:
         **{"keys": memory.random(*cache), "values": memory.random(*cache)},
         **{name: memory.random(CAPACITY, D_HEAD // 2, dtype="float32") for name in ("cos", "sin")},
         "logits": float32(TEXTS, VOCABULARY),
-        **{"scratch": float32(10_000), "inputs": float32(10_000), "barrier_state": integers(0, 0)},
-        **{"texts": TEXTS, "layers": LAYERS, "d_model": D_MODEL, "heads": HEADS, "kv_heads": KV_HEADS},
+        **{"scratch": float32(10_000), "inputs": float32(10_000)},
+        "barrier_state": integers(*[0] * BARRIER_SIZE),
+        **{"tokens": TEXTS + 1, "num_wanted": TEXTS},
+        **{"layers": LAYERS, "d_model": D_MODEL, "heads": HEADS, "kv_heads": KV_HEADS},
         **{"d_head": D_HEAD, "d_ff": D_FF, "vocabulary": VOCABULARY, "rows": TEXTS, "capacity": CAPACITY},
         "eps": 1e-5,
     }
