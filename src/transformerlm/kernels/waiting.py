@@ -23,8 +23,6 @@ MAX_POLLS = 50
 """Polls before a thread lets others run: some microseconds, in which threads of equal work arrive."""
 MAX_YIELDS = 100
 """Times that it lets others run before it sleeps: where there are none, some tens of microseconds."""
-_PAUSE = {"x86_64": ("llvm.x86.sse2.pause", []), "aarch64": ("llvm.aarch64.hint", [ir.IntType(32)(1)])}
-"""Machine -> instruction that eases polling for the other threads of a core, and its arguments."""
 _WAIT_PRIVATE, _WAKE_PRIVATE, _ALL = 128, 129, 2**31 - 1
 """Operations of Linux's futex for the threads of one process, and a number of threads."""
 
@@ -55,10 +53,9 @@ def pause(context: Any) -> Any:
     """Ease polling, where the processor has an instruction for it."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if platform.machine() in _PAUSE:
-            name, values = _PAUSE[platform.machine()]
-            kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+        if platform.machine() == "x86_64":
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
         return context.get_dummy_value()
 
     return types.void(), build
