@@ -200,10 +200,16 @@ def test_mistakes_are_one_line_with_their_status(words, status, message, workpla
     [
         (["--training.run_dir=fables"], "[data].corpus, fables"),
         (["--data.corpus=fables/*", "--training.run_dir=./fables"], "[data].corpus, fables"),
+        (
+            ["--data.corpus=fables/fox-crow.txt", "--training.run_dir=fables"],
+            "[data].corpus, fables/fox-crow",
+        ),
         (["--training.run_dir=link"], "[data].corpus, fables"),
         (["--training.run_dir=."], "[data].corpus, fables"),
         (["--training.run_dir=data/fables"], "[data].token_dir, data/fables"),
         (["--training.run_dir=data/fables/run"], "[data].token_dir, data/fables"),
+        (["--data.token_dir=runs/fables"], "[data].token_dir, runs/fables"),
+        (["--tokenizer.tokenizer_dir=runs/fables/tok"], "[tokenizer].tokenizer_dir, runs/fables/tok"),
         (["--data.token_dir=runs/fables/tokenizer"], "[data].token_dir, runs/fables/tokenizer"),
         (
             ["--training.run_dir=data/fables/tokenizer", "--data.token_dir=x"],
@@ -220,13 +226,17 @@ def test_a_folder_that_something_else_needs_is_refused_before_anything_is_made(w
     assert sorted(workplace.rglob("*")) == before
 
 
+def test_a_runs_own_folder_never_becomes_that_of_token_files(trained_copy, capfd):
+    """Their lock would be the run's own, and be waited for without end."""
+    assert run(capfd, "--data.token_dir=runs/fables")[0] == 2
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["--data.corpus=."],
         ["--training.run_dir=fables/run"],
-        ["--tokenizer.tokenizer_dir=runs/fables/tokenizer", "--data.token_dir=runs/fables/data"],
-        ["--data.corpus=fables/fox-crow.txt", "--training.run_dir=fables"],
+        ["--tokenizer.tokenizer_dir=fables/tokenizer", "--data.token_dir=runs/fables/data"],
     ],
 )
 def test_folders_that_do_no_harm_may_be_near_each_other(words, workplace):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +151,9 @@ def test_without_locks_temporaries_of_others_are_left_until_they_are_old(no_lock
         os.utime(path, (time.time() - age,) * 2)
     assert remove_dead_temporaries(tmp_path) == [old]
     assert young.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="nothing can be made in /proc")
+def test_where_no_folder_can_be_made_it_does_not_try_for_ever():
+    with pytest.raises(FileNotFoundError), locked(Path("/proc/nothing")):
+        pass

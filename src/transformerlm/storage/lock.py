@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import socket
@@ -23,6 +24,9 @@ if sys.platform != "win32":
 
 LOCK_FILE = ".lock"
 """Name of the lock file inside the folder; it names the process that holds it or held it last."""
+
+MAX_ATTEMPTS = 1000
+"""Attempts to make a folder that others may be removing; in some places, such as /proc, none can be made."""
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # some network file systems
 
@@ -52,13 +56,13 @@ def locked(directory: Path, warn: Callable[[str], object] = lambda line: None) -
 
 def _open_locked(directory: Path, warn: Callable[[str], object]) -> int:
     path = directory / LOCK_FILE
-    while True:
+    for attempt in itertools.count(1):
         try:
             directory.mkdir(parents=True, exist_ok=True)
             # CLOEXEC: programs that this one starts may outlive it and must not keep the lock.
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except (FileNotFoundError, FileExistsError):  # its last holder has just removed the folder
-            if directory.exists() and not directory.is_dir():
+            if attempt == MAX_ATTEMPTS or (directory.exists() and not directory.is_dir()):
                 raise
             continue
         try:
@@ -70,6 +74,7 @@ def _open_locked(directory: Path, warn: Callable[[str], object]) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+    raise AssertionError("counted without end")
 
 
 def _is_same_file(path: Path, descriptor: int) -> bool:

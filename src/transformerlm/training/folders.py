@@ -19,18 +19,32 @@ def check_folders(config: TrainConfig, run_dir: Path) -> None:
     Raises:
         ConfigError: the folder cannot be that of the run.
     """
-    if any((run_dir / "checkpoints").glob("step_*")):
-        return  # it has been the run's all along
     own = run_dir.resolve()
+    is_new = not any((run_dir / "checkpoints").glob("step_*"))
     for key, path in _inputs(config):
         folder = path.resolve()
+        if _needs_lock_of(own, key[-1], folder):
+            raise _not_apart(key, path, run_dir)
+        if not is_new:
+            continue  # it has been the run's all along
         is_corpus = key[-1] in ("corpus", "validation_corpus")
         is_inside = folder in own.parents and not is_corpus
         holds = own in folder.parents and is_corpus
         is_part = key[-1] == "token_dir" and not {folder, *folder.parents}.isdisjoint(_parts(own))
         if own == folder or is_inside or holds or is_part:
-            what = f"expected a folder apart from {key}, {path}, got {run_dir}"
-            raise ConfigError(what, key=Key("training", "run_dir"))
+            raise _not_apart(key, path, run_dir)
+
+
+def _needs_lock_of(own: Path, key: str, folder: Path) -> bool:
+    """Return True if making the folder takes the lock of `own`, which the run itself holds."""
+    if key == "tokenizer_dir":
+        return own == folder.parent and not folder.exists()
+    return key == "token_dir" and own == folder
+
+
+def _not_apart(key: Key, path: Path, run_dir: Path) -> ConfigError:
+    what = f"expected a folder apart from {key}, {path}, got {run_dir}"
+    return ConfigError(what, key=Key("training", "run_dir"))
 
 
 def _parts(run_dir: Path) -> list[Path]:
@@ -38,13 +52,13 @@ def _parts(run_dir: Path) -> list[Path]:
 
 
 def _inputs(config: TrainConfig) -> Iterator[tuple[Key, Path]]:
-    """Yield the folders that a run is made from, each with its key."""
+    """Yield the folders, or the file, that a run is made from, each with its key."""
     from transformerlm.data import fill_placeholders
     from transformerlm.data.corpus import STDLIB
 
     for name in ("corpus", "validation_corpus"):
         path = Path(getattr(config.data, name) or STDLIB).expanduser()
-        if path.is_dir():
+        if path.exists():
             yield Key("data", name), path
         elif set(path.name) & set("*?["):
             yield Key("data", name), path.parent
