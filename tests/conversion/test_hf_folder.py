@@ -18,6 +18,7 @@ from transformerlm.conversion.convert import eos_token_of
 from transformerlm.conversion.hf_folder import MAX_JSON_BYTES, read_folder, write_folder
 from transformerlm.errors import CheckpointError, DataError
 from transformerlm.storage.safetensors import iterate_tensors, tensor_chunks
+from transformerlm.tokenizer import Tokenizer
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -109,6 +110,35 @@ def test_the_token_that_ends_a_text_is_a_special_one(folder, eos):
     (folder / "generation_config.json").unlink()
     change_config(folder, eos_token_id=eos)
     assert read_folder(folder).eos_token == (END if isinstance(eos, list) and len(eos) == 2 else None)
+
+
+def test_of_two_files_that_name_the_end_the_settings_of_generation_count(folder):
+    """Null is an answer: transformers generates without an end then, whatever the model's config says."""
+    path = folder / "generation_config.json"
+    values = json.loads(path.read_text())
+    assert read_folder(folder).generation.eos_token == END
+    path.write_text(json.dumps(values | {"eos_token_id": None}))
+    assert read_folder(folder).generation.eos_token == ""
+    del values["eos_token_id"]
+    path.write_text(json.dumps(values))
+    assert read_folder(folder).generation.eos_token == END
+
+
+def test_no_token_begins_a_text_where_the_imported_tokenizer_has_none(folder, tmp_path):
+    found = read_folder(folder)
+    for kept, expected in (
+        ({"eos_token": END}, None),
+        ({"bos_token": END, "eos_token": END}, END),
+        ({}, END),
+    ):
+        vocab = found.tokenizer.vocab, found.tokenizer.merges, list(found.tokenizer.special_token_ids)
+        named = Tokenizer(*vocab, tokenizer_config=kept)
+        output = tmp_path / f"out {kept}"
+        output.mkdir()
+        write_folder(output, found.model, loaded(folder), named, END, found.generation)
+        for name, key in (("tokenizer_config", "bos_token"), ("config", "bos_token_id")):
+            written = json.loads((output / f"{name}.json").read_text()).get(key)
+            assert written in (expected, named.special_token_ids.get(expected))
 
 
 def rename(tensors, old, new):

@@ -148,7 +148,7 @@ def _read_generation(
     """Return [generation] as the folder describes it, and the settings that it does not have."""
     file = path / GENERATION_CONFIG
     values = read_json(file) if file.exists() else {}
-    if values.get("eos_token_id") is None:
+    if "eos_token_id" not in values:  # null is an answer: nothing ends a text
         values |= {"eos_token_id": config.get("eos_token_id")}
     prefix = read_added_prefix(path / TOKENIZER_JSON, read_tokenizer_config(path))
     if len(prefix) > 1 or not tokenizer.special_token_ids.keys() >= set(prefix):

@@ -40,8 +40,8 @@ def write_tokenizer_json(
     """Write the two files that `transformers.AutoTokenizer.from_pretrained(directory)` reads.
 
     Args:
-        eos_token: special token that ends a text. Without a `bos_token` of their own, programs also start
-            with it if there is no prompt, and without a `pad_token` they fill up with it.
+        eos_token: special token that ends a text. With tokenizers of this package's own, programs also start
+            with it if there is no prompt. Without a `pad_token` they fill up with it.
         bos_token: special token that is put before each text.
         model_max_length: context length of the model, in tokens.
 
@@ -76,8 +76,9 @@ def token_roles(
     The tokens that this package uses win over those that are kept.
     """
     own = {"eos_token": eos_token, "bos_token": bos_token}
-    roles: dict[str, Any] = {"bos_token": eos_token, "eos_token": None, "pad_token": eos_token}
-    if not tokenizer.tokenizer_config:
+    roles: dict[str, Any] = {"bos_token": None, "eos_token": None, "pad_token": eos_token}
+    if not tokenizer.tokenizer_config:  # of this package's own, whose texts begin after the end of another
+        roles |= {"bos_token": eos_token}
         roles |= {"padding_side": "left"}  # where texts are filled up before they are continued
     return {**roles, **tokenizer.tokenizer_config, **{k: v for k, v in own.items() if v is not None}}
 
