@@ -162,7 +162,7 @@ def test_settings_may_be_numbers_of_numpy(lm):
 
 
 def test_a_prompt_that_is_cut_is_a_warning_and_a_number(lm):
-    cut = "the prompt is longer than the model's context of 16 tokens: not seen: the first 18"
+    cut = "the prompt is longer than the model's context of 16 tokens: the first 18 are not seen"
     with pytest.warns(UserWarning, match=f"^{cut}$"):
         (completion,) = lm.complete("x" * 30, max_new_tokens=2)
     assert completion.num_cut_tokens == 18

@@ -56,7 +56,23 @@ def others(trained, tmp_path_factory):
     return folder
 
 
-HELD_OUT = ("--eval.checkpoint=runs/fables", "--data.corpus=fables")
+HELD_OUT = ("--eval.checkpoint=runs/fables",)
+
+
+def test_what_is_not_said_of_the_text_is_as_the_run_says(there, others, capfd):
+    """The text that was held out from its training, whatever the defaults are."""
+    _, (record,), _ = run(capfd, *HELD_OUT)
+    assert record["params.text"] == "the validation part of fables"
+    same = {**record}
+    for words in (["--data.corpus=fables"], ["--data.validation_fraction=0.05"]):
+        _, (record,), _ = run(capfd, *HELD_OUT, *words)
+        assert record == same
+    _, (more,), _ = run(capfd, *HELD_OUT, "--data.validation_fraction=0.5")
+    assert more[names.EVAL_DOCUMENTS] > same[names.EVAL_DOCUMENTS]
+    _, (other,), _ = run(capfd, f"--eval.checkpoint={others}/float32")
+    assert other["params.text"] == f"{others}/val.txt"
+    _, (whole,), _ = run(capfd, f"--eval.checkpoint={others}/float32", "--text=fables")
+    assert whole["params.text"] == "fables"
 
 
 def nats_token_by_token(lm, content, eos_id):

@@ -216,8 +216,8 @@ def test_a_prompt_that_is_longer_than_the_context_is_said_to_be_cut(run_dir, cap
     assert (status, cut[1]) == (0, 0)
     assert min(cut[0], cut[2]) > 32 - 16
     numbers = f"{min(cut[0], cut[2])} to {max(cut[0], cut[2])}"
-    line = "2 of 3 prompts are longer than the model's context of 32 tokens: not seen: the first"
-    assert err == f"warning: {line} {numbers}\n"
+    line = "2 of 3 prompts are longer than the model's context of 32 tokens: the first"
+    assert err == f"warning: {line} {numbers} are not seen\n"
 
 
 def test_an_output_file_is_whole_or_as_it_was(run_dir, tmp_path, capfd):

@@ -1,4 +1,5 @@
-"""A run's own settings of generation, which are the defaults of whoever generates text with the run.
+"""A run's own settings, which are the defaults of whoever uses the run: [generation] for generating text,
+[data] for scoring the text that was held out from its training.
 
 Precedence is the same everywhere: what is asked for, then what the run's config says, then this package's
 defaults. The run's config is the one in the manifest of its checkpoint.
@@ -14,8 +15,9 @@ from typing import Any
 
 from transformerlm.checkpoint.manifest import MANIFEST, Checkpoint, read_manifest
 from transformerlm.checkpoint.store import checkpoint_paths
-from transformerlm.config import GenerationConfig
+from transformerlm.config import CorpusConfig, GenerationConfig
 from transformerlm.errors import CheckpointError
+from transformerlm.schema import Section
 
 
 def own_table(about: Mapping[str, Any], table: str) -> dict[str, Any]:
@@ -32,8 +34,12 @@ def own_table(about: Mapping[str, Any], table: str) -> dict[str, Any]:
 
 def own_generation(about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of [generation] that a checkpoint's config sets, without those of other versions."""
-    known = {field.name for field in dataclasses.fields(GenerationConfig)}
-    return {key: value for key, value in own_table(about, "generation").items() if key in known}
+    return _known(own_table(about, "generation"), GenerationConfig)
+
+
+def _known(values: Mapping[str, Any], section: type[Section]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(section)}
+    return {key: value for key, value in values.items() if key in names}
 
 
 def generation_of_run(path: Path) -> dict[str, Any]:
@@ -46,6 +52,12 @@ def generation_of_run(path: Path) -> dict[str, Any]:
     """
     newest = next(_manifests(path), None)
     return own_generation(newest.about) if newest else {}
+
+
+def text_of_run(path: Path) -> dict[str, Any]:
+    """Return the keys of [data] about text that a run's config sets; see `generation_of_run`."""
+    newest = next(_manifests(path), None)
+    return _known(own_table(newest.about, "data"), CorpusConfig) if newest else {}
 
 
 def _manifests(path: Path) -> Iterator[Checkpoint]:

@@ -6,12 +6,12 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformerlm.cli.command import Option, run_command
 from transformerlm.cli.eval_report import record, table, write_documents
 from transformerlm.cli.terminal import Terminal
-from transformerlm.config import EvalConfig
+from transformerlm.config import CorpusConfig, EvalConfig
 from transformerlm.schema import to_dict
 
 if TYPE_CHECKING:
@@ -25,7 +25,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         "with --compare the difference of two models on the same documents."
     )
     options = [Option("text", ("eval.text",)), Option("compare", ("eval.compare",))]
-    return run_command(EvalConfig, evaluate, description=description, options=options, argv=argv)
+    return run_command(
+        EvalConfig, evaluate, description=description, options=options, defaults=text_of_run, argv=argv
+    )
+
+
+def text_of_run(config: EvalConfig) -> dict[str, Any]:
+    """Return the [data] of the run that [eval].checkpoint names, if its own text is to be scored."""
+    path = Path(config.eval.checkpoint).expanduser()
+    if config.eval.text is not None or not path.is_dir():
+        return {}
+    # Imported only where there is a run to read: torch takes seconds.
+    from transformerlm.checkpoint import own_settings
+
+    own = own_settings.text_of_run(path)
+    is_own = config.data.corpus in (CorpusConfig().corpus, own.get("corpus"))
+    return {"data": own} if is_own else {}
 
 
 def evaluate(config: EvalConfig) -> None:

@@ -17,7 +17,7 @@ class EvalSection(Section):
     """A second model, for the difference on the same documents. None: no comparison."""
     text: FilePath | None = None
     """A file, a folder or a glob, scored completely and read as [data] says. None: the validation part of
-    [data]."""
+    [data], of which what is not set is as in the config of the run."""
     max_documents: PositiveInt | None = None
     """Score only this many documents, from the first on. None: all."""
     bos_token: str | None = None

@@ -201,4 +201,4 @@ def _found(values: Any, config: CorpusConfig) -> str:
         return f"no object but {type(values).__name__}"
     if config.jsonl_field in values:
         return f"{json.dumps(values[config.jsonl_field])[:40]}"
-    return f"only the fields {', '.join(values) or '(none)'}; [data].jsonl_field names it"
+    return f"only the fields {', '.join(values) or '(none)'}; --data.jsonl_field=NAME names it"

@@ -250,9 +250,8 @@ def cut_prompts_warning(texts: Sequence[Continuation], context_length: int) -> s
     which = "the prompt is" if len(texts) == 1 else f"{len(cut)} of {len(texts)} prompts are"
     least, most = min(cut.values()), max(cut.values())
     numbers = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return (
-        f"{which} longer than the model's context of {context_length:,} tokens: not seen: the first {numbers}"
-    )
+    longer = f"{which} longer than the model's context of {context_length:,} tokens"
+    return f"{longer}: the first {numbers} are not seen"
 
 
 def check_prompts(tokenizer: Tokenizer, generation: GenerationConfig) -> None:
