@@ -36,7 +36,7 @@ from transformerlm.conversion.hf_layout import (
 )
 from transformerlm.errors import CheckpointError, DataError
 from transformerlm.language_model import MAX_CONTEXT_LENGTH
-from transformerlm.runtime import DTYPES
+from transformerlm.runtime.device import DTYPES
 from transformerlm.storage.safetensors import DeferredTensor, read_entries, read_tensor, tensor_chunks
 from transformerlm.storage.safetensors_header import Entry
 from transformerlm.storage.untrusted import LFS_ADVICE, LFS_POINTER, open_regular, printable

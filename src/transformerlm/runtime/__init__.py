@@ -1,7 +1,7 @@
 """The machine at hand: device, precision, what it is fast at, and its out-of-memory errors."""
 
 from transformerlm.runtime.ceiling import measured_flops_ceiling
-from transformerlm.runtime.device import DTYPES, resolve_device
+from transformerlm.runtime.device import resolve_device
 from transformerlm.runtime.out_of_memory import (
     SMALLER_MICRO_BATCH,
     SMALLER_MODEL,
@@ -13,7 +13,6 @@ from transformerlm.runtime.precision import Precision, choose_precision
 from transformerlm.runtime.runtime import Runtime, compiled, prepare_process, set_up_process
 
 __all__ = [
-    "DTYPES",
     "SMALLER_MICRO_BATCH",
     "SMALLER_MODEL",
     "Precision",

@@ -21,13 +21,13 @@ from transformerlm.logging import CombinedLogger, Logger, MetricsFile, make_logg
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.progress import Reporter
 from transformerlm.runtime import (
-    DTYPES,
     Precision,
     Runtime,
     choose_precision,
     resolve_device,
     set_up_process,
 )
+from transformerlm.runtime.device import DTYPES
 from transformerlm.schema import to_dict
 from transformerlm.signals import end_at_interrupts, warnings_ignored
 from transformerlm.storage.files import require_free_bytes
