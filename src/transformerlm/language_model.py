@@ -193,7 +193,7 @@ def load_model(
     if precision.warning:
         warn(precision.warning)
     runtime = Runtime.of(config, precision)
-    # One tensor after the other: a weight is freed as soon as it is converted.
+    # One tensor after the other; the file's own numbers are one piece of memory, freed after the last.
     model._apply(lambda tensor: _placed(tensor, runtime))
     return model.eval(), runtime
 

@@ -9,13 +9,13 @@ import torch
 from transformerlm.config import RuntimeConfig
 from transformerlm.errors import ConfigError
 from transformerlm.runtime import (
-    DTYPES,
     Runtime,
     choose_precision,
     measured_flops_ceiling,
     prepare_process,
     resolve_device,
 )
+from transformerlm.runtime.device import DTYPES
 from transformerlm.runtime.runtime import TYPICAL
 
 CPU = torch.device("cpu")
