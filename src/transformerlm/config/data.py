@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from transformerlm.errors import Key, Problem
-from transformerlm.schema import FilePath, Fraction, NumThreads, PositiveInt, Section, Text
+from transformerlm.schema import AutoPositiveInt, FilePath, Fraction, NumThreads, Section, Text
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's pre-tokenisation pattern (Radford et al. 2019, in the form of tiktoken)."""
@@ -76,9 +76,9 @@ class TokenizerConfig(Section):
     tokenizer_dir: FilePath = "data/{corpus}/tokenizer"
     """Folder of the tokenizer, of this package or with a tokenizer.json; {corpus} stands for the name of the
     corpus."""
-    vocab_size: PositiveInt | None = None
+    vocab_size: AutoPositiveInt | None = None
     """Number of ids: 256 bytes, the merges and the special tokens. None: 8192 for a new tokenizer, any for
-    one that exists."""
+    one that exists. "auto", in transformerlm-train: chosen for the text, the machine and max_time."""
     special_tokens: tuple[Text, ...] = ("<|endoftext|>",)
     """Strings that are one id each and never merge with the text around them."""
     pattern: Text = GPT2_PATTERN

@@ -6,26 +6,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from transformerlm.errors import ConfigError, Key, Problem
-from transformerlm.schema import PositiveFloat, PositiveInt, Section
+from transformerlm.schema import AutoPositiveInt, PositiveFloat, PositiveInt, Section
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig(Section):
-    """[model]: the shape of the Transformer: everything that its weights depend on, and nothing else."""
+    """[model]: the shape of the Transformer: everything that its weights depend on, and nothing else.
+
+    "auto" is a size that transformerlm-train chooses for the text, the machine and [training].max_time.
+    """
 
     vocab_size: PositiveInt | None = None
     """Rows of the embedding and of the output head. None: the tokenizer's own size."""
-    context_length: PositiveInt = 256
+    context_length: AutoPositiveInt = 256
     """Tokens in the longest sequence that the model attends over."""
-    d_model: PositiveInt = 256
+    d_model: AutoPositiveInt = 256
     """Width of the residual stream."""
-    num_layers: PositiveInt = 4
+    num_layers: AutoPositiveInt = 4
     """Transformer blocks."""
-    num_heads: PositiveInt = 8
+    num_heads: AutoPositiveInt = 8
     """Query heads; must divide d_model, and d_model / num_heads must be even (RoPE rotates pairs)."""
     num_kv_heads: PositiveInt | None = None
     """Key and value heads (grouped-query attention); must divide num_heads. None: num_heads."""
-    d_ff: PositiveInt = 704
+    d_ff: AutoPositiveInt = 704
     """Inner width of SwiGLU; 8/3 of d_model, rounded up to a multiple of 64, is usual."""
     rope_theta: PositiveFloat = 10000.0
     """Base of the wavelengths of the rotary position embedding (RoPE)."""

@@ -8,9 +8,11 @@ from typing import Literal
 
 from transformerlm.errors import Key, Problem
 from transformerlm.schema import (
+    AutoNonNegativeFloat,
+    AutoNonNegativeInt,
+    AutoPositiveFloat,
     Fraction,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Probability,
@@ -25,9 +27,10 @@ class OptimizerConfig(Section):
     name: Literal["adamw", "muon"] = "adamw"
     """"adamw": AdamW for all parameters. "muon": Muon for the matrices inside the blocks, AdamW for the
     rest."""
-    lr: PositiveFloat = 1e-3
-    """Peak learning rate of AdamW."""
-    muon_lr: PositiveFloat = 0.02
+    lr: AutoPositiveFloat = 1e-3
+    """Peak learning rate of AdamW. "auto": chosen for the text, the machine and [training].max_time, here and
+    below."""
+    muon_lr: AutoPositiveFloat = 0.02
     """Peak learning rate of Muon, on the same schedule."""
     muon_momentum: Fraction = 0.95
     """Decay of Muon's running sum of gradients."""
@@ -37,7 +40,7 @@ class OptimizerConfig(Section):
     """Decay of the running means of the gradients and of their squares."""
     eps: PositiveFloat = 1e-8
     """Added to the square root of the second moment."""
-    weight_decay: NonNegativeFloat = 0.1
+    weight_decay: AutoNonNegativeFloat = 0.1
     """Decoupled weight decay, on matrices only (never on the gains of norms)."""
     max_grad_norm: NonNegativeFloat = 1.0
     """Clip the global L2 norm of the gradients to this. 0: never clip."""
@@ -57,8 +60,8 @@ class ScheduleConfig(Section):
     name: Literal["cosine", "wsd"] = "cosine"
     """After the warm-up: "cosine" decays along a half cosine; "wsd" (warm-up, stable, decay) stays at the
     peak and decays linearly at the end."""
-    warmup_steps: NonNegativeInt = 100
-    """Steps of linear warm-up from 0."""
+    warmup_steps: AutoNonNegativeInt = 100
+    """Steps of linear warm-up from 0. "auto": chosen for the number of steps."""
     cosine_steps: PositiveInt | None = None
     """Step at which the learning rate reaches its final value. None: the end of [training]'s budget."""
     decay_fraction: Probability = 0.2

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from transformerlm.errors import Key, Problem
-from transformerlm.schema import FilePath, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from transformerlm.schema import (
+    AutoFraction,
+    AutoNonNegativeInt,
+    AutoPositiveInt,
+    FilePath,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
 
 
 class IsTime:
@@ -46,21 +54,25 @@ class TrainingConfig(Section):
     max_time: Annotated[str, IsTime()] | None = None
     """Budget: wall-clock time, instead of max_steps: "90s", "20m", "2h", "1d", "1h30m". Validation and
     saving count, the time between a stop and a resume does not. The schedule ends with it."""
-    batch_size: PositiveInt = 32
-    """Sequences per optimizer step, over all devices."""
+    batch_size: AutoPositiveInt = 32
+    """Sequences per optimizer step, over all devices. "auto": chosen for the text, the machine and max_time,
+    here and below."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Sequences per forward pass on each device; must divide the device's part of batch_size. "auto": what
     fits in memory, on a CPU at most 8,192 tokens. When memory runs out, the next smaller divisor is used."""
+    dropout: AutoFraction = 0.0
+    """Probability with which training drops each number of the embedding and of what a branch adds to the
+    residual stream (against overfitting, where a small text is read many times)."""
     batch_order: Literal["epoch", "random"] = "epoch"
     """"epoch": every window once, shuffled, then again in another order. "random": windows that start
     anywhere."""
-    validate_every: NonNegativeInt = 250
+    validate_every: AutoNonNegativeInt = 250
     """Steps between validations. 0: only at the end."""
-    checkpoint_every: NonNegativeInt = 250
+    checkpoint_every: AutoNonNegativeInt = 250
     """Steps between checkpoints. 0: only at the end."""
     keep_checkpoints: PositiveInt = 2
     """Number of newest checkpoints to keep, in addition to the best one."""
-    log_every: PositiveInt = 10
+    log_every: AutoPositiveInt = 10
     """Steps between records of metrics."""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     """Action when the loss or the gradient is not finite; that step is never taken. "stop": end the run.

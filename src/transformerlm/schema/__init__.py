@@ -16,6 +16,12 @@ from transformerlm.schema.section import (
 )
 from transformerlm.schema.toml import from_toml, read_toml, to_toml
 from transformerlm.schema.values import (
+    AUTO,
+    AutoFraction,
+    AutoNonNegativeFloat,
+    AutoNonNegativeInt,
+    AutoPositiveFloat,
+    AutoPositiveInt,
     FilePath,
     Fraction,
     NonNegativeFloat,
@@ -29,6 +35,12 @@ from transformerlm.schema.values import (
 )
 
 __all__ = [
+    "AUTO",
+    "AutoFraction",
+    "AutoNonNegativeFloat",
+    "AutoNonNegativeInt",
+    "AutoPositiveFloat",
+    "AutoPositiveInt",
     "FilePath",
     "Fraction",
     "Key",

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeGuard, TypeVar
 
 from transformerlm.errors import ConfigError, Key, Problem, one_line
-from transformerlm.schema.values import convert, show
+from transformerlm.schema.values import convert, is_automatic, show
 
 S = TypeVar("S", bound="Section")
 
@@ -63,17 +63,30 @@ class Section:
                 problems.append(Problem(Key(name), what))
             else:
                 object.__setattr__(self, name, value)
-        # Rules between values make sense only where each value is valid by itself.
-        problems = problems or list(self.conflicts())
+        # Rules between values make sense only where each value is valid by itself, and known.
+        if not problems and not self.automatic():
+            problems = list(self.conflicts())
         if problems:
             name = type(self).__name__
             raise SchemaError([Problem(key, one_line(what), name) for key, what, _ in problems])
+
+    def automatic(self) -> list[Key]:
+        """Return the keys whose value is "auto" and has to be chosen, those of inner tables included."""
+        found = []
+        for name, hint in field_types(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, Section):
+                found += [Key(name, *key) for key in value.automatic()]
+            elif is_automatic(value, hint):
+                found.append(Key(name))
+        return found
 
     def conflicts(self) -> Iterator[Problem]:
         """Yield problems between values that are each valid by themselves. A section overrides this."""
         yield from ()
 
 
+@functools.cache
 def field_types(section: type[Section]) -> dict[str, Any]:
     """Return the annotation of every field by its name, ranges included."""
     hints = typing.get_type_hints(section, include_extras=True)

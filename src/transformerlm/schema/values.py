@@ -51,6 +51,20 @@ class IsPath(NotEmpty):
         return NotEmpty.holds(self, value) and "\0" not in value
 
 
+AUTO = "auto"
+"""Value of a key whose number is chosen later."""
+
+
+class IsAuto:
+    """Marks the value AUTO."""
+
+    text = '"auto"'
+
+    def holds(self, value: str) -> bool:
+        """Return True if `value` is AUTO."""
+        return value == AUTO
+
+
 PositiveInt = Annotated[int, Range("a whole number of at least 1", low=1)]
 NonNegativeInt = Annotated[int, Range("a whole number of at least 0", low=0)]
 PositiveFloat = Annotated[float, Range("a number above 0", low=0, above_low=True)]
@@ -58,6 +72,16 @@ NonNegativeFloat = Annotated[float, Range("a number of at least 0", low=0)]
 Fraction = Annotated[float, Range("a number from 0 to 1", low=0, high=1)]
 Probability = Annotated[float, Range("a number above 0 and at most 1", low=0, high=1, above_low=True)]
 NumThreads = Annotated[int, Range("a whole number from 1 to 1024", low=1, high=1024)]
+if typing.TYPE_CHECKING:
+    # AUTO is replaced by a number before anything computes with the key (`Section.automatic`).
+    AutoPositiveInt, AutoNonNegativeInt = int, int
+    AutoPositiveFloat, AutoNonNegativeFloat, AutoFraction = float, float, float
+else:
+    AutoPositiveInt = PositiveInt | Annotated[str, IsAuto()]
+    AutoNonNegativeInt = NonNegativeInt | Annotated[str, IsAuto()]
+    AutoPositiveFloat = PositiveFloat | Annotated[str, IsAuto()]
+    AutoNonNegativeFloat = NonNegativeFloat | Annotated[str, IsAuto()]
+    AutoFraction = Fraction | Annotated[str, IsAuto()]
 Text = Annotated[str, NotEmpty()]
 FilePath = Annotated[str, IsPath()]
 
@@ -98,6 +122,13 @@ def _advice(value: Any, hint: Any) -> str:
         return next(filter(None, (_advice(value, part) for part in arguments)), "")
     meant = arguments[1].meant_by(value) if origin is Annotated and hasattr(arguments[1], "meant_by") else ""
     return f"; did you mean {show(meant)}?" if meant else ""
+
+
+def is_automatic(value: Any, hint: Any) -> bool:
+    """Return True if `value` is AUTO and the key's number is chosen later."""
+    return value == AUTO and any(
+        isinstance(mark, IsAuto) for part in get_args(hint) for mark in get_args(part)[1:]
+    )
 
 
 _INVALID = object()

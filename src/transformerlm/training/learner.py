@@ -29,6 +29,7 @@ from transformerlm.progress import Reporter
 from transformerlm.runtime import Runtime, memory_for
 from transformerlm.training.activation_checkpointing import checkpoint_activations
 from transformerlm.training.compilation import compile_passes
+from transformerlm.training.dropout import add_dropout
 from transformerlm.training.loss_scale import LossScaler
 from transformerlm.training.memory import micro_batch_size
 from transformerlm.training.microbatch import MicroBatches, share_of_batch
@@ -78,7 +79,8 @@ class Learner:
         make_model = TransformerLM if draw_weights else TransformerLM.uninitialized
         self.model = make_model(config.model, backend=config.runtime.attention, device=runtime.device)
         if config.runtime.activation_checkpointing:
-            checkpoint_activations(self.model)
+            checkpoint_activations(self.model, is_random=config.training.dropout > 0)
+        add_dropout(self.model, config.training.dropout)
         self.loss = NextTokenLoss(self.model)
         if runtime.kernels:
             use_kernels_(self.loss)
