@@ -23,7 +23,7 @@ import itertools
 import sys
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self, TypeGuard, TypeVar
+from typing import Any, Self, TypeGuard, TypeVar, cast
 
 from transformerlm.errors import ConfigError, Key, Problem, one_line
 from transformerlm.schema.values import convert, is_automatic, show
@@ -86,9 +86,13 @@ class Section:
         yield from ()
 
 
-@functools.cache
 def field_types(section: type[Section]) -> dict[str, Any]:
     """Return the annotation of every field by its name, ranges included."""
+    return dict(_field_types(cast(Any, section)))
+
+
+@functools.cache
+def _field_types(section: type[Section]) -> dict[str, Any]:
     hints = typing.get_type_hints(section, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(section)}
 

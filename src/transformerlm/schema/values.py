@@ -8,7 +8,7 @@ import os
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 from transformerlm.errors import one_line, shortened
 
@@ -74,8 +74,11 @@ Probability = Annotated[float, Range("a number above 0 and at most 1", low=0, hi
 NumThreads = Annotated[int, Range("a whole number from 1 to 1024", low=1, high=1024)]
 if typing.TYPE_CHECKING:
     # AUTO is replaced by a number before anything computes with the key (`Section.automatic`).
-    AutoPositiveInt, AutoNonNegativeInt = int, int
-    AutoPositiveFloat, AutoNonNegativeFloat, AutoFraction = float, float, float
+    AutoPositiveInt: TypeAlias = int
+    AutoNonNegativeInt: TypeAlias = int
+    AutoPositiveFloat: TypeAlias = float
+    AutoNonNegativeFloat: TypeAlias = float
+    AutoFraction: TypeAlias = float
 else:
     AutoPositiveInt = PositiveInt | Annotated[str, IsAuto()]
     AutoNonNegativeInt = NonNegativeInt | Annotated[str, IsAuto()]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transformerlm.nn import TransformerLM
+from transformerlm.nn import TransformerBlock, TransformerLM
 
 NUM_LEVELS = 256
 """On a CPU a random byte decides about each number, so the probability is rounded to 256ths."""
@@ -26,7 +26,8 @@ def add_dropout(model: TransformerLM, probability: float) -> None:
     """
     if probability == 0:
         return
-    branches = [branch for block in model.blocks for branch in (block.attention, block.feedforward)]
+    blocks = [block for block in model.blocks if isinstance(block, TransformerBlock)]
+    branches = [branch for block in blocks for branch in (block.attention, block.feedforward)]
     for part in (model.embedding, *branches):
         part.register_forward_hook(functools.partial(_drop_output, probability))
 
