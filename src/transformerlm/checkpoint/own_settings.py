@@ -54,6 +54,13 @@ def generation_of_run(path: Path) -> dict[str, Any]:
     return own_generation(newest.about) if newest else {}
 
 
+def config_of_run(path: Path) -> dict[str, Any]:
+    """Return the config of a run's newest checkpoint as nested dictionaries; see `generation_of_run`."""
+    newest = next(_manifests(path), None)
+    config = newest.about.get("config") if newest else None
+    return dict(config) if isinstance(config, dict) else {}
+
+
 def text_of_run(path: Path) -> dict[str, Any]:
     """Return the keys of [data] about text that a run's config sets; see `generation_of_run`."""
     newest = next(_manifests(path), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from transformerlm.config.optimizer import OptimizerConfig, ScheduleConfig
 from transformerlm.config.runtime import RuntimeConfig
 from transformerlm.config.training import TrainingConfig
 from transformerlm.errors import Key, Problem
-from transformerlm.schema import Section
+from transformerlm.schema import Section, are_known
 
 MAX_TOKENS_PER_STEP = 2**31
 """Limit of batch_size times context_length: larger than any real batch, and safe in 64-bit arithmetic."""
@@ -56,20 +57,31 @@ class TrainConfig(Section):
 
     def conflicts(self) -> Iterator[Problem]:
         """Yield a batch too large to count, too long a warm-up, a run without a name, an empty sample."""
-        tokens = self.training.batch_size * self.model.context_length
-        if tokens > MAX_TOKENS_PER_STEP:
+        yield from self._automatic_problems() if self.training.max_time is None else ()
+        sizes = self.training.batch_size, self.model.context_length
+        if are_known(*sizes) and math.prod(sizes) > MAX_TOKENS_PER_STEP:
             what = f"expected at most {MAX_TOKENS_PER_STEP // self.model.context_length}"
             yield Problem(Key("training", "batch_size"), f"{what}, got {self.training.batch_size}")
-        warmup_steps, steps = self.schedule.warmup_steps, self.schedule_steps
-        if steps is not None and warmup_steps >= steps:
-            what = f"expected fewer than the schedule's {steps} steps, got {warmup_steps}"
-            advice = f"take --schedule.warmup_steps={steps // 10}, or more steps than {warmup_steps}"
-            yield Problem(Key("schedule", "warmup_steps"), f"{what}; {advice}")
+        if are_known(*sizes, self.schedule.warmup_steps):
+            yield from self._warmup_problems()
         if self.training.resume == "must" and self.is_named_by_time:
             yield Problem(Key("logging", "run_name"), NEEDS_RUN_NAME)
         begins = self.generation.bos_token or self.generation.eos_token
         if "" in self.generation.prompts and not begins:  # for the samples at the end of the run
             yield Problem(Key("generation", "prompts"), NOTHING_TO_START_FROM)
+
+    def _warmup_problems(self) -> Iterator[Problem]:
+        warmup_steps, steps = self.schedule.warmup_steps, self.schedule_steps
+        if steps is not None and warmup_steps >= steps:
+            what = f"expected fewer than the schedule's {steps} steps, got {warmup_steps}"
+            advice = f"take --schedule.warmup_steps={steps // 10}, or more steps than {warmup_steps}"
+            yield Problem(Key("schedule", "warmup_steps"), f"{what}; {advice}")
+
+    def _automatic_problems(self) -> Iterator[Problem]:
+        for key in self.automatic():
+            yield Problem(
+                key, 'expected a number, since "auto" is chosen for [training].max_time, got "auto"'
+            )
 
     @property
     def is_named_by_time(self) -> bool:

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 from transformerlm.errors import Key, Problem
-from transformerlm.schema import AutoPositiveInt, FilePath, Fraction, NumThreads, Section, Text
+from transformerlm.schema import (
+    AutoFilePath,
+    AutoPositiveInt,
+    FilePath,
+    Fraction,
+    NumThreads,
+    Section,
+    Text,
+    are_known,
+)
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's pre-tokenisation pattern (Radford et al. 2019, in the form of tiktoken)."""
@@ -62,8 +71,9 @@ class CorpusConfig(Section):
 class DataConfig(CorpusConfig):
     """[data]: the corpus, and the token files made from it."""
 
-    token_dir: FilePath = "data/{corpus}"
-    """Folder of train.memmap and val.memmap; {corpus} stands for the name of the corpus."""
+    token_dir: AutoFilePath = "data/{corpus}"
+    """Folder of train.memmap and val.memmap; {corpus} stands for the name of the corpus. "auto": another
+    folder for each vocabulary that is chosen."""
     on_change: Literal["stop", "remake"] = "stop"
     """What to do if the token files there were made of other text, with other settings or with another
     tokenizer. "stop": say what differs; "remake": make them anew, and replace them."""
@@ -73,9 +83,9 @@ class DataConfig(CorpusConfig):
 class TokenizerConfig(Section):
     """[tokenizer]: where the tokenizer is, and how to train it if it is missing."""
 
-    tokenizer_dir: FilePath = "data/{corpus}/tokenizer"
+    tokenizer_dir: AutoFilePath = "data/{corpus}/tokenizer"
     """Folder of the tokenizer, of this package or with a tokenizer.json; {corpus} stands for the name of the
-    corpus."""
+    corpus. "auto": this folder if there is one, else one for the vocabulary that is chosen."""
     vocab_size: AutoPositiveInt | None = None
     """Number of ids: 256 bytes, the merges and the special tokens. None: 8192 for a new tokenizer, any for
     one that exists. "auto", in transformerlm-train: chosen for the text, the machine and max_time."""
@@ -87,7 +97,7 @@ class TokenizerConfig(Section):
     def conflicts(self) -> Iterator[Problem]:
         """Yield what is wrong if the bytes and the special tokens do not fit into the vocabulary."""
         least = 256 + len(set(self.special_tokens))
-        if self.new_vocab_size < least:
+        if are_known(self.vocab_size) and self.new_vocab_size < least:
             parts = f"256 bytes and {least - 256} special tokens"
             what = f"expected at least {least} ({parts}), got {self.new_vocab_size}"
             yield Problem(Key("vocab_size"), what)

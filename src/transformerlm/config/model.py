@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from transformerlm.errors import ConfigError, Key, Problem
-from transformerlm.schema import AutoPositiveInt, PositiveFloat, PositiveInt, Section
+from transformerlm.schema import AutoPositiveInt, PositiveFloat, PositiveInt, Section, are_known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +41,8 @@ class ModelConfig(Section):
 
     def conflicts(self) -> Iterator[Problem]:
         """Yield the rules that d_model, num_heads and num_kv_heads break."""
+        if not are_known(self.d_model, self.num_heads):
+            return
         if self.d_model % self.num_heads:
             what = f"expected a divisor of d_model = {self.d_model}, got {self.num_heads}"
             yield Problem(Key("num_heads"), what)

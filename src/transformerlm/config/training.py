@@ -12,11 +12,13 @@ from transformerlm.errors import Key, Problem
 from transformerlm.schema import (
     AutoFraction,
     AutoNonNegativeInt,
+    AutoPositiveFloat,
     AutoPositiveInt,
     FilePath,
     PositiveFloat,
     PositiveInt,
     Section,
+    are_known,
 )
 
 
@@ -54,6 +56,8 @@ class TrainingConfig(Section):
     max_time: Annotated[str, IsTime()] | None = None
     """Budget: wall-clock time, instead of max_steps: "90s", "20m", "2h", "1d", "1h30m". Validation and
     saving count, the time between a stop and a resume does not. The schedule ends with it."""
+    max_passes: AutoPositiveFloat | None = None
+    """At most this many passes over the text, whatever the budget is. None: no limit."""
     batch_size: AutoPositiveInt = 32
     """Sequences per optimizer step, over all devices. "auto": chosen for the text, the machine and max_time,
     here and below."""
@@ -92,7 +96,7 @@ class TrainingConfig(Section):
         if len(budgets) > 1:
             what = f"expected one budget, got {' and '.join(budgets)}; say None to those not meant"
             yield Problem(Key(budgets[-1]), what)
-        if self.micro_batch_size != "auto" and self.batch_size % self.micro_batch_size:
+        if are_known(self.micro_batch_size, self.batch_size) and self.batch_size % self.micro_batch_size:
             what = f"expected a divisor of batch_size = {self.batch_size}, got {self.micro_batch_size}"
             yield Problem(Key("micro_batch_size"), what)
 

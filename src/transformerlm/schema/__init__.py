@@ -17,6 +17,7 @@ from transformerlm.schema.section import (
 from transformerlm.schema.toml import from_toml, read_toml, to_toml
 from transformerlm.schema.values import (
     AUTO,
+    AutoFilePath,
     AutoFraction,
     AutoNonNegativeFloat,
     AutoNonNegativeInt,
@@ -31,11 +32,13 @@ from transformerlm.schema.values import (
     PositiveInt,
     Probability,
     Text,
+    are_known,
     describe,
 )
 
 __all__ = [
     "AUTO",
+    "AutoFilePath",
     "AutoFraction",
     "AutoNonNegativeFloat",
     "AutoNonNegativeInt",
@@ -55,6 +58,7 @@ __all__ = [
     "Section",
     "Text",
     "UnknownKeyError",
+    "are_known",
     "describe",
     "field_docs",
     "field_types",

@@ -63,9 +63,8 @@ class Section:
                 problems.append(Problem(Key(name), what))
             else:
                 object.__setattr__(self, name, value)
-        # Rules between values make sense only where each value is valid by itself, and known.
-        if not problems and not self.automatic():
-            problems = list(self.conflicts())
+        # Rules between values make sense only where each value is valid by itself.
+        problems = problems or list(self.conflicts())
         if problems:
             name = type(self).__name__
             raise SchemaError([Problem(key, one_line(what), name) for key, what, _ in problems])
@@ -82,7 +81,8 @@ class Section:
         return found
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield problems between values that are each valid by themselves. A section overrides this."""
+        """Yield problems between values that are each valid by themselves. A section overrides this, and
+        leaves out those that are "auto"."""
         yield from ()
 
 

@@ -72,6 +72,8 @@ NonNegativeFloat = Annotated[float, Range("a number of at least 0", low=0)]
 Fraction = Annotated[float, Range("a number from 0 to 1", low=0, high=1)]
 Probability = Annotated[float, Range("a number above 0 and at most 1", low=0, high=1, above_low=True)]
 NumThreads = Annotated[int, Range("a whole number from 1 to 1024", low=1, high=1024)]
+Text = Annotated[str, NotEmpty()]
+FilePath = Annotated[str, IsPath()]
 if typing.TYPE_CHECKING:
     # AUTO is replaced by a number before anything computes with the key (`Section.automatic`).
     AutoPositiveInt: TypeAlias = int
@@ -79,14 +81,14 @@ if typing.TYPE_CHECKING:
     AutoPositiveFloat: TypeAlias = float
     AutoNonNegativeFloat: TypeAlias = float
     AutoFraction: TypeAlias = float
+    AutoFilePath: TypeAlias = str
 else:
     AutoPositiveInt = PositiveInt | Annotated[str, IsAuto()]
     AutoNonNegativeInt = NonNegativeInt | Annotated[str, IsAuto()]
     AutoPositiveFloat = PositiveFloat | Annotated[str, IsAuto()]
     AutoNonNegativeFloat = NonNegativeFloat | Annotated[str, IsAuto()]
     AutoFraction = Fraction | Annotated[str, IsAuto()]
-Text = Annotated[str, NotEmpty()]
-FilePath = Annotated[str, IsPath()]
+    AutoFilePath = Annotated[str, IsAuto()] | FilePath
 
 
 def describe(hint: Any) -> str:
@@ -125,6 +127,11 @@ def _advice(value: Any, hint: Any) -> str:
         return next(filter(None, (_advice(value, part) for part in arguments)), "")
     meant = arguments[1].meant_by(value) if origin is Annotated and hasattr(arguments[1], "meant_by") else ""
     return f"; did you mean {show(meant)}?" if meant else ""
+
+
+def are_known(*values: Any) -> bool:
+    """Return True if none of the values is AUTO."""
+    return AUTO not in values
 
 
 def is_automatic(value: Any, hint: Any) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformerlm.config import TrainConfig
+from transformerlm.config import DataConfig, TokenizerConfig, TrainConfig
 from transformerlm.errors import ConfigError, Key
+from transformerlm.schema import are_known
 
 
 def check_folders(config: TrainConfig, run_dir: Path) -> None:
@@ -62,6 +63,9 @@ def _inputs(config: TrainConfig) -> Iterator[tuple[Key, Path]]:
             yield Key("data", name), path
         elif set(path.name) & set("*?["):
             yield Key("data", name), path.parent
-    yield Key("data", "token_dir"), Path(fill_placeholders(config.data.token_dir, config.data))
-    tokenizer_dir = fill_placeholders(config.tokenizer.tokenizer_dir, config.data)
-    yield Key("tokenizer", "tokenizer_dir"), Path(tokenizer_dir)
+    for key, folder, default in (
+        (Key("data", "token_dir"), config.data.token_dir, DataConfig().token_dir),
+        (Key("tokenizer", "tokenizer_dir"), config.tokenizer.tokenizer_dir, TokenizerConfig().tokenizer_dir),
+    ):
+        # A folder that is chosen is in the default one.
+        yield key, Path(fill_placeholders(folder if are_known(folder) else default, config.data))

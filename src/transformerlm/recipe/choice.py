@@ -1,0 +1,182 @@
+"""The choice of everything that is "auto": the model and the settings with the lowest expected loss.
+
+Pure arithmetic: facts about the text, the measured speed and a time go in, a complete config comes out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from transformerlm.config import ModelConfig, TrainConfig
+from transformerlm.config.automatic import with_values
+from transformerlm.recipe import law
+from transformerlm.recipe.speed import TrainingSpeed
+from transformerlm.recipe.text import TextFacts
+from transformerlm.schema import are_known
+
+WIDTHS = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+DEPTHS = (2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
+WIDTH_PER_LAYER = (16, 96)
+"""Fewest and most units of width per layer: between them the loss hardly depends on the shape (Kaplan et al.,
+"Scaling Laws for Neural Language Models", 2020, figure 5)."""
+CONTEXT_LENGTHS = (64, 128, 256, 512, 1024)
+CONTEXT_BYTES = 600
+"""Text that a context should hold, at least; more costs time and changes little in runs of minutes."""
+VALIDATION_SHARE = 0.04
+"""Share of the time that validations before the end may take."""
+MAX_VALIDATIONS, NUM_RECORDS = 10, 100
+"""Validations in a run, at most, and records of metrics."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may take."""
+
+    seconds: float
+    """Time for steps, and for validations before the end."""
+    tokens_at_a_time: int
+    """Tokens per step and rank from which the device works at full speed."""
+    num_ranks: int = 1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model, and how long it would be trained."""
+
+    model: ModelConfig
+    tokens: float
+    """Tokens to train on, repeated ones included."""
+    text_tokens: float
+    """Tokens of the training text."""
+    tokens_per_second: float
+    bits_per_byte: float
+    """Expected on the validation text."""
+
+    @property
+    def passes(self) -> float:
+        """Number of times that the text is read."""
+        return self.tokens / self.text_tokens
+
+
+def choose(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget) -> Candidate:
+    """Return the candidate with the lowest expected loss; what the config sets is kept.
+
+    Raises:
+        ConfigError: what is set leaves no valid model.
+    """
+    found = (candidate(config, model, facts, speed, budget) for model in models(config.model, facts))
+    return min(found, key=lambda one: (one.bits_per_byte, one.model.d_model, one.model.num_layers))
+
+
+def candidate(
+    config: TrainConfig, model: ModelConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget
+) -> Candidate:
+    """Return a candidate with this model: as many tokens as there is time for, or as passes are useful."""
+    text_tokens = facts.train_bytes / facts.bytes_in_token(model.vocabulary_rows)
+    rate = speed.tokens_per_second(model) * budget.num_ranks
+    passes = _given(config.training.max_passes, law.max_passes(facts, model)) or math.inf
+    tokens = min(rate * budget.seconds * (1 - VALIDATION_SHARE), passes * text_tokens)
+    bits = law.bits_per_byte(facts, model, tokens)
+    return Candidate(model, tokens, text_tokens, rate, bits)
+
+
+def models(model: ModelConfig, facts: TextFacts) -> Iterator[ModelConfig]:
+    """Yield the models to choose from, with known sizes; what `model` sets is kept."""
+    vocabularies = [model.vocab_size] if model.vocab_size else list(facts.bytes_per_token)
+    widths, depths = _options(model.d_model, WIDTHS), _options(model.num_layers, DEPTHS)
+    is_free = len(widths) > 1 and len(depths) > 1
+    for vocab_size, width, depth in itertools.product(vocabularies, widths, depths):
+        if is_free and not WIDTH_PER_LAYER[0] <= width / depth <= WIDTH_PER_LAYER[1]:
+            continue
+        yield dataclasses.replace(
+            model,
+            vocab_size=vocab_size,
+            d_model=width,
+            num_layers=depth,
+            num_heads=_given(model.num_heads, num_heads(width)),
+            d_ff=_given(model.d_ff, 64 * math.ceil(width * 8 / 3 / 64)),
+            context_length=_given(model.context_length, context_length(facts, vocab_size)),
+        )
+
+
+def num_heads(d_model: int) -> int:
+    """Return the number of heads for a width: of 64 each from 512 on, of 32 below, else of an even size."""
+    sizes = (64,) * (d_model >= 512) + (32, 24, 16, 20, 40, 48, 12, 8, 4, 2)
+    return next((d_model // size for size in sizes if d_model % size == 0), 1)
+
+
+def context_length(facts: TextFacts, vocab_size: int) -> int:
+    """Return the shortest context that holds CONTEXT_BYTES, or the longest that fits into the text."""
+    bytes_per_token = facts.bytes_in_token(vocab_size)
+    fitting = [length for length in CONTEXT_LENGTHS if 4 * length * bytes_per_token <= facts.train_bytes]
+    holding = [length for length in fitting if length * bytes_per_token >= CONTEXT_BYTES]
+    return (holding or fitting[-1:] or [max(1, facts.train_bytes // 8)])[0]
+
+
+def completed(config: TrainConfig, chosen: Candidate, facts: TextFacts, budget: Budget) -> TrainConfig:
+    """Return the config with the candidate's model, and with everything else that is "auto" chosen for it."""
+    length = chosen.model.context_length
+    batch_size = _given(config.training.batch_size, _batch_size(chosen, budget))
+    steps = max(1, round(chosen.tokens / (batch_size * length)))
+    values: dict[tuple[str, str], Any] = {
+        **{("model", name): getattr(chosen.model, name) for name in _MODEL_KEYS},
+        **_rates(config, batch_size * length),
+        **_intervals(chosen, facts, steps),
+        ("schedule", "warmup_steps"): max(1, min(law.WARMUP_STEPS, steps // 20)),
+        ("training", "batch_size"): batch_size,
+        ("training", "max_passes"): law.max_passes(facts, chosen.model),
+        ("training", "dropout"): law.dropout(facts, chosen.model, chosen.passes),
+    }
+    return with_values(config, {key: values[key[0], key[1]] for key in config.automatic()})
+
+
+_MODEL_KEYS = ("context_length", "d_model", "num_layers", "num_heads", "d_ff")
+
+
+def _rates(config: TrainConfig, tokens_per_step: int) -> dict[tuple[str, str], float]:
+    """Return learning rates that grow with the square root of the tokens per step, and the decay.
+
+    Source: Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", 2022. Muon's
+    rate does not depend on the width (Bernstein, Newhouse, "Old Optimizer, New Norm", 2024).
+    """
+    factor = math.sqrt(min(8.0, max(0.25, tokens_per_step / law.TOKENS_PER_STEP)))
+    return {
+        ("optimizer", "lr"): law.LR[config.optimizer.name] * factor,
+        ("optimizer", "muon_lr"): law.MUON_LR * factor,
+        ("optimizer", "weight_decay"): law.WEIGHT_DECAY,
+    }
+
+
+def _batch_size(chosen: Candidate, budget: Budget) -> int:
+    """Return the sequences per step, a power of two for each rank: enough for the device and the run."""
+    tokens = max(budget.tokens_at_a_time * budget.num_ranks, chosen.tokens / law.MAX_STEPS)
+    each = max(1.0, tokens / chosen.model.context_length / budget.num_ranks)
+    return int(budget.num_ranks * 2 ** round(math.log2(each)))
+
+
+def _intervals(chosen: Candidate, facts: TextFacts, steps: int) -> dict[tuple[str, str], int]:
+    """Return the steps between validations, checkpoints and records of metrics."""
+    validation_tokens = facts.validation_bytes / facts.bytes_in_token(chosen.model.vocabulary_rows)
+    # A forward pass takes a third of a step.
+    affordable = VALIDATION_SHARE * chosen.tokens / max(1.0, validation_tokens / 3)
+    every = max(1, math.ceil(steps / min(MAX_VALIDATIONS, max(1.0, affordable))))
+    return {
+        ("training", "validate_every"): every,
+        ("training", "checkpoint_every"): every,
+        ("training", "log_every"): max(1, steps // NUM_RECORDS),
+    }
+
+
+def _given(value: T, chosen: T) -> T:
+    return value if are_known(value) else chosen
+
+
+def _options(value: int, options: Sequence[int]) -> Sequence[int]:
+    return (value,) if are_known(value) else options

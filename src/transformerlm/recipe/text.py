@@ -1,0 +1,108 @@
+"""What the choice needs to know of a text: its size, how hard it is to predict, bytes per token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from transformerlm.config import CorpusConfig, TokenizerConfig
+from transformerlm.data.build import corpus_items
+from transformerlm.data.corpus import Corpora, find_corpora
+from transformerlm.data.documents import TRAIN, VAL, Chunk, Split, documents_of
+from transformerlm.recipe.ngram import ngram_bits
+from transformerlm.tokenizer import Pretokenizer, Tokenizer
+from transformerlm.tokenizer.bpe import NUM_BYTES
+from transformerlm.tokenizer.pretokenize import bytes_of
+from transformerlm.tokenizer.train import count_words, learn_merges
+
+SAMPLE_BYTES = 4 * 10**6
+"""Training text that is looked at; of a larger corpus, parts that are spread over all of it."""
+MAX_VALIDATION_BYTES = 2**18
+ENCODED_CHARACTERS = 2**18
+"""Text that is encoded with each vocabulary, to count its tokens."""
+VOCABULARIES = (257, 512, 1024, 2048, 4096, 8192, 16384)
+"""Sizes of vocabularies to choose from; 257 are the bytes and the separator of documents."""
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """Facts about a corpus."""
+
+    train_bytes: int
+    validation_bytes: int
+    ngram_bits: float
+    """Bits per byte of validation text, by the best n-gram model of bytes that has read the sample."""
+    repeat_bits: float
+    """The same with contexts of up to 16 bytes: lower than with short ones where long passages repeat."""
+    bytes_per_token: Mapping[int, float]
+    """Size of a vocabulary -> bytes per token."""
+
+    def bytes_in_token(self, vocab_size: int) -> float:
+        """Return the bytes per token with a vocabulary, also one of another size than those tried."""
+        nearest = min(self.bytes_per_token, key=lambda size: abs(math.log(size / vocab_size)))
+        return self.bytes_per_token[nearest]
+
+
+class Sample(NamedTuple):
+    """Some text of a corpus, and the share of the whole that it is."""
+
+    train: str
+    validation: str
+    share: float
+
+
+def survey(data: CorpusConfig, config: TokenizerConfig, tokenizer: Tokenizer | None = None) -> TextFacts:
+    """Look at a corpus: read a sample of it, count n-grams, learn and try vocabularies.
+
+    Args:
+        data: [data].
+        config: [tokenizer]: pattern and special tokens of a tokenizer that is to be made.
+        tokenizer: the tokenizer, if there is one: only its vocabulary is looked at.
+
+    Raises:
+        DataError: a corpus that cannot be read.
+    """
+    corpora = find_corpora(data)
+    safe_cut = Pretokenizer(config.pattern, config.special_tokens).safe_cut
+    sample = read_sample(data, corpora, list(corpus_items(data, corpora, safe_cut)))
+    train, validation = bytes_of(sample.train), bytes_of(sample.validation)
+    bits = ngram_bits(train, validation[:MAX_VALIDATION_BYTES] or train[-MAX_VALIDATION_BYTES:])
+    tokenizers = [tokenizer] if tokenizer else vocabularies(sample.train, config)
+    part = sample.train[:ENCODED_CHARACTERS]
+    num_bytes = len(bytes_of(part))
+    return TextFacts(
+        train_bytes=round(len(train) / sample.share),
+        validation_bytes=round(len(validation) / sample.share),
+        ngram_bits=min(bits),
+        repeat_bits=bits[-1],
+        bytes_per_token={each.vocab_size: num_bytes / len(each.encode(part)) for each in tokenizers},
+    )
+
+
+def read_sample(data: CorpusConfig, corpora: Corpora, items: Sequence[tuple[Chunk, ...]]) -> Sample:
+    """Read all items of a small corpus, or some that are spread evenly over a large one."""
+    every = max(1, corpora.num_bytes // SAMPLE_BYTES)
+    chosen = [chunk for item in items[::every] for chunk in item]
+    texts: dict[Split, list[str]] = {TRAIN: [], VAL: []}
+    for chunk in chosen:
+        for document in documents_of(chunk, data):
+            texts[document.split].append(document.text)
+    num_bytes = sum(chunk.stop - chunk.start for chunk in chosen)
+    return Sample("".join(texts[TRAIN]), "".join(texts[VAL]), num_bytes / max(1, corpora.num_bytes))
+
+
+def vocabularies(text: str, config: TokenizerConfig) -> Iterator[Tokenizer]:
+    """Yield a tokenizer for each size in VOCABULARIES for which the text has enough merges.
+
+    Merges are learned one after the other: a smaller vocabulary has the first ones of a larger one.
+    """
+    special, pattern = config.special_tokens, config.pattern
+    words = count_words([text], special, pattern=pattern)
+    tokens, merges = learn_merges(words, max(VOCABULARIES), special)
+    for size in VOCABULARIES:
+        number = max(0, size - NUM_BYTES - len(special))
+        if number <= len(merges):
+            some = {token_id: tokens[token_id] for token_id in range(NUM_BYTES + number)}
+            yield Tokenizer(some, merges[:number], special, pattern=pattern)
