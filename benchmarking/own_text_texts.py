@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sysconfig
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ class Text:
     path: str
     """What [data].corpus is set to."""
     sha256: str
-    """Checksum of the names and contents of its files."""
+    """Checksum of the contents of its files, in the order of their names."""
     num_bytes: int
 
 
@@ -56,13 +57,15 @@ def write_beginning(sources: Sequence[Source], num_bytes: int, path: Path) -> Pa
         beginning = path.with_name(path.name + Path(only.path).suffix)
         beginning.write_bytes(content.decode(errors="ignore").encode())
         return beginning
+    # Names of files that a glob matches begin with folders, whose names may be hidden ones.
+    folder = os.path.commonpath([Path(source.path).parent for source in sources])
     for source in sources:
         if source.num_bytes > num_bytes:
             continue
         content = read_bytes(source.path, 0, source.num_bytes)
         if is_utf8(content):
             num_bytes -= len(content)
-            copy = path / source.name.lstrip("/")
+            copy = path / Path(source.path).relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(content)
     return path
@@ -72,8 +75,7 @@ def checksum(sources: Sequence[Source]) -> str:
     """Return one checksum of all files."""
     whole = hashlib.sha256()
     for source in sources:
-        content = hashlib.sha256(read_bytes(source.path, 0, source.num_bytes)).hexdigest()
-        whole.update(f"{Path(source.name).name} {content}\n".encode(errors="surrogateescape"))
+        whole.update(_sha256(read_bytes(source.path, 0, source.num_bytes)).encode())
     return whole.hexdigest()
 
 

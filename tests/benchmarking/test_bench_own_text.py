@@ -57,7 +57,7 @@ def test_cells_are_found_again_wherever_the_file_was_cut(tmp_path):
 
 
 def test_the_beginning_of_a_text_cuts_no_character_and_no_file_of_several(tmp_path):
-    source, work = tmp_path / "source", tmp_path / "work"
+    source, work = tmp_path / ".hidden/source", tmp_path / "work"
     (source / "below").mkdir(parents=True)
     work.mkdir()
     (source / "a.txt").write_text("é" * 10)
@@ -70,6 +70,8 @@ def test_the_beginning_of_a_text_cuts_no_character_and_no_file_of_several(tmp_pa
     several = find_text(str(source), "several", 40, work)
     assert several.num_bytes == 30
     assert (work / "several/below/c.txt").read_text() == "c" * 10
+    matched = find_text(f"{source}/**/*.txt", "matched", 40, work)
+    assert matched.sha256 == several.sha256
     whole = find_text(str(source), "all", None, work)
     assert (whole.path, whole.num_bytes) == (str(source), 131)
     (source / "below/c.txt").write_text("d" * 10)
