@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarking import bench_own_text
+from benchmarking import bench_own_text, own_text_nanogpt
 from benchmarking.bench_own_text import BenchSection, Pair
 from benchmarking.own_text_cells import Cells
 from benchmarking.own_text_nanogpt import Timing, encode, longest, mean_loss, timing_of, write_data
@@ -206,7 +206,7 @@ def arguments_of(tmp_path):
     """Arguments of a benchmark of two contestants that take seconds."""
     text = tmp_path / "text.txt"
     text.write_text(PROSE * 60, newline="")
-    pairs = [f"name=tiny text={text} time=9s grid=small_text {' '.join(SHORT)}", "name=none text=/no/where"]
+    pairs = [f"name=tiny text={text} time=3s grid=small_text {' '.join(SHORT)}", "name=none text=/no/where"]
     candidates = ["--optimizer.lr=1e-9", "--model.no_such_key=1"]
     return [
         f"--bench.pairs={json.dumps(pairs)}",
@@ -218,8 +218,9 @@ def arguments_of(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_benchmark_goes_on_after_a_kill(tmp_path, capsys):
+def test_a_benchmark_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
     pytest.importorskip("pyppmd")
+    monkeypatch.setattr(own_text_nanogpt, "MAX_RUNS", 1)
     arguments = arguments_of(tmp_path)
     config = ["--config", str(ROOT / "configs/bench_own_text.toml")]
     command = [sys.executable, "-m", "benchmarking.bench_own_text", *config, *arguments]
@@ -233,7 +234,7 @@ def test_a_benchmark_goes_on_after_a_kill(tmp_path, capsys):
     status, (line,), said = run_bench(bench_own_text.main, "bench_own_text.toml", *arguments, capsys=capsys)
     assert status == 0, said
     assert "none: left out: [data].corpus: expected a file" in said
-    assert "tiny, 9s: grid: --model.no_such_key=1: ended with status 2" in said
+    assert "tiny, 3s: grid: --model.no_such_key=1: ended with status 2" in said
     assert sorted(path.name for path in cells.parent.iterdir()) == [".lock", "cells.jsonl", "splits"]
     content = cells.read_bytes()
     assert content.startswith(kept[: kept.rfind(b"\n") + 1])
@@ -247,7 +248,7 @@ def test_a_benchmark_goes_on_after_a_kill(tmp_path, capsys):
     assert (line["bench.steps"], line["bench.vocab_size"]) == (3, 257)
     assert line["bench.passes"] == pytest.approx(3 * 2 * 16 / len(train.encode()), rel=0.01)
     assert line["bench.chosen_to_best"] < 1
-    assert "| tiny | 9s" in said
+    assert "| tiny | 3s" in said
     status, _, said = run_bench(bench_own_text.main, "bench_own_text.toml", *arguments, capsys=capsys)
     assert status == 0, said
     assert cells.read_bytes() == content

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 TRAIN = """
-import pickle, sys
+import pickle, sys, time
 from pathlib import Path
 import numpy as np, torch
 from model import GPT, GPTConfig
@@ -24,7 +24,9 @@ with torch.no_grad():
         model.table.weight[pair] += 1
     model.table.weight.log_()
 for number in range(int(values["max_iters"]) + 1):
-    print(f"iter {number}: loss 1.0000, time {100 if number else 300:.2f}ms, mfu 1.00%")
+    start = time.time()
+    time.sleep(0.01)
+    print(f"iter {number}: loss 1.0000, time {1000 * (time.time() - start):.2f}ms, mfu 1.00%")
 Path("out-characters").mkdir(exist_ok=True)
 torch.save({"model": model.state_dict(), "model_args": arguments}, "out-characters/ckpt.pt")
 """
