@@ -5,6 +5,7 @@ import json
 import lzma
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarking import bench_own_text, own_text_nanogpt
-from benchmarking.bench_own_text import BenchSection, Pair
+from benchmarking.bench_own_text import BenchOwnTextConfig, BenchSection, Pair
 from benchmarking.own_text_cells import Cells
 from benchmarking.own_text_nanogpt import Timing, encode, longest, mean_loss, timing_of, write_data
 from benchmarking.own_text_report import HEADER, Row, record, table, verdict
@@ -22,7 +23,10 @@ from benchmarking.own_text_runs import PPMD_ORDERS, expectation, ppmd, progress,
 from benchmarking.own_text_texts import Split, find_text
 from tests.benchmarking.tiny_bench import ROOT, run_bench
 from tests.benchmarking.tiny_nanogpt import pair_bits_per_byte, write_checkout
+from transformerlm.cli.command import load_config, parse_arguments
+from transformerlm.config import TrainConfig
 from transformerlm.errors import ConfigError, DataError
+from transformerlm.schema import from_toml
 
 PROSE = "A few words, and 1234 numbers; naïve 中文 it's\r\n\n  the end.\n"
 SPLIT = Split((PROSE * 40).encode(), (PROSE[::-1] + PROSE * 3 + "§").encode())
@@ -191,15 +195,15 @@ def test_a_pair_is_a_line_as_in_a_shell():
     assert [pair.name for pair in BenchSection(pairs=("name=a", "name=b"), only=("b",)).chosen()] == ["b"]
 
 
-def test_the_shipped_pairs_name_grids_of_at_least_twelve(capsys):
-    status = bench_own_text.main(["--config", str(ROOT / "configs/bench_own_text.toml"), "--print-config"])
-    assert status == 0
-    import tomllib
-
-    config = tomllib.loads(capsys.readouterr().out)
-    grids = {pair.grid for pair in map(Pair.parse, config["bench"]["pairs"])} - {None}
-    assert grids == {"small_text", "medium_text", "large_text"}
-    assert all(len(set(config[grid]["candidates"])) >= 12 for grid in grids)
+def test_the_shipped_pairs_name_grids_of_at_least_twelve_valid_configs():
+    config = from_toml(BenchOwnTextConfig, ROOT / "configs/bench_own_text.toml")
+    names = {pair.grid for pair in config.bench.chosen()} - {None}
+    assert names == {"small_text", "medium_text", "large_text"}
+    for grid in (getattr(config, name) for name in names):
+        words = [[*shlex.split(grid.arguments), *shlex.split(line)] for line in grid.candidates]
+        time = "--training.max_time=60s"
+        configs = [load_config(TrainConfig, parse_arguments([time, *overrides])) for overrides in words]
+        assert len(set(configs)) == len(configs) >= 12
 
 
 def arguments_of(tmp_path):
