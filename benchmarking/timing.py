@@ -7,6 +7,8 @@ memory it needed. What a contestant does is a function that the caller passes; n
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import gc
 import multiprocessing
 import os
@@ -252,11 +254,39 @@ def measure(task: Task, run: Run, *, check: bool) -> Measured:
     return Measured(statistics.median(seconds), cores, memory(), fingerprint)
 
 
-def timed_command(command: list[str], folder: Path) -> tuple[float, str]:
-    """Run a command in a folder: seconds of its whole process, and what it printed."""
+def timed_command(
+    command: list[str], folder: Path, variables: Mapping[str, str] | None = None
+) -> tuple[float, str]:
+    """Run a command in a folder: seconds of its whole process, and what it printed.
+
+    The command is killed if this process is, on Linux: it would disturb what is measured next.
+
+    Args:
+        variables: environment variables to set or replace.
+
+    Raises:
+        subprocess.CalledProcessError: its status is not 0; what it said is on stderr.
+    """
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **(variables or {})},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        preexec_fn=end_with_parent(),
+    )
     return time.perf_counter() - start, done.stdout
+
+
+def end_with_parent() -> Callable[[], object] | None:
+    """Return a function that a new process calls to be killed when its parent ends; None if not on Linux."""
+    if sys.platform != "linux":
+        return None
+    # From linux/prctl.h. The library is loaded here, since a forked process should do as little as possible.
+    pr_set_pdeathsig = 1
+    return functools.partial(ctypes.CDLL(None).prctl, pr_set_pdeathsig, signal.SIGKILL)
 
 
 def nothing(result: object) -> str:

@@ -2,7 +2,13 @@
 
 import dataclasses
 import functools
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
+
+import pytest
 
 from benchmarking.timing import Contestant, Contestants, Measured, Memory, Outcome, Task
 
@@ -79,3 +85,22 @@ def test_medians_and_their_ratio():
 
     slow, quick = outcome(9.0, 2.0, 4.0), outcome(1.0, 2.0, 8.0)
     assert (slow.seconds, slow.median, slow.times_slower_than(quick)) == ([9.0, 2.0, 4.0], 4.0, 2.0)
+
+
+LONG = """
+import sys
+from pathlib import Path
+from benchmarking.timing import timed_command
+command = "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(600)"
+timed_command([sys.executable, "-c", command], Path("."))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's prctl")
+def test_a_command_ends_when_the_process_that_measures_it_is_killed():
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", LONG], cwd=root, stderr=subprocess.PIPE) as parent:
+        assert int(parent.stderr.readline()) != parent.pid
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert parent.stderr.read() == b""  # it ends when nobody can write any more
