@@ -25,7 +25,7 @@ FLOORS = [
     {"optim", "infer", "data"},
     {"checkpoint"},
     {"language_model"},
-    {"evaluation", "conversion"},
+    {"evaluation", "conversion", "recipe"},
     {"training"},
     {"cli"},
 ]

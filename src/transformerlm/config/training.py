@@ -96,7 +96,9 @@ class TrainingConfig(Section):
         if len(budgets) > 1:
             what = f"expected one budget, got {' and '.join(budgets)}; say None to those not meant"
             yield Problem(Key(budgets[-1]), what)
-        if are_known(self.micro_batch_size, self.batch_size) and self.batch_size % self.micro_batch_size:
+        if not are_known(self.batch_size) or self.micro_batch_size == "auto":
+            return
+        if self.batch_size % self.micro_batch_size:
             what = f"expected a divisor of batch_size = {self.batch_size}, got {self.micro_batch_size}"
             yield Problem(Key("micro_batch_size"), what)
 

@@ -65,6 +65,36 @@ class Candidate:
         return self.tokens / self.text_tokens
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, what is expected of it, and what of half the time and of twice the time."""
+
+    config: TrainConfig
+    facts: TextFacts
+    chosen: Candidate
+    half: Candidate
+    twice: Candidate
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval of the expected bits per byte."""
+        return self.chosen.bits_per_byte * (1 - law.MARGIN)
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval of the expected bits per byte."""
+        return self.chosen.bits_per_byte * (1 + law.MARGIN)
+
+
+def make_choice(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget) -> Choice:
+    """Choose everything that is "auto", for the text and the time, and for half and twice the time."""
+    chosen, half, twice = (
+        choose(config, facts, speed, dataclasses.replace(budget, seconds=budget.seconds * times))
+        for times in (1, 0.5, 2)
+    )
+    return Choice(completed(config, chosen, facts, budget), facts, chosen, half, twice)
+
+
 def choose(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget) -> Candidate:
     """Return the candidate with the lowest expected loss; what the config sets is kept.
 

@@ -15,6 +15,7 @@ MUON_LR = 0.02
 WEIGHT_DECAY = 0.1
 MAX_STEPS = 8000
 WARMUP_STEPS = 50
+MARGIN = 0.05
 
 
 def bits_per_byte(facts: TextFacts, model: ModelConfig, tokens: float) -> float:

@@ -1,48 +1,182 @@
 """Resolution of "auto" in the config of a run: from the run's own config, or chosen by `recipe`.
 
-What can be chosen before there is a tokenizer, its vocabulary, is; the rest is chosen when the tokens are
-counted. Of several ranks rank 0 chooses.
+The vocabulary is chosen first, for a sample of the text; the rest when the tokens are made and counted. Of
+several ranks rank 0 looks, measures and chooses.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformerlm.checkpoint.own_settings import config_of_run
-from transformerlm.config import TrainConfig
+from transformerlm.config import TokenizerConfig, TrainConfig
 from transformerlm.config.automatic import with_values
+from transformerlm.data import TokenData, fill_placeholders
+from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import Key
-from transformerlm.schema import to_dict
+from transformerlm.recipe import (
+    Budget,
+    Choice,
+    TextFacts,
+    TrainingSpeed,
+    choose,
+    make_choice,
+    measure_speed,
+    survey,
+)
+from transformerlm.runtime import Runtime, set_up_process
+from transformerlm.schema import are_known, to_dict
+from transformerlm.tokenizer import Tokenizer
+from transformerlm.tokenizer.formats.folder import holds_tokenizer
+from transformerlm.training.torch_settings import temporary_torch_settings
 
 VOCAB_SIZE, TOKENIZER_DIR, TOKEN_DIR = (
     Key("tokenizer", "vocab_size"),
     Key("tokenizer", "tokenizer_dir"),
     Key("data", "token_dir"),
 )
+TOKENS_AT_A_TIME = {"cpu": 1024, "mps": 8192, "cuda": 16384}
+"""Tokens of a step on one rank from which a device works at full speed."""
+SECONDS_OUTSIDE = 3.0
+"""Time that a run takes after the choice for other things than steps and regular validations: preparing the
+first step, the last validation, saving, samples."""
 
 
-def as_begun(config: TrainConfig, run_dir: Path) -> TrainConfig:
-    """Return the config with "auto" replaced by the numbers of the run that is in `run_dir`, if there is one."""
-    begun = config_of_run(run_dir)
-    if not begun or config.training.resume == "never":
-        return config
-    defaults = to_dict(TrainConfig())
+def as_begun(config: TrainConfig, run_dir: Path, ranks: Ranks) -> TrainConfig:
+    """Return the config with "auto" replaced by the numbers of the run in `run_dir`, if there is one."""
 
-    def value_of(key: Key) -> Any:
-        table, name = key
-        return begun.get(table, {}).get(name, defaults[table].get(name))
+    def values() -> dict[Key, Any]:
+        begun, defaults = config_of_run(run_dir), to_dict(TrainConfig())
+        if not begun or config.training.resume == "never":
+            return {}
+        return {key: _value(begun, key, _value(defaults, key)) for key in config.automatic()}
 
-    return with_values(config, {key: value_of(key) for key in config.automatic()})
+    return _agreed(config, values, ranks)
 
 
-def with_folders(config: TrainConfig, vocab_size: int | None) -> TrainConfig:
-    """Return the config with known folders of tokenizer and tokens, and with this vocabulary.
+@dataclass(frozen=True)
+class Dial:
+    """What is known before the choice: the text, the speed of the machine, and when the time began."""
+
+    facts: TextFacts
+    speed: TrainingSpeed
+    tokens_at_a_time: int
+    seconds: float
+    """Time that reading the text took, which does not count."""
+
+    @classmethod
+    def of(cls, config: TrainConfig, *, owns_process: bool) -> Dial:
+        """Look at the text, and measure this machine.
+
+        Args:
+            owns_process: [runtime] may set up the process permanently.
+
+        Raises:
+            DataError: the corpus cannot be read.
+        """
+        before = time.perf_counter()
+        facts = survey(config.data, config.tokenizer, existing_tokenizer(config))
+        seconds = time.perf_counter() - before
+        with contextlib.ExitStack() as stack:
+            if owns_process:
+                set_up_process(config.runtime)
+            else:
+                stack.enter_context(temporary_torch_settings(config.runtime))
+            runtime = Runtime.from_config(config.runtime)
+            return cls(
+                facts, measure_speed(runtime, config.runtime), TOKENS_AT_A_TIME[runtime.device.type], seconds
+            )
+
+    def budget(self, config: TrainConfig, elapsed: float, num_ranks: int) -> Budget:
+        """Return the time for steps; `elapsed`: seconds of [training].max_time that have been spent."""
+        seconds = (config.training.max_seconds or 0.0) - elapsed - SECONDS_OUTSIDE
+        return Budget(
+            max(0.1 * (config.training.max_seconds or 0.0), seconds), self.tokens_at_a_time, num_ranks
+        )
+
+
+def with_vocabulary_chosen(
+    config: TrainConfig, dial: Dial | None, budget: Budget | None, ranks: Ranks
+) -> TrainConfig:
+    """Return the config with a known vocabulary, and known folders of tokenizer and tokens.
+
+    A tokenizer in the folder that is set, or in the default one, is used. Otherwise the vocabulary is chosen,
+    and has folders of its own: another time may need another one.
 
     Args:
-        vocab_size: the size that was chosen; None: that of the tokenizer that is there.
+        dial, budget: on rank 0; None on the others.
     """
+
+    def values() -> dict[Key, Any]:
+        assert dial
+        assert budget
+        size = None
+        if existing_tokenizer(config) is None and not are_known(config.tokenizer.vocab_size):
+            size = choose(config, dial.facts, dial.speed, budget).model.vocab_size
+        folder = f"data/{{corpus}}/{size}-ids" if size else "data/{corpus}"
+        return {VOCAB_SIZE: size, TOKENIZER_DIR: f"{folder}/tokenizer", TOKEN_DIR: folder}
+
+    return _agreed(config, values, ranks)
+
+
+def with_all_chosen(
+    config: TrainConfig, data: TokenData, dial: Dial | None, budget: Budget | None, ranks: Ranks
+) -> tuple[TrainConfig, Choice | None]:
+    """Return the config without "auto", and on rank 0 why.
+
+    Args:
+        config: with a known vocabulary.
+        dial, budget: on rank 0; None on the others.
+    """
+    choice = None
+    if dial and budget:
+        facts = counted(dial.facts, data, config.model.vocabulary_rows)
+        choice = make_choice(config, facts, dial.speed, budget)
+
+    def values() -> dict[Key, Any]:
+        assert choice
+        complete = to_dict(choice.config)
+        return {key: _value(complete, key) for key in config.automatic()}
+
+    return _agreed(config, values, ranks), choice
+
+
+def existing_tokenizer(config: TrainConfig) -> Tokenizer | None:
+    """Return the tokenizer in the folder that is set or, if none is, in the default one."""
+    folder = config.tokenizer.tokenizer_dir
+    folder = folder if are_known(folder) else TokenizerConfig().tokenizer_dir
+    path = Path(fill_placeholders(folder, config.data))
+    return Tokenizer.from_dir(path) if holds_tokenizer(path) else None
+
+
+def counted(facts: TextFacts, data: TokenData, vocab_size: int) -> TextFacts:
+    """Return the facts with the numbers of the finished token files in place of the sample's."""
+    train, val = data.train, data.val
+    return dataclasses.replace(
+        facts,
+        train_bytes=train.num_bytes,
+        validation_bytes=val.num_bytes if val else 0,
+        bytes_per_token={vocab_size: train.num_bytes / train.num_tokens},
+    )
+
+
+def _agreed(config: TrainConfig, values: Callable[[], Mapping[Key, Any]], ranks: Ranks) -> TrainConfig:
+    """Return the config with the values that rank 0 finds for keys that are "auto"."""
+    with ranks.while_rank_0_works():
+        found = values() if ranks.is_main else {}
     automatic = config.automatic()
-    folder = "data/{corpus}" if vocab_size is None else f"data/{{corpus}}/{vocab_size}-ids"
-    values = {VOCAB_SIZE: vocab_size, TOKENIZER_DIR: f"{folder}/tokenizer", TOKEN_DIR: folder}
-    return with_values(config, {key: value for key, value in values.items() if key in automatic})
+    sent = json.dumps([[*key, value] for key, value in found.items() if key in automatic])
+    received = json.loads(ranks.broadcast_bytes(sent.encode()))
+    return with_values(config, {Key(table, name): value for table, name, value in received})
+
+
+def _value(config: Mapping[str, Any], key: Key, default: Any = None) -> Any:
+    table, name = key
+    return config.get(table, {}).get(name, default)

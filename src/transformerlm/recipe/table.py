@@ -1,0 +1,64 @@
+"""The choice as a table for people: the text, the machine, what was chosen and why, and what to expect."""
+
+from __future__ import annotations
+
+from transformerlm.config import TrainConfig
+from transformerlm.nn.accounting import num_parameters
+from transformerlm.recipe.choice import Candidate, Choice
+from transformerlm.runtime import Runtime
+
+Rows = list[tuple[str, str, str]]
+"""Topic, what, value."""
+
+
+def choice_rows(choice: Choice, runtime: Runtime) -> Rows:
+    """Return the rows of the table; `runtime`: the device and the precision that were measured."""
+    facts, chosen, config = choice.facts, choice.chosen, choice.config
+    seen = f"{chosen.passes:.3g} passes over {facts.train_bytes:,} bytes"
+    rate = f"{chosen.tokens_per_second:,.0f} tokens per second, measured on {runtime}"
+    return [
+        ("text", "to train on", f"{facts.train_bytes:,} bytes"),
+        ("", "to validate on", f"{facts.validation_bytes:,} bytes"),
+        ("", "difficulty", f"{facts.ngram_bits:.2f} bits per byte by an n-gram model of its bytes"),
+        ("speed", "this model", rate),
+        ("chosen", "vocabulary", _vocabulary(choice)),
+        ("", "model", _model(config)),
+        ("", "steps", _steps(chosen, config)),
+        ("", "passes", f"{seen}{_limit(chosen, config)}"),
+        ("", "dropout", _dropout(config)),
+        ("expected", "", f"{chosen.bits_per_byte:.2f} bits per byte ({choice.low:.2f} to {choice.high:.2f})"),
+        ("", "half the time", _other(choice.half)),
+        ("", "twice the time", _other(choice.twice)),
+    ]
+
+
+def _vocabulary(choice: Choice) -> str:
+    size = choice.chosen.model.vocabulary_rows
+    return f"{size:,} ids of {choice.facts.bytes_in_token(size):.2f} bytes: the lowest loss in this time"
+
+
+def _model(config: TrainConfig) -> str:
+    model = config.model
+    shape = f"{model.num_layers} layers of width {model.d_model}, {model.num_heads} heads"
+    return f"{num_parameters(model):,} parameters: {shape}, a context of {model.context_length} tokens"
+
+
+def _steps(chosen: Candidate, config: TrainConfig) -> str:
+    size = config.training.batch_size * config.model.context_length
+    return f"about {chosen.tokens / size:,.0f} of {config.training.batch_size} sequences, {size:,} tokens"
+
+
+def _limit(chosen: Candidate, config: TrainConfig) -> str:
+    is_used_up = config.training.max_passes and chosen.passes >= 0.999 * config.training.max_passes
+    return ", after which the text is used up: more time would not help" if is_used_up else ""
+
+
+def _dropout(config: TrainConfig) -> str:
+    dropout = config.training.dropout
+    return f"{dropout:g}: the text is read often" if dropout else "none: the text is read a few times"
+
+
+def _other(candidate: Candidate) -> str:
+    model = candidate.model
+    shape = f"{num_parameters(model):,} parameters, {candidate.passes:.3g} passes"
+    return f"{candidate.bits_per_byte:.2f} bits per byte ({shape})"
