@@ -6,6 +6,7 @@ inside the function that it passes to `run_command`.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -57,7 +58,8 @@ def run_command(
         argv: the arguments; None: those of this process.
     """
     sleep_soon()
-    prepare_streams(restart=argv is None)
+    is_process = argv is None
+    prepare_streams(restart=is_process)
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = Arguments()
     with interrupts_noted() as interrupts:
@@ -75,6 +77,8 @@ def run_command(
                 return 0
             status = _call(function, config, arguments) or 0
             print_text()
+            if is_process:
+                gc.freeze()  # no search for garbage at the end of the process, which takes half a second
             return status
         except TransformerLMError as error:
             error.problems = [_located(problem, arguments) for problem in error.problems]
