@@ -35,8 +35,10 @@ from transformerlm.training.run_state import RunState
 from transformerlm.training.step_guard import StepGuard, Verdict
 from transformerlm.training.timers import SAVING, STARTING, VALIDATING, Clock
 
-TRIALS = 3
-"""Number of times that a trial is repeated."""
+TRIALS = 2
+"""Number of times that a trial is repeated after its first, slow one."""
+TRIAL_TOKENS = 2048
+"""Tokens of a validation that are tried: a fraction of a step if that takes long, else a small time."""
 EXPECTED_UTILISATION = 0.25
 """Fraction of the FLOPs ceiling that steps are expected to reach, until their pace has been measured."""
 
@@ -258,12 +260,13 @@ class Trainer:
         self.rank_sync.sync()
 
     def measured_validation(self) -> float | None:
-        """Return the seconds of a validation, from two batches of it; None without validation text."""
+        """Return the seconds of a validation, from a part of it; None without validation text."""
         val, context_length = self.data.val, self.config.model.context_length
         if val is None:
             return None
-        size = self.learner.micro_batches.size * self.ranks.size * context_length
-        num_tokens, start = min(val.num_tokens, 2 * size + 1), 0.0
+        num_windows = min(self.learner.micro_batches.size, max(1, TRIAL_TOKENS // context_length))
+        num_tokens = min(val.num_tokens, num_windows * self.ranks.size * context_length + 1)
+        start = 0.0
         for trial in range(1 + TRIALS):
             if trial == 1:  # the first one is slow
                 start = self.clock.elapsed
