@@ -121,6 +121,6 @@ def ppmd(split: Split) -> dict[str, Any]:
 
 def xz(split: Split) -> dict[str, Any]:
     """Compress with xz -9e: train and validation text, minus train text alone."""
-    from transformerlm.evaluation.loss import xz_bits_per_byte
+    from transformerlm.evaluation.xz import xz_bits_per_byte
 
     return {"bits_per_byte": xz_bits_per_byte(split.val, after=split.train)}

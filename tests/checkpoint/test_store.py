@@ -387,6 +387,47 @@ def test_a_half_written_checkpoint_is_not_seen(tmp_path):
     assert [p.name for p in checkpoint_paths(tmp_path)] == ["step_00000001"]
 
 
+def of_run(best, newest, is_complete=True):
+    return {"is_complete": is_complete, "best_validation": best, "newest_validation": newest}
+
+
+def test_a_complete_run_is_its_best_checkpoint(tmp_path):
+    checkpoints, heard = tmp_path / "checkpoints", []
+    best, last = [3, 1.5, 0.5], [5, 2.0, 0.7]
+    write(checkpoints, 3)
+    write(checkpoints, 5, of_run(best, last, is_complete=False))
+    assert open_checkpoint(tmp_path, heard.append).step == 5
+    write(checkpoints, 5, of_run([5, 1.5, 0.5], [5, 1.5, 0.5]))
+    assert open_checkpoint(tmp_path, heard.append).step == 5
+    write(checkpoints, 5, of_run([3, 2.0, 0.7], last))  # no worse
+    assert open_checkpoint(tmp_path, heard.append).step == 5
+    assert heard == []
+    write(checkpoints, 5, of_run(best, last))
+    assert open_checkpoint(tmp_path, heard.append).step == 3
+    numbers = "the best of its run, with a validation loss of 1.500; the last one, of step 5, has 2.000"
+    assert heard == [f"{checkpoints / 'step_00000003'}: {numbers}"]
+    assert open_checkpoint(checkpoints / "step_00000005", silent).step == 5
+    assert latest_checkpoint(checkpoints, silent).step == 5
+
+
+def test_a_best_checkpoint_that_is_damaged_or_gone_is_left_out(tmp_path):
+    checkpoints, heard = tmp_path / "checkpoints", []
+    write(checkpoints, 3)
+    write(checkpoints, 5, of_run([3, 1.5, 0.5], [5, 2.0, 0.7]))
+    damage_flip(checkpoints / "step_00000003" / "model.safetensors")
+    assert open_checkpoint(tmp_path, heard.append).step == 5
+    assert [line.partition(": ")[0] for line in heard] == ["skipped a damaged checkpoint"]
+    shutil.rmtree(checkpoints / "step_00000003")
+    assert open_checkpoint(tmp_path, heard.append).step == 5
+    assert len(heard) == 1
+
+
+@pytest.mark.parametrize("best", [None, [], [3], ["3", 1.5], [3, "x"], [True, 1.0], {"step": 3}, [-4, 0.5]])
+def test_what_is_no_validation_in_a_manifest_chooses_nothing(best, tmp_path):
+    write(tmp_path / "checkpoints", 5, of_run(best, [5, 2.0, 0.7]))
+    assert open_checkpoint(tmp_path, silent).step == 5
+
+
 def test_opening_by_run_or_by_checkpoint(tmp_path):
     write(tmp_path / "checkpoints", 3)
     assert open_checkpoint(tmp_path, silent).step == 3

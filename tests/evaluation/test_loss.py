@@ -1,6 +1,4 @@
-import lzma
 import math
-import random
 
 import pytest
 import torch
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 
 from transformerlm.config import ModelConfig
 from transformerlm.distributed.world import World
-from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, rank_share, xz_bits_per_byte
+from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, rank_share
 from transformerlm.nn import NextTokenLoss, TransformerLM, cross_entropy
 from transformerlm.runtime import Runtime
 
@@ -52,25 +50,6 @@ def test_a_validation_survives_being_made_plain():
 
 def test_a_hopeless_loss_has_an_infinite_perplexity():
     assert MeanLoss(1e4, 1e4).perplexity == math.inf
-
-
-def test_xz():
-    text = b"to be or not to be, " * 100
-    assert xz_bits_per_byte(text) == 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / 2000
-
-
-def test_xz_says_how_far_it_has_come():
-    text, steps = bytes(2**20 + 9), []
-    whole = 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
-    assert xz_bits_per_byte(text, progress=steps.append) == whole
-    assert steps == [2**20, 9]
-
-
-def test_xz_that_has_read_another_text():
-    text, other = (random.Random(seed).randbytes(3000) for seed in range(2))
-    assert xz_bits_per_byte(text) > 8
-    assert xz_bits_per_byte(text, after=other) == pytest.approx(8, abs=0.2)
-    assert xz_bits_per_byte(text, after=other + text + other) < 0.2
 
 
 @given(st.integers(2, 400), st.integers(1, 17), st.integers(1, 5), st.integers(1, 9))

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformerlm.config import ScheduleConfig
-from transformerlm.optim import cosine_schedule, lr_factor, wsd_schedule
+from transformerlm.optim import (
+    Anneal,
+    anneal_steps,
+    cosine_schedule,
+    fitted_warmup,
+    lr_factor,
+    wsd_schedule,
+)
 
 SCHEDULES = st.builds(
     ScheduleConfig,
@@ -122,3 +129,55 @@ def test_the_factor_is_the_schedule_the_config_names(schedule, total_steps):
             expected = 0.5 * wsd_schedule(step, 2.0, 2 * last, warmup_steps, decay_steps, total_steps)
         assert lr_factor(step, schedule, total_steps) == pytest.approx(expected)
     assert lr_factor(total_steps, schedule, total_steps) == last
+
+
+@given(st.integers(0, 1000), st.floats(0, 1e6))
+def test_a_warm_up_is_at_most_a_tenth_of_the_steps(warmup_steps, total_steps):
+    fitted = fitted_warmup(warmup_steps, total_steps)
+    assert fitted == pytest.approx(warmup_steps if total_steps >= 10 * warmup_steps else total_steps / 10)
+
+
+def test_a_run_of_17_steps_is_at_the_peak_after_one():
+    warmup_steps = fitted_warmup(100, 17)
+    assert int(warmup_steps) == 1
+    schedule = ScheduleConfig(name="wsd", warmup_steps=100)
+    factors = [lr_factor(step, schedule, 17, warmup_steps) for step in range(1, 18)]
+    assert factors[0] == pytest.approx(1 / 1.7)
+    assert set(factors[1:13]) == {1.0}
+    assert factors[-1] == 0.1
+
+
+@given(
+    first=st.integers(0, 1000),
+    factor=st.floats(0.1, 1),
+    length=st.integers(1, 500),
+    total=st.one_of(st.just(math.inf), st.floats(1, 2000)),
+)
+def test_an_early_end_falls_in_a_straight_line_to_its_end_or_that_of_the_budget(first, factor, length, total):
+    anneal = Anneal(first, factor, first + length)
+    end = min(first + length, max(total, first + 1))
+    factors = [anneal.lr_factor(step, 0.1, end) for step in range(first, first + length + 2)]
+    assert factors[0] == pytest.approx(factor)
+    for step, value in enumerate(factors, first):
+        assert value == pytest.approx(max(0, end - step) / (end - first) * (factor - 0.1) + 0.1)
+
+
+@given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1e6))
+def test_a_decay_that_begins_early_is_the_same_fraction_of_a_shorter_run(step, fraction, steps_left):
+    length = anneal_steps(step, fraction, steps_left)
+    assert 0 <= length <= steps_left
+    if 0 < length < steps_left:
+        assert length == pytest.approx(fraction * (step + length))
+
+
+@given(st.integers(50, 300), st.floats(0.05, 1))
+def test_within_the_decay_an_early_end_is_the_decay_that_goes_on(total_steps, fraction):
+    schedule = ScheduleConfig(name="wsd", warmup_steps=0, decay_fraction=fraction)
+    begin = math.ceil(total_steps * (1 - fraction))
+    for step in range(begin, total_steps, 7):
+        length = anneal_steps(step, fraction, total_steps - step)
+        assert length == pytest.approx(total_steps - step)
+        anneal = Anneal(step, lr_factor(step, schedule, total_steps), total_steps)
+        for later in range(step, total_steps + 1):
+            expected = lr_factor(later, schedule, total_steps)
+            assert anneal.lr_factor(later, 0.1, total_steps) == pytest.approx(expected)

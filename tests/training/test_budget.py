@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from transformerlm.config import ModelConfig, ScheduleConfig, TrainConfig, TrainingConfig
 from transformerlm.optim import lr_factor
-from transformerlm.training.budget import Pause, make_budget, seconds_of_steps, steps_that_fit
-from transformerlm.training.timers import SAVING, VALIDATING, Clock
+from transformerlm.training.budget import make_budget
+from transformerlm.training.timers import SAVING, STARTING, VALIDATING, Clock
 
 CONFIG = TrainConfig(
     model=ModelConfig(vocab_size=64, context_length=16, d_model=16, num_layers=1, num_heads=2, d_ff=32),
@@ -17,6 +17,8 @@ CONFIG = TrainConfig(
     training=TrainingConfig(batch_size=4, max_time="1000s", validate_every=0, checkpoint_every=0),
 )
 TOKENS_PER_STEP = 64
+TRAIN_TOKENS = 6400
+"""A pass is a hundred steps."""
 
 
 def with_training(schedule=None, **values) -> TrainConfig:
@@ -24,39 +26,12 @@ def with_training(schedule=None, **values) -> TrainConfig:
     return dataclasses.replace(CONFIG, training=training, schedule=schedule or CONFIG.schedule)
 
 
-pauses = st.lists(
-    st.builds(Pause, st.floats(0, 50), st.one_of(st.just(0), st.integers(1, 200))), min_size=0, max_size=3
-)
-
-
-@given(pauses, st.integers(0, 500), st.floats(0.01, 10), st.floats(0, 5000))
-def test_steps_that_fit_is_the_inverse_of_seconds_of_steps(pauses, step, pace, steps):
-    seconds = seconds_of_steps(steps, step, pace, pauses)
-    assert steps_that_fit(seconds, step, pace, pauses) == pytest.approx(steps, rel=1e-6, abs=1e-6)
-
-
-@given(pauses, st.integers(0, 500), st.floats(0.01, 10), st.integers(0, 400))
-def test_pauses_are_counted_to_less_than_one_of_each(pauses, step, pace, steps):
-    exact = steps * pace
-    for pause in pauses:
-        on_the_way = [s for s in range(step + 1, step + steps) if pause.every and s % pause.every == 0]
-        exact += pause.seconds * (len(on_the_way) + 1)
-    smooth = seconds_of_steps(steps, step, pace, pauses)
-    assert exact - sum(pause.seconds for pause in pauses) <= smooth + 1e-6
-    assert smooth <= exact + 1e-6
-
-
-@given(pauses, st.integers(0, 500), st.floats(0.01, 10))
-def test_what_does_not_even_suffice_for_the_end_is_enough_for_no_step(pauses, step, pace):
-    at_end = sum(pause.seconds for pause in pauses)
-    assert steps_that_fit(at_end, step, pace, pauses) == pytest.approx(0, abs=1e-9)
-    assert steps_that_fit(at_end - 1, step, pace, pauses) == 0
-
-
 def test_steps_and_tokens_are_a_number_of_steps():
     clock = Clock(lambda: 0.0)
-    steps = make_budget(with_training(max_steps=50, max_time=None), clock)
-    tokens = make_budget(with_training(max_tokens=50 * TOKENS_PER_STEP - 1, max_time=None), clock)
+    steps = make_budget(with_training(max_steps=50, max_time=None), clock, TRAIN_TOKENS)
+    tokens = make_budget(
+        with_training(max_tokens=50 * TOKENS_PER_STEP - 1, max_time=None), clock, TRAIN_TOKENS
+    )
     for budget in (steps, tokens):
         assert [budget.is_spent(step) for step in (0, 49, 50, 51)] == [False, False, True, True]
         assert budget.schedule_steps(7) == 50
@@ -80,30 +55,32 @@ class Machine:
     def __init__(self, config, step_seconds=lambda step: 1.0, validating=lambda: 0.0, saving=lambda: 0.0):
         self.config, self.time, self.step = config, 0.0, 0
         self.step_seconds, self.validating, self.saving = step_seconds, validating, saving
-        self.validated, self.factors = [], []
+        self.validated, self.factors, self.ending_seconds = [], [], 0.0
         # 20 steps' time, as a validation of this many tokens is guessed to take
         self.tokens = 3 * 20 * TOKENS_PER_STEP if config.training.validate_every else 0
 
-    def start(self, state=None, completed_seconds=0.0):
+    def start(self, state=None, completed_seconds=0.0, since=None):
         self.clock = Clock(lambda: self.time)
-        self.budget = make_budget(self.config, self.clock, self.tokens)
+        self.budget = make_budget(self.config, self.clock, TRAIN_TOKENS, self.tokens)
         if state:
             self.clock.load(state)
             self.budget.completed_seconds = completed_seconds
-        self.started = self.clock.elapsed
+        self.budget.pauses.ending_seconds = self.ending_seconds
+        self.clock.start(since)
+        self.clock.spend(STARTING)
 
     def run(self, stop_at=None):
         while not (is_last := self.budget.is_spent(self.step)) and self.step != stop_at:
-            total = self.budget.schedule_steps(self.step + 1)
-            self.factors.append(lr_factor(self.step + 1, self.config.schedule, total))
+            self.factors.append(self.budget.lr_factor(self.step + 1))
             self.spend(self.step_seconds(self.step), self.clock.spend_on_step)
             self.step += 1
             if not self.budget.is_spent(self.step):
                 self.pause()
         if is_last:
-            self.budget.complete()
+            self.budget.complete(self.step)
             self.spend(self.validating(), self.clock.spend, VALIDATING)
             self.spend(self.saving(), self.clock.spend, SAVING)
+            self.time += self.ending_seconds
         return self
 
     def pause(self):
@@ -267,11 +244,112 @@ def test_what_a_time_says_of_itself():
 def test_the_whole_run_as_a_plan_has_it(pace, validate_every, checkpoint_every):
     every = {"validate_every": validate_every, "checkpoint_every": checkpoint_every}
     clock = Clock(lambda: 0.0)
-    steps, seconds = make_budget(with_training(**every), clock, 640).whole_run(pace)
+    steps, seconds = make_budget(with_training(**every), clock, TRAIN_TOKENS, 640).whole_run(pace)
     assert seconds == 1000
     if steps >= 1:
         no_warmup = ScheduleConfig(warmup_steps=0)  # which would have to be shorter than the run
         config = with_training(no_warmup, **every, max_time=None, max_steps=int(steps))
-        back = make_budget(config, clock, 640).whole_run(pace)
+        back = make_budget(config, clock, TRAIN_TOKENS, 640).whole_run(pace)
         assert back[0] == int(steps)
         assert 1000 - 2 * pace - 10 * pace <= back[1] <= 1000 + 1e-6
+
+
+def test_start_and_end_of_the_command_are_part_of_the_time():
+    machine = Machine(CONFIG, validating=lambda: 0.0)
+    machine.time, machine.ending_seconds = 140.0, 60.0  # 40 s of them since the start of the command
+    machine.start(since=100.0)
+    machine.run()
+    assert machine.time - 100 == pytest.approx(1000, abs=0.5)
+    assert machine.step == 900
+    assert machine.factors[-1] == pytest.approx(0.1, abs=1e-3)
+    # A resumed run adds its own start.
+    again = Machine(CONFIG)
+    again.time, again.step = 5000.0, 300
+    again.start({"steps": [300.0, 300]}, since=4980.0)
+    again.run()
+    assert (again.step, again.clock.elapsed) == (980, 1000.0)
+
+
+def test_a_time_that_is_over_at_the_start_is_one_step_and_a_resumed_run_of_it_none():
+    machine = Machine(with_training(max_time="2s"))
+    machine.time = 3.0
+    machine.start(since=0.0)
+    assert machine.run().step == 1
+    machine.start(machine.clock.state())
+    assert machine.run().step == 1
+
+
+@pytest.mark.parametrize("budget", [{"max_steps": 500}, {"max_tokens": 32000}, {"max_time": "500s"}, {}])
+@pytest.mark.parametrize("name", ["cosine", "wsd"])
+def test_passes_end_a_run_of_any_budget_with_its_schedule(name, budget):
+    schedule = ScheduleConfig(name=name, warmup_steps=20)
+    values = {"max_time": None, **budget}
+    machine = started(with_training(schedule, max_passes=2.5, **values)).run()
+    assert (machine.step, machine.budget.ended_by(machine.step)) == (250, "passes")
+    assert machine.factors == pytest.approx([lr_factor(step, schedule, 250) for step in range(1, 251)])
+    if budget:  # it is not lengthened by more passes than there is time for
+        longer = started(with_training(schedule, max_passes=9, **values)).run()
+        assert (longer.step, longer.budget.ended_by(longer.step)) == (500, "budget")
+
+
+def test_a_time_that_passes_have_ended_is_not_used_up():
+    config = with_training(max_passes=1)
+    machine = started(config).run()
+    assert (machine.step, machine.budget.completed_seconds) == (100, 0.0)
+    machine.config = with_training(max_passes=3)
+    machine.start(machine.clock.state(), machine.budget.completed_seconds)
+    assert machine.run().step == 300
+
+
+@pytest.mark.parametrize("pace", [1.0, 60.0])
+def test_no_time_ends_in_the_warm_up(pace):
+    schedule = ScheduleConfig(name="wsd", warmup_steps=100)
+    machine = started(with_training(schedule), step_seconds=lambda step: pace)
+    machine.budget.expected_pace = pace * 1.5
+    machine.run()
+    peak = machine.factors.index(max(machine.factors)) + 1
+    assert max(machine.factors) == 1.0
+    assert peak == {1.0: 100, 60.0: 2}[pace]
+    assert machine.factors[-1] == pytest.approx(0.1)
+
+
+def test_steps_that_were_chosen_keep_their_warm_up():
+    schedule = ScheduleConfig(warmup_steps=20)
+    machine = started(with_training(schedule, max_steps=50, max_time=None)).run()
+    assert machine.factors == pytest.approx([lr_factor(step, schedule, 50) for step in range(1, 51)])
+
+
+@pytest.mark.parametrize("budget", [{"max_steps": 1000, "max_time": None}, {"max_time": "1000s"}])
+@pytest.mark.parametrize("name", ["cosine", "wsd"])
+def test_an_early_end_falls_from_where_it_is_and_goes_on_after_a_stop(name, budget):
+    config = with_training(ScheduleConfig(name=name, warmup_steps=20, decay_fraction=0.2), **budget)
+    machine = started(config).run(stop_at=400)
+    assert machine.budget.begin_anneal(400).last_step == 500  # of 500 steps a fifth
+    assert machine.budget.begin_anneal(400) is machine.budget.anneal
+    state, clock = machine.budget.state(), machine.clock.state()
+    machine.run()
+    assert (machine.step, machine.budget.ended_by(machine.step)) == (500, "anneal")
+    assert max(machine.changes()) <= 0
+    assert machine.factors[449] == pytest.approx((machine.factors[399] + 0.1) / 2, abs=2e-3)
+    assert machine.factors[-1] == pytest.approx(0.1)
+
+    resumed = Machine(config)
+    resumed.step = 400
+    resumed.start(clock)
+    resumed.budget.load(state)
+    resumed.run()
+    assert resumed.factors == machine.factors[400:]
+
+
+def test_an_early_end_ends_with_the_time_if_that_comes_first_and_belongs_to_its_budget():
+    config = with_training(ScheduleConfig(name="wsd", warmup_steps=20, decay_fraction=0.5))
+    machine = started(config, step_seconds=lambda step: 1.0 if step < 400 else 2.0).run(stop_at=400)
+    assert machine.budget.begin_anneal(400).last_step == 800
+    machine.run()
+    assert (machine.time, machine.budget.ended_by(machine.step)) == (1000.0, "budget")
+    assert machine.factors[-1] == pytest.approx(0.1, abs=5e-3)
+
+    state = machine.budget.state()
+    longer = started(with_training(max_time="2000s"))
+    longer.budget.load(state)
+    assert longer.budget.anneal is None

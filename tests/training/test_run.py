@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
+from transformerlm import LanguageModel
 from transformerlm.config import (
     DataConfig,
     GenerationConfig,
@@ -145,6 +148,71 @@ def test_a_run_that_is_named_after_its_start_says_with_which_name_it_goes_on(con
 
 def changed(config, **values):
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **values))
+
+
+def with_high_lr(config, folder, name="cosine", warmup_steps=2, **training):
+    """A config with which the model becomes worse after some steps."""
+    return dataclasses.replace(
+        config,
+        optimizer=dataclasses.replace(config.optimizer, lr=1.0),
+        schedule=ScheduleConfig(name=name, warmup_steps=warmup_steps),
+        training=dataclasses.replace(config.training, run_dir=str(folder), **training),
+    )
+
+
+def test_samples_and_last_words_are_those_of_the_best_checkpoint(finished, config, tmp_path):
+    heard, logger = Heard(), Recorder()
+    values = {"warmup_steps": 11, "max_steps": 12, "validate_every": 2}
+    result = train(with_high_lr(config, tmp_path / "run", **values), heard, [logger])
+    best, last = result.best, result.last
+    assert best.step < last.step == 12
+    numbers = f"{last.evaluation.bits_per_byte:.3f} bits per byte on the validation text"
+    assert f"step {best.step} is the best: the last one, 12, has {numbers}" in heard.messages
+    bits = f"validation: {best.evaluation.bits_per_byte:.3f} bits per byte "
+    assert [line for line in heard.messages if line.startswith(bits)]
+
+    lm = LanguageModel.load(result.run_dir)
+    assert lm.checkpoint.step == best.step
+    (sample,) = [json.loads(line) for line in (result.run_dir / "samples.jsonl").read_text().splitlines()]
+    assert sample["step"] == best.step
+    text = lm.complete(config.generation.prompts, max_new_tokens=4, seed=7)[0].text
+    assert sample[names.OUTPUT] == text
+    newest = sorted((result.run_dir / "checkpoints").iterdir())[-1]
+    assert LanguageModel.load(newest).checkpoint.step == 12
+
+    # All of it is there: nothing is done again, and a larger budget goes on from the newest.
+    again = Recorder()
+    train(with_high_lr(config, tmp_path / "run", **values), loggers=[again])
+    assert again.records == []
+    more = Recorder()
+    train(with_high_lr(config, tmp_path / "run", **(values | {"max_steps": 14})), loggers=[more])
+    assert [r["step"] for r in more.records if names.LOSS in r] == [13, 14]
+
+
+def test_what_has_ended_a_run_before_its_time_is_said(finished, config, tmp_path):
+    heard = Heard()
+    own = changed(config, run_dir=str(tmp_path / "passes"), max_steps=None, max_time="1h", max_passes=0.1)
+    result = train(own, heard, loggers=[])
+    pattern = rf"trained: {result.steps} steps in \d+s of 1h"
+    assert [line for line in heard.messages if re.fullmatch(pattern, line)]
+    used_up = [line for line in heard.messages if line.startswith("the text is used up: 0.0")]
+    assert used_up[0].endswith(" passes; more time would not help, more text would")
+    heard = Heard()
+    assert train(own, heard, loggers=[]).steps == result.steps
+    assert "a larger [training].max_passes trains on" in heard.messages[-2]
+
+    heard = Heard()
+    early = with_high_lr(config, tmp_path / "early", "wsd", max_steps=200, validate_every=2, patience=2)
+    result = train(early, heard, loggers=[])
+    assert result.steps < 200
+    (line,) = [line for line in heard.messages if line.startswith("ended early: ")]
+    assert line.endswith(f"to {result.steps}; the best validation is that of step {result.best.step}")
+
+
+def test_the_time_of_a_run_counts_from_the_start_of_its_command(finished, config, tmp_path):
+    own = changed(config, run_dir=str(tmp_path / "run"), max_steps=None, max_time="100h", validate_every=0)
+    started = time.perf_counter() - 100 * 3600 - 1
+    assert train(own, loggers=[], started=started).steps == 1
 
 
 def test_a_plan_and_a_proof(finished, config):

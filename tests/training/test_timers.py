@@ -1,3 +1,7 @@
+import subprocess
+import sys
+import time
+
 import pytest
 
 from transformerlm.training.timers import (
@@ -10,6 +14,7 @@ from transformerlm.training.timers import (
     Clock,
     Spent,
     duration,
+    process_start,
 )
 
 
@@ -95,6 +100,30 @@ def test_a_state_is_plain_and_an_older_one_may_lack_kinds():
     other.load({VALIDATING: [3.0, 2]})
     assert other.mean(VALIDATING) == 1.5
     assert Spent().mean is None
+
+
+def test_a_clock_may_count_from_a_moment_before_it_was_made():
+    now = Now()
+    clock = Clock(now)
+    clock.start(since=now.seconds - 30)
+    clock.spend(VALIDATING)
+    assert clock.elapsed == 30
+
+
+def test_the_start_of_a_process_is_before_its_imports_and_after_it_was_asked_for():
+    script = "import time; time.sleep(0.3); from transformerlm.training.timers import IMPORTED, process_start"
+    before = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; print(process_start(), IMPORTED)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    start, imported = map(float, done.stdout.split())
+    # Linux has one clock for all processes, and tells the start to a hundredth of a second.
+    assert imported - start >= (0.29 if sys.platform == "linux" else 0)
+    assert sys.platform != "linux" or before - 0.02 <= start <= time.perf_counter()
+    assert process_start() <= time.perf_counter()
 
 
 @pytest.mark.parametrize(

@@ -366,15 +366,16 @@ def test_a_run_that_is_given_a_time_ends_then_and_annealed(name, data, tmp_path)
     )
     time = FakeTime(validating=3.0, saving=0.5)
     trainer = timed(config, data, tmp_path, time)
+    trial = 3.0 / 4  # one of four batches
     assert time.seconds == pytest.approx(100, abs=1)
     found = records(tmp_path, names.LOSS)
     assert found[-1]["step"] == trainer.step
-    assert found[-1][names.LR] == pytest.approx(1e-3, rel=0.03)
+    assert found[-1][names.LR] == pytest.approx(1e-3, abs=9e-3 / 17 / 2)  # half a step of the decay
     rates = [record[names.LR] for record in found]
     assert rates == sorted(rates[:1]) + sorted(rates[1:], reverse=True)
     last = read_checkpoint(checkpoint_paths(tmp_path / "checkpoints")[-1])
     assert last.about["newest_validation"][0] == last.step == trainer.step
-    assert found[0][names.SECONDS_REMAINING] == 93.0
+    assert found[0][names.SECONDS_REMAINING] == pytest.approx(93 - 3 * trial, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -386,16 +387,16 @@ def test_a_timed_run_goes_on_with_its_time_and_with_a_longer_one(data, tmp_path)
     started = time.seconds
     resumed = timed(TIMED, data, tmp_path, time)
     assert resumed.status == 0
-    assert resumed.step == 99  # the validation at the end was taken for one step's time
+    assert resumed.step == 100
     assert time.seconds - started == pytest.approx(60, abs=1)
     again = timed(TIMED, data, tmp_path, time)
-    assert (again.status, again.step) == (0, 99)
+    assert (again.status, again.step) == (0, 100)
     longer = timed(changed(TIMED, training={"max_time": "200s"}), data, tmp_path, time)
     assert longer.step == pytest.approx(200, abs=1)
     rates = {r["step"]: r[names.LR] for r in records(tmp_path, names.LOSS)}
-    assert rates[99] == pytest.approx(1e-3, rel=0.01)
-    half_way = 1e-2 * lr_factor(100, TIMED.schedule, longer.step)
-    assert rates[100] == pytest.approx(half_way, rel=0.02)
+    assert rates[100] == pytest.approx(1e-3, rel=0.01)
+    half_way = 1e-2 * lr_factor(101, TIMED.schedule, longer.step)
+    assert rates[101] == pytest.approx(half_way, rel=0.02)
     assert rates[longer.step] == pytest.approx(1e-3, rel=0.01)
 
 
@@ -405,6 +406,61 @@ def test_in_real_time(data, tmp_path):
     trainer = finish(make(config, data, tmp_path), tmp_path)
     assert trainer.clock.elapsed > 1.5
     assert records(tmp_path, names.LOSS)[-1][names.LR] < CONFIG.optimizer.lr / 2
+
+
+OVERFITTED = changed(
+    CONFIG,
+    optimizer={"lr": 3.0},  # the model becomes worse after a while
+    schedule={"name": "wsd", "warmup_steps": 2, "decay_fraction": 0.2},
+    training={"max_steps": 200, "validate_every": 2, "checkpoint_every": 7, "patience": 3},
+)
+
+
+def test_it_ends_early_where_validations_are_no_better(data, tmp_path):
+    heard = Heard()
+    trainer = run(OVERFITTED, data, tmp_path, heard)
+    losses = {r["step"]: r[names.VAL_LOSS] for r in records(tmp_path, names.VAL_LOSS)}
+    begin, _, last = trainer.budget.anneal
+    until_then = {step: loss for step, loss in losses.items() if step <= begin}
+    best = min(until_then, key=until_then.__getitem__)
+    assert begin == best + 2 * 3  # three validations later
+    assert trainer.step == last == begin + math.ceil(begin / 4)  # a fifth of the steps until then
+    rates = {r["step"]: r[names.LR] for r in records(tmp_path, names.LOSS)}
+    assert rates[begin] == pytest.approx(3.0)
+    assert rates[last] == pytest.approx(0.3)
+    assert (trainer.best.step, trainer.since_best > 0) == (min(losses, key=losses.__getitem__), last > best)
+    what = f"no lower than at step {best} in 3 validations: the learning rate falls from now on"
+    assert heard.messages == [f"validation loss: {what}, until step {last} at the latest"]
+    assert read_checkpoint(checkpoint_paths(trainer.run.checkpoints)[-1]).about["is_complete"] is True
+
+
+@pytest.mark.parametrize("after", [-1, 1])
+def test_an_early_end_goes_on_after_a_stop_to_the_same_bits(after, data, tmp_path):
+    straight = run(OVERFITTED, data, tmp_path / "straight")
+    at = SignalAt(straight.budget.anneal.step + after)
+    assert run(OVERFITTED, data, tmp_path / "stopped", signal_at=at).status == 143
+    resumed = run(OVERFITTED, data, tmp_path / "stopped")
+    left, right = (read_checkpoint(checkpoint_paths(t.run.checkpoints)[-1]) for t in (straight, resumed))
+    assert (left.step, left.members) == (right.step, right.members)
+    # It is complete; a larger budget trains on.
+    assert run(OVERFITTED, data, tmp_path / "stopped").step == straight.step
+    larger = changed(OVERFITTED, training={"max_steps": straight.step + 100, "patience": None})
+    stopped = run(larger, data, tmp_path / "stopped", signal_at=SignalAt(straight.step + 3))
+    assert stopped.step == straight.step + 3
+    newest = read_checkpoint(checkpoint_paths(stopped.run.checkpoints)[-1])
+    assert newest.about["is_complete"] is False
+
+
+def test_passes_are_a_budget_too(data, tmp_path):
+    passes = {"max_steps": None, "max_passes": 12.5 * 64 / 1000}  # twelve steps and a half
+    assert run(changed(CONFIG, training=passes), data, tmp_path).step == 12
+
+
+def test_a_run_that_was_complete_before_it_was_known_to_be_is_saved_as_such(data, tmp_path):
+    stopped = run(CONFIG, data, tmp_path, signal_at=SignalAt(8))
+    shorter = run(changed(CONFIG, training={"max_steps": 8}), data, tmp_path)
+    assert (stopped.step, shorter.step) == (8, 8)
+    assert read_checkpoint(checkpoint_paths(tmp_path / "checkpoints")[-1]).about["is_complete"] is True
 
 
 def test_tokens_are_a_budget_too(data, tmp_path):

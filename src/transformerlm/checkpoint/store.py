@@ -18,7 +18,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import nn
@@ -52,6 +52,9 @@ __all__ = [
     "save_checkpoint",
     "write_checkpoint",
 ]
+
+IS_COMPLETE, BEST_VALIDATION, NEWEST_VALIDATION = "is_complete", "best_validation", "newest_validation"
+"""Keys in the manifest of a run's checkpoint. A validation is [step, loss, bits per byte], or empty."""
 
 PathOrFile = str | os.PathLike[str] | BinaryIO
 
@@ -123,7 +126,7 @@ def write_checkpoint(
         CheckpointError: a manifest or header that would be too large to be read again.
         OutputError: the disk is full.
     """
-    target = directory / f"step_{step:08d}"
+    target = directory / checkpoint_name(step)
     files = {MODEL: tree_chunks(dict(model_state)), TRAINING: tree_chunks(dict(training_state))}
     num_bytes = sum(size for size, _ in files.values())
     with _replaced(target), committed_directory(target, num_bytes) as temporary:
@@ -165,6 +168,11 @@ def _replaced(target: Path) -> Iterator[None]:
         raise
     if older.exists():
         _remove(older)
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of the folder of the checkpoint after `step` steps."""
+    return f"step_{step:08d}"
 
 
 def checkpoint_paths(directory: Path) -> list[Path]:
@@ -222,7 +230,13 @@ def latest_checkpoint(directory: Path, warn: Callable[[str], object]) -> Checkpo
 
 
 def open_checkpoint(path: Path, warn: Callable[[str], object]) -> Checkpoint:
-    """Read the checkpoint at `path`, or the newest valid one if `path` is a run's folder.
+    """Read the checkpoint at `path`, or the one to use of a run, if `path` is a run's folder.
+
+    That is the best validated one if the run is complete, and the newest valid one if it may go on.
+
+    Args:
+        path: folder of a checkpoint or of a run.
+        warn: called with a message about each damaged one that is skipped, and if the newest is not used.
 
     Raises:
         CheckpointError: there is none, or none that is valid.
@@ -236,7 +250,40 @@ def open_checkpoint(path: Path, warn: Callable[[str], object]) -> Checkpoint:
     found = latest_checkpoint(path / "checkpoints", warn)
     if found is None:
         raise CheckpointError(f"{path}: expected a run's folder or a checkpoint, found no checkpoint there")
+    return _best_of_complete_run(found, warn)
+
+
+def _best_of_complete_run(newest: Checkpoint, warn: Callable[[str], object]) -> Checkpoint:
+    """Return the best validated checkpoint of the run, if the newest one is its last and is worse."""
+    best, last = (_validation(newest, key) for key in (BEST_VALIDATION, NEWEST_VALIDATION))
+    if newest.about.get(IS_COMPLETE) is not True or best is None or last is None:
+        return newest
+    if best.loss >= last.loss or not best.step < last.step == newest.step:
+        return newest
+    path = newest.path.with_name(checkpoint_name(best.step))
+    if not path.is_dir():  # removed by the user, or there was no time to write it
+        return newest
+    try:
+        found = read_checkpoint(path)
+    except CheckpointError as error:
+        warn(f"skipped a damaged checkpoint: {error}")
+        return newest
+    numbers = f"{best.loss:.3f}; the last one, of step {last.step}, has {last.loss:.3f}"
+    warn(f"{path}: the best of its run, with a validation loss of {numbers}")
     return found
+
+
+class _Validated(NamedTuple):
+    step: int
+    loss: float
+
+
+def _validation(checkpoint: Checkpoint, key: str) -> _Validated | None:
+    """Return a validation in a manifest; None if there is none there."""
+    values = checkpoint.about.get(key)
+    if not isinstance(values, list) or [type(value) for value in values[:2]] != [int, float]:
+        return None
+    return _Validated(*values[:2])
 
 
 def prune_checkpoints(

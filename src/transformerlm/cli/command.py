@@ -6,6 +6,7 @@ inside the function that it passes to `run_command`.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -34,6 +35,9 @@ Defaults = Callable[[C], Mapping[str, Any]]
 """Values for keys that neither the command line nor the file sets, found with the help of those that they
 do set; nested as in TOML."""
 
+Automatic = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Function from the keys that the user has set to these and others; nested as in TOML."""
+
 
 def run_command(
     config_class: type[C],
@@ -43,6 +47,7 @@ def run_command(
     options: Sequence[Option] = (),
     modes: Sequence[Mode] = (),
     defaults: Defaults[C] | None = None,
+    automatic: Automatic | None = None,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; return the exit status.
@@ -54,10 +59,12 @@ def run_command(
         options: short options for keys of the config.
         modes: options that run another function in place of `function`.
         defaults: takes precedence over the defaults of `config_class`; see `load_config`.
+        automatic: adds keys to those that the user sets; see `load_config`.
         argv: the arguments; None: those of this process.
     """
     sleep_soon()
-    prepare_streams(restart=argv is None)
+    is_process = argv is None
+    prepare_streams(restart=is_process)
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = Arguments()
     with interrupts_noted() as interrupts:
@@ -66,7 +73,7 @@ def run_command(
             if arguments.help:
                 print_text(help_text(config_class, description, options, modes))
                 return 0
-            config = load_config(config_class, arguments, defaults)
+            config = load_config(config_class, arguments, defaults, automatic)
             for note in arguments.notes:
                 say(one_line(note))
             check_environment()
@@ -75,6 +82,8 @@ def run_command(
                 return 0
             status = _call(function, config, arguments) or 0
             print_text()
+            if is_process:
+                gc.freeze()  # no search for garbage at the end of the process, which takes half a second
             return status
         except TransformerLMError as error:
             error.problems = [_located(problem, arguments) for problem in error.problems]
@@ -101,18 +110,25 @@ def _call(function: Callable[[C], int | None], config: C, arguments: Arguments) 
     return mode.function(config, number)  # type: ignore[call-arg]
 
 
-def load_config(config_class: type[C], arguments: Arguments, defaults: Defaults[C] | None = None) -> C:
+def load_config(
+    config_class: type[C],
+    arguments: Arguments,
+    defaults: Defaults[C] | None = None,
+    automatic: Automatic | None = None,
+) -> C:
     """Build a config from the command line, the file, and the defaults, in this order of precedence.
 
     Args:
         defaults: called with the config as the command line and the file alone make it; what it returns goes
             below them, and above the defaults of `config_class`.
+        automatic: called with what the command line and the file set; returns that and what goes with it.
 
     Raises:
         ConfigError: with one line for every problem, each naming the file or the command line.
     """
     file_values = read_toml(arguments.config_path) if arguments.config_path else {}
     given = merge(file_values, typed(arguments.overrides, config_class))
+    given = automatic(given) if automatic else given
     try:
         config = from_dict(config_class, given, source="")
         return from_dict(config_class, merge(defaults(config), given), source="") if defaults else config

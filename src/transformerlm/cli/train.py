@@ -5,32 +5,48 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+import time
 from collections.abc import Sequence
 
 from transformerlm.cli.command import Mode, Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainConfig
+from transformerlm.config.automatic import with_automatic
 from transformerlm.training import run
+from transformerlm.training.timers import process_start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the console command."""
+    # Called as a function, it is not the whole process, which may be old.
+    started = process_start() if argv is None else time.perf_counter()
     description = "Train a language model; a tokenizer and token files that are missing are made first."
     options = [Option("resume", ("training.resume",))]
     modes = [Mode("plan", plan), Mode("verify-resume", verify_resume, number="STEPS")]
     return on_ranks(
         lambda: run_command(
-            TrainConfig, train, description=description, options=options, modes=modes, argv=argv
+            TrainConfig,
+            functools.partial(train, started=started),
+            description=description,
+            options=options,
+            modes=modes,
+            automatic=with_automatic,
+            argv=argv,
         ),
         backend="nccl",
     )
 
 
-def train(config: TrainConfig) -> int:
-    """Make or reuse tokenizer and token files, train, and write samples."""
-    return run.train(config, Terminal(), owns_process=True).exit_status
+def train(config: TrainConfig, started: float) -> int:
+    """Make or reuse tokenizer and token files, train, and write samples.
+
+    Args:
+        started: see `run.train`.
+    """
+    return run.train(config, Terminal(), owns_process=True, started=started).exit_status
 
 
 def plan(config: TrainConfig) -> None:

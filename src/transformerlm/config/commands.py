@@ -90,7 +90,7 @@ class TrainConfig(Section):
 
     @property
     def schedule_steps(self) -> int | None:
-        """Step at which the learning rate reaches its final value; None: when [training].max_time ends."""
+        """Step at which the learning rate reaches its final value; None: when time or passes are over."""
         budget = self.training.steps_in_budget(self.model.context_length)
         return self.schedule.cosine_steps or budget
 

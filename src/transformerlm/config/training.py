@@ -50,14 +50,18 @@ class TrainingConfig(Section):
     """Folder of a run, or one checkpoint, whose weights a new run starts from (fine-tuning); its model and
     tokenizer must be the same as here. None: random weights. A run that is resumed does not read it."""
     max_steps: PositiveInt | None = None
-    """Budget: total optimizer steps. None: 1000, unless max_tokens or max_time is set."""
+    """Budget: total optimizer steps. None: 1000, unless max_tokens, max_time or max_passes is set."""
     max_tokens: PositiveInt | None = None
     """Budget: tokens to train on, instead of max_steps; rounded up to whole steps."""
     max_time: Annotated[str, IsTime()] | None = None
-    """Budget: wall-clock time, instead of max_steps: "90s", "20m", "2h", "1d", "1h30m". Validation and
-    saving count, the time between a stop and a resume does not. The schedule ends with it."""
+    """Budget: wall-clock time, instead of max_steps: "90s", "20m", "2h", "1d", "1h30m". All of the command
+    counts, such as compiling, validating, saving and samples, except for reading text and making tokens; the
+    time between a stop and a resume does not. The schedule ends with it."""
     max_passes: AutoPositiveFloat | None = None
-    """At most this many passes over the text, whatever the budget is. None: no limit."""
+    """At most this many passes over the training tokens, whatever the budget; the schedule ends with them."""
+    patience: PositiveInt | None = None
+    """End early: after this many validations in a row that are no better than the best one, the learning rate
+    falls to its end. None: use the whole budget."""
     batch_size: AutoPositiveInt = 32
     """Sequences per optimizer step, over all devices. "auto": chosen for the text, the machine and max_time,
     here and below."""
@@ -91,16 +95,20 @@ class TrainingConfig(Section):
     """Leave out the steps in which there is a spike."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield a second budget, and micro-batches that do not fill the batch."""
+        """Yield a second budget, micro-batches that do not fill the batch, patience without validations."""
         budgets = [name for name in ("max_steps", "max_tokens", "max_time") if getattr(self, name)]
         if len(budgets) > 1:
             what = f"expected one budget, got {' and '.join(budgets)}; say None to those not meant"
             yield Problem(Key(budgets[-1]), what)
-        if not are_known(self.batch_size) or self.micro_batch_size == "auto":
-            return
-        if self.batch_size % self.micro_batch_size:
-            what = f"expected a divisor of batch_size = {self.batch_size}, got {self.micro_batch_size}"
+        size = self.micro_batch_size
+        if are_known(self.batch_size) and size != "auto" and self.batch_size % size:
+            what = f"expected a divisor of batch_size = {self.batch_size}, got {size}"
             yield Problem(Key("micro_batch_size"), what)
+        if self.patience is not None and not self.validate_every:
+            what = (
+                f"expected None with validate_every = 0, which validates only at the end, got {self.patience}"
+            )
+            yield Problem(Key("patience"), what)
 
     @property
     def max_seconds(self) -> float | None:
@@ -108,12 +116,18 @@ class TrainingConfig(Section):
         return None if self.max_time is None else seconds_of(self.max_time)
 
     def steps_in_budget(self, context_length: int) -> int | None:
-        """Return the optimizer steps of `max_steps` or `max_tokens`; None if time is the budget."""
-        if self.max_time is not None:
-            return None
+        """Return the optimizer steps of `max_steps` or `max_tokens`; None if time or passes limit the run."""
         if self.max_tokens is not None:
             return -(-self.max_tokens // (self.batch_size * context_length))
+        if self.max_steps is None and (self.max_time is not None or self.max_passes is not None):
+            return None
         return self.max_steps or 1000
+
+    def steps_in_passes(self, context_length: int, train_tokens: int) -> int | None:
+        """Return the whole steps in `max_passes` over this many tokens, at least 1; None if it is not set."""
+        if self.max_passes is None:
+            return None
+        return max(1, int(self.max_passes * train_tokens / (self.batch_size * context_length)))
 
 
 def seconds_of(text: str) -> float | None:

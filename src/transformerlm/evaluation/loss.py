@@ -1,11 +1,9 @@
-"""Loss, perplexity and bits per byte of a model on batches of tokens; bits per byte of the compressor xz."""
+"""Loss, perplexity and bits per byte of a model on batches of tokens."""
 
 from __future__ import annotations
 
-import lzma
 import math
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -111,32 +109,3 @@ def rank_share(num_tokens: int, context_length: int, batch_size: int, world: Wor
 
     max_passes = max(map(num_passes, range(world.size)))
     return *bounds(world.rank), max_passes - num_passes(world.rank)
-
-
-def xz_bits_per_byte(
-    text: bytes, after: bytes = b"", progress: Callable[[int], object] = lambda num_bytes: None
-) -> float:
-    """Return the bits per byte of `xz -9e` on a text: a baseline without a language model.
-
-    Some 60 bytes of the format itself are counted: of a short text the number says little.
-
-    Args:
-        text: the text.
-        after: a text (up to 64 MiB of it) that the compressor has read before: the result is the additional
-            size if both are compressed.
-        progress: called with the number of bytes after each megabyte of both.
-    """
-
-    def num_bytes(data: bytes) -> int:
-        compressor, size = lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME), 0
-        for start in range(0, len(data), 2**20):
-            block = data[start : start + 2**20]
-            size += len(compressor.compress(block))
-            progress(len(block))
-        return size + len(compressor.flush())
-
-    if not after:
-        return 8 * num_bytes(text) / len(text)
-    with ThreadPoolExecutor(2) as pool:  # compression releases the interpreter lock
-        alone, both = pool.map(num_bytes, (after, after + text))
-    return 8 * (both - alone) / len(text)

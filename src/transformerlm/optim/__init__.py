@@ -4,13 +4,23 @@ from transformerlm.optim.adamw import AdamW
 from transformerlm.optim.clip import clip_grad_norm_
 from transformerlm.optim.groups import make_optimizer, parameter_groups
 from transformerlm.optim.muon import Muon, orthogonalized
-from transformerlm.optim.schedule import cosine_schedule, lr_factor, wsd_schedule
+from transformerlm.optim.schedule import (
+    Anneal,
+    anneal_steps,
+    cosine_schedule,
+    fitted_warmup,
+    lr_factor,
+    wsd_schedule,
+)
 
 __all__ = [
     "AdamW",
+    "Anneal",
     "Muon",
+    "anneal_steps",
     "clip_grad_norm_",
     "cosine_schedule",
+    "fitted_warmup",
     "lr_factor",
     "make_optimizer",
     "orthogonalized",

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from transformerlm.kernels import checks, dispatch
+from transformerlm.optim.base import Optimizer
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
 
-class AdamW(torch.optim.Optimizer):
+class AdamW(Optimizer):
     """Adam with decoupled weight decay.
 
     State of a parameter: `exp_avg` and `exp_avg_sq`, the running means of its gradient and of the

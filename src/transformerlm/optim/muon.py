@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from transformerlm.optim.adamw import AdamW, Params
+from transformerlm.optim.base import Optimizer
 
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -85,7 +86,7 @@ class Muon(AdamW):
         self.dtype, self.kernels = dtype, kernels
         numbers = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "num_steps": num_steps}
         defaults = {"algorithm": "muon", **numbers, "betas": betas, "eps": eps}
-        torch.optim.Optimizer.__init__(self, params, defaults)  # AdamW's own has other defaults
+        Optimizer.__init__(self, params, defaults)  # AdamW's own has other defaults
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters (the constructor does so for every group it is given)."""

@@ -31,22 +31,30 @@ from transformerlm.runtime.device import DTYPES
 from transformerlm.schema import to_dict
 from transformerlm.signals import end_at_interrupts, warnings_ignored
 from transformerlm.storage.files import require_free_bytes
+from transformerlm.training.expectation import Expectation
 from transformerlm.training.init_from import load_initial_weights
 from transformerlm.training.microbatch import share_of_batch
 from transformerlm.training.plan import Plan, make_plan
 from transformerlm.training.prepare import Prepared
 from transformerlm.training.report import (
-    compare_with_xz,
+    best_weights,
     is_complete_in_folder,
+    report_choice,
+    report_end,
+    report_expectation,
     report_nothing_to_do,
+    report_quality,
     report_skipped_steps,
     report_start,
-    report_steps_in_time,
+    sampling_seconds,
     write_samples,
 )
 from transformerlm.training.torch_settings import temporary_torch_settings
 from transformerlm.training.trainer import Trainer
 from transformerlm.training.verify_resume import verify_resume
+
+EXIT_SECONDS = 0.2
+"""Time from the last sample of a run to the end of the process."""
 
 
 class Assembly:
@@ -55,7 +63,7 @@ class Assembly:
     def __init__(
         self, prepared: Prepared, run_dir: Path, reporter: Reporter, ranks: Ranks, *, owns_process: bool
     ) -> None:
-        self.config, self.tokenizer, self.data = prepared
+        self.config, self.tokenizer, self.data, self.xz, _, self.choice = prepared
         self.to_go_on = ["--training.resume=auto"] if self.config.training.resume == "never" else []
         """Options that the same command needs to continue the run after a stop."""
         self.run, self.reporter, self.ranks, self.owns_process = (
@@ -65,8 +73,12 @@ class Assembly:
             owns_process,
         )
 
-    def train(self, loggers: Sequence[Logger] | None, run_name: str) -> Trainer:
-        """Train, from the newest checkpoint if there is one, then write samples; return the trainer."""
+    def train(self, loggers: Sequence[Logger] | None, run_name: str, started: float | None = None) -> Trainer:
+        """Train, from the newest checkpoint if there is one, then write samples; return the trainer.
+
+        Args:
+            started: moment by `time.perf_counter` from which the run's time counts; None: now.
+        """
         if self.config.is_named_by_time:
             self.keep_name(run_name)
         with self.ranks.collective_errors():
@@ -78,13 +90,14 @@ class Assembly:
             check_same_on_all_ranks(self.ranks, self.config, identity(self.config, self.data))
         found = self.run.resume_point(self.config.training.resume, self.reporter, self.ranks)
         with self.runtime(found) as runtime, contextlib.ExitStack() as to_the_end:
-            trainer = self.make_trainer(runtime, found)
+            trainer = self.make_trainer(runtime, found, started)
             if self.is_complete(trainer):
                 report_nothing_to_do(trainer, self.reporter)
                 self.report_end()
                 return trainer
             with self.ranks.collective_errors():
                 own = self.begin(trainer, loggers, run_name) if self.ranks.is_main else []
+            self.estimate_end(trainer)
             with CombinedLogger(own) as logger:
                 logger.log_config(to_dict(self.config))
                 logger.log_artifact(
@@ -116,6 +129,8 @@ class Assembly:
         is_new = self.config.training.resume == "never"
         found = None if is_new else self.run.resume_point("auto", self.reporter, self.ranks)
         with self.runtime(found) as runtime:
+            if self.choice:
+                report_choice(self.choice, runtime, self.reporter)
             return make_plan(self.config, self.data, self.run.path, runtime, self.reporter, ranks=self.ranks)
 
     def verify_resume(self, steps: int) -> None:
@@ -162,13 +177,15 @@ class Assembly:
             self.reporter.say(precision.warning)
         return precision
 
-    def make_trainer(self, runtime: Runtime, found: Checkpoint | None) -> Trainer:
+    def make_trainer(self, runtime: Runtime, found: Checkpoint | None, started: float | None) -> Trainer:
         """Return the run's trainer, restored from the checkpoint to resume from, or new."""
         config, ranks = self.config, self.ranks
         are_loaded = found is not None or config.training.start_from is not None
         with ranks.collective_errors():
             where = self.run, runtime, self.reporter
-            trainer = Trainer(config, self.data, *where, ranks=ranks, draw_weights=not are_loaded)
+            trainer = Trainer(
+                config, self.data, *where, ranks=ranks, started=started, draw_weights=not are_loaded
+            )
         if found:
             trainer.restore(found)
         elif config.training.start_from is not None:
@@ -182,12 +199,26 @@ class Assembly:
         run.start(config, self.tokenizer)
         metrics = MetricsFile(run.metrics)
         metrics.truncate_after(trainer.step)
+        if self.choice:
+            report_choice(self.choice, trainer.runtime, self.reporter)
+            Expectation(self.choice.chosen.bits_per_byte, self.choice.low, self.choice.high).write(run.path)
         report_start(trainer, self.reporter)
         if loggers is None:
             dataset = config.logging.dataset or config.data.corpus_name
             logging = dataclasses.replace(config.logging, dataset=dataset)
             loggers = [make_logger(logging, config.wandb, run.path, run_name)]
         return [*loggers, metrics]
+
+    def estimate_end(self, trainer: Trainer) -> None:
+        """Estimate, for a budget in time, how long the run will take after its last checkpoint."""
+        if self.config.training.max_time is None:
+            return
+        model, seconds = trainer.learner.whole_model(), 0.0
+        with self.ranks.while_rank_0_works():
+            if self.ranks.is_main:
+                seconds = sampling_seconds(trainer, model, self.tokenizer)
+        (seconds,), *_ = self.ranks.all_gather_numbers([seconds])
+        trainer.budget.pauses.ending_seconds = EXIT_SECONDS + seconds
 
     def stop(self, trainer: Trainer) -> None:
         """Report that a signal has stopped the run."""
@@ -200,10 +231,12 @@ class Assembly:
         model = trainer.learner.whole_model()
         with self.ranks.while_rank_0_works():
             if self.ranks.is_main:
-                report_steps_in_time(self.config, trainer.step, self.reporter)
+                report_end(trainer, self.reporter)
                 report_skipped_steps(trainer, self.reporter)
-                compare_with_xz(trainer, self.tokenizer, self.reporter)
-                write_samples(trainer, model, self.tokenizer, logger)
+                found = best_weights(trainer, model)
+                report_quality(trainer, found, self.xz, self.reporter)
+                report_expectation(found, self.run.path, self.reporter)
+                write_samples(trainer, model, found, self.tokenizer, logger)
         self.report_end()
 
     def is_complete(self, trainer: Trainer) -> bool:

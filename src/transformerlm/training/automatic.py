@@ -21,6 +21,7 @@ from transformerlm.config.automatic import with_values
 from transformerlm.data import TokenData, fill_placeholders
 from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import Key
+from transformerlm.progress import Reporter
 from transformerlm.recipe import (
     Budget,
     Choice,
@@ -35,6 +36,7 @@ from transformerlm.runtime import Runtime, set_up_process
 from transformerlm.schema import are_known, to_dict
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.formats.folder import holds_tokenizer
+from transformerlm.training.prepare import Prepared, prepare
 from transformerlm.training.torch_settings import temporary_torch_settings
 
 VOCAB_SIZE, TOKENIZER_DIR, TOKEN_DIR = (
@@ -61,65 +63,84 @@ def as_begun(config: TrainConfig, run_dir: Path, ranks: Ranks) -> TrainConfig:
     return _agreed(config, values, ranks)
 
 
+def prepare_automatic(
+    config: TrainConfig,
+    run_dir: Path,
+    reporter: Reporter,
+    ranks: Ranks,
+    started: float,
+    *,
+    owns_process: bool,
+) -> Prepared:
+    """Prepare a run whose config has keys that are "auto": as it was begun, or chosen now.
+
+    Args:
+        started: moment by `time.perf_counter` from which the run's time counts.
+        owns_process: [runtime] may set up the process permanently.
+    """
+    config = as_begun(config, run_dir, ranks)
+    if not config.automatic():
+        return prepare(config, reporter, ranks)
+    dial = None
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
+            dial = Dial.of(config, ranks.size, started, owns_process=owns_process)
+    config = with_vocabulary_chosen(config, dial, ranks)
+    prepared = prepare(config, reporter, ranks)
+    seconds = prepared.seconds + (dial.text_seconds if dial else 0.0)
+    config, choice = with_all_chosen(prepared.config, prepared.data, dial, ranks)
+    return prepared._replace(config=config, choice=choice, seconds=seconds)
+
+
 @dataclass(frozen=True)
 class Dial:
-    """What is known before the choice: the text, the speed of the machine, and when the time began."""
+    """What is known before the choice: the text, the speed of the machine, and the time."""
 
     facts: TextFacts
     speed: TrainingSpeed
-    tokens_at_a_time: int
-    seconds: float
+    budget: Budget
+    text_seconds: float
     """Time that reading the text took, which does not count."""
 
     @classmethod
-    def of(cls, config: TrainConfig, *, owns_process: bool) -> Dial:
-        """Look at the text, and measure this machine.
-
-        Args:
-            owns_process: [runtime] may set up the process permanently.
+    def of(cls, config: TrainConfig, num_ranks: int, started: float, *, owns_process: bool) -> Dial:
+        """Look at the text, and measure this machine; arguments as for `prepare_automatic`.
 
         Raises:
             DataError: the corpus cannot be read.
         """
         before = time.perf_counter()
         facts = survey(config.data, config.tokenizer, existing_tokenizer(config))
-        seconds = time.perf_counter() - before
+        text_seconds = time.perf_counter() - before
         with contextlib.ExitStack() as stack:
             if owns_process:
                 set_up_process(config.runtime)
             else:
                 stack.enter_context(temporary_torch_settings(config.runtime))
             runtime = Runtime.from_config(config.runtime)
-            return cls(
-                facts, measure_speed(runtime, config.runtime), TOKENS_AT_A_TIME[runtime.device.type], seconds
-            )
-
-    def budget(self, config: TrainConfig, elapsed: float, num_ranks: int) -> Budget:
-        """Return the time for steps; `elapsed`: seconds of [training].max_time that have been spent."""
-        seconds = (config.training.max_seconds or 0.0) - elapsed - SECONDS_OUTSIDE
-        return Budget(
-            max(0.1 * (config.training.max_seconds or 0.0), seconds), self.tokens_at_a_time, num_ranks
-        )
+            speed = measure_speed(runtime, config.runtime)
+        elapsed = time.perf_counter() - started - text_seconds
+        max_seconds = config.training.max_seconds or 0.0
+        seconds = max(max_seconds / 10, max_seconds - elapsed - SECONDS_OUTSIDE)
+        budget = Budget(seconds, TOKENS_AT_A_TIME[runtime.device.type], num_ranks)
+        return cls(facts, speed, budget, text_seconds)
 
 
-def with_vocabulary_chosen(
-    config: TrainConfig, dial: Dial | None, budget: Budget | None, ranks: Ranks
-) -> TrainConfig:
+def with_vocabulary_chosen(config: TrainConfig, dial: Dial | None, ranks: Ranks) -> TrainConfig:
     """Return the config with a known vocabulary, and known folders of tokenizer and tokens.
 
     A tokenizer in the folder that is set, or in the default one, is used. Otherwise the vocabulary is chosen,
     and has folders of its own: another time may need another one.
 
     Args:
-        dial, budget: on rank 0; None on the others.
+        dial: None on ranks other than 0.
     """
 
     def values() -> dict[Key, Any]:
         assert dial
-        assert budget
         size = None
         if existing_tokenizer(config) is None and not are_known(config.tokenizer.vocab_size):
-            size = choose(config, dial.facts, dial.speed, budget).model.vocab_size
+            size = choose(config, dial.facts, dial.speed, dial.budget).model.vocab_size
         folder = f"data/{{corpus}}/{size}-ids" if size else "data/{corpus}"
         return {VOCAB_SIZE: size, TOKENIZER_DIR: f"{folder}/tokenizer", TOKEN_DIR: folder}
 
@@ -127,18 +148,18 @@ def with_vocabulary_chosen(
 
 
 def with_all_chosen(
-    config: TrainConfig, data: TokenData, dial: Dial | None, budget: Budget | None, ranks: Ranks
+    config: TrainConfig, data: TokenData, dial: Dial | None, ranks: Ranks
 ) -> tuple[TrainConfig, Choice | None]:
     """Return the config without "auto", and on rank 0 why.
 
     Args:
         config: with a known vocabulary.
-        dial, budget: on rank 0; None on the others.
+        dial: None on ranks other than 0.
     """
     choice = None
-    if dial and budget:
+    if dial:
         facts = counted(dial.facts, data, config.model.vocabulary_rows)
-        choice = make_choice(config, facts, dial.speed, budget)
+        choice = make_choice(config, facts, dial.speed, dial.budget)
 
     def values() -> dict[Key, Any]:
         assert choice

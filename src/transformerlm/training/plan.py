@@ -16,9 +16,10 @@ from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.optim import lr_factor
 from transformerlm.progress import Reporter
 from transformerlm.runtime import Runtime, measured_flops_ceiling
-from transformerlm.training.budget import make_budget, tokens_per_step
+from transformerlm.training.budget import make_budget
 from transformerlm.training.learner import Learner
 from transformerlm.training.memory import TrainingMemory, device_memory, training_memory
+from transformerlm.training.pauses import tokens_per_step
 from transformerlm.training.timers import FIRST_STEPS, Clock, duration
 
 MEASURED_SECONDS = 3.0
@@ -68,7 +69,7 @@ def make_plan(
     learner.prepare()
     steps, seconds_per_step = measured_pace(learner, data, now)
     clock = Clock(now)
-    budget = make_budget(config, clock, data.val.num_tokens if data.val else 0)
+    budget = make_budget(config, clock, data.train.num_tokens, data.val.num_tokens if data.val else 0)
     size = learner.micro_batches.size
     files = [file for file in (data.train, data.val) if file]
     whole_run = budget.whole_run(seconds_per_step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,30 +11,67 @@ from transformerlm.config import TrainConfig
 from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import ConfigError, Key, Problem
 from transformerlm.progress import Reporter
+from transformerlm.schema import are_known
 from transformerlm.storage.files import remove_directory
+from transformerlm.training.timers import duration
 
 if TYPE_CHECKING:
     from transformerlm.data import TokenData
+    from transformerlm.evaluation.xz import XzBaseline
+    from transformerlm.recipe import Choice
     from transformerlm.tokenizer import Tokenizer
 
 
+MIN_TOLD_SECONDS = 1.0
+"""Duration from which preparing the text is told apart from the run's time; opening its files is shorter."""
+
+
+MIN_TOKENS = 16
+"""Tokens to train on without which nothing can be chosen."""
+
+
 class Prepared(NamedTuple):
-    """A config with a known vocabulary size, the tokenizer, and the token files."""
+    """A config with a known vocabulary size, the tokenizer, the token files, and a baseline for them."""
 
     config: TrainConfig
     tokenizer: Tokenizer
     data: TokenData
+    xz: XzBaseline | None = None
+    """Bits per byte of xz on the validation text; only on rank 0."""
+    seconds: float = 0.0
+    """Time of reading text and making tokens, which is not part of the run's; 0 if there was little to do."""
+    choice: Choice | None = None
+    """Why the config has the values that were "auto"; only on rank 0 of a run that begins."""
 
 
 def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
     """Prepare a run: rank 0 makes tokenizer and token files if they are missing, then all ranks open them."""
+    before, xz = time.perf_counter(), None
     with ranks.while_rank_0_works():
         if ranks.is_main:
             tokenizer, data = _make(config, reporter)
     with ranks.collective_errors():
         if not ranks.is_main:
             tokenizer, data = _open(config)
-    return Prepared(with_vocabulary(config, tokenizer, data), tokenizer, data)
+    complete = with_vocabulary(config, tokenizer, data)
+    with ranks.while_rank_0_works():
+        if ranks.is_main:
+            xz = _baseline(config, tokenizer, data, reporter)
+    seconds = time.perf_counter() - before
+    if seconds < MIN_TOLD_SECONDS:
+        return Prepared(complete, tokenizer, data, xz)
+    if config.training.max_time is not None:
+        what = f"in addition to the {config.training.max_time} of training"
+        reporter.say(f"reading text and making tokens: {duration(seconds)}, {what}")
+    return Prepared(complete, tokenizer, data, xz, seconds)
+
+
+def _baseline(
+    config: TrainConfig, tokenizer: Tokenizer, data: TokenData, reporter: Reporter
+) -> XzBaseline | None:
+    from transformerlm.evaluation.xz import xz_baseline
+
+    return xz_baseline(data, tokenizer, config.data.document_separator, reporter)
 
 
 def _make(config: TrainConfig, reporter: Reporter) -> tuple[Tokenizer, TokenData]:
@@ -44,7 +82,8 @@ def _make(config: TrainConfig, reporter: Reporter) -> tuple[Tokenizer, TokenData
     tokenizer_dir = Path(fill_placeholders(config.tokenizer.tokenizer_dir, config.data))
     is_own = not tokenizer_dir.exists()
     tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter)
-    min_tokens = config.model.context_length + 1
+    # A context that is chosen will fit into the text.
+    min_tokens = config.model.context_length + 1 if are_known(config.model.context_length) else MIN_TOKENS
     try:
         data = prepare_data(config.data, config.tokenizer, tokenizer, reporter, min_tokens=min_tokens)
     except TooFewTokensError as error:
@@ -74,7 +113,7 @@ def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) 
     if asked is not None and asked < needed:
         what = f"expected at least the tokenizer's {needed} ids, got {asked}"
         problems.append(Problem(Key("model", "vocab_size"), what))
-    if config.model.context_length >= data.train.num_tokens:
+    if are_known(config.model.context_length) and config.model.context_length >= data.train.num_tokens:
         problems.append(_too_few_tokens(config, data.train.num_tokens))
     if problems:
         raise ConfigError(problems)

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
+from pathlib import Path
 
-from transformerlm.config import TrainConfig
-from transformerlm.data import TokenFile
-from transformerlm.evaluation.loss import xz_bits_per_byte
+from transformerlm.checkpoint.load_state import load_model_state
+from transformerlm.checkpoint.store import checkpoint_name, read_checkpoint
+from transformerlm.errors import CheckpointError
+from transformerlm.evaluation.loss import Validation
+from transformerlm.evaluation.xz import XzBaseline
 from transformerlm.infer import complete, completion_values
 from transformerlm.logging import Logger, MetricsFile, names
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.progress import Reporter
+from transformerlm.recipe import Choice, choice_rows
+from transformerlm.runtime import Runtime
 from transformerlm.tokenizer import Tokenizer
-from transformerlm.training.trainer import Trainer
+from transformerlm.training.expectation import Expectation
+from transformerlm.training.timers import duration
+from transformerlm.training.trainer import TRIALS, Trainer
 
-XZ_LIMIT_BYTES = 16_000_000
-"""Size limit of texts that are compressed for comparison: xz takes about a second per megabyte."""
-XZ_MIN_BYTES = 10_000
-"""Size of a validation text from which the comparison means something: xz adds 60 bytes of its own."""
+TRIAL_TOKENS = 9
+"""Tokens of each text that are written to find out how long the samples will take."""
+
+
+def report_choice(choice: Choice, runtime: Runtime, reporter: Reporter) -> None:
+    """Report what was chosen for "auto", and what is expected of it."""
+    for topic, what, value in choice_rows(choice, runtime):
+        reporter.say(f"{topic:<10}{what:<16}{value}")
+
+
+def report_expectation(found: Validation | None, run_dir: Path, reporter: Reporter) -> None:
+    """Report what was expected of the run, where something was, and what it came to."""
+    expected = Expectation.read(run_dir)
+    if expected and found:
+        got = found.evaluation.bits_per_byte
+        where = "within" if expected.low <= got <= expected.high else "outside"
+        reporter.say(f"expected: {expected}; got {got:.3f}, {where} that range")
 
 
 def report_start(trainer: Trainer, reporter: Reporter) -> None:
@@ -32,11 +54,20 @@ def report_start(trainer: Trainer, reporter: Reporter) -> None:
         reporter.say(f"resumed: {trainer.run.path}, {budget.done(trainer.step)}")
 
 
-def report_steps_in_time(config: TrainConfig, step: int, reporter: Reporter) -> None:
-    """Report the number of steps that a budget in time allowed."""
-    if config.training.max_time is not None:
-        short = ", all of them in the warm-up" if step <= config.schedule.warmup_steps else ""
-        reporter.say(f"trained: {step} steps in {config.training.max_time}{short}")
+def report_end(trainer: Trainer, reporter: Reporter) -> None:
+    """Report the number of steps that a time allowed, and what has ended the run before its budget."""
+    training, step, budget = trainer.config.training, trainer.step, trainer.budget
+    ended_by = budget.ended_by(step)
+    if training.max_time is not None:
+        taken = duration(trainer.clock.elapsed)
+        in_time = training.max_time if ended_by == "budget" else f"{taken} of {training.max_time}"
+        reporter.say(f"trained: {step} steps in {in_time}")
+    if ended_by == "passes":
+        passes = step * budget.tokens_per_step / trainer.data.train.num_tokens
+        reporter.say(f"the text is used up: {passes:.3g} passes; more time would not help, more text would")
+    if ended_by == "anneal" and budget.anneal and trainer.best:
+        fall = f"the learning rate fell from step {budget.anneal.step} to {step}"
+        reporter.say(f"ended early: {fall}; the best validation is that of step {trainer.best.step}")
 
 
 def report_skipped_steps(trainer: Trainer, reporter: Reporter) -> None:
@@ -45,36 +76,33 @@ def report_skipped_steps(trainer: Trainer, reporter: Reporter) -> None:
         reporter.say(f"skipped: {number} of {trainer.step} steps: not finite, or spikes")
 
 
-def compare_with_xz(trainer: Trainer, tokenizer: Tokenizer, reporter: Reporter) -> None:
-    """Report the model's bits per byte on the validation text, and those of a good compressor."""
-    train, val, newest = trainer.data.train, trainer.data.val, trainer.newest
-    if val is None or newest is None:
-        return
-    found = newest.evaluation
-    numbers = f"loss {found.loss:.3f}, perplexity {found.perplexity:.1f}"
-    reporter.say(f"validation: {found.bits_per_byte:.3f} bits per byte ({numbers})")
-    if not XZ_MIN_BYTES <= val.num_bytes <= XZ_LIMIT_BYTES:
-        return
-    separator = tokenizer.special_token_ids.get(trainer.config.data.document_separator, -1)
+def report_quality(
+    trainer: Trainer, found: Validation | None, xz: XzBaseline | None, reporter: Reporter
+) -> None:
+    """Report bits per byte on the validation text, and those of a good compressor.
 
-    def text(file: TokenFile) -> bytes:
-        return tokenizer.decode_bytes(file.tokens[file.tokens != separator])
-
-    reads_train = train.num_bytes + val.num_bytes <= XZ_LIMIT_BYTES
-    total = 2 * (train.num_bytes + val.num_bytes) if reads_train else val.num_bytes
-    with reporter.bar(total, "B", "comparing with xz") as bar:
-        alone = xz_bits_per_byte(text(val), progress=bar.update)
-        line = f"xz -9e on the same text: {alone:.3f} bits per byte"
-        if reads_train:
-            after = xz_bits_per_byte(text(val), after=text(train), progress=bar.update)
-            line += f"; {after:.3f} when it has read the training text"
-    reporter.say(line)
+    Args:
+        found: the validation of the weights that the run ends with, its best ones.
+        xz: the compressor's.
+    """
+    last = trainer.newest
+    if found is None or last is None:
+        return
+    if found.step != last.step:
+        what = f"step {found.step} is the best: the last one, {last.step}"
+        reporter.say(f"{what}, has {last.evaluation.bits_per_byte:.3f} bits per byte on the validation text")
+    numbers = f"loss {found.evaluation.loss:.3f}, perplexity {found.evaluation.perplexity:.1f}"
+    reporter.say(f"validation: {found.evaluation.bits_per_byte:.3f} bits per byte ({numbers})")
+    if xz is not None:
+        reporter.say(str(xz))
 
 
 def report_nothing_to_do(trainer: Trainer, reporter: Reporter) -> None:
     """Report that a run is complete, and what would continue it."""
     training = trainer.config.training
     budget = next((name for name in ("max_tokens", "max_time") if getattr(training, name)), "max_steps")
+    if trainer.budget.ended_by(trainer.step) == "passes":
+        budget = "max_passes"
     done = f"{trainer.run.path}, {trainer.budget.done(trainer.step)}"
     reporter.say(f"resumed: {done}: nothing is left to do; a larger [training].{budget} trains on")
 
@@ -87,7 +115,8 @@ def is_complete_in_folder(trainer: Trainer) -> bool:
 
 def _samples_are_written(trainer: Trainer) -> bool:
     generation = trainer.config.generation
-    expected = [(trainer.step, text) for text in generation.prompts for _ in range(generation.num_samples)]
+    step = _result_step(trainer)
+    expected = [(step, text) for text in generation.prompts for _ in range(generation.num_samples)]
     try:
         records = [json.loads(line) for line in trainer.run.samples.read_bytes().splitlines()]
         return [(record["step"], record[names.PROMPT]) for record in records] == expected
@@ -95,8 +124,58 @@ def _samples_are_written(trainer: Trainer) -> bool:
         return False
 
 
-def write_samples(trainer: Trainer, model: TransformerLM, tokenizer: Tokenizer, logger: Logger) -> None:
-    """Continue the prompts of [generation], log the texts and keep them in the run's folder."""
+def _result_step(trainer: Trainer) -> int:
+    return trainer.chosen.step if trainer.chosen else trainer.step
+
+
+def best_weights(trainer: Trainer, model: TransformerLM) -> Validation | None:
+    """Load the best checkpoint of a complete run into `model`, where its last weights are worse.
+
+    Returns:
+        The validation of the weights that the model has then.
+    """
+    found = trainer.chosen
+    if found is None or found is trainer.newest:
+        return found
+    path = trainer.run.checkpoints / checkpoint_name(found.step)
+    try:
+        load_model_state(model, read_checkpoint(path).model_state(), str(path))
+    except CheckpointError as error:
+        trainer.reporter.say(f"warning: the best checkpoint is not used: {error}")
+        return trainer.newest
+    return found
+
+
+def sampling_seconds(trainer: Trainer, model: TransformerLM, tokenizer: Tokenizer) -> float:
+    """Return the time that `write_samples` will take, from a few tokens of each sample.
+
+    Kernels that it needs are loaded, or compiled, here already.
+    """
+    generation = trainer.config.generation
+
+    def seconds(max_new_tokens: int) -> tuple[float, int]:
+        few = dataclasses.replace(generation, max_new_tokens=max_new_tokens)
+        start = time.perf_counter()
+        with trainer.runtime.autocast():
+            texts = complete(model, tokenizer, few, seed=trainer.config.runtime.seed)
+        return time.perf_counter() - start, max(len(text.token_ids) for text in texts)
+
+    if not generation.prompts:
+        return 0.0
+    first, _ = min(seconds(1) for _ in range(TRIALS))
+    some, number = min(seconds(TRIAL_TOKENS) for _ in range(TRIALS))
+    return first + max(0.0, some - first) / max(1, number - 1) * (generation.max_new_tokens - 1)
+
+
+def write_samples(
+    trainer: Trainer, model: TransformerLM, found: Validation | None, tokenizer: Tokenizer, logger: Logger
+) -> None:
+    """Continue the prompts of [generation], log the texts and keep them in the run's folder.
+
+    Args:
+        model: the run's result.
+        found: its validation.
+    """
     config, run, generation = trainer.config, trainer.run, trainer.config.generation
     with trainer.runtime.autocast():
         completions = complete(model, tokenizer, generation, seed=config.runtime.seed)
@@ -105,4 +184,4 @@ def write_samples(trainer: Trainer, model: TransformerLM, tokenizer: Tokenizer, 
         for completion in completions:
             values = completion_values(completion, generation)
             logger.log(values, trainer.step)
-            samples.log(values, trainer.step)
+            samples.log(values, found.step if found else trainer.step)

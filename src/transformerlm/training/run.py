@@ -13,6 +13,8 @@ assembly.py assembles the rest.
 from __future__ import annotations
 
 import contextlib
+import gc
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +29,12 @@ from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.storage.files import full_disk_as_output_error, remove_dead_temporaries
 from transformerlm.storage.lock import LOCK_FILE, locked
 from transformerlm.training.folders import check_folders
-from transformerlm.training.prepare import prepare
+from transformerlm.training.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
     from transformerlm.evaluation.loss import Validation
     from transformerlm.logging import Logger
+    from transformerlm.training.assembly import Assembly
     from transformerlm.training.plan import Plan
 
 
@@ -67,6 +70,7 @@ def train(
     loggers: Sequence[Logger] | None = None,
     *,
     owns_process: bool = False,
+    started: float | None = None,
 ) -> TrainingResult:
     """Train a model: make the tokenizer and the token files if they are missing, train, write samples.
 
@@ -82,22 +86,21 @@ def train(
         loggers: receive metrics and samples; None: the one that [logging] names.
         owns_process: True if the process has no other purpose, as in the command: [runtime] sets it up
             permanently, the allocator keeps freed memory, and after a stop Ctrl-C ends it at once.
+        started: moment by `time.perf_counter` from which [training].max_time counts; None: this call.
 
     Raises:
         TransformerLMError: any error that the user can correct, as one of its subclasses: ConfigError,
             DataError, CheckpointError, NumericalError, OutputError, LockedError.
     """
+    started = time.perf_counter() if started is None else started
     with (
         _ranks(reporter) as (ranks, reporter),
         locked_run_folder(config, ranks, reporter) as (run_dir, run_name),
     ):
         check_start(config, run_dir, reporter, ranks)
-        prepared = prepare(config, reporter, ranks)
-        # Imported only now: torch takes seconds, and an error in the text is told before.
-        from transformerlm.training.assembly import Assembly
-
-        assembly = Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process)
-        trainer = assembly.train(loggers, run_name)
+        prepared = _prepare(config, run_dir, reporter, ranks, started, owns_process=owns_process)
+        assembly = _assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process)
+        trainer = assembly.train(loggers, run_name, started + prepared.seconds)
         ranks.barrier()
     stop_signal = trainer.rank_sync.received
     return TrainingResult(run_dir, trainer.step, trainer.best, trainer.newest, stop_signal)
@@ -114,10 +117,9 @@ def plan_run(config: TrainConfig, reporter: Reporter | None = None, *, owns_proc
         run_dir = run_path(config, resolved_run_name(config.logging))
         with ranks.collective_errors():
             check_folders(config, run_dir)
-        prepared = prepare(config, reporter, ranks)
-        from transformerlm.training.assembly import Assembly
-
-        return Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process).plan()
+        started = time.perf_counter()
+        prepared = _prepare(config, run_dir, reporter, ranks, started, owns_process=owns_process)
+        return _assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process).plan()
 
 
 def verify_run(
@@ -134,11 +136,41 @@ def verify_run(
     if config.is_named_by_time:
         raise ConfigError(NEEDS_RUN_NAME, key=Key("logging", "run_name"))
     with _ranks(reporter) as (ranks, reporter), locked_run_folder(config, ranks, reporter) as (run_dir, _):
-        prepared = prepare(config, reporter, ranks)
-        from transformerlm.training.assembly import Assembly
-
-        Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process).verify_resume(steps)
+        started = time.perf_counter()
+        prepared = _prepare(config, run_dir, reporter, ranks, started, owns_process=owns_process)
+        _assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process).verify_resume(steps)
         ranks.barrier()
+
+
+def _prepare(
+    config: TrainConfig,
+    run_dir: Path,
+    reporter: Reporter,
+    ranks: Ranks,
+    started: float,
+    *,
+    owns_process: bool,
+) -> Prepared:
+    """Prepare a run, and replace each "auto" of its config."""
+    if not config.automatic():
+        return prepare(config, reporter, ranks)
+    from transformerlm.training.automatic import prepare_automatic
+
+    return prepare_automatic(config, run_dir, reporter, ranks, started, owns_process=owns_process)
+
+
+def _assembly(
+    prepared: Prepared, run_dir: Path, reporter: Reporter, ranks: Ranks, *, owns_process: bool
+) -> Assembly:
+    """Import the assembly only now: torch takes seconds, and an error in the text is told before."""
+    was_enabled = gc.isenabled()
+    gc.disable()  # nothing that is imported is garbage, and looking for it takes a sixth of the time
+    try:
+        from transformerlm.training.assembly import Assembly
+    finally:
+        if was_enabled:
+            gc.enable()
+    return Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transformerlm.checkpoint.load_state import as_checkpoint_error
 from transformerlm.checkpoint.run_directory import RunDirectory
-from transformerlm.checkpoint.store import Checkpoint
+from transformerlm.checkpoint.store import BEST_VALIDATION, IS_COMPLETE, NEWEST_VALIDATION, Checkpoint
 from transformerlm.evaluation.loss import Validation
 
 
@@ -42,6 +42,12 @@ class RunState:
     """`Clock.state()`: the seconds that the run has spent on each kind of work."""
     completed_seconds: float
     """The longest time budget that this run has used up."""
+    since_best: int
+    """Validations after the best one."""
+    budget: Mapping[str, Any]
+    """`Budget.state()`: the early end of the run, if it has begun."""
+    is_complete: bool
+    """True if no further step will be taken."""
 
     def training(self) -> dict[str, Any]:
         """Return the content of training.safetensors: with the weights, all that a resumed run needs."""
@@ -50,6 +56,8 @@ class RunState:
             "guard": self.step_guard,
             "best": self.best.to_plain() if self.best else [],
             "newest": self.newest.to_plain() if self.newest else [],
+            "since_best": self.since_best,
+            "budget": self.budget,
         }
 
     def about(self) -> dict[str, Any]:
@@ -58,7 +66,9 @@ class RunState:
             "config": self.config,
             "identity": self.identity,
             "environment": self.environment,
-            "newest_validation": self.newest.to_plain() if self.newest else [],
+            NEWEST_VALIDATION: self.newest.to_plain() if self.newest else [],
+            BEST_VALIDATION: self.best.to_plain() if self.best else [],
+            IS_COMPLETE: self.is_complete,
             "micro_batch_size": self.micro_batch_size,
             "clock": self.clock,
             "completed_seconds": self.completed_seconds,
@@ -91,4 +101,7 @@ class RunState:
                 micro_batch_size=about.get("micro_batch_size"),
                 clock=about.get("clock", {}),
                 completed_seconds=float(about.get("completed_seconds", 0.0)),
+                since_best=int(training.get("since_best", 0)),
+                budget=training.get("budget", {}),
+                is_complete=about.get(IS_COMPLETE) is True,
             )

@@ -5,10 +5,17 @@ This module only measures time; budget.py uses the measurements.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+IMPORTED = time.perf_counter()
+"""When this module was imported: of a command, soon after its start."""
+
+MAX_IMPORT_SECONDS = 60.0
+"""Longest time from the start of a command to the import of this package that is believed."""
 FIRST_STEPS = 3
 """Number of first steps of a process that are atypically slow: they fill caches, start threads, compile."""
 
@@ -53,9 +60,9 @@ class Clock:
         self._spent = dict.fromkeys(KINDS, Spent())
         self._first_steps = 0
 
-    def start(self) -> None:
-        """Start the clock: earlier time does not count."""
-        self._mark = self._now()
+    def start(self, since: float | None = None) -> None:
+        """Start the clock: time before `since` does not count; None: before now."""
+        self._mark = self._now() if since is None else since
 
     def spend(self, kind: str, times: int = 1) -> None:
         """Assign the time since the last call to `kind`, which was done `times` times in it."""
@@ -100,6 +107,23 @@ class Clock:
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore the result of `state`."""
         self._spent |= {kind: Spent(float(s), int(times)) for kind, (s, times) in state.items()}
+
+
+def process_start() -> float:
+    """Return the moment at which this process was started, by `time.perf_counter`.
+
+    Linux tells it to a hundredth of a second. Elsewhere it is the import of this package.
+    """
+    try:
+        # The name of the program, in parentheses, may contain anything.
+        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, AttributeError, ValueError, IndexError):
+        return IMPORTED
+    start = min(IMPORTED, time.perf_counter() - age)
+    # A container may have a clock of its own, by which the process began in the future or long ago.
+    return start if IMPORTED - start < MAX_IMPORT_SECONDS else IMPORTED
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from transformerlm.checkpoint.load_state import as_checkpoint_error
 from transformerlm.checkpoint.run_directory import RunDirectory, check_same_run, environment, identity
@@ -23,7 +24,6 @@ from transformerlm.errors import OutputError, TransformerLMError
 from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, rank_share
 from transformerlm.logging import Logger, names, to_floats
 from transformerlm.nn import training_flops_per_token
-from transformerlm.optim import lr_factor
 from transformerlm.progress import Bar, Reporter
 from transformerlm.runtime import Runtime, measured_flops_ceiling
 from transformerlm.schema import to_dict
@@ -35,6 +35,13 @@ from transformerlm.training.run_state import RunState
 from transformerlm.training.step_guard import StepGuard, Verdict
 from transformerlm.training.timers import SAVING, STARTING, VALIDATING, Clock
 
+TRIALS = 2
+"""Number of times that a trial is repeated after its first, slow one."""
+TRIAL_TOKENS = 2048
+"""Tokens of a validation that are tried: a fraction of a step if that takes long, else a small time."""
+EXPECTED_UTILISATION = 0.25
+"""Fraction of the FLOPs ceiling that steps are expected to reach, until their pace has been measured."""
+
 
 class Trainer:
     """Training of one model: `train()` is the loop, the other methods are its parts.
@@ -45,6 +52,7 @@ class Trainer:
     Args:
         config: with a known `model.vocab_size`.
         now: clock in seconds, for a budget in time.
+        started: moment by `now` from which the run's time counts; None: the call of `train`.
         draw_weights: False if weights will be loaded before the first step.
     """
 
@@ -58,10 +66,11 @@ class Trainer:
         now: Callable[[], float] = time.perf_counter,
         ranks: Ranks = SINGLE_PROCESS,
         *,
+        started: float | None = None,
         draw_weights: bool = True,
     ) -> None:
         self.config, self.data, self.run, self.runtime, self.reporter = config, data, run, runtime, reporter
-        self.ranks = ranks
+        self.ranks, self.started = ranks, started
         self.learner = Learner(config, runtime, reporter, ranks, draw_weights=draw_weights)
         self.model = self.learner.model
         size, context_length = config.training.batch_size, config.model.context_length
@@ -70,16 +79,33 @@ class Trainer:
         self.clock = Clock(now)
         self.rank_sync = make_rank_sync(self.clock, ranks)
         validation_tokens = data.val.num_tokens if data.val else 0
-        self.budget = make_budget(config, self.rank_sync.clock, validation_tokens)
+        self.budget = make_budget(config, self.rank_sync.clock, data.train.num_tokens, validation_tokens)
         self.step_guard = StepGuard(config.training)
         self.step = 0
         """Completed optimizer steps."""
         self.best: Validation | None = None
         self.newest: Validation | None = None
-        self.saved_step: int | None = None
+        self.since_best = 0
+        """Validations after the best one."""
+        self.is_complete = False
+        """True if no further step will be taken."""
+        self.saved: tuple[int, bool] | None = None
+        """Step of the checkpoint that was written or loaded last, and its `is_complete`."""
         self.flops_ceiling = math.inf
         self.last_lap = self.clock.lap()
         """Steps and seconds up to the last record of metrics."""
+
+    @property
+    def flops_per_token(self) -> float:
+        """FLOPs of a training step for each of its tokens."""
+        return training_flops_per_token(self.config.model, self.config.model.context_length)
+
+    @property
+    def chosen(self) -> Validation | None:
+        """The validation whose weights are the result of a complete run: the best, or an equal newest one."""
+        if self.best and self.newest and self.best.evaluation.loss < self.newest.evaluation.loss:
+            return self.best
+        return self.newest
 
     def train(self, logger: Logger) -> int:
         """Train to the end of the budget or to a signal; return 0, or 128 + the signal's number.
@@ -90,6 +116,7 @@ class Trainer:
             TransformerLMError: out of memory for a single sequence.
         """
         self.prepare()
+        self.is_complete = False
         with self.rank_sync.signals, self.reporter.bar(*self.budget.bar, "training") as bar:
             shown = 0
             self.rank_sync.sync()
@@ -105,7 +132,8 @@ class Trainer:
                 bar.update(self.budget.used(self.step) - shown)
                 shown = self.budget.used(self.step)
             if is_last:  # even if a signal came in the last step: the run is complete
-                self.budget.complete()
+                self.is_complete = True
+                self.budget.complete(self.step)
                 self.validate(logger)
             self.save(logger, is_last=True)
         return self.rank_sync.exit_status
@@ -114,7 +142,7 @@ class Trainer:
         """Take one optimizer step over one global batch, unless the step guard refuses it."""
         training, step = self.config.training, self.step + 1
         # Set for the step that it governs: the first step already learns, the last one has the minimum.
-        factor = lr_factor(step, self.config.schedule, self.budget.schedule_steps(step))
+        factor = self.budget.lr_factor(step)
         measure_norms = self.config.logging.activation_norms and is_due(step, training.log_every)
         self.clock.spend_on_step(times=0)
         number, ranks = self.step + self.step_guard.num_left_out, self.ranks
@@ -134,16 +162,35 @@ class Trainer:
             return
         if is_due(self.step, training.validate_every) and self.budget.has_room_for(VALIDATING, self.step):
             self.validate(logger)
+            self.end_early_if_no_better()
         is_new_best = self.best is not None and self.best.step == self.step
         is_wanted = is_new_best or is_due(self.step, training.checkpoint_every)
         if is_wanted and self.budget.has_room_for(SAVING, self.step):
             self.save(logger)
 
+    def end_early_if_no_better(self) -> None:
+        """Let the learning rate fall to its end after [training].patience validations without progress."""
+        patience = self.config.training.patience
+        if patience is None or self.since_best < patience or self.budget.anneal is not None:
+            return
+        assert self.best
+        last_step = self.budget.begin_anneal(self.step).last_step
+        what = f"validation loss: no lower than at step {self.best.step} in {self.since_best} validations"
+        self.reporter.say(
+            f"{what}: the learning rate falls from now on, until step {last_step} at the latest"
+        )
+
     def prepare(self) -> None:
         """Compile, wrap the model for several ranks, measure the FLOPs ceiling, make the run's folder."""
-        self.clock.start()
+        self.clock.start(self.started)
         self.learner.prepare()
-        self.flops_ceiling = self.ranks.size * measured_flops_ceiling(self.runtime)
+        # All ranks use the same numbers, since the learning rate depends on them.
+        ceilings = self.ranks.all_gather_numbers([measured_flops_ceiling(self.runtime)])
+        self.flops_ceiling = sum(ceiling for (ceiling,) in ceilings)
+        flops = self.flops_per_token * self.budget.tokens_per_step
+        self.budget.expected_pace = flops / self.flops_ceiling / EXPECTED_UTILISATION
+        if self.config.training.max_time is not None and self.newest is None:
+            self.budget.pauses.validating_seconds = self.measured_validation()
         self.clock.spend(STARTING)
         self.last_lap = self.clock.lap()
         make_directory(self.run.path)
@@ -176,16 +223,15 @@ class Trainer:
     def log_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
         """Fetch a step's numbers and log them (host sync)."""
         lap, self.last_lap = self.clock.lap() - self.last_lap, self.clock.lap()
-        model, tokens_per_step = self.config.model, self.budget.tokens_per_step
+        tokens_per_step = self.budget.tokens_per_step
         tokens_per_second = lap.steps * tokens_per_step / lap.seconds
-        flops_per_token = training_flops_per_token(model, model.context_length)
         values = {
             names.LOSS: result.loss.item(),
             names.LR: result.lr,
             names.GRAD_L2_NORM: result.grad_norm.item(),
             names.TOKENS: self.step * tokens_per_step,
             names.TOKENS_PER_SECOND: tokens_per_second,
-            names.MFU: tokens_per_second * flops_per_token / self.flops_ceiling,
+            names.MFU: tokens_per_second * self.flops_per_token / self.flops_ceiling,
             names.DATA_WAIT_FRACTION: lap.data_seconds / lap.seconds,
             names.SPIKES: self.step_guard.num_spikes,
             names.SKIPPED_STEPS: self.step_guard.num_skipped,
@@ -205,21 +251,40 @@ class Trainer:
         self.clock.spend_on_step(times=0)
         found = self.learner.micro_batches.run(lambda size: self.evaluate(val, size))
         self.newest = Validation(self.step, found)
+        self.since_best += 1
         if self.best is None or found.loss < self.best.evaluation.loss:
-            self.best = self.newest
+            self.best, self.since_best = self.newest, 0
         values = {names.VAL_LOSS: found.loss, names.VAL_PERPLEXITY: found.perplexity}
         logger.log(values | {names.VAL_BITS_PER_BYTE: found.bits_per_byte}, self.step)
         self.clock.spend(VALIDATING)
         self.rank_sync.sync()
 
-    def evaluate(self, data: TokenFile, batch_size: int) -> MeanLoss:
-        """Return the mean loss on a token file, `batch_size` windows at a time; each rank computes its
-        part."""
+    def measured_validation(self) -> float | None:
+        """Return the seconds of a validation, from a part of it; None without validation text."""
+        val, context_length = self.data.val, self.config.model.context_length
+        if val is None:
+            return None
+        num_windows = min(self.learner.micro_batches.size, max(1, TRIAL_TOKENS // context_length))
+        num_tokens = min(val.num_tokens, num_windows * self.ranks.size * context_length + 1)
+        start = 0.0
+        for trial in range(1 + TRIALS):
+            if trial == 1:  # the first one is slow
+                start = self.clock.elapsed
+            self.learner.micro_batches.run(partial(self.evaluate, val, num_tokens=num_tokens))
+        (found,), *_ = self.ranks.all_gather_numbers([(self.clock.elapsed - start) / TRIALS])
+        return found * val.num_tokens / num_tokens
+
+    def evaluate(self, data: TokenFile, batch_size: int, num_tokens: int | None = None) -> MeanLoss:
+        """Return the mean loss on a token file, `batch_size` windows at a time; each rank computes its part.
+
+        Args:
+            num_tokens: of the text, from its beginning; None: all.
+        """
         context_length, device = self.config.model.context_length, self.runtime.device
-        share_of = data.num_tokens, context_length, batch_size, self.ranks.world
-        first, last, padding_passes = rank_share(*share_of)
+        num_tokens = num_tokens or data.num_tokens
+        first, last, padding_passes = rank_share(num_tokens, context_length, batch_size, self.ranks.world)
         batches: Iterable[Batch] = ()
-        if last > first or data.num_tokens < 2:  # too few tokens are refused by validation_windows
+        if last > first or num_tokens < 2:  # too few tokens are refused by validation_windows
             share = data.tokens[first : last + 1]
             batches = validation_windows(share, context_length, batch_size, device)
         forward, tokens_per_byte = self.learner.forward, data.num_tokens / data.num_bytes
@@ -230,7 +295,7 @@ class Trainer:
 
         If it cannot be written, the run continues with a warning; at the end of the run that is an error.
         """
-        if self.saved_step == self.step:
+        if self.saved == (self.step, self.is_complete):
             return
         self.clock.spend_on_step(times=0)
         state = self.state()
@@ -239,7 +304,7 @@ class Trainer:
                 if self.ranks.is_main:
                     written = state.write(self.run, self.config.training.keep_checkpoints)
                     logger.log_artifact(written.path, f"checkpoint-{self.run.path.name}", "checkpoint")
-            self.saved_step = self.step
+            self.saved = self.step, self.is_complete
         except TransformerLMError as error:
             if is_last or error.exit_status != OutputError.exit_status:
                 raise
@@ -262,6 +327,9 @@ class Trainer:
             micro_batch_size=self.learner.micro_batches.size,
             clock=self.clock.state(),
             completed_seconds=self.budget.completed_seconds,
+            since_best=self.since_best,
+            budget=self.budget.state(),
+            is_complete=self.is_complete,
         )
 
     def restore(self, found: Checkpoint) -> None:
@@ -290,8 +358,10 @@ class Trainer:
                 weights, training = found.model_state(), found.training_state()
         with self.ranks.collective_errors():
             state = RunState.read(found, weights, self.learner.load(weights, training, str(found.path)))
-        self.best, self.newest = state.best, state.newest
-        self.step = self.saved_step = found.step
+            with as_checkpoint_error(f"{found.path}: the training state"):
+                self.budget.load(state.budget)
+        self.best, self.newest, self.since_best = state.best, state.newest, state.since_best
+        self.step, self.saved = found.step, (found.step, state.is_complete)
         return state
 
 

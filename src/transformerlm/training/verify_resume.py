@@ -41,7 +41,7 @@ def verify_resume(make: Callable[[RunDirectory], Trainer], run: RunDirectory, st
     _resume(stopped)
     losses_until_stop = _take(stopped, middle)
     with tempfile.TemporaryDirectory() as folder:
-        stopped.run, stopped.saved_step = RunDirectory(Path(folder)), None
+        stopped.run, stopped.saved = RunDirectory(Path(folder)), None
         stopped.save(NullLogger(), is_last=True)
         again = make(stopped.run)
         _resume(again)
