@@ -111,7 +111,7 @@ def candidate(
     """Return a candidate with this model: as many tokens as there is time for, or as passes are useful."""
     text_tokens = facts.train_bytes / facts.bytes_in_token(model.vocabulary_rows)
     rate = speed.tokens_per_second(model) * budget.num_ranks
-    passes = _given(config.training.max_passes, law.max_passes(facts, model)) or math.inf
+    passes = _given(config.training.max_passes, law.MAX_PASSES) or math.inf
     tokens = min(rate * budget.seconds * (1 - VALIDATION_SHARE), passes * text_tokens)
     bits = law.bits_per_byte(facts, model, tokens)
     return Candidate(model, tokens, text_tokens, rate, bits)
@@ -161,7 +161,7 @@ def completed(config: TrainConfig, chosen: Candidate, facts: TextFacts, budget: 
         **_intervals(chosen, facts, steps),
         ("schedule", "warmup_steps"): max(1, min(law.WARMUP_STEPS, steps // 20)),
         ("training", "batch_size"): batch_size,
-        ("training", "max_passes"): law.max_passes(facts, chosen.model),
+        ("training", "max_passes"): law.MAX_PASSES,
         ("training", "dropout"): law.dropout(facts, chosen.model, chosen.passes),
     }
     return with_values(config, {key: values[key[0], key[1]] for key in config.automatic()})
