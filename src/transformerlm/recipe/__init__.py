@@ -2,7 +2,7 @@
 
 from transformerlm.recipe.choice import Budget, Candidate, Choice, choose, make_choice
 from transformerlm.recipe.speed import TrainingSpeed, measure_speed
-from transformerlm.recipe.table import choice_rows
+from transformerlm.recipe.table import choice_rows, warnings
 from transformerlm.recipe.text import TextFacts, survey
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "make_choice",
     "measure_speed",
     "survey",
+    "warnings",
 ]

@@ -6,6 +6,7 @@ Pure arithmetic: facts about the text, the measured speed and a time go in, a co
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ CONTEXT_BYTES = 600
 """Text that a context should hold, at least; more costs time and changes little in runs of minutes."""
 VALIDATION_SHARE = 0.04
 """Share of the time that validations before the end may take."""
+MIN_STEPS = 100
+"""Steps that a training needs to learn anything."""
 MAX_VALIDATIONS, NUM_RECORDS = 10, 100
 """Validations in a run, at most, and records of metrics."""
 
@@ -74,6 +77,8 @@ class Choice:
     chosen: Candidate
     half: Candidate
     twice: Candidate
+    enough_time: float = 1.0
+    """Multiple of the time from which something sensible is expected: 1 or more."""
 
     @property
     def low(self) -> float:
@@ -88,11 +93,19 @@ class Choice:
 
 def make_choice(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget) -> Choice:
     """Choose everything that is "auto", for the text and the time, and for half and twice the time."""
-    chosen, half, twice = (
-        choose(config, facts, speed, dataclasses.replace(budget, seconds=budget.seconds * times))
-        for times in (1, 0.5, 2)
-    )
-    return Choice(completed(config, chosen, facts, budget), facts, chosen, half, twice)
+
+    @functools.cache
+    def at(times: float) -> Candidate:
+        return choose(config, facts, speed, dataclasses.replace(budget, seconds=budget.seconds * times))
+
+    enough = next((2.0**n for n in range(20) if is_sensible(at(2.0**n), facts, budget)), math.inf)
+    return Choice(completed(config, at(1), facts, budget), facts, at(1), at(0.5), at(2), enough)
+
+
+def is_sensible(one: Candidate, facts: TextFacts, budget: Budget) -> bool:
+    """Return True if a training has steps enough, and is expected to know more than an n-gram model."""
+    steps = one.tokens / (budget.tokens_at_a_time * budget.num_ranks)
+    return steps >= MIN_STEPS and one.bits_per_byte <= facts.ngram_bits
 
 
 def choose(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget) -> Candidate:
@@ -186,7 +199,7 @@ def _rates(config: TrainConfig, tokens_per_step: int) -> dict[tuple[str, str], f
 
 def _batch_size(chosen: Candidate, budget: Budget) -> int:
     """Return the sequences per step, a power of two for each rank: enough for the device and the run."""
-    tokens = max(budget.tokens_at_a_time * budget.num_ranks, chosen.tokens / law.MAX_STEPS)
+    tokens = max(budget.tokens_at_a_time * budget.num_ranks, chosen.tokens / law.TARGET_STEPS)
     each = max(1.0, tokens / chosen.model.context_length / budget.num_ranks)
     return int(budget.num_ranks * 2 ** round(math.log2(each)))
 

@@ -22,12 +22,13 @@ from transformerlm.config import ModelConfig
 from transformerlm.nn.accounting import num_non_embedding_parameters
 from transformerlm.recipe.text import TextFacts
 
-TOKENS_PER_STEP = 1024
+TOKENS_PER_STEP = 2048
 """Tokens per step at which LR and MUON_LR were found."""
 LR = {"muon": 6e-3, "adamw": 3e-3}
-MUON_LR = 0.04
+MUON_LR = 0.035
 WEIGHT_DECAY = 0.1
-MAX_STEPS = 8000
+TARGET_STEPS = 3000
+"""Steps of a run whose tokens per step are more than the device needs."""
 WARMUP_STEPS = 50
 MARGIN = 0.06
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from transformerlm.config import TrainConfig
 from transformerlm.nn.accounting import num_parameters
 from transformerlm.recipe.choice import Candidate, Choice
 from transformerlm.runtime import Runtime
+
+MIN_TEXT_BYTES = 20_000
+"""Text from which some words are learned."""
 
 Rows = list[tuple[str, str, str]]
 """Topic, what, value."""
@@ -30,6 +35,22 @@ def choice_rows(choice: Choice, runtime: Runtime) -> Rows:
         ("", "half the time", _other(choice.half)),
         ("", "twice the time", _other(choice.twice)),
     ]
+
+
+def warnings(choice: Choice) -> list[str]:
+    """Return what is too little for anything sensible, and what would be enough."""
+    found, config = [], choice.config
+    if choice.facts.train_bytes < MIN_TEXT_BYTES:
+        what = f"{choice.facts.train_bytes:,} bytes are too little text to learn more than letters from"
+        found.append(f"warning: {what}; {MIN_TEXT_BYTES:,} would be enough for words")
+    elif choice.enough_time > 1:
+        seconds = choice.enough_time * (config.training.max_seconds or 0.0)
+        enough = f"{math.ceil(seconds / 60)}m" if seconds >= 120 else f"{math.ceil(seconds)}s"
+        known = (
+            f"--training.max_time={enough} would be enough" if math.isfinite(seconds) else "no time is enough"
+        )
+        found.append(f"warning: {config.training.max_time} is too little time for this text; {known}")
+    return found
 
 
 def _vocabulary(choice: Choice) -> str:

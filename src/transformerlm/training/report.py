@@ -16,7 +16,7 @@ from transformerlm.infer import complete, completion_values
 from transformerlm.logging import Logger, MetricsFile, names
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.progress import Reporter
-from transformerlm.recipe import Choice, choice_rows
+from transformerlm.recipe import Choice, choice_rows, warnings
 from transformerlm.runtime import Runtime
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.expectation import Expectation
@@ -31,6 +31,8 @@ def report_choice(choice: Choice, runtime: Runtime, reporter: Reporter) -> None:
     """Report what was chosen for "auto", and what is expected of it."""
     for topic, what, value in choice_rows(choice, runtime):
         reporter.say(f"{topic:<10}{what:<16}{value}")
+    for warning in warnings(choice):
+        reporter.say(warning)
 
 
 def report_expectation(found: Validation | None, run_dir: Path, reporter: Reporter) -> None:

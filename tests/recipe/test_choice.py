@@ -1,0 +1,120 @@
+"""The choice: what is set stays, all else is chosen, and more time or text never promises less."""
+
+import dataclasses
+import math
+
+import pytest
+
+from transformerlm.config import ModelConfig, TrainConfig, TrainingConfig
+from transformerlm.config.automatic import with_automatic
+from transformerlm.errors import ConfigError
+from transformerlm.recipe import Budget, TextFacts, TrainingSpeed, choose, make_choice
+from transformerlm.recipe.choice import context_length, models, num_heads
+from transformerlm.schema import from_dict
+
+SPEED = TrainingSpeed({64: 1e11, 128: 2e11, 256: 4e11})
+
+
+def facts(train_bytes: int = 1_000_000, bits: float = 2.5) -> TextFacts:
+    tokens = {257: 1.0, 512: 2.0, 1024: 2.5, 2048: 2.9, 4096: 3.3}
+    return TextFacts(train_bytes, train_bytes // 20, bits, bits * 1.1, tokens)
+
+
+def automatic(**tables: dict[str, object]) -> TrainConfig:
+    """All that the choice leaves to others is set: the tokenizer and the folders."""
+    known = {"tokenizer": {"vocab_size": 257, "tokenizer_dir": "t"}, "data": {"token_dir": "t"}}
+    given = {**known, "training": {"max_time": "2m", **tables.pop("training", {})}, **tables}
+    return from_dict(TrainConfig, with_automatic(given))
+
+
+def budget(seconds: float = 110.0) -> Budget:
+    return Budget(seconds, tokens_at_a_time=1024)
+
+
+@pytest.mark.parametrize("train_bytes", [200, 5_000, 80_000, 10**6, 10**8, 10**11])
+@pytest.mark.parametrize("seconds", [2, 60, 3600, 10**6])
+def test_everything_that_a_run_needs_is_chosen(train_bytes, seconds):
+    choice = make_choice(automatic(), facts(train_bytes), SPEED, budget(seconds))
+    assert not choice.config.automatic()
+    model, training = choice.config.model, choice.config.training
+    assert model.d_model % (2 * model.num_heads) == 0
+    assert model.context_length < train_bytes
+    steps = choice.chosen.tokens / (training.batch_size * model.context_length)
+    assert choice.config.schedule.warmup_steps <= max(1, steps / 10)
+    assert choice.low < choice.chosen.bits_per_byte < choice.high
+    assert all(map(math.isfinite, (choice.low, choice.high)))
+
+
+@pytest.mark.parametrize(
+    ("table", "values"),
+    [
+        ("model", {"d_model": 200, "num_layers": 3}),
+        ("model", {"num_heads": 4, "context_length": 77, "d_ff": 100}),
+        ("optimizer", {"lr": 1e-4, "muon_lr": 0.5, "weight_decay": 0.0}),
+        ("schedule", {"warmup_steps": 0}),
+        ("training", {"batch_size": 3, "dropout": 0.15, "max_passes": 1.5, "validate_every": 7}),
+    ],
+)
+def test_what_is_set_stays(table, values):
+    choice = make_choice(automatic(**{table: values}), facts(), SPEED, budget())
+    section = getattr(choice.config, table)
+    assert {name: getattr(section, name) for name in values} == values
+
+
+def test_the_model_with_the_lowest_expected_loss_is_chosen():
+    config = automatic()
+    best = choose(config, facts(), SPEED, budget())
+    for model in models(config.model, facts()):
+        alone = dataclasses.replace(config, model=model)
+        assert choose(alone, facts(), SPEED, budget()).bits_per_byte >= best.bits_per_byte
+
+
+@pytest.mark.parametrize("train_bytes", [50_000, 10**6, 10**8])
+def test_more_time_never_promises_less_and_takes_a_larger_model_in_the_end(train_bytes):
+    found = [choose(automatic(), facts(train_bytes), SPEED, budget(4.0**n)) for n in range(1, 10)]
+    bits = [one.bits_per_byte for one in found]
+    assert bits == sorted(bits, reverse=True)
+    assert found[-1].model.d_model > found[0].model.d_model
+
+
+def test_a_slower_machine_gets_a_smaller_model():
+    slow = TrainingSpeed({width: rate / 20 for width, rate in SPEED.flops.items()})
+    quick, slowly = (choose(automatic(), facts(10**8), speed, budget()) for speed in (SPEED, slow))
+    assert slowly.model.d_model < quick.model.d_model
+    assert slowly.bits_per_byte > quick.bits_per_byte
+
+
+def test_passes_end_where_the_text_is_used_up():
+    choice = make_choice(automatic(), facts(20_000), SPEED, budget(10**5))
+    assert choice.chosen.passes == pytest.approx(choice.config.training.max_passes)
+    assert choice.config.training.dropout > 0.1
+
+
+def test_a_text_that_is_read_once_needs_no_dropout():
+    assert make_choice(automatic(), facts(10**10), SPEED, budget()).config.training.dropout == 0
+
+
+def test_heads_divide_any_even_width():
+    for width in range(2, 1100, 2):
+        heads = num_heads(width)
+        assert width % (2 * heads) == 0
+
+
+def test_a_context_fits_into_a_short_text():
+    assert context_length(facts(10**6), 4096) * 3.3 >= 600
+    assert context_length(facts(2_000), 257) <= 500
+    assert context_length(facts(100), 257) < 100
+
+
+def test_settings_that_go_with_no_model_are_refused():
+    with pytest.raises(ConfigError, match="num_heads"):
+        choose(automatic(model={"num_heads": 7, "d_model": 64}), facts(), SPEED, budget())
+
+
+def test_without_a_time_nothing_is_chosen():
+    assert with_automatic({"training": {"max_steps": 200}}) == {"training": {"max_steps": 200}}
+    assert from_dict(TrainConfig, with_automatic({"training": {"max_steps": 200}})) == TrainConfig(
+        training=TrainingConfig(max_steps=200)
+    )
+    with pytest.raises(ConfigError, match="max_time"):
+        TrainConfig(model=ModelConfig(d_model="auto"))
