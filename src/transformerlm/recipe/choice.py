@@ -25,7 +25,7 @@ DEPTHS = (2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
 WIDTH_PER_LAYER = (16, 96)
 """Fewest and most units of width per layer: between them the loss hardly depends on the shape (Kaplan et al.,
 "Scaling Laws for Neural Language Models", 2020, figure 5)."""
-CONTEXT_LENGTHS = (64, 128, 256, 512, 1024)
+CONTEXT_LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 CONTEXT_BYTES = 600
 """Text that a context should hold, at least; more costs time and changes little in runs of minutes."""
 VALIDATION_SHARE = 0.04

@@ -44,13 +44,16 @@ def warnings(choice: Choice) -> list[str]:
         what = f"{choice.facts.train_bytes:,} bytes are too little text to learn more than letters from"
         found.append(f"warning: {what}; {MIN_TEXT_BYTES:,} would be enough for words")
     elif choice.enough_time > 1:
-        seconds = choice.enough_time * (config.training.max_seconds or 0.0)
-        enough = f"{math.ceil(seconds / 60)}m" if seconds >= 120 else f"{math.ceil(seconds)}s"
-        known = (
-            f"--training.max_time={enough} would be enough" if math.isfinite(seconds) else "no time is enough"
-        )
-        found.append(f"warning: {config.training.max_time} is too little time for this text; {known}")
+        found.append(f"warning: {config.training.max_time} is too little time for this text{_enough(choice)}")
     return found
+
+
+def _enough(choice: Choice) -> str:
+    seconds = choice.enough_time * (choice.config.training.max_seconds or 0.0)
+    if math.isinf(seconds):
+        return ""
+    time = f"{math.ceil(seconds / 60)}m" if seconds >= 120 else f"{math.ceil(seconds)}s"
+    return f"; --training.max_time={time} would be enough"
 
 
 def _vocabulary(choice: Choice) -> str:
