@@ -11,6 +11,7 @@ from transformerlm.config import CorpusConfig, TokenizerConfig
 from transformerlm.data.build import corpus_items
 from transformerlm.data.corpus import Corpora, find_corpora
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Split, documents_of
+from transformerlm.data.split import empty_split_error
 from transformerlm.recipe.ngram import ngram_bits
 from transformerlm.tokenizer import Pretokenizer, Tokenizer
 from transformerlm.tokenizer.bpe import NUM_BYTES
@@ -68,6 +69,8 @@ def survey(data: CorpusConfig, config: TokenizerConfig, tokenizer: Tokenizer | N
     safe_cut = Pretokenizer(config.pattern, config.special_tokens).safe_cut
     sample = read_sample(data, corpora, list(corpus_items(data, corpora, safe_cut)))
     train, validation = bytes_of(sample.train), bytes_of(sample.validation)
+    if not train:
+        raise empty_split_error(data, corpora, TRAIN, is_blank=not validation)
     bits = ngram_bits(train, validation[:MAX_VALIDATION_BYTES] or train[-MAX_VALIDATION_BYTES:])
     tokenizers = [tokenizer] if tokenizer else vocabularies(sample.train, config)
     part = sample.train[:ENCODED_CHARACTERS]

@@ -1,0 +1,122 @@
+"""A run whose config is chosen: from a text and a time alone, then continued."""
+
+import json
+import random
+
+import pytest
+
+from transformerlm.config import TrainConfig
+from transformerlm.config.automatic import with_automatic
+from transformerlm.distributed.ranks import SINGLE_PROCESS
+from transformerlm.errors import DataError
+from transformerlm.progress import SilentReporter
+from transformerlm.recipe import survey
+from transformerlm.recipe.text import VOCABULARIES
+from transformerlm.schema import from_dict, from_toml
+from transformerlm.training import plan_run, train
+from transformerlm.training.automatic import as_begun
+from transformerlm.training.expectation import Expectation
+
+
+class Heard(SilentReporter):
+    def __init__(self):
+        self.messages = []
+
+    def say(self, message):
+        self.messages.append(message)
+
+
+def a_text(num_words: int, seed: int = 0) -> str:
+    rng = random.Random(seed)
+    words = ["".join(rng.choices("aeinorst", k=rng.randint(2, 7))) for _ in range(60)]
+    return " ".join(rng.choices(words, k=num_words))
+
+
+def automatic(folder, max_time="6s", **tables) -> TrainConfig:
+    given = {
+        "data": {"corpus": str(folder / "text.txt")},
+        "training": {"max_time": max_time, "run_dir": str(folder / "run")},
+        "generation": {"max_new_tokens": 2},
+        "runtime": {"device": "cpu", "dtype": "float32", "num_threads": 1},
+    }
+    return from_dict(TrainConfig, with_automatic({**given, **tables}))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("automatic")
+    (folder / "text.txt").write_text(a_text(6000))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """The messages and the result of a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        heard = Heard()
+        return heard.messages, train(automatic(folder), heard, [])
+
+
+def test_a_text_and_a_time_are_enough(folder, finished):
+    messages, result = finished
+    config = from_toml(TrainConfig, folder / "run" / "config.toml")
+    assert not config.automatic()
+    assert config.data.token_dir == f"data/{{corpus}}/{config.tokenizer.vocab_size}-ids"
+    assert (folder / "data" / "text" / f"{config.tokenizer.vocab_size}-ids" / "train.memmap").exists()
+    assert result.steps > 2 * config.schedule.warmup_steps
+    expected = Expectation.read(folder / "run")
+    assert expected.low < expected.bits_per_byte < expected.high
+    assert any(line.startswith("expected  ") and f"{expected.bits_per_byte:.2f}" in line for line in messages)
+    got = f"got {result.best.evaluation.bits_per_byte:.3f}"
+    assert any(line.startswith("expected: ") and got in line for line in messages)
+
+
+def test_more_time_goes_on_with_the_same_model(folder, finished, monkeypatch):
+    monkeypatch.chdir(folder)
+    before = from_toml(TrainConfig, folder / "run" / "config.toml")
+    longer = as_begun(automatic(folder, max_time="3h"), folder / "run", SINGLE_PROCESS)
+    assert longer.training.max_time == "3h"
+    for table in ("model", "tokenizer", "data", "optimizer"):
+        assert getattr(longer, table) == getattr(before, table) or table == "model"
+    assert longer.model.d_model == before.model.d_model
+
+
+def test_another_run_of_the_same_text_uses_a_tokenizer_in_the_usual_place(folder, tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(a_text(3000))
+    monkeypatch.chdir(tmp_path)
+    heard = Heard()
+    tokenizer = {"vocab_size": 300, "tokenizer_dir": "data/text/tokenizer"}
+    plan_run(automatic(tmp_path, tokenizer=tokenizer), heard)
+    plan = plan_run(automatic(tmp_path), heard)
+    assert plan.config.tokenizer.vocab_size == plan.config.model.vocab_size == 300
+    assert plan.config.data.token_dir == "data/{corpus}"
+    assert sum(line.startswith("expected") for line in heard.messages) == 2
+
+
+def test_too_little_text_or_time_is_told_with_what_would_be_enough(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(a_text(400))
+    monkeypatch.chdir(tmp_path)
+    heard = Heard()
+    plan_run(automatic(tmp_path), heard)
+    assert any("too little text" in line and "would be enough" in line for line in heard.messages)
+
+
+def test_no_text_is_an_error_as_ever(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(" \n ")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="white space"):
+        train(automatic(tmp_path), SilentReporter(), [])
+
+
+def test_facts_of_a_text(folder):
+    config = automatic(folder)
+    facts = survey(config.data, config.tokenizer)
+    size = (folder / "text.txt").stat().st_size
+    assert facts.train_bytes + facts.validation_bytes == pytest.approx(size, rel=0.01)
+    assert 1 < facts.ngram_bits < 3  # eight letters and the space, in sixty words
+    assert facts.bytes_per_token[257] == 1
+    tried = list(facts.bytes_per_token)
+    assert tried == [size for size in VOCABULARIES if size in tried]
+    assert list(facts.bytes_per_token.values()) == sorted(facts.bytes_per_token.values())
+    assert json.dumps(tried)
