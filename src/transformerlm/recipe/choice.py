@@ -26,8 +26,10 @@ WIDTH_PER_LAYER = (16, 96)
 """Fewest and most units of width per layer: between them the loss hardly depends on the shape (Kaplan et al.,
 "Scaling Laws for Neural Language Models", 2020, figure 5)."""
 CONTEXT_LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
-CONTEXT_BYTES = 600
-"""Text that a context should hold, at least; more costs time and changes little in runs of minutes."""
+CONTEXT_BYTES = 300
+"""Text that a context should hold, at least, for a megabyte of training text: more for more text, to its third
+root. In a short text long contexts leave few different sequences to draw batches from."""
+MIN_CONTEXT_BYTES, MAX_CONTEXT_BYTES = 200, 2000
 VALIDATION_SHARE = 0.04
 """Share of the time that validations before the end may take."""
 MIN_STEPS = 100
@@ -156,10 +158,12 @@ def num_heads(d_model: int) -> int:
 
 
 def context_length(facts: TextFacts, vocab_size: int) -> int:
-    """Return the shortest context that holds CONTEXT_BYTES, or the longest that fits into the text."""
+    """Return the shortest context that holds as many bytes as is wanted, or the longest that fits."""
     bytes_per_token = facts.bytes_in_token(vocab_size)
+    wanted = CONTEXT_BYTES * math.cbrt(facts.train_bytes / 1e6)
+    wanted = min(MAX_CONTEXT_BYTES, max(MIN_CONTEXT_BYTES, wanted))
     fitting = [length for length in CONTEXT_LENGTHS if 4 * length * bytes_per_token <= facts.train_bytes]
-    holding = [length for length in fitting if length * bytes_per_token >= CONTEXT_BYTES]
+    holding = [length for length in fitting if length * bytes_per_token >= wanted]
     return (holding or fitting[-1:] or [max(1, facts.train_bytes // 8)])[0]
 
 
