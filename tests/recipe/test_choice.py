@@ -112,6 +112,11 @@ def test_settings_that_go_with_no_model_are_refused():
         choose(automatic(model={"num_heads": 7, "d_model": 64}), facts(), SPEED, budget())
 
 
+def test_an_interval_of_ones_own_ends_no_run_early():
+    assert automatic().training.patience == 3
+    assert automatic(training={"validate_every": 0}).training.patience is None
+
+
 def test_without_a_time_nothing_is_chosen():
     assert with_automatic({"training": {"max_steps": 200}}) == {"training": {"max_steps": 200}}
     assert from_dict(TrainConfig, with_automatic({"training": {"max_steps": 200}})) == TrainConfig(

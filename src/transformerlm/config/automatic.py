@@ -43,6 +43,7 @@ DIALLED: Mapping[str, Mapping[str, Any]] = {
         "batch_size": AUTO,
         "dropout": AUTO,
         "max_passes": AUTO,
+        "patience": 3,
         "validate_every": AUTO,
         "checkpoint_every": AUTO,
         "log_every": AUTO,
@@ -65,7 +66,9 @@ def with_automatic(given: Mapping[str, Any]) -> dict[str, Any]:
         return dict(given)
     if any(training.get(key) not in (None, "None") for key in ("max_steps", "max_tokens", "start_from")):
         return dict(given)
-    return merge(merge(DIALLED, {"training": {"max_time": DEFAULT_TIME}}), given)
+    # Patience counts validations at the intervals that are chosen.
+    own = {"max_time": DEFAULT_TIME, **({"patience": None} if "validate_every" in training else {})}
+    return merge(merge(DIALLED, {"training": own}), given)
 
 
 def with_values(config: TrainConfig, values: Mapping[Key, Any]) -> TrainConfig:

@@ -27,8 +27,8 @@ WIDTH_PER_LAYER = (16, 96)
 "Scaling Laws for Neural Language Models", 2020, figure 5)."""
 CONTEXT_LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 CONTEXT_BYTES = 300
-"""Text that a context should hold, at least, for a megabyte of training text: more for more text, to its third
-root. In a short text long contexts leave few different sequences to draw batches from."""
+"""Text that a context should hold for a megabyte of training text; for other sizes it goes with the third
+root. In a short text, long contexts leave few different sequences to draw batches from."""
 MIN_CONTEXT_BYTES, MAX_CONTEXT_BYTES = 200, 2000
 VALIDATION_SHARE = 0.04
 """Share of the time that validations before the end may take."""
