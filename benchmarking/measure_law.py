@@ -29,10 +29,11 @@ from benchmarking.own_text_runs import train
 from benchmarking.own_text_texts import Text, find_text
 from transformerlm.cli.arguments import typed
 from transformerlm.cli.command import run_command
-from transformerlm.config import CorpusConfig, ModelConfig, TokenizerConfig
+from transformerlm.config import CorpusConfig, ModelConfig, RuntimeConfig, TokenizerConfig
 from transformerlm.errors import DataError
 from transformerlm.recipe import TextFacts, survey
 from transformerlm.recipe.law import Law
+from transformerlm.runtime import Runtime
 from transformerlm.schema import FilePath, PositiveFloat, PositiveInt, Section, from_dict
 from transformerlm.schema import Text as NotEmpty
 from transformerlm.storage.lock import locked
@@ -163,8 +164,9 @@ def prepared(text: LawText, work: Path) -> tuple[Text, TextFacts]:
     Raises:
         DataError: this machine does not have it.
     """
-    found = find_text(text.text, text.name, text.first_bytes, work)
-    return found, survey(CorpusConfig(corpus=found.path), TokenizerConfig())
+    found, config = find_text(text.text, text.name, text.first_bytes, work), RuntimeConfig()
+    read = survey(CorpusConfig(corpus=found.path), TokenizerConfig())
+    return found, read.measured(Runtime.from_config(config), config)
 
 
 def make_point(text: LawText, facts: TextFacts, run: LawRun, result: Result) -> Point:

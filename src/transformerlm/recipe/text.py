@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from transformerlm.config import CorpusConfig, TokenizerConfig
+import numpy as np
+
+from transformerlm.config import CorpusConfig, RuntimeConfig, TokenizerConfig
 from transformerlm.data.build import corpus_items
 from transformerlm.data.corpus import Corpora, find_corpora
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Split, documents_of
 from transformerlm.data.split import empty_split_error
 from transformerlm.recipe.ngram import ngram_bits
+from transformerlm.recipe.pilot import VOCAB_SIZE as PILOT_IDS
+from transformerlm.recipe.pilot import PilotText, pilot_bits
+from transformerlm.runtime import Runtime
 from transformerlm.tokenizer import Pretokenizer, Tokenizer
 from transformerlm.tokenizer.bpe import NUM_BYTES
 from transformerlm.tokenizer.pretokenize import bytes_of
@@ -20,9 +26,8 @@ from transformerlm.tokenizer.train import count_words, learn_merges
 
 SAMPLE_BYTES = 4 * 10**6
 """Training text that is looked at; of a larger corpus, parts that are spread over all of it."""
-MAX_VALIDATION_BYTES = 2**18
-ENCODED_CHARACTERS = 2**18
-"""Text that is encoded with each vocabulary, to count its tokens."""
+NUM_CHARACTERS = 2**18
+"""Text of each part that is encoded with each vocabulary, read by the pilot or scored by the n-grams."""
 VOCABULARIES = (257, 512, 1024, 2048, 4096, 8192, 16384)
 """Sizes of vocabularies to choose from; 257 are the bytes and the separator of documents."""
 
@@ -37,6 +42,8 @@ class TextFacts:
     """Bits per byte of validation text, by the best n-gram model of bytes that has read the sample."""
     repeat_bits: float
     """The same with contexts of up to 16 bytes: lower than with short ones where long passages repeat."""
+    pilot_bits: float
+    """Bits per byte of validation text by the pilot model (`pilot.py`)."""
     bytes_per_token: Mapping[int, float]
     """Size of a vocabulary -> bytes per token."""
 
@@ -44,6 +51,18 @@ class TextFacts:
         """Return the bytes per token with a vocabulary, also one of another size than those tried."""
         nearest = min(self.bytes_per_token, key=lambda size: abs(math.log(size / vocab_size)))
         return self.bytes_per_token[nearest]
+
+
+class Survey(NamedTuple):
+    """What reading a corpus has told, and some of its text for the pilot model."""
+
+    facts: TextFacts
+    """Without the pilot's bits."""
+    pilot_text: PilotText
+
+    def measured(self, runtime: Runtime, config: RuntimeConfig) -> TextFacts:
+        """Return the facts with the pilot's bits, which take a second or two."""
+        return dataclasses.replace(self.facts, pilot_bits=pilot_bits(self.pilot_text, runtime, config))
 
 
 class Sample(NamedTuple):
@@ -54,13 +73,13 @@ class Sample(NamedTuple):
     share: float
 
 
-def survey(data: CorpusConfig, config: TokenizerConfig, tokenizer: Tokenizer | None = None) -> TextFacts:
+def survey(data: CorpusConfig, config: TokenizerConfig, tokenizer: Tokenizer | None = None) -> Survey:
     """Look at a corpus: read a sample of it, count n-grams, learn and try vocabularies.
 
     Args:
         data: [data].
         config: [tokenizer]: pattern and special tokens of a tokenizer that is to be made.
-        tokenizer: the tokenizer, if there is one: only its vocabulary is looked at.
+        tokenizer: the tokenizer, if there is one: only its vocabulary is tried.
 
     Raises:
         DataError: a corpus that cannot be read.
@@ -68,20 +87,32 @@ def survey(data: CorpusConfig, config: TokenizerConfig, tokenizer: Tokenizer | N
     corpora = find_corpora(data)
     safe_cut = Pretokenizer(config.pattern, config.special_tokens).safe_cut
     sample = read_sample(data, corpora, list(corpus_items(data, corpora, safe_cut)))
+    if not sample.train:
+        raise empty_split_error(data, corpora, TRAIN, is_blank=not sample.validation)
     train, validation = bytes_of(sample.train), bytes_of(sample.validation)
-    if not train:
-        raise empty_split_error(data, corpora, TRAIN, is_blank=not validation)
-    bits = ngram_bits(train, validation[:MAX_VALIDATION_BYTES] or train[-MAX_VALIDATION_BYTES:])
-    tokenizers = [tokenizer] if tokenizer else vocabularies(sample.train, config)
-    part = sample.train[:ENCODED_CHARACTERS]
-    num_bytes = len(bytes_of(part))
-    return TextFacts(
+    learned = list(vocabularies(sample.train, config))
+    part = sample.train[:NUM_CHARACTERS]
+    tried = [tokenizer] if tokenizer else learned
+    bits = ngram_bits(train, validation[:NUM_CHARACTERS] or train[-NUM_CHARACTERS:])
+    facts = TextFacts(
         train_bytes=round(len(train) / sample.share),
         validation_bytes=round(len(validation) / sample.share),
         ngram_bits=min(bits),
         repeat_bits=bits[-1],
-        bytes_per_token={each.vocab_size: num_bytes / len(each.encode(part)) for each in tokenizers},
+        pilot_bits=math.nan,
+        bytes_per_token={each.vocab_size: len(bytes_of(part)) / len(each.encode(part)) for each in tried},
     )
+    return Survey(
+        facts, pilot_text(sample, next(each for each in reversed(learned) if each.vocab_size <= PILOT_IDS))
+    )
+
+
+def pilot_text(sample: Sample, tokenizer: Tokenizer) -> PilotText:
+    """Return the beginnings of both parts of a sample as tokens."""
+    train = sample.train[:NUM_CHARACTERS]
+    validation = sample.validation[:NUM_CHARACTERS] or train[-NUM_CHARACTERS // 10 :]
+    ids = tokenizer.encode(validation)
+    return PilotText(np.array(tokenizer.encode(train)), np.array(ids), len(bytes_of(validation)) / len(ids))
 
 
 def read_sample(data: CorpusConfig, corpora: Corpora, items: Sequence[tuple[Chunk, ...]]) -> Sample:

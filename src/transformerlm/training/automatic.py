@@ -110,7 +110,7 @@ class Dial:
             DataError: the corpus cannot be read.
         """
         before = time.perf_counter()
-        facts = survey(config.data, config.tokenizer, existing_tokenizer(config))
+        text = survey(config.data, config.tokenizer, existing_tokenizer(config))
         text_seconds = time.perf_counter() - before
         with contextlib.ExitStack() as stack:
             if owns_process:
@@ -118,7 +118,7 @@ class Dial:
             else:
                 stack.enter_context(temporary_torch_settings(config.runtime))
             runtime = Runtime.from_config(config.runtime)
-            speed = measure_speed(runtime, config.runtime)
+            facts, speed = text.measured(runtime, config.runtime), measure_speed(runtime, config.runtime)
         elapsed = time.perf_counter() - started - text_seconds
         max_seconds = config.training.max_seconds or 0.0
         seconds = max(max_seconds / 10, max_seconds - elapsed - SECONDS_OUTSIDE)
