@@ -43,6 +43,7 @@ def run_command(
     options: Sequence[Option] = (),
     modes: Sequence[Mode] = (),
     defaults: Defaults[C] | None = None,
+    wait: Callable[[], None] = sleep_soon,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; return the exit status.
@@ -54,9 +55,9 @@ def run_command(
         options: short options for keys of the config.
         modes: options that run another function in place of `function`.
         defaults: takes precedence over the defaults of `config_class`; see `load_config`.
+        wait: called before `function`: chooses how threads of PyTorch will wait.
         argv: the arguments; None: those of this process.
     """
-    sleep_soon()
     prepare_streams(restart=argv is None)
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = Arguments()
@@ -73,6 +74,7 @@ def run_command(
             if arguments.print_config:
                 print_text(to_toml(config, documented=True))
                 return 0
+            wait()
             status = _call(function, config, arguments) or 0
             print_text()
             return status

@@ -12,6 +12,8 @@ from transformerlm.cli.command import Mode, Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainConfig
+from transformerlm.distributed.collectives import ranks_from_environment
+from transformerlm.kernels.threads import sleep_soon, wait_as_measured
 from transformerlm.training import run
 
 
@@ -22,10 +24,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     modes = [Mode("plan", plan), Mode("verify-resume", verify_resume, number="STEPS")]
     return on_ranks(
         lambda: run_command(
-            TrainConfig, train, description=description, options=options, modes=modes, argv=argv
+            TrainConfig,
+            train,
+            description=description,
+            options=options,
+            modes=modes,
+            wait=wait_for_work,
+            argv=argv,
         ),
         backend="nccl",
     )
+
+
+def wait_for_work() -> None:
+    """Choose how long waiting threads poll. Several ranks would measure it at the same time."""
+    if ranks_from_environment().size == 1:
+        wait_as_measured()
+    else:
+        sleep_soon()
 
 
 def train(config: TrainConfig) -> int:

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,21 +32,35 @@ _RESTRICTIONS = ("ATEN_", "DNNL_", "MKL_", "ONEDNN_", "OMP_", "GOMP_CPU", "TRANS
 Name = TypeVar("Name", bound=str)
 
 
-def kept_seconds(conditions: Mapping[str, object], names: Sequence[Name]) -> dict[Name, float] | None:
-    """Return the seconds of each name that were kept under these conditions; None if there are none."""
+def measured_once(
+    conditions: Mapping[str, object],
+    names: Sequence[Name],
+    measure: Callable[[], Mapping[Name, float] | None],
+) -> dict[Name, float] | None:
+    """Return the seconds that are kept for each name; if there are none, measure and keep them.
+
+    Args:
+        conditions: JSON values: the work, and what it depends on besides `this_machine`.
+        measure: returns None for a result that does not count; nothing is kept then, and None returned.
+    """
+    path = _path_of({**conditions, "machine": this_machine()})
+    if (kept := _read(path, names)) is not None:
+        return kept
+    if (seconds := measure()) is None:
+        return None
+    # A folder that may not be written, or a full disk: measured each time.
+    with contextlib.suppress(OSError, OutputError), committed_file(path) as file:
+        file.write(dump({"format_version": FORMAT.version, "seconds": dict(seconds)}))
+    return dict(seconds)
+
+
+def _read(path: Path, names: Sequence[Name]) -> dict[Name, float] | None:
     try:
-        seconds = load(_path_of(conditions).read_bytes(), FORMAT)["seconds"]
+        seconds = load(path.read_bytes(), FORMAT)["seconds"]
     except (OSError, ValueError):
         return None
     is_valid = all(isinstance(seconds.get(name), float) and 0 < seconds[name] < math.inf for name in names)
     return {name: seconds[name] for name in names} if is_valid else None
-
-
-def keep_seconds(conditions: Mapping[str, object], seconds: Mapping[Name, float]) -> None:
-    """Keep what was measured; a folder that may not be written, or a full disk, keeps nothing."""
-    path = _path_of(conditions)
-    with contextlib.suppress(OSError, OutputError), committed_file(path) as file:
-        file.write(dump({"format_version": FORMAT.version, "seconds": dict(seconds)}))
 
 
 def this_machine() -> dict[str, object]:

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from transformerlm.kernels.measured import keep_seconds, kept_seconds, this_machine
+from transformerlm.kernels.measured import measured_once
 from transformerlm.kernels.spin_probe import SPINS, Polls, measured_spins, openmp_path
 from transformerlm.limits import available_cores
 
@@ -50,16 +50,13 @@ def wait_as_measured(measure: Measure = measured_spins) -> None:
 
 
 def best_spins(measure: Measure = measured_spins) -> Polls:
-    """Return the number of polls that pays on this machine while it is quiet: the fewest that lose nothing."""
+    """Return how many polls pay on this machine while it is quiet: the fewest that lose nothing."""
     num_threads = available_cores()
     if num_threads == 1 or openmp_path() is None:
         return SPINS[0]
-    conditions = {"work": "waiting", "machine": this_machine()}
-    seconds = kept_seconds(conditions, SPINS)
+    seconds = measured_once({"work": "waiting"}, SPINS, lambda: measure(num_threads))
     if seconds is None:
-        if (seconds := measure(num_threads)) is None:
-            return SPINS[0]
-        keep_seconds(conditions, seconds)
+        return SPINS[0]
     best = min(seconds.values())
     return next(polls for polls in SPINS if seconds[polls] <= best + MAX_LOSS_SECONDS)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from transformerlm.config import ModelConfig, RuntimeConfig
+from transformerlm.kernels import measured
 from transformerlm.kernels.dispatch import num_threads
-from transformerlm.kernels.measured import keep_seconds, kept_seconds, this_machine
 from transformerlm.runtime.device import DtypeName, resolve_device
 from transformerlm.runtime.speed import product_seconds
 from transformerlm.schema import to_dict
@@ -96,10 +96,7 @@ def measured_once(
         "model": to_dict(model),
         "settings": [config.kernels, config.attention],
         "threads": [torch.get_num_threads(), num_threads()],
-        "machine": this_machine(),
     }
-    if (kept := kept_seconds(conditions, names)) is not None:
-        return kept
-    seconds = measure(model, config, names)
-    keep_seconds(conditions, seconds)
+    seconds = measured.measured_once(conditions, names, lambda: measure(model, config, names))
+    assert seconds is not None
     return seconds

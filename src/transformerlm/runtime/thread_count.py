@@ -13,14 +13,14 @@ import torch
 
 from transformerlm.config import ModelConfig
 from transformerlm.kernels.load import is_quiet, read_load
-from transformerlm.kernels.measured import keep_seconds, kept_seconds, this_machine
+from transformerlm.kernels.measured import measured_once
 from transformerlm.limits import available_cores
 from transformerlm.runtime.device import DTYPES, DtypeName
 from transformerlm.runtime.speed import MAX_WIDTH, Work, best_seconds, undisturbed
 from transformerlm.schema import to_dict
 
 MAX_LOSS = 1.03
-"""Time relative to the best number's, up to which fewer threads are taken: they leave processors to others."""
+"""Time relative to that of the best number, up to which fewer threads are taken."""
 MAX_TOKENS = 4096
 """Most tokens of the layer that is measured: more are shared equally well."""
 
@@ -75,14 +75,19 @@ def choose_num_threads(
         return numbers[0]
     names = [str(number) for number in numbers]
     sizes = {"model": to_dict(model), "tokens": min(num_tokens, MAX_TOKENS), "dtype": dtype}
-    conditions = {"work": ["threads", *names], **sizes, "machine": this_machine()}
-    if (kept := kept_seconds(conditions, names)) is None:
-        if (found := measure(model, num_tokens, dtype, numbers)) is None:
-            return max(numbers)
-        kept = {str(number): seconds for number, seconds in found.items()}
-        keep_seconds(conditions, kept)
-    best = min(kept.values())
-    return next(number for number in numbers if kept[str(number)] <= MAX_LOSS * best)
+    found = measured_once(
+        {"work": ["threads", *names], **sizes},
+        names,
+        lambda: _named(measure(model, num_tokens, dtype, numbers)),
+    )
+    if found is None:
+        return max(numbers)
+    best = min(found.values())
+    return next(number for number in numbers if found[str(number)] <= MAX_LOSS * best)
+
+
+def _named(seconds: dict[int, float] | None) -> dict[str, float] | None:
+    return {str(number): value for number, value in seconds.items()} if seconds else None
 
 
 def candidates(num_cores: int, usual: int) -> list[int]:

@@ -15,7 +15,7 @@ from transformerlm.nn import num_non_embedding_parameters, num_parameters, train
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.optim import lr_factor
 from transformerlm.progress import Reporter
-from transformerlm.runtime import Runtime, measured_flops_ceiling
+from transformerlm.runtime import Machine, Runtime, measured_flops_ceiling, this_machine
 from transformerlm.training.budget import make_budget, tokens_per_step
 from transformerlm.training.learner import Learner
 from transformerlm.training.memory import TrainingMemory, device_memory, training_memory
@@ -31,6 +31,8 @@ class Plan:
 
     config: TrainConfig
     runtime: Runtime
+    machine: Machine | None
+    """What was measured of a CPU."""
     num_ranks: int
     micro_batch_size: int
     memory: TrainingMemory
@@ -75,6 +77,7 @@ def make_plan(
     return Plan(
         config=config,
         runtime=runtime,
+        machine=this_machine() if runtime.device.type == "cpu" else None,
         num_ranks=ranks.size,
         micro_batch_size=size,
         memory=training_memory(config, runtime, size, ranks),
@@ -165,8 +168,11 @@ def _time(plan: Plan) -> Rows:
     flops = tokens_per_second * training_flops_per_token(config.model, config.model.context_length)
     places = f"{plan.num_ranks} x " if plan.num_ranks > 1 else ""
     share = f"{flops / plan.flops_ceiling:.0%} of {plan.flops_ceiling / 1e12:.3g} TFLOP/s, both measured"
+    chosen = f"attention {config.runtime.attention}, compile {str(config.runtime.compile).lower()}"
+    measured = [("", "measured", f"{plan.machine}")] if plan.machine else []
     return [
-        ("speed", "device", f"{places}{plan.runtime}"),
+        ("speed", "device", f"{places}{plan.runtime}, {chosen}"),
+        *measured,
         ("", "tokens per second", f"{tokens_per_second:,.0f}, over {plan.measured_steps} steps"),
         ("", "of the ceiling", share),
         ("time", "steps", f"{plan.steps:,.0f}"),
