@@ -26,7 +26,7 @@ CALLS = 20
 def attention_seconds(model: ModelConfig, runtime: Runtime) -> dict[Attention, float]:
     """Return the seconds of causal attention, forward and backward, by this package and by PyTorch.
 
-    On one thread: the ratio is about the same on several, and other work cannot make them wait for each other.
+    On one thread: the ratio is about the same on several, which other work would make wait for each other.
     """
     if model.context_length > MAX_QUERIES:  # where the kernels' attention is not used
         return {"kernels": 1.0, "torch": 1.0}
