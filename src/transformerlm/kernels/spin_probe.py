@@ -56,7 +56,7 @@ def measured_spins(num_threads: int) -> dict[Polls, float] | None:
     before, best = read_load(), dict.fromkeys(SPINS, math.inf)
     for _ in range(ROUNDS):
         for polls in SPINS:
-            best[polls] = min(best[polls], _seconds(path, num_threads, polls))
+            best[polls] = min(best[polls], seconds_of_piece(path, num_threads, polls))
     return best if is_quiet(before) and max(best.values()) < math.inf else None
 
 
@@ -67,7 +67,12 @@ def openmp_path() -> Path | None:
     return next(iter(sorted(Path(folders[0], "lib").glob("libgomp*.so*"))), None) if folders else None
 
 
-def _seconds(path: Path, num_threads: int, polls: Polls) -> float:
+def seconds_of_piece(path: Path, num_threads: int, polls: Polls) -> float:
+    """Return the mean seconds of a piece of shared work in a process of its own; infinite if it fails.
+
+    Args:
+        path: of GNU's OpenMP library.
+    """
     # -S and -E: without site-packages and settings of Python, which take longer to load than to measure.
     command = [sys.executable, "-S", "-E", "-c", PROBE, str(path), str(num_threads), str(SECONDS)]
     environment = {**os.environ, "GOMP_SPINCOUNT": polls}

@@ -21,12 +21,13 @@ class LoadWatch:
     """A thread that reads the load now and then while the object is entered; see `SleepSoon`.
 
     Other work can come within a step that would then take twenty times as long: a thread of its own sees it.
+    Where PyTorch computes on one thread, none waits, and nothing is watched.
     """
 
     def __init__(self, read: Callable[[], Reading] = read_load) -> None:
         self._read, self._end, self._switch = read, threading.Event(), SleepSoon()
-        self._newest = read()
-        self._crowding = Crowding(torch.get_num_threads(), self._newest.cores)
+        self._newest, num_threads = read(), torch.get_num_threads()
+        self._crowding, self._is_needed = Crowding(num_threads, self._newest.cores), num_threads > 1
         self._thread = threading.Thread(target=self._run, daemon=True, name="load-watch")
 
     def _run(self) -> None:
@@ -46,14 +47,16 @@ class LoadWatch:
             self._switch.turn_off()
 
     def __enter__(self) -> Self:
-        # Until the first reading tells: sleeping soon is never far from the best, polling long may be.
-        self._apply(self._crowding.is_crowded)
-        self._thread.start()
+        if self._is_needed:
+            # Until the first reading tells: sleeping soon is never far from the best, polling long may be.
+            self._apply(self._crowding.is_crowded)
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end.set()
-        self._thread.join()
+        if self._is_needed:
+            self._thread.join()
         self._switch.turn_off()
