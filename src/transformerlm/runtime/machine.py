@@ -35,14 +35,23 @@ class Machine:
         """Speed of products in bfloat16 relative to float32, at the larger width; 0: emulated."""
         return self.flops_per_second["bfloat16"][-1] / self.flops_per_second["float32"][-1]
 
-    def __str__(self) -> str:
-        parts = [
+    @property
+    def products(self) -> str:
+        """The speed of products, for a person."""
+        parts = (
             f"{name} {' / '.join(f'{flops / 1e9:.0f}' for flops in each) if any(each) else 'emulated'}"
             for name, each in self.flops_per_second.items()
-        ]
+        )
+        return f"{', '.join(parts)} GFLOP/s at widths {' / '.join(WIDTHS)}"
+
+    @property
+    def waiting(self) -> str:
+        """How long a thread waits, for a person."""
+        return "" if self.spins is None else f"waiting threads poll {self.spins:,} times"
+
+    def __str__(self) -> str:
         threads = f"{self.num_threads} thread{'s' if self.num_threads > 1 else ''}"
-        polls = "" if self.spins is None else f", waiting threads poll {self.spins:,} times"
-        return f"{', '.join(parts)} GFLOP/s at widths {' / '.join(WIDTHS)}, {threads}{polls}"
+        return ", ".join(filter(None, (self.products, threads, self.waiting)))
 
 
 def this_machine() -> Machine:

@@ -168,11 +168,13 @@ def _time(plan: Plan) -> Rows:
     flops = tokens_per_second * training_flops_per_token(config.model, config.model.context_length)
     places = f"{plan.num_ranks} x " if plan.num_ranks > 1 else ""
     share = f"{flops / plan.flops_ceiling:.0%} of {plan.flops_ceiling / 1e12:.3g} TFLOP/s, both measured"
-    chosen = f"attention {config.runtime.attention}, compile {str(config.runtime.compile).lower()}"
-    measured = [("", "measured", f"{plan.machine}")] if plan.machine else []
+    products = [("", "products", plan.machine.products)] if plan.machine else []
+    chosen = [f"attention {config.runtime.attention}", f"compile {str(config.runtime.compile).lower()}"]
+    chosen += [plan.machine.waiting] if plan.machine and plan.machine.waiting else []
     return [
-        ("speed", "device", f"{places}{plan.runtime}, {chosen}"),
-        *measured,
+        ("speed", "device", f"{places}{plan.runtime}"),
+        *products,
+        ("", "implementation", ", ".join(chosen)),
         ("", "tokens per second", f"{tokens_per_second:,.0f}, over {plan.measured_steps} steps"),
         ("", "of the ceiling", share),
         ("time", "steps", f"{plan.steps:,.0f}"),
