@@ -12,7 +12,7 @@ from transformerlm.config import ModelConfig, RuntimeConfig
 from transformerlm.runtime import Precision, Runtime
 from transformerlm.schema import to_dict
 from transformerlm.training import choices, part_speed
-from transformerlm.training.choices import keep_begun, resolve_runtime
+from transformerlm.training.choices import keep_begun, resolve_runtime, resolved_config
 from transformerlm.training.part_speed import attention_seconds
 
 FLOAT32 = Precision("float32")
@@ -38,6 +38,20 @@ def test_auto_becomes_what_is_fast_here(measured):
     )
     assert found == expected
     assert resolve_runtime(CONFIG, found, FLOAT32, owns_process=True) == found
+
+
+def test_a_config_without_auto_computes_as_the_one_with_it(measured, monkeypatch):
+    monkeypatch.setattr(choices, "choose_precision", lambda config, model: Precision("bfloat16"))
+    monkeypatch.setattr(choices, "choose_num_threads", lambda model, num_tokens, dtype: 2)
+    before = torch.get_num_threads()
+    try:
+        config = changed(CONFIG, runtime={"dtype": "auto"})
+        found = resolved_config(config)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    expected = {"dtype": "bfloat16", "attention": "torch", "compile": False, "num_threads": 2}
+    assert found == changed(config, runtime=expected)
 
 
 def test_a_host_program_keeps_its_number_of_threads(measured, monkeypatch):

@@ -16,6 +16,8 @@ from transformerlm.runtime import (
     choose_attention,
     choose_compilation,
     choose_num_threads,
+    choose_precision,
+    set_up_process,
 )
 from transformerlm.schema import SchemaError, from_dict, to_dict
 from transformerlm.training.memory import TOKENS_PER_PASS
@@ -69,3 +71,20 @@ def resolve_runtime(
         "num_threads": num_threads,
     }
     return from_dict(RuntimeConfig, {**to_dict(runtime), **values}, source="")
+
+
+def resolved_config(config: TrainConfig) -> TrainConfig:
+    """Return the config of a new run of a single process without "auto" in [runtime], but for the device.
+
+    For a command: sets up the process ([runtime].num_threads, seed), and measures what is not yet kept.
+
+    Args:
+        config: with a known `model.vocab_size`.
+
+    Raises:
+        ConfigError: this machine does not have [runtime].device.
+    """
+    set_up_process(config.runtime)
+    precision = choose_precision(config.runtime, config.model)
+    runtime = resolve_runtime(config, config.runtime, precision, owns_process=True)
+    return dataclasses.replace(config, runtime=runtime)
