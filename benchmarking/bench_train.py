@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from benchmarking import machine_jobs
 from benchmarking.corpora import outside_path
 from benchmarking.timing import NO_BFLOAT16, Contestants, Outcome, Task, has_bfloat16, nothing
 from benchmarking.train_jobs import (
@@ -35,9 +36,13 @@ from transformerlm.schema import NonNegativeInt, PositiveFloat, PositiveInt, Sec
 class BenchSection(Section):
     """[bench]: what to run, and how often."""
 
-    work: tuple[Literal["small", "medium", "large", "adamw", "time_to_loss"], ...] = ("small", "medium")
+    work: tuple[Literal["small", "medium", "large", "adamw", "time_to_loss", "machine"], ...] = (
+        "small",
+        "medium",
+    )
     """"small", "medium" and "large": steps of a model of that shape; "adamw": of the optimizer alone on the
-    medium one; "time_to_loss": whole trainings on tiny Shakespeare."""
+    medium one; "time_to_loss": whole trainings on tiny Shakespeare; "machine": steps of our main job, with
+    and without what is measured of the machine, quiet and beside other work."""
     batch_size: PositiveInt = 32
     """Sequences per step."""
     warmup_rounds: NonNegativeInt = 1
@@ -48,6 +53,14 @@ class BenchSection(Section):
     """Time limit of the preparation and of a step."""
     races: PositiveInt = 3
     """Trainings of each contestant in "time_to_loss"."""
+    busy_processes: tuple[NonNegativeInt, ...] = (0, 1, 2)
+    """Numbers of busy processes beside which "machine" is measured."""
+    calls: PositiveInt = 9
+    """Pieces of a round in "machine"; the median counts, so that adapting to the round's load does not."""
+    steps_per_call: PositiveInt = 4
+    """Steps of such a piece."""
+    machine_batch_size: PositiveInt = 8
+    """Sequences per step in "machine"."""
     nanogpt_dir: Text | None = None
     """A checkout of nanoGPT. None: without it."""
     text_path: Text = "{test_data}/tinyshakespeare.txt"
@@ -64,6 +77,7 @@ class BenchTrainConfig(Section):
     small: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=65))
     medium: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=10000))
     large: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=50304))
+    machine: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=4096))
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
@@ -81,6 +95,10 @@ def bench(config: BenchTrainConfig) -> int:
             section = config.bench
             text, checkout = Path(outside_path(section.text_path)), section.nanogpt_dir
             time_to_loss(text, section.train_config, checkout, section.races)
+        elif work == "machine":
+            for number in config.bench.busy_processes:
+                with machine_jobs.busy_processes(number):
+                    measure_machine(config, number)
         elif work == "adamw":
             run(config, work, config.medium, adamw_contestants(config))
         else:
@@ -140,6 +158,35 @@ def run(config: BenchTrainConfig, work: str, shape: ModelConfig, makers: dict[st
     ceiling = flops_ceiling(config.runtime) if work != "adamw" else None
     for name, outcome in outcomes.items():
         report(config, work, shape, name, outcomes, outcome, ceiling)
+
+
+def measure_machine(config: BenchTrainConfig, num_busy: int) -> None:
+    """Race ours with and without what is measured, beside busy processes; print a line for each."""
+    from transformerlm.logging import ConsoleLogger
+
+    bench, work = config.bench, f"machine, {num_busy} busy"
+    sizes = bench.machine_batch_size, bench.steps_per_call
+    tasks = {
+        name: Task(make, nothing, bench.time_limit_seconds, calls=bench.calls)
+        for name, make in machine_jobs.contestants(config.machine, config.runtime, *sizes).items()
+    }
+    with Contestants(functools.partial(print, file=sys.stderr)) as processes:
+        outcomes = processes.race(work, tasks, warmup_rounds=bench.warmup_rounds, rounds=bench.rounds)
+    for name, outcome in outcomes.items():
+        ratios = {
+            f"bench.speed_by_{other.replace(' ', '_')}": outcomes[other].times_slower_than(outcome)
+            for other in ("one thread", "not measured")
+            if other in outcomes
+        }
+        values: dict[str, float | str] = {
+            "bench.work": "machine",
+            "bench.contestant": name,
+            "bench.busy_processes": num_busy,
+            "bench.seconds_per_step": outcome.median / bench.steps_per_call,
+            "bench.fastest_seconds": min(outcome.seconds) / bench.steps_per_call,
+            "bench.slowest_seconds": max(outcome.seconds) / bench.steps_per_call,
+        }
+        ConsoleLogger().log(values | ratios)
 
 
 @dataclass(frozen=True)

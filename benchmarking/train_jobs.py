@@ -49,7 +49,7 @@ def hugging_face_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: in
     model: Any = hugging_face_llama(shape)
     model.to(resolved.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=0.1)
-    forward = torch.compile(model) if runtime.compile else model
+    forward = torch.compile(model) if runtime.compile is True else model
     inputs, targets = batch(shape, batch_size, resolved.device)
 
     def loss() -> torch.Tensor:
@@ -77,7 +77,7 @@ def nanogpt_step(shape: ModelConfig, runtime: RuntimeConfig, batch_size: int, ch
     )
     model = GPT(config).to(resolved.device)
     optimizer = model.configure_optimizers(0.1, settings.lr, settings.betas, resolved.device.type)
-    forward = torch.compile(model) if runtime.compile else model
+    forward = torch.compile(model) if runtime.compile is True else model
     inputs, targets = batch(shape, batch_size, resolved.device)
     return peer_step(lambda: forward(inputs, targets)[1], model, optimizer, runtime)
 

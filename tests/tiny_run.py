@@ -37,6 +37,7 @@ max_new_tokens = 8
 [runtime]
 device = "cpu"
 dtype = "float32"
+num_threads = 1
 """
 
 ANIMALS = ["fox", "crow", "lion", "mouse", "tortoise", "hare", "wolf", "lamb", "ant", "dove"]

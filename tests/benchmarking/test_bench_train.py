@@ -1,14 +1,18 @@
 """The benchmark of training: every contestant is one line, and what cannot be compared is named."""
 
-import pytest
+import signal
+import subprocess
 
-from benchmarking import bench_train
+import pytest
+import torch
+
+from benchmarking import bench_train, machine_jobs
 from benchmarking.corpora import TEST_DATA
 from benchmarking.timing import NO_BFLOAT16
 from tests.benchmarking.tiny_bench import MODEL, run_bench
 from transformerlm.config import ModelConfig, RuntimeConfig
 
-SHAPES = [f"--{shape}.{value}" for shape in ("small", "medium", "large") for value in MODEL]
+SHAPES = [f"--{shape}.{value}" for shape in ("small", "medium", "large", "machine") for value in MODEL]
 SHORT = ["--bench.rounds=2", "--bench.warmup_rounds=1", "--bench.batch_size=2", "--runtime.num_threads=1"]
 
 
@@ -36,6 +40,34 @@ def test_each_contestant_is_one_line(capsys, monkeypatch, in_this_process):
         "transformerlm",
         "torch fused",
     ]
+
+
+@pytest.mark.slow
+def test_the_machine_is_a_line_for_each_contestant_and_load(capsys, in_this_process):
+    arguments = ["--bench.rounds=1", "--bench.warmup_rounds=0", "--bench.calls=1", "--bench.steps_per_call=2"]
+    arguments += ["--bench.busy_processes=[0, 1]", '--bench.work=["machine"]', "--runtime.device=cpu"]
+    threads = torch.get_num_threads()
+    try:
+        run = run_bench(bench_train.main, "bench_train.toml", *SHAPES, *arguments, capsys=capsys)
+    finally:
+        torch.set_num_threads(threads)
+    status, lines, said = run
+    assert status == 0, said
+    found = [(line["bench.busy_processes"], line["bench.contestant"]) for line in lines]
+    names = ["one thread", "not measured", "measured"]
+    assert found == [(number, name) for number in (0, 1) for name in names]
+    for line in lines:
+        base = lines[0 if line["bench.busy_processes"] == 0 else 3]
+        ratio = base["bench.seconds_per_step"] / line["bench.seconds_per_step"]
+        assert line["bench.speed_by_one_thread"] == pytest.approx(ratio, rel=1e-3)
+
+
+def test_busy_processes_run_until_the_end_of_the_block(monkeypatch):
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command: started.append(popen(command)) or started[-1])
+    with machine_jobs.busy_processes(2):
+        assert [process.poll() for process in started] == [None, None]
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])

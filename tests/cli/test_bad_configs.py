@@ -93,7 +93,7 @@ WRONG = [
         ['""', '"  "', "3", r'"a\u0000b"', '"~nobody-of-that-name/runs"'],
     ),
     ("train", "runtime", "device", 'one of "auto", "cpu", "cuda", "mps"', ['"gpu"', '"cuda:0"', "0"]),
-    ("train", "runtime", "num_threads", THREADS + NOTHING, NUMBERS[THREADS]),
+    ("train", "runtime", "num_threads", f'{THREADS} or one of "auto"', NUMBERS[THREADS]),
     ("train", "runtime", "seed", NATURAL, NUMBERS[NATURAL] + [HUGE]),
     ("train", "logging", "backend", 'one of "console", "wandb"', ['"tensorboard"', "[]"]),
     ("train", "wandb", "project", FULL_TEXT, ['""', "1"]),

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from transformerlm.kernels import teams
-from transformerlm.kernels.library import CACHE_VARIABLE, Library
+from transformerlm.kernels.environment import CACHE_VARIABLE
+from transformerlm.kernels.library import Library
 from transformerlm.kernels.target import FUTEX
 from transformerlm.kernels.teams import run_on_team
 

@@ -28,6 +28,7 @@ from transformerlm.evaluation.loss import evaluate
 from transformerlm.logging import CombinedLogger, MetricsFile, NullLogger, names
 from transformerlm.nn import NextTokenLoss, TransformerLM, cross_entropy
 from transformerlm.optim import lr_factor
+from transformerlm.runtime import ThreadChange
 from transformerlm.training.trainer import Trainer
 
 
@@ -572,3 +573,29 @@ def test_how_long_steps_wait_for_their_data_is_logged(data, tmp_path):
     finish(trainer, tmp_path)
     shares = [record[names.DATA_WAIT_FRACTION] for record in records(tmp_path, names.LOSS)]
     assert shares[3:] == [3 / 8] * 5  # the first steps are counted as a whole
+
+
+class Adapter:
+    """Changes the number of threads after two of the steps."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_steps(self, steps, seconds):
+        self.seen.append((steps, seconds))
+        changes = {3: ThreadChange(2, 1, 1.0, is_lasting=False), 4: ThreadChange(2, 1, 1.0, is_lasting=True)}
+        return changes.get(steps)
+
+
+def test_a_change_of_the_number_of_threads_is_recorded(data, tmp_path):
+    heard, adapter = Heard(), Adapter()
+    trainer = make(changed(CONFIG, training={"max_steps": 6, "validate_every": 2}), data, tmp_path, heard)
+    trainer.threads = adapter
+    with MetricsFile(tmp_path / "metrics.jsonl") as metrics:
+        trainer.train(CombinedLogger([metrics]))
+    recorded = records(tmp_path, names.NUM_THREADS)
+    assert [(record["step"], record[names.NUM_THREADS]) for record in recorded] == [(3, 1), (4, 1)]
+    said = [message for message in heard.messages if "threads" in message]
+    assert said == ["step 4: threads: 2 -> 1, since other work keeps 1.0 processors busy"]
+    assert [steps for steps, _ in adapter.seen] == [1, 2, 3, 4, 5, 6]
+    assert adapter.seen[-1][1] <= trainer.clock.lap().seconds  # validating and saving do not count

@@ -48,6 +48,7 @@ def run_command(
     modes: Sequence[Mode] = (),
     defaults: Defaults[C] | None = None,
     automatic: Automatic | None = None,
+    wait: Callable[[], None] = sleep_soon,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; return the exit status.
@@ -60,9 +61,9 @@ def run_command(
         modes: options that run another function in place of `function`.
         defaults: takes precedence over the defaults of `config_class`; see `load_config`.
         automatic: adds keys to those that the user sets; see `load_config`.
+        wait: called before `function`: chooses how threads of PyTorch will wait.
         argv: the arguments; None: those of this process.
     """
-    sleep_soon()
     is_process = argv is None
     prepare_streams(restart=is_process)
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -80,6 +81,7 @@ def run_command(
             if arguments.print_config:
                 print_text(to_toml(config, documented=True))
                 return 0
+            wait()
             status = _call(function, config, arguments) or 0
             print_text()
             if is_process:

@@ -13,6 +13,7 @@ from transformerlm.cli.error_report import INTERRUPTED
 from transformerlm.distributed.collectives import ranks_from_environment
 from transformerlm.distributed.ranks import Backend
 from transformerlm.errors import TransformerLMError
+from transformerlm.kernels.threads import sleep_soon
 
 
 def on_ranks(command: Callable[[], int], backend: Backend = "gloo") -> int:
@@ -27,6 +28,7 @@ def on_ranks(command: Callable[[], int], backend: Backend = "gloo") -> int:
         ranks = ranks_from_environment()
         if ranks.size == 1:
             return command()
+        sleep_soon()  # connecting the ranks imports PyTorch
         with _terminated_by_exception(), ranks.connected(backend), _silence(not ranks.is_main):
             status = command()
             if status != INTERRUPTED:  # may occur at any place, and the other ranks do not know of it

@@ -15,6 +15,8 @@ from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainConfig
 from transformerlm.config.automatic import with_automatic
+from transformerlm.distributed.collectives import ranks_from_environment
+from transformerlm.kernels.threads import sleep_soon, wait_as_measured
 from transformerlm.training import run
 from transformerlm.training.timers import process_start
 
@@ -34,10 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             options=options,
             modes=modes,
             automatic=with_automatic,
+            wait=wait_for_work,
             argv=argv,
         ),
         backend="nccl",
     )
+
+
+def wait_for_work() -> None:
+    """Choose how long waiting threads poll. Several ranks would measure it at the same time."""
+    if ranks_from_environment().size == 1:
+        wait_as_measured()
+    else:
+        sleep_soon()
 
 
 def train(config: TrainConfig, started: float) -> int:

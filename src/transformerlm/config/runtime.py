@@ -18,13 +18,17 @@ class RuntimeConfig(Section):
     """Precision of the matrix products; weights stay float32. "auto": on a CPU the faster of float32 and
     bfloat16 for this model, measured and kept; elsewhere bfloat16 if the device has it. A resumed run keeps
     the one that it began with."""
-    attention: Literal["auto", "reference", "torch"] = "auto"
-    """"reference": the formula, step by step. "torch": PyTorch's fused kernel. "auto": the faster one."""
+    attention: Literal["auto", "kernels", "reference", "torch"] = "auto"
+    """"reference": the formula, step by step. "torch": PyTorch's fused kernel. "kernels": batched products
+    and this package's kernels; where those do not run, as "torch". "auto": the faster of "kernels" and
+    "torch" for this model; training on a CPU measures it, and a resumed run keeps what it began with."""
     kernels: bool = True
     """On a CPU, run norms, activations, RoPE, attention, loss, optimizer and whole steps of generation in
     this package's own kernels, which are compiled once. false: use PyTorch's operations."""
-    compile: bool = False
-    """Use torch.compile, instead of kernels; if it fails, warn once and continue without it."""
+    compile: bool | Literal["auto"] = "auto"
+    """Use torch.compile, instead of kernels; if it fails, warn once and continue without it. "auto": in
+    training on a GPU if a block of this model is clearly faster with it, measured and kept, and the run is
+    long enough; else not."""
     activation_checkpointing: bool = False
     """Do not store the activations inside a block; compute them again in the backward pass: less memory,
     about a third more time."""
@@ -33,8 +37,10 @@ class RuntimeConfig(Section):
     gradients and optimizer state among them (FSDP2)."""
     deterministic: bool = False
     """Use only operations that give the same bits each time, some of them slower (on a CPU all do)."""
-    num_threads: NumThreads | None = None
-    """CPU threads of torch. None: torch's default, but no more than the process's quota of processor time,
-    or an equal part of the cores for each rank of a machine."""
+    num_threads: NumThreads | Literal["auto"] = "auto"
+    """CPU threads of torch. "auto": torch's default, but no more than the process's quota of processor time,
+    or an equal part of the cores for each rank of a machine. `transformerlm-train` takes what is fastest for
+    the model, measured and kept; while the machine has other work it takes fewer, if steps are faster so, and
+    records each change, which may alter last bits. Not with `deterministic` or several ranks."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights, the order of the data, and sampling."""

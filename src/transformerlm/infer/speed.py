@@ -50,6 +50,6 @@ def _writing(shape: ModelConfig, config: RuntimeConfig, dtype: torch.dtype) -> C
     # Of a weight only its size and dtype matter. 0.01 and its products are no denormal numbers.
     model._apply(lambda tensor: torch.full(tensor.shape, 0.01, dtype=tensor.dtype, device="cpu"))
     model.to(dtype).eval()
-    kernels = config.kernels and not config.compile and dtype != torch.float16
+    kernels = config.kernels and config.compile is not True and dtype != torch.float16
     prompt = [0] * PROMPT_LENGTH
     return lambda: generate(model, prompt, max_new_tokens=NUM_NEW_TOKENS, temperature=0.0, kernels=kernels)

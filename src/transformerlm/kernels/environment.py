@@ -1,8 +1,9 @@
-"""Environment variables that choose the kernels; a command checks them before it begins."""
+"""Environment variables that choose the kernels and their folder; a command checks them before it begins."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from transformerlm.errors import ConfigError
 from transformerlm.kernels.target import check_cpu_choice, cpu_choice
@@ -10,6 +11,9 @@ from transformerlm.kernels.target import check_cpu_choice, cpu_choice
 CHOICE_VARIABLE = "TRANSFORMERLM_KERNELS"
 """Environment variable for the use of the tokenizer's kernels: "auto" (where they save time), "always" or
 "never"."""
+CACHE_VARIABLE = "TRANSFORMERLM_CACHE_DIR"
+"""Environment variable: folder of the machine code and of what was measured. Default: `transformerlm` in the
+user's cache folder."""
 
 
 def tokenizer_choice() -> str:
@@ -32,3 +36,15 @@ def check_environment() -> None:
     """
     tokenizer_choice()
     check_cpu_choice(cpu_choice())
+
+
+def cache_dir() -> Path:
+    """Return the folder of the machine code and of what was measured."""
+    own = os.environ.get(CACHE_VARIABLE)
+    if own:
+        return Path(own).expanduser()
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    except RuntimeError:  # a user without a home, as in containers: there is no cache
+        base = os.devnull
+    return Path(base) / "transformerlm"

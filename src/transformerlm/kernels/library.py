@@ -29,13 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transformerlm.errors import LockedError, OutputError
+from transformerlm.kernels.environment import CACHE_VARIABLE, cache_dir
 from transformerlm.kernels.sources import source_files
 from transformerlm.kernels.target import target
 from transformerlm.storage.files import committed_file
 from transformerlm.storage.lock import locked
-
-CACHE_VARIABLE = "TRANSFORMERLM_CACHE_DIR"
-"""Environment variable: folder of the machine code. Default: `transformerlm` in the user's cache folder."""
 
 _LETTERS = {"f64": "d"}
 """Type of an argument -> its format in Python's struct; all others, addresses included, are integers
@@ -277,18 +275,6 @@ def _target_machine() -> Any:
     processor, options = target(), {"opt": 3, "reloc": "pic", "codemodel": "jitdefault", "jit": True}
     triple = llvm.Target.from_default_triple()
     return triple.create_target_machine(cpu=processor.name, features=processor.features, **options)
-
-
-def cache_dir() -> Path:
-    """Return the folder of the machine code."""
-    own = os.environ.get(CACHE_VARIABLE)
-    if own:
-        return Path(own).expanduser()
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    except RuntimeError:  # a user without a home, as in containers: there is no cache
-        base = os.devnull
-    return Path(base) / "transformerlm"
 
 
 def _say(line: str) -> None:

@@ -32,6 +32,8 @@ SPIKES = "metrics.spikes"
 """Steps so far whose loss or gradient norm was far above that of the steps before."""
 SKIPPED_STEPS = "metrics.skipped_steps"
 """Steps so far that were not taken: not finite, or spikes with [training].skip_spikes."""
+NUM_THREADS = "metrics.num_threads"
+"""CPU threads from the next step on; logged when it changes, as other work comes or goes."""
 
 EVAL_DOCUMENTS = "metrics.eval_documents"
 """Documents that were scored."""

@@ -109,7 +109,7 @@ class KernelSwiGLU(SwiGLU):
 
 
 class KernelMultiHeadSelfAttention(MultiHeadSelfAttention):
-    """Attention with one product for queries, keys and values, and a kernel for backend "auto"."""
+    """Attention with one product for queries, keys and values; kernels for backends "auto" and "kernels"."""
 
     def _projections(self, x: Tensor) -> Sequence[Tensor]:
         if not _should_join(x):
@@ -119,7 +119,7 @@ class KernelMultiHeadSelfAttention(MultiHeadSelfAttention):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         is_whole_text = mask is None and q.dim() == 4 and 1 < q.shape[-2] == k.shape[-2] <= MAX_QUERIES
-        if self.backend != "auto" or not is_whole_text or not dispatch.can_serve(q, k, v):
+        if self.backend not in ("auto", "kernels") or not is_whole_text or not dispatch.can_serve(q, k, v):
             return super()._attend(q, k, v, mask)
         return fused_functions.attention(q, k, v)
 

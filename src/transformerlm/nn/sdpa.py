@@ -42,7 +42,7 @@ def scaled_dot_product_attention(
         mask: boolean, broadcast to [..., queries, keys]; True = attend. A query that may attend to
             nothing gets zeros.
         causal: mask later keys as well.
-        backend: "reference" or "torch".
+        backend: one of BACKENDS.
 
     Returns:
         [..., queries, d_v], in the dtype of the inputs.
@@ -118,9 +118,10 @@ BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tens
     "reference": _reference,
     "torch": _torch,
     "auto": _torch,
+    "kernels": _torch,
 }
-"""Name -> function of (q, k, v, mask, causal). "auto" is the fastest of them; a model that uses the CPU
-kernels (fused.py) replaces it by its own."""
+"""Name -> function of (q, k, v, mask, causal). A model that uses the CPU kernels (fused.py) replaces the last
+two by its own."""
 
 
 def _backend_function(backend: str) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]:

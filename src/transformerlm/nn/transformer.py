@@ -66,7 +66,7 @@ class TransformerLM(nn.Module):
     """A decoder-only Transformer: embedding, blocks, a last norm, and a head that scores every token.
 
     Weights are drawn by torch's global generator: seed it first. `backend` chooses how attention is
-    computed ("auto", "reference", "torch"); it is resolved once, here, and kept as `backend`.
+    computed ("auto", "kernels", "reference", "torch"); it is resolved once, here, and kept as `backend`.
     """
 
     def __init__(

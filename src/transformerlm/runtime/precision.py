@@ -8,37 +8,21 @@ it is loaded.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
-import importlib.metadata
-import json
-import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from transformerlm import __version__
 from transformerlm.config import ModelConfig, RuntimeConfig
-from transformerlm.errors import OutputError
+from transformerlm.kernels import measured
 from transformerlm.kernels.dispatch import num_threads
-from transformerlm.kernels.library import cache_dir
-from transformerlm.kernels.target import target
 from transformerlm.runtime.device import DtypeName, resolve_device
 from transformerlm.runtime.speed import product_seconds
 from transformerlm.schema import to_dict
-from transformerlm.storage.checksummed_json import RecordFormat, dump, load
-from transformerlm.storage.files import committed_file
 
 MIN_SPEEDUP = 1.1
 """Speed relative to float32 from which "auto" takes bfloat16, which has 8 bits where float32 has 24: less is
 within what two measurements differ by, and would not be worth the bits."""
-FORMAT = RecordFormat(version=1, checksum_since=1, members={"seconds": dict})
-_LIMITS = ("ATEN_", "DNNL_", "MKL_", "ONEDNN_")
-"""Prefixes of environment variables that restrict the instructions of PyTorch's libraries."""
 
 Measure = Callable[[ModelConfig, RuntimeConfig, Sequence[DtypeName]], dict[DtypeName, float]]
 """Function from a model, [runtime] and names of precisions to the seconds of the same work in each."""
@@ -107,40 +91,12 @@ def measured_once(
     measure: Measure, config: RuntimeConfig, model: ModelConfig, names: Sequence[DtypeName]
 ) -> dict[DtypeName, float]:
     """Return what `measure` has found for this machine and model; it is called if nothing is kept."""
-    path = _path_of(measure, config, model, names)
-    if (kept := _read(path, names)) is not None:
-        return kept
-    seconds = measure(model, config, names)
-    # A folder that may not be written, or a full disk: measured each time.
-    with contextlib.suppress(OSError, OutputError), committed_file(path) as file:
-        file.write(dump({"format_version": FORMAT.version, "seconds": seconds}))
-    return seconds
-
-
-def _read(path: Path, names: Sequence[DtypeName]) -> dict[DtypeName, float] | None:
-    try:
-        seconds = load(path.read_bytes(), FORMAT)["seconds"]
-    except (OSError, ValueError):
-        return None
-    is_valid = all(isinstance(seconds.get(name), float) and 0 < seconds[name] < math.inf for name in names)
-    return {name: seconds[name] for name in names} if is_valid else None
-
-
-@functools.cache
-def _versions() -> list[str]:
-    return [__version__, *map(importlib.metadata.version, ("torch", "numba", "llvmlite"))]
-
-
-def _path_of(measure: Measure, config: RuntimeConfig, model: ModelConfig, names: Sequence[DtypeName]) -> Path:
-    processor = target()
     conditions = {
         "work": [measure.__module__, measure.__qualname__, *names],
         "model": to_dict(model),
         "settings": [config.kernels, config.attention],
-        "processor": [processor.name, processor.features, torch.backends.cpu.get_cpu_capability()],
         "threads": [torch.get_num_threads(), num_threads()],
-        "limits": {key: value for key, value in sorted(os.environ.items()) if key.startswith(_LIMITS)},
-        "versions": _versions(),
     }
-    key = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:24]
-    return cache_dir() / f"speed-{key}.json"
+    seconds = measured.measured_once(conditions, names, lambda: measure(model, config, names))
+    assert seconds is not None
+    return seconds

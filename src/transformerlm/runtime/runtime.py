@@ -61,7 +61,7 @@ class Runtime:
         compute_on_one_thread_after_forks()
         device, dtype = resolve_device(config.device), DTYPES[precision.name]
         # The kernels do not support float16, and torch.compile generates its own.
-        can_serve = device.type == "cpu" and dtype != torch.float16 and not config.compile
+        can_serve = device.type == "cpu" and dtype != torch.float16 and config.compile is not True
         return cls(device, dtype, config.kernels and can_serve, precision.reason)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
@@ -105,7 +105,7 @@ def set_up_process(config: RuntimeConfig) -> None:
     """
     if resolve_device(config.device).type == "cpu":
         keep_freed_memory()
-    torch.set_num_threads(config.num_threads or num_threads())
+    torch.set_num_threads(num_threads() if config.num_threads == "auto" else config.num_threads)
     if config.deterministic:
         # Read by cuBLAS when it starts; without it torch refuses its products.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -101,7 +101,7 @@ def _seconds_of(
 ) -> dict[DtypeName, float]:
     """Return the seconds of all products of `tokens` rows with these matrices; of equal ones one is timed."""
     work = {
-        (name, inputs, outputs): _products(tokens, inputs, outputs, DTYPES[name])
+        (name, inputs, outputs): layer_products(tokens, inputs, outputs, DTYPES[name])
         for _, inputs, outputs in matrices
         for name in names
     }
@@ -112,11 +112,22 @@ def _seconds_of(
     }
 
 
-def _products(tokens: int, inputs: int, outputs: int, dtype: torch.dtype) -> Work:
+def layer_products(tokens: int, inputs: int, outputs: int, dtype: torch.dtype) -> Work:
     """Return a function that computes a linear layer's product, and its two gradients."""
     shapes = ((tokens, inputs), (outputs, inputs), (tokens, outputs))
     x, weight, gradient = (torch.ones(shape, dtype=dtype, device="cpu") for shape in shapes)
     return lambda: (x @ weight.T, gradient @ weight, gradient.T @ x)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Context manager in which PyTorch computes on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

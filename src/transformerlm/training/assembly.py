@@ -14,23 +14,25 @@ from transformerlm.checkpoint.run_directory import RunDirectory, check_same_on_a
 from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import RuntimeConfig
 from transformerlm.distributed.ranks import Ranks
-from transformerlm.errors import CheckpointError, ConfigError, Key
+from transformerlm.errors import ConfigError, Key
 from transformerlm.infer import check_prompts
 from transformerlm.limits import available_cores
 from transformerlm.logging import CombinedLogger, Logger, MetricsFile, make_logger
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.progress import Reporter
 from transformerlm.runtime import (
+    LoadWatch,
     Precision,
     Runtime,
+    ThreadAdapter,
     choose_precision,
     resolve_device,
     set_up_process,
 )
-from transformerlm.runtime.device import DTYPES
-from transformerlm.schema import to_dict
+from transformerlm.schema import from_dict, to_dict
 from transformerlm.signals import end_at_interrupts, warnings_ignored
 from transformerlm.storage.files import require_free_bytes
+from transformerlm.training.choices import AUTO, keep_begun, resolve_runtime
 from transformerlm.training.expectation import Expectation
 from transformerlm.training.init_from import load_initial_weights
 from transformerlm.training.microbatch import share_of_batch
@@ -66,6 +68,8 @@ class Assembly:
         self.config, self.tokenizer, self.data, self.xz, _, self.choice = prepared
         self.to_go_on = ["--training.resume=auto"] if self.config.training.resume == "never" else []
         """Options that the same command needs to continue the run after a stop."""
+        self.is_adaptive = False
+        """True if [runtime] lets the number of threads change during the run."""
         self.run, self.reporter, self.ranks, self.owns_process = (
             RunDirectory(run_dir),
             reporter,
@@ -103,7 +107,10 @@ class Assembly:
                 logger.log_artifact(
                     self.run.path / "tokenizer", f"tokenizer-{self.run.path.name}", "tokenizer"
                 )
-                if trainer.train(logger):
+                signal = trainer.train(logger)
+                if trainer.threads:
+                    trainer.threads.stop()
+                if signal:
                     to_the_end.enter_context(warnings_ignored())
                     self.stop(trainer)
                 else:
@@ -147,25 +154,32 @@ class Assembly:
     def runtime(self, found: Checkpoint | None) -> Iterator[Runtime]:
         """Context manager: the runtime of this rank, with [runtime]'s settings of PyTorch in the block.
 
-        From here on the run's config has the precision that was chosen.
+        From here on the run's config has what was chosen in place of "auto".
 
         Args:
-            found: the checkpoint to resume from, whose precision is kept.
+            found: the checkpoint to resume from, whose choices are kept.
 
         Raises:
             ConfigError: there is no such device, or not one for each rank.
         """
         with contextlib.ExitStack() as stack:
             with self.ranks.collective_errors():
-                config = runtime_of_rank(keep_precision(self.config.runtime, found), self.ranks)
+                kept = keep_begun(self.config.runtime, found)
+                config = runtime_of_rank(kept, self.ranks)
                 if self.owns_process:
                     set_up_process(config)
+                    if resolve_device(config.device).type == "cpu":
+                        stack.enter_context(LoadWatch())
                 else:
                     stack.enter_context(temporary_torch_settings(config))
             precision = self.choose_precision(config)
-            own = dataclasses.replace(self.config.runtime, dtype=precision.name)
+            resolved = self.choose_implementation(config, precision)
+            # The number of threads of a rank is its part of this machine, not a setting of the run.
+            num_threads = resolved.num_threads if self.ranks.size == 1 else kept.num_threads
+            own = dataclasses.replace(resolved, num_threads=num_threads)
+            self.is_adaptive = self.config.runtime.num_threads == AUTO and not config.deterministic
             self.config = dataclasses.replace(self.config, runtime=own)
-            yield Runtime.of(config, precision)
+            yield Runtime.of(resolved, precision)
 
     def choose_precision(self, config: RuntimeConfig) -> Precision:
         """Return the precision that rank 0 has chosen: ranks of two kinds of machines must agree."""
@@ -177,6 +191,24 @@ class Assembly:
             self.reporter.say(precision.warning)
         return precision
 
+    def choose_implementation(self, config: RuntimeConfig, precision: Precision) -> RuntimeConfig:
+        """Return [runtime] of this rank without "auto", as rank 0 has chosen."""
+        with self.ranks.while_rank_0_works():
+            owns_process = self.owns_process and self.ranks.size == 1
+            is_main, arguments = self.ranks.is_main, (self.config, config, precision)
+            chosen = resolve_runtime(*arguments, owns_process=owns_process) if is_main else config
+        values = json.loads(self.ranks.broadcast_bytes(json.dumps(to_dict(chosen)).encode()))
+        own = {key: values[key] for key in ("dtype", "attention", "compile")}
+        num_threads = chosen.num_threads
+        return from_dict(RuntimeConfig, {**to_dict(config), **own, "num_threads": num_threads}, source="")
+
+    def thread_adapter(self) -> ThreadAdapter | None:
+        """Return what adapts the number of threads during the run, if that may change."""
+        num_threads, is_alone = self.config.runtime.num_threads, self.owns_process and self.ranks.size == 1
+        if not self.is_adaptive or not is_alone or not isinstance(num_threads, int) or num_threads == 1:
+            return None
+        return ThreadAdapter(num_threads)
+
     def make_trainer(self, runtime: Runtime, found: Checkpoint | None, started: float | None) -> Trainer:
         """Return the run's trainer, restored from the checkpoint to resume from, or new."""
         config, ranks = self.config, self.ranks
@@ -184,7 +216,13 @@ class Assembly:
         with ranks.collective_errors():
             where = self.run, runtime, self.reporter
             trainer = Trainer(
-                config, self.data, *where, ranks=ranks, started=started, draw_weights=not are_loaded
+                config,
+                self.data,
+                *where,
+                ranks=ranks,
+                started=started,
+                draw_weights=not are_loaded,
+                threads=self.thread_adapter(),
             )
         if found:
             trainer.restore(found)
@@ -250,18 +288,6 @@ class Assembly:
         self.reporter.say(f"done: {self.run.path}; {more}")
 
 
-def keep_precision(config: RuntimeConfig, found: Checkpoint | None) -> RuntimeConfig:
-    """Return [runtime] with the precision that the run began with in place of "auto"; a new run has none."""
-    if config.dtype != "auto" or found is None:
-        return config
-    try:
-        begun = found.require("config", "runtime", "dtype")
-    except CheckpointError:  # not a run of this package; resuming says what is wrong with it
-        return config
-    # Older runs have written "auto" in their checkpoints.
-    return dataclasses.replace(config, dtype=begun) if begun in list(DTYPES) else config
-
-
 def runtime_of_rank(config: RuntimeConfig, ranks: Ranks) -> RuntimeConfig:
     """Return [runtime] for this rank: its own GPU, or its part of the machine's cores.
 
@@ -278,5 +304,6 @@ def runtime_of_rank(config: RuntimeConfig, ranks: Ranks) -> RuntimeConfig:
             what = f"{world.local_size} ranks of this machine, got {torch.cuda.device_count()}"
             raise ConfigError(f"expected a GPU for each of the {what}", key=Key("runtime", "device"))
         torch.cuda.set_device(world.local_rank)
-    num_threads = config.num_threads or max(1, available_cores() // world.local_size)
-    return dataclasses.replace(config, num_threads=num_threads)
+    if config.num_threads != AUTO:
+        return config
+    return dataclasses.replace(config, num_threads=max(1, available_cores() // world.local_size))

@@ -97,7 +97,7 @@ class Learner:
 
     def prepare(self) -> None:
         """Prepare the first step: compile if [runtime].compile, and wrap the model for several ranks."""
-        if self.config.runtime.compile:
+        if self.config.runtime.compile is True:
             by_block = self.parallelism.compiles_blocks
             self.forward = compile_passes(self.loss, self.config, self.runtime, self.reporter, by_block)
         self.training_forward = self.parallelism.wrap(self.forward)
@@ -192,7 +192,7 @@ class Learner:
     @contextlib.contextmanager
     def _activation_norms(self) -> Iterator[ActivationNorms]:
         with contextlib.ExitStack() as stack:
-            if self.config.runtime.compile:
+            if self.config.runtime.compile is True:
                 # Run uncompiled: compiled code has no hooks.
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield stack.enter_context(ActivationNorms(self.model))

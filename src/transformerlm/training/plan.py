@@ -15,7 +15,7 @@ from transformerlm.nn import num_non_embedding_parameters, num_parameters, train
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.optim import lr_factor
 from transformerlm.progress import Reporter
-from transformerlm.runtime import Runtime, measured_flops_ceiling
+from transformerlm.runtime import Machine, Runtime, measured_flops_ceiling, this_machine
 from transformerlm.training.budget import make_budget
 from transformerlm.training.learner import Learner
 from transformerlm.training.memory import TrainingMemory, device_memory, training_memory
@@ -32,6 +32,8 @@ class Plan:
 
     config: TrainConfig
     runtime: Runtime
+    machine: Machine | None
+    """What was measured of a CPU."""
     num_ranks: int
     micro_batch_size: int
     memory: TrainingMemory
@@ -76,6 +78,7 @@ def make_plan(
     return Plan(
         config=config,
         runtime=runtime,
+        machine=this_machine() if runtime.device.type == "cpu" else None,
         num_ranks=ranks.size,
         micro_batch_size=size,
         memory=training_memory(config, runtime, size, ranks),
@@ -166,8 +169,13 @@ def _time(plan: Plan) -> Rows:
     flops = tokens_per_second * training_flops_per_token(config.model, config.model.context_length)
     places = f"{plan.num_ranks} x " if plan.num_ranks > 1 else ""
     share = f"{flops / plan.flops_ceiling:.0%} of {plan.flops_ceiling / 1e12:.3g} TFLOP/s, both measured"
+    products = [("", "products", plan.machine.products)] if plan.machine else []
+    chosen = [f"attention {config.runtime.attention}", f"compile {str(config.runtime.compile).lower()}"]
+    chosen += [plan.machine.waiting] if plan.machine and plan.machine.waiting else []
     return [
         ("speed", "device", f"{places}{plan.runtime}"),
+        *products,
+        ("", "implementation", ", ".join(chosen)),
         ("", "tokens per second", f"{tokens_per_second:,.0f}, over {plan.measured_steps} steps"),
         ("", "of the ceiling", share),
         ("time", "steps", f"{plan.steps:,.0f}"),

@@ -18,7 +18,7 @@ def temporary_torch_settings(config: RuntimeConfig) -> Iterator[None]:
     """Context manager that sets threads, seed and determinism according to [runtime], and restores them."""
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        if config.num_threads is not None:
+        if config.num_threads != "auto":
             torch.set_num_threads(config.num_threads)
         if config.deterministic:
             stack.enter_context(_deterministic())

@@ -25,7 +25,7 @@ from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, rank_s
 from transformerlm.logging import Logger, names, to_floats
 from transformerlm.nn import training_flops_per_token
 from transformerlm.progress import Bar, Reporter
-from transformerlm.runtime import Runtime, measured_flops_ceiling
+from transformerlm.runtime import Runtime, ThreadAdapter, measured_flops_ceiling
 from transformerlm.schema import to_dict
 from transformerlm.storage.files import make_directory
 from transformerlm.training.budget import make_budget
@@ -54,6 +54,7 @@ class Trainer:
         now: clock in seconds, for a budget in time.
         started: moment by `now` from which the run's time counts; None: the call of `train`.
         draw_weights: False if weights will be loaded before the first step.
+        threads: adapts the number of CPU threads to the machine's other work; None: it stays.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class Trainer:
         *,
         started: float | None = None,
         draw_weights: bool = True,
+        threads: ThreadAdapter | None = None,
     ) -> None:
         self.config, self.data, self.run, self.runtime, self.reporter = config, data, run, runtime, reporter
-        self.ranks, self.started = ranks, started
+        self.ranks, self.started, self.threads = ranks, started, threads
         self.learner = Learner(config, runtime, reporter, ranks, draw_weights=draw_weights)
         self.model = self.learner.model
         size, context_length = config.training.batch_size, config.model.context_length
@@ -156,6 +158,7 @@ class Trainer:
     def after_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
         """Log, validate and save if it is due. After the last step `train` validates and saves."""
         training, is_last = self.config.training, self.budget.is_spent(self.step)
+        self.adapt_threads(logger)
         if is_last or is_due(self.step, training.log_every):
             self.log_step(result, logger, bar)
         if is_last:
@@ -242,6 +245,14 @@ class Trainer:
             values |= to_floats(self.learner.weight_norms())
         logger.log(values, self.step)
         bar.set_postfix_str(f"loss {result.loss:.3f}, {tokens_per_second:,.0f} tokens/s")
+
+    def adapt_threads(self, logger: Logger) -> None:
+        """Record a change of the number of threads: from then on the last bits of results may differ."""
+        lap = self.clock.lap()
+        if self.threads and (change := self.threads.after_steps(lap.steps, lap.seconds)):
+            logger.log({names.NUM_THREADS: change.num_threads}, self.step)
+            if change.is_lasting:
+                self.reporter.say(f"step {self.step}: {change}")
 
     def validate(self, logger: Logger) -> None:
         """Evaluate on the whole validation split, unless that was done after this step."""
