@@ -119,14 +119,15 @@ class Assembly:
         """Return the words for the command that continues the run."""
         return " ".join(["the same command", *(["with"] if self.to_go_on else []), *self.to_go_on])
 
-    def plan(self) -> Plan:
-        """Return the estimated time, memory and disk space of training."""
+    def plan(self, started: float | None = None) -> Plan:
+        """Return the estimated time, memory and disk space of training; see `train`."""
         with self.ranks.collective_errors():
             share_of_batch(self.config, self.ranks.size)
         is_new = self.config.training.resume == "never"
         found = None if is_new else self.run.resume_point("auto", self.reporter, self.ranks)
         with self.runtime(found) as runtime:
-            return make_plan(self.config, self.data, self.run.path, runtime, self.reporter, ranks=self.ranks)
+            parts = self.config, self.data, self.run.path, runtime, self.reporter
+            return make_plan(*parts, ranks=self.ranks, started=started)
 
     def verify_resume(self, steps: int) -> None:
         """Take `steps` steps from the newest checkpoint, without and with a stop, and compare all bits."""
