@@ -84,8 +84,8 @@ class LanguageModel:
                 On a CPU "auto" is measured for a model of these sizes when it is first loaded, and kept
                 beside the compiled kernels. Its num_threads, seed and deterministic concern commands and are
                 ignored here.
-            warn: called with a line about each damaged checkpoint that is skipped, if the best one of a run is
-                not its newest, and if the precision asked for is slower than float32.
+            warn: called with a line about each damaged checkpoint that is skipped, if a run's best one is not
+                its newest, and if the precision asked for is slower than float32.
 
         Raises:
             CheckpointError: if there is none, or its tokenizer is not the one that it was trained with.
