@@ -75,7 +75,7 @@ class LanguageModel:
         runtime: RuntimeConfig | None = None,
         warn: Callable[[str], object] = lambda line: None,
     ) -> Self:
-        """Load a run's newest valid checkpoint, or one checkpoint by its own folder.
+        """Load a run's best checkpoint, or its newest one if it may go on; or one checkpoint by its folder.
 
         Nothing that is global to the process changes: no random state, thread count or default of torch.
 
@@ -84,8 +84,8 @@ class LanguageModel:
                 On a CPU "auto" is measured for a model of these sizes when it is first loaded, and kept
                 beside the compiled kernels. Its num_threads, seed and deterministic concern commands and are
                 ignored here.
-            warn: called with a line about each damaged checkpoint that is skipped, and if the precision asked
-                for is slower than float32.
+            warn: called with a line about each damaged checkpoint that is skipped, if a run's best one is not
+                its newest, and if the precision asked for is slower than float32.
 
         Raises:
             CheckpointError: if there is none, or its tokenizer is not the one that it was trained with.

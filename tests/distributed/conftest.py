@@ -42,7 +42,7 @@ def train_alone(folder):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "measured_flops_ceiling", lambda runtime: 1e12)
+        patch.setattr(trainer, "measured_flops_ceiling", lambda runtime, seconds: 1e12)
         for name, options in cases.alone_cases().items():
             assert "error" not in run_case(SINGLE_PROCESS, folder, name, **options)
     torch.set_num_threads(threads)

@@ -46,11 +46,17 @@ def batch(step):
     ids = torch.randint(500, (32, 129), generator=torch.Generator().manual_seed(step))
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
+def num_bytes():
+    return resource.getpagesize() * int(open("/proc/self/statm").read().split()[0])
+
 def two_steps(config, sizes=(None, None)):
     torch.manual_seed(0)
     learner = Learner(config, prepare_process(config.runtime), Heard())
     if room and sizes == (None, None):
-        limit = room + resource.getpagesize() * int(open("/proc/self/statm").read().split()[0])
+        ballast, taken = [], num_bytes()
+        while num_bytes() == taken:  # what the heap has free is no room
+            ballast.append(bytearray(2**16))
+        limit = room + num_bytes()
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     for step, size in enumerate(sizes):
         learner.micro_batches.restrict(size)

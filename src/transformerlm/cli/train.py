@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = process_start() if argv is None else time.perf_counter()
     description = "Train a language model; a tokenizer and token files that are missing are made first."
     options = [Option("resume", ("training.resume",))]
-    modes = [Mode("plan", plan), Mode("verify-resume", verify_resume, number="STEPS")]
+    planned = functools.update_wrapper(functools.partial(plan, started=started), plan)  # with its docstring
+    modes = [Mode("plan", planned), Mode("verify-resume", verify_resume, number="STEPS")]
     return on_ranks(
         lambda: run_command(
             TrainConfig,
@@ -60,9 +61,9 @@ def train(config: TrainConfig, started: float) -> int:
     return run.train(config, Terminal(), owns_process=True, started=started).exit_status
 
 
-def plan(config: TrainConfig) -> None:
+def plan(config: TrainConfig, started: float) -> None:
     """Estimate memory, disk and time of training from a few steps on the data, and do nothing else."""
-    print(run.plan_run(config, Terminal(), owns_process=True))
+    print(run.plan_run(config, Terminal(), owns_process=True, started=started))
 
 
 def verify_resume(config: TrainConfig, steps: int) -> None:

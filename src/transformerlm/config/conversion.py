@@ -13,7 +13,8 @@ class ExportSection(Section):
     """[export]: which model to write, and in which format."""
 
     checkpoint: FilePath = "runs/python-stdlib"
-    """Folder of a run (its newest valid checkpoint is used) or of one checkpoint."""
+    """Folder of a run, which stands for its newest valid checkpoint or, if it has ended, for its best one; or
+    of one checkpoint."""
     to: Literal["hf", "gguf"] = "hf"
     """"hf": a folder for Hugging Face's transformers. "gguf": a file for llama.cpp."""
     output: FilePath | None = None

@@ -12,7 +12,8 @@ class EvalSection(Section):
     """[eval]: which model or pair of models, on which text."""
 
     checkpoint: FilePath = "runs/python-stdlib"
-    """Folder of a run (its newest valid checkpoint is used) or of one checkpoint."""
+    """Folder of a run, which stands for its newest valid checkpoint or, if it has ended, for its best one; or
+    of one checkpoint."""
     compare: FilePath | None = None
     """A second model, for the difference on the same documents. None: no comparison."""
     text: FilePath | None = None

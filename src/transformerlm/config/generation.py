@@ -74,7 +74,8 @@ class InferSection(Section):
     """[infer]: which model, where prompts come from, where results go."""
 
     checkpoint: FilePath = "runs/python-stdlib"
-    """Folder of a run (its newest valid checkpoint is used) or of one checkpoint."""
+    """Folder of a run, which stands for its newest valid checkpoint or, if it has ended, for its best one; or
+    of one checkpoint."""
     prompt: str | tuple[str, ...] | None = None
     """A text to continue, or a list of texts; overrides [generation].prompts."""
     prompt_file: FilePath | None = None

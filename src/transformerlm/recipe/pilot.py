@@ -1,7 +1,7 @@
 """A pilot: a tiny model trained for a second or two, whose loss tells how hard a text is for a Transformer.
 
-With the bits of the n-gram model (`ngram.py`), which sees longer contexts, it is what the scaling law takes as
-the measure of the text.
+With the bits of the n-gram model (`ngram.py`), which sees longer contexts, it is the scaling law's measure
+of the text.
 """
 
 from __future__ import annotations

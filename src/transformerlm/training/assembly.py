@@ -129,8 +129,8 @@ class Assembly:
         """Return the words for the command that continues the run."""
         return " ".join(["the same command", *(["with"] if self.to_go_on else []), *self.to_go_on])
 
-    def plan(self) -> Plan:
-        """Return the estimated time, memory and disk space of training."""
+    def plan(self, started: float | None = None) -> Plan:
+        """Return the estimated time, memory and disk space of training; see `train`."""
         with self.ranks.collective_errors():
             share_of_batch(self.config, self.ranks.size)
         is_new = self.config.training.resume == "never"
@@ -138,7 +138,8 @@ class Assembly:
         with self.runtime(found) as runtime:
             if self.choice:
                 report_choice(self.choice, runtime, self.reporter)
-            return make_plan(self.config, self.data, self.run.path, runtime, self.reporter, ranks=self.ranks)
+            parts = self.config, self.data, self.run.path, runtime, self.reporter
+            return make_plan(*parts, ranks=self.ranks, started=started)
 
     def verify_resume(self, steps: int) -> None:
         """Take `steps` steps from the newest checkpoint, without and with a stop, and compare all bits."""

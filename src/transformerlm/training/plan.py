@@ -20,7 +20,7 @@ from transformerlm.training.budget import make_budget
 from transformerlm.training.learner import Learner
 from transformerlm.training.memory import TrainingMemory, device_memory, training_memory
 from transformerlm.training.pauses import tokens_per_step
-from transformerlm.training.timers import FIRST_STEPS, Clock, duration
+from transformerlm.training.timers import FIRST_STEPS, STARTING, Clock, duration
 
 MEASURED_SECONDS = 3.0
 """Duration of the measurement of steps; at least one step after the first few is measured."""
@@ -65,12 +65,19 @@ def make_plan(
     reporter: Reporter,
     now: Callable[[], float] = time.perf_counter,
     ranks: Ranks = SINGLE_PROCESS,
+    started: float | None = None,
 ) -> Plan:
-    """Measure a few steps on the data, discard the model, and estimate the whole run."""
+    """Measure a few steps on the data, discard the model, and estimate the whole run.
+
+    Args:
+        started: moment by `now` from which the run's time would count; None: this call.
+    """
+    clock = Clock(now)
+    clock.start(started)
     learner = Learner(config, runtime, reporter, ranks)
     learner.prepare()
+    clock.spend(STARTING)
     steps, seconds_per_step = measured_pace(learner, data, now)
-    clock = Clock(now)
     budget = make_budget(config, clock, data.train.num_tokens, data.val.num_tokens if data.val else 0)
     size = learner.micro_batches.size
     files = [file for file in (data.train, data.val) if file]

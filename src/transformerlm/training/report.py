@@ -67,9 +67,9 @@ def report_end(trainer: Trainer, reporter: Reporter) -> None:
     if ended_by == "passes":
         passes = step * budget.tokens_per_step / trainer.data.train.num_tokens
         reporter.say(f"the text is used up: {passes:.3g} passes; more time would not help, more text would")
-    if ended_by == "anneal" and budget.anneal and trainer.best:
-        fall = f"the learning rate fell from step {budget.anneal.step} to {step}"
-        reporter.say(f"ended early: {fall}; the best validation is that of step {trainer.best.step}")
+    if ended_by == "anneal" and budget.anneal:
+        best = f"; the best validation is that of step {trainer.best.step}" if trainer.best else ""
+        reporter.say(f"ended early: the learning rate fell from step {budget.anneal.step} to {step}{best}")
 
 
 def report_skipped_steps(trainer: Trainer, reporter: Reporter) -> None:

@@ -106,20 +106,27 @@ def train(
     return TrainingResult(run_dir, trainer.step, trainer.best, trainer.newest, stop_signal)
 
 
-def plan_run(config: TrainConfig, reporter: Reporter | None = None, *, owns_process: bool = False) -> Plan:
+def plan_run(
+    config: TrainConfig,
+    reporter: Reporter | None = None,
+    *,
+    owns_process: bool = False,
+    started: float | None = None,
+) -> Plan:
     """Estimate memory, disk and time of `train` from a few steps on the data, which are discarded.
 
     Tokenizer and token files are made if they are missing. See `train` for the arguments.
     """
     from transformerlm.logging import resolved_run_name
 
+    started = time.perf_counter() if started is None else started
     with _ranks(reporter) as (ranks, reporter):
         run_dir = run_path(config, resolved_run_name(config.logging))
         with ranks.collective_errors():
             check_folders(config, run_dir)
-        started = time.perf_counter()
         prepared = _prepare(config, run_dir, reporter, ranks, started, owns_process=owns_process)
-        return _assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process).plan()
+        assembly = _assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process)
+        return assembly.plan(started + prepared.seconds)
 
 
 def verify_run(

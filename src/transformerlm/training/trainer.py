@@ -35,6 +35,8 @@ from transformerlm.training.run_state import RunState
 from transformerlm.training.step_guard import StepGuard, Verdict
 from transformerlm.training.timers import SAVING, STARTING, VALIDATING, Clock
 
+MAX_CEILING_SECONDS = 0.25
+"""Duration of the measurement of the FLOPs ceiling, which is shorter where little time is given."""
 TRIALS = 2
 """Number of times that a trial is repeated after its first, slow one."""
 TRIAL_TOKENS = 2048
@@ -188,7 +190,8 @@ class Trainer:
         self.clock.start(self.started)
         self.learner.prepare()
         # All ranks use the same numbers, since the learning rate depends on them.
-        ceilings = self.ranks.all_gather_numbers([measured_flops_ceiling(self.runtime)])
+        seconds = min(MAX_CEILING_SECONDS, (self.config.training.max_seconds or math.inf) / 400)
+        ceilings = self.ranks.all_gather_numbers([measured_flops_ceiling(self.runtime, seconds)])
         self.flops_ceiling = sum(ceiling for (ceiling,) in ceilings)
         flops = self.flops_per_token * self.budget.tokens_per_step
         self.budget.expected_pace = flops / self.flops_ceiling / EXPECTED_UTILISATION
