@@ -17,7 +17,7 @@ SPEED = TrainingSpeed({64: 1e11, 128: 2e11, 256: 4e11})
 
 def facts(train_bytes: int = 1_000_000, bits: float = 2.5) -> TextFacts:
     tokens = {257: 1.0, 512: 2.0, 1024: 2.5, 2048: 2.9, 4096: 3.3}
-    return TextFacts(train_bytes, train_bytes // 20, bits, bits * 1.1, tokens)
+    return TextFacts(train_bytes, train_bytes // 20, bits, bits * 1.1, bits * 1.2, tokens)
 
 
 def automatic(**tables: dict[str, object]) -> TrainConfig:

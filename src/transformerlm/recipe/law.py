@@ -1,14 +1,16 @@
 """The scaling law: bits per byte of a validation text, from facts of the text, the model and the tokens.
 
-    bits = g r^k (e + (A / n)^a + (B / b)^c + (V v / u)^d)
+    log(bits / f) = log(p / f) ((A / n)^a + (B / b)^c + (V v / u)^d),        f = e p (g / p)^k (z / p)^m
 
-g is the bits per byte of an n-gram model (`ngram.py`), r the ratio of its bits with long contexts to those
-with the best ones, n the parameters in the blocks, v the size of the vocabulary, u the bytes of training
-text, and b those that are read: repeated text counts for less and less,
+p, g and z are the bits per byte of a pilot (`pilot.py`), of an n-gram model (`ngram.py`) and of bzip2: how
+hard the text is for a tiny Transformer, for counts of the whole text, and by what repeats nearby. From them
+comes the f that a large model would reach with much text; a smaller model, less text and rarer ids fall short
+of it by a part of log(p / f). n are the parameters in the blocks, v the size of the vocabulary, u the bytes
+of training text, and b those that are read: repeated text counts for less and less,
 
     b = u (1 + R (1 - exp(-(passes - 1) / R))).
 
-The first three terms are those of Hoffmann et al., "Training Compute-Optimal Large Language Models", 2022,
+The terms with n and b are those of Hoffmann et al., "Training Compute-Optimal Large Language Models", 2022,
 equation 2; b is that of Muennighoff et al., "Scaling Data-Constrained Language Models", 2023, equation 5; the
 last term is for ids that a short text has too rarely. benchmarking/measure_law.py fits the constants.
 """
@@ -37,15 +39,16 @@ MARGIN = 0.06
 class Law:
     """Constants of the law, under the names of the formula."""
 
-    e: float = 0.35
-    k: float = 2.0
-    A: float = 1000.0
-    a: float = 0.35
-    B: float = 3e4
-    c: float = 0.35
-    V: float = 1.0
-    d: float = 0.7
-    R: float = 15.0
+    e: float = 0.68
+    k: float = 1.12
+    m: float = 0.6
+    A: float = 975.0
+    a: float = 0.43
+    B: float = 180000.0
+    c: float = 0.26
+    V: float = 0.97
+    d: float = 1.2
+    R: float = 24.6
 
 
 LAW = Law()
@@ -55,10 +58,11 @@ def bits_per_byte(facts: TextFacts, model: ModelConfig, tokens: float, law: Law 
     """Return the expected bits per byte after training on this many tokens, repeated ones included."""
     size, text = num_non_embedding_parameters(model), facts.train_bytes
     read = effective_bytes(facts, model, tokens, law)
-    relative = law.e + (law.A / size) ** law.a + (law.B / read) ** law.c
-    relative += (law.V * model.vocabulary_rows / text) ** law.d
-    ratio = facts.repeat_bits / facts.ngram_bits
-    return float(facts.ngram_bits * ratio**law.k * relative)
+    missing = (law.A / size) ** law.a + (law.B / read) ** law.c
+    missing += (law.V * model.vocabulary_rows / text) ** law.d
+    pilot = facts.pilot_bits
+    floor = law.e * pilot * (facts.ngram_bits / pilot) ** law.k * (facts.compressed_bits / pilot) ** law.m
+    return float(floor * max(1.0, pilot / floor) ** missing)
 
 
 def effective_bytes(facts: TextFacts, model: ModelConfig, tokens: float, law: Law = LAW) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,8 +41,8 @@ class TextFacts:
     validation_bytes: int
     ngram_bits: float
     """Bits per byte of validation text, by the best n-gram model of bytes that has read the sample."""
-    repeat_bits: float
-    """The same with contexts of up to 16 bytes: lower than with short ones where long passages repeat."""
+    compressed_bits: float
+    """Bits per byte of the beginning of the text by bzip2, which sees what repeats within it."""
     pilot_bits: float
     """Bits per byte of validation text by the pilot model (`pilot.py`)."""
     bytes_per_token: Mapping[int, float]
@@ -98,7 +99,7 @@ def survey(data: CorpusConfig, config: TokenizerConfig, tokenizer: Tokenizer | N
         train_bytes=round(len(train) / sample.share),
         validation_bytes=round(len(validation) / sample.share),
         ngram_bits=min(bits),
-        repeat_bits=bits[-1],
+        compressed_bits=8 * len(bz2.compress(bytes_of(part))) / len(bytes_of(part)),
         pilot_bits=math.nan,
         bytes_per_token={each.vocab_size: len(bytes_of(part)) / len(each.encode(part)) for each in tried},
     )
