@@ -24,6 +24,7 @@ ROAD += ["--schedule.warmup_steps=1", "--training.batch_size=4", "--generation.m
 
 SHORTER = {
     "transformerlm-train --config configs/train.toml": TINY_DATA + TINY_RUN,
+    "transformerlm-train --data.corpus": TINY_DATA + TINY_RUN,
     "transformerlm-train --config configs/tinystories/train.toml": [TINY_DATA[2], *TINY_RUN],
     "transformerlm-train --config runs/imported/config.toml": TINY_RUN[4:],
     "transformerlm-train-tokenizer --config configs/tinystories": TINY_DATA[2:],
