@@ -42,6 +42,8 @@ A_TIME = 'a time such as "90s", "20m", "2h" or "1h30m"'
 TEXTS = f"a list, each {FULL_TEXT}"
 PAIR = f"a list of 2, each {FRACTION}"
 NOTHING = " or nothing (None)"
+OR_AUTO = ' or "auto"'
+WIDTH = WHOLE + OR_AUTO
 HUGE = "1" + "0" * 400
 TOO_LONG = "a number of more than 64 bits"
 
@@ -58,16 +60,16 @@ NUMBERS = {
 
 WRONG = [
     # command, table, key, what is expected, values
-    ("train", "model", "d_model", WHOLE, NUMBERS[WHOLE]),
-    ("train", "model", "context_length", WHOLE, ["0", "1.5", HUGE]),
-    ("train", "model", "num_layers", WHOLE, ["0", "-4"]),
+    ("train", "model", "d_model", WHOLE + OR_AUTO, NUMBERS[WHOLE]),
+    ("train", "model", "context_length", WHOLE + OR_AUTO, ["0", "1.5", HUGE]),
+    ("train", "model", "num_layers", WHOLE + OR_AUTO, ["0", "-4"]),
     ("train", "model", "num_kv_heads", WHOLE + NOTHING, ["0", '"2"', "1.0"]),
     ("train", "model", "vocab_size", WHOLE + NOTHING, ["0", "true"]),
     ("train", "model", "rope_theta", ABOVE_0, NUMBERS[ABOVE_0]),
     ("train", "model", "tie_embeddings", TRUTH, ["1", '"true"', "0.0"]),
     ("train", "model", "qk_norm", TRUTH, ['"yes"', "[true]"]),
     ("train", "optimizer", "name", 'one of "adamw", "muon"', ['"sgd"', '""', "1", '["adamw"]']),
-    ("train", "optimizer", "lr", ABOVE_0, NUMBERS[ABOVE_0]),
+    ("train", "optimizer", "lr", ABOVE_0 + OR_AUTO, NUMBERS[ABOVE_0]),
     (
         "train",
         "optimizer",
@@ -75,12 +77,12 @@ WRONG = [
         PAIR,
         ["[]", "[0.9]", "[0.9, 0.9, 0.9]", '[0.9, "x"]', "0.9", "[0.9, 2]"],
     ),
-    ("train", "optimizer", "weight_decay", AT_LEAST_0, NUMBERS[AT_LEAST_0]),
+    ("train", "optimizer", "weight_decay", AT_LEAST_0 + OR_AUTO, NUMBERS[AT_LEAST_0]),
     ("train", "optimizer", "muon_momentum", FRACTION, NUMBERS[FRACTION]),
-    ("train", "schedule", "warmup_steps", NATURAL, NUMBERS[NATURAL]),
+    ("train", "schedule", "warmup_steps", NATURAL + OR_AUTO, NUMBERS[NATURAL]),
     ("train", "schedule", "decay_fraction", PROBABILITY, NUMBERS[PROBABILITY]),
     ("train", "schedule", "cosine_steps", WHOLE + NOTHING, ["0", "1e3"]),
-    ("train", "training", "batch_size", WHOLE, ["0", "-32", '"32"', "true", "1e2"]),
+    ("train", "training", "batch_size", WHOLE + OR_AUTO, ["0", "-32", '"32"', "true", "1e2"]),
     ("train", "training", "micro_batch_size", f'{WHOLE} or one of "auto"', ["0", '"most"', "2.5", "true"]),
     ("train", "training", "max_steps", WHOLE + NOTHING, ["0", '"None"', "1e6"]),
     ("train", "training", "max_time", A_TIME + NOTHING, ["90", '""', "01:30:00"]),
@@ -101,12 +103,12 @@ WRONG = [
     ("make-data", "data", "include", TEXTS, ['"*.py"', '["*.py", 1]', '[""]']),
     ("make-data", "data", "validation_fraction", FRACTION, NUMBERS[FRACTION]),
     ("make-data", "data", "validation_split", 'one of "auto", "document", "tail"', ['"head"', "true"]),
-    ("make-data", "data", "token_dir", A_PATH, ['""', "true"]),
+    ("make-data", "data", "token_dir", A_PATH + OR_AUTO, ['""', "true"]),
     ("make-data", "data", "num_workers", THREADS + NOTHING, NUMBERS[THREADS]),
-    ("train-tokenizer", "tokenizer", "vocab_size", WHOLE + NOTHING, NUMBERS[WHOLE]),
+    ("train-tokenizer", "tokenizer", "vocab_size", WHOLE + OR_AUTO + NOTHING, NUMBERS[WHOLE]),
     ("train-tokenizer", "tokenizer", "special_tokens", TEXTS, ['"<eos>"', "[1]", '["a", ""]', "[[]]"]),
     ("train-tokenizer", "tokenizer", "pattern", FULL_TEXT, ['""', "1"]),
-    ("train-tokenizer", "tokenizer", "tokenizer_dir", A_PATH, ['""', "[]"]),
+    ("train-tokenizer", "tokenizer", "tokenizer_dir", A_PATH + OR_AUTO, ['""', "[]"]),
     ("infer", "infer", "checkpoint", A_PATH, ['""', "1", r'"\u0000"']),
     ("infer", "infer", "prompt", f"{TEXT} or a list, each {TEXT}{NOTHING}", ["1", "[1]", "true"]),
     ("infer", "infer", "prompt_format", 'one of "auto", "lines", "jsonl", "whole"', ['"json"', "1"]),
@@ -149,12 +151,12 @@ BETWEEN = [
     ),
     (
         "train",
-        "[model]\nnum_kv_heads = 3",
+        "[model]\nnum_heads = 8\nnum_kv_heads = 3",
         ["[model].num_kv_heads: expected a divisor of num_heads = 8, got 3"],
     ),
     (
         "train",
-        "[model]\nnum_kv_heads = 16",
+        "[model]\nnum_heads = 8\nnum_kv_heads = 16",
         ["[model].num_kv_heads: expected a divisor of num_heads = 8, got 16"],
     ),
     (
@@ -266,13 +268,21 @@ BETWEEN = [
         ],
     ),
     # values as large, or as deep, as the format lets them be
-    ("train", f"[model]\nd_model = 0x{'f' * 5000}", [f"[model].d_model: expected {WHOLE}, got {TOO_LONG}"]),
+    (
+        "train",
+        f"[model]\nd_model = 0x{'f' * 5000}",
+        [f"[model].d_model: expected {WIDTH}, got {TOO_LONG}"],
+    ),
     ("train", f"[optimizer]\nbetas = [0x{'f' * 5000}, 0]", ["[optimizer].betas: expected a list of 2"]),
-    ("train", f"[model]\nd_model = {'[' * 200}{']' * 200}", [f"[model].d_model: expected {WHOLE}, got [[["]),
+    (
+        "train",
+        f"[model]\nd_model = {'[' * 200}{']' * 200}",
+        [f"[model].d_model: expected {WIDTH}, got [[["],
+    ),
     (
         "train",
         f"[model]\nd_model = {'{a=' * 90}1{'}' * 90}",
-        [f"[model].d_model: expected {WHOLE}, got {{'a'"],
+        [f"[model].d_model: expected {WIDTH}, got {{'a'"],
     ),
 ]
 
@@ -321,15 +331,19 @@ TEXT_KEYS = {
 """Table and key that take text, of the commands that log nothing."""
 
 OVERRIDES = [
-    ("train", ["--model.d_model=3.7"], [f"[model].d_model: expected {WHOLE}, got 3.7"]),
-    ("train", ["--model.d_model=True"], [f"[model].d_model: expected {WHOLE}, got true"]),
-    ("train", ["--model.d_model={[]: 1}"], [f'[model].d_model: expected {WHOLE}, got "{{[]: 1}}"']),
-    ("train", ["--model.d_model=1or"], [f'[model].d_model: expected {WHOLE}, got "1or"']),
-    ("train", [f"--model.d_model=0x{'f' * 5000}"], [f"[model].d_model: expected {WHOLE}, got {TOO_LONG}"]),
-    ("train", [f"--model.d_model={'9' * 5000}"], [f"[model].d_model: expected {WHOLE}, got"]),
-    ("train", [f"--model.d_model={'(' * 1000}"], [f"[model].d_model: expected {WHOLE}, got"]),
+    ("train", ["--model.d_model=3.7"], [f"[model].d_model: expected {WIDTH}, got 3.7"]),
+    ("train", ["--model.d_model=True"], [f"[model].d_model: expected {WIDTH}, got true"]),
+    ("train", ["--model.d_model={[]: 1}"], [f'[model].d_model: expected {WIDTH}, got "{{[]: 1}}"']),
+    ("train", ["--model.d_model=1or"], [f'[model].d_model: expected {WIDTH}, got "1or"']),
+    (
+        "train",
+        [f"--model.d_model=0x{'f' * 5000}"],
+        [f"[model].d_model: expected {WIDTH}, got {TOO_LONG}"],
+    ),
+    ("train", [f"--model.d_model={'9' * 5000}"], [f"[model].d_model: expected {WIDTH}, got"]),
+    ("train", [f"--model.d_model={'(' * 1000}"], [f"[model].d_model: expected {WIDTH}, got"]),
     ("train", [f"--model{'.a' * 5000}=1", f"--model{'.a' * 5000}=2"], ["[model].a: unknown key"]),
-    ("train", ["--optimizer.lr=nan"], [f'[optimizer].lr: expected {ABOVE_0}, got "nan"']),
+    ("train", ["--optimizer.lr=nan"], [f'[optimizer].lr: expected {ABOVE_0}{OR_AUTO}, got "nan"']),
     ("train", ["--optimizer.betas=0.9"], [f"[optimizer].betas: expected {PAIR}, got [0.9]"]),
     (
         "train",
@@ -424,7 +438,7 @@ def test_a_key_of_thousands_of_parts_is_one_line(here, capsys):
     (line,) = refused("train", ["--config", "deep.toml"], capsys)
     # Newer Pythons refuse such a key themselves.
     deep = (
-        f"[model].d_model: expected {WHOLE}, got a dict that is too large",
+        f"[model].d_model: expected {WIDTH}, got a dict that is too large",
         "not valid TOML: nested too deeply",
     )
     assert line.removeprefix("deep.toml: ").startswith(deep)

@@ -131,21 +131,21 @@ def test_two_modes_are_one_too_many(capsys):
     [
         (
             ["--model.d_model=3.5"],
-            "command line: [model].d_model: expected a whole number of at least 1, got 3.5",
+            'command line: [model].d_model: expected a whole number of at least 1 or "auto", got 3.5',
         ),
         (
             ["--model.d_model=ten"],
-            'command line: [model].d_model: expected a whole number of at least 1, got "ten"',
+            'command line: [model].d_model: expected a whole number of at least 1 or "auto", got "ten"',
         ),
         (
             ["--model.d_model=True"],
-            "command line: [model].d_model: expected a whole number of at least 1, got true",
+            'command line: [model].d_model: expected a whole number of at least 1 or "auto", got true',
         ),
         (["--model.d_modell=3"], 'command line: [model].d_modell: unknown key; did you mean "d_model"?'),
         (["--modle.d_model=3"], 'command line: modle: unknown key; did you mean "model"?'),
         (
             ["--model.d_model.x=3"],
-            "command line: [model].d_model: expected a whole number of at least 1, got {'x'",
+            "command line: [model].d_model: expected a whole number of at least 1 or \"auto\", got {'x'",
         ),
         (
             ["--model.tie_embeddings=yes"],
@@ -155,8 +155,14 @@ def test_two_modes_are_one_too_many(capsys):
             ["--resume=sometimes"],
             'command line: [training].resume: expected one of "auto", "never", "must", got',
         ),
-        (["--optimizer.lr=nan"], 'command line: [optimizer].lr: expected a number above 0, got "nan"'),
-        (["--optimizer.lr=__import__('os')"], "command line: [optimizer].lr: expected a number above 0, got"),
+        (
+            ["--optimizer.lr=nan"],
+            'command line: [optimizer].lr: expected a number above 0 or "auto", got "nan"',
+        ),
+        (
+            ["--optimizer.lr=__import__('os')"],
+            'command line: [optimizer].lr: expected a number above 0 or "auto", got',
+        ),
         (["--resmue=must"], 'command line: --resmue=must: unknown argument; did you mean "--resume"?'),
         (["stray"], "command line: stray: unknown argument; known here: --config"),
         (["--config"], "command line: --config: expected a value after it, got none"),

@@ -1,6 +1,5 @@
 """The choice: what is set stays, all else is chosen, and more time or text never promises less."""
 
-import dataclasses
 import math
 
 import pytest
@@ -8,8 +7,8 @@ import pytest
 from transformerlm.config import ModelConfig, TrainConfig, TrainingConfig
 from transformerlm.config.automatic import with_automatic
 from transformerlm.errors import ConfigError
-from transformerlm.recipe import Budget, TextFacts, TrainingSpeed, choose, make_choice
-from transformerlm.recipe.choice import context_length, models, num_heads
+from transformerlm.recipe import Budget, TextFacts, TrainingSpeed, choose, law, make_choice
+from transformerlm.recipe.choice import candidate, context_length, models, num_heads
 from transformerlm.schema import from_dict
 
 SPEED = TrainingSpeed({64: 1e11, 128: 2e11, 256: 4e11})
@@ -61,20 +60,23 @@ def test_what_is_set_stays(table, values):
     assert {name: getattr(section, name) for name in values} == values
 
 
-def test_the_model_with_the_lowest_expected_loss_is_chosen():
-    config = automatic()
-    best = choose(config, facts(), SPEED, budget())
-    for model in models(config.model, facts()):
-        alone = dataclasses.replace(config, model=model)
-        assert choose(alone, facts(), SPEED, budget()).bits_per_byte >= best.bits_per_byte
+def test_the_model_with_the_lowest_expected_loss_is_chosen_among_those_of_proven_sizes():
+    config, known = automatic(), facts()
+    best = choose(config, known, SPEED, budget())
+    for model in models(config.model, known):
+        one = candidate(config, model, known, SPEED, budget())
+        is_small = one.size <= law.MAX_PARAMETERS  # for a megabyte
+        if is_small and one.tokens <= law.MAX_TOKENS_PER_PARAMETER * one.size:
+            assert one.bits_per_byte >= best.bits_per_byte
+    assert best.size <= law.MAX_PARAMETERS
 
 
-@pytest.mark.parametrize("train_bytes", [50_000, 10**6, 10**8])
-def test_more_time_never_promises_less_and_takes_a_larger_model_in_the_end(train_bytes):
-    found = [choose(automatic(), facts(train_bytes), SPEED, budget(4.0**n)) for n in range(1, 10)]
-    bits = [one.bits_per_byte for one in found]
-    assert bits == sorted(bits, reverse=True)
-    assert found[-1].model.d_model > found[0].model.d_model
+@pytest.mark.parametrize("train_bytes", [10**6, 10**8])
+def test_more_time_and_more_text_take_a_larger_model(train_bytes):
+    found = [choose(automatic(), facts(train_bytes), SPEED, budget(4.0**n)) for n in range(2, 9)]
+    assert found[-1].size > found[0].size
+    assert found[-1].bits_per_byte < found[0].bits_per_byte
+    assert choose(automatic(), facts(4 * train_bytes), SPEED, budget(4.0**8)).size > found[-1].size
 
 
 def test_a_slower_machine_gets_a_smaller_model():
@@ -98,6 +100,14 @@ def test_heads_divide_any_even_width():
     for width in range(2, 1100, 2):
         heads = num_heads(width)
         assert width % (2 * heads) == 0
+
+
+def test_heads_go_with_key_heads_that_are_set():
+    model = choose(automatic(model={"num_kv_heads": 3}), facts(), SPEED, budget()).model
+    assert model.num_heads % 3 == 0
+    assert choose(automatic(model={"num_heads": 5}), facts(), SPEED, budget()).model.d_model % 10 == 0
+    with pytest.raises(ConfigError, match="num_heads"):
+        choose(automatic(model={"num_heads": 1021}), facts(), SPEED, budget())
 
 
 def test_a_context_fits_into_a_short_text():

@@ -41,6 +41,9 @@ class ModelConfig(Section):
 
     def conflicts(self) -> Iterator[Problem]:
         """Yield the rules that d_model, num_heads and num_kv_heads break."""
+        if are_known(self.num_heads) and self.num_heads % self.kv_heads:
+            what = f"expected a divisor of num_heads = {self.num_heads}, got {self.num_kv_heads}"
+            yield Problem(Key("num_kv_heads"), what)
         if not are_known(self.d_model, self.num_heads):
             return
         if self.d_model % self.num_heads:
@@ -49,9 +52,6 @@ class ModelConfig(Section):
         elif self.d_head % 2:
             what = f"expected an even d_model / num_heads (RoPE rotates pairs), got {self.d_model} / "
             yield Problem(Key("num_heads"), f"{what}{self.num_heads} = {self.d_head}")
-        if self.num_heads % self.kv_heads:
-            what = f"expected a divisor of num_heads = {self.num_heads}, got {self.kv_heads}"
-            yield Problem(Key("num_kv_heads"), what)
 
     @property
     def d_head(self) -> int:

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 from transformerlm.config import ModelConfig, TrainConfig
 from transformerlm.config.automatic import with_values
+from transformerlm.errors import ConfigError, Key
+from transformerlm.nn.accounting import num_non_embedding_parameters
 from transformerlm.recipe import law
 from transformerlm.recipe.speed import TrainingSpeed
 from transformerlm.recipe.text import TextFacts
@@ -22,7 +24,7 @@ from transformerlm.schema import are_known
 
 WIDTHS = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 DEPTHS = (2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
-WIDTH_PER_LAYER = (16, 96)
+WIDTH_PER_LAYER = (16, 48)
 """Fewest and most units of width per layer: between them the loss hardly depends on the shape (Kaplan et al.,
 "Scaling Laws for Neural Language Models", 2020, figure 5)."""
 CONTEXT_LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -63,6 +65,11 @@ class Candidate:
     tokens_per_second: float
     bits_per_byte: float
     """Expected on the validation text."""
+
+    @property
+    def size(self) -> int:
+        """Parameters in the blocks."""
+        return num_non_embedding_parameters(self.model)
 
     @property
     def passes(self) -> float:
@@ -116,8 +123,20 @@ def choose(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: 
     Raises:
         ConfigError: what is set leaves no valid model.
     """
-    found = (candidate(config, model, facts, speed, budget) for model in models(config.model, facts))
-    return min(found, key=lambda one: (one.bits_per_byte, one.model.d_model, one.model.num_layers))
+    fitting = [candidate(config, model, facts, speed, budget) for model in models(config.model, facts)]
+    if not fitting:
+        what = f"expected heads that divide a width of at most {max(WIDTHS)}, got {config.model.num_heads}"
+        raise ConfigError(what, key=Key("model", "num_heads"))
+    return min(_of_proven_size(fitting, facts), key=lambda one: (one.bits_per_byte, one.size))
+
+
+def _of_proven_size(candidates: Sequence[Candidate], facts: TextFacts) -> Sequence[Candidate]:
+    """Return the candidates that are neither too large for the text nor too small for the tokens."""
+    most = law.MAX_PARAMETERS * math.sqrt(facts.train_bytes / 1e6)
+    small = [one for one in candidates if one.size <= most] or [min(candidates, key=lambda one: one.size)]
+    largest = max(one.size for one in small)
+    trained = [one for one in small if one.tokens <= law.MAX_TOKENS_PER_PARAMETER * one.size]
+    return trained or [one for one in small if one.size >= largest / 2]
 
 
 def candidate(
@@ -134,27 +153,41 @@ def candidate(
 
 def models(model: ModelConfig, facts: TextFacts) -> Iterator[ModelConfig]:
     """Yield the models to choose from, with known sizes; what `model` sets is kept."""
-    vocabularies = [model.vocab_size] if model.vocab_size else list(facts.bytes_per_token)
+    vocabularies = [model.vocab_size] if model.vocab_size else _vocabularies(facts)
     widths, depths = _options(model.d_model, WIDTHS), _options(model.num_layers, DEPTHS)
     is_free = len(widths) > 1 and len(depths) > 1
     for vocab_size, width, depth in itertools.product(vocabularies, widths, depths):
-        if is_free and not WIDTH_PER_LAYER[0] <= width / depth <= WIDTH_PER_LAYER[1]:
+        heads = _given(model.num_heads, num_heads(width, model.num_kv_heads or 1))
+        is_usual = not is_free or WIDTH_PER_LAYER[0] <= width / depth <= WIDTH_PER_LAYER[1]
+        if not is_usual or not heads or width % (2 * heads):
             continue
         yield dataclasses.replace(
             model,
             vocab_size=vocab_size,
             d_model=width,
             num_layers=depth,
-            num_heads=_given(model.num_heads, num_heads(width)),
+            num_heads=heads,
             d_ff=_given(model.d_ff, 64 * math.ceil(width * 8 / 3 / 64)),
             context_length=_given(model.context_length, context_length(facts, vocab_size)),
         )
 
 
-def num_heads(d_model: int) -> int:
-    """Return the number of heads for a width: of 64 each from 512 on, of 32 below, else of an even size."""
+def _vocabularies(facts: TextFacts) -> list[int]:
+    """Return the vocabularies whose ids are frequent enough in the text; the smallest in any case."""
+    smallest, *others = facts.bytes_per_token
+    tokens = {size: facts.train_bytes / facts.bytes_in_token(size) for size in others}
+    return [smallest, *(size for size in others if tokens[size] >= law.MIN_TOKENS_PER_ID * size)]
+
+
+def num_heads(d_model: int, kv_heads: int = 1) -> int:
+    """Return the number of heads for a width: of 64 each from 512 on, of 32 below, else of an even size.
+
+    Args:
+        kv_heads: must divide it; 0 if no number does.
+    """
     sizes = (64,) * (d_model >= 512) + (32, 24, 16, 20, 40, 48, 12, 8, 4, 2)
-    return next((d_model // size for size in sizes if d_model % size == 0), 1)
+    fitting = (d_model // size for size in sizes if d_model % (size * kv_heads) == 0)
+    return next(fitting, 0)
 
 
 def context_length(facts: TextFacts, vocab_size: int) -> int:
@@ -203,7 +236,8 @@ def _rates(config: TrainConfig, tokens_per_step: int) -> dict[tuple[str, str], f
 
 def _batch_size(chosen: Candidate, budget: Budget) -> int:
     """Return the sequences per step, a power of two for each rank: enough for the device and the run."""
-    tokens = max(budget.tokens_at_a_time * budget.num_ranks, chosen.tokens / law.TARGET_STEPS)
+    at_once = min(budget.tokens_at_a_time * budget.num_ranks, chosen.tokens / law.MIN_STEPS)
+    tokens = max(at_once, chosen.tokens / law.MAX_STEPS)
     each = max(1.0, tokens / chosen.model.context_length / budget.num_ranks)
     return int(budget.num_ranks * 2 ** round(math.log2(each)))
 

@@ -65,12 +65,12 @@ def pilot_bits(text: PilotText, runtime: Runtime, config: RuntimeConfig) -> floa
 def _train(model: TransformerLM, loss: NextTokenLoss, ids: Tensor, runtime: Runtime) -> None:
     optimizer = make_optimizer(model, OPTIMIZER, runtime.dtype, kernels=runtime.kernels)
     length = model.config.context_length
-    places = torch.arange(length + 1)
+    places = torch.arange(length + 1, dtype=torch.int64, device="cpu")
     for step in range(1, NUM_STEPS + 1):
         factor = wsd_schedule(step, 1.0, 0.0, WARMUP_STEPS, DECAY_STEPS, NUM_STEPS)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        starts = torch.randint(len(ids) - length, (BATCH_SIZE, 1))
+        starts = torch.randint(len(ids) - length, (BATCH_SIZE, 1), dtype=torch.int64, device="cpu")
         windows = ids[starts + places].to(runtime.device)
         with runtime.autocast():
             value = loss(windows[:, :-1], windows[:, 1:], BATCH_SIZE * length)

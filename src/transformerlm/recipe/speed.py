@@ -70,7 +70,7 @@ def _step_seconds(shape: ModelConfig, runtime: Runtime, backend: str, tokens: in
         use_kernels_(loss)
     optimizer = make_optimizer(model, OPTIMIZER, runtime.dtype, kernels=runtime.kernels)
     sizes = 2, tokens // CONTEXT_LENGTH, CONTEXT_LENGTH
-    inputs, targets = torch.randint(VOCAB_SIZE, sizes, device=runtime.device)
+    inputs, targets = torch.randint(VOCAB_SIZE, sizes, dtype=torch.int64, device=runtime.device)
     best = math.inf
     for _ in range(1 + MEASURED_STEPS):
         runtime.synchronize()

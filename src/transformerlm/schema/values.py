@@ -88,7 +88,7 @@ else:
     AutoPositiveFloat = PositiveFloat | Annotated[str, IsAuto()]
     AutoNonNegativeFloat = NonNegativeFloat | Annotated[str, IsAuto()]
     AutoFraction = Fraction | Annotated[str, IsAuto()]
-    AutoFilePath = Annotated[str, IsAuto()] | FilePath
+    AutoFilePath = FilePath | Annotated[str, IsAuto()]
 
 
 def describe(hint: Any) -> str:

@@ -44,7 +44,7 @@ VOCAB_SIZE, TOKENIZER_DIR, TOKEN_DIR = (
     Key("tokenizer", "tokenizer_dir"),
     Key("data", "token_dir"),
 )
-TOKENS_AT_A_TIME = {"cpu": 1024, "mps": 8192, "cuda": 16384}
+TOKENS_AT_A_TIME = {"cpu": 2048, "mps": 8192, "cuda": 16384}
 """Tokens of a step on one rank from which a device works at full speed."""
 SECONDS_OUTSIDE = 3.0
 """Time that a run takes after the choice for other things than steps and regular validations: preparing the

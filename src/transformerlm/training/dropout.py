@@ -45,7 +45,7 @@ def dropout(x: Tensor, probability: float) -> Tensor:
 
 
 def _random_bytes(number: int) -> Tensor:
-    words = torch.randint(-(2**63), 2**63 - 1, (math.ceil(number / 8),), dtype=torch.int64)
+    words = torch.randint(-(2**63), 2**63 - 1, (math.ceil(number / 8),), dtype=torch.int64, device="cpu")
     return words.view(torch.uint8)[:number]
 
 
