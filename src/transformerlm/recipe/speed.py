@@ -19,7 +19,7 @@ WIDTHS = (64, 128, 256, 512, 1024)
 """Widths that are measured, until a step takes MAX_STEP_SECONDS: wider ones are as efficient as the last."""
 NUM_LAYERS, CONTEXT_LENGTH, VOCAB_SIZE = 2, 128, 1024
 """Other sizes of the models that are measured."""
-TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 16384}
+TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
 """Tokens of a measured step, by type of device."""
 MEASURED_STEPS = 3
 MAX_STEP_SECONDS = 0.1

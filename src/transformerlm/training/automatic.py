@@ -36,7 +36,8 @@ from transformerlm.runtime import Runtime, set_up_process
 from transformerlm.schema import are_known, to_dict
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.formats.folder import holds_tokenizer
-from transformerlm.training.prepare import Prepared, prepare
+from transformerlm.training.prepare import MIN_TOLD_SECONDS, Prepared, prepare
+from transformerlm.training.timers import duration
 from transformerlm.training.torch_settings import temporary_torch_settings
 
 VOCAB_SIZE, TOKENIZER_DIR, TOKEN_DIR = (
@@ -85,6 +86,10 @@ def prepare_automatic(
     with ranks.while_rank_0_works():
         if ranks.is_main:
             dial = Dial.of(config, ranks.size, started, owns_process=owns_process)
+            if dial.text_seconds >= MIN_TOLD_SECONDS:
+                taken = duration(dial.text_seconds)
+                what = f"in addition to the {config.training.max_time} of training"
+                reporter.say(f"looking at the text: {taken}, {what}")
     config = with_vocabulary_chosen(config, dial, ranks)
     prepared = prepare(config, reporter, ranks)
     seconds = prepared.seconds + (dial.text_seconds if dial else 0.0)
