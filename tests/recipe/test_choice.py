@@ -66,7 +66,7 @@ def test_the_model_with_the_lowest_expected_loss_is_chosen_among_those_of_proven
     for model in models(config.model, known):
         one = candidate(config, model, known, SPEED, budget())
         is_small = one.size <= law.MAX_PARAMETERS  # for a megabyte
-        if is_small and one.tokens <= law.MAX_TOKENS_PER_PARAMETER * one.size:
+        if is_small and one.passes * known.train_bytes <= law.MAX_BYTES_PER_PARAMETER * one.size:
             assert one.bits_per_byte >= best.bits_per_byte
     assert best.size <= law.MAX_PARAMETERS
 

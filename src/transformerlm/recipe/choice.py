@@ -135,7 +135,8 @@ def _of_proven_size(candidates: Sequence[Candidate], facts: TextFacts) -> Sequen
     most = law.MAX_PARAMETERS * math.sqrt(facts.train_bytes / 1e6)
     small = [one for one in candidates if one.size <= most] or [min(candidates, key=lambda one: one.size)]
     largest = max(one.size for one in small)
-    trained = [one for one in small if one.tokens <= law.MAX_TOKENS_PER_PARAMETER * one.size]
+    most_read = law.MAX_BYTES_PER_PARAMETER / facts.train_bytes
+    trained = [one for one in small if one.passes <= most_read * one.size]
     return trained or [one for one in small if one.size >= largest / 2]
 
 

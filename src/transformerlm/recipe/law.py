@@ -1,11 +1,12 @@
 """The scaling law: bits per byte of a validation text, from facts of the text, the model and the tokens.
 
-    log(bits) = k0 + k1 log p + k2 log g + k3 log z + k4 log s + A n^-a + B b^-c + V log2(t / (100 v))^2
+    log(bits) = k0 + k1 log p + k2 log g + k3 log z + k4 log s + A n^-a + B b^-c + V log2(v / v*)^2
 
 p, g and z are the bits per byte of a pilot (`pilot.py`), of an n-gram model (`ngram.py`) and of bzip2: how
 hard the text is for a tiny Transformer, for counts of the whole sample, and by what repeats nearby. s are the
-megabytes of that sample, n the millions of parameters in the blocks, v the size of the vocabulary, t the
-tokens of the text, u its megabytes, and b those that are read. Repeated text counts for less and less,
+megabytes of that sample, n the millions of parameters in the blocks, v the size of the vocabulary and v* the
+best one for u megabytes of training text, and b the megabytes that are read. Repeated text counts for less
+and less,
 
     b = u (1 + R (1 - exp(-(passes - 1) / R))).
 
@@ -39,11 +40,14 @@ MAX_PASSES = 40.0
 MAX_PARAMETERS = 1.5e6
 """Parameters in the blocks, at most, for a megabyte of text; for other sizes with the square root. Larger
 ones were not better: on 80 kB 0.2 and 0.8 million did the same, on a megabyte 0.8 and 1.8."""
-MAX_TOKENS_PER_PARAMETER = 10.0
-"""Tokens to train on for each parameter in the blocks, at most, unless a larger model is too large for the
-text: what the law knows of small models is from few tokens, and it would take the smallest ones."""
-TOKENS_PER_ID, MIN_TOKENS_PER_ID = 100.0, 20.0
-"""Tokens of the text for each id of a vocabulary: about the best number, and the fewest that are tried."""
+MAX_BYTES_PER_PARAMETER = 30.0
+"""Bytes to read for each parameter in the blocks, at most, unless a larger model is too large for the text:
+what the law knows of small models is from few bytes, and it would take the smallest ones."""
+MIN_TOKENS_PER_ID = 20.0
+"""Tokens of the text for each id of a vocabulary, at least."""
+VOCABULARY, VOCABULARY_EXPONENT = 1500.0, 0.43
+"""About the best vocabulary for a megabyte of text, and how it grows with the megabytes. Not fitted: 512 ids
+were best on 80 kB, 1,024 on a megabyte, 4,096 on 11 MB."""
 MAX_DROPOUT = 0.4
 
 
@@ -58,8 +62,8 @@ class Law:
     B: float = 4.342
     c: float = 0.05
     R: float = 2.0
-    V: float = 0.003
-    """Not fitted: 512 ids on 80 kB (73 tokens for each) did 2 % better than bytes and 1 % better than 1,024."""
+    V: float = 0.012
+    """Not fitted: 4,096 ids instead of 1,024 cost 2.5 % on a megabyte."""
 
 
 LAW = Law()
@@ -72,8 +76,8 @@ def bits_per_byte(facts: TextFacts, model: ModelConfig, tokens: float, law: Law 
     level = sum(k * value for k, value in zip(law.levels, level_terms(facts), strict=True))
     read = effective_bytes(facts, model, tokens, law.R) / 1e6
     size = num_non_embedding_parameters(model) / 1e6
-    tokens_per_id = facts.train_bytes / facts.bytes_in_token(model.vocabulary_rows) / model.vocabulary_rows
-    vocabulary = law.V * math.log2(tokens_per_id / TOKENS_PER_ID) ** 2
+    best = VOCABULARY * (facts.train_bytes / 1e6) ** VOCABULARY_EXPONENT
+    vocabulary = law.V * math.log2(model.vocabulary_rows / best) ** 2
     return math.exp(level + law.A * size**-law.a + law.B * read**-law.c + vocabulary)
 
 
