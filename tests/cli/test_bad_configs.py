@@ -161,12 +161,12 @@ BETWEEN = [
     ),
     (
         "train",
-        "[schedule]\nwarmup_steps = 1000",
+        "[schedule]\nwarmup_steps = 1000\n[training]\nmax_steps = 1000",
         ["[schedule].warmup_steps: expected fewer than the schedule's 1000"],
     ),
     (
         "train",
-        "[schedule]\ncosine_steps = 50",
+        "[schedule]\ncosine_steps = 50\n[training]\nmax_steps = 1000",
         ["[schedule].warmup_steps: expected fewer than the schedule's 50"],
     ),
     (
@@ -192,12 +192,12 @@ BETWEEN = [
     ("train", "[training]\nmax_steps = 9\nmax_tokens = 9", ["[training].max_tokens: expected one budget"]),
     (
         "train",
-        "[training]\nbatch_size = 1000000000000",
+        "[training]\nbatch_size = 1000000000000\n[model]\ncontext_length = 256",
         ["[training].batch_size: expected at most 8388608, got 1000000000000"],
     ),
     (
         "train",
-        "[training]\nmicro_batch_size = 5",
+        "[training]\nmicro_batch_size = 5\nbatch_size = 32",
         ["[training].micro_batch_size: expected a divisor of batch_size"],
     ),
     *(

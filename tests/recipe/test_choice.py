@@ -102,6 +102,13 @@ def test_heads_divide_any_even_width():
         assert width % (2 * heads) == 0
 
 
+def test_batches_are_of_whole_micro_batches_and_a_warm_up_ends_before_the_schedule():
+    config = automatic(training={"micro_batch_size": 5}, schedule={"cosine_steps": 20, "name": "cosine"})
+    chosen = make_choice(config, facts(), SPEED, budget()).config
+    assert chosen.training.batch_size % 5 == 0
+    assert chosen.schedule.warmup_steps < 20
+
+
 def test_heads_go_with_key_heads_that_are_set():
     model = choose(automatic(model={"num_kv_heads": 3}), facts(), SPEED, budget()).model
     assert model.num_heads % 3 == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -58,11 +57,11 @@ class TrainConfig(Section):
     def conflicts(self) -> Iterator[Problem]:
         """Yield a batch too large to count, too long a warm-up, a run without a name, an empty sample."""
         yield from self._automatic_problems() if self.training.max_time is None else ()
-        sizes = self.training.batch_size, self.model.context_length
-        if are_known(*sizes) and math.prod(sizes) > MAX_TOKENS_PER_STEP:
-            what = f"expected at most {MAX_TOKENS_PER_STEP // self.model.context_length}"
-            yield Problem(Key("training", "batch_size"), f"{what}, got {self.training.batch_size}")
-        if are_known(*sizes, self.schedule.warmup_steps):
+        size, length = self.training.batch_size, self.model.context_length
+        most = MAX_TOKENS_PER_STEP // (length if are_known(length) else 1)
+        if are_known(size) and size > most:
+            yield Problem(Key("training", "batch_size"), f"expected at most {most}, got {size}")
+        if are_known(size, length, self.schedule.warmup_steps):
             yield from self._warmup_problems()
         if self.training.resume == "must" and self.is_named_by_time:
             yield Problem(Key("logging", "run_name"), NEEDS_RUN_NAME)

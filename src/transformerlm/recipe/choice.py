@@ -204,13 +204,16 @@ def context_length(facts: TextFacts, vocab_size: int) -> int:
 def completed(config: TrainConfig, chosen: Candidate, facts: TextFacts, budget: Budget) -> TrainConfig:
     """Return the config with the candidate's model, and with everything else that is "auto" chosen for it."""
     length = chosen.model.context_length
-    batch_size = _given(config.training.batch_size, _batch_size(chosen, budget))
+    batch_size = _given(
+        config.training.batch_size, _batch_size(chosen, budget, config.training.micro_batch_size)
+    )
     steps = max(1, round(chosen.tokens / (batch_size * length)))
+    end = min(steps, config.schedule.cosine_steps or steps)
     values: dict[tuple[str, str], Any] = {
         **{("model", name): getattr(chosen.model, name) for name in _MODEL_KEYS},
         **_rates(config, batch_size * length),
         **_intervals(chosen, facts, steps),
-        ("schedule", "warmup_steps"): max(1, min(law.WARMUP_STEPS, steps // 20)),
+        ("schedule", "warmup_steps"): max(1, min(law.WARMUP_STEPS, end // 20)),
         ("training", "batch_size"): batch_size,
         ("training", "max_passes"): law.MAX_PASSES,
         ("training", "dropout"): law.dropout(facts, chosen.model, chosen.passes),
@@ -235,12 +238,14 @@ def _rates(config: TrainConfig, tokens_per_step: int) -> dict[tuple[str, str], f
     }
 
 
-def _batch_size(chosen: Candidate, budget: Budget) -> int:
-    """Return the sequences per step, a power of two for each rank: enough for the device and the run."""
+def _batch_size(chosen: Candidate, budget: Budget, micro_batch_size: int | str) -> int:
+    """Return the sequences per step, enough for the device and the run: for each rank a power of two, or of
+    micro-batches that are given."""
     at_once = min(budget.tokens_at_a_time * budget.num_ranks, chosen.tokens / law.MIN_STEPS)
     tokens = max(at_once, chosen.tokens / law.MAX_STEPS)
-    each = max(1.0, tokens / chosen.model.context_length / budget.num_ranks)
-    return int(budget.num_ranks * 2 ** round(math.log2(each)))
+    smallest = micro_batch_size if isinstance(micro_batch_size, int) else 1
+    each = max(1.0, tokens / chosen.model.context_length / budget.num_ranks / smallest)
+    return int(budget.num_ranks * smallest * 2 ** round(math.log2(each)))
 
 
 def _intervals(chosen: Candidate, facts: TextFacts, steps: int) -> dict[tuple[str, str], int]:

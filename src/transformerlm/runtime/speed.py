@@ -55,8 +55,11 @@ def has_emulation(seconds: Mapping[DtypeName, float]) -> bool:
 
 
 def probe(names: Sequence[DtypeName]) -> dict[DtypeName, float]:
-    """Return the seconds of a small product in each precision: some milliseconds where it is emulated."""
-    return _seconds_of([(1, 256, 256)], 32, names)
+    """Return the seconds of a small product in each precision, which takes much longer where it is emulated.
+
+    It is small enough for one thread: several would wait for each other where the machine has other work.
+    """
+    return _seconds_of([(1, 256, 256)], 8, names)
 
 
 def product_seconds(
