@@ -12,8 +12,8 @@ and less,
 
 The terms with n and b have the form of Hoffmann et al., "Training Compute-Optimal Large Language Models",
 2022, equation 2; b is that of Muennighoff et al., "Scaling Data-Constrained Language Models", 2023, equation
-5. benchmarking/measure_law.py fits the constants, for models of 0.03 to 3 million parameters in the blocks,
-texts of 30 kB to 11 MB, and up to 30 passes.
+5. benchmarking/measure_law.py fits the constants but V and v*, for models of 0.03 to 3 million parameters in
+the blocks, texts of 30 kB to 11 MB, and up to 30 passes; docs/performance.md has the residuals.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ WARMUP_STEPS = 50
 MAX_PASSES = 40.0
 """Passes over a text after which it is used up: more of them teach little and are learned by heart."""
 MAX_PARAMETERS = 1.5e6
-"""Parameters in the blocks, at most, for a megabyte of text; for other sizes with the square root. Larger
-ones were not better: on 80 kB 0.2 and 0.8 million did the same, on a megabyte 0.8 and 1.8."""
+"""Parameters in the blocks, at most, for a megabyte of text; for other sizes with the square root. Set by
+hand: on 80 kB 0.2 million did better than 0.8; on a megabyte 1.8 million were 1.6 % better than 0.8 after as
+many tokens, 2 % worse after 0.6 times as many."""
 MAX_BYTES_PER_PARAMETER = 30.0
 """Bytes to read for each parameter in the blocks, at most, unless a larger model is too large for the text:
 what the law knows of small models is from few bytes, and it would take the smallest ones."""
