@@ -14,6 +14,7 @@ MODEL = ModelConfig(vocab_size=64, context_length=16, d_model=16, num_layers=2, 
 def eight_processors(tmp_path, monkeypatch):
     monkeypatch.setenv("TRANSFORMERLM_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(thread_count, "available_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
 def measured(seconds):
@@ -47,6 +48,13 @@ def test_the_answer_stays_for_the_same_sizes():
 def test_what_is_measured_beside_other_work_is_not_kept():
     assert choose(lambda *arguments: None) == 8
     assert choose(measured(lambda number: number)) == 1
+
+
+def test_a_number_in_the_environment_is_the_users_choice(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    assert choose(measured(lambda number: 1 / number)) == torch.get_num_threads()
+    monkeypatch.setattr(thread_count, "available_cores", lambda: 1)
+    assert choose(measured(lambda number: 1 / number)) == 1
 
 
 @pytest.mark.parametrize(

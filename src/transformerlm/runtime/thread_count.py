@@ -7,6 +7,7 @@ precision (precision.py).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 import torch
@@ -64,12 +65,15 @@ def choose_num_threads(
 ) -> int:
     """Return the number of threads with which a quiet machine trains this model fastest.
 
+    A number in the environment (`OMP_NUM_THREADS`) is the user's choice, within the processors that there are.
     Where it cannot be measured since the machine has other work, all that the process may use: see
     thread_adapter.py.
 
     Args:
         num_tokens: tokens of a forward pass.
     """
+    if os.environ.get("OMP_NUM_THREADS"):
+        return min(torch.get_num_threads(), available_cores())
     numbers = candidates(available_cores(), torch.get_num_threads())
     if len(numbers) == 1:
         return numbers[0]
