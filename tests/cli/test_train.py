@@ -495,3 +495,12 @@ def test_a_killed_rank_ends_the_run_with_one_line(workplace):
     assert process.returncode == 1
     assert err.count("another rank has ended, or cannot be reached") == 1
     assert err.partition("another rank has ended")[0].count("Traceback") == 0
+
+
+def test_print_config_tells_what_auto_in_runtime_stands_for(capsys):
+    sizes = ["--model.d_model=16", "--model.num_heads=2", "--model.d_ff=32", "--model.context_length=16"]
+    assert train.main(["--training.max_steps=200", *sizes, "--print-config"]) == 0
+    runtime = tomllib.loads(capsys.readouterr().out)["runtime"]
+    assert "auto" not in {runtime[key] for key in ("dtype", "attention", "compile", "num_threads")}
+    assert train.main(["--print-config"]) == 0  # the model's sizes are not known yet
+    assert tomllib.loads(capsys.readouterr().out)["runtime"]["dtype"] == "auto"

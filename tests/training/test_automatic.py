@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from transformerlm import training
 from transformerlm.config import TrainConfig
 from transformerlm.config.automatic import with_automatic
 from transformerlm.distributed.ranks import SINGLE_PROCESS
@@ -94,6 +95,23 @@ def test_another_run_of_the_same_text_uses_a_tokenizer_in_the_usual_place(folder
     assert plan.config.tokenizer.vocab_size == plan.config.model.vocab_size == 300
     assert plan.config.data.token_dir == "data/{corpus}"
     assert sum(line.startswith("expected") for line in heard.messages) == 2
+
+
+def test_the_model_that_is_chosen_is_measured_itself(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(a_text(3000))
+    monkeypatch.chdir(tmp_path)
+    measured = []
+
+    def slow(model, optimizer, runtime, backend, tokens, prepare):
+        measured.append(model)
+        return 10.0
+
+    monkeypatch.setattr(training.automatic, "step_seconds", slow)
+    model = {"d_model": 32, "num_layers": 2, "context_length": 32}
+    heard = Heard()
+    plan_run(automatic(tmp_path, model=model, tokenizer={"vocab_size": 300}), heard)
+    assert [(one.d_model, one.num_layers) for one in measured] == [(32, 2)]
+    assert any(" 205 tokens per second" in line for line in heard.messages)
 
 
 def test_too_little_text_or_time_is_told_with_what_would_be_enough(tmp_path, monkeypatch):

@@ -49,6 +49,7 @@ def run_command(
     defaults: Defaults[C] | None = None,
     automatic: Automatic | None = None,
     wait: Callable[[], None] = sleep_soon,
+    resolve: Callable[[C], C] | None = None,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; return the exit status.
@@ -62,6 +63,7 @@ def run_command(
         defaults: takes precedence over the defaults of `config_class`; see `load_config`.
         automatic: adds keys to those that the user sets; see `load_config`.
         wait: called before `function`: chooses how threads of PyTorch will wait.
+        resolve: called for `--print-config`: finds what `function` would find for keys that are "auto".
         argv: the arguments; None: those of this process.
     """
     is_process = argv is None
@@ -79,7 +81,7 @@ def run_command(
                 say(one_line(note))
             check_environment()
             if arguments.print_config:
-                print_text(to_toml(config, documented=True))
+                print_text(to_toml(resolve(config) if resolve else config, documented=True))
                 return 0
             wait()
             status = _call(function, config, arguments) or 0

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 import time
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             modes=modes,
             automatic=with_automatic,
             wait=wait_for_work,
+            resolve=resolve_runtime,
             argv=argv,
         ),
         backend="nccl",
@@ -50,6 +52,22 @@ def wait_for_work() -> None:
         wait_as_measured()
     else:
         sleep_soon()
+
+
+def resolve_runtime(config: TrainConfig) -> TrainConfig:
+    """Return the config with what "auto" in [runtime] stands for on this machine, for a model of known sizes.
+
+    While the sizes are "auto" themselves, nothing is imported and measured; `--plan` chooses them too.
+    """
+    if config.automatic() or ranks_from_environment().size > 1:
+        return config
+    wait_for_work()
+    from transformerlm.training.choices import resolved_config
+
+    # A vocabulary that is not known yet makes no difference to what is measured.
+    rows = config.model.vocab_size or config.tokenizer.vocab_size or 1
+    known = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=rows))
+    return dataclasses.replace(config, runtime=resolved_config(known).runtime)
 
 
 def train(config: TrainConfig, started: float) -> int:

@@ -1,10 +1,14 @@
-"""Speed of training on the device at hand, from a few steps of small models of several widths."""
+"""Speed of training on the device at hand, from a few steps of small models of several widths.
+
+What is chosen by these is then measured itself, and corrects them: `TrainingSpeed.corrected`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,12 +35,20 @@ class TrainingSpeed:
     """Floating-point operations per second of whole training steps, by the width of the model."""
 
     flops: Mapping[int, float]
+    factor: float = 1.0
+    """Speed of a whole model that was measured, relative to what `flops` says of it."""
 
     def tokens_per_second(self, model: ModelConfig) -> float:
         """Return the tokens that a model of these sizes trains on per second, between measured widths
         interpolated over the logarithms."""
         rate = _interpolated(self.flops, model.d_model)
-        return rate / training_flops_per_token(model, model.context_length)
+        return self.factor * rate / training_flops_per_token(model, model.context_length)
+
+    def corrected(self, model: ModelConfig, tokens_per_second: float) -> TrainingSpeed:
+        """Return the speed by which this model trains on so many tokens per second, others in proportion."""
+        return dataclasses.replace(
+            self, factor=self.factor * tokens_per_second / self.tokens_per_second(model)
+        )
 
 
 def measure_speed(runtime: Runtime, config: RuntimeConfig) -> TrainingSpeed:
@@ -55,31 +67,46 @@ def measure_speed(runtime: Runtime, config: RuntimeConfig) -> TrainingSpeed:
                 qk_norm=True,
             )
             tokens = TOKENS[runtime.device.type]
-            seconds = _step_seconds(model, runtime, config.attention, tokens)
+            seconds = step_seconds(model, OPTIMIZER, runtime, config.attention, tokens)
             found[width] = tokens * training_flops_per_token(model, CONTEXT_LENGTH) / seconds
             if seconds > MAX_STEP_SECONDS:
                 break
     return TrainingSpeed(found)
 
 
-def _step_seconds(shape: ModelConfig, runtime: Runtime, backend: str, tokens: int) -> float:
-    """Return the shortest time of a step, without the first."""
+def step_seconds(
+    shape: ModelConfig,
+    optimizer: OptimizerConfig,
+    runtime: Runtime,
+    backend: str,
+    tokens: int,
+    prepare: Callable[[TransformerLM], None] | None = None,
+) -> float:
+    """Return the shortest time of a training step of a random model, without the first step.
+
+    Args:
+        backend: implementation of attention, as for `TransformerLM`.
+        tokens: tokens of a step, about; at least one whole sequence is taken.
+        prepare: changes the model before it is trained.
+    """
     model = TransformerLM(shape, backend=backend, device=runtime.device)
+    if prepare:
+        prepare(model)
     loss = NextTokenLoss(model)
     if runtime.kernels:
         use_kernels_(loss)
-    optimizer = make_optimizer(model, OPTIMIZER, runtime.dtype, kernels=runtime.kernels)
-    sizes = 2, tokens // CONTEXT_LENGTH, CONTEXT_LENGTH
-    inputs, targets = torch.randint(VOCAB_SIZE, sizes, dtype=torch.int64, device=runtime.device)
+    optimizer_ = make_optimizer(model, optimizer, runtime.dtype, kernels=runtime.kernels)
+    sizes = 2, max(1, tokens // shape.context_length), shape.context_length
+    inputs, targets = torch.randint(shape.vocabulary_rows, sizes, dtype=torch.int64, device=runtime.device)
     best = math.inf
     for _ in range(1 + MEASURED_STEPS):
         runtime.synchronize()
         start = time.perf_counter()
         with runtime.autocast():
-            value = loss(inputs, targets, tokens)
+            value = loss(inputs, targets, targets.numel())
         value.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer_.step()
+        optimizer_.zero_grad(set_to_none=True)
         runtime.synchronize()
         best = min(best, time.perf_counter() - start)
     return best

@@ -65,7 +65,7 @@ def choose_num_threads(
 ) -> int:
     """Return the number of threads with which a quiet machine trains this model fastest.
 
-    A number in the environment (`OMP_NUM_THREADS`) is the user's choice, within the processors that there are.
+    A number in the environment, OMP_NUM_THREADS, is the user's choice, within the processors that there are.
     Where it cannot be measured since the machine has other work, all that the process may use: see
     thread_adapter.py.
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,15 @@ from transformerlm.recipe import (
     choose,
     make_choice,
     measure_speed,
+    step_seconds,
     survey,
 )
 from transformerlm.runtime import Runtime, set_up_process
 from transformerlm.schema import are_known, to_dict
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.formats.folder import holds_tokenizer
+from transformerlm.training.choices import resolved_config
+from transformerlm.training.dropout import add_dropout
 from transformerlm.training.prepare import MIN_TOLD_SECONDS, Prepared, prepare
 from transformerlm.training.timers import duration
 from transformerlm.training.torch_settings import temporary_torch_settings
@@ -106,6 +110,7 @@ class Dial:
     budget: Budget
     text_seconds: float
     """Time that reading the text took, which does not count."""
+    owns_process: bool
 
     @classmethod
     def of(cls, config: TrainConfig, num_ranks: int, started: float, *, owns_process: bool) -> Dial:
@@ -117,18 +122,36 @@ class Dial:
         before = time.perf_counter()
         text = survey(config.data, config.tokenizer, existing_tokenizer(config))
         text_seconds = time.perf_counter() - before
-        with contextlib.ExitStack() as stack:
-            if owns_process:
-                set_up_process(config.runtime)
-            else:
-                stack.enter_context(temporary_torch_settings(config.runtime))
-            runtime = Runtime.from_config(config.runtime)
+        with _runtime(config, owns_process=owns_process) as runtime:
             facts, speed = text.measured(runtime, config.runtime), measure_speed(runtime, config.runtime)
         elapsed = time.perf_counter() - started - text_seconds
         max_seconds = config.training.max_seconds or 0.0
         seconds = max(max_seconds / 10, max_seconds - elapsed - SECONDS_OUTSIDE)
         budget = Budget(seconds, TOKENS_AT_A_TIME[runtime.device.type], num_ranks)
-        return cls(facts, speed, budget, text_seconds)
+        return cls(facts, speed, budget, text_seconds, owns_process)
+
+    def with_speed_of(self, choice: Choice) -> Dial:
+        """Return the dial with the speed of the model that was chosen, from some of its steps."""
+        config, model, tokens = choice.config, choice.chosen.model, self.budget.tokens_at_a_time
+        with _runtime(config, owns_process=self.owns_process) as runtime:
+            with_dropout = functools.partial(add_dropout, probability=config.training.dropout)
+            backend = config.runtime.attention
+            seconds = step_seconds(model, config.optimizer, runtime, backend, tokens, with_dropout)
+        whole = max(1, tokens // model.context_length) * model.context_length
+        return dataclasses.replace(self, speed=self.speed.corrected(model, whole / seconds))
+
+
+@contextlib.contextmanager
+def _runtime(config: TrainConfig, *, owns_process: bool) -> Iterator[Runtime]:
+    """Context manager of the runtime to measure with; another program's settings of torch are restored."""
+    with contextlib.ExitStack() as stack:
+        if not owns_process:
+            stack.enter_context(temporary_torch_settings(config.runtime))
+        elif are_known(config.model.d_model):
+            config = resolved_config(config)  # also the number of threads for this model
+        else:
+            set_up_process(config.runtime)
+        yield Runtime.from_config(config.runtime)
 
 
 def with_vocabulary_chosen(config: TrainConfig, dial: Dial | None, ranks: Ranks) -> TrainConfig:
@@ -164,6 +187,8 @@ def with_all_chosen(
     choice = None
     if dial:
         facts = counted(dial.facts, data, config.model.vocabulary_rows)
+        choice = make_choice(config, facts, dial.speed, dial.budget)
+        dial = dial.with_speed_of(choice)
         choice = make_choice(config, facts, dial.speed, dial.budget)
 
     def values() -> dict[Key, Any]:
