@@ -117,9 +117,13 @@ def pilot_text(sample: Sample, tokenizer: Tokenizer) -> PilotText:
 
 
 def read_sample(data: CorpusConfig, corpora: Corpora, items: Sequence[tuple[Chunk, ...]]) -> Sample:
-    """Read all items of a small corpus, or some that are spread evenly over a large one."""
+    """Read all items of a small corpus, or some that are spread evenly over a large one.
+
+    The last one is always read: the end of a corpus that is one document is its validation text.
+    """
     every = max(1, corpora.num_bytes // SAMPLE_BYTES)
-    chosen = [chunk for item in items[::every] for chunk in item]
+    places = sorted({*range(0, len(items), every), *([len(items) - 1] if items else [])})
+    chosen = [chunk for place in places for chunk in items[place]]
     texts: dict[Split, list[str]] = {TRAIN: [], VAL: []}
     for chunk in chosen:
         for document in documents_of(chunk, data):
