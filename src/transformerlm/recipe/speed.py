@@ -1,6 +1,7 @@
 """Speed of training on the device at hand, from a few steps of small models of several widths.
 
-What is chosen by these is then measured itself, and corrects them: `TrainingSpeed.corrected`.
+On a quiet machine what is found is kept. The model that is chosen by it is measured itself, each time, and
+corrects the others: `TrainingSpeed.corrected`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from dataclasses import dataclass
 import torch
 
 from transformerlm.config import ModelConfig, OptimizerConfig, RuntimeConfig
+from transformerlm.kernels.load import is_quiet, read_load
+from transformerlm.kernels.measured import measured_once
 from transformerlm.nn import NextTokenLoss, TransformerLM, training_flops_per_token
 from transformerlm.nn.fused import use_kernels_
 from transformerlm.optim import make_optimizer
 from transformerlm.runtime import Runtime
+from transformerlm.runtime.device import dtype_name
 
 WIDTHS = (64, 128, 256, 512, 1024)
-"""Widths that are measured, until a step takes MAX_STEP_SECONDS: wider ones are as efficient as the last."""
+"""Widths that are measured, until a step takes MAX_STEP_SECONDS: wider ones count as fast as the last."""
 NUM_LAYERS, CONTEXT_LENGTH, VOCAB_SIZE = 2, 128, 1024
 """Other sizes of the models that are measured."""
 TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
@@ -52,10 +56,40 @@ class TrainingSpeed:
 
 
 def measure_speed(runtime: Runtime, config: RuntimeConfig) -> TrainingSpeed:
-    """Time steps of random models on random tokens, for a second or two; global random state is restored."""
+    """Return the speed on this machine: what is kept, or measured now, in a second or two.
+
+    Global random state is restored.
+    """
+    names = [str(width) for width in WIDTHS]
+    gpu = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else ""
+    conditions = {
+        "work": [__name__, *names],
+        "runtime": [runtime.device.type, gpu, dtype_name(runtime.dtype), runtime.kernels, config.attention],
+        "threads": torch.get_num_threads(),
+    }
+
+    def measured_if_quiet() -> dict[str, float] | None:
+        if not is_quiet():
+            return None
+        before = read_load()
+        found = _measured(runtime, config.attention)
+        return {str(width): rate for width, rate in found.items()} if is_quiet(before) else None
+
+    kept = measured_once(conditions, names, measured_if_quiet)
+    return TrainingSpeed(
+        {int(width): rate for width, rate in kept.items()} if kept else _measured(runtime, config.attention)
+    )
+
+
+def _measured(runtime: Runtime, backend: str) -> dict[int, float]:
+    """Return floating-point operations per second, by width: of random models on random tokens."""
     found: dict[int, float] = {}
+    tokens, seconds = TOKENS[runtime.device.type], 0.0
     with torch.random.fork_rng():
         for width in WIDTHS:
+            if seconds > MAX_STEP_SECONDS:
+                found[width] = found[max(found)]
+                continue
             model = ModelConfig(
                 vocab_size=VOCAB_SIZE,
                 context_length=CONTEXT_LENGTH,
@@ -66,12 +100,9 @@ def measure_speed(runtime: Runtime, config: RuntimeConfig) -> TrainingSpeed:
                 tie_embeddings=True,
                 qk_norm=True,
             )
-            tokens = TOKENS[runtime.device.type]
-            seconds = step_seconds(model, OPTIMIZER, runtime, config.attention, tokens)
+            seconds = step_seconds(model, OPTIMIZER, runtime, backend, tokens)
             found[width] = tokens * training_flops_per_token(model, CONTEXT_LENGTH) / seconds
-            if seconds > MAX_STEP_SECONDS:
-                break
-    return TrainingSpeed(found)
+    return found
 
 
 def step_seconds(
