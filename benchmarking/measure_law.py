@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarking.bench_own_text import say
-from benchmarking.law_fit import Point, fit, log_residual
+from benchmarking.law_fit import Point, fit, log_residual, with_short_pilot
 from benchmarking.own_text_cells import Cells, Result
 from benchmarking.own_text_runs import train
 from benchmarking.own_text_texts import Text, find_text
@@ -33,10 +33,13 @@ from transformerlm.config import CorpusConfig, ModelConfig, RuntimeConfig, Token
 from transformerlm.errors import DataError
 from transformerlm.recipe import TextFacts, survey
 from transformerlm.recipe.law import Law
+from transformerlm.recipe.pilot import Pilot
 from transformerlm.runtime import Runtime
 from transformerlm.schema import FilePath, PositiveFloat, PositiveInt, Section, from_dict
 from transformerlm.schema import Text as NotEmpty
 from transformerlm.storage.lock import locked
+
+SHORT_PILOT_TOKENS = 100 * 2048
 
 S = TypeVar("S", bound=Section)
 
@@ -130,7 +133,7 @@ def measured(section: LawSection, results: Path, work: Path) -> Iterator[Point]:
     for run in (parsed(LawRun, line) for line in section.runs):
         text = texts[run.text]
         try:
-            found, facts = prepared(text, work)
+            found, facts, short_pilot = prepared(text, work)
             result = trained(run, found, cells, results / "splits", work)
         except DataError as error:
             say(f"{text.name}: left out: {error}")
@@ -138,7 +141,7 @@ def measured(section: LawSection, results: Path, work: Path) -> Iterator[Point]:
         except subprocess.CalledProcessError as error:
             say(f"{run}: ended with status {error.returncode}: left out")
             continue
-        point = make_point(text, facts, run, result)
+        point = make_point(text, facts, short_pilot, run, result)
         say(f"{run}: {point.bits:.4f} bits per byte, {log_residual(point, Law()):+.1%} from the law")
         yield point
 
@@ -158,18 +161,20 @@ def trained(run: LawRun, text: Text, cells: Cells, splits: Path, work: Path) -> 
 
 
 @functools.cache
-def prepared(text: LawText, work: Path) -> tuple[Text, TextFacts]:
-    """Return a text and the facts about it.
+def prepared(text: LawText, work: Path) -> tuple[Text, TextFacts, Pilot]:
+    """Return a text, the facts about it with a long pilot, and a short one.
 
     Raises:
         DataError: this machine does not have it.
     """
     found, config = find_text(text.text, text.name, text.first_bytes, work), RuntimeConfig()
     read = survey(CorpusConfig(corpus=found.path), TokenizerConfig())
-    return found, read.measured(Runtime.from_config(config), config)
+    runtime = Runtime.from_config(config)
+    long, short = (read.measured(tokens, runtime, config) for tokens in (math.inf, SHORT_PILOT_TOKENS))
+    return found, long, short.pilot
 
 
-def make_point(text: LawText, facts: TextFacts, run: LawRun, result: Result) -> Point:
+def make_point(text: LawText, facts: TextFacts, short_pilot: Pilot, run: LawRun, result: Result) -> Point:
     """Return a result in the variables of the law."""
     model = ModelConfig(
         vocab_size=result["vocab_size"],
@@ -180,7 +185,7 @@ def make_point(text: LawText, facts: TextFacts, run: LawRun, result: Result) -> 
         tie_embeddings=True,
     )
     tokens = result["passes"] * facts.train_bytes / facts.bytes_in_token(model.vocabulary_rows)
-    return Point(text.name, text.is_held_out, facts, model, tokens, result["bits_per_byte"])
+    return Point(text.name, text.is_held_out, facts, short_pilot, model, tokens, result["bits_per_byte"])
 
 
 def parsed(section: type[S], line: str) -> S:
@@ -197,13 +202,19 @@ def report(points: Sequence[Point]) -> Iterator[str]:
     yield f"standard deviation of the residuals: {deviation(fitted, law):.2%}"
     for name in sorted({point.text for point in points}):
         own = [point for point in points if point.text == name]
-        others = [point for point in fitted if point.text != name]
-        alone = [log_residual(point, fit(others)) for point in own]
+        alone = fit([point for point in fitted if point.text != name])
         kind = "held out" if own[0].is_held_out else "fitted"
         yield (
             f"{name} ({kind}, {len(own)}): mean {mean(own, law):+.2%}, deviation {deviation(own, law):.2%}; "
-            f"fitted without it: {min(alone):+.2%} to {max(alone):+.2%}"
+            f"fitted without it: {spread(own, alone)}, with a short pilot "
+            f"{spread(list(map(with_short_pilot, own)), alone)}"
         )
+
+
+def spread(points: Sequence[Point], law: Law) -> str:
+    """Return the least and the largest residual."""
+    residuals = [log_residual(point, law) for point in points]
+    return f"{min(residuals):+.1%} to {max(residuals):+.1%}"
 
 
 def mean(points: Sequence[Point], law: Law) -> float:

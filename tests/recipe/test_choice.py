@@ -9,6 +9,7 @@ from transformerlm.config.automatic import with_automatic
 from transformerlm.errors import ConfigError
 from transformerlm.recipe import Budget, TextFacts, TrainingSpeed, choose, law, make_choice
 from transformerlm.recipe.choice import candidate, context_length, models, num_heads
+from transformerlm.recipe.pilot import Pilot
 from transformerlm.schema import from_dict
 
 SPEED = TrainingSpeed({64: 1e11, 128: 2e11, 256: 4e11})
@@ -16,7 +17,7 @@ SPEED = TrainingSpeed({64: 1e11, 128: 2e11, 256: 4e11})
 
 def facts(train_bytes: int = 1_000_000, bits: float = 2.5) -> TextFacts:
     tokens = {257: 1.0, 512: 2.0, 1024: 2.5, 2048: 2.9, 4096: 3.3}
-    return TextFacts(train_bytes, train_bytes // 20, bits, bits * 1.1, bits * 1.2, tokens)
+    return TextFacts(train_bytes, train_bytes // 20, bits, Pilot(bits * 1.2, 10**6, 1024), tokens)
 
 
 def automatic(**tables: dict[str, object]) -> TrainConfig:

@@ -92,12 +92,16 @@ class Choice:
     @property
     def low(self) -> float:
         """Lower end of the interval of the expected bits per byte."""
-        return self.chosen.bits_per_byte * (1 - law.MARGIN)
+        return self.chosen.bits_per_byte * (1 - self._margin)
 
     @property
     def high(self) -> float:
         """Upper end of the interval of the expected bits per byte."""
-        return self.chosen.bits_per_byte * (1 + law.MARGIN)
+        return self.chosen.bits_per_byte * (1 + self._margin)
+
+    @property
+    def _margin(self) -> float:
+        return law.margin(self.facts, self.chosen.bits_per_byte)
 
 
 def make_choice(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget) -> Choice:

@@ -1,19 +1,19 @@
-"""The scaling law: bits per byte of a validation text, from facts of the text, the model and the tokens.
+"""The scaling law: bits per byte of a validation text, from a pilot on it, the model and the bytes read.
 
-    log(bits) = k0 + k1 log p + k2 log g + k3 log z + k4 log s + A n^-a + B b^-c + V log2(v / v*)^2
+    log(bits) = log(P) + k + h log(min(u, 1)) + (1 - e log(g)) (T(model, bytes) - T(pilot's model, its bytes))
+    T = A n^-a + B b^-c + V log2(v / (W u^w))^2
 
-p, g and z are the bits per byte of a pilot (`pilot.py`), of an n-gram model (`ngram.py`) and of bzip2: how
-hard the text is for a tiny Transformer, for counts of the whole sample, and by what repeats nearby. s are the
-megabytes of that sample, n the millions of parameters in the blocks, v the size of the vocabulary and v* the
-best one for u megabytes of training text, and b the megabytes that are read. Repeated text counts for less
-and less,
+P are the bits per byte of the pilot (`pilot.py`), g those of an n-gram model (`ngram.py`): texts that repeat
+themselves gain more from further reading. u are the megabytes of training text, n the millions of parameters
+in the blocks, v is the size of the vocabulary, best at W for a megabyte, and b the megabytes that are read.
+Repeated text counts for less and less,
 
     b = u (1 + R (1 - exp(-(passes - 1) / R))).
 
 The terms with n and b have the form of Hoffmann et al., "Training Compute-Optimal Large Language Models",
 2022, equation 2; b is that of Muennighoff et al., "Scaling Data-Constrained Language Models", 2023, equation
-5. benchmarking/measure_law.py fits the constants but V and v*, for models of 0.03 to 3 million parameters in
-the blocks, texts of 30 kB to 11 MB, and up to 30 passes; docs/performance.md has the residuals.
+5. benchmarking/measure_law.py fits the constants, for models of 0.03 to 5 million parameters in the blocks,
+texts of 30 kB to 11 MB, and up to 30 passes; docs/performance.md has the residuals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from transformerlm.config import ModelConfig
 from transformerlm.nn.accounting import num_non_embedding_parameters
-from transformerlm.recipe.text import SAMPLE_BYTES, TextFacts
+from transformerlm.recipe.text import TextFacts
 
 TOKENS_PER_STEP = 2048
 """Tokens per step at which LR and MUON_LR were found."""
@@ -44,11 +44,8 @@ many tokens, 2 % worse after 0.6 times as many."""
 MAX_BYTES_PER_PARAMETER = 30.0
 """Bytes to read for each parameter in the blocks, at most, unless a larger model is too large for the text:
 what the law knows of small models is from few bytes, and it would take the smallest ones."""
-MIN_TOKENS_PER_ID = 20.0
+MIN_TOKENS_PER_ID = 30.0
 """Tokens of the text for each id of a vocabulary, at least."""
-VOCABULARY, VOCABULARY_EXPONENT = 1500.0, 0.43
-"""About the best vocabulary for a megabyte of text, and how it grows with the megabytes. Not fitted: 512 ids
-were best on 80 kB, 1,024 on a megabyte, 4,096 on 11 MB."""
 MAX_DROPOUT = 0.4
 
 
@@ -56,47 +53,69 @@ MAX_DROPOUT = 0.4
 class Law:
     """Constants of the law."""
 
-    levels: tuple[float, float, float, float, float] = (-4.454, 0.0705, 0.4714, 0.3237, 0.1634)
-    """k0 to k4."""
-    A: float = 0.1671
-    a: float = 0.2
-    B: float = 4.342
+    k: float = -0.0326
+    h: float = 0.0267
+    e: float = 0.480
+    A: float = 0.038
+    a: float = 0.5
+    B: float = 6.695
     c: float = 0.05
-    R: float = 2.0
-    V: float = 0.012
-    """Not fitted: 4,096 ids instead of 1,024 cost 2.5 % on a megabyte."""
+    R: float = 1.0
+    V: float = 0.0174
+    W: float = 2048.0
+    w: float = 0.3
 
 
 LAW = Law()
-MARGIN = 0.15
-"""Half of the interval, relative: about what the law misses by on texts that take no part in its fit."""
+MARGIN, MARGIN_OF_GAIN = 0.06, 0.2
+"""Half of the interval, relative: a constant, and what each unit of log(pilot's / expected bits) adds."""
+MIN_STEEPNESS = 0.3
+"""Least value of 1 - e log(g); no text that was measured is below 0.5."""
 
 
 def bits_per_byte(facts: TextFacts, model: ModelConfig, tokens: float, law: Law = LAW) -> float:
     """Return the expected bits per byte after training on this many tokens, repeated ones included."""
-    level = sum(k * value for k, value in zip(law.levels, level_terms(facts), strict=True))
-    read = effective_bytes(facts, model, tokens, law.R) / 1e6
+    read = tokens * facts.bytes_in_token(model.vocabulary_rows)
+    pilot = facts.pilot
+    gain = _terms(facts, model, read, law) - _terms(facts, pilot.shape, pilot.read_bytes, law)
+    level = law.k + law.h * math.log(min(facts.train_bytes / 1e6, 1.0))
+    return pilot.bits_per_byte * math.exp(level + steepness(facts, law.e) * gain)
+
+
+def steepness(facts: TextFacts, e: float) -> float:
+    """Return how much a text gains from reading and from parameters, relative to one with g = 1."""
+    return max(MIN_STEEPNESS, 1 - e * math.log(facts.ngram_bits))
+
+
+def margin(facts: TextFacts, bits: float) -> float:
+    """Return half of the interval around expected bits per byte, relative to them.
+
+    It is about what the law misses by on texts that take no part in its fit: more, the shorter the pilot was.
+    """
+    return MARGIN + MARGIN_OF_GAIN * abs(math.log(facts.pilot.bits_per_byte / bits))
+
+
+def _terms(facts: TextFacts, model: ModelConfig, read_bytes: float, law: Law) -> float:
+    size, read, vocabulary = variables(facts, model, read_bytes, law)
+    return law.A * size + law.B * read + law.V * vocabulary
+
+
+def variables(
+    facts: TextFacts, model: ModelConfig, read_bytes: float, law: Law
+) -> tuple[float, float, float]:
+    """Return what A, B and V are multiplied with."""
     size = num_non_embedding_parameters(model) / 1e6
-    best = VOCABULARY * (facts.train_bytes / 1e6) ** VOCABULARY_EXPONENT
-    vocabulary = law.V * math.log2(model.vocabulary_rows / best) ** 2
-    return math.exp(level + law.A * size**-law.a + law.B * read**-law.c + vocabulary)
+    read = effective_bytes(facts.train_bytes, read_bytes, law.R) / 1e6
+    best = law.W * (facts.train_bytes / 1e6) ** law.w
+    return size**-law.a, read**-law.c, math.log2(model.vocabulary_rows / best) ** 2
 
 
-def level_terms(facts: TextFacts) -> tuple[float, float, float, float, float]:
-    """Return what k0 to k4 are multiplied with."""
-    sample = min(facts.train_bytes, SAMPLE_BYTES) / 1e6
-    text = facts.pilot_bits, facts.ngram_bits, facts.compressed_bits, sample
-    first, second, third, fourth = map(math.log, text)
-    return 1.0, first, second, third, fourth
-
-
-def effective_bytes(facts: TextFacts, model: ModelConfig, tokens: float, repeats: float = LAW.R) -> float:
-    """Return the bytes of new text that this many tokens are worth; `repeats`: R."""
-    text = facts.train_bytes
-    passes = tokens * facts.bytes_in_token(model.vocabulary_rows) / text
+def effective_bytes(text_bytes: float, read_bytes: float, repeats: float) -> float:
+    """Return the bytes of new text that reading a text for so many bytes is worth; `repeats`: R."""
+    passes = read_bytes / text_bytes
     if passes <= 1:
-        return passes * text
-    return text * (1 + repeats * (1 - math.exp((1 - passes) / repeats)))
+        return read_bytes
+    return text_bytes * (1 + repeats * (1 - math.exp((1 - passes) / repeats)))
 
 
 def dropout(facts: TextFacts, model: ModelConfig, passes: float) -> float:

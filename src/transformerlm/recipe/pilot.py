@@ -1,11 +1,12 @@
-"""A pilot: a tiny model trained for a second or two, whose loss tells how hard a text is for a Transformer.
+"""A pilot: a short training of a small model on the text itself, from which the scaling law starts.
 
-With the bits of the n-gram model (`ngram.py`), which sees longer contexts, it is the scaling law's measure
-of the text.
+It is made as the run will be, with fewer steps and parameters, so that what is left to the law (`law.py`) is
+the difference between the two.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -20,37 +21,71 @@ from transformerlm.nn.fused import use_kernels_
 from transformerlm.optim import make_optimizer, wsd_schedule
 from transformerlm.runtime import Runtime
 
-VOCAB_SIZE = 512
-CONTEXT_LENGTH, BATCH_SIZE, NUM_STEPS = 128, 8, 120
-WARMUP_STEPS, DECAY_STEPS = 6, 72
-MAX_VALIDATION_TOKENS = 2**14
+VOCAB_SIZE = 1024
+"""Ids, or fewer where a text has no more merges."""
+SHAPE = ModelConfig(
+    vocab_size=VOCAB_SIZE,
+    context_length=128,
+    d_model=96,
+    num_layers=3,
+    num_heads=3,
+    d_ff=256,
+    tie_embeddings=True,
+    qk_norm=True,
+)
+BATCH_SIZE = 16
+MIN_STEPS, MAX_STEPS = 60, 300
+MAX_PASSES = 8.0
+"""Passes over a short text, at most: without dropout more of them are learned by heart."""
+WARMUP_FRACTION, DECAY_FRACTION = 0.05, 0.6
+MAX_VALIDATION_TOKENS = 2**16
 OPTIMIZER = OptimizerConfig(
-    name="muon", lr=6e-3, muon_lr=0.04, muon_momentum=0.9, muon_steps=3, betas=(0.8, 0.95)
+    name="muon", lr=6e-3, muon_lr=0.025, muon_momentum=0.9, muon_steps=3, betas=(0.8, 0.95)
 )
 
 
 class PilotText(NamedTuple):
-    """Tokens of VOCAB_SIZE ids to train on and to validate on."""
+    """Tokens to train on and to validate on."""
 
     train: npt.NDArray[np.integer]
     validation: npt.NDArray[np.integer]
-    bytes_per_token: float
-    """Of the validation text."""
+    train_bytes: int
+    validation_bytes: int
+    vocab_size: int
+
+    @property
+    def shape(self) -> ModelConfig:
+        """The model for this text."""
+        length = min(SHAPE.context_length, len(self.train) - 1, len(self.validation) - 1)
+        return dataclasses.replace(SHAPE, vocab_size=self.vocab_size, context_length=length)
 
 
-def pilot_bits(text: PilotText, runtime: Runtime, config: RuntimeConfig) -> float:
-    """Return the bits per byte of the validation text after NUM_STEPS steps; random state is restored."""
-    length = min(CONTEXT_LENGTH, len(text.train) - 1, len(text.validation) - 1)
-    shape = ModelConfig(
-        vocab_size=VOCAB_SIZE,
-        context_length=length,
-        d_model=64,
-        num_layers=2,
-        num_heads=2,
-        d_ff=192,
-        tie_embeddings=True,
-        qk_norm=True,
-    )
+class Pilot(NamedTuple):
+    """Result of a pilot."""
+
+    bits_per_byte: float
+    """Of validation text."""
+    read_bytes: float
+    """Text that it was trained on, repeated text included."""
+    vocab_size: int
+
+    @property
+    def shape(self) -> ModelConfig:
+        """The model, but for a context that a very short text shortens."""
+        return dataclasses.replace(SHAPE, vocab_size=self.vocab_size)
+
+
+def run_pilot(text: PilotText, num_tokens: float, runtime: Runtime, config: RuntimeConfig) -> Pilot:
+    """Train and validate a small model; random state is restored.
+
+    Args:
+        num_tokens: tokens to train on, about: no fewer than MIN_STEPS are taken, no more than MAX_STEPS, nor
+            more than MAX_PASSES have.
+    """
+    shape = text.shape
+    most = MAX_PASSES * len(text.train)
+    tokens_per_step = BATCH_SIZE * shape.context_length
+    steps = round(max(MIN_STEPS, min(MAX_STEPS, min(num_tokens, most) / tokens_per_step)))
     devices = [runtime.device] if runtime.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
@@ -58,16 +93,18 @@ def pilot_bits(text: PilotText, runtime: Runtime, config: RuntimeConfig) -> floa
         loss = NextTokenLoss(model)
         if runtime.kernels:
             use_kernels_(loss)
-        _train(model, loss, torch.from_numpy(text.train.astype(np.int64)), runtime)
-    return _validated(loss, text, length, runtime)
+        _train(model, loss, torch.from_numpy(text.train.astype(np.int64)), steps, runtime)
+    read_bytes = steps * tokens_per_step * text.train_bytes / len(text.train)
+    return Pilot(_validated(loss, text, shape.context_length, runtime), read_bytes, text.vocab_size)
 
 
-def _train(model: TransformerLM, loss: NextTokenLoss, ids: Tensor, runtime: Runtime) -> None:
+def _train(model: TransformerLM, loss: NextTokenLoss, ids: Tensor, num_steps: int, runtime: Runtime) -> None:
     optimizer = make_optimizer(model, OPTIMIZER, runtime.dtype, kernels=runtime.kernels)
     length = model.config.context_length
     places = torch.arange(length + 1, dtype=torch.int64, device="cpu")
-    for step in range(1, NUM_STEPS + 1):
-        factor = wsd_schedule(step, 1.0, 0.0, WARMUP_STEPS, DECAY_STEPS, NUM_STEPS)
+    warmup, decay = round(WARMUP_FRACTION * num_steps), round(DECAY_FRACTION * num_steps)
+    for step in range(1, num_steps + 1):
+        factor = wsd_schedule(step, 1.0, 0.0, warmup, decay, num_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         starts = torch.randint(len(ids) - length, (BATCH_SIZE, 1), dtype=torch.int64, device="cpu")
@@ -84,6 +121,8 @@ def _validated(loss: NextTokenLoss, text: PilotText, length: int, runtime: Runti
     ids = torch.from_numpy(text.validation[:MAX_VALIDATION_TOKENS].astype(np.int64)).to(runtime.device)
     number = (len(ids) - 1) // length
     inputs, targets = (ids[start : start + number * length].view(number, length) for start in (0, 1))
-    with runtime.autocast():
-        nats = loss(inputs, targets, targets.numel()).item()
-    return float(nats / math.log(2) / text.bytes_per_token)
+    nats = 0.0
+    for rows, wanted in zip(torch.split(inputs, BATCH_SIZE), torch.split(targets, BATCH_SIZE), strict=True):
+        with runtime.autocast():
+            nats += loss(rows, wanted, targets.numel()).item()
+    return nats / math.log(2) * len(text.validation) / text.validation_bytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,8 @@ from transformerlm.data.corpus import Corpora, find_corpora
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Split, documents_of
 from transformerlm.data.split import empty_split_error
 from transformerlm.recipe.ngram import ngram_bits
+from transformerlm.recipe.pilot import MAX_VALIDATION_TOKENS, Pilot, PilotText, run_pilot
 from transformerlm.recipe.pilot import VOCAB_SIZE as PILOT_IDS
-from transformerlm.recipe.pilot import PilotText, pilot_bits
 from transformerlm.runtime import Runtime
 from transformerlm.tokenizer import Pretokenizer, Tokenizer
 from transformerlm.tokenizer.bpe import NUM_BYTES
@@ -28,9 +27,12 @@ from transformerlm.tokenizer.train import count_words, learn_merges
 SAMPLE_BYTES = 4 * 10**6
 """Training text that is looked at; of a larger corpus, parts that are spread over all of it."""
 NUM_CHARACTERS = 2**18
-"""Text of each part that is encoded with each vocabulary, read by the pilot or scored by the n-grams."""
+"""Text that is encoded with each vocabulary, or scored by the n-grams."""
 VOCABULARIES = (257, 512, 1024, 2048, 4096, 8192, 16384)
 """Sizes of vocabularies to choose from; 257 are the bytes and the separator of documents."""
+
+
+NO_PILOT = Pilot(math.nan, math.nan, PILOT_IDS)
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,8 @@ class TextFacts:
     validation_bytes: int
     ngram_bits: float
     """Bits per byte of validation text, by the best n-gram model of bytes that has read the sample."""
-    compressed_bits: float
-    """Bits per byte of the beginning of the text by bzip2, which sees what repeats within it."""
-    pilot_bits: float
-    """Bits per byte of validation text by the pilot model (`pilot.py`)."""
+    pilot: Pilot
+    """A short training on the text."""
     bytes_per_token: Mapping[int, float]
     """Size of a vocabulary -> bytes per token."""
 
@@ -55,15 +55,15 @@ class TextFacts:
 
 
 class Survey(NamedTuple):
-    """What reading a corpus has told, and some of its text for the pilot model."""
+    """What reading a corpus has told, and some of its text for the pilot."""
 
     facts: TextFacts
-    """Without the pilot's bits."""
+    """Without a pilot."""
     pilot_text: PilotText
 
-    def measured(self, runtime: Runtime, config: RuntimeConfig) -> TextFacts:
-        """Return the facts with the pilot's bits, which take a second or two."""
-        return dataclasses.replace(self.facts, pilot_bits=pilot_bits(self.pilot_text, runtime, config))
+    def measured(self, num_tokens: float, runtime: Runtime, config: RuntimeConfig) -> TextFacts:
+        """Return the facts with a pilot of about `num_tokens`; see `run_pilot`."""
+        return dataclasses.replace(self.facts, pilot=run_pilot(self.pilot_text, num_tokens, runtime, config))
 
 
 class Sample(NamedTuple):
@@ -99,8 +99,7 @@ def survey(data: CorpusConfig, config: TokenizerConfig, tokenizer: Tokenizer | N
         train_bytes=round(len(train) / sample.share),
         validation_bytes=round(len(validation) / sample.share),
         ngram_bits=min(bits),
-        compressed_bits=8 * len(bz2.compress(bytes_of(part))) / len(bytes_of(part)),
-        pilot_bits=math.nan,
+        pilot=NO_PILOT,
         bytes_per_token={each.vocab_size: len(bytes_of(part)) / len(each.encode(part)) for each in tried},
     )
     return Survey(
@@ -109,11 +108,12 @@ def survey(data: CorpusConfig, config: TokenizerConfig, tokenizer: Tokenizer | N
 
 
 def pilot_text(sample: Sample, tokenizer: Tokenizer) -> PilotText:
-    """Return the beginnings of both parts of a sample as tokens."""
-    train = sample.train[:NUM_CHARACTERS]
-    validation = sample.validation[:NUM_CHARACTERS] or train[-NUM_CHARACTERS // 10 :]
-    ids = tokenizer.encode(validation)
-    return PilotText(np.array(tokenizer.encode(train)), np.array(ids), len(bytes_of(validation)) / len(ids))
+    """Return a sample as tokens, and no more of the validation text than is needed."""
+    ids = np.array(tokenizer.encode(sample.train))
+    validation = np.array(tokenizer.encode(sample.validation or sample.train[-NUM_CHARACTERS // 10 :]))
+    some = validation[: MAX_VALIDATION_TOKENS + 1]
+    sizes = len(bytes_of(sample.train)), len(tokenizer.decode_bytes(some))
+    return PilotText(ids, some, *sizes, tokenizer.vocab_size)
 
 
 def read_sample(data: CorpusConfig, corpora: Corpora, items: Sequence[tuple[Chunk, ...]]) -> Sample:

@@ -51,6 +51,8 @@ VOCAB_SIZE, TOKENIZER_DIR, TOKEN_DIR = (
 )
 TOKENS_AT_A_TIME = {"cpu": 2048, "mps": 8192, "cuda": 16384}
 """Tokens of a step on one rank from which a device works at full speed."""
+PILOT_SHARE = 0.04
+"""Share of the time that the pilot may take."""
 SECONDS_OUTSIDE = 3.0
 """Time that a run takes after the choice for other things than steps and regular validations: preparing the
 first step, the last validation, saving, samples."""
@@ -119,13 +121,14 @@ class Dial:
         Raises:
             DataError: the corpus cannot be read.
         """
-        before = time.perf_counter()
+        before, max_seconds = time.perf_counter(), config.training.max_seconds or 0.0
         text = survey(config.data, config.tokenizer, existing_tokenizer(config))
         text_seconds = time.perf_counter() - before
         with _runtime(config, owns_process=owns_process) as runtime:
-            facts, speed = text.measured(runtime, config.runtime), measure_speed(runtime, config.runtime)
+            speed = measure_speed(runtime, config.runtime)
+            pilot_tokens = PILOT_SHARE * max_seconds * speed.tokens_per_second(text.pilot_text.shape)
+            facts = text.measured(pilot_tokens, runtime, config.runtime)
         elapsed = time.perf_counter() - started - text_seconds
-        max_seconds = config.training.max_seconds or 0.0
         seconds = max(max_seconds / 10, max_seconds - elapsed - SECONDS_OUTSIDE)
         budget = Budget(seconds, TOKENS_AT_A_TIME[runtime.device.type], num_ranks)
         return cls(facts, speed, budget, text_seconds, owns_process)
