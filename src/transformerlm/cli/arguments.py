@@ -99,15 +99,13 @@ class ArgumentsError(ConfigError):
 
     Args:
         problems: as of `ConfigError`.
-        unknown: positions in the command line of the words that are no option, each with a problem.
+        unknown: position in the command line of each word that is no option -> position of its problem.
         arguments: what the other words say.
     """
 
-    def __init__(
-        self, problems: Sequence[Problem], unknown: Sequence[int] = (), arguments: Arguments | None = None
-    ) -> None:
+    def __init__(self, problems: Sequence[Problem], unknown: Mapping[int, int], arguments: Arguments) -> None:
         super().__init__(problems)
-        self.unknown, self.arguments = list(unknown), arguments or Arguments()
+        self.unknown, self.arguments = dict(unknown), arguments
 
 
 def parse_arguments(
@@ -128,7 +126,7 @@ class _Parser:
         self.modes = {mode.name: mode for mode in modes}
         self.arguments = Arguments()
         self.problems: list[Problem] = []
-        self.unknown: list[int] = []
+        self.unknown: dict[int, int] = {}
         self.given: dict[str, list[str | list[str]]] = {}
 
     def parse(self) -> Arguments:
@@ -143,6 +141,8 @@ class _Parser:
         return self.arguments
 
     def _take(self, word: str) -> None:
+        if word == "--help" and self.rest[:1] == ["all"]:
+            word = f"{word}={self.rest.pop(0)}"
         name, equals, value = word.removeprefix("--").partition("=")
         mode = self.modes.get(name)
         if word in FLAGS:
@@ -150,7 +150,7 @@ class _Parser:
         elif mode and not mode.number and word == f"--{name}":
             self._choose(mode)
         elif not (word.startswith("--") and self._takes_value(name)):
-            self.unknown.append(self.length - len(self.rest) - 1)
+            self.unknown[self.length - len(self.rest) - 1] = len(self.problems)
             shown = [name for name, flag in FLAGS.items() if flag.summary]
             known = ["--config", *shown, *(f"--{option}" for option in (*self.options, *self.modes))]
             self._reject(word, unknown(word, known, "argument"))
