@@ -220,8 +220,8 @@ def test_print_config_loads_again_to_the_same_config(config_class, tmp_path, cap
     assert capsys.readouterr().out == printed
 
 
-def test_help_names_every_key(capsys):
-    assert run(["--help"]) == 0
+def test_help_all_names_every_key(capsys):
+    assert run(["--help=all"]) == 0
     printed = capsys.readouterr().out
     for table, section in field_types(TrainConfig).items():
         assert f"[{table}]" in printed
@@ -384,7 +384,7 @@ def test_a_mode_may_take_a_number(words, line, capsys):
     assert run(["--replay", "12"]) == run(["--replay=12"]) == run(["--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("12\n12\n")
-    assert "--replay STEPS" in out
+    assert "--replay=STEPS" in out
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from transformerlm.cli.interface import Interface, ListedOption
 from transformerlm.schema import Section, describe, field_docs, field_types, tables
 
 EXIT_STATUSES = """exit status:
-  0 done   1 failed otherwise   2 config or argument   3 corpus, tokenizer or token file   4 checkpoint
-  6 loss or gradient not finite   74 disk or other input/output   75 folder in use by another process
+  0 done   1 failed otherwise   2 config or argument
+  3 corpus, tokenizer or token file   4 checkpoint   6 loss or gradient not finite
+  74 disk or other input/output   75 folder in use by another process
   129, 130, 143 interrupted (closed terminal, Ctrl-C, SIGTERM)
   138, 140, 152 warned of a limit (SIGUSR1, SIGUSR2, SIGXCPU)"""
 MIN_WIDTH, MAX_WIDTH = 60, 110
@@ -46,9 +47,9 @@ def _common_keys(interface: Interface, program: str) -> Iterator[str]:
     keys, defaults = interface.keys(), interface.defaults()
     common = [key for key in keys if key.is_common]
     if len(common) == len(keys):
-        yield "keys [with their defaults]:"
+        yield "keys [and their defaults]:"
     else:
-        yield f"{len(common)} of {len(keys)} keys [with their defaults]; all of them: {program} --help=all"
+        yield f"{len(common)} of {len(keys)} keys [and their defaults]; all: {program} --help=all"
     shown = [dataclasses.replace(key, summary=f"{key.summary}{_default(defaults, key)}") for key in common]
     yield from _table(shown, KEY_COLUMN)
 

@@ -26,11 +26,12 @@ bash: add this line to ~/.bashrc
   source <({program} bash)
 zsh: add this line to ~/.zshrc, after compinit
   source <({program} zsh)
-fish: run this once, and again after an update
-  {program} fish > ~/.config/fish/completions/transformerlm.fish
+fish: add this line to ~/.config/fish/config.fish
+  {program} fish | source
 
-Where starting a shell must not wait for it, write the script to a file and `source` that. It completes
-`transformerlm` and the programs beside it, such as transformerlm-train; completing starts no Python.
+Where the shell must not start Python when it starts, write the script to a file, `source` that, and write it again
+after an update. It completes `transformerlm` and the programs beside it, such as transformerlm-train; completing
+itself starts no Python.
 """
 
 

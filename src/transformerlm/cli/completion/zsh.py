@@ -28,7 +28,11 @@ _transformerlm() {
         shift words
         (( CURRENT-- ))
     fi
-    _transformerlm_options_of $name
+    if [[ $PREFIX == -* && $PREFIX != *[.=]* ]]; then
+        _transformerlm_first_options_of $name
+    else
+        _transformerlm_options_of $name
+    fi
 }
 """
 
@@ -44,7 +48,7 @@ def script(commands: Sequence[CommandWords], made_by: str) -> str:
         f"#compdef {' '.join(programs)}",
         f"# zsh completion {made_by}",
         "_transformerlm_commands=(",
-        *(f"    {_quoted(f'{words.command.name}:{words.command.summary}')}" for words in commands),
+        *(f"    {_described(words.command.name, words.command.summary)}" for words in commands),
         "    '--help:show the commands'",
         "    '--version:show the versions of this package, Python and torch, and the kernels'",
         ")",
@@ -52,6 +56,13 @@ def script(commands: Sequence[CommandWords], made_by: str) -> str:
         "    case $1 in",
         *(line for words in commands for line in _case(words)),
         "    esac",
+        "}",
+        "_transformerlm_first_options_of() {",
+        "    local -a flags options tables",
+        "    case $1 in",
+        *(line for words in commands for line in _first_case(words)),
+        "    esac",
+        "    _describe -o option flags -- options -qS = -- tables -S ''",
         "}",
         FUNCTIONS.strip("\n"),
         # Read by `source`, it registers itself; in a folder of $fpath the first line does.
@@ -70,6 +81,25 @@ def _case(words: CommandWords) -> Iterator[str]:
     if words.arguments:
         specs.append(f":word:({' '.join(words.arguments)})")
     yield " \\\n".join(f"            {_quoted(spec)}" for spec in specs) + " ;;"
+
+
+def _first_case(words: CommandWords) -> Iterator[str]:
+    """Yield what is offered until a table is named: options by themselves, and each table."""
+    single = [option for option in words.options if "." not in option.name]
+    tables = dict.fromkeys(option.name.partition(".")[0] for option in words.options if "." in option.name)
+    lists = {
+        "flags": [_described(option.name, option.summary) for option in single if not option.placeholder],
+        "options": [_described(option.name, option.summary) for option in single if option.placeholder],
+        "tables": [_described(f"{table}.", f"the keys of [{table[2:]}]") for table in tables],
+    }
+    yield f"        {'|'.join(words.command.names)})"
+    for name, items in lists.items():
+        yield f"            {name}=({' '.join(items)})"
+    yield "            ;;"
+
+
+def _described(name: str, summary: str) -> str:
+    return _quoted(f"{name}:{in_one_line(summary)}")
 
 
 def _spec(option: ListedOption) -> str:
