@@ -32,7 +32,7 @@ class Flag(typing.NamedTuple):
 
 
 FLAGS = {
-    "--help": Flag("help", "show the keys that most users need"),
+    "--help": Flag("help", "show the options and the common keys"),
     "-h": Flag("help", ""),
     "--help=all": Flag("help_all", "show every key"),
     "--version": Flag("version", "show the versions of this package, Python and torch, and the kernels"),

@@ -34,8 +34,8 @@ def help_text(interface: Interface, program: str, *, every: bool) -> str:
     options = [option for option in listed if "." not in option.name]
     usage = f"usage: {program} [--config=FILE.toml] [--SECTION.KEY=VALUE ...] [OPTION ...]"
     lines = [interface.description, "", usage, "", "options:", *_table(options, OPTION_COLUMN), ""]
-    keys = _every_key(interface) if every else _common_keys(interface, program)
-    return "\n".join([*lines, *keys, "", EXIT_STATUSES]) + "\n"
+    keys = "\n".join(_every_key(interface) if every else _common_keys(interface, program)).rstrip()
+    return "\n".join([*lines, keys, "", EXIT_STATUSES]) + "\n"
 
 
 def options_as_json(interface: Interface) -> str:

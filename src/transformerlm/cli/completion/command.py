@@ -29,9 +29,9 @@ zsh: add this line to ~/.zshrc, after compinit
 fish: add this line to ~/.config/fish/config.fish
   {program} fish | source
 
-Where the shell must not start Python when it starts, write the script to a file, `source` that, and write it again
-after an update. It completes `transformerlm` and the programs beside it, such as transformerlm-train; completing
-itself starts no Python.
+Where the shell must not start Python when it starts, write the script to a file, `source` that, and
+write it again after an update. It completes `transformerlm` and the programs beside it, such as
+transformerlm-train; completing itself starts no Python.
 """
 
 
