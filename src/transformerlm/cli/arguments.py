@@ -109,21 +109,34 @@ class ArgumentsError(ConfigError):
 
 
 def parse_arguments(
-    argv: Sequence[str], options: Sequence[Option] = (), modes: Sequence[Mode] = ()
+    argv: Sequence[str],
+    options: Sequence[Option] = (),
+    modes: Sequence[Mode] = (),
+    positional: Option | None = None,
 ) -> Arguments:
     """Parse a command line.
+
+    Args:
+        positional: sets its keys to the words that are no options; None: there must be none.
 
     Raises:
         ArgumentsError: for a word that is no option, an unknown one, or one without its value.
     """
-    return _Parser(argv, options, modes).parse()
+    return _Parser(argv, options, modes, positional).parse()
 
 
 class _Parser:
-    def __init__(self, argv: Sequence[str], options: Sequence[Option], modes: Sequence[Mode]) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        options: Sequence[Option],
+        modes: Sequence[Mode],
+        positional: Option | None,
+    ) -> None:
         self.rest, self.length = list(argv), len(argv)
         self.options = {option.name: option for option in options}
         self.modes = {mode.name: mode for mode in modes}
+        self.positional = positional
         self.arguments = Arguments()
         self.problems: list[Problem] = []
         self.unknown: dict[int, int] = {}
@@ -149,6 +162,10 @@ class _Parser:
             setattr(self.arguments, FLAGS[word].field, True)
         elif mode and not mode.number and word == f"--{name}":
             self._choose(mode)
+        elif self.positional and not word.startswith("-"):
+            self._override(self.positional, word)
+            if not self.positional.repeated:
+                self.positional = None
         elif not (word.startswith("--") and self._takes_value(name)):
             self.unknown[self.length - len(self.rest) - 1] = len(self.problems)
             shown = [name for name, flag in FLAGS.items() if flag.summary]

@@ -53,6 +53,7 @@ def run_command(
     resolve: Callable[[C], C] | None = None,
     argv: Sequence[str] | None = None,
     program: str = "",
+    positional: Option | None = None,
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; return the exit status.
 
@@ -67,12 +68,14 @@ def run_command(
         wait: called before `function`: chooses how threads of PyTorch will wait.
         resolve: called for `--print-config`: finds what `function` would find for keys that are "auto".
         argv: the arguments; None: those of this process.
+        positional: the keys that words without `--` set, `Option("RUN", ("report.runs",), repeated=True)`;
+            its name is shown by --help. None: such words are answered with the command that was meant.
         program: name of the command in messages where `argv` is given; that of a process is as it was typed.
     """
     is_process = argv is None
     prepare_streams(restart=is_process)
     argv = sys.argv[1:] if argv is None else list(argv)
-    interface = Interface(config_class, description, options, modes, automatic)
+    interface = Interface(config_class, description, options, modes, automatic, positional)
     program, arguments = program_name(program, is_process), Arguments()
     with interrupts_noted() as interrupts:
         try:
@@ -112,7 +115,7 @@ def parse(argv: Sequence[str], interface: Interface, program: str) -> Arguments:
         ConfigError: see `parse_arguments`.
     """
     try:
-        return parse_arguments(argv, interface.options, interface.modes)
+        return parse_arguments(argv, interface.options, interface.modes, interface.positional)
     except ArgumentsError as error:
         raise with_command_meant(error, argv, interface, program) from None
 

@@ -31,8 +31,9 @@ def help_text(interface: Interface, program: str, *, every: bool) -> str:
         every: every key with its whole documentation, in place of the common ones with a sentence each.
     """
     listed = interface.listed()
-    options = [option for option in listed if "." not in option.name]
-    usage = f"usage: {program} [--config=FILE.toml] [--SECTION.KEY=VALUE ...] [OPTION ...]"
+    options = [option for option in listed if not option.table]
+    words = f" [{listed[0].name}]" if interface.positional else ""
+    usage = f"usage: {program}{words} [--config=FILE.toml] [--SECTION.KEY=VALUE ...] [OPTION ...]"
     lines = [interface.description, "", usage, "", "options:", *_table(options, OPTION_COLUMN), ""]
     keys = "\n".join(_every_key(interface) if every else _common_keys(interface, program)).rstrip()
     return "\n".join([*lines, keys, "", EXIT_STATUSES]) + "\n"

@@ -31,7 +31,7 @@ class ListedOption:
     """An option of a command, as help and completion show it."""
 
     name: str
-    """With its dashes, such as "--model.d_model"."""
+    """With its dashes, such as "--model.d_model"; that of a word without an option has none."""
     summary: str
     """One sentence, or two short ones."""
     placeholder: str = ""
@@ -42,6 +42,12 @@ class ListedOption:
     """Shell pattern of the files that the value may name; "": it names none."""
     is_common: bool = True
     """False for a key that only `--help=all` shows."""
+
+    @property
+    def table(self) -> str:
+        """Table of the key that the option is named after, such as "model"; "" for another name."""
+        table, dot, _ = self.name.removeprefix("--").partition(".")
+        return table if dot and self.name.startswith("--") else ""
 
     @property
     def usage(self) -> str:
@@ -56,6 +62,7 @@ class Interface:
     Args:
         description: first lines of the help.
         automatic: see `transformerlm.cli.command.load_config`.
+        positional: see `transformerlm.cli.command.run_command`.
     """
 
     config_class: type[Section]
@@ -63,6 +70,7 @@ class Interface:
     options: Sequence[Option] = ()
     modes: Sequence[Mode] = ()
     automatic: Automatic | None = None
+    positional: Option | None = None
 
     def key_types(self) -> dict[str, Any]:
         """Return the type of every key by its dotted name, such as "model.d_model"."""
@@ -77,8 +85,12 @@ class Interface:
         return from_dict(self.config_class, self.automatic({})) if self.automatic else self.config_class()
 
     def listed(self) -> list[ListedOption]:
-        """Return every option: those of all commands, short options, modes, then one per key."""
-        first = [ListedOption("--config", "read the config from a file", "FILE.toml", files=TOML_FILE)]
+        """Return every option: words, those of all commands, short options, modes, then one per key."""
+        words = [self._word(self.positional)] if self.positional else []
+        first = [
+            *words,
+            ListedOption("--config", "read the config from a file", "FILE.toml", files=TOML_FILE),
+        ]
         flags = [ListedOption(name, flag.summary) for name, flag in FLAGS.items() if flag.summary]
         return [*first, *map(self._short, self.options), *map(_mode, self.modes), *flags, *self.keys()]
 
@@ -90,6 +102,11 @@ class Interface:
             for docs in [field_docs(section)]
             for key, hint in field_types(section).items()
         ]
+
+    def _word(self, positional: Option) -> ListedOption:
+        item = self._short(positional)
+        name = positional.name + "..." * positional.repeated
+        return dataclasses.replace(item, name=name, placeholder="")
 
     def _short(self, option: Option) -> ListedOption:
         hint = self.key_types().get(option.keys[0], str)

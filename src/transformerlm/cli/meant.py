@@ -138,7 +138,7 @@ class _Guess:
         return f"--{found[0]}{equals}{value}"
 
     def _is_like_an_option(self, word: str) -> bool:
-        names = [option.name.lstrip("-") for option in self.interface.listed() if "." not in option.name]
+        names = [option.name.lstrip("-") for option in self.interface.listed() if not option.table]
         return not os.path.exists(word) and bool(difflib.get_close_matches(word, names, n=1))
 
     def _choice(self, word: str) -> str | None:

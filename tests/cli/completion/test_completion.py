@@ -7,9 +7,11 @@ import subprocess
 import pytest
 
 from tests.cli.completion.real_shell import RealShell, require
-from transformerlm.cli.commands import COMMANDS
+from transformerlm.cli.commands import COMMANDS, Command
 from transformerlm.cli.completion import main
-from transformerlm.cli.completion.words import all_commands, in_one_line
+from transformerlm.cli.completion.command import SHELLS
+from transformerlm.cli.completion.words import CommandWords, all_commands, in_one_line
+from transformerlm.cli.interface import ListedOption
 
 LINES = [
     ("transformerlm ev", "transformerlm eval "),
@@ -64,6 +66,37 @@ def test_tab_completes_a_line(name, folder, capsys):
         assert {text: shell.completed(text) for text, _ in LINES} == dict(LINES)
     finally:
         shell.close()
+
+
+WITH_WORDS = [
+    CommandWords(Command("show", "show", "show runs"), [ListedOption("--all", "every run")], ["*"]),
+    CommandWords(Command("say", "say", "say a word"), [], ["hello", "goodbye"]),
+]
+"""Commands that take words: files, and some of a list."""
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh"])
+def test_words_that_are_no_options_are_completed(name, folder):
+    require(name)
+    path = folder / f".words.{name}"
+    path.write_text(SHELLS[name](WITH_WORDS, "of a test"))
+    shell = RealShell(name, folder)
+    try:
+        shell.run(f"source '{path}'")
+        assert shell.completed("transformerlm-show conf") == "transformerlm-show configs/"
+        assert shell.completed("transformerlm show my") == "transformerlm show my\\ words.txt "
+        assert shell.completed("transformerlm show configs/notes.txt conf").endswith(" configs/")
+        assert shell.completed("transformerlm show --a") == "transformerlm show --all "
+        assert shell.completed("transformerlm say g") == "transformerlm say goodbye "
+    finally:
+        shell.close()
+
+
+def test_fish_completes_words_that_are_no_options(folder):
+    require("fish")
+    lines = [SHELLS["fish"](WITH_WORDS, "of a test")]
+    lines += ["complete -C 'transformerlm-show conf'", "complete -C 'transformerlm say g'"]
+    assert answers("fish", lines, folder).split() == ["configs/", "goodbye"]
 
 
 def test_zsh_finds_the_script_in_its_path(folder, capsys):

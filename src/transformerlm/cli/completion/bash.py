@@ -22,12 +22,13 @@ _transformerlm() {
     elif [[ $word != -* ]]; then option=$before value=$word
     fi
     local kind; kind=$(_transformerlm_values "$command" "$option")
+    local arguments; arguments=$(_transformerlm_arguments "$command")
     if [[ -n $kind ]]; then
         _transformerlm_reply_value "$kind" "$value" "$prefix"
-    elif [[ -z $word || $word == -* ]]; then
+    elif [[ $word == -* || -z $word$arguments ]]; then
         _transformerlm_reply_options "$command" "$word"
-    else
-        _transformerlm_reply "$(_transformerlm_arguments "$command")" "$word"
+    elif [[ -n $arguments && $word != = ]]; then
+        _transformerlm_reply_value "$arguments" "$word"
     fi
 }
 
@@ -48,7 +49,6 @@ _transformerlm_reply() {
 _transformerlm_reply_options() {
     local words; words=$(_transformerlm_options "$1")
     [[ $2 == --*.* ]] && words=$(_transformerlm_keys "$1")
-    [[ -z $2 ]] && words="$words $(_transformerlm_arguments "$1")"
     _transformerlm_reply "$words" "$2"
     if [[ ${#COMPREPLY[@]} -eq 1 && $COMPREPLY == *. ]]; then  # go on to the keys of the one table
         _transformerlm_reply "$(_transformerlm_keys "$1")" "$COMPREPLY"
@@ -118,20 +118,16 @@ def _names(commands: Sequence[CommandWords]) -> dict[str, str]:
 
 def _first_words(words: CommandWords) -> str:
     """Return the options without a table, and each table once."""
-    firsts = [_word(option) if "." not in option.name else _table(option) for option in words.options]
+    firsts = [f"--{option.table}." if option.table else _word(option) for option in words.options]
     return " ".join(dict.fromkeys(firsts))
 
 
 def _keys(words: CommandWords) -> str:
-    return " ".join(_word(option) for option in words.options if "." in option.name)
+    return " ".join(_word(option) for option in words.options if option.table)
 
 
 def _word(option: ListedOption) -> str:
     return f"{option.name}=" if option.placeholder else option.name
-
-
-def _table(option: ListedOption) -> str:
-    return option.name.partition(".")[0] + "."
 
 
 def _values(commands: Sequence[CommandWords]) -> Iterator[tuple[str, str]]:

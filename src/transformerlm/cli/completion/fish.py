@@ -51,8 +51,8 @@ def _command(words: CommandWords) -> Iterator[str]:
     for option in words.options:
         if "=" not in option.name:  # --help=all is a value of --help here
             yield f"{start} {_option(option)}"
-    if words.arguments:
-        yield f"{start} -a {_quoted(' '.join(words.arguments))}"
+    for word in words.arguments:
+        yield f"{start} -F" if word.startswith("*") else f"{start} -a {word}"
 
 
 def _option(option: ListedOption) -> str:

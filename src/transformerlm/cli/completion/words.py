@@ -21,7 +21,7 @@ class CommandWords:
     command: Command
     options: Sequence[ListedOption]
     arguments: Sequence[str] = ()
-    """Words that are no options, of which one may follow."""
+    """Words that are no options, of which one may follow; a pattern such as "*" stands for files."""
 
 
 def all_commands() -> list[CommandWords]:
@@ -36,7 +36,10 @@ def _words(command: Command) -> CommandWords:
     with contextlib.redirect_stdout(printed):
         status = command.load()(["--print-options"])
     assert status == 0, command.name
-    return CommandWords(command, [_option(fields) for fields in json.loads(printed.getvalue())])
+    listed = [_option(fields) for fields in json.loads(printed.getvalue())]
+    options = [option for option in listed if option.name.startswith("--")]
+    words = [word for one in listed if one not in options for word in (*one.choices, one.files) if word]
+    return CommandWords(command, options, words)
 
 
 def _option(fields: dict[str, object]) -> ListedOption:

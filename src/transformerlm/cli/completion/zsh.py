@@ -79,18 +79,20 @@ def _case(words: CommandWords) -> Iterator[str]:
     yield f"        {'|'.join(words.command.names)}) _arguments \\"
     specs = [*map(_spec, words.options)]
     if words.arguments:
-        specs.append(f":word:({' '.join(words.arguments)})")
+        files = "".join(word for word in words.arguments if word.startswith("*"))
+        others = " ".join(word for word in words.arguments if not word.startswith("*"))
+        specs.append(f'*:word: _transformerlm_value "{files}" {others}'.rstrip())
     yield " \\\n".join(f"            {_quoted(spec)}" for spec in specs) + " ;;"
 
 
 def _first_case(words: CommandWords) -> Iterator[str]:
     """Yield what is offered until a table is named: options by themselves, and each table."""
-    single = [option for option in words.options if "." not in option.name]
-    tables = dict.fromkeys(option.name.partition(".")[0] for option in words.options if "." in option.name)
+    single = [option for option in words.options if not option.table]
+    tables = dict.fromkeys(option.table for option in words.options if option.table)
     lists = {
         "flags": [_described(option.name, option.summary) for option in single if not option.placeholder],
         "options": [_described(option.name, option.summary) for option in single if option.placeholder],
-        "tables": [_described(f"{table}.", f"the keys of [{table[2:]}]") for table in tables],
+        "tables": [_described(f"--{table}.", f"the keys of [{table}]") for table in tables],
     }
     yield f"        {'|'.join(words.command.names)})"
     for name, items in lists.items():
