@@ -28,10 +28,11 @@ FLOORS = [
     {"evaluation", "conversion", "recipe"},
     {"training"},
     {"cli"},
+    {"__main__"},
 ]
 """From the ground up. A room imports from the floors below its own, never from beside or above it."""
 
-COMMANDS = ["train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model"]
+COMMANDS = ["train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model", "main"]
 CONFIG_CLASSES = [
     configs.TrainConfig,
     configs.TrainTokenizerConfig,
@@ -118,8 +119,15 @@ def loaded_by(code: str) -> set[str]:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("argument", ["--help", "--print-config"])
 def test_help_and_print_config_import_nothing_heavy(command, argument):
-    loaded = loaded_by(f"from transformerlm.cli.{command} import main\nassert main(['{argument}']) == 0")
+    words = ["train", argument] if command == "main" else [argument]
+    loaded = loaded_by(f"from transformerlm.cli.{command} import main\nassert main({words}) == 0")
     assert not loaded & {"torch", "numpy", "wandb", "regex", "safetensors", "tqdm"}
+
+
+@pytest.mark.parametrize("words", [["--version"], ["completion", "bash"]])
+def test_version_and_completion_import_no_torch(words):
+    loaded = loaded_by(f"from transformerlm.cli.main import main\nassert main({words}) == 0")
+    assert not loaded & {"torch", "wandb", "tqdm", "numba"}
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -357,7 +357,11 @@ OVERRIDES = [
         ["--model.d_model=0", "--optimizer.lr=0"],
         ["[model].d_model: expected", "[optimizer].lr: expected"],
     ),
-    ("train", ["train.toml"], ["train.toml: unknown argument; known here: --config"]),
+    (
+        "train",
+        ["train.toml"],
+        ["train.toml: not an option; did you mean: transformerlm-train --config=train.toml"],
+    ),
     ("train", ["a\nb"], ["a\\nb: unknown argument"]),
     ("train", ["--resmue=must"], ['--resmue=must: unknown argument; did you mean "--resume"?']),
     ("train", ["--resume"], ["--resume: expected a value after it, got none"]),

@@ -220,8 +220,8 @@ def test_print_config_loads_again_to_the_same_config(config_class, tmp_path, cap
     assert capsys.readouterr().out == printed
 
 
-def test_help_names_every_key(capsys):
-    assert run(["--help"]) == 0
+def test_help_all_names_every_key(capsys):
+    assert run(["--help=all"]) == 0
     printed = capsys.readouterr().out
     for table, section in field_types(TrainConfig).items():
         assert f"[{table}]" in printed
@@ -384,7 +384,7 @@ def test_a_mode_may_take_a_number(words, line, capsys):
     assert run(["--replay", "12"]) == run(["--replay=12"]) == run(["--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("12\n12\n")
-    assert "--replay STEPS" in out
+    assert "--replay=STEPS" in out
 
 
 @pytest.mark.parametrize(
@@ -410,6 +410,36 @@ def test_of_more_values_than_keys_the_rest_are_no_arguments(capsys):
     words = ["--to", "a", "b", "c"]
     assert run_command(TrainConfig, lambda c: 0, description="", options=options, argv=words) == 2
     assert capsys.readouterr().err.startswith("command line: c: unknown argument")
+
+
+@pytest.mark.parametrize(
+    ("words", "prompts", "checkpoint"),
+    [
+        (["a", "b"], ("a", "b"), "runs/python-stdlib"),
+        (["a", "--infer.checkpoint", "x", "b"], ("a", "b"), "x"),
+        (["--infer.checkpoint=x", "my.toml"], ("my.toml",), "x"),
+        ([], None, "runs/python-stdlib"),
+    ],
+)
+def test_a_command_may_take_words(words, prompts, checkpoint, capsys):
+    seen, positional = [], Option("RUN", ("infer.prompt",), repeated=True)
+
+    def run(argv):
+        return run_command(InferConfig, seen.append, description="", positional=positional, argv=argv)
+
+    assert run(words) == 0
+    assert (seen[0].infer.prompt, seen[0].infer.checkpoint) == (prompts, checkpoint)
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert " [RUN...] [--config=FILE.toml]" in out
+    assert "\n  RUN...                  short for --infer.prompt, as often" in out
+
+
+def test_of_two_words_one_is_too_many_where_one_is_taken(capsys):
+    positional = Option("RUN", ("infer.checkpoint",))
+    words = ["a", "--oops", "b"]
+    assert run_command(InferConfig, print, description="", positional=positional, argv=words) == 2
+    assert capsys.readouterr().err.startswith("command line: --oops: unknown argument")
 
 
 def test_defaults_go_below_the_file_and_the_command_line(tmp_path):

@@ -21,8 +21,26 @@ from transformerlm.schema.values import convert
 COMMAND_LINE = "command line"
 """Source, in error messages, of a key that was set on the command line."""
 
-FLAGS = {"--print-config": "print_config", "--debug": "debug", "--help": "help", "-h": "help"}
-"""Option without a value -> field of Arguments."""
+
+class Flag(typing.NamedTuple):
+    """An option of every command that takes no value."""
+
+    field: str
+    """Field of Arguments that it sets."""
+    summary: str
+    """Shown by --help; "": not shown."""
+
+
+FLAGS = {
+    "--help": Flag("help", "show the options and the common keys"),
+    "-h": Flag("help", ""),
+    "--help=all": Flag("help_all", "show every key"),
+    "--version": Flag("version", "show the versions of this package, Python and torch, and the kernels"),
+    "--print-config": Flag("print_config", "print the resolved config as TOML, and do nothing else"),
+    "--print-options": Flag("print_options", ""),
+    "--debug": Flag("debug", "show the traceback of an error"),
+}
+"""Options of every command that take no value. --print-options prints all options as JSON, for completion."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +73,11 @@ class Arguments:
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Nested as in TOML; values are still text."""
     print_config: bool = False
+    print_options: bool = False
     debug: bool = False
     help: bool = False
+    help_all: bool = False
+    version: bool = False
     mode: Mode | None = None
     number: str = ""
     """The number that follows the mode, still text."""
@@ -73,31 +94,59 @@ class Arguments:
         return COMMAND_LINE
 
 
+class ArgumentsError(ConfigError):
+    """A command line that cannot be parsed.
+
+    Args:
+        problems: as of `ConfigError`.
+        unknown: position in the command line of each word that is no option -> position of its problem.
+        arguments: what the other words say.
+    """
+
+    def __init__(self, problems: Sequence[Problem], unknown: Mapping[int, int], arguments: Arguments) -> None:
+        super().__init__(problems)
+        self.unknown, self.arguments = dict(unknown), arguments
+
+
 def parse_arguments(
-    argv: Sequence[str], options: Sequence[Option] = (), modes: Sequence[Mode] = ()
+    argv: Sequence[str],
+    options: Sequence[Option] = (),
+    modes: Sequence[Mode] = (),
+    positional: Option | None = None,
 ) -> Arguments:
     """Parse a command line.
 
+    Args:
+        positional: sets its keys to the words that are no options; None: there must be none.
+
     Raises:
-        ConfigError: for an argument that is no option, an unknown one, or one without its value.
+        ArgumentsError: for a word that is no option, an unknown one, or one without its value.
     """
-    return _Parser(argv, options, modes).parse()
+    return _Parser(argv, options, modes, positional).parse()
 
 
 class _Parser:
-    def __init__(self, argv: Sequence[str], options: Sequence[Option], modes: Sequence[Mode]) -> None:
-        self.rest = list(argv)
+    def __init__(
+        self,
+        argv: Sequence[str],
+        options: Sequence[Option],
+        modes: Sequence[Mode],
+        positional: Option | None,
+    ) -> None:
+        self.rest, self.length = list(argv), len(argv)
         self.options = {option.name: option for option in options}
         self.modes = {mode.name: mode for mode in modes}
+        self.positional = positional
         self.arguments = Arguments()
         self.problems: list[Problem] = []
+        self.unknown: dict[int, int] = {}
         self.given: dict[str, list[str | list[str]]] = {}
 
     def parse(self) -> Arguments:
         while self.rest:
             self._take(self.rest.pop(0))
         if self.problems:
-            raise ConfigError(self.problems)
+            raise ArgumentsError(self.problems, self.unknown, self.arguments)
         for name, values in self.given.items():
             if any(value != values[-1] for value in values):
                 what = f"given {len(values)} times; the last is used, {shortened(str(values[-1]))}"
@@ -105,14 +154,22 @@ class _Parser:
         return self.arguments
 
     def _take(self, word: str) -> None:
+        if word == "--help" and self.rest[:1] == ["all"]:
+            word = f"{word}={self.rest.pop(0)}"
         name, equals, value = word.removeprefix("--").partition("=")
         mode = self.modes.get(name)
         if word in FLAGS:
-            setattr(self.arguments, FLAGS[word], True)
+            setattr(self.arguments, FLAGS[word].field, True)
         elif mode and not mode.number and word == f"--{name}":
             self._choose(mode)
+        elif self.positional and not word.startswith("-"):
+            self._override(self.positional, word)
+            if not self.positional.repeated:
+                self.positional = None
         elif not (word.startswith("--") and self._takes_value(name)):
-            known = ["--config", *FLAGS, *(f"--{option}" for option in (*self.options, *self.modes))]
+            self.unknown[self.length - len(self.rest) - 1] = len(self.problems)
+            shown = [name for name, flag in FLAGS.items() if flag.summary]
+            known = ["--config", *shown, *(f"--{option}" for option in (*self.options, *self.modes))]
             self._reject(word, unknown(word, known, "argument"))
         elif not equals and not self._is_value_next():
             self._reject(word, "expected a value after it, got none")

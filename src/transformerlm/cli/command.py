@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from transformerlm.cli.arguments import (
     COMMAND_LINE,
     Arguments,
+    ArgumentsError,
     Mode,
     Option,
     parse_arguments,
@@ -21,7 +22,10 @@ from transformerlm.cli.arguments import (
     typed,
 )
 from transformerlm.cli.error_report import report
-from transformerlm.cli.help import help_text
+from transformerlm.cli.help import help_text, options_as_json
+from transformerlm.cli.interface import Automatic, Interface
+from transformerlm.cli.meant import with_command_meant
+from transformerlm.cli.program import program_name
 from transformerlm.cli.standard_streams import prepare_streams, print_text
 from transformerlm.errors import ConfigError, Key, Problem, TransformerLMError, one_line
 from transformerlm.kernels.environment import check_environment
@@ -34,9 +38,6 @@ C = TypeVar("C", bound=Section)
 Defaults = Callable[[C], Mapping[str, Any]]
 """Values for keys that neither the command line nor the file sets, found with the help of those that they
 do set; nested as in TOML."""
-
-Automatic = Callable[[Mapping[str, Any]], dict[str, Any]]
-"""Function from the keys that the user has set to these and others; nested as in TOML."""
 
 
 def run_command(
@@ -51,6 +52,8 @@ def run_command(
     wait: Callable[[], None] = sleep_soon,
     resolve: Callable[[C], C] | None = None,
     argv: Sequence[str] | None = None,
+    program: str = "",
+    positional: Option | None = None,
 ) -> int:
     """Parse the command line, build the config, run `function(config)`; return the exit status.
 
@@ -65,16 +68,20 @@ def run_command(
         wait: called before `function`: chooses how threads of PyTorch will wait.
         resolve: called for `--print-config`: finds what `function` would find for keys that are "auto".
         argv: the arguments; None: those of this process.
+        positional: the keys that words without `--` set, `Option("RUN", ("report.runs",), repeated=True)`;
+            its name is shown by --help. None: such words are answered with the command that was meant.
+        program: name of the command in messages where `argv` is given; that of a process is as it was typed.
     """
     is_process = argv is None
     prepare_streams(restart=is_process)
     argv = sys.argv[1:] if argv is None else list(argv)
-    arguments = Arguments()
+    interface = Interface(config_class, description, options, modes, automatic, positional)
+    program, arguments = program_name(program, is_process), Arguments()
     with interrupts_noted() as interrupts:
         try:
-            arguments = parse_arguments(argv, options, modes)
-            if arguments.help:
-                print_text(help_text(config_class, description, options, modes))
+            arguments = parse(argv, interface, program)
+            if text := _information(arguments, interface, program):
+                print_text(text)
                 return 0
             config = load_config(config_class, arguments, defaults, automatic)
             for note in arguments.notes:
@@ -99,6 +106,29 @@ def run_command(
                 raise
             # Ctrl-C arrived inside a library, which turned it into another exception.
             return report(KeyboardInterrupt(), debug="--debug" in argv)
+
+
+def parse(argv: Sequence[str], interface: Interface, program: str) -> Arguments:
+    """Parse a command line; an error names the command that was meant where that can be told.
+
+    Raises:
+        ConfigError: see `parse_arguments`.
+    """
+    try:
+        return parse_arguments(argv, interface.options, interface.modes, interface.positional)
+    except ArgumentsError as error:
+        raise with_command_meant(error, argv, interface, program) from None
+
+
+def _information(arguments: Arguments, interface: Interface, program: str) -> str:
+    """Return the text that is asked for in place of the command's work; "": none is."""
+    if arguments.help or arguments.help_all:
+        return help_text(interface, program, every=arguments.help_all)
+    if arguments.version:
+        from transformerlm.cli.version import version_text
+
+        return version_text()
+    return options_as_json(interface) if arguments.print_options else ""
 
 
 def _call(function: Callable[[C], int | None], config: C, arguments: Arguments) -> int | None:

@@ -26,7 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options = [Option("text", ("eval.text",)), Option("compare", ("eval.compare",))]
     return run_command(
-        EvalConfig, evaluate, description=description, options=options, defaults=text_of_run, argv=argv
+        EvalConfig,
+        evaluate,
+        description=description,
+        options=options,
+        defaults=text_of_run,
+        argv=argv,
+        program="transformerlm-eval",
     )
 
 

@@ -18,7 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         Option("to", ("export.to", "export.output")),
         Option("checkpoint", ("export.checkpoint",)),
     ]
-    return run_command(ExportConfig, export, description=description, options=options, argv=argv)
+    return run_command(
+        ExportConfig,
+        export,
+        description=description,
+        options=options,
+        argv=argv,
+        program="transformerlm-export",
+    )
 
 
 def export(config: ExportConfig) -> None:

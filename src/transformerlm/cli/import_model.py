@@ -16,7 +16,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     description = "Make a run's folder of a Hugging Face folder: `--from FOLDER RUN_DIR`."
     options = [Option("from", ("import_model.source", "import_model.run_dir"))]
-    return run_command(ImportConfig, import_model, description=description, options=options, argv=argv)
+    return run_command(
+        ImportConfig,
+        import_model,
+        description=description,
+        options=options,
+        argv=argv,
+        program="transformerlm-import",
+    )
 
 
 def import_model(config: ImportConfig) -> None:

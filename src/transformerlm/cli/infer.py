@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         modes=modes,
         defaults=settings_of_run,
         argv=argv,
+        program="transformerlm-infer",
     )
 
 

@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Encode a corpus into train.memmap and val.memmap, through worker processes.",
             modes=[Mode("verify", verify)],
             argv=argv,
+            program="transformerlm-make-data",
         )
     )
 

@@ -26,7 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the console command."""
     # Called as a function, it is not the whole process, which may be old.
     started = process_start() if argv is None else time.perf_counter()
-    description = "Train a language model; a tokenizer and token files that are missing are made first."
+    description = (
+        "Train a language model; a tokenizer and token files that are missing are made first.\n"
+        'What is not set is chosen ("auto") for the text, this machine and the time, unless [training] has\n'
+        "max_steps, max_tokens or start_from."
+    )
     options = [Option("resume", ("training.resume",))]
     planned = functools.update_wrapper(functools.partial(plan, started=started), plan)  # with its docstring
     modes = [Mode("plan", planned), Mode("verify-resume", verify_resume, number="STEPS")]
@@ -41,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             wait=wait_for_work,
             resolve=resolve_runtime,
             argv=argv,
+            program="transformerlm-train",
         ),
         backend="nccl",
     )

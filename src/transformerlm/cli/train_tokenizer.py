@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Train a byte-level BPE tokenizer on the training part of a corpus.",
             modes=[Mode("verify", verify)],
             argv=argv,
+            program="transformerlm-train-tokenizer",
         )
     )
 

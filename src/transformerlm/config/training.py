@@ -26,6 +26,7 @@ class IsTime:
     """Marks a string that is a time."""
 
     text = 'a time such as "90s", "20m", "2h" or "1h30m"'
+    placeholder = "TIME"
 
     def holds(self, value: str) -> bool:
         """Return True if `value` is a time above 0."""

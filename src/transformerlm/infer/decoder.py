@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from transformerlm.infer.prefill import Windows, fill_cache, unique_windows
-from transformerlm.kernels import dispatch
+from transformerlm.kernels import dispatch, libraries
 from transformerlm.kernels.generation_layout import BARRIER_SIZE, NUM_MATRICES, inputs_size, scratch_size
-from transformerlm.kernels.library import Library
 from transformerlm.nn import KVCache, TransformerBlock, TransformerLM
 from transformerlm.nn.fused import uses_kernels
 
-LIBRARY = Library("generation", "transformerlm.kernels.generation", [], 15)
+LIBRARY = libraries.GENERATION
 
 
 MAX_PASS_TOKENS = 64

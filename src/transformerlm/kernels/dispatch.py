@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from transformerlm.kernels import checks
+from transformerlm.kernels import checks, libraries
 from transformerlm.kernels.library import Kernel, Library
 from transformerlm.kernels.teams import run_on_team
 from transformerlm.limits import quota_cores
 
-LIBRARY = Library("training", "transformerlm.kernels.training", [], 10)
+LIBRARY = libraries.TRAINING
 _PLAIN = (Tensor, nn.Parameter)  # a subclass, such as DTensor, may store its data in another way
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 

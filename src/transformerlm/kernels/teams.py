@@ -16,10 +16,11 @@ import signal
 
 import numpy as np
 
-from transformerlm.kernels.library import Array, Kernel, Library
+from transformerlm.kernels import libraries
+from transformerlm.kernels.library import Array, Kernel
 from transformerlm.kernels.target import FUTEX
 
-LIBRARY = Library("thread", "transformerlm.kernels.team", [], 3)
+LIBRARY = libraries.THREAD
 STATE_SIZE = 7
 """Numbers in a team's state (team.py)."""
 

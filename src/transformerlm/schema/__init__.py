@@ -33,7 +33,10 @@ from transformerlm.schema.values import (
     Probability,
     Text,
     are_known,
+    choices,
     describe,
+    placeholder,
+    takes_path,
 )
 
 __all__ = [
@@ -59,6 +62,7 @@ __all__ = [
     "Text",
     "UnknownKeyError",
     "are_known",
+    "choices",
     "describe",
     "field_docs",
     "field_types",
@@ -67,8 +71,10 @@ __all__ = [
     "is_section",
     "merge",
     "one_line",
+    "placeholder",
     "read_toml",
     "tables",
+    "takes_path",
     "to_dict",
     "to_toml",
     "unknown",

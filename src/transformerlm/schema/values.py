@@ -41,6 +41,7 @@ class IsPath(NotEmpty):
     """Marks a string that names a file or folder, which need not exist."""
 
     text = "a path"
+    placeholder = "PATH"
 
     def holds(self, value: str) -> bool:
         """Return True if such a file can exist: no NUL in it, and for `~name/` a user of that name."""
@@ -59,6 +60,7 @@ class IsAuto:
     """Marks the value AUTO."""
 
     text = '"auto"'
+    placeholder = AUTO
 
     def holds(self, value: str) -> bool:
         """Return True if `value` is AUTO."""
@@ -106,6 +108,40 @@ def describe(hint: Any) -> str:
         return f"a list of {len(arguments)}, each {describe(arguments[0])}"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return names.get(hint) or f"a table [{hint.__name__}]"
+
+
+def placeholder(hint: Any) -> str:
+    """Return what stands for a value of this type in a usage line: `N`, `PATH`, `auto|never|must`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return getattr(arguments[1], "placeholder", "") or placeholder(arguments[0])
+    if origin is Literal:
+        return "|".join(arguments)
+    if origin in (typing.Union, types.UnionType):
+        parts = [placeholder(part) for part in arguments if part is not type(None)]
+        return "|".join(dict.fromkeys(parts))
+    if origin is tuple and arguments[-1] is not ...:
+        return ",".join(placeholder(part) for part in arguments)
+    return {bool: "true|false", int: "N", float: "NUMBER", str: "TEXT"}.get(hint, "LIST")
+
+
+def choices(hint: Any) -> list[str]:
+    """Return the words that a value of this type may be: those of a Literal, true and false, "auto"."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return [AUTO] if isinstance(arguments[1], IsAuto) else choices(arguments[0])
+    if origin is Literal:
+        return list(arguments)
+    if origin in (typing.Union, types.UnionType):
+        return [word for part in arguments for word in choices(part)]
+    return ["true", "false"] if hint is bool else []
+
+
+def takes_path(hint: Any) -> bool:
+    """Return True if a value of this type may name a file or folder."""
+    if get_origin(hint) is Annotated:
+        return isinstance(get_args(hint)[1], IsPath)
+    return any(takes_path(part) for part in get_args(hint))
 
 
 def convert(value: Any, hint: Any) -> tuple[Any, str]:

@@ -1,0 +1,61 @@
+"""The commands of `transformerlm COMMAND`, in one table. Imports none of them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: `transformerlm NAME`, and a program of its own beside it."""
+
+    name: str
+    """As typed after `transformerlm`."""
+    module: str
+    """Module of `transformerlm.cli` with its `main`."""
+    summary: str
+    """One line for `transformerlm --help`."""
+    long_name: str = ""
+    """Another name, which its program has, where the name is shorter than that; "": none."""
+    has_program: bool = True
+    """True if there is a program `transformerlm-NAME` too (pyproject.toml)."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that is understood after `transformerlm`."""
+        return (self.name, self.long_name) if self.long_name else (self.name,)
+
+    @property
+    def program(self) -> str:
+        """Name of its own program."""
+        return f"transformerlm-{self.names[-1]}"
+
+    def load(self) -> Callable[[Sequence[str] | None], int]:
+        """Import the command and return its `main`, which takes its arguments, or None for the process's."""
+        module = importlib.import_module(f"transformerlm.cli.{self.module}")
+        return cast("Callable[[Sequence[str] | None], int]", module.main)
+
+
+COMMANDS = (
+    Command("tokenizer", "train_tokenizer", "train a tokenizer on text", long_name="train-tokenizer"),
+    Command("data", "make_data", "make token files from text", long_name="make-data"),
+    Command("train", "train", "train a model; makes a missing tokenizer and token files first"),
+    Command("infer", "infer", "write text with a trained model"),
+    Command("eval", "eval", "loss and bits per byte of a model on text, or the difference of two models"),
+    Command("export", "export", "write a model for Hugging Face or llama.cpp"),
+    Command("import", "import_model", "make a run of a Hugging Face folder"),
+    Command("completion", "completion", "print a script that completes these in a shell", has_program=False),
+)
+"""In the order of `transformerlm --help`, which is that of the work.
+
+The names are short where a program's is long: `transformerlm data` reads like the table [data] of the
+config. The long name works too, so that nobody who knows the program has to learn another.
+"""
+
+
+def find(name: str) -> Command | None:
+    """Return the command of this name; None if there is none."""
+    return next((command for command in COMMANDS if name in command.names), None)

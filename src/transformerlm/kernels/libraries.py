@@ -1,0 +1,13 @@
+"""The libraries of compiled kernels, except for the tokenizer's (tokenizer/kernel_library.py).
+
+Imports no PyTorch, which calling the kernels needs: `--version` says which of them are compiled.
+"""
+
+from __future__ import annotations
+
+from transformerlm.kernels.library import Library
+
+TRAINING = Library("training", "transformerlm.kernels.training", [], 10)
+GENERATION = Library("generation", "transformerlm.kernels.generation", [], 15)
+THREAD = Library("thread", "transformerlm.kernels.team", [], 3)
+"""Threads that wait for work (teams.py)."""
