@@ -71,10 +71,11 @@ def _sample_lines(
 ) -> Iterable[str]:
     prompt, text = (printable(str(values[key]), encoding) for key in (names.PROMPT, names.OUTPUT))
     where = "" if step is None else f" at step {step}"
-    heading = f"sample{where}" + (f", begun with {prompt!r}" if prompt else "")
-    yield style(next(wrap(heading.replace("\n", " "), columns)), BOLD)
-    for line in wrap(prompt + text, max(1, columns - len(INDENT))):
-        yield f"{INDENT}{line}"
+    begun = prompt.replace("\n", "\\n")
+    heading = f"sample{where}" + (f', begun with "{begun}"' if prompt else "")
+    yield style(next(wrap(heading, columns)), BOLD)
+    for line in wrap((prompt + text).rstrip("\n"), max(1, columns - len(INDENT))):
+        yield f"{INDENT}{line}".rstrip()
 
 
 class Field(NamedTuple):
@@ -100,12 +101,12 @@ class Layout(NamedTuple):
 
 
 def _rate(value: float) -> str:
-    """Return a number of at most six characters: `73.4k`."""
+    """Return a number of at most five characters: `73.4k`."""
     for unit in ("", "k", "M", "G"):
         if value < 999.5:
-            return f"{value:.3g}{unit}"
+            break
         value /= 1000
-    return f"{value:.3g}T"
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{unit}"
 
 
 def _left(value: float) -> str:
