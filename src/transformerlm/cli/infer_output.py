@@ -142,16 +142,16 @@ def _wandb(config: InferConfig, generation: GenerationConfig, run: RunDirectory)
     from transformerlm.infer import completion_values
     from transformerlm.logging import (
         CombinedLogger,
-        ConsoleLogger,
         Logger,
         MetricsFile,
+        NullLogger,
         WandbLogger,
         resolved_run_name,
     )
 
     run_name = resolved_run_name(config.logging)
     logging = dataclasses.replace(config.logging, dataset=config.logging.dataset or run.path.name)
-    fallback = None if "console" in logging.backends else ConsoleLogger()
+    fallback = NullLogger() if "console" in logging.backends else None
     loggers: list[Logger] = [WandbLogger(config.wandb, logging, run.path, run_name, fallback)]
     outputs = run.path / "outputs" / f"{run_name}.jsonl"
     if config.wandb.log_artifacts:

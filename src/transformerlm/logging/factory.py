@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformerlm.config import LoggingConfig, TrainLoggingConfig, WandbConfig
 from transformerlm.errors import ConfigError, Key, Problem
-from transformerlm.logging.base import CombinedLogger, Logger
+from transformerlm.logging.base import CombinedLogger, Logger, NullLogger
 from transformerlm.logging.console import ConsoleLogger
 from transformerlm.logging.csv import CsvFile
 from transformerlm.logging.pretty import PrettyConsole
@@ -36,7 +36,8 @@ def check_backends(logging: LoggingConfig) -> None:
 
 
 def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None  # without one it is any folder of that name
 
 
 def _not_installed(name: str) -> Problem:
@@ -54,8 +55,8 @@ def make_logger(logging: LoggingConfig, wandb: WandbConfig, directory: Path, run
         run_name: name of the run, from `resolved_run_name`.
     """
     console = make_console(logging)
-    # A tracker that is alone and fails has the console take its place.
-    fallback = console if len(logging.backends) == 1 else None
+    # If a tracker fails that is alone, the console takes its place.
+    fallback = console if len(logging.backends) == 1 else NullLogger()
     made: list[Logger] = []
     for name in logging.backends:
         if name == "console":

@@ -102,11 +102,11 @@ class Layout(NamedTuple):
 
 def _rate(value: float) -> str:
     """Return a number of at most five characters: `73.4k`."""
-    for unit in ("", "k", "M", "G"):
-        if value < 999.5:
-            break
+    units = ["", "k", "M", "G"]
+    while value >= 999.5 and len(units) > 1:
         value /= 1000
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{unit}"
+        units.pop(0)
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{units[0]}"
 
 
 def _left(value: float) -> str:

@@ -55,9 +55,12 @@ class TensorBoardServer:
 
         directory = Path(settings["directory"])
         directory.mkdir(parents=True, exist_ok=True)
+        is_first = not any(directory.glob(f"{PREFIX}*"))
         # Unbuffered: a record is in the file when the call returns.
         self.writer = RecordWriter(new_file(directory).open("wb", buffering=0))
         self._write(file_version="brain.Event:2")
+        if is_first:  # the first of these events marks a beginning: only later ones discard records
+            self.rewind(0)
         return {"run": f"event files in {directory}"}
 
     def log(self, values: dict[str, Value], step: int | None) -> None:

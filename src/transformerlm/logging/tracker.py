@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from transformerlm.logging.base import Logger, Value
+from transformerlm.logging.console import ConsoleLogger
 from transformerlm.logging.terminal import say, warn
 from transformerlm.signals import STOPS, WARNINGS, numbers
 
@@ -91,14 +92,19 @@ class Tracker(Logger):
     Args:
         kind: which tracker.
         settings: JSON values for `Server.start`.
-        fallback: gets all records that the tracker has not taken; None: they are logged elsewhere too.
+        fallback: gets all records that the tracker has not taken, if it fails; None: the console.
         log_artifacts: pass on files and folders.
     """
 
     def __init__(
-        self, kind: Kind, settings: Mapping[str, Any], fallback: Logger | None, *, log_artifacts: bool = False
+        self,
+        kind: Kind,
+        settings: Mapping[str, Any],
+        fallback: Logger | None = None,
+        *,
+        log_artifacts: bool = False,
     ) -> None:
-        self._name, self._settings, self._fallback = kind.name, settings, fallback
+        self._name, self._settings, self._fallback = kind.name, settings, fallback or ConsoleLogger()
         self._log_artifacts = log_artifacts
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._process = TrackerProcess(kind)
@@ -152,13 +158,12 @@ class Tracker(Logger):
             self._replay(itertools.chain([call] if call else [], calls))
 
     def _consequence(self, when: str) -> str:
-        if self._fallback is None:
-            return f"metrics are logged without it {when}".removesuffix(" instead")
-        return f"metrics go to the console {when}"
+        is_console = isinstance(self._fallback, ConsoleLogger)
+        return f"metrics go to the console {when}" if is_console else "metrics are logged without it"
 
     def _replay(self, calls: Iterable[Call]) -> None:
         for method, *arguments in calls:
-            if method == "log" and self._fallback is not None:
+            if method == "log":
                 self._fallback.log(*arguments)
 
 
