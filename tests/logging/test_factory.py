@@ -51,12 +51,13 @@ def test_naming_one_twice_is_a_mistake():
     ],
 )
 def test_it_is_stdout_that_decides_how_records_are_printed(console_format, on_terminal, on_pipe, tmp_path):
-    with terminal(80) as there, contextlib.redirect_stderr(io.StringIO()):
-        with contextlib.redirect_stdout(there.stream):
-            assert type(made(tmp_path, console_format=console_format)) is on_terminal
-    with terminal(80) as there, contextlib.redirect_stderr(there.stream):
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert type(made(tmp_path, console_format=console_format)) is on_pipe
+    with terminal(80) as there:
+        for stdout, stderr, expected in (
+            (there.stream, io.StringIO(), on_terminal),
+            (io.StringIO(), there.stream, on_pipe),
+        ):
+            with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+                assert type(made(tmp_path, console_format=console_format)) is expected
 
 
 def test_packages_that_are_not_installed_are_named_with_what_installs_them(monkeypatch):

@@ -141,13 +141,16 @@ def test_a_terminal_without_unicode_gets_what_it_can_show():
 
 
 def test_a_bar_on_the_same_terminal_steps_aside():
-    with terminal(60) as there:
-        with contextlib.redirect_stdout(there.stream), contextlib.redirect_stderr(there.stream):
-            with tqdm(total=10, file=sys.stderr, dynamic_ncols=True, desc="training") as bar:
-                for step in range(1, 4):
-                    PrettyConsole().log(STEP, step)
-                    bar.update(3)
-                bar.refresh()
+    with (
+        terminal(60) as there,
+        contextlib.redirect_stdout(there.stream),
+        contextlib.redirect_stderr(there.stream),
+        tqdm(total=10, file=sys.stderr, dynamic_ncols=True, desc="training") as bar,
+    ):
+        for step in range(1, 4):
+            PrettyConsole().log(STEP, step)
+            bar.update(3)
+        bar.refresh()
     rows = screen(there.text, 60)
     assert [row[:16] for row in rows[:3]] == ["     1  loss 3.8", "     2  loss 3.8", "     3  loss 3.8"]
     assert rows[3].startswith("training:  90%")

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -53,7 +54,7 @@ def test_orders_are_shown_as_what_they_are():
 def test_styles_are_for_terminals_that_know_them_and_people_who_want_them(environment, expected):
     with terminal(80) as shown:
         assert can_style(shown.stream, environment) is expected
-    with open(os.devnull, "w") as file:
+    with Path(os.devnull).open("w") as file:
         assert not can_style(file, environment)
     assert not can_style(None, environment)
 
@@ -67,5 +68,5 @@ def test_the_width_is_that_of_now(monkeypatch):
         shown.resize(0)  # of a terminal that does not know it
         assert width(shown.stream) == 80
     monkeypatch.setenv("COLUMNS", "123")
-    with open(os.devnull, "w") as file:
+    with Path(os.devnull).open("w") as file:
         assert width(file) == 123

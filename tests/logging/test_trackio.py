@@ -1,5 +1,10 @@
 """trackio for real, in a folder of the test's own and without a network."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
 from transformerlm.config import TrainLoggingConfig, WandbConfig
@@ -40,17 +45,13 @@ def test_records_config_and_texts_are_in_trackios_database(tmp_path, monkeypatch
 
 def stored(folder):
     """The runs of the project "mine", read by trackio in a process of its own, whose folder that is."""
-    import json
-    import os
-    import subprocess
-    import sys
-
     code = """
 import json, trackio
 from trackio.sqlite_storage import SQLiteStorage
 runs = [(run.name, run.id, run.config) for run in trackio.Api().runs("mine")]
 logs = [SQLiteStorage.get_logs("mine", name, run_id=id) for name, id, _ in runs]
-print(json.dumps([{"name": name, "config": config, "logs": log} for (name, _, config), log in zip(runs, logs)]))
+found = zip(runs, logs, strict=True)
+print(json.dumps([{"name": name, "config": config, "logs": log} for (name, _, config), log in found]))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
