@@ -87,5 +87,5 @@ class Backlog(Generic[R]):
                 self._pending.popleft()
         except OSError as error:
             if not self._warned:
-                warn(f"{self._path}: metrics could not be written ({error.strerror}); training goes on")
+                warn(f"{self._path}: could not be written ({error.strerror}); training goes on")
             self._warned = True
