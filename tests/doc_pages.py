@@ -55,6 +55,7 @@ RENAMED = {"step_00001000": "step_00000008"}
 PARSED_ONLY = {
     "curl": "downloads; the test writes two small files instead",
     "wandb": "needs an account; tests/test_sweeps.py runs the agent's own code",
+    "tensorboard": "serves until it is stopped; tests/logging/test_tensorboard.py has its reader",
     "pytest": "is what runs this",
     "ruff": ".ci/run runs it",
     "mypy": ".ci/run runs it",

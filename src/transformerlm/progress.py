@@ -1,4 +1,4 @@
-"""Reporter: the protocol through which long jobs show messages and progress bars.
+"""Reporter: the protocol through which long jobs show messages and progress bars; times in words.
 
 Jobs know only the protocol. A command passes `transformerlm.cli.terminal.Terminal`; without a reporter, a
 caller from Python gets no output (`SilentReporter`).
@@ -53,3 +53,12 @@ class _NoBar:
 
     def __exit__(self, *exception: object) -> None:
         pass
+
+
+def duration(seconds: float) -> str:
+    """Format seconds for a person: `4s`, `12m05s`, `1h30m`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

@@ -28,6 +28,7 @@ SECONDS = 0.5
 """Of the processor, which does not depend on what else the machine is doing."""
 
 WHOLE = "a whole number of at least 1"
+TRACKERS = 'one of "console", "tensorboard", "csv", "wandb", "trackio"'
 NATURAL = "a whole number of at least 0"
 THREADS = "a whole number from 1 to 1024"
 ABOVE_0 = "a number above 0"
@@ -97,7 +98,15 @@ WRONG = [
     ("train", "runtime", "device", 'one of "auto", "cpu", "cuda", "mps"', ['"gpu"', '"cuda:0"', "0"]),
     ("train", "runtime", "num_threads", f'{THREADS} or one of "auto"', NUMBERS[THREADS]),
     ("train", "runtime", "seed", NATURAL, NUMBERS[NATURAL] + [HUGE]),
-    ("train", "logging", "backend", 'one of "console", "wandb"', ['"tensorboard"', "[]"]),
+    (
+        "train",
+        "logging",
+        "backend",
+        f"{TRACKERS} or a list, each {TRACKERS}",
+        ['"tensorbord"', '["csv", "cvs"]', "3", '[["csv"]]'],
+    ),
+    ("train", "logging", "console_format", 'one of "auto", "json", "pretty"', ['"table"', "true"]),
+    ("train", "training", "sample_every", NATURAL + NOTHING, NUMBERS[NATURAL]),
     ("train", "wandb", "project", FULL_TEXT, ['""', "1"]),
     ("make-data", "data", "corpus", A_PATH, ['""', "[]", "1", r'"\u0000"', '"~nobody-of-that-name"']),
     ("make-data", "data", "include", TEXTS, ['"*.py"', '["*.py", 1]', '[""]']),

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.logging.screens import screen, terminal
 from tests.small_disk import small_disk
 from transformerlm.checkpoint.store import checkpoint_paths, latest_checkpoint, read_checkpoint
-from transformerlm.cli import make_data, train, train_tokenizer
+from transformerlm.cli import eval as evaluation
+from transformerlm.cli import infer, make_data, train, train_tokenizer
 from transformerlm.cli.command import load_config, parse_arguments
 from transformerlm.config import TrainConfig
 from transformerlm.data.listing import RECORD_FILE
-from transformerlm.logging import names
+from transformerlm.logging import factory, names, read_samples
 from transformerlm.schema import from_dict
 from transformerlm.training import run as whole_run
 from transformerlm.training.folders import check_folders
@@ -57,6 +60,45 @@ def test_from_a_folder_of_text_to_a_model_that_writes(workplace, capfd):
     assert [r[names.OUTPUT] for r in lines_of((folder / "samples.jsonl").read_text())] == [
         r[names.OUTPUT] for r in samples
     ]
+
+
+def test_on_a_terminal_training_prints_for_people(workplace, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with (
+        terminal(60) as there,
+        contextlib.redirect_stdout(there.stream),
+        contextlib.redirect_stderr(there.stream),
+    ):
+        words = ["--training.sample_every=3", "--generation.max_new_tokens=4", "--training.validate_every=6"]
+        assert train.main(["--config", "config.toml", *words]) == 0
+    rows = screen(there.text, 60)
+    assert not any("{" in row for row in rows)
+    assert [row[:12] for row in rows if "/s  " in row and "loss" in row] == [
+        f"     {step}  loss" for step in range(1, 7)
+    ]
+    assert len([row for row in rows if row.startswith(" valid  loss ")]) == 1
+    assert [row for row in rows if row.startswith("sample at")] == [
+        f'sample at step {step}, begun with "{prompt}"' for step in (3, 6) for prompt in ("The ", "A fox")
+    ]
+    (bar,) = [row for row in rows if row.startswith("training: 100%")]
+    assert rows.index(bar) > max(index for index, row in enumerate(rows) if row.startswith("     6"))
+    steps = [sample.step for sample in read_samples(workplace / "runs/fables/samples.jsonl")]
+    assert steps == [3, 3, 6, 6]
+
+
+@pytest.mark.parametrize("command", [train, evaluation, infer])
+def test_a_tracker_that_is_not_installed_is_a_line_before_anything_is_done(
+    command, workplace, capfd, monkeypatch
+):
+    monkeypatch.setattr(factory, "_is_installed", lambda package: False)
+    config = ["--config", "config.toml"] if command is train else []
+    assert command.main([*config, "--logging.backend=wandb"]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert "[logging].backend" in line
+    assert "pip install wandb, or in a clone: uv sync --extra wandb" in line
+    assert {path.name for path in workplace.iterdir()} == {"fables", "config.toml"}
 
 
 def test_a_plan_says_what_a_run_would_take_and_leaves_none(workplace, capfd):

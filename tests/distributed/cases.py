@@ -27,6 +27,7 @@ max_steps = 6
 batch_size = 4
 validate_every = 3
 checkpoint_every = 3
+sample_every = 2
 log_every = 1
 
 [generation]

@@ -16,7 +16,7 @@ from tests.distributed.group import torchrun
 from transformerlm.cli import make_data, train
 from transformerlm.distributed.ranks import SINGLE_PROCESS
 from transformerlm.errors import DataError
-from transformerlm.logging import names
+from transformerlm.logging import names, read_samples
 
 ranks = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -96,6 +96,9 @@ def test_ranks_plan_train_and_verify_resuming(ranks2, tmp_path):
     ours, theirs = ((folder / "ranks/run/metrics.jsonl").read_text() for folder in (ranks2, tmp_path))
     for name in (names.LOSS, names.VAL_LOSS):
         assert records(ours, name) == pytest.approx(records(theirs, name), abs=1e-5)
+    written = [read_samples(folder / "ranks/run/samples.jsonl") for folder in (ranks2, tmp_path)]
+    assert [sample.step for sample in written[0]] == [2, 4, 6]  # rank 0 alone
+    assert [sample.text for sample in written[0]] == [sample.text for sample in written[1]]
     assert content_of(ranks2 / "ranks").keys() == content_of(tmp_path / "ranks").keys()
 
 

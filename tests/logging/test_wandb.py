@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from transformerlm.config import LoggingConfig, WandbConfig
-from transformerlm.logging import wandb as ours
+from transformerlm.logging import WandbLogger, tracker
 
 SCRIPT = """
 import time
 from pathlib import Path
 from transformerlm.config import LoggingConfig, WandbConfig
-from transformerlm.logging import make_logger, wandb as ours
+from transformerlm.logging import make_logger, tracker
 from transformerlm.logging.names import LOSS, OUTPUT, VAL_LOSS
 
-ours.IMPORT_SECONDS, ours.INIT_SECONDS, ours.CALL_SECONDS, ours.FINISH_SECONDS = LIMITS
+tracker.IMPORT_SECONDS, tracker.INIT_SECONDS, tracker.CALL_SECONDS, tracker.FINISH_SECONDS = LIMITS
 here = Path.cwd()
 logging = LoggingConfig(backend="wandb", dataset="texts", architecture="tiny")
 start = time.monotonic()
@@ -159,8 +159,8 @@ def test_a_server_that_never_answers_is_left_behind(tmp_path):
 
 def test_a_wandb_that_lags_behind_is_given_up(fake_wandb, tmp_path, monkeypatch, capfd):
     monkeypatch.syspath_prepend(fake_wandb("logging hangs"))
-    monkeypatch.setattr(ours, "MAX_BACKLOG", 20)
-    with ours.WandbLogger(WandbConfig(), LoggingConfig(), tmp_path, "x") as logger:
+    monkeypatch.setattr(tracker, "MAX_BACKLOG", 20)
+    with WandbLogger(WandbConfig(), LoggingConfig(), tmp_path, "x") as logger:
         for step in range(50):
             logger.log({"metrics.loss": 1.0}, step)
     out, err = capfd.readouterr()
@@ -170,7 +170,7 @@ def test_a_wandb_that_lags_behind_is_given_up(fake_wandb, tmp_path, monkeypatch,
 
 
 def test_artifacts_can_be_declined(tmp_path):
-    class Deaf(ours.WandbLogger):
+    class Deaf(WandbLogger):
         def _serve(self) -> None:
             pass
 

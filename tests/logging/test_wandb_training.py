@@ -52,9 +52,9 @@ from pathlib import Path
 from transformerlm.training import trainer
 from transformerlm.checkpoint.store import read_checkpoint
 from transformerlm.cli.train import main
-from transformerlm.logging import CombinedLogger, wandb as ours
+from transformerlm.logging import CombinedLogger, tracker
 
-ours.IMPORT_SECONDS, ours.INIT_SECONDS, ours.CALL_SECONDS, ours.FINISH_SECONDS = 1, 1, 1, 2
+tracker.IMPORT_SECONDS, tracker.INIT_SECONDS, tracker.CALL_SECONDS, tracker.FINISH_SECONDS = 1, 1, 1, 2
 steps, logs = [], []
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformerlm.config import ModelConfig, ScheduleConfig, TrainConfig, TrainingConfig
 from transformerlm.optim import lr_factor
 from transformerlm.training.budget import make_budget
-from transformerlm.training.timers import SAVING, STARTING, VALIDATING, Clock
+from transformerlm.training.timers import SAMPLING, SAVING, STARTING, VALIDATING, Clock
 
 CONFIG = TrainConfig(
     model=ModelConfig(vocab_size=64, context_length=16, d_model=16, num_layers=1, num_heads=2, d_ff=32),
@@ -52,9 +52,17 @@ class Machine:
     The loop is the trainer's, without everything that is no matter of time.
     """
 
-    def __init__(self, config, step_seconds=lambda step: 1.0, validating=lambda: 0.0, saving=lambda: 0.0):
+    def __init__(
+        self,
+        config,
+        step_seconds=lambda step: 1.0,
+        validating=lambda: 0.0,
+        saving=lambda: 0.0,
+        sampling=lambda: 0.0,
+    ):
         self.config, self.time, self.step = config, 0.0, 0
         self.step_seconds, self.validating, self.saving = step_seconds, validating, saving
+        self.sampling, self.sampled, self.sampling_seconds = sampling, [], 0.0
         self.validated, self.factors, self.ending_seconds = [], [], 0.0
         # 20 steps' time, as a validation of this many tokens is guessed to take
         self.tokens = 3 * 20 * TOKENS_PER_STEP if config.training.validate_every else 0
@@ -66,6 +74,7 @@ class Machine:
             self.clock.load(state)
             self.budget.completed_seconds = completed_seconds
         self.budget.pauses.ending_seconds = self.ending_seconds
+        self.budget.pauses.sampling_seconds = self.sampling_seconds
         self.clock.start(since)
         self.clock.spend(STARTING)
 
@@ -80,7 +89,7 @@ class Machine:
             self.budget.complete(self.step)
             self.spend(self.validating(), self.clock.spend, VALIDATING)
             self.spend(self.saving(), self.clock.spend, SAVING)
-            self.time += self.ending_seconds
+            self.time += self.sampling() + self.ending_seconds
         return self
 
     def pause(self):
@@ -91,6 +100,11 @@ class Machine:
             self.spend(self.validating(), self.clock.spend, VALIDATING)
         if is_due and self.budget.has_room_for(SAVING, self.step):
             self.spend(self.saving(), self.clock.spend, SAVING)
+
+        every = training.sample_every
+        if every and self.step % every == 0 and self.budget.has_room_for(SAMPLING, self.step):
+            self.sampled.append(self.step)
+            self.spend(self.sampling(), self.clock.spend, SAMPLING)
 
     def spend(self, seconds, spend, *kind):
         self.time += seconds
@@ -268,6 +282,27 @@ def test_start_and_end_of_the_command_are_part_of_the_time():
     again.start({"steps": [300.0, 300]}, since=4980.0)
     again.run()
     assert (again.step, again.clock.elapsed) == (980, 1000.0)
+
+
+@pytest.mark.parametrize("estimate", [0.0, 20.0, 60.0])
+def test_samples_are_part_of_the_time(estimate):
+    machine = Machine(with_training(sample_every=100), sampling=lambda: 20.0)
+    machine.sampling_seconds = estimate
+    machine.start()
+    machine.run()
+    # Eight times under way, and once at the end: 180 s.
+    assert machine.sampled == list(range(100, 900, 100))
+    assert machine.step == pytest.approx(820, abs=1)
+    assert machine.time == pytest.approx(1000, abs=1)
+    assert machine.factors[-1] == pytest.approx(0.1, abs=2e-3)
+
+
+def test_samples_at_the_end_alone_are_estimated_before():
+    machine = Machine(CONFIG, sampling=lambda: 20.0)
+    machine.sampling_seconds = 20.0
+    machine.start()
+    machine.run()
+    assert (machine.sampled, machine.step, machine.time) == ([], 980, pytest.approx(1000, abs=0.5))
 
 
 def test_a_time_that_is_over_at_the_start_is_one_step_and_a_resumed_run_of_it_none():

@@ -5,7 +5,7 @@ run_dir/
     tokenizer/        vocab.json, merges.txt: all that generation needs is in this folder
     checkpoints/      step_00000500/ ... (store.py)
     metrics.jsonl     the logged metrics, every step at most once
-    samples.jsonl     texts from the trained model
+    samples.jsonl     texts of the model, during training and at its end
 """
 
 from __future__ import annotations

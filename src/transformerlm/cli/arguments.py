@@ -270,8 +270,7 @@ def _parse(text: str, hint: Any) -> Any:
     if origin is Annotated:
         return _parse(text, arguments[0])
     if origin in (typing.Union, types.UnionType):
-        other = next(part for part in arguments if part is not type(None))
-        return None if text in ("None", "none", "null") else _parse(text, other)
+        return None if text in ("None", "none", "null") else _parse_union(text, arguments)
     if hint is str or origin is Literal:
         return text
     if hint is bool:
@@ -281,6 +280,12 @@ def _parse(text: str, hint: Any) -> Any:
     value = parse_literal(text)
     is_whole = hint is int and type(value) is float and value.is_integer() and abs(value) < 2**53
     return int(value) if is_whole else value
+
+
+def _parse_union(text: str, parts: Sequence[Any]) -> Any:
+    """Return the value of the first type of several that `text` denotes one of, None left out."""
+    values = [(_parse(text, part), part) for part in parts if part is not type(None)]
+    return next((value for value, part in values if not convert(value, part)[1]), values[0][0])
 
 
 def _parse_list(text: str, item: Any) -> Any:

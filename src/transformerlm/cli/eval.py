@@ -51,6 +51,9 @@ def text_of_run(config: EvalConfig) -> dict[str, Any]:
 
 def evaluate(config: EvalConfig) -> None:
     """Score the text with one model or two; print, log and write the result."""
+    from transformerlm.logging import check_backends
+
+    check_backends(config.logging)
     # Imported only now: torch takes seconds.
     from transformerlm.evaluation.compare import evaluate
     from transformerlm.runtime import set_up_process

@@ -46,6 +46,9 @@ def settings_of_run(config: InferConfig) -> dict[str, Any]:
 
 def infer(config: InferConfig) -> None:
     """Load the model, continue every prompt, and write every text."""
+    from transformerlm.logging import check_backends
+
+    check_backends(config.logging)
     prompts = read_prompts(config)
     generation = dataclasses.replace(config.generation, prompts=tuple(prompt.text for prompt in prompts))
 

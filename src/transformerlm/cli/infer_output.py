@@ -34,13 +34,13 @@ def open_results(config: InferConfig, generation: GenerationConfig, run: RunDire
     """Open the outputs; yield the function that takes each completion, in order, once it is finished."""
     with contextlib.ExitStack() as stack:
         writes: list[Write] = []
-        if config.logging.backend == "wandb":
+        if "wandb" in config.logging.backends:
             writes.append(stack.enter_context(_wandb(config, generation, run)))
         if config.infer.output_file is not None:
             path = Path(config.infer.output_file).expanduser()
             file = stack.enter_context(committed_file(path))
             writes.append(_writer(config, generation, lambda text: file.write(text.encode())))
-        elif config.logging.backend == "console":
+        elif "console" in config.logging.backends:
             writes.append(_writer(config, generation, print_text))
 
         def write_all(completion: Completion, others: Mapping[str, Any]) -> None:
@@ -72,7 +72,7 @@ def start_live_output(config: InferConfig, generation: GenerationConfig) -> OnTe
 def is_live_on_stdout(config: InferConfig, generation: GenerationConfig) -> bool:
     """Return True if stdout gets a single text piece by piece."""
     is_one = len(generation.prompts) * generation.num_samples == 1
-    is_stdout = config.infer.output_file is None and config.logging.backend == "console"
+    is_stdout = config.infer.output_file is None and "console" in config.logging.backends
     return config.infer.stream and is_one and is_stdout and is_readable(config)
 
 
@@ -140,11 +140,19 @@ def _renamed(others: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, 
 def _wandb(config: InferConfig, generation: GenerationConfig, run: RunDirectory) -> Iterator[Write]:
     """Log one record per text, and the file of all texts if [wandb].log_artifacts is set."""
     from transformerlm.infer import completion_values
-    from transformerlm.logging import CombinedLogger, MetricsFile, make_logger, resolved_run_name
+    from transformerlm.logging import (
+        CombinedLogger,
+        Logger,
+        MetricsFile,
+        NullLogger,
+        WandbLogger,
+        resolved_run_name,
+    )
 
     run_name = resolved_run_name(config.logging)
     logging = dataclasses.replace(config.logging, dataset=config.logging.dataset or run.path.name)
-    loggers = [make_logger(logging, config.wandb, run.path, run_name)]
+    fallback = NullLogger() if "console" in logging.backends else None
+    loggers: list[Logger] = [WandbLogger(config.wandb, logging, run.path, run_name, fallback)]
     outputs = run.path / "outputs" / f"{run_name}.jsonl"
     if config.wandb.log_artifacts:
         loggers.append(MetricsFile(outputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import AbstractContextManager
 
@@ -17,8 +18,10 @@ class Terminal:
         say(message)
 
     def bar(self, total: int | None, unit: str, description: str) -> AbstractContextManager[Bar]:
-        """Return a tqdm bar; on a pipe or in a log file none is drawn."""
+        """Return a tqdm bar; on a pipe, in a log file or on a dumb terminal none is drawn."""
         from tqdm import tqdm
+
+        is_dumb = os.environ.get("TERM") == "dumb"  # it cannot overwrite a line
 
         return tqdm(
             total=total,
@@ -26,6 +29,6 @@ class Terminal:
             desc=description,
             unit_scale=unit in ("B", "token"),
             dynamic_ncols=True,
-            disable=None,
+            disable=is_dumb or None,
             file=sys.stderr,
         )

@@ -15,6 +15,7 @@ from transformerlm.schema import (
     AutoPositiveFloat,
     AutoPositiveInt,
     FilePath,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -79,6 +80,9 @@ class TrainingConfig(Section):
     """Steps between validations. 0: only at the end."""
     checkpoint_every: AutoNonNegativeInt = 250
     """Steps between checkpoints. 0: only at the end."""
+    sample_every: NonNegativeInt | None = None
+    """Steps between samples: the prompts of [generation] are continued, shown, and kept in the run's
+    samples.jsonl. None or 0: only at the end."""
     keep_checkpoints: PositiveInt = 2
     """Number of newest checkpoints to keep, in addition to the best one."""
     log_every: AutoPositiveInt = 10

@@ -30,11 +30,15 @@ class ConsoleLogger(NullLogger):
 
     def log(self, values: Mapping[str, Value], step: int | None = None) -> None:
         """Print a record."""
+        self.print(to_line(values, step, SIGNIFICANT_DIGITS) + "\n")
+
+    def print(self, text: str) -> None:
+        """Write text and flush it."""
         # stdout is None in a process that was started without one (`>&-`).
         if self._stream is None or self._stream.closed:
             return
         try:
-            write(self._stream, to_line(values, step, SIGNIFICANT_DIGITS) + "\n")
+            write(self._stream, text)
         except OSError as error:
             self._fall_silent(self._stream, error)
 

@@ -17,7 +17,7 @@ from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import ConfigError, Key
 from transformerlm.infer import check_prompts
 from transformerlm.limits import available_cores
-from transformerlm.logging import CombinedLogger, Logger, MetricsFile, make_logger
+from transformerlm.logging import CombinedLogger, Logger, MetricsFile, SamplesFile, make_logger
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.progress import Reporter
 from transformerlm.runtime import (
@@ -48,9 +48,8 @@ from transformerlm.training.report import (
     report_quality,
     report_skipped_steps,
     report_start,
-    sampling_seconds,
-    write_samples,
 )
+from transformerlm.training.samples import Samples, sampling_seconds
 from transformerlm.training.torch_settings import temporary_torch_settings
 from transformerlm.training.trainer import Trainer
 from transformerlm.training.verify_resume import verify_resume
@@ -102,7 +101,10 @@ class Assembly:
             with self.ranks.collective_errors():
                 own = self.begin(trainer, loggers, run_name) if self.ranks.is_main else []
             self.estimate_end(trainer)
-            with CombinedLogger(own) as logger:
+            file = SamplesFile(self.run.samples)
+            samples = Samples(trainer, self.tokenizer, CombinedLogger(own[:-1]), file)
+            trainer.write_samples = samples.write
+            with CombinedLogger([*own, file] if own else []) as logger:
                 logger.log_config(to_dict(self.config))
                 logger.log_artifact(
                     self.run.path / "tokenizer", f"tokenizer-{self.run.path.name}", "tokenizer"
@@ -114,7 +116,7 @@ class Assembly:
                     to_the_end.enter_context(warnings_ignored())
                     self.stop(trainer)
                 else:
-                    self.finish(trainer, CombinedLogger(own[:-1]))
+                    self.finish(trainer, samples)
         return trainer
 
     def keep_name(self, run_name: str) -> None:
@@ -238,6 +240,7 @@ class Assembly:
         run.start(config, self.tokenizer)
         metrics = MetricsFile(run.metrics)
         metrics.truncate_after(trainer.step)
+        SamplesFile(run.samples).rewind(trainer.step)
         if self.choice:
             report_choice(self.choice, trainer.runtime, self.reporter)
             Expectation(self.choice.chosen.bits_per_byte, self.choice.low, self.choice.high).write(run.path)
@@ -246,6 +249,7 @@ class Assembly:
             dataset = config.logging.dataset or config.data.corpus_name
             logging = dataclasses.replace(config.logging, dataset=dataset)
             loggers = [make_logger(logging, config.wandb, run.path, run_name)]
+            loggers[0].rewind(trainer.step)
         return [*loggers, metrics]
 
     def estimate_end(self, trainer: Trainer) -> None:
@@ -257,7 +261,7 @@ class Assembly:
             if self.ranks.is_main:
                 seconds = sampling_seconds(trainer, model, self.tokenizer)
         (seconds,), *_ = self.ranks.all_gather_numbers([seconds])
-        trainer.budget.pauses.ending_seconds = EXIT_SECONDS + seconds
+        trainer.budget.pauses.sampling_seconds, trainer.budget.pauses.ending_seconds = seconds, EXIT_SECONDS
 
     def stop(self, trainer: Trainer) -> None:
         """Report that a signal has stopped the run."""
@@ -265,7 +269,7 @@ class Assembly:
             end_at_interrupts()
         self.reporter.say(f"stopped after step {trainer.step}; {self.same_command()} goes on from there")
 
-    def finish(self, trainer: Trainer, logger: Logger) -> None:
+    def finish(self, trainer: Trainer, samples: Samples) -> None:
         """Report the quality of the finished model, and write samples."""
         model = trainer.learner.whole_model()
         with self.ranks.while_rank_0_works():
@@ -275,7 +279,7 @@ class Assembly:
                 found = best_weights(trainer, model)
                 report_quality(trainer, found, self.xz, self.reporter)
                 report_expectation(found, self.run.path, self.reporter)
-                write_samples(trainer, model, found, self.tokenizer, logger)
+                samples.write_result(model, found)
         self.report_end()
 
     def is_complete(self, trainer: Trainer) -> bool:

@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 from transformerlm.config import TrainConfig
 from transformerlm.nn.accounting import checkpoint_bytes
-from transformerlm.training.timers import SAVING, VALIDATING, Clock
+from transformerlm.training.timers import SAMPLING, SAVING, VALIDATING, Clock
 
 BYTES_SAVED_PER_SECOND = 200e6
 """Assumed speed of writing a checkpoint, including hashing and flushing, until one has been written."""
 ENDING = "ending"
-"""Pause at the end of a run: samples, last messages, the end of the process."""
+"""Pause at the end of a run: last messages, the end of the process."""
 
 
 class Pause(NamedTuple):
-    """Work between steps: validating, saving."""
+    """Work between steps: validating, sampling, saving."""
 
     seconds: float
     every: int
@@ -58,7 +58,7 @@ def _solve(seconds: float, step: int, seconds_per_step: float, pauses: Sequence[
 
 
 class Pauses:
-    """Durations of validating and saving: the mean so far, or an estimate before the first."""
+    """Durations of validating, sampling and saving: the mean so far, or an estimate before the first."""
 
     def __init__(self, config: TrainConfig, clock: Clock, validation_tokens: int) -> None:
         self.clock, self._config = clock, config.training
@@ -67,6 +67,8 @@ class Pauses:
         self._saving_seconds = checkpoint_bytes(config.model, config.optimizer.name) / BYTES_SAVED_PER_SECOND
         self.validating_seconds: float | None = None
         """Duration of a validation, as the caller has estimated it; None: from the seconds of a step."""
+        self.sampling_seconds = 0.0
+        """Duration of writing samples, as the caller has estimated it."""
         self.ending_seconds = 0.0
         """Duration of ENDING, as the caller has estimated it."""
 
@@ -75,16 +77,20 @@ class Pauses:
         far."""
         every = self._config.validate_every, self._config.checkpoint_every
         validating, saving = self.clock.mean(VALIDATING), self.clock.mean(SAVING)
+        sampling = self.clock.mean(SAMPLING)
         if validating is None:
             validating = self.validating_seconds
         if validating is None:
             validating = self._validation_steps * seconds_per_step
         if saving is None:
             saving = self._saving_seconds
+        if sampling is None:
+            sampling = self.sampling_seconds
         saved_every = min(filter(None, every), default=0)
         return {
             VALIDATING: Pause(validating, every[0]),
             SAVING: Pause(saving, saved_every),
+            SAMPLING: Pause(sampling, self._config.sample_every or 0),
             ENDING: Pause(self.ending_seconds, 0),
         }
 

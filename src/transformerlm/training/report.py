@@ -1,10 +1,7 @@
-"""Messages of a run in addition to its metrics: its start, its final quality, and samples of text."""
+"""Messages of a run in addition to its metrics: its start, its end, and its final quality."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import time
 from pathlib import Path
 
 from transformerlm.checkpoint.load_state import load_model_state
@@ -12,19 +9,14 @@ from transformerlm.checkpoint.store import checkpoint_name, read_checkpoint
 from transformerlm.errors import CheckpointError
 from transformerlm.evaluation.loss import Validation
 from transformerlm.evaluation.xz import XzBaseline
-from transformerlm.infer import complete, completion_values
-from transformerlm.logging import Logger, MetricsFile, names
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.progress import Reporter
 from transformerlm.recipe import Choice, choice_rows, warnings
 from transformerlm.runtime import Runtime
-from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.expectation import Expectation
+from transformerlm.training.samples import has_result
 from transformerlm.training.timers import duration
-from transformerlm.training.trainer import TRIALS, Trainer
-
-TRIAL_TOKENS = 9
-"""Tokens of each text that are written to find out how long the samples will take."""
+from transformerlm.training.trainer import Trainer
 
 
 def report_choice(choice: Choice, runtime: Runtime, reporter: Reporter) -> None:
@@ -112,22 +104,7 @@ def report_nothing_to_do(trainer: Trainer, reporter: Reporter) -> None:
 def is_complete_in_folder(trainer: Trainer) -> bool:
     """Return True if all steps are done, and their validation and samples are in the run's folder."""
     is_validated = trainer.data.val is None or (trainer.newest and trainer.newest.step == trainer.step)
-    return bool(trainer.budget.is_spent(trainer.step) and is_validated and _samples_are_written(trainer))
-
-
-def _samples_are_written(trainer: Trainer) -> bool:
-    generation = trainer.config.generation
-    step = _result_step(trainer)
-    expected = [(step, text) for text in generation.prompts for _ in range(generation.num_samples)]
-    try:
-        records = [json.loads(line) for line in trainer.run.samples.read_bytes().splitlines()]
-        return [(record["step"], record[names.PROMPT]) for record in records] == expected
-    except (OSError, ValueError, LookupError, TypeError):  # missing, or cut by a kill
-        return False
-
-
-def _result_step(trainer: Trainer) -> int:
-    return trainer.chosen.step if trainer.chosen else trainer.step
+    return bool(trainer.budget.is_spent(trainer.step) and is_validated and has_result(trainer))
 
 
 def best_weights(trainer: Trainer, model: TransformerLM) -> Validation | None:
@@ -146,44 +123,3 @@ def best_weights(trainer: Trainer, model: TransformerLM) -> Validation | None:
         trainer.reporter.say(f"warning: the best checkpoint is not used: {error}")
         return trainer.newest
     return found
-
-
-def sampling_seconds(trainer: Trainer, model: TransformerLM, tokenizer: Tokenizer) -> float:
-    """Return the time that `write_samples` will take, from a few tokens of each sample.
-
-    Kernels that it needs are loaded, or compiled, here already.
-    """
-    generation = trainer.config.generation
-
-    def seconds(max_new_tokens: int) -> tuple[float, int]:
-        few = dataclasses.replace(generation, max_new_tokens=max_new_tokens)
-        start = time.perf_counter()
-        with trainer.runtime.autocast():
-            texts = complete(model, tokenizer, few, seed=trainer.config.runtime.seed)
-        return time.perf_counter() - start, max(len(text.token_ids) for text in texts)
-
-    if not generation.prompts:
-        return 0.0
-    first, _ = min(seconds(1) for _ in range(TRIALS))
-    some, number = min(seconds(TRIAL_TOKENS) for _ in range(TRIALS))
-    return first + max(0.0, some - first) / max(1, number - 1) * (generation.max_new_tokens - 1)
-
-
-def write_samples(
-    trainer: Trainer, model: TransformerLM, found: Validation | None, tokenizer: Tokenizer, logger: Logger
-) -> None:
-    """Continue the prompts of [generation], log the texts and keep them in the run's folder.
-
-    Args:
-        model: the run's result.
-        found: its validation.
-    """
-    config, run, generation = trainer.config, trainer.run, trainer.config.generation
-    with trainer.runtime.autocast():
-        completions = complete(model, tokenizer, generation, seed=config.runtime.seed)
-    run.samples.unlink(missing_ok=True)
-    with MetricsFile(run.samples) as samples:
-        for completion in completions:
-            values = completion_values(completion, generation)
-            logger.log(values, trainer.step)
-            samples.log(values, found.step if found else trainer.step)

@@ -93,10 +93,10 @@ def train(
             DataError, CheckpointError, NumericalError, OutputError, LockedError.
     """
     started = time.perf_counter() if started is None else started
-    with (
-        _ranks(reporter) as (ranks, reporter),
-        locked_run_folder(config, ranks, reporter) as (run_dir, run_name),
-    ):
+    with contextlib.ExitStack() as stack:
+        ranks, reporter = stack.enter_context(_ranks(reporter))
+        check_loggers(config, loggers, ranks)
+        run_dir, run_name = stack.enter_context(locked_run_folder(config, ranks, reporter))
         check_start(config, run_dir, reporter, ranks)
         prepared = _prepare(config, run_dir, reporter, ranks, started, owns_process=owns_process)
         assembly = _assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process)
@@ -216,6 +216,15 @@ def run_path(config: TrainConfig, run_name: str) -> Path:
     from transformerlm.data import fill_placeholders
 
     return Path(fill_placeholders(config.training.run_dir, config.data).replace("{run_name}", run_name))
+
+
+def check_loggers(config: TrainConfig, loggers: Sequence[Logger] | None, ranks: Ranks) -> None:
+    """Refuse a [logging].backend whose package is not installed where rank 0 is."""
+    from transformerlm.logging import check_backends
+
+    with ranks.collective_errors():
+        if ranks.is_main and loggers is None:
+            check_backends(config.logging)
 
 
 def check_start(config: TrainConfig, run_dir: Path, reporter: Reporter, ranks: Ranks) -> None:

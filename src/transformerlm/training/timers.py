@@ -1,4 +1,4 @@
-"""Time accounting of a run, across resumes: steps, waiting for data, validating, saving.
+"""Time accounting of a run, across resumes: steps, waiting for data, validating, saving, sampling.
 
 This module only measures time; budget.py uses the measurements.
 """
@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transformerlm.progress import duration as duration
+
 IMPORTED = time.perf_counter()
 """When this module was imported: of a command, soon after its start."""
 
@@ -19,8 +21,8 @@ MAX_IMPORT_SECONDS = 60.0
 FIRST_STEPS = 3
 """Number of first steps of a process that are atypically slow: they fill caches, start threads, compile."""
 
-KINDS = ("starting", "first steps", "steps", "data", "validating", "saving")
-STARTING, FIRST, STEPS, DATA, VALIDATING, SAVING = KINDS
+KINDS = ("starting", "first steps", "steps", "data", "validating", "saving", "sampling")
+STARTING, FIRST, STEPS, DATA, VALIDATING, SAVING, SAMPLING = KINDS
 
 
 class Spent(NamedTuple):
@@ -40,7 +42,7 @@ class Lap(NamedTuple):
 
     steps: float
     seconds: float
-    """Includes waiting for data, but not validating and saving."""
+    """Includes waiting for data, but not validating, saving and sampling."""
     data_seconds: float
 
     def __sub__(self, earlier: Lap) -> Lap:
@@ -124,12 +126,3 @@ def process_start() -> float:
     start = min(IMPORTED, time.perf_counter() - age)
     # A container may have a clock of its own, by which the process began in the future or long ago.
     return start if IMPORTED - start < MAX_IMPORT_SECONDS else IMPORTED
-
-
-def duration(seconds: float) -> str:
-    """Format seconds for a person: `4s`, `12m05s`, `1h30m`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

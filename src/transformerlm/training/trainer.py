@@ -33,7 +33,7 @@ from transformerlm.training.learner import Learner, StepResult
 from transformerlm.training.rank_sync import make_rank_sync
 from transformerlm.training.run_state import RunState
 from transformerlm.training.step_guard import StepGuard, Verdict
-from transformerlm.training.timers import SAVING, STARTING, VALIDATING, Clock
+from transformerlm.training.timers import SAMPLING, SAVING, STARTING, VALIDATING, Clock
 
 MAX_CEILING_SECONDS = 0.25
 """Duration of the measurement of the FLOPs ceiling, which is shorter where little time is given."""
@@ -98,6 +98,8 @@ class Trainer:
         self.flops_ceiling = math.inf
         self.last_lap = self.clock.lap()
         """Steps and seconds up to the last record of metrics."""
+        self.write_samples: Callable[[], object] = lambda: None
+        """Writes samples during training (samples.py); called by all ranks."""
 
     @property
     def flops_per_token(self) -> float:
@@ -158,7 +160,7 @@ class Trainer:
         return result
 
     def after_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
-        """Log, validate and save if it is due. After the last step `train` validates and saves."""
+        """Log, validate, sample and save if it is due. After the last step `train` validates and saves."""
         training, is_last = self.config.training, self.budget.is_spent(self.step)
         self.adapt_threads(logger)
         if is_last or is_due(self.step, training.log_every):
@@ -168,6 +170,8 @@ class Trainer:
         if is_due(self.step, training.validate_every) and self.budget.has_room_for(VALIDATING, self.step):
             self.validate(logger)
             self.end_early_if_no_better()
+        if is_due(self.step, training.sample_every or 0) and self.budget.has_room_for(SAMPLING, self.step):
+            self.write_samples()  # before the checkpoint of this step: none is written twice
         is_new_best = self.best is not None and self.best.step == self.step
         is_wanted = is_new_best or is_due(self.step, training.checkpoint_every)
         if is_wanted and self.budget.has_room_for(SAVING, self.step):
@@ -229,10 +233,11 @@ class Trainer:
     def log_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
         """Fetch a step's numbers and log them (host sync)."""
         lap, self.last_lap = self.clock.lap() - self.last_lap, self.clock.lap()
-        tokens_per_step = self.budget.tokens_per_step
+        tokens_per_step, train = self.budget.tokens_per_step, self.data.train
         tokens_per_second = lap.steps * tokens_per_step / lap.seconds
         values = {
             names.LOSS: result.loss.item(),
+            names.BITS_PER_BYTE: result.loss.item() / math.log(2) * train.num_tokens / train.num_bytes,
             names.LR: result.lr,
             names.GRAD_L2_NORM: result.grad_norm.item(),
             names.TOKENS: self.step * tokens_per_step,
