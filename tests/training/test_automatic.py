@@ -4,6 +4,7 @@ import dataclasses
 import random
 
 import pytest
+import torch
 
 from transformerlm import training
 from transformerlm.config import TrainConfig
@@ -95,6 +96,17 @@ def test_another_run_of_the_same_text_uses_a_tokenizer_in_the_usual_place(folder
     assert plan.config.tokenizer.vocab_size == plan.config.model.vocab_size == 300
     assert plan.config.data.token_dir == "data/{corpus}"
     assert sum(line.startswith("expected") for line in heard.messages) == 2
+
+
+def test_a_model_that_is_set_gets_all_else(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(a_text(3000))
+    monkeypatch.chdir(tmp_path)
+    model = {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_ff": 64, "context_length": 16}
+    runtime = {"device": "cpu", "num_threads": torch.get_num_threads()}
+    config = automatic(tmp_path, model=model, runtime=runtime)
+    found = plan_run(config, SilentReporter(), owns_process=True).config
+    assert {name: getattr(found.model, name) for name in model} == model
+    assert not found.automatic()
 
 
 def test_the_model_that_is_chosen_is_measured_itself(tmp_path, monkeypatch):

@@ -150,7 +150,7 @@ def _runtime(config: TrainConfig, *, owns_process: bool) -> Iterator[Runtime]:
     with contextlib.ExitStack() as stack:
         if not owns_process:
             stack.enter_context(temporary_torch_settings(config.runtime))
-        elif are_known(config.model.d_model):
+        elif config.model.vocab_size and are_known(config.model.d_model):
             config = resolved_config(config)  # also the number of threads for this model
         else:
             set_up_process(config.runtime)
