@@ -21,7 +21,7 @@ FLOORS = [
     {"storage", "schema", "parallel"},
     {"config"},
     {"kernels", "distributed", "logging"},
-    {"runtime", "nn", "tokenizer"},
+    {"runtime", "nn", "tokenizer", "control"},
     {"optim", "infer", "data"},
     {"checkpoint"},
     {"language_model"},
@@ -32,7 +32,17 @@ FLOORS = [
 ]
 """From the ground up. A room imports from the floors below its own, never from beside or above it."""
 
-COMMANDS = ["train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model", "main"]
+COMMANDS = [
+    "train",
+    "train_tokenizer",
+    "make_data",
+    "infer",
+    "eval",
+    "export",
+    "import_model",
+    "status",
+    "main",
+]
 CONFIG_CLASSES = [
     configs.TrainConfig,
     configs.TrainTokenizerConfig,
@@ -41,6 +51,7 @@ CONFIG_CLASSES = [
     configs.EvalConfig,
     configs.ExportConfig,
     configs.ImportConfig,
+    configs.StatusConfig,
 ]
 
 

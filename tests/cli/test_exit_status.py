@@ -13,7 +13,7 @@ import pytest
 
 from transformerlm import errors
 from transformerlm.cli import eval as evaluation
-from transformerlm.cli import export, import_model, infer, make_data, train, train_tokenizer
+from transformerlm.cli import export, import_model, infer, make_data, status, train, train_tokenizer
 from transformerlm.cli.error_report import report
 from transformerlm.signals import STOPS, WARNINGS, numbers
 from transformerlm.storage.lock import locked
@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": evaluation,
     "export": export,
     "import": import_model,
+    "status": status,
 }
 STATUSES = {
     error.exit_status

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from transformerlm.errors import LockedError
 from transformerlm.storage.files import remove_dead_temporaries
-from transformerlm.storage.lock import LOCK_FILE, locked
+from transformerlm.storage.lock import LOCK_FILE, is_locked, locked, try_lock
 
 HOLD = """
 import sys, time
@@ -157,3 +158,27 @@ def test_without_locks_temporaries_of_others_are_left_until_they_are_old(no_lock
 def test_where_no_folder_can_be_made_it_does_not_try_for_ever():
     with pytest.raises(FileNotFoundError), locked(Path("/proc/nothing")):
         pass
+
+
+def test_a_probe_tells_a_holder_and_is_taken_for_none(tmp_path):
+    assert is_locked(tmp_path / "missing") is False
+    assert is_locked(tmp_path) is False
+    holder = start(tmp_path)
+    assert holder.stdout.readline() == "held\n"
+    before = (tmp_path / LOCK_FILE).read_bytes()
+    assert is_locked(tmp_path) is True
+    holder.kill()
+    holder.communicate()
+    assert is_locked(tmp_path) is False
+    assert (tmp_path / LOCK_FILE).read_bytes() == before
+    probe = os.open(tmp_path / LOCK_FILE, os.O_RDONLY)
+    assert try_lock(probe, shared=True)  # held far longer than a probe does
+    assert is_locked(tmp_path) is False  # another probe
+    threading.Timer(0.02, os.close, [probe]).start()
+    with locked(tmp_path):
+        assert is_locked(tmp_path) is True
+
+
+def test_a_probe_knows_nothing_where_there_are_no_locks(tmp_path, no_locks):
+    (tmp_path / LOCK_FILE).touch()
+    assert is_locked(tmp_path) is None

@@ -6,6 +6,7 @@ run_dir/
     checkpoints/      step_00000500/ ... (store.py)
     metrics.jsonl     the logged metrics, every step at most once
     samples.jsonl     texts of the model, during training and at its end
+    control/          status.json, and requests to the running job (the room `control`)
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from transformerlm.config.commands import (
     ImportConfig,
     InferConfig,
     MakeDataConfig,
+    StatusConfig,
     TrainConfig,
     TrainTokenizerConfig,
 )
@@ -48,6 +49,9 @@ from transformerlm.config.optimizer import (
 from transformerlm.config.runtime import (
     RuntimeConfig,
 )
+from transformerlm.config.status import (
+    StatusSection,
+)
 from transformerlm.config.training import (
     TrainingConfig,
     seconds_of,
@@ -73,6 +77,8 @@ __all__ = [
     "OptimizerConfig",
     "RuntimeConfig",
     "ScheduleConfig",
+    "StatusConfig",
+    "StatusSection",
     "TokenizerConfig",
     "TrainConfig",
     "TrainLoggingConfig",

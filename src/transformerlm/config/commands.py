@@ -13,6 +13,7 @@ from transformerlm.config.logging import LoggingConfig, TrainLoggingConfig, Wand
 from transformerlm.config.model import ModelConfig
 from transformerlm.config.optimizer import OptimizerConfig, ScheduleConfig
 from transformerlm.config.runtime import RuntimeConfig
+from transformerlm.config.status import StatusSection
 from transformerlm.config.training import TrainingConfig
 from transformerlm.errors import Key, Problem
 from transformerlm.schema import Section, are_known
@@ -134,3 +135,10 @@ class ImportConfig(Section):
     """transformerlm-import: from a Hugging Face folder to a run."""
 
     import_model: ImportModelSection = field(default_factory=ImportModelSection)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatusConfig(Section):
+    """transformerlm-status: how far runs are; requests to a running one."""
+
+    status: StatusSection = field(default_factory=StatusSection)

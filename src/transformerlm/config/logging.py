@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from transformerlm.errors import Key, Problem
-from transformerlm.schema import Section, Text
+from transformerlm.schema import PositiveFloat, Section, Text
 
 Plain = Literal["console", "wandb"]
 Tracked = Literal["console", "tensorboard", "csv", "wandb", "trackio"]
@@ -53,6 +53,12 @@ class TrainLoggingConfig(LoggingConfig):
     """Log the L2 norm of every block's output."""
     weight_norms: bool = False
     """Log the L2 norm of every parameter."""
+    on_end: str = ""
+    """Shell command to run when the run has ended, whether it is complete, was stopped or failed. It finds
+    the outcome in TRANSFORMERLM_STATUS (complete, stopped, failed), _RUN_DIR, _STEPS, _BITS_PER_BYTE and
+    _REASON. The exit status of the run does not depend on it. "": none."""
+    on_end_seconds: PositiveFloat = 60.0
+    """Time after which on_end is ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

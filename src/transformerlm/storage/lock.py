@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,9 @@ LOCK_FILE = ".lock"
 
 MAX_ATTEMPTS = 1000
 """Attempts to make a folder that others may be removing; in some places, such as /proc, none can be made."""
+
+PROBE_SECONDS = 0.1
+"""Longest time that a probe (`is_locked`) of a busy machine is taken to hold a lock."""
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # some network file systems
 
@@ -52,6 +56,26 @@ def locked(directory: Path, warn: Callable[[str], object] = lambda line: None) -
         _remove_if_empty(directory)
         unlock(descriptor)
         os.close(descriptor)
+
+
+def is_locked(directory: Path) -> bool | None:
+    """Return True if a process holds the folder's lock, False if none does; None if the system does not tell.
+
+    For a moment the lock is shared, which neither another probe nor `locked` takes for a holder.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(directory / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        return None
+    try:
+        is_free = try_lock(descriptor, shared=True)
+    finally:
+        os.close(descriptor)
+    return None if is_free is None else not is_free
 
 
 def _open_locked(directory: Path, warn: Callable[[str], object]) -> int:
@@ -91,8 +115,11 @@ def _remove_if_empty(directory: Path) -> None:
             directory.rmdir()
 
 
-def try_lock(descriptor: int) -> bool | None:
+def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
     """Lock an open file or folder without waiting.
+
+    Args:
+        shared: with others that also share it.
 
     Returns:
         True: locked. False: another open descriptor has the lock. None: the file system has no locks.
@@ -100,7 +127,7 @@ def try_lock(descriptor: int) -> bool | None:
     if sys.platform == "win32":
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -118,13 +145,13 @@ def unlock(descriptor: int) -> None:
 
 
 def _acquire(descriptor: int, directory: Path, warn: Callable[[str], object]) -> None:
-    is_locked = try_lock(descriptor)
-    if is_locked is None:
+    got = _lock_despite_probes(descriptor)
+    if got is None:
         warn(
             f"warning: {directory}: cannot be locked on this file system; a second process that writes there "
             "would not be noticed, and could spoil the files of both"
         )
-    if is_locked is not False:
+    if got is not False:
         return
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
@@ -132,3 +159,11 @@ def _acquire(descriptor: int, directory: Path, warn: Callable[[str], object]) ->
     except (ValueError, KeyError, TypeError):  # it has not written its id yet
         who = "another process"
     raise LockedError(directory, who, directory / LOCK_FILE)
+
+
+def _lock_despite_probes(descriptor: int) -> bool | None:
+    """Return `try_lock(descriptor)`, repeated while it may be a probe that has the lock."""
+    end = time.monotonic() + PROBE_SECONDS
+    while (got := try_lock(descriptor)) is False and time.monotonic() < end:
+        time.sleep(PROBE_SECONDS / 20)
+    return got

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from transformerlm.checkpoint.run_directory import RunDirectory, check_same_on_all_ranks, identity
 from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import RuntimeConfig
+from transformerlm.control import RunControl
 from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import ConfigError, Key
 from transformerlm.infer import check_prompts
@@ -36,6 +38,7 @@ from transformerlm.training.choices import AUTO, keep_begun, resolve_runtime
 from transformerlm.training.expectation import Expectation
 from transformerlm.training.init_from import load_initial_weights
 from transformerlm.training.microbatch import share_of_batch
+from transformerlm.training.outcome import outcome_of, progress_of
 from transformerlm.training.plan import Plan, make_plan
 from transformerlm.training.prepare import Prepared
 from transformerlm.training.report import (
@@ -62,9 +65,17 @@ class Assembly:
     """A prepared run, with its folder, ranks and process."""
 
     def __init__(
-        self, prepared: Prepared, run_dir: Path, reporter: Reporter, ranks: Ranks, *, owns_process: bool
+        self,
+        prepared: Prepared,
+        run_dir: Path,
+        reporter: Reporter,
+        ranks: Ranks,
+        *,
+        owns_process: bool,
+        control: RunControl | None = None,
     ) -> None:
         self.config, self.tokenizer, self.data, self.xz, _, self.choice = prepared
+        self.control = control or RunControl()
         self.to_go_on = ["--training.resume=auto"] if self.config.training.resume == "never" else []
         """Options that the same command needs to continue the run after a stop."""
         self.is_adaptive = False
@@ -95,6 +106,7 @@ class Assembly:
         with self.runtime(found) as runtime, contextlib.ExitStack() as to_the_end:
             trainer = self.make_trainer(runtime, found, started)
             if self.is_complete(trainer):
+                self.control.end(outcome_of(trainer))
                 report_nothing_to_do(trainer, self.reporter)
                 self.report_end()
                 return trainer
@@ -116,7 +128,9 @@ class Assembly:
                     to_the_end.enter_context(warnings_ignored())
                     self.stop(trainer)
                 else:
+                    self.control.finishing()
                     self.finish(trainer, samples)
+            self.control.end(outcome_of(trainer))
         return trainer
 
     def keep_name(self, run_name: str) -> None:
@@ -226,6 +240,7 @@ class Assembly:
                 started=started,
                 draw_weights=not are_loaded,
                 threads=self.thread_adapter(),
+                control=self.control,
             )
         if found:
             trainer.restore(found)
@@ -241,6 +256,7 @@ class Assembly:
         metrics = MetricsFile(run.metrics)
         metrics.truncate_after(trainer.step)
         SamplesFile(run.samples).rewind(trainer.step)
+        self.control.begin(partial(progress_of, trainer), trainer.step)
         if self.choice:
             report_choice(self.choice, trainer.runtime, self.reporter)
             Expectation(self.choice.chosen.bits_per_byte, self.choice.low, self.choice.high).write(run.path)

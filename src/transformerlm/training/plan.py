@@ -14,7 +14,7 @@ from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.nn import num_non_embedding_parameters, num_parameters, training_flops_per_token
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.optim import lr_factor
-from transformerlm.progress import Reporter
+from transformerlm.progress import Reporter, readable
 from transformerlm.runtime import Machine, Runtime, measured_flops_ceiling, this_machine
 from transformerlm.training.budget import make_budget
 from transformerlm.training.learner import Learner
@@ -192,15 +192,6 @@ def _time(plan: Plan) -> Rows:
 
 def _aligned(rows: Rows) -> list[str]:
     return [f"{topic:<8}{what:<24}{value}" for topic, what, value in rows]
-
-
-def readable(num_bytes: float) -> str:
-    """Format bytes with three digits and a unit: `7.44 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 999.5:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"
 
 
 def _existing(path: Path) -> Path:

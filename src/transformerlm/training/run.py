@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING
 
 from transformerlm.config import TrainConfig
 from transformerlm.config.commands import NEEDS_RUN_NAME
+from transformerlm.control import RunControl
+from transformerlm.control.at_end import run_at_end
+from transformerlm.control.heartbeat import CONTROL_DIR
 from transformerlm.distributed.collectives import ranks_from_environment
 from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import ConfigError, Key
@@ -93,13 +96,34 @@ def train(
             DataError, CheckpointError, NumericalError, OutputError, LockedError.
     """
     started = time.perf_counter() if started is None else started
+    control = RunControl()
+    try:
+        return _train(config, reporter, loggers, control, started, owns_process=owns_process)
+    finally:
+        # Here the folder is free again: the command may move it, or go on with the run.
+        if config.logging.on_end and control.run_dir and control.outcome:
+            limit, say = config.logging.on_end_seconds, (reporter or SilentReporter()).say
+            run_at_end(config.logging.on_end, limit, control.run_dir, control.outcome, say)
+
+
+def _train(
+    config: TrainConfig,
+    reporter: Reporter | None,
+    loggers: Sequence[Logger] | None,
+    control: RunControl,
+    started: float,
+    *,
+    owns_process: bool,
+) -> TrainingResult:
     with contextlib.ExitStack() as stack:
         ranks, reporter = stack.enter_context(_ranks(reporter))
         check_loggers(config, loggers, ranks)
         run_dir, run_name = stack.enter_context(locked_run_folder(config, ranks, reporter))
+        if ranks.is_main:
+            stack.enter_context(control.attached(run_dir))
         check_start(config, run_dir, reporter, ranks)
         prepared = _prepare(config, run_dir, reporter, ranks, started, owns_process=owns_process)
-        assembly = _assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process)
+        assembly = _assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process, control=control)
         trainer = assembly.train(loggers, run_name, started + prepared.seconds)
         ranks.barrier()
     stop_signal = trainer.rank_sync.received
@@ -167,7 +191,13 @@ def _prepare(
 
 
 def _assembly(
-    prepared: Prepared, run_dir: Path, reporter: Reporter, ranks: Ranks, *, owns_process: bool
+    prepared: Prepared,
+    run_dir: Path,
+    reporter: Reporter,
+    ranks: Ranks,
+    *,
+    owns_process: bool,
+    control: RunControl | None = None,
 ) -> Assembly:
     """Import the assembly only now: torch takes seconds, and an error in the text is told before."""
     was_enabled = gc.isenabled()
@@ -177,7 +207,7 @@ def _assembly(
     finally:
         if was_enabled:
             gc.enable()
-    return Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process)
+    return Assembly(prepared, run_dir, reporter, ranks, owns_process=owns_process, control=control)
 
 
 @contextlib.contextmanager
@@ -206,7 +236,7 @@ def locked_run_folder(config: TrainConfig, ranks: Ranks, reporter: Reporter) -> 
                 check_folders(config, run_dir)
                 with full_disk_as_output_error(run_dir / LOCK_FILE):
                     stack.enter_context(locked(run_dir, reporter.say))
-                for folder in (run_dir, run_dir / "checkpoints"):
+                for folder in (run_dir, run_dir / "checkpoints", run_dir / CONTROL_DIR):
                     remove_dead_temporaries(folder)
         yield run_dir, run_name
 

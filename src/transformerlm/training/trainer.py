@@ -17,6 +17,7 @@ from transformerlm.checkpoint.load_state import as_checkpoint_error
 from transformerlm.checkpoint.run_directory import RunDirectory, check_same_run, environment, identity
 from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import TrainConfig
+from transformerlm.control import RunControl
 from transformerlm.data import BatchSampler, TokenData, TokenFile, validation_windows
 from transformerlm.data.sampler import Batch
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
@@ -32,6 +33,7 @@ from transformerlm.training.budget import make_budget
 from transformerlm.training.learner import Learner, StepResult
 from transformerlm.training.rank_sync import make_rank_sync
 from transformerlm.training.run_state import RunState
+from transformerlm.training.steering import obey
 from transformerlm.training.step_guard import StepGuard, Verdict
 from transformerlm.training.timers import SAMPLING, SAVING, STARTING, VALIDATING, Clock
 
@@ -57,6 +59,7 @@ class Trainer:
         started: moment by `now` from which the run's time counts; None: the call of `train`.
         draw_weights: False if weights will be loaded before the first step.
         threads: adapts the number of CPU threads to the machine's other work; None: it stays.
+        control: takes the run's status and requests to it; None: there are no requests.
     """
 
     def __init__(
@@ -72,16 +75,18 @@ class Trainer:
         started: float | None = None,
         draw_weights: bool = True,
         threads: ThreadAdapter | None = None,
+        control: RunControl | None = None,
     ) -> None:
         self.config, self.data, self.run, self.runtime, self.reporter = config, data, run, runtime, reporter
         self.ranks, self.started, self.threads = ranks, started, threads
+        self.control = control or RunControl()
         self.learner = Learner(config, runtime, reporter, ranks, draw_weights=draw_weights)
         self.model = self.learner.model
         size, context_length = config.training.batch_size, config.model.context_length
         order, seed = config.training.batch_order, config.runtime.seed
         self.sampler = BatchSampler(data.train.tokens, size, context_length, order, seed)
         self.clock = Clock(now)
-        self.rank_sync = make_rank_sync(self.clock, ranks)
+        self.rank_sync = make_rank_sync(self.clock, ranks, self.control.poll)
         validation_tokens = data.val.num_tokens if data.val else 0
         self.budget = make_budget(config, self.rank_sync.clock, data.train.num_tokens, validation_tokens)
         self.step_guard = StepGuard(config.training)
@@ -135,6 +140,7 @@ class Trainer:
                     self.roll_back(logger)
                 else:
                     self.after_step(result, logger, bar)
+                obey(self, logger)
                 bar.update(self.budget.used(self.step) - shown)
                 shown = self.budget.used(self.step)
             if is_last:  # even if a signal came in the last step: the run is complete
@@ -267,6 +273,7 @@ class Trainer:
         val = self.data.val
         if val is None or (self.newest and self.newest.step == self.step):
             return
+        self.control.beat(self.step, VALIDATING)
         self.clock.spend_on_step(times=0)
         found = self.learner.micro_batches.run(lambda size: self.evaluate(val, size))
         self.newest = Validation(self.step, found)
@@ -316,6 +323,7 @@ class Trainer:
         """
         if self.saved == (self.step, self.is_complete):
             return
+        self.control.beat(self.step, SAVING)
         self.clock.spend_on_step(times=0)
         state = self.state()
         try:
