@@ -26,13 +26,16 @@ FLOORS = [
     {"checkpoint"},
     {"language_model"},
     {"evaluation", "conversion", "recipe"},
+    {"report"},
     {"training"},
     {"cli"},
     {"__main__"},
 ]
 """From the ground up. A room imports from the floors below its own, never from beside or above it."""
 
-COMMANDS = ["train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model", "main"]
+COMMANDS = [
+    *("train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model", "report", "main"),
+]
 CONFIG_CLASSES = [
     configs.TrainConfig,
     configs.TrainTokenizerConfig,
@@ -41,6 +44,7 @@ CONFIG_CLASSES = [
     configs.EvalConfig,
     configs.ExportConfig,
     configs.ImportConfig,
+    configs.ReportConfig,
 ]
 
 

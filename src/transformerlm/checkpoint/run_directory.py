@@ -6,6 +6,8 @@ run_dir/
     checkpoints/      step_00000500/ ... (store.py)
     metrics.jsonl     the logged metrics, every step at most once
     samples.jsonl     texts of the model, during training and at its end
+    history.jsonl     starts, roll-backs, stops
+    report.html       a page to look at
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from transformerlm.config.commands import (
     ImportConfig,
     InferConfig,
     MakeDataConfig,
+    ReportConfig,
     TrainConfig,
     TrainTokenizerConfig,
 )
@@ -45,6 +46,9 @@ from transformerlm.config.optimizer import (
     OptimizerConfig,
     ScheduleConfig,
 )
+from transformerlm.config.report import (
+    ReportSection,
+)
 from transformerlm.config.runtime import (
     RuntimeConfig,
 )
@@ -71,6 +75,8 @@ __all__ = [
     "MakeDataConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "ReportConfig",
+    "ReportSection",
     "RuntimeConfig",
     "ScheduleConfig",
     "TokenizerConfig",

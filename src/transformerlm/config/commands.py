@@ -12,6 +12,7 @@ from transformerlm.config.generation import NOTHING_TO_START_FROM, GenerationCon
 from transformerlm.config.logging import LoggingConfig, TrainLoggingConfig, WandbConfig
 from transformerlm.config.model import ModelConfig
 from transformerlm.config.optimizer import OptimizerConfig, ScheduleConfig
+from transformerlm.config.report import ReportSection
 from transformerlm.config.runtime import RuntimeConfig
 from transformerlm.config.training import TrainingConfig
 from transformerlm.errors import Key, Problem
@@ -134,3 +135,10 @@ class ImportConfig(Section):
     """transformerlm-import: from a Hugging Face folder to a run."""
 
     import_model: ImportModelSection = field(default_factory=ImportModelSection)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig(Section):
+    """transformerlm-report: from the folders of runs to a page, or to pictures."""
+
+    report: ReportSection = field(default_factory=ReportSection)

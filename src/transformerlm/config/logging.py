@@ -53,6 +53,8 @@ class TrainLoggingConfig(LoggingConfig):
     """Log the L2 norm of every block's output."""
     weight_norms: bool = False
     """Log the L2 norm of every parameter."""
+    report: bool = True
+    """Write report.html, a page to look at and to show, into the run's folder when the run ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
