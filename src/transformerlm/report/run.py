@@ -113,7 +113,8 @@ def read_run(path: Path) -> Run:
 
 def _samples(path: Path) -> list[Sample]:
     with contextlib.suppress(OSError, RecursionError):
-        return sorted(read_samples(path), key=lambda sample: sample.step)
+        found = [sample for sample in read_samples(path) if sample.prompt or sample.text]
+        return sorted(found, key=lambda sample: sample.step)
     return []
 
 
