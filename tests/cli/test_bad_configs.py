@@ -387,6 +387,7 @@ OVERRIDES = [
     ),
     ("eval", ["--eval.stride=0"], [f"[eval].stride: expected {WHOLE}{NOTHING}, got 0"]),
     ("eval", ["--text"], ["--text: expected a value after it, got none"]),
+    ("report", ["--report.port=-1"], [f"[report].port: expected {NATURAL}, got -1"]),
     ("export", ["--to", "onnx"], ['[export].to: expected one of "hf", "gguf", got "onnx"']),
     ("import", ["--form=x"], ['--form=x: unknown argument; did you mean "--from"?']),
     ("make-data", ["--data.num_workers=0"], [f"[data].num_workers: expected {THREADS}{NOTHING}, got 0"]),
