@@ -65,6 +65,7 @@ CONFIG_CLASSES = (
     configs.ExportConfig,
     configs.ImportConfig,
     configs.StatusConfig,
+    configs.ReportConfig,
 )
 KERNEL_SOURCES = {"bpe", "bpe_layout", "generation", "generation_layout", "training", "primitives"}
 """Modules of transformerlm.kernels that numba compiles: they have no public names."""

@@ -26,6 +26,7 @@ FLOORS = [
     {"checkpoint"},
     {"language_model"},
     {"evaluation", "conversion", "recipe"},
+    {"report"},
     {"training"},
     {"cli"},
     {"__main__"},
@@ -33,14 +34,7 @@ FLOORS = [
 """From the ground up. A room imports from the floors below its own, never from beside or above it."""
 
 COMMANDS = [
-    "train",
-    "train_tokenizer",
-    "make_data",
-    "infer",
-    "eval",
-    "export",
-    "import_model",
-    "status",
+    *("train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model", "status", "report"),
     "main",
 ]
 CONFIG_CLASSES = [
@@ -52,6 +46,7 @@ CONFIG_CLASSES = [
     configs.ExportConfig,
     configs.ImportConfig,
     configs.StatusConfig,
+    configs.ReportConfig,
 ]
 
 

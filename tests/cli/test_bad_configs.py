@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from transformerlm.cli import eval as evaluation
-from transformerlm.cli import export, import_model, infer, make_data, train, train_tokenizer
+from transformerlm.cli import export, import_model, infer, make_data, report, train, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -23,6 +23,7 @@ COMMANDS = {
     "eval": evaluation,
     "export": export,
     "import": import_model,
+    "report": report,
 }
 SECONDS = 0.5
 """Of the processor, which does not depend on what else the machine is doing."""
@@ -132,6 +133,8 @@ WRONG = [
     ("export", "export", "to", 'one of "hf", "gguf"', ['"onnx"', "1"]),
     ("export", "export", "dtype", 'one of "float32", "bfloat16", "float16"', ['"int8"', "32"]),
     ("import", "import_model", "source", A_PATH + NOTHING, ['""', "1"]),
+    ("report", "report", "output", A_PATH + NOTHING, ['""', "1"]),
+    ("report", "report", "port", NATURAL, NUMBERS[NATURAL]),
     ("infer", "infer", "stream", TRUTH, ["1", '"no"']),
     ("infer", "generation", "prompts", "a list, each text", ['"x"', "[1]"]),
     ("infer", "generation", "max_new_tokens", WHOLE, NUMBERS[WHOLE]),
@@ -336,6 +339,7 @@ TEXT_KEYS = {
     "train-tokenizer": (b"data", b"corpus"),
     "export": (b"export", b"checkpoint"),
     "import": (b"import_model", b"source"),
+    "report": (b"report", b"output"),
 }
 """Table and key that take text, of the commands that log nothing."""
 
@@ -383,6 +387,7 @@ OVERRIDES = [
     ),
     ("eval", ["--eval.stride=0"], [f"[eval].stride: expected {WHOLE}{NOTHING}, got 0"]),
     ("eval", ["--text"], ["--text: expected a value after it, got none"]),
+    ("report", ["--report.port=-1"], [f"[report].port: expected {NATURAL}, got -1"]),
     ("export", ["--to", "onnx"], ['[export].to: expected one of "hf", "gguf", got "onnx"']),
     ("import", ["--form=x"], ['--form=x: unknown argument; did you mean "--from"?']),
     ("make-data", ["--data.num_workers=0"], [f"[data].num_workers: expected {THREADS}{NOTHING}, got 0"]),
@@ -587,6 +592,7 @@ def configs():
         "eval": "eval",
         "export": "export",
         "import": "import",
+        "report": "report",
     }
     pairs = [
         (next((command for start, command in starts.items() if path.name.startswith(start)), None), path)

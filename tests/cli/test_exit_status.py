@@ -14,6 +14,7 @@ import pytest
 from transformerlm import errors
 from transformerlm.cli import eval as evaluation
 from transformerlm.cli import export, import_model, infer, make_data, status, train, train_tokenizer
+from transformerlm.cli import report as report_command
 from transformerlm.cli.error_report import report
 from transformerlm.signals import STOPS, WARNINGS, numbers
 from transformerlm.storage.lock import locked
@@ -27,6 +28,7 @@ COMMANDS = {
     "export": export,
     "import": import_model,
     "status": status,
+    "report": report_command,
 }
 STATUSES = {
     error.exit_status

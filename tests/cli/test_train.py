@@ -50,7 +50,8 @@ def test_from_a_folder_of_text_to_a_model_that_writes(workplace, capfd):
     assert "xz" not in err  # of so little text it would say nothing
     folder = workplace / "runs" / "fables"
     assert {path.name for path in folder.iterdir()} == {
-        *(".lock", "config.toml", "tokenizer", "checkpoints", "metrics.jsonl", "samples.jsonl", "control")
+        *(".lock", "config.toml", "tokenizer", "checkpoints", "metrics.jsonl", "samples.jsonl", "control"),
+        *("history.jsonl", "report.html"),
     }
     config = from_dict(TrainConfig, tomllib.loads((folder / "config.toml").read_text()))
     assert (config.training.max_steps, config.model.vocab_size) == (6, 320)

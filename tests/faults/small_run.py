@@ -60,6 +60,9 @@ device = "cpu"
 dtype = "float32"
 kernels = false
 num_threads = 1
+
+[logging]
+report = false
 """
 COMMANDS = {"train": train.main, "make_data": make_data.main, "train_tokenizer": train_tokenizer.main}
 NOT_REPEATED = {names.TOKENS_PER_SECOND, names.MFU, names.DATA_WAIT_FRACTION, names.SECONDS_REMAINING}

@@ -50,20 +50,25 @@ def generation_of_run(path: Path) -> dict[str, Any]:
     Args:
         path: folder of the run, or of the checkpoint.
     """
-    newest = next(_manifests(path), None)
+    newest = newest_manifest(path)
     return own_generation(newest.about) if newest else {}
 
 
 def config_of_run(path: Path) -> dict[str, Any]:
     """Return the config of a run's newest checkpoint as nested dictionaries; see `generation_of_run`."""
-    newest = next(_manifests(path), None)
+    newest = newest_manifest(path)
     config = newest.about.get("config") if newest else None
     return dict(config) if isinstance(config, dict) else {}
 
 
+def newest_manifest(path: Path) -> Checkpoint | None:
+    """Return the newest checkpoint of a run whose manifest can be read; its members are not read."""
+    return next(_manifests(path), None)
+
+
 def text_of_run(path: Path) -> dict[str, Any]:
     """Return the keys of [data] about text that a run's config sets; see `generation_of_run`."""
-    newest = next(_manifests(path), None)
+    newest = newest_manifest(path)
     return _known(own_table(newest.about, "data"), CorpusConfig) if newest else {}
 
 

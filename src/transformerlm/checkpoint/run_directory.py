@@ -7,6 +7,8 @@ run_dir/
     metrics.jsonl     the logged metrics, every step at most once
     samples.jsonl     texts of the model, during training and at its end
     control/          status.json, and requests to the running job (the room `control`)
+    history.jsonl     starts, roll-backs, stops
+    report.html       a page to look at
 """
 
 from __future__ import annotations

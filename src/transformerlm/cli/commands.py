@@ -46,6 +46,7 @@ COMMANDS = (
     Command("status", "status", "show how far runs are; ask a running one to save, validate, stop or anneal"),
     Command("infer", "infer", "write text with a trained model"),
     Command("eval", "eval", "loss and bits per byte of a model on text, or the difference of two models"),
+    Command("report", "report", "write a page about one or several runs"),
     Command("export", "export", "write a model for Hugging Face or llama.cpp"),
     Command("import", "import_model", "make a run of a Hugging Face folder"),
     Command("completion", "completion", "print a script that completes these in a shell", has_program=False),

@@ -13,6 +13,7 @@ from transformerlm.config.commands import (
     ImportConfig,
     InferConfig,
     MakeDataConfig,
+    ReportConfig,
     StatusConfig,
     TrainConfig,
     TrainTokenizerConfig,
@@ -46,6 +47,9 @@ from transformerlm.config.optimizer import (
     OptimizerConfig,
     ScheduleConfig,
 )
+from transformerlm.config.report import (
+    ReportSection,
+)
 from transformerlm.config.runtime import (
     RuntimeConfig,
 )
@@ -75,6 +79,8 @@ __all__ = [
     "MakeDataConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "ReportConfig",
+    "ReportSection",
     "RuntimeConfig",
     "ScheduleConfig",
     "StatusConfig",

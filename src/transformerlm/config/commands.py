@@ -12,6 +12,7 @@ from transformerlm.config.generation import NOTHING_TO_START_FROM, GenerationCon
 from transformerlm.config.logging import LoggingConfig, TrainLoggingConfig, WandbConfig
 from transformerlm.config.model import ModelConfig
 from transformerlm.config.optimizer import OptimizerConfig, ScheduleConfig
+from transformerlm.config.report import ReportSection
 from transformerlm.config.runtime import RuntimeConfig
 from transformerlm.config.status import StatusSection
 from transformerlm.config.training import TrainingConfig
@@ -142,3 +143,10 @@ class StatusConfig(Section):
     """transformerlm-status: how far runs are; requests to a running one."""
 
     status: StatusSection = field(default_factory=StatusSection)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig(Section):
+    """transformerlm-report: from the folders of runs to a page, or to pictures."""
+
+    report: ReportSection = field(default_factory=ReportSection)

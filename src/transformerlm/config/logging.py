@@ -59,6 +59,8 @@ class TrainLoggingConfig(LoggingConfig):
     _REASON. The exit status of the run does not depend on it. "": none."""
     on_end_seconds: PositiveFloat = 60.0
     """Time after which on_end is ended."""
+    report: bool = True
+    """Write report.html, a page to look at and to show, into the run's folder when the run ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

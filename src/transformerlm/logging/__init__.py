@@ -9,6 +9,7 @@ from transformerlm.logging.base import CombinedLogger, Logger, NullLogger
 from transformerlm.logging.console import ConsoleLogger
 from transformerlm.logging.csv import CsvFile
 from transformerlm.logging.factory import check_backends, make_logger, resolved_run_name
+from transformerlm.logging.history import RunHistory, read_history
 from transformerlm.logging.jsonl import MetricsFile
 from transformerlm.logging.norms import ActivationNorms, to_floats, weight_norms
 from transformerlm.logging.pretty import PrettyConsole
@@ -27,6 +28,7 @@ __all__ = [
     "MetricsFile",
     "NullLogger",
     "PrettyConsole",
+    "RunHistory",
     "Sample",
     "SamplesFile",
     "TensorBoardLogger",
@@ -35,6 +37,7 @@ __all__ = [
     "check_backends",
     "make_logger",
     "names",
+    "read_history",
     "read_samples",
     "resolved_run_name",
     "say",

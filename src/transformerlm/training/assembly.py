@@ -19,7 +19,8 @@ from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import ConfigError, Key
 from transformerlm.infer import check_prompts
 from transformerlm.limits import available_cores
-from transformerlm.logging import CombinedLogger, Logger, MetricsFile, SamplesFile, make_logger
+from transformerlm.logging import CombinedLogger, Logger, MetricsFile, RunHistory, SamplesFile, make_logger
+from transformerlm.logging.history import END, START, STOP
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.progress import Reporter
 from transformerlm.runtime import (
@@ -51,6 +52,8 @@ from transformerlm.training.report import (
     report_quality,
     report_skipped_steps,
     report_start,
+    start_facts,
+    write_page,
 )
 from transformerlm.training.samples import Samples, sampling_seconds
 from transformerlm.training.torch_settings import temporary_torch_settings
@@ -59,6 +62,8 @@ from transformerlm.training.verify_resume import verify_resume
 
 EXIT_SECONDS = 0.2
 """Time from the last sample of a run to the end of the process."""
+PAGE_SECONDS = 0.3
+"""Time in which the page of a run is written."""
 
 
 class Assembly:
@@ -86,6 +91,7 @@ class Assembly:
             ranks,
             owns_process,
         )
+        self.history = RunHistory(run_dir)
 
     def train(self, loggers: Sequence[Logger] | None, run_name: str, started: float | None = None) -> Trainer:
         """Train, from the newest checkpoint if there is one, then write samples; return the trainer.
@@ -266,7 +272,8 @@ class Assembly:
             logging = dataclasses.replace(config.logging, dataset=dataset)
             loggers = [make_logger(logging, config.wandb, run.path, run_name)]
             loggers[0].rewind(trainer.step)
-        return [*loggers, metrics]
+        self.history.add(START, trainer.step, **start_facts(trainer, self.xz))
+        return [*loggers, self.history, metrics]
 
     def estimate_end(self, trainer: Trainer) -> None:
         """Estimate, for a budget in time, how long the run will take after its last checkpoint."""
@@ -277,13 +284,18 @@ class Assembly:
             if self.ranks.is_main:
                 seconds = sampling_seconds(trainer, model, self.tokenizer)
         (seconds,), *_ = self.ranks.all_gather_numbers([seconds])
-        trainer.budget.pauses.sampling_seconds, trainer.budget.pauses.ending_seconds = seconds, EXIT_SECONDS
+        page_seconds = PAGE_SECONDS if self.config.logging.report else 0.0
+        pauses = trainer.budget.pauses
+        pauses.sampling_seconds, pauses.ending_seconds = seconds, EXIT_SECONDS + page_seconds
 
     def stop(self, trainer: Trainer) -> None:
         """Report that a signal has stopped the run."""
         if self.owns_process:
             end_at_interrupts()
         self.reporter.say(f"stopped after step {trainer.step}; {self.same_command()} goes on from there")
+        if self.ranks.is_main:
+            self.history.add(STOP, trainer.step, clock=trainer.clock.state())
+            write_page(trainer)
 
     def finish(self, trainer: Trainer, samples: Samples) -> None:
         """Report the quality of the finished model, and write samples."""
@@ -296,6 +308,8 @@ class Assembly:
                 report_quality(trainer, found, self.xz, self.reporter)
                 report_expectation(found, self.run.path, self.reporter)
                 samples.write_result(model, found)
+                self.history.add(END, trainer.step, clock=trainer.clock.state())
+                write_page(trainer)
         self.report_end()
 
     def is_complete(self, trainer: Trainer) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from transformerlm.checkpoint.load_state import load_model_state
+from transformerlm.checkpoint.run_directory import environment
 from transformerlm.checkpoint.store import checkpoint_name, read_checkpoint
-from transformerlm.errors import CheckpointError
+from transformerlm.errors import CheckpointError, one_line
 from transformerlm.evaluation.loss import Validation
 from transformerlm.evaluation.xz import XzBaseline
 from transformerlm.nn import TransformerLM, num_parameters
@@ -123,3 +125,32 @@ def best_weights(trainer: Trainer, model: TransformerLM) -> Validation | None:
         trainer.reporter.say(f"warning: the best checkpoint is not used: {error}")
         return trainer.newest
     return found
+
+
+def start_facts(trainer: Trainer, xz: XzBaseline | None) -> dict[str, Any]:
+    """Return what the run's history says of a start: model, data, device, versions, the compressor."""
+    files = {"train": trainer.data.train, "val": trainer.data.val}
+    return {
+        "parameters": num_parameters(trainer.config.model),
+        "device": str(trainer.runtime),
+        "environment": environment(trainer.ranks.size),
+        "data": {
+            name: {"documents": file.num_documents, "bytes": file.num_bytes, "tokens": file.num_tokens}
+            for name, file in files.items()
+            if file is not None
+        },
+        "xz": [xz.alone, xz.after_training_text] if xz else [],
+    }
+
+
+def write_page(trainer: Trainer) -> None:
+    """Write the run's page if [logging].report; a failure is a warning, since the run itself is done."""
+    if not trainer.config.logging.report:
+        return
+    from transformerlm.report import write_report
+
+    path = trainer.run.path / "report.html"
+    try:
+        write_report([trainer.run.path], path)
+    except Exception as error:  # of any kind: nothing may change the outcome of the run
+        trainer.reporter.say(one_line(f"warning: {path}: not written: {error}"))
