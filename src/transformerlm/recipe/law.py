@@ -12,7 +12,7 @@ Repeated text counts for less and less,
 
 The terms with n and b have the form of Hoffmann et al., "Training Compute-Optimal Large Language Models",
 2022, equation 2; b is that of Muennighoff et al., "Scaling Data-Constrained Language Models", 2023, equation
-5. benchmarking/measure_law.py fits the constants, for models of 0.03 to 5 million parameters in the blocks,
+5. benchmarking/measure_law.py fits the constants, for models of 0.03 to 3 million parameters in the blocks,
 texts of 30 kB to 11 MB, and up to 30 passes; docs/performance.md has the residuals.
 """
 
@@ -53,15 +53,15 @@ MAX_DROPOUT = 0.4
 class Law:
     """Constants of the law."""
 
-    k: float = -0.0326
-    h: float = 0.0267
-    e: float = 0.480
-    A: float = 0.038
+    k: float = -0.0314
+    h: float = 0.0168
+    e: float = 0.589
+    A: float = 0.0430
     a: float = 0.5
-    B: float = 6.695
+    B: float = 6.325
     c: float = 0.05
     R: float = 1.0
-    V: float = 0.0174
+    V: float = 0.0216
     W: float = 2048.0
     w: float = 0.3
 
