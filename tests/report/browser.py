@@ -51,6 +51,11 @@ class Visit:
         """Point at a part of a chart's width; return (run, series) -> step, value and text of the tip."""
         plot = self.page.locator(f"[data-chart={chart}] .plot")
         plot.scroll_into_view_if_needed()
+        self.page.mouse.move(0, 0)
+        # What the scrolling moves below the pointer is told with the next frames: it must not come later.
+        self.page.evaluate(
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
         box = plot.bounding_box()
         left, right = box["x"] + 46, box["x"] + box["width"] - 10  # as Chart.draw has them
         self.page.mouse.move(left + fraction * (right - left), box["y"] + box["height"] / 2)

@@ -12,7 +12,7 @@ from transformerlm.config.automatic import with_automatic
 from transformerlm.distributed.ranks import SINGLE_PROCESS
 from transformerlm.errors import DataError
 from transformerlm.progress import SilentReporter
-from transformerlm.recipe import survey
+from transformerlm.recipe import pilot, speed, survey
 from transformerlm.recipe.text import VOCABULARIES
 from transformerlm.schema import from_dict, from_toml
 from transformerlm.training import plan_run, train
@@ -42,6 +42,15 @@ def automatic(folder, max_time="6s", **tables) -> TrainConfig:
         "runtime": {"device": "cpu", "dtype": "float32", "num_threads": 1},
     }
     return from_dict(TrainConfig, with_automatic({**given, **tables}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_measurements():
+    with pytest.MonkeyPatch.context() as patch:
+        sizes = {"context_length": 32, "d_model": 32, "num_layers": 1, "num_heads": 1, "d_ff": 64}
+        patch.setattr(pilot, "SHAPE", dataclasses.replace(pilot.SHAPE, **sizes))
+        patch.setattr(speed, "WIDTHS", (64,))
+        yield
 
 
 @pytest.fixture(scope="module")

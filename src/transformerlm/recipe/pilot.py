@@ -34,7 +34,7 @@ SHAPE = ModelConfig(
     qk_norm=True,
 )
 BATCH_SIZE = 16
-MIN_STEPS, MAX_STEPS = 60, 300
+MIN_STEPS, MAX_STEPS = 30, 300
 MAX_PASSES = 8.0
 """Passes over a short text, at most: without dropout more of them are learned by heart."""
 WARMUP_FRACTION, DECAY_FRACTION = 0.05, 0.6
