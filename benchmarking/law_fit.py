@@ -101,7 +101,7 @@ def _with_levels(points: Sequence[Point], law: Law) -> Law:
     # The median, since one odd text would pull all others with it.
     k += float(np.median(np.array(left[::2]) - np.array(rows[::2]) @ factors))
     scaled = {name: factor * getattr(law, name) for name in "ABV"}
-    return dataclasses.replace(law, k=k, h=h, e=steep / factor, **scaled)
+    return dataclasses.replace(law, k=k, h=h, e=steep / factor if factor else law.e, **scaled)
 
 
 def with_short_pilot(point: Point) -> Point:
