@@ -47,3 +47,10 @@ def test_read_again_a_text_is_worth_less_and_less():
 
 def test_the_further_from_the_pilot_the_wider_is_the_interval():
     assert margin(facts(), 2.3) < margin(facts(), 1.5)
+
+
+@pytest.mark.parametrize("bits", [0.0, 1e-9, 1e-3, 7.9])
+def test_whatever_the_pilot_found_the_interval_stays_above_zero(bits):
+    odd = TextFacts(10**6, 10**5, bits, Pilot(bits, 10**5, 1024), {1024: 2.5})
+    expected = bits_per_byte(odd, LARGER, 10**8)
+    assert 0 < expected * (1 - margin(odd, expected)) < expected < math.inf

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may take."""
+    """Limits of a run."""
 
     seconds: float
     """Time for steps, and for validations before the end."""
@@ -79,7 +79,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, what is expected of it, and what of half the time and of twice the time."""
+    """A choice, and what is expected of it, of half the time and of twice the time."""
 
     config: TrainConfig
     facts: TextFacts

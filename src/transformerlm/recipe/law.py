@@ -69,22 +69,26 @@ class Law:
 LAW = Law()
 MARGIN, MARGIN_OF_GAIN = 0.08, 0.2
 """Half of the interval, relative: a constant, and what each unit of log(pilot's / expected bits) adds."""
+MAX_MARGIN = 0.5
+"""So far from its pilot nothing was measured; bits per byte stay above 0."""
+MIN_BITS = 0.01
+"""Bits per byte as which fewer count: of one letter again and again there are none, and no logarithm."""
 MIN_STEEPNESS = 0.3
-"""Least value of 1 - e log(g); no text that was measured is below 0.5."""
+"""Least value of 1 - e log(g); that of the hardest text that was measured, 30 kB of a play, is 0.35."""
 
 
 def bits_per_byte(facts: TextFacts, model: ModelConfig, tokens: float, law: Law = LAW) -> float:
     """Return the expected bits per byte after training on this many tokens, repeated ones included."""
     read = tokens * facts.bytes_in_token(model.vocabulary_rows)
-    pilot = facts.pilot
+    pilot, bits = facts.pilot, max(MIN_BITS, facts.pilot.bits_per_byte)
     gain = _terms(facts, model, read, law) - _terms(facts, pilot.shape, pilot.read_bytes, law)
     level = law.k + law.h * math.log(min(facts.train_bytes / 1e6, 1.0))
-    return pilot.bits_per_byte * math.exp(level + steepness(facts, law.e) * gain)
+    return bits * math.exp(level + steepness(facts, law.e) * gain)
 
 
 def steepness(facts: TextFacts, e: float) -> float:
     """Return how much a text gains from reading and from parameters, relative to one with g = 1."""
-    return max(MIN_STEEPNESS, 1 - e * math.log(facts.ngram_bits))
+    return max(MIN_STEEPNESS, 1 - e * math.log(max(MIN_BITS, facts.ngram_bits)))
 
 
 def margin(facts: TextFacts, bits: float) -> float:
@@ -92,7 +96,9 @@ def margin(facts: TextFacts, bits: float) -> float:
 
     It is about what the law misses by on texts that take no part in its fit: more, the shorter the pilot was.
     """
-    return MARGIN + MARGIN_OF_GAIN * abs(math.log(facts.pilot.bits_per_byte / bits))
+    return min(
+        MAX_MARGIN, MARGIN + MARGIN_OF_GAIN * abs(math.log(max(MIN_BITS, facts.pilot.bits_per_byte) / bits))
+    )
 
 
 def _terms(facts: TextFacts, model: ModelConfig, read_bytes: float, law: Law) -> float:

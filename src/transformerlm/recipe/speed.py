@@ -56,10 +56,7 @@ class TrainingSpeed:
 
 
 def measure_speed(runtime: Runtime, config: RuntimeConfig) -> TrainingSpeed:
-    """Return the speed on this machine: what is kept, or measured now, in a second or two.
-
-    Global random state is restored.
-    """
+    """Return the speed on this machine: what is kept, or measured now, in a second or two."""
     names = [str(width) for width in WIDTHS]
     gpu = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else ""
     conditions = {
@@ -85,23 +82,22 @@ def _measured(runtime: Runtime, backend: str) -> dict[int, float]:
     """Return floating-point operations per second, by width: of random models on random tokens."""
     found: dict[int, float] = {}
     tokens, seconds = TOKENS[runtime.device.type], 0.0
-    with torch.random.fork_rng():
-        for width in WIDTHS:
-            if seconds > MAX_STEP_SECONDS:
-                found[width] = found[max(found)]
-                continue
-            model = ModelConfig(
-                vocab_size=VOCAB_SIZE,
-                context_length=CONTEXT_LENGTH,
-                d_model=width,
-                num_layers=NUM_LAYERS,
-                num_heads=width // 32,
-                d_ff=3 * width,
-                tie_embeddings=True,
-                qk_norm=True,
-            )
-            seconds = step_seconds(model, OPTIMIZER, runtime, backend, tokens)
-            found[width] = tokens * training_flops_per_token(model, CONTEXT_LENGTH) / seconds
+    for width in WIDTHS:
+        if seconds > MAX_STEP_SECONDS:
+            found[width] = found[max(found)]
+            continue
+        model = ModelConfig(
+            vocab_size=VOCAB_SIZE,
+            context_length=CONTEXT_LENGTH,
+            d_model=width,
+            num_layers=NUM_LAYERS,
+            num_heads=width // 32,
+            d_ff=3 * width,
+            tie_embeddings=True,
+            qk_norm=True,
+        )
+        seconds = step_seconds(model, OPTIMIZER, runtime, backend, tokens)
+        found[width] = tokens * training_flops_per_token(model, CONTEXT_LENGTH) / seconds
     return found
 
 
@@ -115,32 +111,37 @@ def step_seconds(
 ) -> float:
     """Return the shortest time of a training step of a random model, without the first step.
 
+    Global random state is restored.
+
     Args:
         backend: implementation of attention, as for `TransformerLM`.
         tokens: tokens of a step, about; at least one whole sequence is taken.
         prepare: changes the model before it is trained.
     """
-    model = TransformerLM(shape, backend=backend, device=runtime.device)
-    if prepare:
-        prepare(model)
-    loss = NextTokenLoss(model)
-    if runtime.kernels:
-        use_kernels_(loss)
-    optimizer_ = make_optimizer(model, optimizer, runtime.dtype, kernels=runtime.kernels)
-    sizes = 2, max(1, tokens // shape.context_length), shape.context_length
-    inputs, targets = torch.randint(shape.vocabulary_rows, sizes, dtype=torch.int64, device=runtime.device)
-    best = math.inf
-    for _ in range(1 + MEASURED_STEPS):
-        runtime.synchronize()
-        start = time.perf_counter()
-        with runtime.autocast():
-            value = loss(inputs, targets, targets.numel())
-        value.backward()
-        optimizer_.step()
-        optimizer_.zero_grad(set_to_none=True)
-        runtime.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best
+    with torch.random.fork_rng():
+        model = TransformerLM(shape, backend=backend, device=runtime.device)
+        if prepare:
+            prepare(model)
+        loss = NextTokenLoss(model)
+        if runtime.kernels:
+            use_kernels_(loss)
+        optimizer_ = make_optimizer(model, optimizer, runtime.dtype, kernels=runtime.kernels)
+        sizes = 2, max(1, tokens // shape.context_length), shape.context_length
+        inputs, targets = torch.randint(
+            shape.vocabulary_rows, sizes, dtype=torch.int64, device=runtime.device
+        )
+        best = math.inf
+        for _ in range(1 + MEASURED_STEPS):
+            runtime.synchronize()
+            start = time.perf_counter()
+            with runtime.autocast():
+                value = loss(inputs, targets, targets.numel())
+            value.backward()
+            optimizer_.step()
+            optimizer_.zero_grad(set_to_none=True)
+            runtime.synchronize()
+            best = min(best, time.perf_counter() - start)
+        return best
 
 
 def _interpolated(values: Mapping[int, float], at: float) -> float:

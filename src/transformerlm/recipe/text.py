@@ -1,4 +1,4 @@
-"""What the choice needs to know of a text: its size, how hard it is to predict, bytes per token."""
+"""Facts about a text that the choice needs: its size, how hard it is to predict, bytes per token."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TextFacts:
 
 
 class Survey(NamedTuple):
-    """What reading a corpus has told, and some of its text for the pilot."""
+    """Facts about a corpus, and some of its text for the pilot."""
 
     facts: TextFacts
     """Without a pilot."""

@@ -105,7 +105,7 @@ def prepare_automatic(
 
 @dataclass(frozen=True)
 class Dial:
-    """What is known before the choice: the text, the speed of the machine, and the time."""
+    """Knowledge before the choice: the text, the speed of the machine, and the time."""
 
     facts: TextFacts
     speed: TrainingSpeed
@@ -124,7 +124,7 @@ class Dial:
         before, max_seconds = time.perf_counter(), config.training.max_seconds or 0.0
         text = survey(config.data, config.tokenizer, existing_tokenizer(config))
         text_seconds = time.perf_counter() - before
-        with _runtime(config, owns_process=owns_process) as runtime:
+        with _runtime(config, owns_process=owns_process) as (_, runtime):
             speed = measure_speed(runtime, config.runtime)
             pilot_tokens = PILOT_SHARE * max_seconds * speed.tokens_per_second(text.pilot_text.shape)
             facts = text.measured(pilot_tokens, runtime, config.runtime)
@@ -135,8 +135,8 @@ class Dial:
 
     def with_speed_of(self, choice: Choice) -> Dial:
         """Return the dial with the speed of the model that was chosen, from some of its steps."""
-        config, model, tokens = choice.config, choice.chosen.model, self.budget.tokens_at_a_time
-        with _runtime(config, owns_process=self.owns_process) as runtime:
+        model, tokens = choice.chosen.model, self.budget.tokens_at_a_time
+        with _runtime(choice.config, owns_process=self.owns_process) as (config, runtime):
             with_dropout = functools.partial(add_dropout, probability=config.training.dropout)
             backend = config.runtime.attention
             seconds = step_seconds(model, config.optimizer, runtime, backend, tokens, with_dropout)
@@ -145,8 +145,9 @@ class Dial:
 
 
 @contextlib.contextmanager
-def _runtime(config: TrainConfig, *, owns_process: bool) -> Iterator[Runtime]:
-    """Context manager of the runtime to measure with; another program's settings of torch are restored."""
+def _runtime(config: TrainConfig, *, owns_process: bool) -> Iterator[tuple[TrainConfig, Runtime]]:
+    """Context manager of the runtime to measure with, and the config with what [runtime] stands for, as far
+    as it is known; another program's settings of torch are restored."""
     with contextlib.ExitStack() as stack:
         if not owns_process:
             stack.enter_context(temporary_torch_settings(config.runtime))
@@ -154,7 +155,7 @@ def _runtime(config: TrainConfig, *, owns_process: bool) -> Iterator[Runtime]:
             config = resolved_config(config)  # also the number of threads for this model
         else:
             set_up_process(config.runtime)
-        yield Runtime.from_config(config.runtime)
+        yield config, Runtime.from_config(config.runtime)
 
 
 def with_vocabulary_chosen(config: TrainConfig, dial: Dial | None, ranks: Ranks) -> TrainConfig:
