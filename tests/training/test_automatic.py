@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from tests.training.tiny_runs import Heard
 from transformerlm import training
 from transformerlm.config import TrainConfig
 from transformerlm.config.automatic import with_automatic
@@ -18,14 +19,6 @@ from transformerlm.schema import from_dict, from_toml
 from transformerlm.training import plan_run, train
 from transformerlm.training.automatic import as_begun
 from transformerlm.training.expectation import Expectation
-
-
-class Heard(SilentReporter):
-    def __init__(self):
-        self.messages = []
-
-    def say(self, message):
-        self.messages.append(message)
 
 
 def a_text(num_words: int, seed: int = 0) -> str:

@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 
+from tests.training.tiny_runs import Heard, Recorder
 from transformerlm import LanguageModel
 from transformerlm.config import (
     DataConfig,
@@ -24,31 +25,9 @@ from transformerlm.config import (
     TrainingConfig,
 )
 from transformerlm.errors import ConfigError
-from transformerlm.logging import NullLogger, names
-from transformerlm.progress import SilentReporter
+from transformerlm.logging import names
 from transformerlm.schema import from_toml
 from transformerlm.training import plan_run, train, verify_run
-
-
-class Recorder(NullLogger):
-    """Keeps what is logged; sends this process a signal when a step is."""
-
-    def __init__(self, signal_at=None):
-        self.records, self.signal_at = [], signal_at
-
-    def log(self, values, step=None):
-        self.records.append({"step": step, **values})
-        if step == self.signal_at:
-            self.signal_at = None
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-class Heard(SilentReporter):
-    def __init__(self):
-        self.messages = []
-
-    def say(self, message):
-        self.messages.append(message)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 
+from tests.training.tiny_runs import Heard, Recorder
 from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.config import (
     DataConfig,
@@ -21,35 +20,13 @@ from transformerlm.config import (
     TrainingConfig,
 )
 from transformerlm.errors import NumericalError
-from transformerlm.logging import NullLogger, names, read_samples
-from transformerlm.progress import SilentReporter
+from transformerlm.logging import names, read_samples
 from transformerlm.training import samples, train
 from transformerlm.training.learner import Learner
 
 PROMPTS = "The ", "A fox"
 DUE = [2, 4, 6, 8]
 EVERY = [(step, prompt) for step in (*DUE, 9) for prompt in PROMPTS]
-
-
-class Recorder(NullLogger):
-    """Keeps the records; sends this process a signal when that of a step comes."""
-
-    def __init__(self, signal_at=None):
-        self.records, self.signal_at = [], signal_at
-
-    def log(self, values, step=None):
-        self.records.append({"step": step, **values})
-        if step == self.signal_at:
-            self.signal_at = None
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-class Heard(SilentReporter):
-    def __init__(self):
-        self.messages = []
-
-    def say(self, message):
-        self.messages.append(message)
 
 
 @pytest.fixture(scope="module")
