@@ -1,4 +1,4 @@
-"""What a command offers: its config, short options and modes, in the form that help and completion show."""
+"""Interface of a command: its config, short options and modes, in the form that help and completion show."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ListedOption:
 
 @dataclasses.dataclass(frozen=True)
 class Interface:
-    """What a command can be given.
+    """Everything that a command can be given.
 
     Args:
         description: first lines of the help.

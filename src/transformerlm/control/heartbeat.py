@@ -43,7 +43,7 @@ ENDS = (COMPLETE, STOPPED, FAILED)
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat:
-    """What a training process last recorded of itself. Times are seconds since 1970, by its clock."""
+    """Last record of a training process about itself. Times are seconds since 1970, by its clock."""
 
     start_id: str
     """Random name of this start of the run; a request is for one start only."""

@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What became of a request."""
+    """Answer to a request."""
 
     id: str
     kind: str

@@ -1,4 +1,4 @@
-"""What a training process does for its status and for requests: `RunControl`.
+"""Status of a training process, and its answers to requests: `RunControl`.
 
 Of several ranks only rank 0 has one that is attached to a folder; on the others it does nothing. All files
 are looked at between steps, by the clock and not at each step.

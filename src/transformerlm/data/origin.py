@@ -32,7 +32,7 @@ def differences(made_from: Mapping[str, Any], asked: Mapping[str, Any]) -> list[
 
 @dataclass(frozen=True)
 class Origin:
-    """What token files would be made from now: text and settings, without the tokenizer."""
+    """Origin that token files would have now: text and settings, without the tokenizer."""
 
     values: Mapping[str, Any]
     """In the form of a sidecar's `made_from`."""

@@ -1,4 +1,4 @@
-"""What a terminal can show: its width, styles, and text that is cut or wrapped to fit it."""
+"""Abilities of a terminal: its width, styles, and text that is cut or wrapped to fit it."""
 
 from __future__ import annotations
 

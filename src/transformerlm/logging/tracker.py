@@ -48,7 +48,7 @@ class TrackerError(Exception):
 
 
 class Server(Protocol):
-    """What a tracker does in its subprocess, where it may raise anything: the Logger's methods."""
+    """Work of a tracker in its subprocess, where it may raise anything: the Logger's methods."""
 
     def start(self, settings: dict[str, Any]) -> dict[str, str]:
         """Import the package and start a run.

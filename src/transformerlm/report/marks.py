@@ -1,4 +1,4 @@
-"""What interrupted a run: restarts, roll-backs, spikes, skipped steps, values that are not finite."""
+"""Interruptions of a run: restarts, roll-backs, spikes, skipped steps, values that are not finite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the folder of a run tells: `read_run`.
+"""Reading of a run's folder: `read_run`.
 
 A run that was written by this version keeps all of it in its folder. For an older one, the newest checkpoint
 and the sidecars of the token files are asked; what nobody knows is left out of the report.

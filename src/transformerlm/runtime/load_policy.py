@@ -27,7 +27,7 @@ MIN_PAUSE_WINDOWS = 50
 
 
 class Crowding:
-    """Whether the machine has other work for the processors that this process wants, with hysteresis.
+    """Judgement if the machine has other work for the processors that this process wants, with hysteresis.
 
     Args:
         num_threads: threads that compute if the machine is quiet.

@@ -33,7 +33,7 @@ class Runtime:
     kernels: bool = False
     """Compute in this package's own CPU kernels rather than in PyTorch's operations."""
     reason: str = field(default="", compare=False)
-    """What was measured, where "auto" chose the dtype by it."""
+    """Result of the measurement, where "auto" chose the dtype by it."""
 
     @classmethod
     def from_config(cls, config: RuntimeConfig, model: ModelConfig = TYPICAL) -> Runtime:

@@ -56,7 +56,7 @@ class Entry(NamedTuple):
 
 
 class Described(Protocol):
-    """What a header says of a tensor; a `Tensor` has all of it."""
+    """Entry of a header for a tensor; a `Tensor` has all of it."""
 
     @property
     def dtype(self) -> torch.dtype: ...  # noqa: D102

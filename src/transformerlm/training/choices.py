@@ -1,4 +1,4 @@
-"""What "auto" in [runtime] stands for in a run: measured on this machine, or as the run began."""
+"""Resolution of "auto" in [runtime] of a run: measured on this machine, or as the run began."""
 
 from __future__ import annotations
 

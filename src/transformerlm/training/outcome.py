@@ -1,4 +1,4 @@
-"""What a run's heartbeat and its end say of the trainer: progress, and how the run has ended."""
+"""Progress of a trainer, for the run's heartbeat, and how the run has ended."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Plan:
     config: TrainConfig
     runtime: Runtime
     machine: Machine | None
-    """What was measured of a CPU."""
+    """Measurements of a CPU."""
     num_ranks: int
     micro_batch_size: int
     memory: TrainingMemory

@@ -23,7 +23,7 @@ class RankSync:
     def __init__(self, clock: Clock, poll: Callable[[], int] = lambda: 0) -> None:
         self._poll, self._stop = poll, 0
         self.requested = 0
-        """What has been asked and not been taken, as a sum of `to_mask`."""
+        """Return the requests that have not been taken, as a sum of `to_mask`."""
         self.clock = clock
         """Clock for decisions. The work of a rank is measured with its own."""
         self.signals = StopSignals()

@@ -21,7 +21,7 @@ ORDER: tuple[Kind, ...] = ("anneal", "validate", "save", "stop")
 
 
 class Steerable(Protocol):
-    """What is needed of a Trainer."""
+    """Part of a Trainer that is needed here."""
 
     control: RunControl
     rank_sync: RankSync

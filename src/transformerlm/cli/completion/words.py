@@ -1,4 +1,4 @@
-"""What there is to complete: every command with its options, as each tells of itself."""
+"""Words to complete: every command with its options, as each tells of itself."""
 
 from __future__ import annotations
 
