@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import math
 import pickle
 import re
@@ -22,7 +23,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,7 @@ from numpy.typing import NDArray
 from benchmarking.own_text_texts import Split
 from benchmarking.timing import LeftOutError, timed_command
 from benchmarking.train_race import RECIPE
-
-if TYPE_CHECKING:
-    import torch
-
-    Tensor = torch.Tensor
+from transformerlm.evaluation.documents import windows
 
 DATASET = "own_text"
 MAX_RUNS = 3
@@ -108,9 +105,11 @@ def train_nanogpt(
             if abs(taken - seconds) <= TOLERANCE * seconds:
                 break
         val = encode(split.val.decode(), vocabulary)
-        nats = mean_loss(folder, val)
+        model, block_size = load_checkpoint(folder)
+        strides = {"bits_per_byte": block_size, "overlapped": block_size // 2}
+        nats = {name: text_loss(model, val, block_size, stride) for name, stride in strides.items()}
     return {
-        "bits_per_byte": nats / math.log(2) * len(val) / len(split.val),
+        **{name: loss / math.log(2) * len(val) / len(split.val) for name, loss in nats.items()},
         "steps": length.iterations,
         "seconds": taken,
         "vocab_size": len(vocabulary),
@@ -152,11 +151,8 @@ def longest(seconds: float, timing: Timing) -> Length:
     return Length(interval * num_validations, interval)
 
 
-def mean_loss(folder: Path, ids: NDArray[np.uint16]) -> float:
-    """Return the loss of a run's checkpoint on a whole text, in nats per character.
-
-    As for our own models, the text is divided into windows of the model's context, and all its characters but
-    the first count.
+def load_checkpoint(folder: Path) -> tuple[Any, int]:
+    """Return the model of a run's checkpoint, and the length of its context.
 
     Raises:
         LeftOutError: there is no checkpoint.
@@ -171,8 +167,7 @@ def mean_loss(folder: Path, ids: NDArray[np.uint16]) -> float:
         module = load_model_py(folder / "model.py")
         model = module.GPT(module.GPTConfig(**checkpoint["model_args"]))
     model.load_state_dict(checkpoint["model"])
-    model.eval()
-    return text_loss(model, torch.from_numpy(ids.astype(np.int64)), checkpoint["model_args"]["block_size"])
+    return model.eval(), checkpoint["model_args"]["block_size"]
 
 
 def load_model_py(path: Path) -> Any:
@@ -186,20 +181,24 @@ def load_model_py(path: Path) -> Any:
     return module
 
 
-def text_loss(model: Any, ids: Tensor, block_size: int, batch_size: int = 64) -> float:
-    """Return the mean loss of a model of nanoGPT over a text, `[num_characters]`, window by window."""
+def text_loss(
+    model: Any, ids: NDArray[np.integer[Any]], block_size: int, stride: int, batch_size: int = 64
+) -> float:
+    """Return the mean loss of a model of nanoGPT over a text, in nats per character.
+
+    As for our own models, the text is divided into windows of the model's context, and all its characters but
+    the first count once. A window starts `stride` characters after the one before.
+    """
     import torch
 
-    inputs, targets = ids[:-1], ids[1:]
-    whole = len(inputs) // block_size * block_size
-    starts = range(0, whole, block_size * batch_size)
-    ends = [min(start + block_size * batch_size, whole) for start in starts]
-    batches = [
-        (inputs[start:end].view(-1, block_size), targets[start:end].view(-1, block_size))
-        for start, end in zip(starts, ends, strict=True)
-    ]
-    if whole < len(inputs):
-        batches.append((inputs[None, whole:], targets[None, whole:]))
-    with torch.no_grad():
-        total = sum(model(x, y)[1].item() * y.numel() for x, y in batches)
-    return float(total) / len(targets)
+    total = 0.0
+    # Windows of one shape follow each other: only the first and the last may differ from the others.
+    found = windows(0, [ids.astype(np.uint32)], block_size, stride)
+    for (_, counted), alike in itertools.groupby(found, key=lambda one: (len(one.ids), one.num_targets)):
+        while batch := list(itertools.islice(alike, batch_size)):
+            rows = torch.from_numpy(np.stack([window.ids for window in batch]).astype(np.int64))
+            with torch.no_grad():
+                logits, _ = model(rows[:, :-1], rows[:, 1:])
+            logits, targets = logits[:, -counted:].flatten(0, 1), rows[:, -counted:].flatten()
+            total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+    return total / (len(ids) - 1)

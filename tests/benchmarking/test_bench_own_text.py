@@ -17,7 +17,15 @@ import pytest
 from benchmarking import bench_own_text, own_text_nanogpt
 from benchmarking.bench_own_text import BenchOwnTextConfig, BenchSection, Pair
 from benchmarking.own_text_cells import Cells
-from benchmarking.own_text_nanogpt import Timing, encode, longest, mean_loss, timing_of, write_data
+from benchmarking.own_text_nanogpt import (
+    Timing,
+    encode,
+    load_checkpoint,
+    longest,
+    text_loss,
+    timing_of,
+    write_data,
+)
 from benchmarking.own_text_report import HEADER, Row, record, table, verdict
 from benchmarking.own_text_runs import PPMD_ORDERS, expectation, ppmd, progress, xz
 from benchmarking.own_text_texts import Split, find_text
@@ -140,7 +148,30 @@ def test_nanogpt_is_scored_on_every_character_of_the_validation_text(tmp_path):
     arguments = {"vocab_size": len(vocabulary), "block_size": 8}
     (checkout / "out").mkdir()
     torch.save({"model": state, "model_args": arguments}, checkout / "out/ckpt.pt")
-    assert mean_loss(checkout, val) == pytest.approx(math.log(len(vocabulary)))
+    model, block_size = load_checkpoint(checkout)
+    for stride in (block_size, block_size // 2, 3):
+        assert text_loss(model, val, block_size, stride) == pytest.approx(math.log(len(vocabulary)))
+
+
+@pytest.mark.parametrize(("stride", "length"), [(8, 50), (4, 50), (3, 49), (4, 9), (4, 5)])
+def test_nanogpt_sees_of_each_text_what_its_window_holds(stride, length):
+    torch = pytest.importorskip("torch")
+    ids = np.random.default_rng(length).integers(0, 5, length)
+
+    class SeesAll(torch.nn.Module):
+        """Logits of a prediction: for each id, how often the window has had it so far."""
+
+        def forward(self, inputs, targets):
+            assert inputs.shape[1] <= 8
+            return torch.nn.functional.one_hot(inputs, 5).float().cumsum(1), None
+
+    def nats(target):
+        start = next(start for start in range(0, length, stride) if start + 8 >= target)
+        counts = np.bincount(ids[start:target], minlength=5)
+        return math.log(np.exp(counts).sum()) - counts[ids[target]]
+
+    expected = np.mean([nats(target) for target in range(1, length)])
+    assert text_loss(SeesAll(), ids, 8, stride, batch_size=3) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_row_has_what_is_known(tmp_path):
@@ -158,7 +189,11 @@ def test_a_row_has_what_is_known(tmp_path):
     expecting = {**ours, **expectation(tmp_path)}
     grid = {"--a=1": {"bits_per_byte": 2.0}, "--a=2": {"bits_per_byte": 1.6}}
     peers = {"PPMd": {"bits_per_byte": 2.016, "order": 6}}
-    rows = [Row("play", "60s", expecting, peers, grid), Row("log", "2m", ours), Row("notes", "1s", None)]
+    rows = [
+        Row("play", "60s", expecting, peers, grid),
+        Row("log", "2m", {**ours, "overlapped": 1.95}),
+        Row("notes", "1s", None),
+    ]
     found = [record(row) for row in rows]
     assert found[0]["bench.ppmd_order"] == 6
     assert found[0]["bench.is_within_expected"] is False
@@ -172,11 +207,11 @@ def test_a_row_has_what_is_known(tmp_path):
     assert head == list(HEADER)
     assert set("".join(rule)) == {"-"}
     assert play[2:] == [
-        *("257", "64 x 2", "128", "1.50 M", "8", "4.0", "2.100", "2.05 to 2.30", "2.000", "no", "60.5"),
+        *("257", "64 x 2", "128", "1.50 M", "8", "4.0", "2.100", "2.05 to 2.30", "2.000", "-", "no", "60.5"),
         *("2.016", "-", "-", "1.600", "1.250"),
     ]
-    assert log[8:12] == ["-", "-", "2.000", "-"]
-    assert notes == ["notes", "1s", *["-"] * 16]
+    assert log[8:12] == ["-", "-", "2.000", "1.950"]
+    assert notes == ["notes", "1s", *["-"] * 17]
     assert list(verdict(rows)) == ["the interval held in 0 of 1"]
     assert list(verdict(rows[1:])) == []
 
@@ -248,7 +283,10 @@ def test_a_benchmark_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
     train, val = ((split / f"{name}.txt").read_bytes().decode() for name in ("train", "val"))
     assert train + val == PROSE * 60
     assert line["bench.nanogpt_bits_per_byte"] == pytest.approx(pair_bits_per_byte(train, val), rel=1e-4)
+    # A model that sees one character back needs the same, whatever else is before it.
+    assert line["bench.nanogpt_overlapped"] == pytest.approx(line["bench.nanogpt_bits_per_byte"], rel=1e-6)
     assert line["bench.nanogpt_steps"] >= 1
+    assert 0.5 < line["metrics.eval_bits_per_byte"] / line["metrics.val_bits_per_byte"] < 1.5
     assert (line["bench.steps"], line["bench.vocab_size"]) == (3, 257)
     assert line["bench.passes"] == pytest.approx(3 * 2 * 16 / len(train.encode()), rel=0.01)
     assert line["bench.chosen_to_best"] < 1
