@@ -15,12 +15,12 @@ HEADER = (
     *("expected", "interval", "got", "overlapped", "within", "seconds", *PEERS, "best of grid", "ratio"),
 )
 NOTHING = "-"
-"""What stands in a table where nothing is known."""
+"""Cell of a table where nothing is known."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of a text and a time; `ours` is None if our training has failed."""
+    """Results for a text and a time; `ours` is None if our training has failed."""
 
     text: str
     time: str

@@ -22,7 +22,7 @@ class Text:
     """A text as a user would have it."""
 
     path: str
-    """What [data].corpus is set to."""
+    """Value of [data].corpus."""
     sha256: str
     """Checksum of the contents of its files, in the order of their names."""
     num_bytes: int

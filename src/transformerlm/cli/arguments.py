@@ -82,7 +82,7 @@ class Arguments:
     number: str = ""
     """The number that follows the mode, still text."""
     notes: list[str] = dataclasses.field(default_factory=list)
-    """What the user should know: options that were given more than once, of which the last is used."""
+    """Warnings: options that were given more than once, of which the last is used."""
 
     def source_of(self, key: Key) -> str:
         """Return where a key has its value from: the command line, the file, or "defaults"."""

@@ -13,7 +13,7 @@ class Command:
     """A command: `transformerlm NAME`, and a program of its own beside it."""
 
     name: str
-    """As typed after `transformerlm`."""
+    """Its word after `transformerlm`."""
     module: str
     """Module of `transformerlm.cli` with its `main`."""
     summary: str

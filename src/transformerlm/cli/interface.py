@@ -35,7 +35,7 @@ class ListedOption:
     summary: str
     """One sentence, or two short ones."""
     placeholder: str = ""
-    """What stands for its value, such as "N"; "": it takes none."""
+    """Placeholder of its value in the help, such as "N"; "": it takes none."""
     choices: tuple[str, ...] = ()
     """Words that the value may be; it may be another if the key is a number or a path too."""
     files: str = ""

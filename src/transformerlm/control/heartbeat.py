@@ -31,7 +31,7 @@ STATUS_BYTES = 4096
 MAX_TEXT = 400
 """Length to which texts in it are cut: at most 2,400 bytes as JSON."""
 READ_ATTEMPTS, ATTEMPT_SECONDS = 4, 0.002
-"""How often the file is read, while it is not whole, and the time between."""
+"""Attempts to read a file that is not whole, and the seconds between them."""
 MAX_FILE_BYTES = 2**16
 """Limit for files in that folder, which have some hundred bytes."""
 
@@ -56,9 +56,9 @@ class Heartbeat:
     step: int
     """Completed optimizer steps."""
     reason: str = ""
-    """What has ended the run, in words."""
+    """Reason of the run's end, in words."""
     done: str = ""
-    """How much of a budget in time or tokens is used up, in words."""
+    """Used part of a budget in time or tokens, in words."""
     end_step: int | None = None
     """Step at which the run is expected to end; None if that is not known yet."""
     seconds_left: float | None = None

@@ -20,7 +20,7 @@ from transformerlm.control.heartbeat import CONTROL_DIR, read_record
 from transformerlm.storage.files import committed_file
 
 Kind = Literal["save", "validate", "stop", "anneal"]
-"""What can be asked of a run."""
+"""Actions that can be asked of a run."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 REQUEST, ANSWER = ".request.json", ".answer.json"
@@ -47,7 +47,7 @@ class Answer:
     kind: str
     is_done: bool
     text: str
-    """What was done, or why it was not."""
+    """Result in words, or the reason why there is none."""
     step: int
     """Completed optimizer steps when it was done."""
 

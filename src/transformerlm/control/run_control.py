@@ -53,12 +53,12 @@ BEAT_SECONDS = 1.0
 """Time between two heartbeats, as long as the run stays in one phase."""
 
 DONE_AT_END = {COMPLETE: {"save", "validate", "stop"}, STOPPED: {"save", "stop"}, FAILED: {"stop"}}
-"""What has been done in any case, of what can be asked, when a run has ended in this way."""
+"""Actions that are done in any case when a run has ended in this way."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a process's work on a run has ended."""
+    """The end of a process's work on a run."""
 
     status: str
     """COMPLETE, STOPPED (the same command goes on) or FAILED."""
@@ -76,7 +76,7 @@ class RunControl:
         self.run_dir: Path | None = None
         """Folder of the run, once this process holds its lock."""
         self.outcome: Outcome | None = None
-        """How the work has ended; None before, and where this process never held the lock."""
+        """The end of the work; None before it, and where this process never held the lock."""
         self._poll_seconds = POLL_SECONDS if poll_seconds is None else poll_seconds
         self._details: Callable[[int], Mapping[str, Any]] = lambda step: {}
         self._heartbeat: Heartbeat | None = None

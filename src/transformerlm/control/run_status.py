@@ -37,7 +37,7 @@ State = Literal["preparing", "running", "hanging", "ended", "stopped", "failed",
 HANGING_SECONDS, HANGING_PAUSES = 120.0, 10.0
 """A run hangs if it has taken no step for this long, and for this many times its longest pause so far."""
 LONG_PHASE_SECONDS = 1800.0
-"""The same while it starts, validates, saves or writes samples, where no step is expected."""
+"""That limit while it starts, validates, saves or writes samples, where no step is expected."""
 TAIL_BYTES = 2**18
 """Of metrics.jsonl only so much is read, from the end."""
 MAX_DEPTH = 4
@@ -55,9 +55,9 @@ class RunStatus:
     """Since when: the start of a run that is alive, the last sign of one that hangs or was killed, the end of
     another."""
     phase: str = ""
-    """What a run that is alive does: training, validating, saving, ..."""
+    """Work of a run that is alive: training, validating, saving, ..."""
     reason: str = ""
-    """What has ended it."""
+    """Reason of its end."""
     host: str = ""
     pid: int | None = None
     start_id: str | None = None
@@ -66,7 +66,7 @@ class RunStatus:
     """Completed optimizer steps."""
     end_step: int | None = None
     done: str = ""
-    """How much of a budget in time or tokens is used up, in words."""
+    """Used part of a budget in time or tokens, in words."""
     ends_at: float | None = None
     loss: float | None = None
     """The last logged training loss, nats per token."""

@@ -64,7 +64,7 @@ class Folder:
     """Their name of each tensor -> the file that has it."""
     tokenizer: Tokenizer
     generation: GenerationConfig
-    """How texts begin, how they end, and how tokens are sampled."""
+    """Tokens that begin and end texts, and the settings of sampling."""
     not_taken: tuple[str, ...]
     """Settings of generation that this package does not have, as `key = value`."""
     model_type: str

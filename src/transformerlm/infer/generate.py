@@ -41,7 +41,7 @@ class Options(TypedDict, total=False):
     top_p: float
     """Nucleus probability (default 1: all tokens)."""
     top_k: int | None
-    """How many of the likeliest tokens to draw from (default None: all)."""
+    """Number of the likeliest tokens to draw from (default None: all)."""
     min_p: float
     """Draw from the tokens at least this many times as likely as the likeliest (default 0: all)."""
     repetition_penalty: float

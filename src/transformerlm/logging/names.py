@@ -9,7 +9,7 @@ from __future__ import annotations
 LOSS = "metrics.loss"
 """Mean cross-entropy of the training batch, nats per token."""
 BITS_PER_BYTE = "metrics.bits_per_byte"
-"""The same in bits per byte of text, at the training text's mean number of tokens per byte."""
+"""That loss in bits per byte of text, at the training text's mean number of tokens per byte."""
 LR = "metrics.lr"
 """Learning rate of this step."""
 GRAD_L2_NORM = "metrics.grad_l2_norm"

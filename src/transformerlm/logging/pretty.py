@@ -95,7 +95,7 @@ class Layout(NamedTuple):
     step: str
     """Format of the step."""
     validation: str
-    """What stands in its place in the line of a validation."""
+    """Text in its place in the line of a validation."""
     fields: tuple[Field, ...]
     """In the order in which they are left out, the last one first."""
 

@@ -60,7 +60,7 @@ def _contexts(text: Bytes, order: int) -> Hashes:
 
 
 class _Counts:
-    """How often each byte followed each context."""
+    """Number of times that each byte followed each context."""
 
     def __init__(self, contexts: Hashes, following: Bytes) -> None:
         self.pairs, self.counts = np.unique(contexts | following, return_counts=True)

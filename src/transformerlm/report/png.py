@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b85c95", "#b37d00", "#3f9bd1", "#3c3f45", "#8c564b")
-"""As on the page; told apart by people who do not see all colours."""
+"""Those of the page; people who do not see all colours can tell them apart."""
 WIDTH, HEIGHT, DPI = 3.5, 2.4, 300
 """Inches: one column of a paper."""
 

@@ -51,7 +51,7 @@ class Run:
     history: list[dict[str, Any]]
     """Records of `transformerlm.logging.history`."""
     facts: Mapping[str, Any]
-    """What the newest start recorded: parameters, device, environment, data, xz."""
+    """Record of the newest start: parameters, device, environment, data, xz."""
     samples: list[Sample]
     expected: tuple[float, float, float] | None = None
     """Bits per byte that were expected: their value, its lower and its upper limit."""

@@ -46,7 +46,7 @@ class Machine:
 
     @property
     def waiting(self) -> str:
-        """How long a thread waits, for a person."""
+        """The time that a thread waits, in words."""
         return "" if self.spins is None else f"waiting threads poll {self.spins:,} times"
 
     def __str__(self) -> str:
