@@ -43,6 +43,9 @@ def warnings(choice: Choice) -> list[str]:
     if choice.facts.train_bytes < MIN_TEXT_BYTES:
         what = f"{choice.facts.train_bytes:,} bytes are too little text to learn more than letters from"
         found.append(f"warning: {what}; {MIN_TEXT_BYTES:,} would be enough for words")
+    elif math.isinf(choice.enough_time):
+        what = f"{choice.chosen.passes:.3g} passes over this text teach a model no more than an n-gram model knows"
+        found.append(f"warning: {what}; more text or a larger [training].max_passes would help, more time not")
     elif choice.enough_time > 1:
         found.append(f"warning: {config.training.max_time} is too little time for this text{_enough(choice)}")
     return found
@@ -50,8 +53,6 @@ def warnings(choice: Choice) -> list[str]:
 
 def _enough(choice: Choice) -> str:
     seconds = choice.enough_time * (choice.config.training.max_seconds or 0.0)
-    if math.isinf(seconds):
-        return ""
     time = f"{math.ceil(seconds / 60)}m" if seconds >= 120 else f"{math.ceil(seconds)}s"
     return f"; --training.max_time={time} would be enough"
 
