@@ -1,0 +1,130 @@
+"""Checks of a sweep before anything runs: at the door, in the user's words."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from transformerlm.config import SweepConfig
+from transformerlm.config.space import Axis, Choices
+from transformerlm.errors import ConfigError, Key, Problem
+from transformerlm.schema import SchemaError, to_dict
+from transformerlm.schema.values import show
+from transformerlm.sweep.job import Job, Paths, job_config
+from transformerlm.sweep.journal import Journal
+
+MAX_COMBINATIONS = 500
+"""Combinations up to which all are tried at the door; a larger space is told as it is searched."""
+MAY_CHANGE = ("generation", "logging", "wandb")
+"""Tables that a sweep may be continued with other values of."""
+FIXED = ("method", "metric", "rungs", "halving_factor", "seed", "space")
+"""Keys of [sweep] that results depend on."""
+
+
+def check(config: SweepConfig, paths: Paths) -> None:
+    """Refuse a sweep that cannot come to a result.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    problems: list[Problem] = []
+    if not config.sweep.space:
+        example = '"optimizer.lr" = { low = 1e-4, high = 1e-2, scale = "log" }'
+        what = f"expected at least one key to search, such as {example}, got none"
+        problems.append(Problem(Key("sweep", "space"), what))
+    if not config.data.validation_fraction and config.data.validation_corpus is None:
+        what = "expected a part of the text to compare trials on, got 0"
+        problems.append(Problem(Key("data", "validation_fraction"), what))
+    problems += _unusable_values(config, paths)
+    if problems:
+        raise ConfigError(problems)
+    if config.sweep.needs_optuna:
+        from transformerlm.sweep.tpe import require_optuna
+
+        require_optuna()
+
+
+def _unusable_values(config: SweepConfig, paths: Paths) -> Iterator[Problem]:
+    """Yield the listed values that the training refuses in every combination, with the reason."""
+    axes = config.axes
+    samples = [_samples(axis) for axis in axes]
+    combinations = list(itertools.islice(itertools.product(*samples), MAX_COMBINATIONS + 1))
+    if not axes or len(combinations) > MAX_COMBINATIONS:
+        return
+    reasons: dict[str, str] = {}
+    accepted: set[str] = set()
+    for combination in combinations:
+        values = dict(zip((axis.key for axis in axes), combination, strict=True))
+        names = {_name(key, value) for key, value in values.items()}
+        if reason := refusal(config, values, paths):
+            reasons = {**dict.fromkeys(names, reason), **reasons}
+        else:
+            accepted |= names
+    for axis, sample in zip(axes, samples, strict=True):
+        for value in sample if isinstance(axis, Choices) or not accepted else ():
+            if (name := _name(axis.key, value)) not in accepted:
+                what = f"{show(value)} is refused with all other values: {reasons[name]}"
+                yield Problem(Key("sweep", "space", axis.key), what)
+
+
+def refusal(config: SweepConfig, values: Mapping[str, Any], paths: Paths) -> str:
+    """Return why the training refuses these values together; "" if it takes them."""
+    section = config.sweep
+    is_halving = section.method == "halving"
+    part = float(section.halving_factor) ** (1 - section.rungs) if is_halving else 1.0
+    try:
+        job_config(config.training_config, Job(0, values, part=part), paths, None)
+    except SchemaError as error:
+        return error.lines[0]
+    return ""
+
+
+def _samples(axis: Axis) -> Sequence[Any]:
+    return axis.values if isinstance(axis, Choices) else axis.grid or (axis.at(0.0), axis.high)
+
+
+def _name(key: str, value: Any) -> str:
+    return json.dumps([key, value])
+
+
+def begin_or_continue(config: SweepConfig, journal: Journal, num_threads: int | None) -> int | None:
+    """Record what a new sweep is begun with; of one that goes on, check that it is the same.
+
+    Returns:
+        The number of threads of its runs, with which it was begun.
+
+    Raises:
+        ConfigError: results of the sweep so far are of another config.
+    """
+    settings = _settings(config)
+    if journal.settings is None:
+        journal.begin({**settings, "num_threads": num_threads})
+        return num_threads
+    begun = {key: value for key, value in journal.settings.items() if key != "num_threads"}
+    problems = [
+        Problem(Key(*key.split(".", 1)), _changed(begun.get(key), settings.get(key)))
+        for key in sorted(begun.keys() | settings.keys())
+        if begun.get(key) != settings.get(key)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    threads = journal.settings["num_threads"]
+    return None if threads is None else int(threads)
+
+
+def _changed(begun: Any, now: Any) -> str:
+    what = f"expected {show(begun)}, with which this sweep was begun, got {show(now)}"
+    return f"{what}; take another [sweep].sweep_dir for another sweep"
+
+
+def _settings(config: SweepConfig) -> dict[str, Any]:
+    """Return the keys that results depend on, as JSON values: "table.key" -> value."""
+    tables = to_dict(config.training_config)
+    kept = {table: values for table, values in tables.items() if table not in MAY_CHANGE}
+    found = {f"{table}.{key}": value for table, values in kept.items() for key, value in values.items()}
+    found |= {f"sweep.{key}": value for key, value in to_dict(config.sweep).items() if key in FIXED}
+    if config.sweep.method == "halving":
+        found["sweep.max_trials"] = config.sweep.max_trials
+    return dict(json.loads(json.dumps(found)))
