@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from transformerlm.config import SweepConfig
@@ -55,16 +56,19 @@ class JsonPrinter:
 class PrettyPrinter:
     """Prints a line for each run, no wider than the window."""
 
-    def __init__(self) -> None:
-        self._console = ConsoleLogger()
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys, self._console = keys, ConsoleLogger()
 
     def trial(self, job: Job, result: Result) -> None:
-        """Print a run that has ended."""
+        """Print a run that has ended; what its scoring has come to is in the table."""
+        if job.is_score and result.value is not None:
+            return
         from transformerlm.sweep.table import settings_text
 
         value = f"{result.value:.4f}" if result.value is not None else result.outcome
         spent = duration(result.seconds) if result.seconds else ""
-        line = f"{job.name:<14}  {value:>8}  {spent:>7}  {result.reason or settings_text(job.values)}"
+        text = result.reason or settings_text(job.values, self._keys)
+        line = f"{job.name:<14}  {value:>8}  {spent:>7}  {text}"
         columns = width(sys.stdout) - 1  # a line that fills the last column may wrap
         self._console.print(printable(line)[:columns].rstrip() + "\n")
 
@@ -76,7 +80,9 @@ def printer(config: SweepConfig) -> JsonPrinter | PrettyPrinter:
     """Return a printer for people or for programs, by [logging].console_format and what stdout is."""
     form = config.logging.console_format
     is_pretty = is_terminal(sys.stdout) if form == "auto" else form == "pretty"
-    return PrettyPrinter() if is_pretty else JsonPrinter(config.sweep.metric)
+    if is_pretty:
+        return PrettyPrinter([axis.key for axis in config.axes])
+    return JsonPrinter(config.sweep.metric)
 
 
 def _plain(value: object) -> Value:

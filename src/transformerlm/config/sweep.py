@@ -22,8 +22,8 @@ class SweepSection(Section):
     sweep_dir: FilePath = "runs/sweeps/{corpus}"
     """Folder of the sweep: its journal, the folders of its runs, best.toml and report.html."""
     method: Literal["grid", "random", "halving", "tpe"] = "random"
-    """"grid": every combination. "random": each trial drawn by itself. "halving": many random trials with a
-    small part of the budget, and the best again with more. "tpe": optuna's sampler, which learns from the
+    """"grid": every combination. "random": draws that fill the space evenly. "halving": many such trials with
+    a small part of the budget, and the best again with more. "tpe": optuna's sampler, which learns from the
     trials before (needs transformerlm[sweep])."""
     metric: Literal["val_bits_per_byte", "val_loss"] = "val_bits_per_byte"
     """Result of a trial: its best validation; lower is better. The loss compares only trials of the same
@@ -32,8 +32,9 @@ class SweepSection(Section):
     """Budget: number of trials; with "halving", those of the first rung. None: every combination of a grid;
     otherwise 20, or with max_time as many as there is time for."""
     max_time: Annotated[str, IsTime()] | None = None
-    """Budget: wall-clock time of the whole sweep, such as "2h", the finalists included: no trial is begun that
-    would, by the pace of those before, end too late. Time between a stop and a resumption does not count."""
+    """Budget: wall-clock time of the whole sweep, such as "2h", the finalists included. No trial is begun
+    that would end too late by the pace of those before. Time between a stop and a resumption does not
+    count."""
     workers_per_device: PositiveInt = 1
     """Trials at the same time on each GPU; where there is none, on the CPU, whose cores they share."""
     rungs: PositiveInt = 3

@@ -2,9 +2,9 @@
 
     {"cell": {"contestant": "xz"}, "result": {"bits_per_byte": 2.9}, "sha256": "9f86d0..."}
 
-"sha256" is that of the other members as JSON with sorted names. A record is on the disk when `append` returns.
-A line that a kill or a power failure has cut, or that is damaged, is passed over and counted: the records
-before and after it are read. One process at a time may append; any number may read.
+"sha256" is that of the other members as JSON with sorted names. A record is on the disk when `append`
+returns. A line that a kill or a power failure has cut, or that is damaged, is passed over and counted: the
+records before and after it are read. One process at a time may append; any number may read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Sweeps: a search over keys of the config, by runs that are each a process and a folder of their own.
 
-`methods.py` has the searches (and `tpe.py` that of optuna), `job.py` a run and its config, `journal.py` the
-state of a sweep, `workers.py` the processes, `scheduler.py` the loop that starts them, `finals.py` the
-comparison of the best, `table.py` and `page.py` the results, `plan.py` an estimate, and `run.py` a whole sweep.
+`run.py` makes a whole sweep, from its `state.py`: `methods.py` has the searches (`tpe.py` that of optuna),
+`job.py` a run and its config, `journal.py` what has happened so far. `scheduler.py` is the loop that starts
+the processes of `workers.py` and judges their `ends.py`. `finals.py` compares the best, `table.py` and
+`page.py` show the results, `plan.py` estimates, and `check.py` refuses what cannot work.
 """
-
-from __future__ import annotations

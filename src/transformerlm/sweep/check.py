@@ -75,7 +75,7 @@ def refusal(config: SweepConfig, values: Mapping[str, Any], paths: Paths) -> str
     is_halving = section.method == "halving"
     part = float(section.halving_factor) ** (1 - section.rungs) if is_halving else 1.0
     try:
-        job_config(config.training_config, Job(0, values, part=part), paths, None)
+        job_config(config.training_config, Job(0, values, part=part), paths)
     except SchemaError as error:
         return error.lines[0]
     return ""
@@ -89,20 +89,23 @@ def _name(key: str, value: Any) -> str:
     return json.dumps([key, value])
 
 
-def begin_or_continue(config: SweepConfig, journal: Journal, num_threads: int | None) -> int | None:
+def begin_or_continue(config: SweepConfig, journal: Journal, runtime: Mapping[str, Any]) -> Mapping[str, Any]:
     """Record what a new sweep is begun with; of one that goes on, check that it is the same.
 
+    Args:
+        runtime: see `own_runtime`.
+
     Returns:
-        The number of threads of its runs, with which it was begun.
+        That of the beginning: the runs of a sweep have the same number of threads, wherever it goes on.
 
     Raises:
         ConfigError: results of the sweep so far are of another config.
     """
     settings = _settings(config)
     if journal.settings is None:
-        journal.begin({**settings, "num_threads": num_threads})
-        return num_threads
-    begun = {key: value for key, value in journal.settings.items() if key != "num_threads"}
+        journal.begin({"config": settings, "runtime": runtime})
+        return runtime
+    begun = journal.settings["config"]
     problems = [
         Problem(Key(*key.split(".", 1)), _changed(begun.get(key), settings.get(key)))
         for key in sorted(begun.keys() | settings.keys())
@@ -110,8 +113,7 @@ def begin_or_continue(config: SweepConfig, journal: Journal, num_threads: int | 
     ]
     if problems:
         raise ConfigError(problems)
-    threads = journal.settings["num_threads"]
-    return None if threads is None else int(threads)
+    return dict(journal.settings["runtime"])
 
 
 def _changed(begun: Any, now: Any) -> str:

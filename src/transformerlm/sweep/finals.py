@@ -1,8 +1,8 @@
 """Finals: the best trials again with other seeds, and the test of whether they differ.
 
-Of many trials the best one is partly the luckiest one: its finalists are trained anew, with seeds that the
-search has not seen, and compared on the same held-out documents as by `transformerlm-eval --eval.compare`. The
-standard error of their difference has two parts: that of the documents (paired), and that of the seeds.
+Of many trials the best one is partly the luckiest one: the finalists are trained anew, with seeds that the
+search has not used, and compared on the same held-out documents, as by `transformerlm-eval --eval.compare`.
+The standard error of their difference has two parts: that of the documents (paired), and that of the seeds.
 """
 
 from __future__ import annotations

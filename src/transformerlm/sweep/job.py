@@ -116,22 +116,21 @@ def with_values(base: TrainConfig, values: Mapping[str, Any], paths: Paths) -> T
     return dataclasses.replace(config, data=data, tokenizer=tokenizer)
 
 
-def job_config(base: TrainConfig, job: Job, paths: Paths, num_threads: int | None) -> TrainConfig:
+def job_config(
+    base: TrainConfig, job: Job, paths: Paths, own_runtime: Mapping[str, Any] | None = None
+) -> TrainConfig:
     """Return the config that a job is trained with, by transformerlm-train.
 
     Args:
-        num_threads: of a CPU that several workers share; None: the run chooses, and keeps to it.
+        own_runtime: keys of [runtime] where the config leaves the number of threads open.
 
     Raises:
         SchemaError: the values of the trial cannot be used together.
     """
     config = with_budget(with_values(base, job.values, paths), job.part)
     runtime = dataclasses.replace(config.runtime, seed=config.runtime.seed + job.seed)
-    if runtime.num_threads == "auto" and num_threads:
-        runtime = dataclasses.replace(runtime, num_threads=num_threads)
-    elif runtime.num_threads == "auto":
-        # Otherwise the number follows the other work on the machine, and with it the last bits of the result.
-        runtime = dataclasses.replace(runtime, deterministic=True)
+    if runtime.num_threads == "auto":
+        runtime = dataclasses.replace(runtime, **(own_runtime or {}))
     training = dataclasses.replace(config.training, run_dir=str(paths.run(job)), resume="auto")
     logging = _job_logging(config.logging, f"{paths.sweep_dir.name}-{job.run_name}")
     return dataclasses.replace(config, runtime=runtime, training=training, logging=logging)

@@ -55,7 +55,7 @@ class Journal:
         self.results: dict[str, Result] = {}
         """Name of a run -> result, in the order of their ends."""
         self.durations: dict[str, float] = {}
-        """Name of a run -> the seconds from its last start to its end; missing where no process was needed."""
+        """Name of a run -> seconds from its last start to its end; missing where no process was needed."""
         self._started_at: dict[str, float] = {}
         self._starts: dict[str, list[int]] = {}
         """Name of a run -> the steps that it was started from, since the last stop."""

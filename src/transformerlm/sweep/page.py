@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformerlm.config.space import Span
@@ -30,11 +31,9 @@ def write_page(result: SweepResult) -> Path | None:
 
 def preface(result: SweepResult) -> Preface:
     """Return what the page has above the curves."""
-    config, points = (
-        result.sweep.config,
-        [_point(result, job) for job in result.sweep.begun() if job.is_search],
-    )
+    config = result.sweep.config
     keys = [axis.key for axis in config.axes]
+    points = [_point(result, job, keys) for job in result.sweep.begun() if job.is_search]
     log_keys = frozenset(axis.key for axis in config.axes if isinstance(axis, Span) and axis.scale == "log")
     return Preface(
         title=f"sweep {result.sweep.paths.sweep_dir.name}",
@@ -56,7 +55,7 @@ def _shown(result: SweepResult) -> list[Job]:
     return complete or result.sweep.ranked()[:MAX_CURVES]
 
 
-def _point(result: SweepResult, job: Job) -> Point:
+def _point(result: SweepResult, job: Job, keys: Sequence[str]) -> Point:
     found = result.sweep.journal.results.get(job.name)
     value = found.value if found else None
     label = (
@@ -65,7 +64,7 @@ def _point(result: SweepResult, job: Job) -> Point:
     values = {
         key: one if isinstance(one, int | float) else table.value_text(one) for key, one in job.values.items()
     }
-    return Point(values, value, _kind(result, job, value), f"{label} {table.settings_text(job.values)}")
+    return Point(values, value, _kind(result, job, value), f"{label} {table.settings_text(job.values, keys)}")
 
 
 def _kind(result: SweepResult, job: Job, value: float | None) -> str:

@@ -93,7 +93,7 @@ def seconds_per_trial(state: Sweep, paths: Paths, reporter: Reporter) -> tuple[f
     from transformerlm.training import plan_run
 
     job = _first_accepted(state, paths)
-    config = job_config(base, Job(job.trial, job.values), paths, None)
+    config = job_config(base, Job(job.trial, job.values), paths)
     plan = plan_run(config, reporter, owns_process=True)
     return plan.seconds + SECONDS_OUTSIDE, f"measured with the values of trial {job.trial:04}"
 

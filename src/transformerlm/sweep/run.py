@@ -19,7 +19,7 @@ from transformerlm.sweep.job import RUNS, Job, Paths, with_values
 from transformerlm.sweep.journal import Result
 from transformerlm.sweep.scheduler import Scheduler, StoppedError
 from transformerlm.sweep.state import Sweep
-from transformerlm.sweep.workers import Launch, Workplace, launch, slots_of, threads_of
+from transformerlm.sweep.workers import Launch, Workplace, launch, own_runtime, slots_of
 
 OnEnd = Callable[[Job, Result], None]
 """Receives each run that has ended."""
@@ -81,11 +81,11 @@ def sweep(
         state = Sweep.of(config, paths, len(slots))
         if lines := state.journal.damaged_lines:
             reporter.say(f"warning: {paths.journal}: {len(lines)} lines are cut or damaged, and passed over")
-        num_threads = begin_or_continue(config, state.journal, threads_of(slots))
+        runtime = begin_or_continue(config, state.journal, own_runtime(slots))
         for folder in (paths.sweep_dir, paths.sweep_dir / RUNS):
             make_directory(folder)
             remove_dead_temporaries(folder)
-        workplace = Workplace(slots, num_threads, launch)
+        workplace = Workplace(slots, runtime, launch)
         with _mirrored(state, on_end) as told:
             try:
                 Scheduler(state, workplace, signals, told, reporter.say).make(state.jobs)
@@ -112,7 +112,8 @@ def result_of(state: Sweep, stop_signal: int | None = None) -> SweepResult:
 
 
 def best_config(result: SweepResult) -> TrainConfig | None:
-    """Return the config of the best trial with the whole budget and the run's own folder; None without one."""
+    """Return the config of the best trial, with the whole budget and the folder of [training]; None without
+    one."""
     if (best := result.best) is None:
         return None
     return with_values(result.sweep.config.training_config, best.values, result.sweep.paths)

@@ -1,7 +1,7 @@
-"""The scheduler: starts the runs that a method asks for, each in a process, and records what they come to.
+"""The scheduler: starts the runs that are to be made, each in a process, and records what they come to.
 
-It remembers nothing that is not in the journal or in the folders of the runs. Killed at any moment and started
-again, it starts each run again that has no result yet; such a run goes on from its newest checkpoint.
+It remembers nothing that is not in the journal or in the folders of the runs. Killed at any moment and
+started again, it starts each run that has no result yet; such a run goes on from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from transformerlm.config import RuntimeConfig, SweepConfig, TrainConfig
+from transformerlm.config import RuntimeConfig, TrainConfig
 from transformerlm.errors import DataError, LockedError, OutputError
 from transformerlm.schema import SchemaError, to_toml
 from transformerlm.signals import StopSignals
 from transformerlm.storage.files import committed_file
 from transformerlm.storage.lock import is_locked
 from transformerlm.sweep import ends
-from transformerlm.sweep.job import TOKEN_TABLES, Job, Paths, job_config
-from transformerlm.sweep.journal import Journal, Result
+from transformerlm.sweep.job import TOKEN_TABLES, Job, job_config
+from transformerlm.sweep.journal import Result
 from transformerlm.sweep.state import Sweep
 from transformerlm.sweep.workers import Process, Slot, Workplace
 
@@ -100,7 +100,7 @@ class Scheduler:
         """Start a run, unless there is nothing to do for it."""
         self._journal.add(job)
         try:
-            config = job_config(self._base, job, self._paths, self._workplace.num_threads)
+            config = job_config(self._base, job, self._paths, self._workplace.runtime)
         except SchemaError as error:
             self._end(job, Result("refused", reason=error.lines[0]))
             return

@@ -31,10 +31,10 @@ def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def settings_text(values: Mapping[str, Any]) -> str:
-    """Return the values of a trial in one line: `lr=0.001 num_layers=4`."""
-    names = short_names(list(values))
-    return " ".join(f"{names[key]}={value_text(value)}" for key, value in values.items())
+def settings_text(values: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Return the values of a trial in one line, in this order: `lr=0.001 num_layers=4`."""
+    names = short_names(keys)
+    return " ".join(f"{names[key]}={value_text(values[key])}" for key in keys)
 
 
 def head(result: SweepResult) -> list[str]:
@@ -60,7 +60,7 @@ def _row(result: SweepResult, job: Job, finalists: Mapping[int, Finalist]) -> li
     found = result.sweep.journal.results.get(job.name)
     rung = [] if job.rung is None else [str(job.rung)]
     finals = [_finals(finalists.get(job.trial))] if finalists else []
-    values = [value_text(value) for value in job.values.values()]
+    values = [value_text(job.values[axis.key]) for axis in result.sweep.config.axes]
     return [
         f"{job.trial:04}",
         *rung,
@@ -96,7 +96,9 @@ def counts(result: SweepResult) -> str:
     jobs = [job for job in result.sweep.begun() if job.is_search]
     found = Counter(results[job.name].outcome if job.name in results else "not ended" for job in jobs)
     parts = ", ".join(f"{number} {outcome}" for outcome, number in found.most_common())
-    return f"{len(jobs)} run{'s' if len(jobs) != 1 else ''} of {len({job.trial for job in jobs})} trials: {parts}"
+    num_trials = len({job.trial for job in jobs})
+    runs = f"{len(jobs)} runs of " if len(jobs) > num_trials else ""
+    return f"{runs}{num_trials} trial{'s' if num_trials != 1 else ''}: {parts}"
 
 
 def lines(result: SweepResult) -> Iterator[str]:

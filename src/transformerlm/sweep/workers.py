@@ -22,6 +22,7 @@ from transformerlm.config import RuntimeConfig
 from transformerlm.limits import available_cores
 
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+CPU = "cpu"
 PR_SET_PDEATHSIG = 1
 """Option of prctl(2): the signal that this process gets when its parent ends."""
 
@@ -55,8 +56,8 @@ class Workplace:
     """Where and how workers are started."""
 
     slots: Sequence[Slot]
-    num_threads: int | None
-    """See `threads_of`."""
+    runtime: Mapping[str, Any]
+    """See `own_runtime`."""
     launch: Launch
 
 
@@ -99,19 +100,22 @@ def slots_of(runtime: RuntimeConfig, workers_per_device: int) -> list[Slot]:
     """Return the places for workers: so many on each GPU or, where there is none, on the CPU."""
     devices = _cuda_devices() if runtime.device in ("auto", "cuda") else []
     if not devices:
-        name = "cpu" if runtime.device in ("auto", "cuda") else runtime.device
-        return [Slot(name, {})] * workers_per_device
+        is_cpu = runtime.device == "cpu" or (runtime.device == "auto" and sys.platform != "darwin")
+        return [Slot(CPU if is_cpu else runtime.device, {})] * workers_per_device
     return [Slot(f"cuda {one}", {VISIBLE_DEVICES: one}) for _ in range(workers_per_device) for one in devices]
 
 
-def threads_of(slots: Sequence[Slot]) -> int | None:
-    """Return the number of threads of each of several workers of a CPU, an equal part of its cores.
+def own_runtime(slots: Sequence[Slot]) -> dict[str, Any]:
+    """Return the keys of [runtime] by which runs in these slots keep to a number of threads.
 
-    None: there is one worker, or the work is done by GPUs.
+    Otherwise the number follows the other work on the machine, and with it the last bits of the results.
+    Several workers of a CPU have equal parts of its cores; one alone takes what is fastest for its model.
     """
-    if len(slots) == 1 or slots[0].environment:
-        return None
-    return max(1, available_cores() // len(slots))
+    if slots[0].device != CPU:
+        return {}
+    if len(slots) > 1:
+        return {"num_threads": max(1, available_cores() // len(slots))}
+    return {"deterministic": True}
 
 
 def _cuda_devices() -> list[str]:
