@@ -120,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--control", action="store_true", help="let a run that was killed count as failed")
     options = parser.parse_args()
     rng, found = random.Random(options.seed), Found()
     with tempfile.TemporaryDirectory() as temporary:
@@ -130,6 +131,9 @@ def main() -> None:
         while found.kills < options.kills and not found.failed:
             folder = work / str(found.sweeps)
             shutil.copytree(work / "start", folder)
+            if options.control:
+                text = (folder / "sweep.toml").read_text()
+                (folder / "sweep.toml").write_text(text.replace("max_attempts = 1000000", "max_attempts = 1"))
             kill_until_done(folder, rng, found, options.kills - found.kills)
             found.sweeps += 1
             if not found.failed:

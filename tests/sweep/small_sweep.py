@@ -1,13 +1,14 @@
 """A sweep of very small runs whose workers are forked: PyTorch is imported once, by the program that uses it.
 
-All else is as in the command: each worker is a process that runs the real transformerlm-train in the folder of
-its run, and dies with its scheduler. See tests/faults/small_run.py.
+All else is as in the command: each worker is a process that runs the real transformerlm-train in the folder
+of its run, and dies with its scheduler. See tests/faults/small_run.py.
 """
 
 import importlib
 import json
 import os
 import signal
+import traceback
 from pathlib import Path
 
 from tests.faults import small_run
@@ -26,11 +27,12 @@ HALVING = """
 [sweep]
 sweep_dir = "sweep"
 method = "halving"
-max_trials = 6
+max_trials = 4
 rungs = 2
+halving_factor = 2
 workers_per_device = 2
 finalists = 2
-seeds = 2
+seeds = 1
 max_attempts = 1000000
 
 [sweep.space]
@@ -69,17 +71,21 @@ def forked(words, environment, messages: Path) -> Forked:
         os.environ.update(environment)
         os.dup2(os.open(messages, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return importlib.import_module(words[0]).main(list(words[1:]))
+        try:
+            return importlib.import_module(words[0]).main(list(words[1:]))
+        except Exception:  # as Python itself reports it
+            traceback.print_exc()
+            return 1
 
     return Forked(small_run.in_child(work))
 
 
 def run(folder: Path, launch=forked) -> SweepResult:
-    """Run `sweep.toml` in a folder, in this process; what it prints goes into a file `output`."""
+    """Run `sweep.toml` in a folder, in this process; what it prints goes into a file `printed`."""
     os.chdir(folder)
     trainer.measured_flops_ceiling = lambda runtime, seconds: 1e9
     config = from_toml(SweepConfig, "sweep.toml")
-    with Path("output").open("a") as file:
+    with Path("printed").open("a") as file:
         printer = JsonPrinter(config.sweep.metric)
         printer._console._stream = file
         return sweep(config, None, printer.trial, launch=launch)

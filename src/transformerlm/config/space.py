@@ -96,7 +96,7 @@ class Span:
         """Return a number of the range with few digits, or as the whole number that it is."""
         if self.is_whole:
             return int(number)
-        return min(self.high, max(self.low, float(f"{number:.{DIGITS}g}")))
+        return float(min(self.high, max(self.low, float(f"{number:.{DIGITS}g}"))))
 
 
 Axis = Choices | Span
@@ -114,7 +114,7 @@ def read_space(space: Mapping[str, Any], config_class: type[Section]) -> list[Ax
     """
     axes: list[Axis] = []
     problems: list[Problem] = []
-    for name, given in _flat(space):
+    for name, given in flat(space):
         try:
             axes.append(_axis(name, given, config_class, {axis.key for axis in axes}))
         except _UnusableError as error:
@@ -137,8 +137,8 @@ class _UnusableError(Exception):
     """A key or its values that cannot be used, in words."""
 
 
-def _flat(space: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield each key with its table, and what is given for it."""
+def flat(space: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield each key of a [sweep.space] with its table, and what is given for it."""
     for name, given in space.items():
         if "." not in name and isinstance(given, Mapping):
             yield from ((f"{name}.{key}", inner) for key, inner in given.items())
@@ -172,7 +172,12 @@ def _type_of(name: str, config_class: type[Section]) -> Any:
         raise _UnusableError("not a key to search: no result depends on it")
     if table not in sections:
         homes = [f"{other}.{name}" for other, section in sections.items() if name in field_types(section)]
-        raise _UnusableError(unknown(name, homes) if len(homes) == 1 else unknown(table, sections, "table"))
+        hint = (
+            f'unknown key; did you mean "{homes[0]}"?'
+            if len(homes) == 1
+            else unknown(table, sections, "table")
+        )
+        raise _UnusableError(hint)
     hints = {key: hint for key, hint in field_types(sections[table]).items() if not is_section(hint)}
     if key not in hints:
         raise _UnusableError(unknown(key, hints))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transformerlm.config import SweepConfig
-from transformerlm.config.space import Axis, Choices
+from transformerlm.config.space import Axis, Choices, flat
 from transformerlm.errors import ConfigError, Key, Problem
 from transformerlm.schema import SchemaError, to_dict
 from transformerlm.schema.values import show
@@ -19,8 +19,9 @@ MAX_COMBINATIONS = 500
 """Combinations up to which all are tried at the door; a larger space is told as it is searched."""
 MAY_CHANGE = ("generation", "logging", "wandb")
 """Tables that a sweep may be continued with other values of."""
-FIXED = ("method", "metric", "rungs", "halving_factor", "seed", "space")
-"""Keys of [sweep] that results depend on."""
+FIXED = ("method", "metric", "rungs", "halving_factor", "seed")
+"""Keys of [sweep] that results depend on, besides the space."""
+SPACE = "sweep.space."
 
 
 def check(config: SweepConfig, paths: Paths) -> None:
@@ -107,13 +108,17 @@ def begin_or_continue(config: SweepConfig, journal: Journal, runtime: Mapping[st
         return runtime
     begun = journal.settings["config"]
     problems = [
-        Problem(Key(*key.split(".", 1)), _changed(begun.get(key), settings.get(key)))
+        Problem(_key(key), _changed(begun.get(key), settings.get(key)))
         for key in sorted(begun.keys() | settings.keys())
         if begun.get(key) != settings.get(key)
     ]
     if problems:
         raise ConfigError(problems)
     return dict(journal.settings["runtime"])
+
+
+def _key(name: str) -> Key:
+    return Key("sweep", "space", name[len(SPACE) :]) if name.startswith(SPACE) else Key(*name.split(".", 1))
 
 
 def _changed(begun: Any, now: Any) -> str:
@@ -127,6 +132,7 @@ def _settings(config: SweepConfig) -> dict[str, Any]:
     kept = {table: values for table, values in tables.items() if table not in MAY_CHANGE}
     found = {f"{table}.{key}": value for table, values in kept.items() for key, value in values.items()}
     found |= {f"sweep.{key}": value for key, value in to_dict(config.sweep).items() if key in FIXED}
+    found |= {f"{SPACE}{key}": given for key, given in flat(config.sweep.space)}
     if config.sweep.method == "halving":
         found["sweep.max_trials"] = config.sweep.max_trials
     return dict(json.loads(json.dumps(found)))

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from transformerlm.control.heartbeat import COMPLETE, read_heartbeat
-from transformerlm.errors import ConfigError, DataError, NumericalError, OutputError, one_line
+from transformerlm.errors import ConfigError, NumericalError, one_line
 from transformerlm.logging import names, read_history
 from transformerlm.storage.lock import is_locked
 from transformerlm.sweep.journal import Outcome, Result
@@ -35,15 +35,6 @@ def is_complete(run_dir: Path) -> bool:
 def is_to_go_on(status: int) -> bool:
     """Return True for a process that was killed, or asked to stop: another one goes on with the run."""
     return status < 0 or status > FIRST_SIGNAL_STATUS
-
-
-def is_about_all_runs(status: int, *, same_text: bool) -> bool:
-    """Return True for a failure that every run would have: a full disk, or text that cannot be read.
-
-    Args:
-        same_text: True if all trials have the same [data] and [tokenizer].
-    """
-    return status == OutputError.exit_status or (same_text and status == DataError.exit_status)
 
 
 def result_of_complete(run_dir: Path, metric: str) -> Result:

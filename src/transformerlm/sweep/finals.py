@@ -77,11 +77,12 @@ def finalists_of(jobs: Iterable[Job], journal: Journal, paths: Paths) -> list[Fi
     for job in jobs:
         if job.is_score and journal.results[job.name].value is not None:
             by_trial.setdefault(job.trial, []).append(read_scores(paths.scores(job)))
-    found = [_finalist(trial, scores) for trial, scores in by_trial.items()]
+    found = [finalist_of(trial, scores) for trial, scores in by_trial.items()]
     return sorted(found, key=lambda one: (one.bits_per_byte.value, one.trial))
 
 
-def _finalist(trial: int, scores: Sequence[DocumentScores]) -> Finalist:
+def finalist_of(trial: int, scores: Sequence[DocumentScores]) -> Finalist:
+    """Return a finalist from the scores of its runs."""
     first = scores[0]
     nats = np.mean([one.nats for one in scores], axis=0)
     mean = DocumentScores(nats, first.num_tokens, first.num_bytes, first.paths)

@@ -154,18 +154,20 @@ class Scheduler:
     def _judge(self, job: Job, status: int) -> None:
         """Record the result of a run whose worker has ended, if it has one."""
         run_dir, messages = self._paths.run(job), self._paths.beside(job, ".log")
+        attempts = self._journal.attempts(job.name, ends.newest_step(run_dir))
         if status == 0:
             self._end(job, self._result(job))
-        elif ends.is_about_all_runs(status, same_text=self._same_text):
-            error = OutputError if status == OutputError.exit_status else DataError
-            raise error(f"{messages}: {ends.last_line(messages)}")
+        elif status == LockedError.exit_status:
+            return  # another process works in its folder: wait for it
+        elif self._same_text and status == DataError.exit_status:
+            raise DataError(f"{messages}: {ends.last_line(messages)}")
+        elif ends.is_to_go_on(status) and attempts < self._section.max_attempts:
+            self._say(f"{run_dir}: its process was killed; another one goes on")
         elif ends.is_to_go_on(status):
-            attempts = self._journal.attempts(job.name, ends.newest_step(run_dir))
-            if attempts >= self._section.max_attempts:
-                self._end(job, ends.result_of_killed(run_dir, status, attempts))
-            else:
-                self._say(f"{run_dir}: its process was killed; another one goes on")
-        elif status != LockedError.exit_status:  # another process works in its folder: wait for it
+            self._end(job, ends.result_of_killed(run_dir, status, attempts))
+        elif status == OutputError.exit_status and attempts < self._section.max_attempts:
+            raise OutputError(f"{messages}: {ends.last_line(messages)}")
+        else:
             self._end(job, ends.result_of_failed(run_dir, status, messages))
 
     def _end(self, job: Job, result: Result) -> None:

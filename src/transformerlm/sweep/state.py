@@ -39,12 +39,12 @@ class Sweep:
             yield from final_jobs(self._ranked(search), self.config.sweep, self.journal)
 
     def begun(self) -> list[Job]:
-        """Return the jobs that were started or have ended: the search by rungs and trials, then the finals."""
+        """Return the jobs that were started or have ended: first the search, by rungs and trials."""
         found = [job for name, job in self.journal.jobs.items() if self.journal.is_begun(name)]
         return sorted(found, key=lambda job: (job.seed, job.rung or 0, job.trial, job.is_score))
 
     def ranked(self) -> list[Job]:
-        """Return for each trial its complete run with the largest budget; the largest first, then the best."""
+        """Return for each trial its complete run with the largest budget; largest first, then best."""
         return self._ranked(self.begun())
 
     def _search(self) -> Iterator[Job]:
@@ -76,7 +76,7 @@ class Sweep:
         return self.journal.seconds + pace * (job.part + math.ceil(finals / self.num_workers)) <= limit
 
     def seconds_per_trial(self) -> float | None:
-        """Return the median time of a complete trial, scaled to the whole budget; None before there is one."""
+        """Return the median time of complete trials, scaled to the whole budget; None before there is one."""
         journal = self.journal
         found = [
             seconds / journal.jobs[name].part
