@@ -67,7 +67,7 @@ def killed_in_trial_4(words, environment, messages):
 
 
 def results(folder: Path) -> dict[str, dict]:
-    records = [json.loads(line) for line in (folder / "sweep/journal.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (folder / "sweep/sweep.jsonl").read_text().splitlines()]
     return {record["name"]: record["result"] for record in records if record["event"] == "end"}
 
 

@@ -17,7 +17,8 @@ from transformerlm.cli.sweep_report import JsonPrinter
 from transformerlm.config import SweepConfig
 from transformerlm.schema import from_toml
 from transformerlm.sweep import workers
-from transformerlm.sweep.run import SweepResult, sweep
+from transformerlm.sweep.result import SweepResult
+from transformerlm.sweep.run import sweep
 from transformerlm.training import trainer
 
 for module in ("evaluation.compare", "report.page", "sweep.page", "sweep.finals"):
@@ -101,7 +102,7 @@ def prepare(folder: Path, settings: str = HALVING, max_steps: int = 18) -> None:
 def left_by(folder: Path) -> dict[str, list[str]]:
     """Return what a sweep has come to and does not depend on time: results, and what its runs have left."""
     found = {path.name: small_run.left_by(path) for path in sorted((folder / "sweep/trials").glob("*/"))}
-    records = [json.loads(line) for line in (folder / "sweep/journal.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (folder / "sweep/sweep.jsonl").read_text().splitlines()]
     ends = [record for record in records if record["event"] == "end"]
     for record in ends:
         record["result"].pop("seconds")

@@ -14,7 +14,7 @@ from transformerlm.config import SweepConfig
 from transformerlm.config.automatic import with_automatic
 
 if TYPE_CHECKING:
-    from transformerlm.sweep.run import SweepResult
+    from transformerlm.sweep.result import SweepResult
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from transformerlm.progress import duration
 if TYPE_CHECKING:
     from transformerlm.sweep.job import Job
     from transformerlm.sweep.journal import Result
-    from transformerlm.sweep.run import SweepResult
+    from transformerlm.sweep.result import SweepResult
 
 
 class JsonPrinter:

@@ -101,7 +101,7 @@ def result_range(results: Sequence[float | None]) -> tuple[float, float]:
 
 
 def _y(result: float | None, low: float, high: float) -> float:
-    if result is None or result > high:
+    if result is None or not result <= high:  # NaN too
         return TOP - 10
     return HEIGHT - BOTTOM - 6 - (result - low) / (high - low) * (HEIGHT - BOTTOM - TOP - 12)
 

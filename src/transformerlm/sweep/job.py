@@ -60,7 +60,7 @@ class Paths(NamedTuple):
     @property
     def journal(self) -> Path:
         """Everything that has happened: the state of the sweep."""
-        return self.sweep_dir / "journal.jsonl"
+        return self.sweep_dir / "sweep.jsonl"
 
     @property
     def lock(self) -> Path:

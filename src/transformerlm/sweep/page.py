@@ -10,7 +10,7 @@ from transformerlm.report.page import Preface, write_report
 from transformerlm.report.scatter import Point, legend, panels
 from transformerlm.sweep import table
 from transformerlm.sweep.job import Job
-from transformerlm.sweep.run import SweepResult
+from transformerlm.sweep.result import SweepResult
 
 MAX_CURVES = 6
 """Runs whose curves lie over each other where there are no finalists."""

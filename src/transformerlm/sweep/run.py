@@ -4,53 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from transformerlm.config import SweepConfig, TrainConfig
+from transformerlm.config import SweepConfig
 from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.schema import to_toml
 from transformerlm.signals import StopSignals
 from transformerlm.storage.files import committed_file, make_directory, remove_dead_temporaries
 from transformerlm.storage.lock import locked
 from transformerlm.sweep.check import begin_or_continue, check
-from transformerlm.sweep.finals import Comparison, Finalist, compare, finalists_of
-from transformerlm.sweep.job import RUNS, Job, Paths, with_values
+from transformerlm.sweep.job import RUNS, Job, Paths
 from transformerlm.sweep.journal import Result
+from transformerlm.sweep.result import SweepResult, best_config, result_of
 from transformerlm.sweep.scheduler import Scheduler, StoppedError
 from transformerlm.sweep.state import Sweep
 from transformerlm.sweep.workers import Launch, Workplace, launch, own_runtime, slots_of
 
 OnEnd = Callable[[Job, Result], None]
 """Receives each run that has ended."""
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """What a sweep has come to."""
-
-    sweep: Sweep
-    finalists: list[Finalist]
-    """The best first; empty if there was nothing to compare."""
-    comparisons: list[Comparison]
-    """The best finalist and each other one."""
-    stop_signal: int | None = None
-    """The signal that stopped the sweep, which the same call continues; None if it is complete."""
-
-    @property
-    def best(self) -> Job | None:
-        """The best trial: by its finals, or else by the search; None if no trial is complete."""
-        ranked = self.sweep.ranked()
-        if self.finalists:
-            return next(job for job in ranked if job.trial == self.finalists[0].trial)
-        return ranked[0] if ranked else None
-
-    @property
-    def exit_status(self) -> int:
-        """0; 1 if no trial is complete; 128 + the number of the signal that stopped the sweep."""
-        if self.stop_signal:
-            return 128 + self.stop_signal
-        return 0 if self.best else 1
 
 
 def sweep(
@@ -101,22 +72,6 @@ def paths_of(config: SweepConfig) -> Paths:
     from transformerlm.data import fill_placeholders
 
     return Paths(Path(fill_placeholders(config.sweep.sweep_dir, config.data)).expanduser())
-
-
-def result_of(state: Sweep, stop_signal: int | None = None) -> SweepResult:
-    """Return what a sweep has come to so far."""
-    ended = [job for job in state.begun() if job.name in state.journal.results]
-    finalists = finalists_of(ended, state.journal, state.paths)
-    comparisons = [compare(finalists[0], other) for other in finalists[1:]]
-    return SweepResult(state, finalists, comparisons, stop_signal)
-
-
-def best_config(result: SweepResult) -> TrainConfig | None:
-    """Return the config of the best trial, with the whole budget and the folder of [training]; None without
-    one."""
-    if (best := result.best) is None:
-        return None
-    return with_values(result.sweep.config.training_config, best.values, result.sweep.paths)
 
 
 @contextmanager

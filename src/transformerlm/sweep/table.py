@@ -10,7 +10,7 @@ from transformerlm.progress import duration
 from transformerlm.sweep.finals import Finalist
 from transformerlm.sweep.job import Job
 from transformerlm.sweep.journal import Result
-from transformerlm.sweep.run import SweepResult
+from transformerlm.sweep.result import SweepResult
 
 UNITS = {"val_bits_per_byte": "bits/byte", "val_loss": "loss"}
 """[sweep].metric -> heading of its column."""
