@@ -89,7 +89,7 @@ class Arguments:
     def source_of(self, key: Key) -> str:
         """Return where a key has its value from: the command line, the file, or "defaults"."""
         values: Any = self.overrides
-        for part in key:
+        for part in ".".join(key).split("."):  # a part may have a dot itself: "optimizer.lr" in [sweep.space]
             if not isinstance(values, Mapping) or part not in values:
                 return str(self.config_path or "defaults")
             values = values[part]

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     description = (
-        "Search over keys of a training's config; each trial is a run in a process of its own. The file is\n"
-        "any config of transformerlm-train with [sweep] and [sweep.space]. The same command goes on after a\n"
-        "stop or a kill."
+        "Search over keys of a training's config: FILE.toml is one of transformerlm-train with [sweep] and\n"
+        "[sweep.space]. Each trial is a run of its own. The same command goes on after a stop or a kill."
     )
     return run_command(
         SweepConfig,

@@ -53,7 +53,7 @@ class SweepSection(Section):
     optuna_journal: bool = False
     """Write optuna.jsonl for optuna-dashboard too (needs transformerlm[sweep]); "tpe" always does."""
     space: dict[str, Any] = field(default_factory=dict)
-    """What to search: a table of keys, each with a list of values or with a range, such as
+    """What to search: keys, each with a list of values or with a range, such as
     "optimizer.lr" = { low = 1e-4, high = 1e-2, scale = "log" }."""
 
     def conflicts(self) -> Iterator[Problem]:
