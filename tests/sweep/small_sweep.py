@@ -93,7 +93,7 @@ def run(folder: Path, launch=forked) -> SweepResult:
 
 
 def prepare(folder: Path, settings: str = HALVING, max_steps: int = 18) -> None:
-    """Write a corpus and `sweep.toml` into a folder, and make the token files."""
+    """Write a corpus and `sweep.toml` into a folder; the first worker makes the token files."""
     small_run.prepare(folder)
     config = small_run.CONFIG.replace(f"max_steps = {small_run.MAX_STEPS}", f"max_steps = {max_steps}")
     (folder / "sweep.toml").write_text(config + settings)

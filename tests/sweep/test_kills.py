@@ -21,4 +21,4 @@ def test_kills_lose_and_repeat_nothing(kills):
 @pytest.mark.endurance
 def test_the_harness_finds_a_sweep_that_loses_runs():
     found = run("tests.sweep.kills", "--kills", "20", "--control")
-    assert found["differences"] != []
+    assert found["differences"] or found["failed"]

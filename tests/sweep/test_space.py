@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from transformerlm.config import SweepConfig, TrainConfig
@@ -87,6 +87,7 @@ def test_a_range_gives_evenly_spread_values_of_a_grid():
 ENDS = st.integers(1, 10**6)
 
 
+@example(low=63, size=1, place=0.0, is_log=True, is_whole=True)
 @given(
     low=ENDS, size=ENDS, place=st.floats(0, 1, exclude_max=True), is_log=st.booleans(), is_whole=st.booleans()
 )

@@ -71,7 +71,8 @@ class Span:
     def at(self, position: float) -> Any:
         """Return the number at a position from 0 to below 1 on the scale, rounded to some digits."""
         if self.is_whole:
-            return min(int(self.high), math.floor(self._between(self.low, self.high + 1, position)))
+            found = math.floor(self._between(self.low, self.high + 1, position))
+            return min(int(self.high), max(int(self.low), found))  # exp(log(63)) is a little below 63
         return self.rounded(self._between(self.low, self.high, position))
 
     @property

@@ -17,8 +17,8 @@ from transformerlm.sweep.journal import Journal
 
 MAX_COMBINATIONS = 500
 """Combinations up to which all are tried at the door; a larger space is told as it is searched."""
-MAY_CHANGE = ("generation", "logging", "wandb")
-"""Tables that a sweep may be continued with other values of."""
+MAY_CHANGE = ("generation", "logging", "wandb", "training.run_dir", "training.resume")
+"""Tables and keys that a sweep may be continued with other values of."""
 FIXED = ("method", "metric", "rungs", "halving_factor", "seed")
 """Keys of [sweep] that results depend on, besides the space."""
 SPACE = "sweep.space."
@@ -131,6 +131,7 @@ def _settings(config: SweepConfig) -> dict[str, Any]:
     tables = to_dict(config.training_config)
     kept = {table: values for table, values in tables.items() if table not in MAY_CHANGE}
     found = {f"{table}.{key}": value for table, values in kept.items() for key, value in values.items()}
+    found = {key: value for key, value in found.items() if key not in MAY_CHANGE}
     found |= {f"sweep.{key}": value for key, value in to_dict(config.sweep).items() if key in FIXED}
     found |= {f"{SPACE}{key}": given for key, given in flat(config.sweep.space)}
     if config.sweep.method == "halving":

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from transformerlm.storage.record_log import RecordLog
 from transformerlm.sweep.job import Job
 
+FORMAT_VERSION = 1
 Outcome = Literal["complete", "diverged", "failed", "refused"]
 """How a run has ended. "refused": the config of the training does not take these values together."""
 
@@ -75,7 +76,7 @@ class Journal:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Record what the sweep is begun with."""
-        self._append("begin", settings=settings)
+        self._append("begin", format_version=FORMAT_VERSION, settings=settings)
 
     def add(self, job: Job) -> None:
         """Record a run that will be made, unless it is recorded."""
