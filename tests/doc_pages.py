@@ -31,6 +31,10 @@ SHORTER = {
     "transformerlm-make-data --config configs/tinystories": TINY_DATA[2:],
     "transformerlm-train-tokenizer": TINY_DATA,
     "transformerlm-make-data": TINY_DATA,
+    "transformerlm-sweep": [
+        *(*TINY_DATA, *TINY_RUN),
+        *("--sweep.max_trials=2", "--sweep.rungs=1", "--sweep.finalists=0", "--training.checkpoint_every=4"),
+    ],
     "transformerlm-eval": TINY_DATA[:2],
     "transformerlm-infer": ["--generation.max_new_tokens=8"],
     "transformerlm-train --config configs/train_tiny.toml --training.run_dir=runs/timed": [

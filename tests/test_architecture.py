@@ -28,6 +28,7 @@ FLOORS = [
     {"evaluation", "conversion", "recipe"},
     {"report"},
     {"training"},
+    {"sweep"},
     {"cli"},
     {"__main__"},
 ]
@@ -35,7 +36,7 @@ FLOORS = [
 
 COMMANDS = [
     *("train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model", "status", "report"),
-    "main",
+    *("sweep", "main"),
 ]
 CONFIG_CLASSES = [
     configs.TrainConfig,
@@ -47,6 +48,7 @@ CONFIG_CLASSES = [
     configs.ImportConfig,
     configs.StatusConfig,
     configs.ReportConfig,
+    configs.SweepConfig,
 ]
 
 

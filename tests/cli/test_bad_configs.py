@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from transformerlm.cli import eval as evaluation
-from transformerlm.cli import export, import_model, infer, make_data, report, train, train_tokenizer
+from transformerlm.cli import export, import_model, infer, make_data, report, sweep, train, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -24,6 +24,7 @@ COMMANDS = {
     "export": export,
     "import": import_model,
     "report": report,
+    "sweep": sweep,
 }
 SECONDS = 0.5
 """Of the processor, which does not depend on what else the machine is doing."""
@@ -135,6 +136,11 @@ WRONG = [
     ("import", "import_model", "source", A_PATH + NOTHING, ['""', "1"]),
     ("report", "report", "output", A_PATH + NOTHING, ['""', "1"]),
     ("report", "report", "port", NATURAL, NUMBERS[NATURAL]),
+    ("sweep", "sweep", "max_trials", WHOLE + NOTHING, NUMBERS[WHOLE]),
+    ("sweep", "sweep", "max_time", A_TIME + NOTHING, ['"soon"', '""', "3"]),
+    ("sweep", "sweep", "method", 'one of "grid", "random", "halving", "tpe"', ['"best"', "1", "[]"]),
+    ("sweep", "sweep", "space", "a table", ["1", '"optimizer.lr"', "[1]"]),
+    ("sweep", "model", "d_model", WHOLE + OR_AUTO, ["0"]),
     ("infer", "infer", "stream", TRUTH, ["1", '"no"']),
     ("infer", "generation", "prompts", "a list, each text", ['"x"', "[1]"]),
     ("infer", "generation", "max_new_tokens", WHOLE, NUMBERS[WHOLE]),
@@ -388,6 +394,11 @@ OVERRIDES = [
     ("eval", ["--eval.stride=0"], [f"[eval].stride: expected {WHOLE}{NOTHING}, got 0"]),
     ("eval", ["--text"], ["--text: expected a value after it, got none"]),
     ("report", ["--report.port=-1"], [f"[report].port: expected {NATURAL}, got -1"]),
+    (
+        "sweep",
+        ["--sweep.space.optimizer.lr=[0]"],
+        [f"[sweep].[space].optimizer.lr: expected {ABOVE_0}{OR_AUTO}, got 0"],
+    ),
     ("export", ["--to", "onnx"], ['[export].to: expected one of "hf", "gguf", got "onnx"']),
     ("import", ["--form=x"], ['--form=x: unknown argument; did you mean "--from"?']),
     ("make-data", ["--data.num_workers=0"], [f"[data].num_workers: expected {THREADS}{NOTHING}, got 0"]),
@@ -593,6 +604,7 @@ def configs():
         "export": "export",
         "import": "import",
         "report": "report",
+        "sweep": "sweep",
     }
     pairs = [
         (next((command for start, command in starts.items() if path.name.startswith(start)), None), path)

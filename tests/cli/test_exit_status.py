@@ -13,7 +13,7 @@ import pytest
 
 from transformerlm import errors
 from transformerlm.cli import eval as evaluation
-from transformerlm.cli import export, import_model, infer, make_data, status, train, train_tokenizer
+from transformerlm.cli import export, import_model, infer, make_data, status, sweep, train, train_tokenizer
 from transformerlm.cli import report as report_command
 from transformerlm.cli.error_report import report
 from transformerlm.signals import STOPS, WARNINGS, numbers
@@ -29,6 +29,7 @@ COMMANDS = {
     "import": import_model,
     "status": status,
     "report": report_command,
+    "sweep": sweep,
 }
 STATUSES = {
     error.exit_status

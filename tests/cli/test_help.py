@@ -9,7 +9,14 @@ import pytest
 from transformerlm.cli.commands import COMMANDS
 from transformerlm.cli.help import help_text
 from transformerlm.cli.interface import Interface, summary_of
-from transformerlm.config import EvalConfig, ExportConfig, InferConfig, MakeDataConfig, TrainConfig
+from transformerlm.config import (
+    EvalConfig,
+    ExportConfig,
+    InferConfig,
+    MakeDataConfig,
+    SweepConfig,
+    TrainConfig,
+)
 from transformerlm.config.automatic import with_automatic
 from transformerlm.config.common import COMMON_KEYS, is_common
 from transformerlm.schema import field_types, tables
@@ -28,7 +35,7 @@ def test_the_short_help_is_two_screens_at_most(command, capsys, monkeypatch):
     short = capsys.readouterr().out
     assert short.count("\n") <= 2 * 40
     assert max(map(len, short.splitlines())) <= 100
-    words = {"status": " [RUN]", "report": " [RUN...]"}.get(command.name, "")
+    words = {"status": " [RUN]", "report": " [RUN...]", "sweep": " [FILE.toml]"}.get(command.name, "")
     assert f"usage: {command.program}{words} [--config=FILE.toml]" in short
     assert keys_in(short)
     assert command.load()(["--help=all"]) == 0
@@ -71,7 +78,7 @@ def test_the_text_is_as_wide_as_the_terminal(columns, monkeypatch):
 
 
 def test_common_keys_exist():
-    sections = {**tables(EvalConfig), **tables(InferConfig), **tables(TrainConfig)}
+    sections = {**tables(EvalConfig), **tables(InferConfig), **tables(SweepConfig)}
     for table, keys in COMMON_KEYS.items():
         assert set(keys) <= set(field_types(sections[table])), table
     assert is_common("training", "max_time")

@@ -109,9 +109,12 @@ def test_what_this_package_writes_is_no_corpus(folder):
     (folder / "run").mkdir()
     for name in ("config.toml", "metrics.jsonl", "samples.jsonl"):
         (folder / "run" / name).write_text("{}")
+    (folder / "sweep" / "trials").mkdir(parents=True)
+    for name in ("sweep.jsonl", "best.toml", "trials/0000.toml"):
+        (folder / "sweep" / name).write_text("{}")
     assert names(find(folder)) == before
     assert find(folder).left_out == {
-        "output": ["out/tokenizer/", "out/train.memmap", "out/train.memmap.json", "run/"]
+        "output": ["out/tokenizer/", "out/train.memmap", "out/train.memmap.json", "run/", "sweep/"]
     }
 
 

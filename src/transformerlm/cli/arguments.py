@@ -20,6 +20,8 @@ from transformerlm.schema.values import convert
 
 COMMAND_LINE = "command line"
 """Source, in error messages, of a key that was set on the command line."""
+CONFIG = "config"
+"""Name of the option for the config file; as the key of a positional word, the word names that file."""
 
 
 class Flag(typing.NamedTuple):
@@ -87,7 +89,7 @@ class Arguments:
     def source_of(self, key: Key) -> str:
         """Return where a key has its value from: the command line, the file, or "defaults"."""
         values: Any = self.overrides
-        for part in key:
+        for part in ".".join(key).split("."):  # a part may have a dot itself: "optimizer.lr" in [sweep.space]
             if not isinstance(values, Mapping) or part not in values:
                 return str(self.config_path or "defaults")
             values = values[part]
@@ -163,9 +165,7 @@ class _Parser:
         elif mode and not mode.number and word == f"--{name}":
             self._choose(mode)
         elif self.positional and not word.startswith("-"):
-            self._override(self.positional, word)
-            if not self.positional.repeated:
-                self.positional = None
+            self._take_positional(self.positional, word)
         elif not (word.startswith("--") and self._takes_value(name)):
             self.unknown[self.length - len(self.rest) - 1] = len(self.problems)
             shown = [name for name, flag in FLAGS.items() if flag.summary]
@@ -176,9 +176,17 @@ class _Parser:
         else:
             self._set(name, value if equals else self.rest.pop(0))
 
+    def _take_positional(self, positional: Option, word: str) -> None:
+        if positional.keys == (CONFIG,):
+            self._set(CONFIG, word)
+        else:
+            self._override(positional, word)
+        if not positional.repeated:
+            self.positional = None
+
     def _takes_value(self, name: str) -> bool:
         mode = self.modes.get(name)
-        return name == "config" or name in self.options or "." in name or bool(mode and mode.number)
+        return name == CONFIG or name in self.options or "." in name or bool(mode and mode.number)
 
     def _is_value_next(self) -> bool:
         return bool(self.rest) and not self.rest[0].startswith("--")
@@ -188,7 +196,7 @@ class _Parser:
             self._note(name, value)
             self._choose(self.modes[name])
             self.arguments.number = value
-        elif name == "config":
+        elif name == CONFIG:
             self._note(name, value)
             self.arguments.config_path = Path(value)
         else:
@@ -243,11 +251,19 @@ def typed(overrides: Mapping[str, Any], section: type[Section]) -> dict[str, Any
     for key, value in overrides.items():
         hint = hints.get(key)
         if isinstance(value, Mapping):
-            result[key] = typed(value, hint) if is_section(hint) else value
+            result[key] = typed(value, hint) if is_section(hint) else _literals(value)
         else:
             # The items of a list are literal texts.
             result[key] = value if hint is None or isinstance(value, list) else parse_value(value, hint)
     return result
+
+
+def _literals(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table whose keys have no types with its texts as the values that they denote."""
+    return {
+        key: _literals(value) if isinstance(value, Mapping) else parse_literal(value)
+        for key, value in values.items()
+    }
 
 
 def parse_value(text: str, hint: Any) -> Any:

@@ -43,6 +43,7 @@ COMMANDS = (
     Command("tokenizer", "train_tokenizer", "train a tokenizer on text", long_name="train-tokenizer"),
     Command("data", "make_data", "make token files from text", long_name="make-data"),
     Command("train", "train", "train a model; makes a missing tokenizer and token files first"),
+    Command("sweep", "sweep", "search over keys of the config: grid, random, halving, tpe; compare the best"),
     Command("status", "status", "show how far runs are; ask a running one to save, validate, stop or anneal"),
     Command("infer", "infer", "write text with a trained model"),
     Command("eval", "eval", "loss and bits per byte of a model on text, or the difference of two models"),

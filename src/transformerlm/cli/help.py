@@ -61,7 +61,7 @@ def _default(config: Section, key: ListedOption) -> str:
     value = getattr(getattr(config, table), name)
     if isinstance(value, tuple):
         value = ", ".join(map(str, value))
-    return "" if value in (None, "") else f" [{str(value).lower() if isinstance(value, bool) else value}]"
+    return "" if value in (None, "", {}) else f" [{str(value).lower() if isinstance(value, bool) else value}]"
 
 
 def _table(options: Sequence[ListedOption], column: int) -> Iterator[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from transformerlm.cli.arguments import FLAGS, Mode, Option
+from transformerlm.cli.arguments import CONFIG, FLAGS, Mode, Option
 from transformerlm.config.common import is_common
 from transformerlm.schema import (
     Section,
@@ -106,6 +106,8 @@ class Interface:
     def _word(self, positional: Option) -> ListedOption:
         item = self._short(positional)
         name = positional.name + "..." * positional.repeated
+        if positional.keys == (CONFIG,):
+            item = dataclasses.replace(item, files=TOML_FILE)
         return dataclasses.replace(item, name=name, placeholder="")
 
     def _short(self, option: Option) -> ListedOption:

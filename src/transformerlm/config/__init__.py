@@ -15,6 +15,7 @@ from transformerlm.config.commands import (
     MakeDataConfig,
     ReportConfig,
     StatusConfig,
+    SweepConfig,
     TrainConfig,
     TrainTokenizerConfig,
 )
@@ -56,6 +57,9 @@ from transformerlm.config.runtime import (
 from transformerlm.config.status import (
     StatusSection,
 )
+from transformerlm.config.sweep import (
+    SweepSection,
+)
 from transformerlm.config.training import (
     TrainingConfig,
     seconds_of,
@@ -85,6 +89,8 @@ __all__ = [
     "ScheduleConfig",
     "StatusConfig",
     "StatusSection",
+    "SweepConfig",
+    "SweepSection",
     "TokenizerConfig",
     "TrainConfig",
     "TrainLoggingConfig",

@@ -14,10 +14,12 @@ from transformerlm.config.model import ModelConfig
 from transformerlm.config.optimizer import OptimizerConfig, ScheduleConfig
 from transformerlm.config.report import ReportSection
 from transformerlm.config.runtime import RuntimeConfig
+from transformerlm.config.space import Axis, read_space
 from transformerlm.config.status import StatusSection
+from transformerlm.config.sweep import SweepSection
 from transformerlm.config.training import TrainingConfig
-from transformerlm.errors import Key, Problem
-from transformerlm.schema import Section, are_known
+from transformerlm.errors import ConfigError, Key, Problem
+from transformerlm.schema import Section, are_known, field_types
 
 MAX_TOKENS_PER_STEP = 2**31
 """Limit of batch_size times context_length: larger than any real batch, and safe in 64-bit arithmetic."""
@@ -94,6 +96,37 @@ class TrainConfig(Section):
         """Step at which the learning rate reaches its final value; None: when time or passes are over."""
         budget = self.training.steps_in_budget(self.model.context_length)
         return self.schedule.cosine_steps or budget
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepConfig(TrainConfig):
+    """transformerlm-sweep: the config of a training, and what to search."""
+
+    sweep: SweepSection = field(default_factory=SweepSection)
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield those of the training, and what is wrong with the search space."""
+        yield from TrainConfig.conflicts(self)
+        try:
+            axes = read_space(self.sweep.space, TrainConfig)
+        except ConfigError as error:
+            yield from error.problems
+            return
+        if self.sweep.method == "grid":
+            for axis in axes:
+                if not axis.grid:
+                    what = 'expected a list, or a range with num, for method = "grid", got a range without'
+                    yield Problem(Key("sweep", "space", axis.key), what)
+
+    @property
+    def training_config(self) -> TrainConfig:
+        """The config without [sweep]."""
+        return TrainConfig(**{name: getattr(self, name) for name in field_types(TrainConfig)})
+
+    @property
+    def axes(self) -> list[Axis]:
+        """The keys of [sweep.space], in its order."""
+        return read_space(self.sweep.space, TrainConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

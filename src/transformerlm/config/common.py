@@ -16,6 +16,7 @@ COMMON_KEYS: Mapping[str, tuple[str, ...]] = {
     "eval": ("checkpoint", "compare", "text", "max_documents", "documents_file"),
     "runtime": ("device", "dtype", "seed"),
     "logging": ("backend",),
+    "sweep": ("method", "max_trials", "space"),
     "wandb": (),
 }
 """Table -> its common keys. A table that is not named here is common as a whole: it is a small one."""

@@ -19,10 +19,14 @@ from transformerlm.storage.lock import LOCK_FILE
 RECORD_FILE = ".corpus.json"
 """The record of a corpus' files beside its token files (`file_record.py`)."""
 
-# Files that this package writes (token files, and the folders of tokenizers and runs) are not text of the
-# corpus, even if they are in its folder.
+# Files that this package writes (token files, and the folders of tokenizers, runs and sweeps) are not text of
+# the corpus, even if they are in its folder.
 _OUTPUT_SUFFIXES = (".memmap", ".memmap.json")
-_OUTPUT_FOLDERS = ({"vocab.json", "merges.txt"}, {"config.toml", "metrics.jsonl"})
+_OUTPUT_FOLDERS = (
+    {"vocab.json", "merges.txt"},
+    {"config.toml", "metrics.jsonl"},
+    {"sweep.jsonl", "trials"},
+)
 _OWN_HIDDEN = (LOCK_FILE, UNFINISHED, RECORD_FILE)
 
 

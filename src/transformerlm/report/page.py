@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformerlm.report import figures
 from transformerlm.report.charts import DETAILS, QUALITY, page_data, table
 from transformerlm.report.marks import marks
 from transformerlm.report.run import Run, read_run
+from transformerlm.report.scatter import Panel
 from transformerlm.report.text import visible
 from transformerlm.storage.files import committed_file
 
@@ -26,24 +28,48 @@ MAX_MARKS = 60
 """Marks that are listed under the charts; all are drawn."""
 
 
-def write_report(run_dirs: Sequence[Path], output: Path) -> int:
+@dataclass(frozen=True)
+class Preface:
+    """What the page of a sweep has above the curves of its runs."""
+
+    title: str
+    subtitle: str
+    metric: str
+    """What the results are."""
+    verdicts: Sequence[str]
+    """Sentences about the best trial."""
+    panels: Sequence[Panel]
+    legend: Sequence[tuple[str, str]]
+    """Kind of point, and its meaning."""
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    """The table of all trials."""
+
+
+def write_report(run_dirs: Sequence[Path], output: Path, preface: Preface | None = None) -> int:
     """Write the page of one or several runs; return its size in bytes.
+
+    Args:
+        preface: of a sweep that the runs belong to.
 
     Raises:
         ConfigError: a path is not a run's folder.
         OutputError: the disk is full.
         OSError: the page cannot be written for another reason.
     """
-    content = report_html([read_run(path) for path in run_dirs]).encode("utf-8", "replace")
+    content = report_html([read_run(path) for path in run_dirs], preface=preface).encode("utf-8", "replace")
     with committed_file(output) as file:
         file.write(content)
     return len(content)
 
 
-def report_html(runs: Sequence[Run], *, live: Mapping[str, int] | None = None) -> str:
+def report_html(
+    runs: Sequence[Run], *, live: Mapping[str, int] | None = None, preface: Preface | None = None
+) -> str:
     """Return the page of one or several runs.
 
     Args:
+        preface: see `write_report`.
         live: what of the metrics is on the page, where it asks the server that it came from for more.
     """
     import jinja2
@@ -59,7 +85,7 @@ def report_html(runs: Sequence[Run], *, live: Mapping[str, int] | None = None) -
     policy = [f"style-src '{_hash(style)}'", f"script-src '{_hash(script)}'"]
     policy = ["default-src 'none'", *policy, *(["connect-src 'self'"] if live else [])]
     return environment.from_string(_part("page.html")).render(
-        **content(runs),
+        **content(runs, preface),
         data=embedded({**page_data(runs), "live": live}),
         policy="; ".join(policy),
         style=style,
@@ -81,12 +107,13 @@ def embedded(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def content(runs: Sequence[Run]) -> Mapping[str, Any]:
+def content(runs: Sequence[Run], preface: Preface | None = None) -> Mapping[str, Any]:
     """Return the texts and tables of the page, for the template."""
     own = [run_content(run) for run in runs]
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     return {
-        "title": title,
+        "title": preface.title if preface else title,
+        "preface": preface,
         "version": __version__,
         "runs": own,
         "runs_table": figures.runs_table(runs),

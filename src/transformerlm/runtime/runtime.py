@@ -103,10 +103,13 @@ def set_up_process(config: RuntimeConfig) -> None:
     Raises:
         ConfigError: this machine does not have the device asked for.
     """
-    if resolve_device(config.device).type == "cpu":
+    is_cpu = resolve_device(config.device).type == "cpu"
+    if is_cpu:
         keep_freed_memory()
     torch.set_num_threads(num_threads() if config.num_threads == "auto" else config.num_threads)
-    if config.deterministic:
+    if (
+        config.deterministic and not is_cpu
+    ):  # which has no others; asking imports torch's compiler, for seconds
         # Read by cuBLAS when it starts; without it torch refuses its products.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -75,6 +75,8 @@ def to_toml(config: Section, *, documented: bool = False) -> str:
         for key, doc in field_docs(type(section)).items():
             lines += [f"# {line}" for line in doc.splitlines()]
             value = to_dict(section).get(key)
-            lines += [f"# {key} = None"] if value is None else [tomli_w.dumps({key: value}).rstrip()]
+            # A table within the table has a heading of its own; it is the last key of its section.
+            content = {table: {key: value}} if isinstance(value, dict) else {key: value}
+            lines += [f"# {key} = None"] if value is None else [tomli_w.dumps(content).rstrip()]
         lines += [""]
     return "\n".join(lines)

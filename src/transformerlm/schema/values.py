@@ -7,6 +7,7 @@ import numbers
 import os
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
@@ -106,6 +107,8 @@ def describe(hint: Any) -> str:
         return f"a list, each {describe(arguments[0])}"
     if origin is tuple:
         return f"a list of {len(arguments)}, each {describe(arguments[0])}"
+    if origin is dict:
+        return "a table"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return names.get(hint) or f"a table [{hint.__name__}]"
 
@@ -122,6 +125,8 @@ def placeholder(hint: Any) -> str:
         return "|".join(dict.fromkeys(parts))
     if origin is tuple and arguments[-1] is not ...:
         return ",".join(placeholder(part) for part in arguments)
+    if origin is dict:
+        return "TABLE"
     return {bool: "true|false", int: "N", float: "NUMBER", str: "TEXT"}.get(hint, "LIST")
 
 
@@ -195,6 +200,8 @@ def _converted(value: Any, hint: Any) -> Any:
         )
     if origin is tuple:
         return _converted_list(value, arguments)
+    if origin is dict:
+        return dict(value) if isinstance(value, Mapping) else _INVALID
     return _converted_scalar(value, hint)
 
 
