@@ -12,11 +12,15 @@ from transformerlm.config.commands import (
     ExportConfig,
     ImportConfig,
     InferConfig,
+    InspectConfig,
     MakeDataConfig,
+    MergeConfig,
     ReportConfig,
+    ShowConfig,
     StatusConfig,
     TrainConfig,
     TrainTokenizerConfig,
+    VerifyConfig,
 )
 from transformerlm.config.conversion import (
     ExportSection,
@@ -34,6 +38,12 @@ from transformerlm.config.evaluation import (
 from transformerlm.config.generation import (
     GenerationConfig,
     InferSection,
+)
+from transformerlm.config.inspection import (
+    InspectSection,
+    MergeSection,
+    ShowSection,
+    VerifySection,
 )
 from transformerlm.config.logging import (
     LoggingConfig,
@@ -75,14 +85,20 @@ __all__ = [
     "ImportModelSection",
     "InferConfig",
     "InferSection",
+    "InspectConfig",
+    "InspectSection",
     "LoggingConfig",
     "MakeDataConfig",
+    "MergeConfig",
+    "MergeSection",
     "ModelConfig",
     "OptimizerConfig",
     "ReportConfig",
     "ReportSection",
     "RuntimeConfig",
     "ScheduleConfig",
+    "ShowConfig",
+    "ShowSection",
     "StatusConfig",
     "StatusSection",
     "TokenizerConfig",
@@ -90,6 +106,8 @@ __all__ = [
     "TrainLoggingConfig",
     "TrainTokenizerConfig",
     "TrainingConfig",
+    "VerifyConfig",
+    "VerifySection",
     "WandbConfig",
     "seconds_of",
 ]

@@ -82,6 +82,22 @@ def prepare_tokenizer(
     return tokenizer
 
 
+def load_tokenizer(
+    data_config: CorpusConfig, tokenizer_config: TokenizerConfig, reporter: Reporter | None = None
+) -> Tokenizer | None:
+    """Load the tokenizer in `tokenizer_dir`; None if there is none. Otherwise as `prepare_tokenizer`."""
+    return _WantedTokenizer(data_config, tokenizer_config, reporter or SilentReporter()).load()
+
+
+def learn_tokenizer(
+    data_config: CorpusConfig, tokenizer_config: TokenizerConfig, reporter: Reporter | None = None
+) -> Tokenizer:
+    """Return the tokenizer that `prepare_tokenizer` would make, without saving it."""
+    wanted = _WantedTokenizer(data_config, tokenizer_config, reporter or SilentReporter())
+    wanted.check_settings()
+    return wanted.learn(find_corpora(data_config))
+
+
 def prepare_data(
     data_config: DataConfig,
     tokenizer_config: TokenizerConfig,
@@ -208,7 +224,7 @@ class _WantedTokenizer:
         remove_dead_temporaries(self.directory)
         outputs = [self.directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
         refuse_overlap(corpora, outputs, Key("tokenizer", "tokenizer_dir"))
-        tokenizer = self._learn(self._count_words(corpora))
+        tokenizer = self.learn(corpora)
         recipe = _recipe(dataclasses.replace(self.config, vocab_size=self.config.new_vocab_size))
         made_from = {f"[tokenizer].{key}": value for key, value in recipe.items()}
         made_from |= {**settings(self.data_config), **corpora.summary()}
@@ -217,6 +233,10 @@ class _WantedTokenizer:
         note = f"; {missing} fewer than asked for, the text has no more to merge" if missing else ""
         self.reporter.say(f"tokenizer {self.directory}: made ({tokenizer.vocab_size} ids{note})")
         return tokenizer
+
+    def learn(self, corpora: Corpora) -> Tokenizer:
+        """Return a tokenizer trained on the training split."""
+        return self._learn(self._count_words(corpora))
 
     def _count_words(self, corpora: Corpora) -> Words:
         """Count how often each pre-token occurs in the training split."""
