@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,10 @@ from transformerlm.cli.command import Option, run_command
 from transformerlm.cli.standard_streams import print_text
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import InspectConfig
-from transformerlm.logging.jsonl import to_line
 
-DESCRIPTION = """Look at a text before training on it: files, documents, scripts, bytes that are not UTF-8, copies and
-near copies, tokens, and how much of the validation text stands in the training text. CORPUS is a text
-as in [data].corpus, or a token file, or a folder of token files; --html=FILE writes a page, --json an
-object."""
+DESCRIPTION = """Look at a text before training on it: files, documents, scripts, copies, near copies, tokens, and
+how much of the validation text stands in the training text. CORPUS is a text as in [data].corpus, or a
+token file, or a folder of token files. --json prints an object."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +47,7 @@ def inspect(config: InspectConfig) -> None:
     section, terminal = config.inspect, Terminal()
     found = inspect(config, terminal)
     if section.output_format == "json":
-        print_text(to_line(dataclasses.asdict(found)) + "\n")
+        print_text(json.dumps(dataclasses.asdict(found)) + "\n")
     if section.html is not None:
         from transformerlm.report.inspection import write_inspection
 

@@ -14,8 +14,9 @@ from transformerlm.data.inspection.facts import (
     LeakFacts,
     TokenFacts,
 )
+from transformerlm.data.inspection.places import SNIPPET_CHARACTERS, one_line
 from transformerlm.progress import readable
-from transformerlm.report.text import token_text
+from transformerlm.report.text import percent, token_text
 
 WIDTH = 15
 """Columns of the names in front of the values."""
@@ -91,15 +92,7 @@ def _power(size: int) -> str:
 
 def _shares(counts: Mapping[str, int], total: int = 0) -> str:
     total = total or sum(counts.values())
-    return ", ".join(f"{name} {_percent(count, total)}" for name, count in counts.items()) or "none"
-
-
-def _percent(part: float, whole: float) -> str:
-    """Format a share: at least two digits, and never 0 % for something."""
-    if not part or not whole:
-        return "0 %"
-    share = 100 * part / whole
-    return f"{share:.1f} %" if share >= 0.1 else f"{share:.2g} %" if share >= 0.001 else "under 0.001 %"
+    return ", ".join(f"{name} {percent(count, total)}" for name, count in counts.items()) or "none"
 
 
 def _listed(names: Sequence[str], number: int) -> str:
@@ -193,7 +186,7 @@ def leak_lines(facts: LeakFacts | None) -> Iterator[str]:
             else f"{leak.matched_tokens:,} of them from there on "
         )
         yield row("", f"  {some}stand in {leak.training}")
-        yield row("", f"  {leak.text}")
+        yield row("", f"  {one_line(leak.text, 2 * SNIPPET_CHARACTERS)}")
 
 
 def leaked(facts: LeakFacts) -> str:

@@ -21,6 +21,8 @@ from transformerlm.data.selection import DECISION_KEY, method_settings
 from transformerlm.progress import Reporter
 
 _CONTENT = "content of "
+MERGED_KEY = "merged from"
+"""Key of `made_from` of files that were merged (`merge.py`): no config describes all of their text."""
 _FOLLOWS = (DECISION_KEY,)
 """Keys whose values follow from settings and text, and are not computed again to be compared."""
 

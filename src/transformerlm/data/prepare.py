@@ -30,7 +30,7 @@ from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.data.encode import check_separator
-from transformerlm.data.origin import Origin, differences
+from transformerlm.data.origin import MERGED_KEY, Origin, differences
 from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import empty_split_error
 from transformerlm.data.token_file import TokenFile
@@ -135,6 +135,8 @@ def prepare_data(
     found = TokenData.open(data_config, wanted.directory)
     numbers = " + ".join(f"{file.num_tokens:,}" for file in (found.train, found.val) if file)
     what = f"{'made' if is_made else 'reused'} ({numbers} tokens)"
+    if MERGED_KEY in found.train.made_from:
+        what = f"{what}; they were merged from several, and are not compared with [data].corpus"
     wanted.reporter.say(f"token files in {wanted.directory}: {what}")
     return found
 
@@ -317,7 +319,12 @@ class _WantedTokenFiles:
     def _differences(self, file: TokenFile) -> list[str]:
         """Return lines about what differs between a token file and the one that would be made now."""
         key = f"tokenizer {fill_placeholders(self.tokenizer_config.tokenizer_dir, self.data_config)}"
-        origin = Origin.now(self.data_config, file.made_from, self.directory, self.reporter)
+        is_merged = MERGED_KEY in file.made_from  # of several corpora, of which the config names one at most
+        origin = (
+            Origin(file.made_from)
+            if is_merged
+            else Origin.now(self.data_config, file.made_from, self.directory, self.reporter)
+        )
         made_from = {**file.made_from, key: file.fingerprint}
         lines = differences(made_from, {**origin.values, key: self.tokenizer.fingerprint})
         return [f"{file.path}: {line}" for line in lines] + (list(origin.changes) if lines else [])

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from transformerlm.data.inspection.facts import Leak, LeakFacts, Place
-from transformerlm.data.inspection.places import SNIPPET_CHARACTERS, one_line
 from transformerlm.data.inspection.token_view import TokenView
 from transformerlm.data.matches import Leaks, find_leaks
 from transformerlm.progress import Bar
+
+MAX_CHARACTERS = 400
+"""Characters of a leak that are kept for the reader."""
 
 Locate = Callable[[TokenView, int, int], Place]
 """Function that returns the place of a byte of a document, given its number from 0."""
@@ -50,7 +52,7 @@ def _leak(
     train: TokenView, val: TokenView, leaks: Leaks, run: tuple[int, int], size: int, locate: Locate
 ) -> Leak:
     match = leaks.main_match(train.file.tokens, val.file.tokens, run, val.end_id)
-    shown = val.file.tokens[match.position : match.position + min(match.num_tokens, 4 * SNIPPET_CHARACTERS)]
+    shown = val.file.tokens[match.position : match.position + min(match.num_tokens, MAX_CHARACTERS)]
     text = val.tokenizer.decode_bytes(shown).decode(errors="replace")
     return Leak(
         num_tokens=run[1] - run[0],
@@ -58,7 +60,7 @@ def _leak(
         validation=_place(val, match.position, locate),
         training=_place(train, match.train_position, locate),
         matched_tokens=match.num_tokens,
-        text=one_line(text, 2 * SNIPPET_CHARACTERS),
+        text=text[:MAX_CHARACTERS],
     )
 
 

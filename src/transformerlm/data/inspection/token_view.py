@@ -106,3 +106,13 @@ def find_tokenizer(path: Path, configured: Path, fingerprint: str) -> Tokenizer:
     raise DataError(
         f"{what}; --tokenizer.tokenizer_dir=DIR names its folder", key=Key("tokenizer", "tokenizer_dir")
     )
+
+
+def open_view(path: Path, configured: Path) -> TokenView:
+    """Open a token file with its tokenizer; see `find_tokenizer`.
+
+    Raises:
+        DataError: the file is missing or damaged, or its tokenizer is not found.
+    """
+    file = TokenFile.open(path)
+    return TokenView(file, find_tokenizer(path.parent, configured, file.fingerprint))
