@@ -13,9 +13,9 @@ from transformerlm.cli.standard_streams import print_text
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import InspectConfig
 
-DESCRIPTION = """Look at a text before training on it: files, documents, scripts, copies, near copies, tokens, and
-how much of the validation text stands in the training text. CORPUS is a text as in [data].corpus, or a
-token file, or a folder of token files. --json prints an object."""
+DESCRIPTION = """Look at a text before training on it: files, documents, scripts, copies, near copies,
+tokens, and how much of the validation text stands in the training text. CORPUS is a text as in
+[data].corpus, or a token file, or a folder of token files. --json prints an object."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,8 +10,8 @@ from transformerlm.cli.command import Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import MergeConfig
 
-DESCRIPTION = """Write token files of one tokenizer one after the other into a new one; of folders, train.memmap
-and val.memmap. The files that are merged are verified, and stay as they are."""
+DESCRIPTION = """Write token files of one tokenizer one after the other into a new one; of folders,
+train.memmap and val.memmap. The files that are merged are verified, and stay as they are."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

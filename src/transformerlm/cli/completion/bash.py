@@ -32,8 +32,8 @@ _transformerlm() {
     fi
 }
 
-# Sets `command` to what is run: the program's own, or the word after `transformerlm`; with a word more if that
-# starts a part of it.
+# Sets `command` to what is run: the program's own, or the word after `transformerlm`, with the word after it
+# if that starts a part of it.
 _transformerlm_command() {
     command=$(_transformerlm_named "${COMP_WORDS[0]##*/}")
     local next=1
