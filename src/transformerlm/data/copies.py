@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from transformerlm.data.scan import Scan
-from transformerlm.data.shingles import Hashes, bands, jaccard, sampling, shingle_set
+from transformerlm.data.scan import Scan, Texts
+from transformerlm.data.shingles import Hashes, Signatures, bands, jaccard, sampling, shingle_set
 from transformerlm.progress import Bar
 
 NEAR = 0.8
@@ -64,22 +64,30 @@ def find_copies(scan: Scan, *, near: bool, bar: Bar | None = None) -> Copies:
 
     Args:
         scan: of the corpus; with signatures, if `near`.
-        bar: advances by bands.
+        bar: advances by documents that are compared.
     """
     exact = exact_copies(scan)
     if not near:
         return Copies(exact)
     is_first = np.ones(len(scan), np.bool_)
     is_first[[document for cluster in exact for document in cluster[1:]]] = False
-    search = _NearSearch(scan)
     documents = np.flatnonzero(is_first & (scan.num_shingles > 0))
-    for keys in bands(scan.signatures[documents]):
+    groups = list(_groups(scan.signatures, documents))
+    with Texts(scan, {document for group in groups for document in group}) as texts:
+        search = _NearSearch(scan, texts)
+        for group in groups:
+            search.compare(group)
+            if bar:
+                bar.update(len(group))
+    return Copies(exact, search.components.clusters(), search.links)
+
+
+def _groups(signatures: Signatures, documents: NDArray[np.int64]) -> Iterator[list[int]]:
+    """Yield the documents that agree in a band, in order, band by band."""
+    for keys in bands(signatures[documents]):
         order = np.argsort(keys, kind="stable")
         for first, stop in _runs([keys[order]]):
-            search.compare(documents[order[first:stop]].tolist())
-        if bar:
-            bar.update(1)
-    return Copies(exact, search.components.clusters(), search.links)
+            yield documents[order[first:stop]].tolist()
 
 
 def _runs(columns: Iterable[NDArray[np.uint64]]) -> Iterator[tuple[int, int]]:
@@ -126,12 +134,12 @@ class Components:
 class _NearSearch:
     """The comparison of candidates, and what was found so far."""
 
-    def __init__(self, scan: Scan) -> None:
+    def __init__(self, scan: Scan, texts: Texts) -> None:
         self.scan = scan
         self.components = Components()
         self.links: list[Link] = []
         self._rejected = set[tuple[int, int]]()
-        self._sets = _SetCache(scan)
+        self._sets = _SetCache(texts)
 
     def compare(self, documents: Sequence[int]) -> None:
         """Compare the documents that agree in a band: each with those before it to which it is not linked."""
@@ -168,8 +176,8 @@ class _NearSearch:
 class _SetCache:
     """Sets of shingles of the documents that were read last."""
 
-    def __init__(self, scan: Scan) -> None:
-        self._scan = scan
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
         self._sets: OrderedDict[tuple[int, int], Hashes] = OrderedDict()
         self._size = 0
 
@@ -177,7 +185,7 @@ class _SetCache:
         """Return the set of a document."""
         key = (document, one_in)
         if key not in self._sets:
-            self._sets[key] = shingle_set(self._scan.parts(document), one_in)
+            self._sets[key] = shingle_set(self._texts.parts(document), one_in)
             self._size += len(self._sets[key])
             while self._size > CACHE_SHINGLES and len(self._sets) > 1:
                 _, oldest = self._sets.popitem(last=False)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.chunks import CHUNK_BYTES
-from transformerlm.data.documents import TRAIN, VAL, Chunk, Document, Split, documents_of
+from transformerlm.data.documents import VAL, Chunk, Document, documents_of
 from transformerlm.data.shingles import Shingler, SignatureBuilder, Signatures, characters
 from transformerlm.limits import available_cores
 from transformerlm.parallel import ordered_map
@@ -27,7 +29,8 @@ DIGEST_BYTES = 16
 WORKER_BYTES = 8 * 2**20
 """Minimum amount of text per worker process."""
 
-_SPLITS: tuple[Split, Split] = (TRAIN, VAL)
+MEMORY_BYTES = 2**26
+"""Text of documents that is kept in memory."""
 
 
 def character_cut(text: str, *, is_tail: bool = False) -> int:
@@ -179,6 +182,49 @@ class Scan:
     def path(self, document: int) -> str:
         """Return the file of a document."""
         return self.chunks[int(self.first_chunks[document])].path
+
+
+class Texts:
+    """Texts of some documents of a scan, to be read in any order; a context manager.
+
+    Each chunk is read once. Short documents are kept in memory, or in a temporary file from MEMORY_BYTES on;
+    long ones, which have chunks of their own, stay where they are.
+    """
+
+    def __init__(self, scan: Scan, documents: Iterable[int]) -> None:
+        self._scan = scan
+        self._places: dict[int, tuple[int, int]] = {}
+        """Document -> position and size in the file."""
+        # Closed by __exit__, or with the process.
+        self._file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
+        for document, utf8 in self._short(sorted(documents)):
+            self._places[document] = self._file.tell(), len(utf8)
+            self._file.write(utf8)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def parts(self, document: int) -> Iterator[bytes]:
+        """Yield the text of a document, in parts."""
+        if document not in self._places:
+            yield from self._scan.parts(document)
+            return
+        position, size = self._places[document]
+        self._file.seek(position)
+        yield self._file.read(size)
+
+    def _short(self, documents: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Read the chunks of whole documents that hold some of these."""
+        scan = self._scan
+        for index, own in itertools.groupby(documents, key=lambda document: int(scan.first_chunks[document])):
+            if scan.chunks[index].extent == "documents":
+                numbers = {int(scan.ordinals[document]): document for document in own}
+                for ordinal, found in enumerate(documents_of(scan.chunks[index], scan.config)):
+                    if ordinal in numbers:
+                        yield numbers[ordinal], found.utf8
 
 
 def scan(

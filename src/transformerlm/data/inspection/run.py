@@ -35,7 +35,6 @@ from transformerlm.data.origin import Origin
 from transformerlm.data.prepare import fill_placeholders, learn_tokenizer, load_tokenizer
 from transformerlm.data.scan import Scan, character_cut, scan
 from transformerlm.data.selection import Selection, selection_of
-from transformerlm.data.shingles import NUM_BANDS
 from transformerlm.data.split import corpus_chunks, regions
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError
@@ -118,7 +117,7 @@ class _CorpusInspection:
                 bar=bar,
                 num_bytes=self.corpora.num_bytes,
             )
-        with self.reporter.bar(NUM_BANDS, "band", "comparing documents") as bar:
+        with self.reporter.bar(None, "document", "comparing documents") as bar:
             copies = find_copies(found, near=near, bar=bar)
         places = Places(found, _names(self.corpora))
         facts = corpus_facts(self.corpora, found, seen, places, section.max_examples)
