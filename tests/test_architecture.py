@@ -35,6 +35,7 @@ FLOORS = [
 
 COMMANDS = [
     *("train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model", "status", "report"),
+    *("data", "data_inspect", "data_show", "data_verify", "data_merge"),
     "main",
 ]
 CONFIG_CLASSES = [
@@ -47,6 +48,10 @@ CONFIG_CLASSES = [
     configs.ImportConfig,
     configs.StatusConfig,
     configs.ReportConfig,
+    configs.InspectConfig,
+    configs.ShowConfig,
+    configs.VerifyConfig,
+    configs.MergeConfig,
 ]
 
 

@@ -33,7 +33,9 @@ def near_pairs(texts: list[str], threshold: float) -> dict[tuple[int, int], floa
         shared = [arrays[shingle] for shingle in own if shingle in arrays]
         counts = np.bincount(np.concatenate(shared), minlength=len(texts)) if shared else np.zeros(len(texts))
         values = counts / np.maximum(1, sizes + sizes[number] - counts)
-        found |= {(number, int(n)): float(values[n]) for n in np.flatnonzero(values >= threshold) if n > number}
+        found |= {
+            (number, int(n)): float(values[n]) for n in np.flatnonzero(values >= threshold) if n > number
+        }
     return found
 
 
@@ -46,7 +48,9 @@ def clusters(pairs) -> list[list[int]]:
     return sorted({tuple(sorted(own)) for own in component.values()})
 
 
-SYLLABLES = [f"{a}{b}{c}" for a in ("k", "l", "m", "n", "r", "st") for b in "aeiou" for c in ("", "n", "sk", "t")]
+SYLLABLES = [
+    f"{a}{b}{c}" for a in ("k", "l", "m", "n", "r", "st") for b in "aeiou" for c in ("", "n", "sk", "t")
+]
 WORDS = [one + other for one in SYLLABLES for other in SYLLABLES[::2]]
 
 

@@ -16,7 +16,9 @@ from transformerlm.data.split import regions
 def scan_of(path, chunk_bytes=2**19, *, with_signatures=True, **settings):
     config = CorpusConfig(corpus=str(path), validation_fraction=0, **settings)
     corpora = find_corpora(config)
-    chunks = (c for part in regions(config, corpora) for c in chunks_of(part, config, character_cut, chunk_bytes))
+    chunks = (
+        c for part in regions(config, corpora) for c in chunks_of(part, config, character_cut, chunk_bytes)
+    )
     return scan(config, chunks, with_signatures=with_signatures, num_bytes=corpora.num_bytes)
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import random
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_hashes_are_polynomials_of_the_characters(text):
 @given(TEXTS, st.lists(st.integers(0, 60)))
 def test_a_text_in_parts_has_the_shingles_of_the_whole(text, places):
     edges = [0, *sorted(min(place, len(text)) for place in places), len(text)]
-    parts = [text[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    parts = [text[start:stop] for start, stop in itertools.pairwise(edges)]
     shingler = Shingler()
     found = [value for part in parts for value in shingler.add(characters(part.encode())).tolist()]
     assert found == hashes_slowly(joined(text))
@@ -88,13 +89,17 @@ def test_a_signature_is_the_least_of_every_permutation(batch, monkeypatch):
 
 
 def test_signatures_are_the_same_on_every_machine():
-    found, _ = signatures_of(["It was the best of times, it was the worst of times", "漢字かな交じり文の例です。"])
+    found, _ = signatures_of(
+        ["It was the best of times, it was the worst of times", "漢字かな交じり文の例です。"]
+    )
     digest = hashlib.sha256(found.astype("<u2").tobytes()).hexdigest()
     assert digest == "ca3644d610a1093eed10919f9c06b99c28d1db8e28903ab787d5312023dd26dd"
 
 
 def test_equal_rows_are_equal_in_a_band_and_others_are_not():
-    found, _ = signatures_of(["one text that is long enough", "one text that is long enough", "another text, longer"])
+    found, _ = signatures_of(
+        ["one text that is long enough", "one text that is long enough", "another text, longer"]
+    )
     keys = np.array(list(bands(found)))
     assert (keys[:, 0] == keys[:, 1]).all()
     assert (keys[:, 0] != keys[:, 2]).all()

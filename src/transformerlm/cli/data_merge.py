@@ -9,6 +9,7 @@ from pathlib import Path
 from transformerlm.cli.command import Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import MergeConfig
+from transformerlm.errors import ConfigError
 
 DESCRIPTION = """Write token files of one tokenizer one after the other into a new one; of folders,
 train.memmap and val.memmap. The files that are merged are verified, and stay as they are."""
@@ -28,7 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def merge(config: MergeConfig) -> None:
-    """Merge, and say what was written."""
+    """Merge, and say what was written.
+
+    Raises:
+        ConfigError: there are fewer than two files, or no output.
+    """
+    if problems := list(config.merge.missing()):
+        raise ConfigError(problems)
     # Imported only now: numpy takes a moment.
     from transformerlm.data.merge import merge
 

@@ -55,7 +55,7 @@ def corpus_lines(facts: CorpusFacts, max_examples: int) -> Iterator[str]:
     if facts.left_out:
         yield row("not read", ", ".join(f"{number:,} {kind}" for kind, number in facts.left_out.items()))
     if names := facts.files_without_documents:
-        yield row("without text", f"{len(names):,} files: {_listed(names, max_examples)}")
+        yield row("without text", f"{_number(len(names), 'file')}: {_listed(names, max_examples)}")
     yield row(
         "documents", f"{facts.documents:,}, {readable(facts.num_bytes)}, {facts.characters:,} characters"
     )
@@ -69,7 +69,7 @@ def corpus_lines(facts: CorpusFacts, max_examples: int) -> Iterator[str]:
     yield from (row("", f"{one.text} at byte {one.place.byte:,}: {one.place}") for one in facts.invalid)
     yield from _examples("longest lines", facts.longest_lines)
     if facts.near_empty_documents:
-        yield row("near-empty", f"{facts.near_empty_documents:,} documents")
+        yield row("near-empty", _number(facts.near_empty_documents, "document"))
         yield from _examples("", facts.near_empty)
 
 
@@ -114,18 +114,20 @@ def copy_lines(facts: CopyFacts, max_examples: int) -> Iterator[str]:
     yield row("near", _copies(facts.near_clusters, facts.near_copies, facts.near_bytes))
     yield from (line for one in facts.near[:max_examples] for line in _cluster_lines(one, max_examples))
     if facts.near_clusters_across:
-        is_one = facts.near_clusters_across == 1
-        what = f"near cluster{' is' if is_one else 's are'} in training and in validation"
-        yield row(
-            "",
-            f"{facts.near_clusters_across:,} {what}; --data.near_duplicates=together keeps each on one side",
-        )
+        what = _number(facts.near_clusters_across, "near cluster is", "near clusters are")
+        advice = "--data.near_duplicates=together keeps each on one side"
+        yield row("", f"{what} in training and in validation; {advice}")
 
 
 def _copies(clusters: int, copies: int, num_bytes: int) -> str:
     if not clusters:
         return "none"
-    return f"{copies:,} copies in {clusters:,} cluster{'s' * (clusters != 1)}, {readable(num_bytes)}"
+    return f"{_number(copies, 'copy', 'copies')} in {_number(clusters, 'cluster')}, {readable(num_bytes)}"
+
+
+def _number(number: int, one: str, several: str = "") -> str:
+    """Return a number and a word: `1 cluster`, `2 clusters`."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def _cluster_lines(cluster: Cluster, max_examples: int) -> Iterator[str]:
@@ -146,7 +148,8 @@ def token_lines(facts: TokenFacts, max_examples: int) -> Iterator[str]:
     """Yield lines about tokens."""
     yield row("from", facts.source)
     for name, sizes in facts.files.items():
-        numbers = f"{sizes['tokens']:,} tokens, {sizes['documents']:,} documents, {readable(sizes['bytes'])}"
+        documents = _number(sizes["documents"], "document")
+        numbers = f"{sizes['tokens']:,} tokens, {documents}, {readable(sizes['bytes'])}"
         yield row(name, numbers)
     yield row("bytes/token", f"{facts.bytes_per_token:.3f}")
     unused = ", ".join(token_text(text.encode()) for _, text in facts.unused[: 4 * max_examples])

@@ -62,13 +62,11 @@ class MergeSection(Section):
     output: FilePath | None = None
     """The token file to write or, if `paths` are folders, the folder."""
 
-    def conflicts(self) -> Iterator[Problem]:
-        """Yield fewer than two files, and no output."""
+    def missing(self) -> Iterator[Problem]:
+        """Yield fewer than two files, and no output: there are no defaults for them."""
         if len(self.paths) < 2:
-            yield Problem(
-                Key("paths"), f"expected at least two token files or folders, got {len(self.paths)}"
-            )
+            what = f"expected at least two token files or folders, got {len(self.paths)}"
+            yield Problem(Key("merge", "paths"), what)
         if self.output is None:
-            yield Problem(
-                Key("output"), "expected a path for the merged tokens, got None; take --output=PATH"
-            )
+            what = "expected a path for the merged tokens, got None; take --output=PATH"
+            yield Problem(Key("merge", "output"), what)

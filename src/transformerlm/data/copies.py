@@ -77,7 +77,7 @@ def find_copies(scan: Scan, *, near: bool, bar: Bar | None = None) -> Copies:
         search = _NearSearch(scan, texts)
         for group in groups:
             search.compare(group)
-            if bar:
+            if bar is not None:  # a bar without a total is neither true nor false
                 bar.update(len(group))
     return Copies(exact, search.components.clusters(), search.links)
 

@@ -53,20 +53,21 @@ def _leak(
 ) -> Leak:
     match = leaks.main_match(train.file.tokens, val.file.tokens, run, val.end_id)
     shown = val.file.tokens[match.position : match.position + min(match.num_tokens, MAX_CHARACTERS)]
-    text = val.tokenizer.decode_bytes(shown).decode(errors="replace")
+    content = val.tokenizer.decode_bytes(shown)
+    blank = len(content) - len(content.lstrip())  # places are those of the first thing to be seen
     return Leak(
         num_tokens=run[1] - run[0],
         num_bytes=size,
-        validation=_place(val, match.position, locate),
-        training=_place(train, match.train_position, locate),
+        validation=_place(val, match.position, blank, locate),
+        training=_place(train, match.train_position, blank, locate),
         matched_tokens=match.num_tokens,
-        text=text[:MAX_CHARACTERS],
+        text=content[blank:].decode(errors="replace")[:MAX_CHARACTERS],
     )
 
 
-def _place(view: TokenView, position: int, locate: Locate) -> Place:
+def _place(view: TokenView, position: int, skipped: int, locate: Locate) -> Place:
     number, start = view.document_at(position)
-    return locate(view, number, view.num_bytes(start, position))
+    return locate(view, number, view.num_bytes(start, position) + skipped)
 
 
 def place_in_token_file(view: TokenView, document: int, byte: int) -> Place:
