@@ -31,6 +31,9 @@ SHORTER = {
     "transformerlm-make-data --config configs/tinystories": TINY_DATA[2:],
     "transformerlm-train-tokenizer": TINY_DATA,
     "transformerlm-make-data": TINY_DATA,
+    "transformerlm-data inspect": TINY_DATA,
+    "transformerlm-data inspect data/": [],
+    "transformerlm-data show data/tiny/train.memmap --at 1000": ["--at", "10"],
     "transformerlm-eval": TINY_DATA[:2],
     "transformerlm-infer": ["--generation.max_new_tokens=8"],
     "transformerlm-train --config configs/train_tiny.toml --training.run_dir=runs/timed": [

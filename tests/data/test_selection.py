@@ -2,12 +2,14 @@
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
 
 from tests.data.copies_oracle import edited, random_text, similarity, write_jsonl
 from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
+from transformerlm.data import selection_cache
 from transformerlm.data.build import make_data
 from transformerlm.data.copies import NEAR
 from transformerlm.data.corpus import find_corpora
@@ -254,3 +256,32 @@ def test_without_the_settings_nothing_is_read_and_nothing_recorded(corpus, tmp_p
     assert listener.bars == []
     made = build(corpus, tmp_path)
     assert not [key for key in made.train.made_from if "duplicates" in key or "copies" in key]
+
+
+def test_the_decision_about_a_large_text_is_kept_until_a_file_changes(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(selection_cache, "MIN_BYTES", 1)
+    monkeypatch.setattr(selection_cache, "MAX_KEPT", 2)
+    monkeypatch.setenv("TRANSFORMERLM_CACHE_DIR", str(tmp_path / "cache"))
+    folder = tmp_path / "texts"
+    shutil.copytree(corpus, folder)
+    path = folder / "c00.txt"
+
+    def select(expected, **settings):
+        listener = Listener()
+        config = CorpusConfig(corpus=str(folder), **{"near_duplicates": "drop", **settings})
+        found = Selection.of(config, find_corpora(config), SAFE_CUT, reporter=listener)
+        assert len(listener.bars) == expected
+        return found
+
+    first = select(1)
+    assert select(1) == first  # so soon after they were written, the files' times tell nothing
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(selection_cache, "CLOCK_NANOSECONDS", 0)
+    assert [select(1), select(0), select(0)] == [first] * 3
+    select(1, near_duplicates="together")
+    path.write_text(path.read_text()[::-1])
+    assert select(1) != first
+    assert len(list((tmp_path / "cache" / "copies").iterdir())) == 2
+    for kept in (tmp_path / "cache" / "copies").iterdir():
+        kept.write_bytes(kept.read_bytes()[:-9])
+    select(1)

@@ -19,6 +19,7 @@ from transformerlm.data.copies import NEAR, Copies, find_copies
 from transformerlm.data.corpus import Corpora
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Edits, Split
 from transformerlm.data.scan import Scan, scan
+from transformerlm.data.selection_cache import cached
 from transformerlm.data.shingles import NUM_BANDS, ROWS_PER_BAND, SHINGLE_CHARACTERS
 from transformerlm.data.split import corpus_chunks, regions
 from transformerlm.progress import Reporter, SilentReporter
@@ -66,11 +67,30 @@ class Selection:
         if not is_wanted(config):
             return cls()
         chunks = list(corpus_chunks(config, corpora, safe_cut, chunk_bytes))
-        near = config.near_duplicates != "keep"
-        with (reporter or SilentReporter()).bar(corpora.num_bytes, "B", "looking for copies") as bar:
-            found = scan(config, chunks, with_signatures=near, bar=bar, num_bytes=corpora.num_bytes)
-        is_side_given = all(region.split for region in regions(config, corpora))
-        return selection_of(config, found, find_copies(found, near=near), is_side_given=is_side_given)
+
+        def decide() -> dict[str, Any]:
+            near = config.near_duplicates != "keep"
+            with (reporter or SilentReporter()).bar(corpora.num_bytes, "B", "looking for copies") as bar:
+                found = scan(config, chunks, with_signatures=near, bar=bar, num_bytes=corpora.num_bytes)
+            is_side_given = all(region.split for region in regions(config, corpora))
+            copies = find_copies(found, near=near)
+            return selection_of(config, found, copies, is_side_given=is_side_given).to_json()
+
+        return cls.from_json(cached(config, corpora, chunks, METHOD, decide))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the selection as JSON values, for `from_json`."""
+        return {
+            "splits": list(self.splits.items()),
+            "record": dict(self.record),
+            "edits": list(self.edits.items()),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Selection:
+        """Return the selection of `to_json`."""
+        edits = {chunk: tuple((number, split) for number, split in own) for chunk, own in values["edits"]}
+        return cls(dict(values["splits"]), values["record"], edits)
 
     def summary(self) -> dict[str, Any]:
         """Return what a sidecar's `made_from` has about the decision; empty if all documents are kept."""

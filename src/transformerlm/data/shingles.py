@@ -25,7 +25,7 @@ SHINGLE_CHARACTERS = 9
 """Length of a shingle: unrelated texts of a language share few of this length."""
 NUM_BANDS, ROWS_PER_BAND = 20, 6
 """Documents that agree in all rows of a band are compared. At a similarity s that is missed with probability
-(1 - s^6)^20: 0.2 % at 0.8, 0.0003 % at 0.9."""
+(1 - s^6)^20: 0.2 % at 0.8, 0.00003 % at 0.9."""
 NUM_HASHES = NUM_BANDS * ROWS_PER_BAND
 MAX_SET = 2**22
 """Shingles up to which a similarity is exact; of longer documents a part is compared, chosen by hash."""
