@@ -10,9 +10,7 @@ from transformerlm.config import DataConfig, InspectConfig, TokenizerConfig
 from transformerlm.data.inspection.run import inspect
 from transformerlm.report.inspection import write_inspection
 
-HOSTILE = (
-    "</pre><script>document.title = 'obeyed'</script><img src=x onerror=alert(1)>{{ 7 * 7 }}\x00\x1b[31m"
-)
+HOSTILE = "</pre><script>document.title = 'obeyed'</script><img src=x onerror=alert(1)>{{ 7 * 7 }}\x1b[31m"
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ BLOCK_TOKENS = 2**22
 PART_TOKENS = 2**20
 """Training tokens that are hashed at a time."""
 
-_FILTER_BITS = 26  # a table of 8 MiB that rejects most hashes without a search
+_FILTER_BITS = 26  # a table of 64 MiB that rejects most hashes without a search
 _BASE = 0x9E3779B97F4A7C15 | 1
 
 

@@ -209,3 +209,17 @@ def test_places_follow_documents_that_are_left_out(planted, tmp_path):
     assert str(result.leaks.longest[0].training).endswith("05.txt:3")
     assert len(find_corpora(config.data).main.sources) == 27
     assert np.isclose(result.leaks.share, result.leaks.leaked_bytes / result.leaks.validation_bytes)
+
+
+def test_a_text_too_short_to_be_divided_is_looked_at_all_the_same(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    result = inspect(config_of(tmp_path / "a.txt", tmp_path))
+    assert (result.corpus.documents, result.tokens, result.leaks) == (1, None, None)
+    assert "leaves no text to" in result.notes[0]
+
+
+def test_where_invalid_bytes_would_stop_training_a_note_says_so(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"some text \xff and more " * 40)
+    assert any("encoding_errors" in note for note in inspect(config_of(tmp_path / "a.txt", tmp_path)).notes)
+    read = config_of(tmp_path / "a.txt", tmp_path, encoding_errors="replace")
+    assert not [note for note in inspect(read).notes if "encoding_errors" in note]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformerlm.config import InspectConfig
 from transformerlm.data.build import TokenData, make_data
 from transformerlm.data.copies import find_copies
-from transformerlm.data.corpus import Corpora, find_corpora
+from transformerlm.data.corpus import STDLIB, Corpora, find_corpora
 from transformerlm.data.documents import VAL
 from transformerlm.data.inspection.copy_facts import copy_facts
 from transformerlm.data.inspection.corpus_facts import Observation, corpus_facts
@@ -52,7 +52,8 @@ def inspect(config: InspectConfig, reporter: Reporter | None = None) -> Inspecti
     """
     reporter = reporter or SilentReporter()
     path = Path(config.data.corpus).expanduser()
-    if path.suffix == ".memmap" or (path / TRAIN_FILE).is_file():
+    holds_tokens = path.suffix == ".memmap" or (path / TRAIN_FILE).is_file()
+    if holds_tokens and config.data.corpus != STDLIB:
         return _of_token_files(path, config, reporter)
     return _CorpusInspection(config, reporter).run()
 
@@ -93,16 +94,21 @@ class _CorpusInspection:
     def run(self) -> Inspection:
         """Read the corpus, then encode it where there are no token files of it."""
         found, corpus, copies, places, selection = self._look_at_documents()
-        notes = list(self.corpora.notes(self.config.data))
-        if not len(found):
-            return Inspection(self.config.data.corpus, corpus, copies, None, None, notes)
-        tokenizer, origin = self._tokenizer()
-        with self._token_files(tokenizer) as (data, is_temporary):
-            views = [TokenView(file, tokenizer) for file in (data.train, data.val) if file]
-            source = origin if is_temporary else f"{origin}; token files in {data.train.path.parent}"
+        notes = [*self.corpora.notes(self.config.data), *self._advice(corpus)]
+        tokens, leaks = None, None
+        if len(found):
+            saved = load_tokenizer(self.config.data, self.config.tokenizer, self.reporter)
             locate = _Locator(places, found, selection).place
-            tokens, leaks = _token_facts(views, source, self.config, locate, self.reporter)
+            try:
+                tokens, leaks = self._look_at_tokens(saved, locate)
+            except DataError as error:  # such as a text that is too short to be divided
+                notes.append(f"not encoded: {error}")
         return Inspection(self.config.data.corpus, corpus, copies, tokens, leaks, notes)
+
+    def _advice(self, corpus: CorpusFacts) -> Iterator[str]:
+        if corpus.invalid_bytes and self.original.data.encoding_errors == "strict":
+            advice = '[data].encoding_errors = "replace" or "keep" reads on'
+            yield f"training stops at bytes that are not UTF-8; {advice}"
 
     def _look_at_documents(self) -> tuple[Scan, CorpusFacts, CopyFacts, Places, Selection]:
         data, section, seen = self.config.data, self.config.inspect, Observation()
@@ -125,14 +131,18 @@ class _CorpusInspection:
         selection = selection_of(data, found, copies, is_side_given=is_side_given)
         return found, facts, copy_facts(found, copies, places, has_near=near), places, selection
 
-    def _tokenizer(self) -> tuple[Tokenizer, str]:
-        """Return the configured tokenizer, or one that is learned now and not kept; and where it is from."""
+    def _look_at_tokens(self, saved: Tokenizer | None, locate: Locate) -> tuple[TokenFacts, LeakFacts | None]:
+        """Look at the token files; without a saved tokenizer with one that is learned now and not kept."""
         data, config = self.config.data, self.config.tokenizer
-        tokenizer = load_tokenizer(data, config, self.reporter)
-        if tokenizer:
-            return tokenizer, f"the tokenizer {fill_placeholders(config.tokenizer_dir, data)}"
-        tokenizer = learn_tokenizer(data, config, self.reporter)
-        return tokenizer, f"a tokenizer of {tokenizer.vocab_size:,} ids, learned for this and not kept"
+        tokenizer = saved or learn_tokenizer(data, config, self.reporter)
+        source = f"a tokenizer of {tokenizer.vocab_size:,} ids, learned for this and not kept"
+        if saved:
+            source = f"the tokenizer {fill_placeholders(config.tokenizer_dir, data)}"
+        with self._token_files(tokenizer) as (files, is_temporary):
+            views = [TokenView(file, tokenizer) for file in (files.train, files.val) if file]
+            if not is_temporary:
+                source += f"; token files in {files.train.path.parent}"
+            return _token_facts(views, source, self.config, locate, self.reporter)
 
     @contextmanager
     def _token_files(self, tokenizer: Tokenizer) -> Iterator[tuple[TokenData, bool]]:
