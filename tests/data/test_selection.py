@@ -143,13 +143,15 @@ def test_the_order_of_files_changes_no_side(corpus, texts, tmp_path):
     (tmp_path / "again").mkdir()
     shuffled = random.Random(8).sample(texts, len(texts))
     write_jsonl(tmp_path / "again" / "all.jsonl", shuffled)
-    sides = []
+    sides, records = [], []
     for number, path in enumerate((corpus, tmp_path / "again")):
         data = build(path, tmp_path / str(number), near_duplicates="together")
         sides.append(
             {split: sorted(own) for split, own in documents_of_files(data, plain_tokenizer()).items()}
         )
+        records.append(data.train.made_from[DECISION_KEY])
     assert sides[0] == sides[1]
+    assert records[0] == records[1]
 
 
 @pytest.mark.parametrize("near_duplicates", ["together", "drop"])
@@ -214,7 +216,10 @@ def test_the_decision_is_recorded_and_not_made_again(corpus, tmp_path):
     first, again = Listener(), Listener()
     config = data_config(corpus, tmp_path, near_duplicates="together")
     made = prepare_data(config, TokenizerConfig(), plain_tokenizer(), first)
+    made_record = made.train.made_from[DECISION_KEY]
     assert "looking for copies" in first.bars
+    moved = made_record["documents moved"]
+    assert any(f"near clusters; 0 left out, {moved} moved to the other side" in line for line in first.said)
     assert made.train.made_from[METHOD_KEY].startswith("MinHash 1")
     assert json.loads((tmp_path / "d/val.memmap.json").read_text())["made_from"] == made.train.made_from
     prepare_data(config, TokenizerConfig(), plain_tokenizer(), again)

@@ -26,6 +26,7 @@ from transformerlm.progress import Reporter, SilentReporter
 
 METHOD_KEY, DECISION_KEY = "method of [data].near_duplicates", "copies of documents"
 """Keys of a sidecar's `made_from`."""
+_COUNTED = ("exact clusters", "near clusters")
 METHOD = (
     f"MinHash 1: shingles of {SHINGLE_CHARACTERS} characters, similarity {NEAR}, "
     f"{NUM_BANDS} bands of {ROWS_PER_BAND}"
@@ -76,7 +77,18 @@ class Selection:
             copies = find_copies(found, near=near)
             return selection_of(config, found, copies, is_side_given=is_side_given).to_json()
 
-        return cls.from_json(cached(config, corpora, chunks, METHOD, decide))
+        found = cls.from_json(cached(config, corpora, chunks, METHOD, decide))
+        if reporter:
+            reporter.say(str(found))
+        return found
+
+    def __str__(self) -> str:
+        """What was decided, in one line."""
+        out, moved = (self.record.get(f"documents {what}", 0) for what in ("left out", "moved"))
+        clusters = [f"{self.record[key]:,} {key}" for key in _COUNTED if key in self.record]
+        return (
+            f"copies of documents: {', '.join(clusters)}; {out:,} left out, {moved:,} moved to the other side"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the selection as JSON values, for `from_json`."""
@@ -180,8 +192,8 @@ class _Sides:
 
 
 def _checksum(scan: Scan, splits: Mapping[int, Split | None]) -> str:
-    """Return a checksum of what happens to which content."""
-    rows = [[*scan.digests[document].tolist(), split] for document, split in splits.items()]
+    """Return a checksum of what happens to which content, in whatever order that stands in the corpus."""
+    rows = sorted([*scan.digests[document].tolist(), split or ""] for document, split in splits.items())
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
 
