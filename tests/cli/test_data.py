@@ -79,6 +79,28 @@ def test_inspect_prints_what_is_in_a_text(made, capfd):
     assert not list(Path().rglob("*inspect*"))  # nothing that stays
 
 
+def test_inspect_of_files_with_any_name_and_any_script(workplace, capfd):
+    names = ["two\nlines.txt", "an \x1b[31m escape.txt", "寓言 ✓.txt", "'quotes' & <tags>.txt"]
+    Path("odd").mkdir()
+    for name in names:
+        Path("odd", name).write_text("Было хорошо. 漢字かな交じり文。 " * 9)
+    words = [
+        "inspect",
+        "odd",
+        "--data.validation_corpus=fables",
+        "--tokenizer.vocab_size=300",
+        "--html=p.html",
+    ]
+    assert data.main(words) == 0
+    assert data.main(words[:-1]) == 0
+    out = capfd.readouterr().out
+    assert "\x1b" not in out
+    assert "odd/two\\nlines.txt" in out
+    assert "寓言 ✓.txt" in out
+    assert re.search(r"scripts +Latin .*%, Cyrillic .*%, Han .*%", out)
+    assert "&lt;tags&gt;.txt" in Path("p.html").read_text()
+
+
 def test_inspect_prints_json_and_writes_a_page(made, capfd):
     assert (
         data.main(["inspect", "fables", *WORDS, "--json", "--html=page.html", "--inspect.near_copies=false"])

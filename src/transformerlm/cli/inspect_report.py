@@ -14,7 +14,8 @@ from transformerlm.data.inspection.facts import (
     LeakFacts,
     TokenFacts,
 )
-from transformerlm.data.inspection.places import SNIPPET_CHARACTERS, one_line
+from transformerlm.data.inspection.places import SNIPPET_CHARACTERS, snippet
+from transformerlm.errors import one_line
 from transformerlm.progress import readable
 from transformerlm.report.text import percent, token_text
 
@@ -26,8 +27,8 @@ BAR = 30
 
 def lines(found: Inspection, max_examples: int) -> Iterator[str]:
     """Return everything that was found, for people."""
-    yield found.path
-    yield from (f"note: {note}" for note in found.notes)
+    yield one_line(found.path)
+    yield from (one_line(f"note: {note}") for note in found.notes)
     for part, heading in ((found.corpus, "text"), (found.copies, "copies"), (found.tokens, "tokens")):
         if part is not None:
             yield from ("", heading)
@@ -38,8 +39,8 @@ def lines(found: Inspection, max_examples: int) -> Iterator[str]:
 
 
 def row(name: str, value: str) -> str:
-    """Return a name and a value in two columns."""
-    return f"  {name:<{WIDTH}}{value}".rstrip()
+    """Return a name and a value in two columns, in one line whatever is in them."""
+    return one_line(f"  {name:<{WIDTH}}{value}".rstrip())
 
 
 def corpus_lines(facts: CorpusFacts, max_examples: int) -> Iterator[str]:
@@ -189,7 +190,7 @@ def leak_lines(facts: LeakFacts | None) -> Iterator[str]:
             else f"{leak.matched_tokens:,} of them from there on "
         )
         yield row("", f"  {some}stand in {leak.training}")
-        yield row("", f"  {one_line(leak.text, 2 * SNIPPET_CHARACTERS)}")
+        yield row("", f"  {snippet(leak.text, 2 * SNIPPET_CHARACTERS)}")
 
 
 def leaked(facts: LeakFacts) -> str:

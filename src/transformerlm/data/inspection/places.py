@@ -57,7 +57,7 @@ class Places:
             position += len(part)
             if len(found) >= 4 * length:
                 break
-        return one_line(found.decode(errors="replace"), length)
+        return snippet(found.decode(errors="replace"), length)
 
     def _newlines_before(self, document: int, byte: int) -> int:
         number = position = 0
@@ -69,7 +69,7 @@ class Places:
         return number
 
 
-def one_line(text: str, length: int = SNIPPET_CHARACTERS) -> str:
+def snippet(text: str, length: int = SNIPPET_CHARACTERS) -> str:
     """Return the beginning of a text in one line; control characters are shown as symbols."""
     text = " ".join(text[: 4 * length].split())
     shown = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
