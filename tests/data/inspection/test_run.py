@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from tests.tiny_run import write_fables
 from transformerlm.config import DataConfig, InspectConfig, InspectSection, TokenizerConfig
 from transformerlm.data.build import make_data
 from transformerlm.data.corpus import find_corpora
+from transformerlm.data.inspection.locate import locator_of
 from transformerlm.data.inspection.run import inspect
+from transformerlm.data.inspection.token_view import TokenView
 from transformerlm.data.prepare import prepare_data, prepare_tokenizer
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import Tokenizer
@@ -159,7 +162,7 @@ def test_token_files_that_are_there_are_used_and_inspected_alike(planted, found,
     files = inspect(config_of(tmp_path / "tokens", tmp_path))
     assert (files.corpus, files.copies) == (None, None)
     assert (files.leaks.leaked_bytes, files.leaks.runs) == (found.leaks.leaked_bytes, 1)
-    assert str(files.leaks.longest[0].training).startswith("train.memmap, document 6, byte ")
+    assert files.leaks == found.leaks  # the files' own places, told from the corpus
     assert files.tokens.files == found.tokens.files
     one = inspect(config_of(tmp_path / "tokens" / "val.memmap", tmp_path))
     assert (one.leaks, list(one.tokens.files)) == (None, ["val.memmap"])
@@ -223,3 +226,45 @@ def test_where_invalid_bytes_would_stop_training_a_note_says_so(tmp_path):
     assert any("encoding_errors" in note for note in inspect(config_of(tmp_path / "a.txt", tmp_path)).notes)
     read = config_of(tmp_path / "a.txt", tmp_path, encoding_errors="replace")
     assert not [note for note in inspect(read).notes if "encoding_errors" in note]
+
+
+def test_places_in_token_files_of_a_corpus_that_has_changed_are_those_in_the_files(planted, found, tmp_path):
+    folder, _ = planted
+    shutil.copytree(folder, tmp_path / "planted")
+    texts = tmp_path / "planted" / "texts"
+    settings = {"validation_corpus": str(tmp_path / "planted" / "val.txt"), "encoding_errors": "keep"}
+    for case, change in enumerate(
+        (lambda: (texts / "00.txt").write_text("changed"), lambda: shutil.rmtree(texts))
+    ):
+        config = config_of(texts, tmp_path / str(case), **settings)
+        prepare_data(config.data, config.tokenizer, prepare_tokenizer(config.data, config.tokenizer))
+        change()
+        result = inspect(config_of(tmp_path / str(case) / "tokens", tmp_path / str(case)))
+        assert result.leaks.leaked_bytes == found.leaks.leaked_bytes
+        (leak,) = result.leaks.longest
+        assert re.fullmatch(r"train\.memmap, document 6, byte \d+", str(leak.training))
+        assert re.fullmatch(r"val\.memmap, document 1, byte \d+", str(leak.validation))
+
+
+@pytest.mark.parametrize("setting", ["together", "drop"])
+def test_places_in_token_files_follow_copies_that_were_moved_or_left_out(setting, planted, tmp_path):
+    folder, _ = planted
+    settings = {"validation_fraction": 0.3, "encoding_errors": "keep", "near_duplicates": setting}
+    config = config_of(folder / "texts", tmp_path, **settings)
+    data = prepare_data(config.data, config.tokenizer, prepare_tokenizer(config.data, config.tokenizer))
+    locator = locator_of(data.train)
+    for file in (data.train, data.val):
+        view = TokenView(file, Tokenizer.from_dir(tmp_path / "tok"))
+        start = 0
+        for number, end in enumerate(view.ends.tolist()):
+            place = locator.place(view, number, 0)
+            content = content_of(folder / "texts" / place.file, place.document)
+            assert view.tokenizer.decode_bytes(file.tokens[start:end]) == content
+            start = end + 1
+
+
+def content_of(path, number):
+    content = path.read_bytes()
+    if path.suffix == ".jsonl":
+        content = json.loads(content.splitlines()[number - 1])["text"].encode()
+    return content

@@ -8,14 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from transformerlm.config import InspectConfig
 from transformerlm.data.build import TokenData, make_data
 from transformerlm.data.copies import find_copies
-from transformerlm.data.corpus import STDLIB, Corpora, find_corpora
-from transformerlm.data.documents import VAL
+from transformerlm.data.corpus import STDLIB, find_corpora
 from transformerlm.data.inspection.copy_facts import copy_facts
 from transformerlm.data.inspection.corpus_facts import Observation, corpus_facts
 from transformerlm.data.inspection.facts import (
@@ -23,10 +19,10 @@ from transformerlm.data.inspection.facts import (
     CorpusFacts,
     Inspection,
     LeakFacts,
-    Place,
     TokenFacts,
 )
 from transformerlm.data.inspection.leak_facts import Locate, leak_facts, place_in_token_file
+from transformerlm.data.inspection.locate import Locator, locator_of, names_of
 from transformerlm.data.inspection.observer import TextObserver
 from transformerlm.data.inspection.places import Places
 from transformerlm.data.inspection.token_facts import token_facts
@@ -64,7 +60,10 @@ def _of_token_files(path: Path, config: InspectConfig, reporter: Reporter) -> In
     configured = Path(fill_placeholders(config.tokenizer.tokenizer_dir, config.data))
     tokenizer = find_tokenizer(files[0].path.parent, configured, files[0].fingerprint)
     views = [TokenView(file, tokenizer) for file in files]
-    tokens, leaks = _token_facts(views, f"token files {path}", config, place_in_token_file, reporter)
+    with reporter.bar(None, "B", "reading documents") as bar:
+        locator = locator_of(files[0], bar)
+    locate = locator.place if locator else place_in_token_file
+    tokens, leaks = _token_facts(views, f"token files {path}", config, locate, reporter)
     return Inspection(str(path), None, None, tokens, leaks)
 
 
@@ -98,7 +97,7 @@ class _CorpusInspection:
         tokens, leaks = None, None
         if len(found):
             saved = load_tokenizer(self.config.data, self.config.tokenizer, self.reporter)
-            locate = _Locator(places, found, selection).place
+            locate = Locator(places, found, selection).place
             try:
                 tokens, leaks = self._look_at_tokens(saved, locate)
             except DataError as error:  # such as a text that is too short to be divided
@@ -125,7 +124,7 @@ class _CorpusInspection:
             )
         with self.reporter.bar(None, "document", "comparing documents") as bar:
             copies = find_copies(found, near=near, bar=bar)
-        places = Places(found, _names(self.corpora))
+        places = Places(found, names_of(self.corpora))
         facts = corpus_facts(self.corpora, found, seen, places, section.max_examples)
         is_side_given = all(region.split for region in regions(data, self.corpora))
         selection = selection_of(data, found, copies, is_side_given=is_side_given)
@@ -166,32 +165,3 @@ class _CorpusInspection:
             not origin.differs(found.train.made_from) and found.train.fingerprint == tokenizer.fingerprint
         )
         return found if is_same else None
-
-
-def _names(corpora: Corpora) -> dict[str, str]:
-    """Return path -> name of every file: relative to the corpus, or its path if there are two corpora."""
-    return {
-        source.path: source.path if corpora.validation else source.name
-        for corpus in corpora.named.values()
-        for source in corpus.sources
-    }
-
-
-class _Locator:
-    """Places of documents of token files in the corpus that they were made from."""
-
-    def __init__(self, places: Places, scan: Scan, selection: Selection) -> None:
-        self.places = places
-        is_validation = scan.is_validation.copy()
-        is_there = np.ones(len(scan), np.bool_)
-        for document, split in selection.splits.items():
-            is_validation[document], is_there[document] = split == VAL, split is not None
-        self.validation = np.flatnonzero(is_validation & is_there)
-        self.training = np.flatnonzero(~is_validation & is_there)
-
-    def place(self, view: TokenView, document: int, byte: int) -> Place:
-        """Return the place of a byte of a document, which a token file counts from 0."""
-        own: NDArray[np.int64] = self.validation if view.name == VAL_FILE else self.training
-        if len(own) != len(view.ends):  # a separator within JSON, or none: documents cannot be told apart
-            return place_in_token_file(view, document, byte)
-        return self.places.of(int(own[document]), byte)
