@@ -122,7 +122,7 @@ def test_inspect_of_token_files(made, capfd):
     out = capfd.readouterr().out
     assert "token files data/fables" in out
     assert "in runs of at least 20 tokens" in out
-    assert re.search(r"stand in train.memmap, document \d+, byte \d+", out)
+    assert re.search(r"stand in \w+-\w+\.txt:\d\n", out)  # told from the corpus, which is still there
 
 
 def test_show_prints_tokens_told_apart(made, capfd):

@@ -259,7 +259,7 @@ def scan(
     for item in ordered_map(function, whole_items(chunks), num_workers):
         see(num_documents, item.seen)
         items.append(_moved(item, num_chunks))
-        if bar:
+        if bar is not None:
             own = chunks[num_chunks : num_chunks + item.num_chunks]
             bar.update(sum(chunk.stop - chunk.start for chunk in own))
         num_chunks += item.num_chunks

@@ -19,6 +19,7 @@ from transformerlm.data.inspection.run import inspect
 from transformerlm.data.inspection.token_view import TokenView
 from transformerlm.data.prepare import prepare_data, prepare_tokenizer
 from transformerlm.errors import DataError
+from transformerlm.progress import SilentReporter
 from transformerlm.tokenizer import Tokenizer
 
 
@@ -252,7 +253,7 @@ def test_places_in_token_files_follow_copies_that_were_moved_or_left_out(setting
     settings = {"validation_fraction": 0.3, "encoding_errors": "keep", "near_duplicates": setting}
     config = config_of(folder / "texts", tmp_path, **settings)
     data = prepare_data(config.data, config.tokenizer, prepare_tokenizer(config.data, config.tokenizer))
-    locator = locator_of(data.train)
+    locator = locator_of(data.train, SilentReporter())
     for file in (data.train, data.val):
         view = TokenView(file, Tokenizer.from_dir(tmp_path / "tok"))
         start = 0

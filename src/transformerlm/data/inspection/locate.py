@@ -19,7 +19,7 @@ from transformerlm.data.selection import Selection, selection_of
 from transformerlm.data.split import corpus_chunks, regions
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError
-from transformerlm.progress import Bar, SilentReporter
+from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.schema import SchemaError, from_dict
 
 VAL_FILE = "val.memmap"
@@ -54,10 +54,10 @@ def names_of(corpora: Corpora) -> dict[str, str]:
     }
 
 
-def locator_of(file: TokenFile, bar: Bar | None = None) -> Locator | None:
+def locator_of(file: TokenFile, reporter: Reporter) -> Locator | None:
     """Return the places of the documents of token files; None if their corpus is gone, or is not what it was.
 
-    The corpus is read once. The bar advances by bytes of files.
+    The corpus is read once.
     """
     if MERGED_KEY in file.made_from:
         return None
@@ -67,15 +67,16 @@ def locator_of(file: TokenFile, bar: Bar | None = None) -> Locator | None:
         config = from_dict(DataConfig, {"jsonl_special_tokens": True, **own})
         if Origin.now(config, file.made_from, file.path.parent, SilentReporter()).differs(file.made_from):
             return None
-        return _located(config, find_corpora(config), bar)
+        return _located(config, find_corpora(config), reporter)
     except (SchemaError, DataError):  # settings of another version; a corpus that is not there any more
         return None
 
 
-def _located(config: DataConfig, corpora: Corpora, bar: Bar | None) -> Locator:
+def _located(config: DataConfig, corpora: Corpora, reporter: Reporter) -> Locator:
     near = config.near_duplicates != "keep"
     chunks = corpus_chunks(config, corpora, character_cut)
-    found = scan(config, chunks, with_signatures=near, bar=bar, num_bytes=corpora.num_bytes)
+    with reporter.bar(corpora.num_bytes, "B", "reading documents") as bar:
+        found = scan(config, chunks, with_signatures=near, bar=bar, num_bytes=corpora.num_bytes)
     is_side_given = all(region.split for region in regions(config, corpora))
     copies = find_copies(found, near=near)
     selection = selection_of(config, found, copies, is_side_given=is_side_given)

@@ -60,8 +60,7 @@ def _of_token_files(path: Path, config: InspectConfig, reporter: Reporter) -> In
     configured = Path(fill_placeholders(config.tokenizer.tokenizer_dir, config.data))
     tokenizer = find_tokenizer(files[0].path.parent, configured, files[0].fingerprint)
     views = [TokenView(file, tokenizer) for file in files]
-    with reporter.bar(None, "B", "reading documents") as bar:
-        locator = locator_of(files[0], bar)
+    locator = locator_of(files[0], reporter)
     locate = locator.place if locator else place_in_token_file
     tokens, leaks = _token_facts(views, f"token files {path}", config, locate, reporter)
     return Inspection(str(path), None, None, tokens, leaks)
