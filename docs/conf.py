@@ -67,6 +67,10 @@ CONFIG_CLASSES = (
     configs.StatusConfig,
     configs.ReportConfig,
     configs.SweepConfig,
+    configs.InspectConfig,
+    configs.ShowConfig,
+    configs.VerifyConfig,
+    configs.MergeConfig,
 )
 KERNEL_SOURCES = {"bpe", "bpe_layout", "generation", "generation_layout", "training", "primitives"}
 """Modules of transformerlm.kernels that numba compiles: they have no public names."""

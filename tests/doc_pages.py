@@ -35,6 +35,9 @@ SHORTER = {
         *(*TINY_DATA, *TINY_RUN),
         *("--sweep.max_trials=2", "--sweep.rungs=1", "--sweep.finalists=0", "--training.checkpoint_every=4"),
     ],
+    "transformerlm-data inspect": TINY_DATA,
+    "transformerlm-data inspect data/": [],
+    "transformerlm-data show data/tiny/train.memmap --at 1000": ["--at", "10"],
     "transformerlm-eval": TINY_DATA[:2],
     "transformerlm-infer": ["--generation.max_new_tokens=8"],
     "transformerlm-train --config configs/train_tiny.toml --training.run_dir=runs/timed": [

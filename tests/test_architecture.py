@@ -36,7 +36,9 @@ FLOORS = [
 
 COMMANDS = [
     *("train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model", "status", "report"),
-    *("sweep", "main"),
+    "sweep",
+    *("data", "data_inspect", "data_show", "data_verify", "data_merge"),
+    "main",
 ]
 CONFIG_CLASSES = [
     configs.TrainConfig,
@@ -49,6 +51,10 @@ CONFIG_CLASSES = [
     configs.StatusConfig,
     configs.ReportConfig,
     configs.SweepConfig,
+    configs.InspectConfig,
+    configs.ShowConfig,
+    configs.VerifyConfig,
+    configs.MergeConfig,
 ]
 
 

@@ -22,6 +22,8 @@ class Command:
     """Another name, which its program has, where the name is shorter than that; "": none."""
     has_program: bool = True
     """True if there is a program `transformerlm-NAME` too (pyproject.toml)."""
+    parts: tuple[Command, ...] = ()
+    """Commands that the word after the name starts: `transformerlm data inspect`."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -33,6 +35,10 @@ class Command:
         """Name of its own program."""
         return f"transformerlm-{self.names[-1]}"
 
+    def part(self, name: str) -> Command | None:
+        """Return the part of this name; None if there is none."""
+        return next((part for part in self.parts if part.name == name), None)
+
     def load(self) -> Callable[[Sequence[str] | None], int]:
         """Import the command and return its `main`, which takes its arguments, or None for the process's."""
         module = importlib.import_module(f"transformerlm.cli.{self.module}")
@@ -41,7 +47,18 @@ class Command:
 
 COMMANDS = (
     Command("tokenizer", "train_tokenizer", "train a tokenizer on text", long_name="train-tokenizer"),
-    Command("data", "make_data", "make token files from text", long_name="make-data"),
+    Command(
+        "data",
+        "data",
+        "inspect text; show, verify or merge token files; by itself: make-data",
+        parts=(
+            Command("inspect", "data_inspect", "what is in a text, what is there twice, what leaks"),
+            Command("show", "data_show", "tokens of a token file, told apart"),
+            Command("verify", "data_verify", "token files against their checksums"),
+            Command("merge", "data_merge", "several token files in one"),
+        ),
+    ),
+    Command("make-data", "make_data", "make token files from text"),
     Command("train", "train", "train a model; makes a missing tokenizer and token files first"),
     Command("sweep", "sweep", "search over keys of the config: grid, random, halving, tpe; compare the best"),
     Command("status", "status", "show how far runs are; ask a running one to save, validate, stop or anneal"),
@@ -54,8 +71,8 @@ COMMANDS = (
 )
 """In the order of `transformerlm --help`, which is that of the work.
 
-The names are short where a program's is long: `transformerlm data` reads like the table [data] of the
-config. The long name works too, so that nobody who knows the program has to learn another.
+The names are short where a program's is long: `transformerlm tokenizer` reads like the table [tokenizer] of
+the config. The long name works too, so that nobody who knows the program has to learn another.
 """
 
 

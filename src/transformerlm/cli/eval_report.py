@@ -14,7 +14,9 @@ from transformerlm.storage.files import committed_file
 
 if TYPE_CHECKING:
     from transformerlm.evaluation.compare import Evaluation, ScoredModel
-    from transformerlm.evaluation.statistics import Difference, Estimate, Perplexity
+    from transformerlm.evaluation.statistics import Difference, DocumentScores, Estimate, Perplexity
+
+WITHOUT_LEAKS = "without leaks"
 
 
 def table(evaluation: Evaluation) -> Iterator[str]:
@@ -22,7 +24,11 @@ def table(evaluation: Evaluation) -> Iterator[str]:
     found = evaluation.first.scores
     yield f"{evaluation.text}: {len(found):,} documents, {found.num_bytes.sum():,} bytes"
     rows = [["", "tokens", "loss", "perplexity", "bits per byte"]]
-    rows += [_row(model) for model in (evaluation.first, evaluation.second) if model]
+    rows += [
+        _row(str(one.checkpoint.path), one.scores) for one in (evaluation.first, evaluation.second) if one
+    ]
+    if found.without_leaks:
+        rows.append(_row(WITHOUT_LEAKS, found.without_leaks))
     if evaluation.difference:
         rows.append(_difference_row(evaluation.difference))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -32,14 +38,27 @@ def table(evaluation: Evaluation) -> Iterator[str]:
         yield f"loss in nats per token; ± one standard error over {len(found):,} documents; 95 % intervals"
     else:
         yield "loss in nats per token; one document, from which no standard error can be told"
+    if found.without_leaks:
+        yield _leaked(found, found.without_leaks)
     if evaluation.difference:
         yield from _verdict(evaluation.difference)
 
 
-def _row(model: ScoredModel) -> list[str]:
-    scores = model.scores
+def _row(name: str, scores: DocumentScores) -> list[str]:
+    if not scores.num_tokens.any() or not scores.num_bytes.any():
+        return [name, "0", "", "", ""]
     numbers = [_shown(scores.loss), _interval(scores.perplexity, 2), _shown(scores.bits_per_byte)]
-    return [str(model.checkpoint.path), f"{scores.num_tokens.sum():,}", *numbers]
+    return [name, f"{scores.num_tokens.sum():,}", *numbers]
+
+
+def _leaked(scores: DocumentScores, without: DocumentScores) -> str:
+    # Imported only now: numpy takes a moment, and --help imports this module.
+    from transformerlm.data.matches import MIN_LEAK_TOKENS
+
+    num_bytes, kept = int(scores.num_bytes.sum()), int(without.num_bytes.sum())
+    share = (num_bytes - kept) / num_bytes if num_bytes else 0.0
+    what = f"{num_bytes - kept:,} of {num_bytes:,} bytes ({share:.2%}) stand in the text that the model was"
+    return f"{what} trained on, in runs of at least {MIN_LEAK_TOKENS} tokens; {WITHOUT_LEAKS}: all others"
 
 
 def _difference_row(found: Difference) -> list[str]:
@@ -80,7 +99,7 @@ def record(evaluation: Evaluation) -> dict[str, Value]:
 def _values(evaluation: Evaluation) -> dict[str, Value]:
     scores = evaluation.first.scores
     loss, perplexity, bits_per_byte = scores.loss, scores.perplexity, scores.bits_per_byte
-    return {
+    values: dict[str, Value] = {
         names.CHECKPOINT: str(evaluation.first.checkpoint.path),
         names.TEXT: evaluation.text,
         names.EVAL_DOCUMENTS: len(scores),
@@ -94,6 +113,12 @@ def _values(evaluation: Evaluation) -> dict[str, Value]:
         names.EVAL_BITS_PER_BYTE: bits_per_byte.value,
         names.EVAL_BITS_PER_BYTE_ERROR: bits_per_byte.standard_error,
     }
+    without = scores.without_leaks
+    if without:
+        values[names.EVAL_LEAKED_BYTES] = int(scores.num_bytes.sum() - without.num_bytes.sum())
+        if without.num_bytes.any():
+            values[names.EVAL_BITS_PER_BYTE_WITHOUT_LEAKS] = without.bits_per_byte.value
+    return values
 
 
 def _comparison_values(second: ScoredModel, found: Difference) -> dict[str, Value]:

@@ -14,17 +14,24 @@ from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import MakeDataConfig
 from transformerlm.distributed.collectives import ranks_from_environment
 
+DESCRIPTION = "Encode a corpus into train.memmap and val.memmap, through worker processes."
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the console command."""
+    return run(argv, "transformerlm-make-data", DESCRIPTION)
+
+
+def run(argv: Sequence[str] | None, program: str, description: str) -> int:
+    """Run the command under one of its names."""
     return on_ranks(
         lambda: run_command(
             MakeDataConfig,
             make_data,
-            description="Encode a corpus into train.memmap and val.memmap, through worker processes.",
+            description=description,
             modes=[Mode("verify", verify)],
             argv=argv,
-            program="transformerlm-make-data",
+            program=program,
         )
     )
 

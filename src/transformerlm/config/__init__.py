@@ -12,12 +12,16 @@ from transformerlm.config.commands import (
     ExportConfig,
     ImportConfig,
     InferConfig,
+    InspectConfig,
     MakeDataConfig,
+    MergeConfig,
     ReportConfig,
+    ShowConfig,
     StatusConfig,
     SweepConfig,
     TrainConfig,
     TrainTokenizerConfig,
+    VerifyConfig,
 )
 from transformerlm.config.conversion import (
     ExportSection,
@@ -35,6 +39,12 @@ from transformerlm.config.evaluation import (
 from transformerlm.config.generation import (
     GenerationConfig,
     InferSection,
+)
+from transformerlm.config.inspection import (
+    InspectSection,
+    MergeSection,
+    ShowSection,
+    VerifySection,
 )
 from transformerlm.config.logging import (
     LoggingConfig,
@@ -79,14 +89,20 @@ __all__ = [
     "ImportModelSection",
     "InferConfig",
     "InferSection",
+    "InspectConfig",
+    "InspectSection",
     "LoggingConfig",
     "MakeDataConfig",
+    "MergeConfig",
+    "MergeSection",
     "ModelConfig",
     "OptimizerConfig",
     "ReportConfig",
     "ReportSection",
     "RuntimeConfig",
     "ScheduleConfig",
+    "ShowConfig",
+    "ShowSection",
     "StatusConfig",
     "StatusSection",
     "SweepConfig",
@@ -96,6 +112,8 @@ __all__ = [
     "TrainLoggingConfig",
     "TrainTokenizerConfig",
     "TrainingConfig",
+    "VerifyConfig",
+    "VerifySection",
     "WandbConfig",
     "seconds_of",
 ]

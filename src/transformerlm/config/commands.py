@@ -9,6 +9,7 @@ from transformerlm.config.conversion import ExportSection, ImportModelSection
 from transformerlm.config.data import CorpusConfig, DataConfig, TokenizerConfig
 from transformerlm.config.evaluation import EvalSection
 from transformerlm.config.generation import NOTHING_TO_START_FROM, GenerationConfig, InferSection
+from transformerlm.config.inspection import InspectSection, MergeSection, ShowSection, VerifySection
 from transformerlm.config.logging import LoggingConfig, TrainLoggingConfig, WandbConfig
 from transformerlm.config.model import ModelConfig
 from transformerlm.config.optimizer import OptimizerConfig, ScheduleConfig
@@ -183,3 +184,34 @@ class ReportConfig(Section):
     """transformerlm-report: from the folders of runs to a page, or to pictures."""
 
     report: ReportSection = field(default_factory=ReportSection)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InspectConfig(Section):
+    """transformerlm-data inspect: what is in a text or in token files."""
+
+    inspect: InspectSection = field(default_factory=InspectSection)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShowConfig(Section):
+    """transformerlm-data show: some tokens of a token file."""
+
+    show: ShowSection = field(default_factory=ShowSection)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyConfig(Section):
+    """transformerlm-data verify: token files against their checksums."""
+
+    verify: VerifySection = field(default_factory=VerifySection)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MergeConfig(Section):
+    """transformerlm-data merge: several token files in one."""
+
+    merge: MergeSection = field(default_factory=MergeSection)

@@ -56,6 +56,12 @@ class CorpusConfig(Section):
     validation_split: Literal["auto", "document", "tail"] = "auto"
     """How to hold it out. "document": by a hash of each document, so that copies of one stay together.
     "tail": the end of the corpus. "auto": "document" where there are 20 or more and both sides get one."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """Documents with the same bytes. "keep": all; "drop": the first of them."""
+    near_duplicates: Literal["keep", "together", "drop"] = "keep"
+    """Clusters of documents that share at least 0.8 of their shingles of 9 characters. "keep": each document
+    by itself; "together": a cluster is for training or for validation, not for both; "drop": the first of a
+    cluster alone, of exact copies too. Validation text that is given (`validation_corpus`, "tail") stays."""
     num_workers: NumThreads | None = None
     """Threads (processes where the kernels are not used) that read the corpus; the result does not depend on
     it. None: one per core, or as many as a quota of processor time keeps busy."""

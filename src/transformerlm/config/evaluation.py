@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from transformerlm.errors import Key, Problem
 from transformerlm.schema import FilePath, PositiveInt, Section
 
 
@@ -33,5 +35,14 @@ class EvalSection(Section):
     context_length, so that each token has at least that much context."""
     batch_size: PositiveInt = 16
     """Sequences of context_length per forward pass, or as many tokens in shorter sequences."""
+    without_leaks: bool = False
+    """Score once more without the tokens in runs of at least 50 that stand in the text that the model was
+    trained on. Needs the run's token files; some 30 bytes of memory per token of the text."""
     documents_file: FilePath | None = None
     """A .jsonl file to write, with the loss of each document. None: write none."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield a comparison without leaks: two models may have been trained on different texts."""
+        if self.without_leaks and self.compare is not None:
+            what = "expected false with [eval].compare, got true: score the models one after the other"
+            yield Problem(Key("without_leaks"), what)

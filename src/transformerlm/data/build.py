@@ -18,13 +18,14 @@ from transformerlm import __version__
 from transformerlm.config import CorpusConfig
 from transformerlm.data.build_journal import COMMIT_BYTES, BuildJournal
 from transformerlm.data.build_lock import build_lock
-from transformerlm.data.chunks import CHUNK_BYTES, SafeCut, chunks_of, work_items
+from transformerlm.data.chunks import CHUNK_BYTES, SafeCut, work_items
 from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, token_settings
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Split
 from transformerlm.data.encode import EncodedItem, check_separator, encode_item
 from transformerlm.data.file_record import FileRecord
+from transformerlm.data.selection import Selection, method_settings
 from transformerlm.data.sidecar import FORMAT_VERSION, Sidecar, sidecar_path
-from transformerlm.data.split import empty_split_error, has_validation, regions
+from transformerlm.data.split import corpus_chunks, empty_split_error, has_validation
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError, Key
 from transformerlm.limits import available_cores
@@ -139,11 +140,14 @@ class Build:
             self.directory, self.splits, self.tokenizer.vocab_size, self.recipe, reporter, self.commit_bytes
         ) as journal:
             self._check_free_space(self.corpora.num_bytes - journal.num_read)
-            self._encode_rest(journal, reporter)
+            safe_cut = self.tokenizer.pretokenizer.safe_cut
+            selection = Selection.of(self.config, self.corpora, safe_cut, self.chunk_bytes, reporter)
+            self._encode_rest(journal, selection, reporter)
             self._check_tokens(journal)
             record = FileRecord.of(self.corpora, reporter, self.config.num_workers)
             record.check_unchanged()
-            journal.finish(self._sidecars(journal, {**self.made_from, **record.summary()}))
+            made_from = {**self.made_from, **record.summary(), **selection.summary()}
+            journal.finish(self._sidecars(journal, made_from))
             record.write(self.directory)
 
     @property
@@ -161,7 +165,7 @@ class Build:
     def made_from(self) -> dict[str, Any]:
         """The settings and the files that determine the text, in the form of a sidecar's `made_from`."""
         own = token_settings(self.config, has_jsonl=self.corpora.has_jsonl)
-        return {**own, **self.corpora.summary()}
+        return {**own, **method_settings(self.config), **self.corpora.summary()}
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -181,7 +185,7 @@ class Build:
         needed = num_bytes * self.tokenizer.dtype.itemsize // BYTES_PER_TOKEN
         require_free_bytes(self.directory, needed, f"the token files of {num_bytes:,} bytes of text")
 
-    def _encode_rest(self, journal: BuildJournal, reporter: Reporter) -> None:
+    def _encode_rest(self, journal: BuildJournal, selection: Selection, reporter: Reporter) -> None:
         """Encode the items that are not done yet and write them, in order."""
         num_bytes = self.corpora.num_bytes
         if journal.num_read:
@@ -189,16 +193,15 @@ class Build:
             reporter.say(f"{self.directory}: going on after {done:.1f} of {total:.1f} MB")
         with reporter.bar(num_bytes, "B", "encoding") as bar:
             bar.update(journal.num_read)
-            for encoded in self._encoded(journal.num_items, num_bytes - journal.num_read):
+            for encoded in self._encoded(selection, journal.num_items, num_bytes - journal.num_read):
                 journal.write(encoded)
                 bar.update(encoded.num_read)
             bar.update(num_bytes - journal.num_read)  # bytes that were skipped: separators, byte order marks
 
-    def _encoded(self, num_done: int, num_bytes: int) -> Iterator[EncodedItem]:
+    def _encoded(self, selection: Selection, num_done: int, num_bytes: int) -> Iterator[EncodedItem]:
         """Encode the items from `num_done` on, of about `num_bytes` in all, with the config's workers."""
-        items = corpus_items(
-            self.config, self.corpora, self.tokenizer.pretokenizer.safe_cut, self.chunk_bytes
-        )
+        safe_cut = self.tokenizer.pretokenizer.safe_cut
+        items = corpus_items(self.config, self.corpora, safe_cut, self.chunk_bytes, selection)
         num_workers = self.config.num_workers or available_cores()
         return ordered_map(
             functools.partial(encode_item, self.tokenizer, self.config),
@@ -230,10 +233,16 @@ class Build:
 
 
 def corpus_items(
-    config: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, chunk_bytes: int = CHUNK_BYTES
+    config: CorpusConfig,
+    corpora: Corpora,
+    safe_cut: SafeCut,
+    chunk_bytes: int = CHUNK_BYTES,
+    selection: Selection | None = None,
 ) -> Iterator[tuple[Chunk, ...]]:
-    """Divide the whole corpus into items of work, in order."""
-    parts = regions(config, corpora)
-    return work_items(
-        (p for part in parts for p in chunks_of(part, config, safe_cut, chunk_bytes)), chunk_bytes
-    )
+    """Divide the whole corpus into items of work, in order.
+
+    Args:
+        selection: from `Selection.of`; None: it is made now, which reads the corpus if [data] asks for it.
+    """
+    selection = selection or Selection.of(config, corpora, safe_cut, chunk_bytes)
+    return work_items(selection.apply(corpus_chunks(config, corpora, safe_cut, chunk_bytes)), chunk_bytes)

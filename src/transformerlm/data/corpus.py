@@ -42,7 +42,12 @@ _STDLIB_SKIPPED = (
 _CORPUS = Key("data", "corpus")
 _NOT_RESULTS = ("token_dir", "on_change", "num_workers", "jsonl_special_tokens")
 """Keys of [data] that do not affect the text."""
-DEFAULTS_OF_RECORDS: Mapping[str, Any] = {"[data].file_format": "auto", "[data].jsonl_special_tokens": True}
+DEFAULTS_OF_RECORDS: Mapping[str, Any] = {
+    "[data].file_format": "auto",
+    "[data].jsonl_special_tokens": True,
+    "[data].duplicates": "keep",
+    "[data].near_duplicates": "keep",
+}
 """Values of the keys that records of origin leave out, because older versions did not have them."""
 
 

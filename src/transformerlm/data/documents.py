@@ -10,7 +10,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from transformerlm.config import CorpusConfig
@@ -33,6 +33,10 @@ _WHITE_SPACE = " \t\n\r\f\v"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+Edits = tuple[tuple[int, Split | None], ...]
+"""Number of a document of a chunk, from 0, and its split; None: the document is left out."""
+
+
 class Chunk(NamedTuple):
     """Bytes `start` to `stop` of a file, which can be encoded separately."""
 
@@ -45,6 +49,8 @@ class Chunk(NamedTuple):
     """Some whole documents, a part of a long one, or the end of a long one."""
     kind: str = TEXT
     """Kind of the file: `kinds.TEXT` or `kinds.JSONL`."""
+    edits: Edits = ()
+    """Documents that are left out or stand in another split (`selection.py`)."""
 
 
 class Document(NamedTuple):
@@ -70,6 +76,18 @@ def documents_of(chunk: Chunk, config: CorpusConfig) -> Iterator[Document]:
     Raises:
         DataError: the text does not have the format that the config describes.
     """
+    found = _all_documents(chunk, config)
+    return _edited(found, dict(chunk.edits)) if chunk.edits else found
+
+
+def _edited(documents: Iterator[Document], edits: Mapping[int, Split | None]) -> Iterator[Document]:
+    for number, document in enumerate(documents):
+        split = edits.get(number, document.split)
+        if split is not None:
+            yield document._replace(split=split)
+
+
+def _all_documents(chunk: Chunk, config: CorpusConfig) -> Iterator[Document]:
     data = read_bytes(chunk.path, chunk.start, chunk.stop)
     contents: Iterator[bytes]
     allowed_special: AllowedSpecial = "all"

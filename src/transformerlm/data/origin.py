@@ -17,9 +17,14 @@ from transformerlm.data.corpus import (
     token_settings,
 )
 from transformerlm.data.file_record import FileRecord, changes, read_known_files
+from transformerlm.data.selection import DECISION_KEY, method_settings
 from transformerlm.progress import Reporter
 
 _CONTENT = "content of "
+MERGED_KEY = "merged from"
+"""Key of `made_from` of files that were merged (`merge.py`): no config describes all of their text."""
+_FOLLOWS = (DECISION_KEY,)
+"""Keys whose values follow from settings and text, and are not computed again to be compared."""
 
 
 def differences(made_from: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
@@ -68,7 +73,7 @@ class Origin:
                 key: value for key, value in made_from.items() if key.startswith(("files of ", _CONTENT))
             }
             has_jsonl = "[data].jsonl_special_tokens" in made_from
-            return cls({**token_settings(config, has_jsonl=has_jsonl), **files})
+            return cls({**_settings(config, made_from, has_jsonl=has_jsonl), **files})
 
     @classmethod
     def _of_files(
@@ -80,7 +85,7 @@ class Origin:
         known: Mapping[str, KnownFiles],
         reporter: Reporter,
     ) -> Origin:
-        values = {**token_settings(config, has_jsonl=corpora.has_jsonl), **corpora.summary()}
+        values = {**_settings(config, made_from, has_jsonl=corpora.has_jsonl), **corpora.summary()}
         content = {key: value for key, value in made_from.items() if key.startswith(_CONTENT)}
         if not content or differences(made_from, {**values, **content}):
             return cls({**values, **content}, tuple(_changes(corpora, known, None)))
@@ -93,6 +98,12 @@ class Origin:
     def differs(self, made_from: Mapping[str, Any]) -> bool:
         """Return True if token files of that origin are not those that would be made now."""
         return bool(differences(made_from, self.values))
+
+
+def _settings(config: CorpusConfig, made_from: Mapping[str, Any], *, has_jsonl: bool) -> dict[str, Any]:
+    """Return the settings of now, and what of `made_from` follows from them and the text."""
+    follows = {key: value for key, value in made_from.items() if key in _FOLLOWS}
+    return {**token_settings(config, has_jsonl=has_jsonl), **method_settings(config), **follows}
 
 
 def _changes(corpora: Corpora, known: Mapping[str, KnownFiles], record: FileRecord | None) -> Iterator[str]:

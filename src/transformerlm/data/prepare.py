@@ -30,7 +30,7 @@ from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.data.encode import check_separator
-from transformerlm.data.origin import Origin, differences
+from transformerlm.data.origin import MERGED_KEY, Origin, differences
 from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import empty_split_error
 from transformerlm.data.token_file import TokenFile
@@ -82,6 +82,22 @@ def prepare_tokenizer(
     return tokenizer
 
 
+def load_tokenizer(
+    data_config: CorpusConfig, tokenizer_config: TokenizerConfig, reporter: Reporter | None = None
+) -> Tokenizer | None:
+    """Load the tokenizer in `tokenizer_dir`; None if there is none. Otherwise as `prepare_tokenizer`."""
+    return _WantedTokenizer(data_config, tokenizer_config, reporter or SilentReporter()).load()
+
+
+def learn_tokenizer(
+    data_config: CorpusConfig, tokenizer_config: TokenizerConfig, reporter: Reporter | None = None
+) -> Tokenizer:
+    """Return the tokenizer that `prepare_tokenizer` would make, without saving it."""
+    wanted = _WantedTokenizer(data_config, tokenizer_config, reporter or SilentReporter())
+    wanted.check_settings()
+    return wanted.learn(find_corpora(data_config))
+
+
 def prepare_data(
     data_config: DataConfig,
     tokenizer_config: TokenizerConfig,
@@ -119,6 +135,8 @@ def prepare_data(
     found = TokenData.open(data_config, wanted.directory)
     numbers = " + ".join(f"{file.num_tokens:,}" for file in (found.train, found.val) if file)
     what = f"{'made' if is_made else 'reused'} ({numbers} tokens)"
+    if MERGED_KEY in found.train.made_from:
+        what = f"{what}; they were merged from several, and are not compared with [data].corpus"
     wanted.reporter.say(f"token files in {wanted.directory}: {what}")
     return found
 
@@ -208,7 +226,7 @@ class _WantedTokenizer:
         remove_dead_temporaries(self.directory)
         outputs = [self.directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
         refuse_overlap(corpora, outputs, Key("tokenizer", "tokenizer_dir"))
-        tokenizer = self._learn(self._count_words(corpora))
+        tokenizer = self.learn(corpora)
         recipe = _recipe(dataclasses.replace(self.config, vocab_size=self.config.new_vocab_size))
         made_from = {f"[tokenizer].{key}": value for key, value in recipe.items()}
         made_from |= {**settings(self.data_config), **corpora.summary()}
@@ -217,6 +235,10 @@ class _WantedTokenizer:
         note = f"; {missing} fewer than asked for, the text has no more to merge" if missing else ""
         self.reporter.say(f"tokenizer {self.directory}: made ({tokenizer.vocab_size} ids{note})")
         return tokenizer
+
+    def learn(self, corpora: Corpora) -> Tokenizer:
+        """Return a tokenizer trained on the training split."""
+        return self._learn(self._count_words(corpora))
 
     def _count_words(self, corpora: Corpora) -> Words:
         """Count how often each pre-token occurs in the training split."""
@@ -297,7 +319,12 @@ class _WantedTokenFiles:
     def _differences(self, file: TokenFile) -> list[str]:
         """Return lines about what differs between a token file and the one that would be made now."""
         key = f"tokenizer {fill_placeholders(self.tokenizer_config.tokenizer_dir, self.data_config)}"
-        origin = Origin.now(self.data_config, file.made_from, self.directory, self.reporter)
+        is_merged = MERGED_KEY in file.made_from  # of several corpora, of which the config names one at most
+        origin = (
+            Origin(file.made_from)
+            if is_merged
+            else Origin.now(self.data_config, file.made_from, self.directory, self.reporter)
+        )
         made_from = {**file.made_from, key: file.fingerprint}
         lines = differences(made_from, {**origin.values, key: self.tokenizer.fingerprint})
         return [f"{file.path}: {line}" for line in lines] + (list(origin.changes) if lines else [])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fractions
 import math
+from collections.abc import Iterator
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.chunks import Region, chunks_of
+from transformerlm.data.chunks import CHUNK_BYTES, Region, SafeCut, chunks_of
 from transformerlm.data.corpus import Corpora, Corpus, Source, read_bytes
-from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
+from transformerlm.data.documents import TRAIN, VAL, Chunk, Split, documents_of
 from transformerlm.data.kinds import JSONL, left_out_lines
 from transformerlm.errors import DataError, Key, Problem
 
@@ -34,6 +35,14 @@ def regions(config: CorpusConfig, corpora: Corpora) -> list[Region]:
     if split == "document" or (split == "auto" and _divides_by_document(by_document, config)):
         return by_document
     return _divided_by_tail(config, corpora.main)
+
+
+def corpus_chunks(
+    config: CorpusConfig, corpora: Corpora, safe_cut: SafeCut | None, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[Chunk]:
+    """Yield all chunks of the corpus, in order."""
+    for region in regions(config, corpora):
+        yield from chunks_of(region, config, safe_cut, chunk_bytes)
 
 
 def empty_split_error(config: CorpusConfig, corpora: Corpora, split: Split, *, is_blank: bool) -> DataError:

@@ -6,6 +6,7 @@ them only the reading and division of text. The check of token files reads every
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
@@ -58,9 +59,20 @@ def verify_token_files(data_config: DataConfig, reporter: Reporter | None = None
     Raises:
         DataError: a file is damaged; one line for each, with the range of bytes.
     """
+    verify_files(
+        token_paths(data_config, Path(fill_placeholders(data_config.token_dir, data_config))), reporter
+    )
+
+
+def verify_files(paths: Iterable[Path], reporter: Reporter | None = None) -> None:
+    """Read token files and compare them with the checksums in their sidecars.
+
+    Raises:
+        DataError: as `verify_token_files`.
+    """
     reporter = reporter or SilentReporter()
     problems: list[Problem] = []
-    for path in token_paths(data_config, Path(fill_placeholders(data_config.token_dir, data_config))):
+    for path in paths:
         try:
             file = TokenFile.open(path)
             with reporter.bar(file.tokens.nbytes, "B", f"reading {path.name}") as bar:
@@ -71,3 +83,18 @@ def verify_token_files(data_config: DataConfig, reporter: Reporter | None = None
             reporter.say(f"{path}: verified: all {file.num_tokens:,} tokens are as they were written")
     if problems:
         raise DataError(problems)
+
+
+def token_files_of(paths: Iterable[str]) -> list[Path]:
+    """Return token files, and for each folder those in it.
+
+    Raises:
+        DataError: a folder holds none.
+    """
+    found: list[Path] = []
+    for path in (Path(path).expanduser() for path in paths):
+        own = sorted(path.glob("*.memmap")) if path.is_dir() else [path]
+        if not own:
+            raise DataError(f"{path}: expected a folder with token files (*.memmap), got none in it")
+        found += own
+    return found

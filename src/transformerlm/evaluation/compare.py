@@ -16,6 +16,7 @@ from transformerlm.evaluation.documents import (
     score,
     start_of_text_id,
 )
+from transformerlm.evaluation.leaks import find_leaked_tokens
 from transformerlm.evaluation.statistics import Difference, DocumentScores, difference
 from transformerlm.evaluation.text import Text
 from transformerlm.language_model import LanguageModel
@@ -97,7 +98,11 @@ def _scored(path: Path, text: Text, config: EvalConfig, reporter: Reporter) -> t
     lm = load_for_scoring(path, config.runtime, reporter.say)
     bos_id, eos_id = start_of_text_id(lm, config.eval), end_of_text_id(lm, config.eval)
     _describe(lm, bos_id, eos_id, reporter)
-    scores = score(lm, text, config.eval, reporter)
+    settings = config.eval
+    leaked = (
+        find_leaked_tokens(lm, text, settings.max_documents, reporter) if settings.without_leaks else None
+    )
+    scores = score(lm, text, settings, reporter, leaked)
     scored = ScoredModel(lm.checkpoint, (lm.tokenizer.fingerprint, bos_id, eos_id), scores)
     return scored, dtype_name(lm.runtime.dtype)
 

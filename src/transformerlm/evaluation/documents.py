@@ -19,11 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from transformerlm.checkpoint.own_settings import own_generation, own_table
 from transformerlm.config import EvalSection, RuntimeConfig
 from transformerlm.errors import ConfigError, DataError, Key, NumericalError
+from transformerlm.evaluation.leaks import LeakedTokens
 from transformerlm.evaluation.statistics import DocumentScores, Floats
 from transformerlm.evaluation.text import Part, Text
 from transformerlm.language_model import LanguageModel
@@ -47,6 +49,8 @@ class Window(NamedTuple):
     """Its tokens, followed by the target of the last one: [2 to context_length + 1]."""
     num_targets: int
     """The last `num_targets` targets count here; those before are context only."""
+    is_leaked: NDArray[np.bool_] | None = None
+    """For each of its tokens whether it stands in the training text; None: not looked for."""
 
 
 def load_for_scoring(
@@ -60,13 +64,20 @@ def load_for_scoring(
     return dataclasses.replace(lm, runtime=Runtime.of(config, precision))
 
 
-def score(lm: LanguageModel, text: Text, settings: EvalSection, reporter: Reporter) -> DocumentScores:
+def score(
+    lm: LanguageModel,
+    text: Text,
+    settings: EvalSection,
+    reporter: Reporter,
+    leaked: LeakedTokens | None = None,
+) -> DocumentScores:
     """Score every document of a text, or the first [eval].max_documents of them.
 
     The result does not depend on [eval].batch_size, except for rounding.
 
     Args:
         lm: from `load_for_scoring`; its runtime has the dtype of products and the use of kernels.
+        leaked: tokens that are left out of `DocumentScores.without_leaks`.
 
     Raises:
         ConfigError: for a stride longer than the model's context, or an end token that the tokenizer lacks.
@@ -82,7 +93,7 @@ def score(lm: LanguageModel, text: Text, settings: EvalSection, reporter: Report
     )
     max_tokens = settings.batch_size * context_length
     model = with_kernels(lm.model) if runtime.kernels else lm.model
-    sums = _DocumentSums()
+    sums, leaked_sums = _DocumentSums(), _DocumentSums()
     with (
         memory_for("scoring", f"take a smaller [eval].batch_size than {settings.batch_size}"),
         reporter.bar(text.num_bytes, "B", "scoring") as bar,
@@ -90,10 +101,17 @@ def score(lm: LanguageModel, text: Text, settings: EvalSection, reporter: Report
         parts = text.parts(lm.tokenizer.pretokenizer.safe_cut, bar)
         parts = itertools.takewhile(lambda part: part.document < (settings.max_documents or math.inf), parts)
         encode = functools.partial(_encode, lm.tokenizer)
-        all_windows = document_windows(sums.count_bytes(parts), encode, starts, ends, context_length, stride)
+        cut = functools.partial(document_windows, context_length=context_length, stride=stride)
+        counted = sums.count_bytes(parts)
+        if leaked:
+            all_windows = _marked_windows(cut, counted, encode, starts, ends, leaked)
+        else:
+            all_windows = cut(counted, encode, starts, ends)
         for batch in batches(all_windows, max_tokens):
-            sums.add(batch, window_nats(model, batch, runtime))
-    return sums.scores(str(text))
+            rows, nats = target_nats(model, batch, runtime)
+            sums.add(batch, rows, nats)
+            leaked_sums.add_leaked(batch, rows, nats)
+    return sums.scores(str(text), leaked_sums, leaked)
 
 
 def stride_of(settings: EvalSection, context_length: int) -> int:
@@ -204,9 +222,38 @@ def _blocks(all_windows: Iterable[Window], num_tokens: int) -> Iterator[list[Win
         yield block
 
 
-@torch.no_grad()
+def _marked_windows(
+    cut: Callable[..., Iterator[Window]],
+    parts: Iterable[Part],
+    encode: Callable[[Part], Ids],
+    starts: Ids,
+    ends: Ids,
+    leaked: LeakedTokens,
+) -> Iterator[Window]:
+    """Yield the windows of all documents with the marks of their tokens, which are cut in the same way."""
+    own, again = itertools.tee(parts)
+    masks = iter(leaked.masks)
+    none = [np.zeros(len(ids), np.uint8) for ids in (starts, ends)]
+    marks = cut(again, lambda part: next(masks).astype(np.uint8), *none)
+    for window, mark in zip(cut(own, encode, starts, ends), marks, strict=True):
+        yield window._replace(is_leaked=mark.ids.astype(np.bool_))
+
+
 def window_nats(model: TransformerLM, batch: Sequence[Window], runtime: Runtime) -> Floats:
     """Return the sum of the nats of each window's counted targets: [windows], summed in float64.
+
+    Raises:
+        NumericalError: if the model's logits are NaN.
+    """
+    rows, nats = target_nats(model, batch, runtime)
+    return np.bincount(rows, weights=nats, minlength=len(batch)).astype(np.float64)
+
+
+@torch.no_grad()
+def target_nats(
+    model: TransformerLM, batch: Sequence[Window], runtime: Runtime
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return the window and the nats of every counted target of a batch, in order: both [targets].
 
     Raises:
         NumericalError: if the model's logits are NaN.
@@ -221,8 +268,7 @@ def window_nats(model: TransformerLM, batch: Sequence[Window], runtime: Runtime)
     values = nats.cpu().double().numpy()  # host sync, once per batch
     if not np.isfinite(values).all():
         raise NumericalError("the model's logits are not numbers (NaN): nothing can be scored with them")
-    sums: Floats = np.bincount(places[:, 0].numpy(), weights=values, minlength=len(batch)).astype(np.float64)
-    return sums
+    return places[:, 0].numpy(), values
 
 
 def token_nats(model: TransformerLM, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -259,20 +305,39 @@ class _DocumentSums:
         """Yield the parts unchanged, and count the bytes of their documents."""
         for part in parts:
             if part.document == len(self.paths):
-                for column in (self.nats, self.num_tokens, self.num_bytes):
-                    column.append(0)
+                self._reach(part.document)
                 self.paths.append(part.path)
             self.num_bytes[part.document] += len(part.utf8)
             yield part
 
-    def add(self, batch: Sequence[Window], nats: Floats) -> None:
-        """Add a batch of windows and their nats."""
-        for window, value in zip(batch, nats.tolist(), strict=True):
+    def add(self, batch: Sequence[Window], rows: NDArray[np.int64], nats: Floats) -> None:
+        """Add the targets of a batch: the window and the nats of each."""
+        sums = np.bincount(rows, weights=nats, minlength=len(batch)).tolist()
+        counts = np.bincount(rows, minlength=len(batch)).tolist()
+        for window, value, count in zip(batch, sums, counts, strict=True):
+            self._reach(window.document)
             self.nats[window.document] += value
-            self.num_tokens[window.document] += window.num_targets
+            self.num_tokens[window.document] += count
 
-    def scores(self, name: str) -> DocumentScores:
+    def add_leaked(self, batch: Sequence[Window], rows: NDArray[np.int64], nats: Floats) -> None:
+        """Add those targets of a batch that are marked as leaked."""
+        marks = [window.is_leaked[-window.num_targets :] for window in batch if window.is_leaked is not None]
+        if marks:
+            is_leaked = np.concatenate(marks)
+            self.add(batch, rows[is_leaked], nats[is_leaked])
+
+    def _reach(self, document: int) -> None:
+        while len(self.nats) <= document:
+            for column in (self.nats, self.num_tokens, self.num_bytes):
+                column.append(0)
+
+    def scores(
+        self, name: str, leaked_sums: _DocumentSums, leaked: LeakedTokens | None = None
+    ) -> DocumentScores:
         """Return the scores; `name` is that of the text.
+
+        Args:
+            leaked_sums: what is left out of those without leaks, if `leaked` is given.
 
         Raises:
             DataError: if no token was predicted.
@@ -281,4 +346,10 @@ class _DocumentSums:
             found = "no text" if not self.paths else "no document with a token to predict"
             raise DataError(f"expected text in {name}, got {found}")
         num_tokens, num_bytes = np.array(self.num_tokens, np.int64), np.array(self.num_bytes, np.int64)
-        return DocumentScores(np.array(self.nats), num_tokens, num_bytes, self.paths)
+        nats, without = np.array(self.nats), None
+        if leaked:
+            leaked_sums._reach(len(self.paths) - 1)
+            tokens = num_tokens - np.array(leaked_sums.num_tokens, np.int64)
+            others = num_bytes - np.array(leaked.num_bytes, np.int64)
+            without = DocumentScores(nats - np.array(leaked_sums.nats), tokens, others, self.paths)
+        return DocumentScores(nats, num_tokens, num_bytes, self.paths, without)

@@ -91,6 +91,8 @@ class DocumentScores:
     """UTF-8 bytes of the text."""
     paths: list[str]
     """File of each document."""
+    without_leaks: DocumentScores | None = None
+    """The scores of the tokens and bytes that do not stand in the training text; None: not looked for."""
 
     def __len__(self) -> int:
         return len(self.nats)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.chunks import SafeCut, chunks_of
+from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, find_corpora, find_corpus
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
-from transformerlm.data.split import has_validation, regions
+from transformerlm.data.selection import Selection
+from transformerlm.data.split import corpus_chunks, has_validation, regions
 from transformerlm.errors import ConfigError, Key
 from transformerlm.progress import Bar
 from transformerlm.tokenizer.pretokenize import AllowedSpecial
@@ -46,7 +47,14 @@ class Text:
             DataError: if there is no such file, or no text in it.
         """
         if path is not None:
-            whole = dataclasses.replace(config, corpus=path, validation_corpus=None, validation_fraction=0.0)
+            whole = dataclasses.replace(
+                config,
+                corpus=path,
+                validation_corpus=None,
+                validation_fraction=0.0,
+                duplicates="keep",
+                near_duplicates="keep",
+            )
             return cls(whole, Corpora(find_corpus(path, whole, Key("eval", "text")), None), TRAIN)
         if not has_validation(config):
             what = "expected a text, for [data].validation_fraction = 0 holds none out, got None"
@@ -70,16 +78,16 @@ class Text:
             DataError: for text that does not have the format that [data] describes.
         """
         number = 0
-        for region in regions(self.config, self.corpora):
-            if region.split not in (None, self.split):
+        selection = Selection.of(self.config, self.corpora, safe_cut)
+        for chunk in selection.apply(corpus_chunks(self.config, self.corpora, safe_cut)):
+            if chunk.split not in (None, self.split) and not chunk.edits:
                 continue
-            for chunk in chunks_of(region, self.config, safe_cut):
-                for document in documents_of(chunk, self.config):
-                    if document.split == self.split:
-                        yield Part(number, chunk.path, document.utf8, document.allowed_special)
-                        number += document.is_end
-                if bar:
-                    bar.update(chunk.stop - chunk.start)
+            for document in documents_of(chunk, self.config):
+                if document.split == self.split:
+                    yield Part(number, chunk.path, document.utf8, document.allowed_special)
+                    number += document.is_end
+            if bar:
+                bar.update(chunk.stop - chunk.start)
 
     def __str__(self) -> str:
         held_out = self.config.validation_corpus or f"the validation part of {self.config.corpus}"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformerlm import __version__
 from transformerlm.report import figures
@@ -23,6 +23,9 @@ from transformerlm.report.run import Run, read_run
 from transformerlm.report.scatter import Panel
 from transformerlm.report.text import visible
 from transformerlm.storage.files import committed_file
+
+if TYPE_CHECKING:
+    import jinja2
 
 MAX_MARKS = 60
 """Marks that are listed under the charts; all are drawn."""
@@ -72,32 +75,42 @@ def report_html(
         preface: see `write_report`.
         live: what of the metrics is on the page, where it asks the server that it came from for more.
     """
+    style, script = part("page.css"), part("page.js")
+    policy = [f"style-src '{policy_hash(style)}'", f"script-src '{policy_hash(script)}'"]
+    policy = ["default-src 'none'", *policy, *(["connect-src 'self'"] if live else [])]
+    return (
+        template_environment()
+        .from_string(part("page.html"))
+        .render(
+            **content(runs, preface),
+            data=embedded({**page_data(runs), "live": live}),
+            policy="; ".join(policy),
+            style=style,
+            script=script,
+        )
+    )
+
+
+def template_environment() -> jinja2.Environment:
+    """Return an environment for templates that escapes all text and shows control characters."""
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         autoescape=True,
         finalize=lambda value: visible(value) if type(value) is str else value,  # not of the page's own parts
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    style, script = _part("page.css"), _part("page.js")
-    policy = [f"style-src '{_hash(style)}'", f"script-src '{_hash(script)}'"]
-    policy = ["default-src 'none'", *policy, *(["connect-src 'self'"] if live else [])]
-    return environment.from_string(_part("page.html")).render(
-        **content(runs, preface),
-        data=embedded({**page_data(runs), "live": live}),
-        policy="; ".join(policy),
-        style=style,
-        script=script,
-    )
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """Return a file of this package: a template, a style or a script."""
     return resources.files("transformerlm.report").joinpath(name).read_text("utf-8")
 
 
-def _hash(text: str) -> str:
+def policy_hash(text: str) -> str:
+    """Return a style or script as a page's policy names it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 

@@ -23,6 +23,14 @@ def num_bytes(number: float) -> str:
     return f"{count(number)}B" if abs(number) >= 1e5 else f"{number:,.0f} bytes"
 
 
+def percent(part: float, whole: float) -> str:
+    """Format a share: `31.6 %`, `0.02 %`; a share that is not nothing is never shown as nothing."""
+    share = 100 * part / whole if whole else 0.0
+    if not share:
+        return "0 %"
+    return f"{share:.1f} %" if share >= 0.1 else f"{share:.2g} %" if share >= 0.001 else "under 0.001 %"
+
+
 def duration(seconds: float) -> str:
     """Format a time: `0.3 s`, `42 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`; a dash if it is not known."""
     if not math.isfinite(seconds):

@@ -22,6 +22,11 @@ LINES = [
     ("transformerlm-train --training.max_st", "transformerlm-train --training.max_steps="),
     ("transformerlm train --training.max_st", "transformerlm train --training.max_steps="),
     ("transformerlm data --data.on_ch", "transformerlm data --data.on_change="),
+    ("transformerlm data insp", "transformerlm data inspect "),
+    ("transformerlm-data ver", "transformerlm-data verify "),
+    ("transformerlm data inspect --ht", "transformerlm data inspect --html="),
+    ("transformerlm-data inspect --inspect.max", "transformerlm-data inspect --inspect.max_examples="),
+    ("transformerlm data show my", "transformerlm data show my\\ words.txt "),
     ("transformerlm make-data --data.on_ch", "transformerlm make-data --data.on_change="),
     ("transformerlm-make-data --data.on_ch", "transformerlm-make-data --data.on_change="),
     ("transformerlm-train --training.resume=mu", "transformerlm-train --training.resume=must "),
@@ -66,6 +71,14 @@ def test_tab_completes_a_line(name, folder, capsys):
         assert {text: shell.completed(text) for text, _ in LINES} == dict(LINES)
     finally:
         shell.close()
+
+
+def test_fish_completes_the_parts_of_a_command(folder, capsys):
+    require("fish")
+    lines = [f"source '{script_in(folder, 'fish', capsys)}'"]
+    lines += ["complete -C 'transformerlm data insp'", "complete -C 'transformerlm-data inspect --ht'"]
+    found = [line.partition("\t")[0] for line in answers("fish", lines, folder).splitlines()]
+    assert found == ["inspect", "--html"]
 
 
 WITH_WORDS = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from transformerlm.cli.completion.words import CommandWords
+from transformerlm.cli.completion.words import CommandWords, with_parts
 from transformerlm.cli.interface import ListedOption
 
 FUNCTIONS = r"""
@@ -32,11 +32,18 @@ _transformerlm() {
     fi
 }
 
-# Sets `command` to what is run: the program's own, or the word after `transformerlm`.
+# Sets `command` to what is run: the program's own, or the word after `transformerlm`, with the word after it
+# if that starts a part of it.
 _transformerlm_command() {
     command=$(_transformerlm_named "${COMP_WORDS[0]##*/}")
+    local next=1
     if [[ -z $command && $COMP_CWORD -gt 1 ]]; then
         command=$(_transformerlm_named "transformerlm-${COMP_WORDS[1]}")
+        next=2
+    fi
+    if [[ -n $command && $COMP_CWORD -gt $next ]]; then
+        local part; part=$(_transformerlm_part "$command ${COMP_WORDS[next]}")
+        command=${part:-$command}
     fi
 }
 
@@ -81,18 +88,18 @@ def script(commands: Sequence[CommandWords], made_by: str) -> str:
     Args:
         made_by: what made the script, for its first line.
     """
+    every, parts = with_parts(commands), [part for words in commands for part in words.parts]
     names = [words.command.name for words in commands]
     programs = ["transformerlm", *(words.command.program for words in commands if words.command.has_program)]
     lines = [
         f"# bash completion {made_by}",
         f"_transformerlm_commands='{' '.join([*names, '--help', '--version'])}'",
         *_function("_transformerlm_named", "$1", _names(commands)),
-        *_function("_transformerlm_options", "$1", {w.command.name: _first_words(w) for w in commands}),
-        *_function("_transformerlm_keys", "$1", {w.command.name: _keys(w) for w in commands}),
-        *_function(
-            "_transformerlm_arguments", "$1", {w.command.name: " ".join(w.arguments) for w in commands}
-        ),
-        *_function("_transformerlm_values", "$1 $2", dict(_values(commands))),
+        *_function("_transformerlm_part", "$1", {p.command.name: p.command.name for p in parts}),
+        *_function("_transformerlm_options", "$1", {w.command.name: _first_words(w) for w in every}),
+        *_function("_transformerlm_keys", "$1", {w.command.name: _keys(w) for w in every}),
+        *_function("_transformerlm_arguments", "$1", {w.command.name: " ".join(w.arguments) for w in every}),
+        *_function("_transformerlm_values", "$1 $2", dict(_values(every))),
         FUNCTIONS.strip("\n"),
         f"complete -F _transformerlm {' '.join(programs)}",
     ]

@@ -16,6 +16,17 @@ function __transformerlm_runs
     test "$program" = transformerlm; and set -q typed[2]; and contains -- $typed[2] $argv
 end
 
+# True if the part $argv[2] of the command $argv[1] is being typed: transformerlm-data inspect.
+function __transformerlm_runs_part
+    set -l typed (commandline -opc)
+    set -l program (string replace -r '.*/' '' -- $typed[1])
+    if test "$program" = transformerlm
+        set -e typed[1]
+        set program transformerlm-$typed[1]
+    end
+    test "$program" = transformerlm-$argv[1]; and set -q typed[2]; and test $typed[2] = $argv[2]
+end
+
 function __transformerlm_needs_command
     test (count (commandline -opc)) -eq 1
 end
@@ -46,8 +57,14 @@ def _command(words: CommandWords) -> Iterator[str]:
     if command.has_program:
         yield f"complete -c {command.program} -f"
     programs = ["transformerlm", *([command.program] if command.has_program else [])]
-    condition = _quoted(f"__transformerlm_runs {' '.join(command.names)}")
-    start = " ".join(["complete", *(f"-c {program}" for program in programs), "-n", condition])
+    yield from _following(words, programs, f"__transformerlm_runs {' '.join(command.names)}")
+    for part in words.parts:
+        yield from _following(part, programs, f"__transformerlm_runs_part {part.command.name}")
+
+
+def _following(words: CommandWords, programs: Sequence[str], condition: str) -> Iterator[str]:
+    """Yield the options and words that follow where a condition holds."""
+    start = " ".join(["complete", *(f"-c {program}" for program in programs), "-n", _quoted(condition)])
     for option in words.options:
         if "=" not in option.name:  # --help=all is a value of --help here
             yield f"{start} {_option(option)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ class CommandWords:
     options: Sequence[ListedOption]
     arguments: Sequence[str] = ()
     """Words that are no options, of which one may follow; a pattern such as "*" stands for files."""
+    parts: Sequence[CommandWords] = ()
+    """The commands that one of `arguments` starts, with the whole of their names: "data inspect"."""
 
 
 def all_commands() -> list[CommandWords]:
@@ -32,6 +35,17 @@ def all_commands() -> list[CommandWords]:
 def _words(command: Command) -> CommandWords:
     if not command.has_program:
         return CommandWords(command, (), SHELLS)
+    parts = [_part(command, part) for part in command.parts]
+    options, words = _listed(command)
+    return CommandWords(command, options, [*words, *(part.name for part in command.parts)], parts)
+
+
+def _part(command: Command, part: Command) -> CommandWords:
+    return CommandWords(dataclasses.replace(part, name=f"{command.name} {part.name}"), *_listed(part))
+
+
+def _listed(command: Command) -> tuple[list[ListedOption], list[str]]:
+    """Return the options of a command, and the words that are none."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         status = command.load()(["--print-options"])
@@ -39,12 +53,17 @@ def _words(command: Command) -> CommandWords:
     listed = [_option(fields) for fields in json.loads(printed.getvalue())]
     options = [option for option in listed if option.name.startswith("--")]
     words = [word for one in listed if one not in options for word in (*one.choices, one.files) if word]
-    return CommandWords(command, options, words)
+    return options, words
 
 
 def _option(fields: dict[str, object]) -> ListedOption:
     known = ListedOption(**fields)  # type: ignore[arg-type]
     return ListedOption(**{**vars(known), "choices": tuple(known.choices)})
+
+
+def with_parts(commands: Sequence[CommandWords]) -> list[CommandWords]:
+    """Return the commands, each followed by its parts."""
+    return [one for words in commands for one in (words, *words.parts)]
 
 
 def in_one_line(summary: str, max_length: int = 70) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from transformerlm.cli.completion.words import CommandWords, in_one_line
+from transformerlm.cli.completion.words import CommandWords, in_one_line, with_parts
 from transformerlm.cli.interface import ListedOption
 
 FUNCTIONS = r"""
@@ -28,10 +28,15 @@ _transformerlm() {
         shift words
         (( CURRENT-- ))
     fi
+    if (( CURRENT > 2 && ${_transformerlm_parts[(Ie)$name $words[2]]} )); then
+        name="$name $words[2]"
+        shift words
+        (( CURRENT-- ))
+    fi
     if [[ $PREFIX == -* && $PREFIX != *[.=]* ]]; then
-        _transformerlm_first_options_of $name
+        _transformerlm_first_options_of "$name"
     else
-        _transformerlm_options_of $name
+        _transformerlm_options_of "$name"
     fi
 }
 """
@@ -43,6 +48,7 @@ def script(commands: Sequence[CommandWords], made_by: str) -> str:
     Args:
         made_by: what made the script, for its first lines.
     """
+    every, parts = with_parts(commands), [part for words in commands for part in words.parts]
     programs = ["transformerlm", *(words.command.program for words in commands if words.command.has_program)]
     lines = [
         f"#compdef {' '.join(programs)}",
@@ -52,15 +58,16 @@ def script(commands: Sequence[CommandWords], made_by: str) -> str:
         "    '--help:show the commands'",
         "    '--version:show the versions of this package, Python and torch, and the kernels'",
         ")",
+        f"_transformerlm_parts=({' '.join(_quoted(part.command.name) for part in parts)})",
         "_transformerlm_options_of() {",
         "    case $1 in",
-        *(line for words in commands for line in _case(words)),
+        *(line for words in every for line in _case(words)),
         "    esac",
         "}",
         "_transformerlm_first_options_of() {",
         "    local -a flags options tables",
         "    case $1 in",
-        *(line for words in commands for line in _first_case(words)),
+        *(line for words in every for line in _first_case(words)),
         "    esac",
         "    _describe -o option flags -- options -qS = -- tables -S ''",
         "}",
@@ -76,7 +83,7 @@ def script(commands: Sequence[CommandWords], made_by: str) -> str:
 
 
 def _case(words: CommandWords) -> Iterator[str]:
-    yield f"        {'|'.join(words.command.names)}) _arguments \\"
+    yield f"        {_pattern(words)}) _arguments \\"
     specs = [*map(_spec, words.options)]
     if words.arguments:
         files = "".join(word for word in words.arguments if word.startswith("*"))
@@ -94,10 +101,14 @@ def _first_case(words: CommandWords) -> Iterator[str]:
         "options": [_described(option.name, option.summary) for option in single if option.placeholder],
         "tables": [_described(f"--{table}.", f"the keys of [{table}]") for table in tables],
     }
-    yield f"        {'|'.join(words.command.names)})"
+    yield f"        {_pattern(words)})"
     for name, items in lists.items():
         yield f"            {name}=({' '.join(items)})"
     yield "            ;;"
+
+
+def _pattern(words: CommandWords) -> str:
+    return "|".join(_quoted(name) if " " in name else name for name in words.command.names)
 
 
 def _described(name: str, summary: str) -> str:

@@ -1,0 +1,56 @@
+"""transformerlm-data: work on text and token files, by the word that follows; without one, make-data."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+
+from transformerlm.cli import make_data
+from transformerlm.cli.arguments import COMMAND_LINE
+from transformerlm.cli.commands import Command, find
+from transformerlm.cli.error_report import report
+from transformerlm.cli.program import program_name
+from transformerlm.cli.standard_streams import prepare_streams
+from transformerlm.errors import ConfigError, Key, Problem, shortened
+from transformerlm.schema import unknown
+
+OWN_NAME = "transformerlm-data"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the part that the first argument names, or make token files, and return the exit status."""
+    is_process = argv is None
+    words = sys.argv[1:] if argv is None else list(argv)
+    command = find("data")
+    assert command is not None
+    part = command.part(words[0]) if words else None
+    if part is None:
+        if words and (problem := _misspelled(words[0], command)):
+            prepare_streams(restart=is_process)
+            return report(ConfigError([problem]), debug="--debug" in words)
+        return make_data.run(argv, OWN_NAME, _description(command))
+    if not is_process:
+        return part.load()(words[1:])
+    # As if the part itself had been started: its messages then name it as it was typed.
+    sys.argv = [f"{program_name(OWN_NAME, is_process)} {words[0]}", *words[1:]]
+    return part.load()(None)
+
+
+def _misspelled(word: str, command: Command) -> Problem | None:
+    """Return the problem of a word that is nearly the name of a part."""
+    names = [part.name for part in command.parts]
+    if not difflib.get_close_matches(word, names, n=1):
+        return None
+    return Problem(Key(), f"{shortened(word)}: {unknown(word, names, 'command')}", source=COMMAND_LINE)
+
+
+def _description(command: Command) -> str:
+    width = max(len(part.name) for part in command.parts) + 2
+    parts = [f"  {part.name:<{width}}{part.summary}" for part in command.parts]
+    what = "By itself it is make-data; a word before all options does something else, and has its own --help:"
+    return "\n".join([make_data.DESCRIPTION, what, *parts])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""One pass over the documents of a corpus: checksum, size, split and MinHash signature of each.
+
+What is kept of a document is some hundred bytes, whatever its length. The result does not depend on the
+number of workers, nor, except for the places (`Scan.chunks`), on how the text is divided into chunks.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transformerlm.config import CorpusConfig
+from transformerlm.data.chunks import CHUNK_BYTES
+from transformerlm.data.documents import VAL, Chunk, Document, documents_of
+from transformerlm.data.shingles import Shingler, SignatureBuilder, Signatures, characters
+from transformerlm.limits import available_cores
+from transformerlm.parallel import ordered_map
+from transformerlm.progress import Bar
+
+DIGEST_BYTES = 16
+WORKER_BYTES = 8 * 2**20
+"""Minimum amount of text per worker process."""
+
+MEMORY_BYTES = 2**26
+"""Text of documents that is kept in memory."""
+
+
+def character_cut(text: str, *, is_tail: bool = False) -> int:
+    """Return the index at which `text` may be cut where any place between two characters will do."""
+    return len(text)
+
+
+class Piece(NamedTuple):
+    """A document, or a part of a long one, and its place."""
+
+    document: int
+    """Counted from 0 within the item."""
+    chunk: int
+    """Chunk of the item."""
+    ordinal: int
+    """Document of the chunk."""
+    is_begin: bool
+    content: Document
+
+
+def pieces(item: Sequence[Chunk], config: CorpusConfig) -> Iterator[Piece]:
+    """Yield the documents of an item, long ones in parts."""
+    number, is_begin = -1, True
+    for index, chunk in enumerate(item):
+        for ordinal, document in enumerate(documents_of(chunk, config)):
+            number += is_begin
+            yield Piece(number, index, ordinal, is_begin, document)
+            is_begin = document.is_end
+
+
+def whole_items(chunks: Iterable[Chunk], size: int = CHUNK_BYTES) -> Iterator[tuple[Chunk, ...]]:
+    """Group chunks into items of about `size` bytes; all parts of a long document are in one item."""
+    group: list[Chunk] = []
+    num_bytes = 0
+    for chunk in chunks:
+        group.append(chunk)
+        num_bytes += chunk.stop - chunk.start
+        if num_bytes >= size // 2 and chunk.extent != "part":
+            yield tuple(group)
+            group, num_bytes = [], 0
+    if group:
+        yield tuple(group)
+
+
+class Observer(Protocol):
+    """Something that looks at each piece during the pass, in the worker process."""
+
+    def see(self, piece: Piece, codes: NDArray[np.uint32]) -> None:
+        """Look at a piece; `codes` are its code points."""
+
+    def result(self) -> Any:
+        """Return what was seen; it is sent back to the calling process."""
+
+
+class ScannedItem(NamedTuple):
+    """Columns of an item's documents, and what an observer saw."""
+
+    first_chunks: NDArray[np.int64]
+    last_chunks: NDArray[np.int64]
+    ordinals: NDArray[np.int64]
+    num_bytes: NDArray[np.int64]
+    num_shingles: NDArray[np.int64]
+    is_validation: NDArray[np.bool_]
+    digests: NDArray[np.uint64]
+    """`[documents, 2]`"""
+    signatures: Signatures
+    """`[documents, NUM_HASHES]`; without rows if they are not wanted."""
+    num_chunks: int
+    seen: Any
+
+
+def scan_item(
+    config: CorpusConfig,
+    with_signatures: bool,
+    observer: Callable[[], Observer] | None,
+    item: Sequence[Chunk],
+) -> ScannedItem:
+    """Read one item and return the columns of its documents."""
+    rows: list[list[int]] = []
+    digests: list[Any] = []
+    builder, shingler, watching = SignatureBuilder(), Shingler(), observer() if observer else None
+    for piece in pieces(item, config):
+        if piece.is_begin:
+            is_validation = int(piece.content.split == VAL)
+            rows.append([piece.chunk, piece.chunk, piece.ordinal, 0, is_validation])
+            digests.append(hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"document"))
+            builder.begin()
+            shingler = Shingler()
+        utf8 = piece.content.utf8
+        rows[-1][1] = piece.chunk
+        rows[-1][3] += len(utf8)
+        digests[-1].update(utf8)
+        if with_signatures or watching:
+            codes = characters(utf8)
+            if with_signatures:
+                builder.add(shingler.add(codes))
+            if watching:
+                watching.see(piece, codes)
+    columns = np.array(rows, np.int64).reshape(-1, 5)
+    content = np.frombuffer(b"".join(digest.digest() for digest in digests), np.dtype(">u8"))
+    first_chunks, last_chunks, ordinals, num_bytes = columns[:, :4].T
+    return ScannedItem(
+        first_chunks,
+        last_chunks,
+        ordinals,
+        num_bytes,
+        np.array(builder.counts, np.int64),
+        columns[:, 4].astype(np.bool_),
+        content.astype(np.uint64).reshape(-1, 2),
+        builder.signatures() if with_signatures else np.empty((0, 0), np.uint16),
+        len(item),
+        watching.result() if watching else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Every document of a corpus, in order: columns, `[documents]`."""
+
+    config: CorpusConfig
+    chunks: Sequence[Chunk]
+    """The chunks that were read."""
+    first_chunks: NDArray[np.int64]
+    """Index of the chunk in which a document begins."""
+    last_chunks: NDArray[np.int64]
+    ordinals: NDArray[np.int64]
+    """Number of the document among those of its first chunk."""
+    num_bytes: NDArray[np.int64]
+    num_shingles: NDArray[np.int64]
+    """0 if no signatures were wanted."""
+    is_validation: NDArray[np.bool_]
+    digests: NDArray[np.uint64]
+    """Checksums of the content, `[documents, 2]`."""
+    signatures: Signatures
+
+    def __len__(self) -> int:
+        return len(self.num_bytes)
+
+    def parts(self, document: int) -> Iterator[bytes]:
+        """Read a document again, in parts."""
+        first, last = int(self.first_chunks[document]), int(self.last_chunks[document])
+        for chunk in self.chunks[first : last + 1]:
+            ordinal = int(self.ordinals[document]) if chunk.extent == "documents" else 0
+            for number, found in enumerate(documents_of(chunk, self.config)):
+                if number == ordinal:
+                    yield found.utf8
+                    break
+
+    def path(self, document: int) -> str:
+        """Return the file of a document."""
+        return self.chunks[int(self.first_chunks[document])].path
+
+
+class Texts:
+    """Texts of some documents of a scan, to be read in any order; a context manager.
+
+    Each chunk is read once. Short documents are kept in memory, or in a temporary file from MEMORY_BYTES on;
+    long ones, which have chunks of their own, stay where they are.
+    """
+
+    def __init__(self, scan: Scan, documents: Iterable[int]) -> None:
+        self._scan = scan
+        self._places: dict[int, tuple[int, int]] = {}
+        """Document -> position and size in the file."""
+        # Closed by __exit__, or with the process.
+        self._file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
+        for document, utf8 in self._short(sorted(documents)):
+            self._places[document] = self._file.tell(), len(utf8)
+            self._file.write(utf8)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def parts(self, document: int) -> Iterator[bytes]:
+        """Yield the text of a document, in parts."""
+        if document not in self._places:
+            yield from self._scan.parts(document)
+            return
+        position, size = self._places[document]
+        self._file.seek(position)
+        yield self._file.read(size)
+
+    def _short(self, documents: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Read the chunks of whole documents that hold some of these."""
+        scan = self._scan
+        for index, own in itertools.groupby(documents, key=lambda document: int(scan.first_chunks[document])):
+            if scan.chunks[index].extent == "documents":
+                numbers = {int(scan.ordinals[document]): document for document in own}
+                for ordinal, found in enumerate(documents_of(scan.chunks[index], scan.config)):
+                    if ordinal in numbers:
+                        yield numbers[ordinal], found.utf8
+
+
+def scan(
+    config: CorpusConfig,
+    chunks: Iterable[Chunk],
+    *,
+    with_signatures: bool,
+    observer: Callable[[], Observer] | None = None,
+    see: Callable[[int, Any], object] = lambda first, seen: None,
+    bar: Bar | None = None,
+    num_bytes: int = 0,
+) -> Scan:
+    """Read all documents of a corpus once.
+
+    Args:
+        config: [data].
+        chunks: the corpus, from `chunks_of`.
+        with_signatures: compute MinHash signatures too, which takes most of the time.
+        observer: makes an `Observer` for each item; must pickle.
+        see: called with the number of the first document of an item, and its observer's result.
+        bar: advances by bytes of files.
+        num_bytes: size of the corpus, from which the number of worker processes follows.
+
+    Raises:
+        DataError: the text does not have the format that the config describes.
+    """
+    chunks = list(chunks)
+    num_workers = min(config.num_workers or available_cores(), max(1, num_bytes // WORKER_BYTES))
+    function = functools.partial(scan_item, config, with_signatures, observer)
+    items: list[ScannedItem] = []
+    num_chunks = num_documents = 0
+    for item in ordered_map(function, whole_items(chunks), num_workers):
+        see(num_documents, item.seen)
+        items.append(_moved(item, num_chunks))
+        if bar is not None:
+            own = chunks[num_chunks : num_chunks + item.num_chunks]
+            bar.update(sum(chunk.stop - chunk.start for chunk in own))
+        num_chunks += item.num_chunks
+        num_documents += len(item.num_bytes)
+    columns = [np.concatenate(column) for column in list(zip(*items, strict=True))[:8]] if items else _empty()
+    return Scan(config, chunks, *columns)
+
+
+def _moved(item: ScannedItem, num_chunks: int) -> ScannedItem:
+    """Return the item with its chunks counted from the beginning of the corpus, without its observer's."""
+    first, last = item.first_chunks + num_chunks, item.last_chunks + num_chunks
+    return item._replace(first_chunks=first, last_chunks=last, seen=None)
+
+
+def _empty() -> list[NDArray[Any]]:
+    item = scan_item(CorpusConfig(), True, None, ())
+    return list(item[:8])
