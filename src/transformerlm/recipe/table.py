@@ -44,7 +44,7 @@ def warnings(choice: Choice) -> list[str]:
         what = f"{choice.facts.train_bytes:,} bytes are too little text to learn more than letters from"
         found.append(f"warning: {what}; {MIN_TEXT_BYTES:,} would be enough for words")
     elif math.isinf(choice.enough_time):
-        what = f"{choice.chosen.passes:.3g} passes over this text teach a model no more than an n-gram model knows"
+        what = f"{choice.chosen.passes:.3g} passes over this text teach no more than n-grams know"
         found.append(
             f"warning: {what}; more text or a larger [training].max_passes would help, more time not"
         )
