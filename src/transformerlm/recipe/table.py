@@ -45,9 +45,7 @@ def warnings(choice: Choice) -> list[str]:
         found.append(f"warning: {what}; {MIN_TEXT_BYTES:,} would be enough for words")
     elif math.isinf(choice.enough_time):
         what = f"{choice.chosen.passes:.3g} passes over this text teach no more than n-grams know"
-        found.append(
-            f"warning: {what}; more text or a larger [training].max_passes would help, more time not"
-        )
+        found.append(f"warning: {what}; more text or a larger [training].max_passes would help, no time")
     elif choice.enough_time > 1:
         found.append(f"warning: {config.training.max_time} is too little time for this text{_enough(choice)}")
     return found
