@@ -26,7 +26,7 @@ FLOORS = [
     {"checkpoint"},
     {"language_model"},
     {"evaluation", "conversion", "recipe"},
-    {"report"},
+    {"report", "serve"},
     {"training"},
     {"cli"},
     {"__main__"},
@@ -34,7 +34,18 @@ FLOORS = [
 """From the ground up. A room imports from the floors below its own, never from beside or above it."""
 
 COMMANDS = [
-    *("train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model", "status", "report"),
+    *(
+        "train",
+        "train_tokenizer",
+        "make_data",
+        "infer",
+        "eval",
+        "export",
+        "import_model",
+        "status",
+        "report",
+        "serve",
+    ),
     "main",
 ]
 CONFIG_CLASSES = [
@@ -47,6 +58,7 @@ CONFIG_CLASSES = [
     configs.ImportConfig,
     configs.StatusConfig,
     configs.ReportConfig,
+    configs.ServeConfig,
 ]
 
 

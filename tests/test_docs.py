@@ -155,13 +155,13 @@ def test_exit_statuses_are_those_of_the_errors():
 
 def test_every_config_file_is_one_that_its_command_takes(clone, monkeypatch, capsys):
     monkeypatch.chdir(clone)
-    kinds = ("train_tokenizer", "make_data", "train", "infer", "eval", "export", "import", "report")
+    kinds = ("train_tokenizer", "make_data", "train", "infer", "eval", "export", "import", "report", "serve")
     paths = [
         path
         for path in (ROOT / "configs").rglob("*.toml")
         if not path.name.startswith(("bench_", "search_", "measure_"))
     ]
-    assert len(paths) == 18
+    assert len(paths) == 19
     for path in paths:
         kind = next(kind for kind in kinds if path.name.startswith(kind))
         main = main_of(f"transformerlm-{kind.replace('_', '-')}")

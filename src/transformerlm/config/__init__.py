@@ -14,6 +14,7 @@ from transformerlm.config.commands import (
     InferConfig,
     MakeDataConfig,
     ReportConfig,
+    ServeConfig,
     StatusConfig,
     TrainConfig,
     TrainTokenizerConfig,
@@ -53,6 +54,9 @@ from transformerlm.config.report import (
 from transformerlm.config.runtime import (
     RuntimeConfig,
 )
+from transformerlm.config.serve import (
+    ServeSection,
+)
 from transformerlm.config.status import (
     StatusSection,
 )
@@ -83,6 +87,8 @@ __all__ = [
     "ReportSection",
     "RuntimeConfig",
     "ScheduleConfig",
+    "ServeConfig",
+    "ServeSection",
     "StatusConfig",
     "StatusSection",
     "TokenizerConfig",

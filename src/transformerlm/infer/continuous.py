@@ -89,7 +89,7 @@ class ContinuousBatch(Generic[K]):
         compute_on_one_thread_after_forks()
         if kernels and model.embedding.weight.device.type == "cpu" and not uses_kernels(model):
             model = with_kernels(model)
-        self._model = model
+        self._model, self._uses_kernels = model, uses_kernels(model)
         with torch.inference_mode():
             self._batch = RunningBatch(model, num_rows)
         self._waiting: dict[Hashable, deque[_Text[K]]] = {}
@@ -239,7 +239,7 @@ class ContinuousBatch(Generic[K]):
         groups: dict[tuple[Sampling, int | None], list[int]] = {}
         for index, text in enumerate(self._writing):
             groups.setdefault((text.settings.sampling, text.settings.vocab_size), []).append(index)
-        kernels = uses_kernels(self._model)
+        kernels = self._uses_kernels
         new_ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
         for (sampling, vocab_size), some in groups.items():
             own = logits if len(some) == len(logits) else logits[some]
