@@ -16,9 +16,22 @@ from transformerlm.infer.sampling import Sampling
 SAMPLINGS = [Sampling(0.0), Sampling(1.1, 0.9, 40), Sampling(1.2, 0.95, 30, 0.05, 1.5), Sampling(0.9)]
 
 
+class Recorder(ContinuousBatch):
+    """A batch that keeps a copy of each text's logits."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.logits: dict[int, list[torch.Tensor]] = {}
+
+    def _drawn(self, logits):
+        for text, row in zip(self._writing, logits, strict=True):
+            self.logits.setdefault(text.key, []).append(row.clone())
+        return super()._drawn(logits)
+
+
 def alone(model, prompt, settings):
-    """A text and its log-probabilities as `steps` writes it by itself."""
-    return [step[0][:3] for step in steps(model, [prompt], settings)]
+    """Ids of a text as `steps` writes it by itself, and which is its end."""
+    return [step[0][:2] for step in steps(model, [prompt], settings)]
 
 
 def some_texts(num_texts, seed=0, longest=40, **settings):
@@ -51,7 +64,7 @@ def run(batch, texts, seed=0, removed=()):
                 index, (prompt, settings) = waiting.pop(0)
                 batch.submit(index, prompt, settings, owner=index % 4)
         for index, token in batch.step().items():
-            found[index].append(token[:3])
+            found[index].append(token[:2])
             if index in removed and len(found[index]) >= removed[index]:
                 batch.remove(index)
     return found
@@ -65,14 +78,22 @@ def test_every_text_is_what_it_is_alone(make_model, kernels, num_rows, monkeypat
     texts = some_texts(24, num_rows, kernels=kernels)
     batch = ContinuousBatch(model, num_rows, kernels=kernels)
     found = run(batch, texts, num_rows)
-    for tokens, (prompt, settings) in zip(found, texts, strict=True):
-        expected = alone(model, prompt, settings)
-        if kernels:
-            assert tokens == expected  # to the last bit of the log-probabilities
-        else:
-            assert [token[:2] for token in tokens] == [token[:2] for token in expected]
+    assert found == [alone(model, prompt, settings) for prompt, settings in texts]
     assert batch.num_shared > 0 or num_rows == 1  # one row beside it keeps nothing for three kinds of text
     assert (len(batch), batch.num_writing) == (0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_with_kernels_the_logits_have_the_bits_of_the_text_alone(make_model, dtype):
+    model = make_model(torch.float32, context_length=200).to(dtype)
+    texts = some_texts(16, 11, longest=180, kernels=True)
+    together = Recorder(model, 5, kernels=True)
+    run(together, texts, 11)
+    assert together.num_shared > 100
+    for index, text in enumerate(texts):
+        single = Recorder(model, 1, kernels=True)
+        run(single, [text])
+        assert torch.equal(torch.stack(together.logits[index]), torch.stack(single.logits[0]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -99,9 +120,8 @@ def test_texts_that_are_removed_change_nothing_for_the_others(make_model, kernel
     removed = {index: index % 5 for index in range(1, 20, 2)}
     found = run(ContinuousBatch(model, 6, kernels=kernels), texts, removed=removed)
     for index, (prompt, settings) in enumerate(texts):
-        expected = [token[:2] for token in alone(model, prompt, settings)]
         end = max(removed[index], 1) if index in removed else None
-        assert [token[:2] for token in found[index]] == expected[:end]
+        assert found[index] == alone(model, prompt, settings)[:end]
 
 
 def test_a_removed_text_frees_its_row_in_the_next_step(make_model):
@@ -133,7 +153,7 @@ def test_a_text_may_be_removed_while_its_prompt_is_read(make_model):
     found = []
     while batch:
         found += batch.step().values()
-    assert [token[:3] for token in found] == alone(model, prompt[:200], settings)
+    assert [token[:2] for token in found] == alone(model, prompt[:200], settings)
     assert batch.num_shared == 199  # of what had been read for the other
 
 

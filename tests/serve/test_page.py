@@ -114,7 +114,10 @@ def test_a_text_goes_on_at_the_cursor_and_what_is_behind_it_stays(browser, serve
             book.page.keyboard.press("ArrowLeft")
         book.page.keyboard.press("Control+Enter")
         book.wait()
-        assert book.text == "The fox." + alone(lm, "The fox.") + " The end."
+        written = "The fox." + alone(lm, "The fox.")
+        assert book.text == written + " The end."
+        book.page.keyboard.type("!")
+        assert book.text == written + "! The end."
 
 
 def test_stop_stops_the_model_and_keeps_what_is_written(browser, slow_lm):
