@@ -70,13 +70,15 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(lm, name="small", key=None, scorer=None, **limits):
-    """Yield a server for a model, at a free port."""
+def served(lm, name="small", key=None, scorer=None, send_buffer=None, **limits):
+    """Yield a server for a model, at a free port; `send_buffer` bounds what waits for a client, in bytes."""
     section = ServeSection(port=0, **limits)
     engine = Engine(lm, scorer or lm, section)
     app = make_app(Service(engine, name, section), key)
     server = Server(server_config(app), engine)
     with listening_socket(section) as listener:
+        if send_buffer is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         started = threading.Event()
 
         async def run():

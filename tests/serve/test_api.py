@@ -87,6 +87,12 @@ def test_without_a_seed_each_request_has_another_text(client):
     assert len(texts) == 3
 
 
+def test_the_seed_that_was_drawn_is_told(server):
+    answer = server.complete(prompt="A", max_tokens=20)
+    again = server.complete(prompt="A", max_tokens=20, seed=answer["seed"])
+    assert again["choices"] == answer["choices"]
+
+
 def test_stop_strings_end_a_text_wherever_its_pieces_are_cut(client, lm):
     how = {"model": "small", "prompt": PROMPT, "max_tokens": 60, "temperature": 1.3}
     texts = {seed: client.completions.create(**how, seed=seed).choices[0].text for seed in range(5)}

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import torch
 
 from tests.serve.servers import served, serving
 from tests.small_models import language_model, save_run
-from transformerlm.serve import response
+from transformerlm.serve import answer, app, guard, response
 
 ENDLESS = {"prompt": "The fox", "max_tokens": 4096, "temperature": 5.0}
 
@@ -87,18 +88,53 @@ def test_many_clients_are_killed_in_mid_stream_and_the_others_are_unharmed(slow_
 
 
 def test_a_client_that_reads_nothing_holds_nobody_up_and_gets_all_in_the_end(slow_lm):
-    with served(slow_lm, max_batch_size=2) as server:
+    with served(slow_lm, max_batch_size=2, send_buffer=4096) as server:
         how = {"prompt": "The", "max_tokens": 150, "logprobs": 20, "seed": 1, "temperature": 5.0}
         expected = server.complete(**how)["choices"][0]["text"]
         slow = server.begin_stream(buffer_bytes=4096, **how)
         assert server.complete(**how)["choices"][0]["text"] == expected
         wait_until(lambda: server.metric("texts_writing") == 0)  # its row is free though it has read nothing
-        answer = http.client.HTTPResponse(slow)
-        answer.begin()
-        content = answer.read()
+        whole = http.client.HTTPResponse(slow)
+        whole.begin()
+        content = whole.read()
         assert len(content) > 10**5  # more than fits the buffers on the way
         events = [json.loads(line[6:]) for line in content.splitlines() if line[:7] == b"data: {"]
         assert "".join(event["choices"][0]["text"] for event in events) == expected
+
+
+def test_a_client_that_reads_nothing_for_too_long_is_given_up(slow_lm, monkeypatch):
+    monkeypatch.setattr(response, "SEND_TIMEOUT_SECONDS", 0.2)
+    with served(slow_lm, send_buffer=4096) as server:
+        stuck = server.begin_stream(buffer_bytes=4096, **{**ENDLESS, "logprobs": 20})
+        wait_until(lambda: server.metric("clients_gone_total") == 1)
+        wait_until(lambda: server.metric("texts_writing") == 0)
+        stuck.close()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(slow_lm, monkeypatch):
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.1)
+    with served(slow_lm) as server, socket.create_connection(("127.0.0.1", server.port)) as stuck:
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        stuck.sendall(f"{head}Content-Length: 100\r\n\r\n".encode())
+        assert b" 408 " in stuck.recv(4096)
+
+
+def test_an_error_of_the_server_itself_is_one_line_without_a_text(slow_lm, monkeypatch, capfd):
+    def fail(*_):
+        raise ValueError("The secret fox")
+
+    with served(slow_lm) as server:
+        for module, name in ((app, "make_job"), (answer.Answer, "pieces")):
+            with monkeypatch.context() as patched:
+                patched.setattr(module, name, fail)
+                for stream in (False, True):
+                    status, error = server.refusal(prompt="The secret fox", max_tokens=2, stream=stream)
+                    assert (status, error["type"]) == (500, "server_error")
+                    assert "secret" not in error["message"]
+        assert server.complete(prompt="a", max_tokens=1)
+    said = "".join(capfd.readouterr())
+    assert said.count("error: ValueError at ") == 4
+    assert "secret" not in said
 
 
 def test_the_queue_is_bounded_and_says_when_to_come_again(slow_lm):

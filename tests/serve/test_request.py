@@ -93,11 +93,20 @@ def test_all_wrong_fields_are_named_at_once():
         assert name in caught.value.message
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"[]", b'"a"', b'{"prompt": NaN}', b"\xff", b"[" * 10**5, b'{"n": ' + b"9" * 5000 + b"}"],
-    ids=lambda body: repr(body[:12]),
-)
+NO_JSON = [
+    b"",
+    b"{",
+    b"[]",
+    b'"a"',
+    b'{"prompt": NaN}',
+    b"\xff",
+    b"[" * 10**5,
+    b'{"n": ' + b"9" * 5000 + b"}",
+]
+TWICE = b'{"n": 1, "n": 2, "prompt": "a"}'
+
+
+@pytest.mark.parametrize("body", [*NO_JSON, TWICE], ids=lambda body: repr(body[:12]))
 def test_what_is_no_json_object_is_refused_without_being_repeated(body):
     with pytest.raises(ApiError) as caught:
         parse(body)

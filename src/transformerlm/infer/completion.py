@@ -182,7 +182,7 @@ def completions(
 
     `batch_size` texts are written at a time. One that ends gives its place to the next.
     """
-    batch = ContinuousBatch[int](model, batch_size, kernels=kernels)
+    batch = ContinuousBatch[int](model, max(1, min(batch_size, len(texts))), kernels=kernels)
     settings = decoding_settings(tokenizer, generation, seed, kernels)
     for index, text in enumerate(texts):
         text.num_cut_tokens = window_start(len(text.prompt_ids), model.config.context_length)

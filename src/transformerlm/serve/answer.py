@@ -32,6 +32,7 @@ class Answer:
             "object": "text_completion",
             "created": int(time.time()),
             "model": name,
+            "seed": job.seed,
         }
         self._choices = [Choice(job, index, lm.tokenizer) for index in range(job.num_texts)]
 

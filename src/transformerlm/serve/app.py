@@ -20,7 +20,7 @@ from transformerlm.config import ServeSection
 from transformerlm.infer.stopping import StopConditions
 from transformerlm.serve.answer import Answer, Json
 from transformerlm.serve.engine import Engine
-from transformerlm.serve.errors import ApiError
+from transformerlm.serve.errors import ApiError, unexpected
 from transformerlm.serve.guard import Guard, error_response, read_body
 from transformerlm.serve.job import Job, make_job
 from transformerlm.serve.request import check_model, parse
@@ -47,9 +47,10 @@ class Service:
         StopConditions.from_config(self.generation, engine.lm.tokenizer)
         self._created = int(time.time())
         self._page = resources.files("transformerlm.serve").joinpath("page.html").read_text("utf-8")
+        self._policy = policy(self._page)
 
     async def completions(self, request: Request) -> Response:
-        """POST /v1/completions"""
+        """Answer POST /v1/completions."""
         answers = self.engine.statistics.answers
         try:
             body = await read_body(request, self.limits.max_body_bytes)
@@ -82,11 +83,11 @@ class Service:
         return make_job(self.engine.lm, self.generation, request)
 
     async def models(self, request: Request) -> Response:
-        """GET /v1/models"""
+        """Answer GET /v1/models."""
         return JSONResponse({"object": "list", "data": [self._model()]})
 
     async def model(self, request: Request) -> Response:
-        """GET /v1/models/NAME"""
+        """Answer GET /v1/models/NAME."""
         check_model(request.path_params["name"], self.name)
         return JSONResponse(self._model())
 
@@ -107,18 +108,18 @@ class Service:
         }
 
     async def health(self, request: Request) -> Response:
-        """GET /health"""
+        """Answer GET /health."""
         is_alive = self.engine.is_alive
         status = HTTPStatus.OK if is_alive else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse({"status": "ok" if is_alive else "the model has stopped"}, status)
 
     async def metrics(self, request: Request) -> Response:
-        """GET /metrics"""
+        """Answer GET /metrics."""
         return PlainTextResponse(self.engine.statistics.lines(), media_type=CONTENT_TYPE)
 
     async def page(self, request: Request) -> Response:
-        """GET /"""
-        return HTMLResponse(self._page, headers={"Content-Security-Policy": policy(self._page)})
+        """Answer GET /."""
+        return HTMLResponse(self._page, headers={"Content-Security-Policy": self._policy})
 
 
 def policy(page: str) -> str:
@@ -143,13 +144,17 @@ def make_app(service: Service, key: str | None) -> Guard:
         Route("/v1/models/{name:path}", service.model),
         Route("/v1/completions", service.completions, methods=["POST"]),
     ]
-    handlers = {ApiError: _answer_error, HTTPException: _answer_http}
+    handlers = {ApiError: _answer_error, HTTPException: _answer_http, Exception: _answer_unexpected}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
     return Guard(app, service.limits, key)
 
 
 async def _answer_error(request: Request, error: ApiError) -> Response:
     return error_response(error)
+
+
+async def _answer_unexpected(request: Request, error: Exception) -> Response:
+    return error_response(unexpected(error))
 
 
 async def _answer_http(request: Request, error: HTTPException) -> Response:

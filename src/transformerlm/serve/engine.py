@@ -12,20 +12,16 @@ import math
 import queue
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
-from http import HTTPStatus
 
 from transformerlm.config import ServeSection
-from transformerlm.errors import TransformerLMError
 from transformerlm.evaluation.documents import Window
 from transformerlm.evaluation.tokens import TokenScore, TokenScorer
 from transformerlm.infer.continuous import ContinuousBatch
 from transformerlm.infer.generate import NewToken
 from transformerlm.language_model import LanguageModel
-from transformerlm.logging import say
-from transformerlm.serve.errors import ApiError, bad_request, overloaded, stopping
+from transformerlm.serve.errors import bad_request, overloaded, stopping, unexpected
 from transformerlm.serve.job import Event, Job
 from transformerlm.serve.statistics import Statistics
 
@@ -243,13 +239,9 @@ class Engine:
             self._is_stopping = True
 
     def _fail(self, error: Exception) -> None:
-        """End all jobs with an error, and go on with an empty batch. The log gets no text of anybody."""
+        """End all jobs with an error, and go on with an empty batch."""
         self.statistics.errors += 1
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
-        say(f"error: {type(error).__name__} at {place}; {len(self._running)} requests have failed")
-        message = str(error) if isinstance(error, TransformerLMError) else "the model has failed"
-        answer = ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, message)
+        answer = unexpected(error)
         self._outbox += [(job, Event(0, error=answer)) for job in self._running]
         self._running.clear()
         self._scorings.clear()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from http import HTTPStatus
 from typing import Any
+
+from transformerlm.errors import TransformerLMError
+from transformerlm.logging import say
 
 INVALID, SERVER = "invalid_request_error", "server_error"
 
@@ -44,6 +48,20 @@ class ApiError(Exception):
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """Return the error for a request that cannot be used."""
     return ApiError(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
+
+
+def unexpected(error: Exception) -> ApiError:
+    """Note an error on stderr, where it happened and not what it says, which may be somebody's text.
+
+    Returns:
+        The answer to those whom it concerns.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
+    say(f"error: {type(error).__name__} at {place}")
+    # Errors of this package say nothing of a text; those of libraries might.
+    is_own = isinstance(error, TransformerLMError)
+    return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, str(error) if is_own else "the server has failed")
 
 
 def stopping() -> ApiError:

@@ -7,8 +7,10 @@ origin, and carries JSON, which such a page may not send without a permission th
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,6 +25,10 @@ from transformerlm.errors import ConfigError, Key
 from transformerlm.serve.errors import ApiError
 
 MIN_KEY_LENGTH = 16
+BODY_SECONDS = 60.0
+"""Time for the body of a request to arrive."""
+CLOSE = {"Connection": "close"}
+"""Header of an answer to a request of which a part is left unread."""
 OPEN_PATHS = ("/", "/health")
 """Paths that need no key: the page, which asks for it, and the sign of life."""
 
@@ -105,7 +111,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """Return the body of a request in JSON, of at most `max_bytes`.
 
     Raises:
-        ApiError: 413 for a larger one, 415 for another type.
+        ApiError: 413 for a larger one, 415 for another type, 408 for one that does not come.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -113,17 +119,32 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, what, code="unsupported_media_type")
     body = bytearray()
     try:
-        async for part in request.stream():
+        async for part in _parts(request):
             body += part
             if len(body) > max_bytes:
                 what = f"expected a body of at most {max_bytes:,} bytes"
-                raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, what, code="body_too_large")
+                status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+                raise ApiError(status, what, code="body_too_large", headers=CLOSE)
     except ClientDisconnect:
         raise ApiError(HTTPStatus.BAD_REQUEST, "the request ended before its body") from None
+    except TimeoutError:
+        what = f"the body did not come within {BODY_SECONDS:g} s"
+        raise ApiError(HTTPStatus.REQUEST_TIMEOUT, what, headers=CLOSE) from None
     return bytes(body)
 
 
+async def _parts(request: Request) -> AsyncIterator[bytes]:
+    """Yield the body piece by piece.
+
+    Raises:
+        TimeoutError: it does not come to an end.
+    """
+    async with asyncio.timeout(BODY_SECONDS):
+        async for part in request.stream():
+            yield part
+
+
 def error_response(error: ApiError) -> JSONResponse:
-    """Return an error in OpenAI's form. The connection is closed: a body may be left that nobody reads."""
+    """Return an error in OpenAI's form."""
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **error.headers}
     return JSONResponse(error.body, error.status, headers)

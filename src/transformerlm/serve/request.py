@@ -129,7 +129,7 @@ def parse(body: bytes) -> CompletionRequest:
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body, parse_constant=_no_such_number)
+        value = json.loads(body, parse_constant=_no_such_number, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         # The parser's own message may quote the body.
         raise bad_request("expected a JSON object as the body, got something that is not JSON") from None
@@ -140,6 +140,14 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 def _no_such_number(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, of which no field comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise bad_request("expected each field once, got one twice")
+    return found
 
 
 def _prompts(value: Any) -> tuple[Prompt, ...]:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from transformerlm.serve.answer import Answer, Json
 from transformerlm.serve.engine import Engine
-from transformerlm.serve.errors import ApiError
+from transformerlm.serve.errors import ApiError, unexpected
 from transformerlm.serve.job import Event, Job
 
 KEEPALIVE_SECONDS = 10.0
@@ -58,6 +58,10 @@ class CompletionResponse(Response):
                 await self._send_error(send, error)
         except ClientGone:
             self._note(None)
+        except Exception as error:
+            self._note(HTTPStatus.INTERNAL_SERVER_ERROR)
+            with contextlib.suppress(ClientGone):
+                await self._send_error(send, unexpected(error))
         finally:
             self._engine.cancel(self._job)
             watch.cancel()
