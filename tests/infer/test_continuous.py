@@ -202,6 +202,26 @@ def test_the_beginning_of_a_text_that_has_ended_is_kept_for_as_long_as_there_are
         assert batch.num_shared - before >= (49 if key >= 4 else 0)
 
 
+def test_memory_grows_with_the_number_of_texts(make_model):
+    model = make_model(torch.float32)
+    batch = ContinuousBatch(model, 50, kernels=True)
+    rows = []
+    texts = [
+        ([1 + key], DecodingSettings(max_new_tokens=12, first_row=key, kernels=True)) for key in range(40)
+    ]
+    found = [[] for _ in texts]
+    for key, (prompt, settings) in enumerate(texts):
+        batch.submit(key, prompt, settings)
+        for index, token in batch.step().items() if key % 4 == 3 else ():
+            found[index].append(token[:2])
+        rows.append(batch._batch.cache.memory[0].shape[1])
+    while batch:
+        for index, token in batch.step().items():
+            found[index].append(token[:2])
+    assert sorted(set(rows)) == [9, 17, 33, 51]
+    assert found == [alone(model, prompt, settings) for prompt, settings in texts]
+
+
 def test_rows_go_to_the_owner_that_has_the_fewest(make_model):
     batch = ContinuousBatch(make_model(), 4)
     settings = DecodingSettings(max_new_tokens=5)

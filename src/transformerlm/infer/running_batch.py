@@ -17,6 +17,8 @@ from transformerlm.infer.batch import ROOM, Batch, CachedBatch, window_start
 from transformerlm.infer.decoder import Piece, make_decoder
 from transformerlm.nn import KVCache, TransformerLM
 
+ROWS = 8
+"""Texts for which there is memory at first; it grows with their number."""
 MIN_SHARED = 8
 """Tokens of a beginning for which it is worth to wait a step until another prompt with it has been read."""
 
@@ -49,18 +51,16 @@ class RunningBatch(CachedBatch):
         self.num_rows = num_rows
         capacity = min(model.config.context_length, ROOM)
         # One row more than texts, the last: for a prompt of which only a part has been read.
-        num_memory_rows = num_rows + 1
-        self.cache = KVCache.for_model(
-            model.config, num_memory_rows, self.device, self._cache_dtype(), capacity
-        )
+        rows = min(ROWS, num_rows) + 1
+        self.cache = KVCache.for_model(model.config, rows, self.device, self._cache_dtype(), capacity)
         self.cache.select([])
         self.decoder = make_decoder(model, self.cache)
         self.new_ids = torch.empty(0, dtype=torch.long, device=self.device)
         self.num_shared = 0
         """Tokens of prompts that were copied from another row, and not computed."""
-        self._held: list[list[int]] = [[] for _ in range(num_memory_rows)]
+        self._held: list[list[int]] = [[] for _ in range(rows)]
         """The ids whose keys and values each row holds that is not in use."""
-        self._freed: list[int] = [*range(num_memory_rows)]
+        self._freed: list[int] = [*range(rows)]
         """All rows; those that were freed last are the last ones."""
         self._whole: list[Reading] = []
         """Prompts that will have been read after this step: in the rows behind those in use."""
@@ -71,8 +71,17 @@ class RunningBatch(CachedBatch):
     @property
     def can_begin(self) -> bool:
         """True if another text may join in this step."""
-        has_row = len(self.ids) + len(self._whole) < self.num_rows
-        return self._budget > 0 and self._partial is None and has_row
+        return self._budget > 0 and self._partial is None and self._next_row < self.num_rows
+
+    @property
+    def _next_row(self) -> int:
+        """The row of the next text that joins."""
+        return len(self.ids) + len(self._whole)
+
+    @property
+    def _last_row(self) -> int:
+        """The row for a prompt of which a part has been read."""
+        return len(self._held) - 1
 
     def begin(self, ids: Sequence[int]) -> bool:
         """Begin to read a prompt in this step; the text joins as soon as it has been read.
@@ -85,6 +94,7 @@ class RunningBatch(CachedBatch):
         if any(common(one.window, reading.window) >= num_shared + MIN_SHARED for one in self._whole):
             return False
         self._make_room_for(len(reading.window))
+        self._make_rows()
         self.num_shared += num_shared
         self._read_on(reading, source, num_shared)
         return True
@@ -92,7 +102,7 @@ class RunningBatch(CachedBatch):
     def cancel_reading(self) -> None:
         """Forget the text whose prompt has been read in part."""
         assert self._partial is not None
-        self._keep(self.num_rows, self._partial.window[: self._partial.num_read])
+        self._keep(self._last_row, self._partial.window[: self._partial.num_read])
         self._partial = None
 
     def next_logits(self) -> Tensor:
@@ -120,7 +130,7 @@ class RunningBatch(CachedBatch):
         self._budget = self.decoder.tokens_per_step
         if self._partial is not None:
             reading, self._partial = self._partial, None
-            self._read_on(reading, self.num_rows, reading.num_read)
+            self._read_on(reading, self._last_row, reading.num_read)
 
     def select(self, texts: Sequence[int]) -> None:
         """Keep these texts, in this order; rows move only into the places of those that leave."""
@@ -140,7 +150,7 @@ class RunningBatch(CachedBatch):
     def _read_on(self, reading: Reading, source: int, num_copied: int) -> None:
         """Plan to read as much as fits this step, behind `num_copied` tokens that row `source` holds."""
         left = len(reading.window) - num_copied
-        row = len(self.ids) + len(self._whole) if left <= self._budget else self.num_rows
+        row = self._next_row if left <= self._budget else self._last_row
         self._vacate(row, source, num_copied)
         if num_copied and row != source:
             self.cache.copy(source, row, num_copied)
@@ -158,7 +168,7 @@ class RunningBatch(CachedBatch):
 
         At least one token is left to be computed, since the logits after it are needed.
         """
-        lengths = [common(self._held_by(row), window) for row in range(self.num_rows + 1)]
+        lengths = [common(self._held_by(row), window) for row in range(len(self._held))]
         longest = max(lengths)
         return lengths.index(longest), min(longest, len(window) - 1)
 
@@ -177,8 +187,7 @@ class RunningBatch(CachedBatch):
 
     def _vacate(self, row: int, source: int, num_copied: int) -> None:
         """Copy what a free row holds to the row that has been free for longest, unless all of it goes on."""
-        first_free = len(self.ids) + len(self._whole)
-        free = [one for one in self._freed if one >= first_free and one != source]
+        free = [one for one in self._freed if one >= self._next_row and one != source]
         oldest = free[0] if free else row
         is_kept = len(self._held[row]) > (num_copied if row == source else 0)
         if is_kept and oldest != row:
@@ -187,6 +196,16 @@ class RunningBatch(CachedBatch):
             at, to = self._freed.index(row), self._freed.index(oldest)
             self._freed[at], self._freed[to] = oldest, row
         self._held[row] = []
+
+    def _make_rows(self) -> None:
+        """Enlarge a cache that has no row for another text. Its last row holds no part of a prompt now."""
+        if self._next_row < self._last_row:
+            return
+        before, rows = len(self._held), min(self.num_rows, 2 * self._last_row) + 1
+        self.cache.grow(self.cache.capacity, rows)
+        self.decoder = make_decoder(self.model, self.cache)
+        self._held += [[] for _ in range(before, rows)]
+        self._freed = [*range(before, rows), *self._freed]
 
     def _make_room_for(self, length: int) -> None:
         """Enlarge a cache whose rows cannot hold `length` tokens."""

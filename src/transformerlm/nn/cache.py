@@ -164,13 +164,17 @@ class KVCache:
         changed = dict(zip(rows, lengths, strict=True))
         self._set_lengths([changed.get(row, length) for row, length in enumerate(self._host_lengths)])
 
-    def grow(self, capacity: int) -> None:
-        """Enlarge the cache to `capacity` tokens a row. `memory` moves, and `lengths` stay."""
+    def grow(self, capacity: int, num_rows: int = 0) -> None:
+        """Enlarge the cache to `capacity` tokens a row, and its memory to `num_rows` rows (0: those it has).
+
+        `memory` moves, and `lengths` stay: new rows are not in use.
+        """
         for name in ("_keys", "_values"):
             old = getattr(self, name)
-            layers, rows, heads, _, d_head = old.shape
-            new = torch.zeros(layers, rows, heads, capacity, d_head, device=old.device, dtype=old.dtype)
-            new[:, :, :, : old.shape[3]] = old
+            layers, rows, heads, tokens, d_head = old.shape
+            shape = layers, num_rows or rows, heads, capacity, d_head
+            new = torch.zeros(shape, device=old.device, dtype=old.dtype)
+            new[:, :rows, :, :tokens] = old
             setattr(self, name, new)
 
     def put(self, rows: Sequence[int], other: KVCache, other_rows: Sequence[int]) -> None:
