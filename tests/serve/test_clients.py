@@ -187,6 +187,15 @@ def test_an_error_in_mid_stream_is_an_event_of_it_and_the_server_goes_on(slow_lm
     assert "The fox" not in "".join(capfd.readouterr())
 
 
+def test_a_text_that_cannot_be_begun_is_an_error_and_the_server_goes_on(slow_lm, monkeypatch):
+    with served(slow_lm) as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(server.engine._scorer, "windows", lambda ids: 1 / 0)
+            status, error = server.refusal(prompt="a fox", echo=True, logprobs=1)
+            assert (status, error["type"]) == (500, "server_error")
+        assert server.complete(prompt="a fox", echo=True, logprobs=1, max_tokens=1)
+
+
 def test_a_stream_says_that_it_lives_while_nothing_comes(slow_lm, monkeypatch):
     monkeypatch.setattr(response, "KEEPALIVE_SECONDS", 0.02)
     with served(slow_lm, max_batch_size=1) as server:

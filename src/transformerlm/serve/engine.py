@@ -165,7 +165,10 @@ class Engine:
                 return True
             if command is None:
                 return False
-            command()
+            try:
+                command()
+            except Exception as error:
+                self._fail(error)
 
     def _begin(self, job: Job) -> None:
         self._running[job] = job.num_open
