@@ -169,6 +169,7 @@ class Engine:
                 command()
             except Exception as error:
                 self._fail(error)
+                return True  # those whom it concerns are told before anything is waited for
 
     def _begin(self, job: Job) -> None:
         self._running[job] = job.num_open
