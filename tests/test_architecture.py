@@ -26,7 +26,7 @@ FLOORS = [
     {"checkpoint"},
     {"language_model"},
     {"evaluation", "conversion", "recipe"},
-    {"report"},
+    {"report", "serve"},
     {"training"},
     {"sweep"},
     {"cli"},
@@ -36,7 +36,7 @@ FLOORS = [
 
 COMMANDS = [
     *("train", "train_tokenizer", "make_data", "infer", "eval", "export", "import_model", "status", "report"),
-    "sweep",
+    *("serve", "sweep"),
     *("data", "data_inspect", "data_show", "data_verify", "data_merge"),
     "main",
 ]
@@ -55,6 +55,7 @@ CONFIG_CLASSES = [
     configs.ShowConfig,
     configs.VerifyConfig,
     configs.MergeConfig,
+    configs.ServeConfig,
 ]
 
 

@@ -155,7 +155,18 @@ def test_exit_statuses_are_those_of_the_errors():
 
 def test_every_config_file_is_one_that_its_command_takes(clone, monkeypatch, capsys):
     monkeypatch.chdir(clone)
-    kinds = ("train_tokenizer", "make_data", "train", "sweep", "infer", "eval", "export", "import", "report")
+    kinds = (
+        "train_tokenizer",
+        "make_data",
+        "train",
+        "sweep",
+        "infer",
+        "eval",
+        "export",
+        "import",
+        "report",
+        "serve",
+    )
     paths = [
         path
         for path in (ROOT / "configs").rglob("*.toml")

@@ -35,7 +35,9 @@ def test_the_short_help_is_two_screens_at_most(command, capsys, monkeypatch):
     short = capsys.readouterr().out
     assert short.count("\n") <= 2 * 40
     assert max(map(len, short.splitlines())) <= 100
-    words = {"status": " [RUN]", "report": " [RUN...]", "sweep": " [FILE.toml]"}.get(command.name, "")
+    words = {"status": " [RUN]", "report": " [RUN...]", "serve": " [RUN]", "sweep": " [FILE.toml]"}.get(
+        command.name, ""
+    )
     assert f"usage: {command.program}{words} [--config=FILE.toml]" in short
     assert keys_in(short)
     assert command.load()(["--help=all"]) == 0

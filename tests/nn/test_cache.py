@@ -207,3 +207,24 @@ def test_rows_of_another_cache_take_the_place_of_some():
         assert memory[:, 1].equal(old[:, 1])
     with pytest.raises(ValueError, match="at most 5 tokens"):
         other.put([0], filled(1, 7, 3), [0])
+
+
+def test_rows_are_copied_swapped_and_taken_into_use_with_what_they_hold():
+    model = double_model(PLAIN)
+    ids = torch.randint(61, (3, 9))
+    cache = double_cache(PLAIN, 5, capacity=10)
+    cache.select([0, 1, 2])
+    whole = model(ids, cache)
+    cache.set_lengths([9, 5, 7])
+    cache.swap(0, 1, 9)
+    assert cache.row_lengths == [5, 9, 7]
+    cache.copy(1, 4, 6)  # to a row that is not in use
+    cache.grow(12, num_rows=6)
+    row = cache.row(4, 6)  # a view: what passes it is stored in the cache
+    assert_close(model(ids[:1, 6:8], row), whole[:1, 6:8])
+    cache.copy(4, 3, 8)
+    cache.take_rows([8])
+    assert cache.row_lengths == [5, 9, 7, 8]
+    next_ids = torch.tensor([[ids[1, 5]], [3], [ids[2, 7]], [ids[0, 8]]])
+    found = model(next_ids, cache)[:, 0]
+    assert_close(found[[0, 2, 3]], torch.stack([whole[1, 5], whole[2, 7], whole[0, 8]]))

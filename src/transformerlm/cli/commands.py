@@ -63,6 +63,7 @@ COMMANDS = (
     Command("sweep", "sweep", "search over keys of the config: grid, random, halving, tpe; compare the best"),
     Command("status", "status", "show how far runs are; ask a running one to save, validate, stop or anneal"),
     Command("infer", "infer", "write text with a trained model"),
+    Command("serve", "serve", "serve a model: OpenAI's interface, and a page to write with it"),
     Command("eval", "eval", "loss and bits per byte of a model on text, or the difference of two models"),
     Command("report", "report", "write a page about one or several runs"),
     Command("export", "export", "write a model for Hugging Face or llama.cpp"),

@@ -16,6 +16,7 @@ from transformerlm.config.commands import (
     MakeDataConfig,
     MergeConfig,
     ReportConfig,
+    ServeConfig,
     ShowConfig,
     StatusConfig,
     SweepConfig,
@@ -64,6 +65,9 @@ from transformerlm.config.report import (
 from transformerlm.config.runtime import (
     RuntimeConfig,
 )
+from transformerlm.config.serve import (
+    ServeSection,
+)
 from transformerlm.config.status import (
     StatusSection,
 )
@@ -101,6 +105,8 @@ __all__ = [
     "ReportSection",
     "RuntimeConfig",
     "ScheduleConfig",
+    "ServeConfig",
+    "ServeSection",
     "ShowConfig",
     "ShowSection",
     "StatusConfig",

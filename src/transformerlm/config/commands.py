@@ -15,6 +15,7 @@ from transformerlm.config.model import ModelConfig
 from transformerlm.config.optimizer import OptimizerConfig, ScheduleConfig
 from transformerlm.config.report import ReportSection
 from transformerlm.config.runtime import RuntimeConfig
+from transformerlm.config.serve import ServeSection
 from transformerlm.config.space import Axis, read_space
 from transformerlm.config.status import StatusSection
 from transformerlm.config.sweep import SweepSection
@@ -145,6 +146,14 @@ class InferConfig(Section):
         if self.generation.log_probs and self.infer.output_format == "text":
             what = 'expected "jsonl" or "auto" with [generation].log_probs, got "text"'
             yield Problem(Key("infer", "output_format"), what)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig(Section):
+    """transformerlm-serve: a model behind an HTTP interface, and a page to write with it."""
+
+    serve: ServeSection = field(default_factory=ServeSection)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,8 +1,8 @@
 """Generation: from a model and a prompt to text.
 
 In reading order: `sampling` (logits to a token), `batch` (each text's window of context, with a key-value
-cache), `decoder` (one step of a batch), `generate` (ids to ids), `stopping` (ends of texts), `completion`
-(text to text).
+cache), `decoder` (one step of a batch), `generate` (ids to ids), `running_batch` and `continuous` (texts that
+join and leave a batch), `stopping` (ends of texts), `completion` (text to text).
 """
 
 from transformerlm.infer.batch import window_start
@@ -18,6 +18,7 @@ from transformerlm.infer.completion import (
     extend,
     start,
 )
+from transformerlm.infer.continuous import ContinuousBatch
 from transformerlm.infer.generate import DecodingSettings, NewToken, generate, steps, stream
 from transformerlm.infer.sampling import (
     Sampling,
@@ -33,6 +34,7 @@ from transformerlm.infer.stopping import FinishReason
 __all__ = [
     "Completion",
     "Continuation",
+    "ContinuousBatch",
     "DecodingSettings",
     "FinishReason",
     "NewToken",

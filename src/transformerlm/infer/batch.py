@@ -102,8 +102,12 @@ class CachedBatch(Batch):
     def _make_room(self) -> None:
         """Enlarge a cache that has no room for the newest tokens."""
         if self.cache.max_length == self.cache.capacity:
-            self.cache.grow(min(self.model.config.context_length, 2 * self.cache.capacity))
-            self.decoder = make_decoder(self.model, self.cache)
+            self._grow(2 * self.cache.capacity)
+
+    def _grow(self, capacity: int) -> None:
+        """Enlarge the cache to `capacity` tokens a row, at most the model's context."""
+        self.cache.grow(min(self.model.config.context_length, capacity))
+        self.decoder = make_decoder(self.model, self.cache)
 
     def _move_windows(self) -> None:
         """Refill the cache rows of texts whose window starts later because of their newest token."""

@@ -6,6 +6,7 @@ completion's values for a logger.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from transformerlm.config import GenerationConfig
 from transformerlm.config.generation import NOTHING_TO_START_FROM
 from transformerlm.errors import ConfigError, Key
 from transformerlm.infer.batch import window_start
+from transformerlm.infer.continuous import ContinuousBatch
 from transformerlm.infer.generate import DecodingSettings, NewToken, steps
 from transformerlm.infer.sampling import Sampling
 from transformerlm.infer.stopping import FinishReason, StopConditions, StopStrings, special_id
@@ -25,7 +27,7 @@ OnText = Callable[[int, str], None]
 """Called with the index of a text (prompt * num_samples + sample) and its next piece, whole characters."""
 
 BATCH_SIZE = 64
-"""Texts that are continued together; more are processed in several batches."""
+"""Texts that are continued together; of more, one begins whenever another has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Completion:
     that ended the text is not among them."""
     finish_reason: FinishReason
     latency_ms: float
-    """Milliseconds from the start of its batch to its last token."""
+    """Milliseconds from the moment when the text got its place in the batch to its last token."""
     eos_token_id: int | None
     """The end-of-text token that it was generated with."""
     log_probs: tuple[float, ...] | None = None
@@ -176,14 +178,31 @@ def completions(
     batch_size: int = BATCH_SIZE,
     kernels: bool = False,
 ) -> Iterator[Completion]:
-    """Complete texts from `start`, and yield them in order, each batch as soon as it is done."""
-    for first in range(0, len(texts), batch_size):
-        batch = texts[first : first + batch_size]
-        for index, piece in extend(model, tokenizer, generation, batch, seed, kernels):
-            if on_text is not None and piece:
-                on_text(first + index, piece)
-        for text in batch:
-            yield text.completion()
+    """Complete texts from `start`; yield them in order, each once it and those before it have ended.
+
+    `batch_size` texts are written at a time. One that ends gives its place to the next.
+    """
+    batch = ContinuousBatch[int](model, max(1, min(batch_size, len(texts))), kernels=kernels)
+    settings = decoding_settings(tokenizer, generation, seed, kernels)
+    for index, text in enumerate(texts):
+        text.num_cut_tokens = window_start(len(text.prompt_ids), model.config.context_length)
+        batch.submit(index, text.prompt_ids, dataclasses.replace(settings, first_row=text.row))
+    num_yielded = 0
+    while num_yielded < len(texts):
+        for index, token in batch.step().items():
+            text = texts[index]
+            pieces = [text.add(token)]
+            text.latency_ms = 1000 * token.seconds
+            if text.finish_reason is not None:
+                batch.remove(index)
+            elif index not in batch:
+                pieces.append(text.end())
+            for piece in filter(None, pieces):
+                if on_text is not None:
+                    on_text(index, piece)
+        while num_yielded < len(texts) and texts[num_yielded].finish_reason is not None:
+            yield texts[num_yielded].completion()
+            num_yielded += 1
 
 
 def start(tokenizer: Tokenizer, generation: GenerationConfig, first_row: int = 0) -> list[Continuation]:
@@ -217,18 +236,9 @@ def extend(
     Yields (index of the text, piece) for each token of each text; the piece is often "". A caller that stops
     iterating stops the texts; `Continuation.end` then returns the characters held back.
     """
-    conditions, started = StopConditions.from_config(generation, tokenizer), time.perf_counter()
-    settings = DecodingSettings(
-        max_new_tokens=generation.max_new_tokens,
-        sampling=Sampling.from_config(generation),
-        end_ids=conditions.end_ids,
-        seed=seed,
-        first_row=texts[0].row,
-        # A model may have more rows than the tokenizer has ids; these rows have no text.
-        vocab_size=tokenizer.vocab_size,
-        log_probs=generation.log_probs,
-        kernels=kernels,
-    )
+    started = time.perf_counter()
+    settings = decoding_settings(tokenizer, generation, seed, kernels)
+    settings = dataclasses.replace(settings, first_row=texts[0].row)
     prompts = [text.prompt_ids for text in texts]
     for text in texts:
         text.num_cut_tokens = window_start(len(text.prompt_ids), model.config.context_length)
@@ -239,6 +249,26 @@ def extend(
             yield index, texts[index].add(token)
     for index, text in enumerate(texts):
         yield index, text.end()
+
+
+def decoding_settings(
+    tokenizer: Tokenizer, generation: GenerationConfig, seed: int, kernels: bool
+) -> DecodingSettings:
+    """Return the settings of ids for the settings of texts.
+
+    Raises:
+        ConfigError: for a special token that the tokenizer lacks.
+    """
+    return DecodingSettings(
+        max_new_tokens=generation.max_new_tokens,
+        sampling=Sampling.from_config(generation),
+        end_ids=StopConditions.from_config(generation, tokenizer).end_ids,
+        seed=seed,
+        # A model may have more rows than the tokenizer has ids; these rows have no text.
+        vocab_size=tokenizer.vocab_size,
+        log_probs=generation.log_probs,
+        kernels=kernels,
+    )
 
 
 def cut_prompts_warning(texts: Sequence[Continuation], context_length: int) -> str | None:

@@ -6,9 +6,8 @@ of a compiled kernel, at the speed of the machine's memory.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, cast
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -22,12 +21,24 @@ from transformerlm.nn.fused import uses_kernels
 LIBRARY = libraries.GENERATION
 
 
-MAX_PASS_TOKENS = 64
-"""Longest prompt for the kernel, and tokens of prompts in a pass. For more, PyTorch's products are faster."""
+PASS_TOKENS = 64
+"""Tokens of prompts in a pass of the kernel: each weight is read once for all of them."""
+
+
+class Piece(NamedTuple):
+    """A part of a text, to be stored in a row of the cache's memory, in use or not."""
+
+    row: int
+    start: int
+    """Tokens of the text that the row holds already: the part follows them."""
+    ids: Sequence[int]
 
 
 class Decoder(Protocol):
     """A function from each text's newest id, LongTensor [texts], to logits [texts, vocabulary]."""
+
+    tokens_per_step: int
+    """Tokens of prompts that take little longer to read beside a step of the texts that are written."""
 
     def __call__(self, new_ids: Tensor) -> Tensor:
         """Return the logits; the next call may overwrite them."""
@@ -39,12 +50,21 @@ class Decoder(Protocol):
             Logits of what follows each window: [windows, vocabulary]. Without `wants_logits` nothing of use.
         """
 
+    def extend(self, new_ids: Tensor, pieces: Sequence[Piece]) -> Tensor:
+        """Take a step of all rows in use, and store pieces in other rows of the cache's memory.
+
+        Returns:
+            Logits after each text's newest id, then after each piece: [texts + pieces, vocabulary].
+        """
+
 
 class TorchDecoder:
     """A decoding step by the model's own operations."""
 
     def __init__(self, model: TransformerLM, cache: KVCache) -> None:
         self.model, self.cache = model, cache
+        on_cpu = model.embedding.weight.device.type == "cpu"
+        self.tokens_per_step = 256 if on_cpu else 4096
 
     def __call__(self, new_ids: Tensor) -> Tensor:
         """[texts] -> [texts, vocabulary]."""
@@ -55,12 +75,29 @@ class TorchDecoder:
         hidden = fill_cache(self.model, self.cache, rows, windows)
         return self.model.logits(hidden) if wants_logits else hidden
 
+    def extend(self, new_ids: Tensor, pieces: Sequence[Piece]) -> Tensor:
+        """See `Decoder`. Pieces that begin their texts are computed in groups, others one by one."""
+        logits = [self(new_ids)] if len(new_ids) else []
+        hidden: dict[int, Tensor] = {}
+        first = [index for index, piece in enumerate(pieces) if piece.start == 0]
+        if first:
+            rows, windows = [pieces[index].row for index in first], [pieces[index].ids for index in first]
+            hidden.update(zip(first, fill_cache(self.model, self.cache, rows, windows), strict=True))
+        for index, piece in enumerate(pieces):
+            if piece.start:
+                ids = torch.tensor([list(piece.ids)], dtype=torch.long, device=new_ids.device)
+                row = self.cache.row(piece.row, piece.start)
+                hidden[index] = self.model.hidden_states(ids, row)[0, -1]
+        logits += [self.model.logits(hidden[index])[None] for index in range(len(pieces))]
+        return torch.cat(logits)
+
 
 class KernelDecoder:
     """Passes through the model in one kernel call: nothing is allocated, and each weight is read once.
 
     The model's weights must keep their addresses while it is in use, and the cache must have their dtype. A
-    text's logits do not depend on the other texts, to the last bit.
+    text's logits do not depend on the other texts, nor on the passes that its tokens are divided into, to
+    the last bit.
     """
 
     def __init__(self, model: TransformerLM, cache: KVCache) -> None:
@@ -70,7 +107,8 @@ class KernelDecoder:
         rope = blocks[0].attention.rope
         assert rope is not None
         rows, width = keys.shape[1], config.vocabulary_rows
-        self._max_tokens = max(rows, MAX_PASS_TOKENS)
+        self._max_tokens = rows + PASS_TOKENS
+        self.tokens_per_step = PASS_TOKENS
         self._num_threads = dispatch.num_threads()
         self._logits = _float32(rows, width)
         self._rows = _indices(range(rows))
@@ -96,33 +134,38 @@ class KernelDecoder:
         return self._logits[:num_texts]
 
     def fill(self, rows: Sequence[int], windows: Windows, *, wants_logits: bool = True) -> Tensor:
-        """See `Decoder`. Short windows pass through the kernel together, long ones each through the model."""
+        """See `Decoder`. Equal windows are computed once."""
         unique, row_of = unique_windows(windows)
         own_rows = [rows[row_of.index(index)] for index in range(len(unique))]
-        logits = _float32(len(unique), self._logits.shape[1])
-        short = []
-        for index, (row, window) in enumerate(zip(own_rows, unique, strict=True)):
-            if len(window) <= MAX_PASS_TOKENS:
-                short.append(index)
-                continue
-            hidden = fill_cache(self.model, self.cache, [row], [window])
-            logits[index] = self.model.logits(hidden)[0] if wants_logits else 0
-        for some in in_passes(short, [len(window) for window in unique], self._max_tokens):
-            windows_of_pass = [unique[index] for index in some]
-            logits[some] = self._pass([own_rows[index] for index in some], windows_of_pass)
+        logits = self._read([Piece(row, 0, ids) for row, ids in zip(own_rows, unique, strict=True)])
+        self.cache.replace_lengths(own_rows, [len(window) for window in unique])
         if len(unique) < len(rows):
             self.cache.put(rows, self.cache, [own_rows[index] for index in row_of])
         return logits[row_of]
 
-    def _pass(self, rows: Sequence[int], windows: Windows) -> Tensor:
-        """Fill rows from windows in one pass; return the logits after each."""
-        lengths = [len(window) for window in windows]
-        row_of = [row for row, length in zip(rows, lengths, strict=True) for _ in range(length)]
-        positions = itertools.chain.from_iterable(map(range, lengths))
-        ends = [end - 1 for end in itertools.accumulate(lengths)]
-        self._run(*map(_indices, (itertools.chain.from_iterable(windows), row_of, positions, ends)))
-        self.cache.replace_lengths(rows, lengths)
-        return self._logits[: len(windows)]
+    def extend(self, new_ids: Tensor, pieces: Sequence[Piece]) -> Tensor:
+        """See `Decoder`. The newest ids and the beginnings of the pieces share a pass."""
+        self.cache.require_room(1)
+        newest = zip(new_ids.tolist(), self.cache.row_lengths, strict=True)
+        steps = [Piece(row, length, [new_id]) for row, (new_id, length) in enumerate(newest)]
+        logits = self._read([*steps, *pieces])
+        self.cache.advance(1)
+        return logits
+
+    def _read(self, pieces: Sequence[Piece]) -> Tensor:
+        """Store pieces in as few passes as they fill; return the logits after each."""
+        logits = _float32(len(pieces), self._logits.shape[1])
+        tokens = [
+            (token_id, piece.row, piece.start + place, index if place == len(piece.ids) - 1 else None)
+            for index, piece in enumerate(pieces)
+            for place, token_id in enumerate(piece.ids)
+        ]
+        for first in range(0, len(tokens), self._max_tokens):
+            ids, rows, positions, ends = zip(*tokens[first : first + self._max_tokens], strict=True)
+            wanted = [place for place, end in enumerate(ends) if end is not None]
+            self._run(*map(_indices, (ids, rows, positions, wanted)))
+            logits[[ends[place] for place in wanted]] = self._logits[: len(wanted)]
+        return logits
 
     def _run(self, ids: Tensor, row_of: Tensor, positions: Tensor, wanted: Tensor) -> None:
         kernel = self._num_threads, LIBRARY, "decode", (self.model.head.weight.dtype,)
@@ -139,18 +182,6 @@ def make_decoder(model: TransformerLM, cache: KVCache) -> Decoder:
     if is_one_dtype and dispatch.can_serve(*tensors) and all(tensor.is_contiguous() for tensor in tensors):
         return KernelDecoder(model, cache)
     return TorchDecoder(model, cache)
-
-
-def in_passes(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Divide indices, in order, into lists whose `lengths` add up to at most `max_tokens`, if one does."""
-    some: list[int] = []
-    for index in indices:
-        if some and sum(lengths[one] for one in some) + lengths[index] > max_tokens:
-            yield some
-            some = []
-        some.append(index)
-    if some:
-        yield some
 
 
 def _indices(numbers: Iterable[int]) -> Tensor:

@@ -81,6 +81,8 @@ class DecodingSettings:
     vocab_size: int | None = None
     log_probs: bool = False
     """Compute each token's log-probability under the model alone."""
+    num_alternatives: int = 0
+    """Number of the likeliest tokens that are told beside each one; in a `ContinuousBatch` only."""
     use_cache: bool = True
     kernels: bool = False
 
@@ -107,6 +109,10 @@ class NewToken(NamedTuple):
     """True for one of `end_ids`: it ends the text and is not part of it."""
     log_prob: float | None
     """See `log_probabilities`; None unless `DecodingSettings.log_probs`."""
+    alternatives: tuple[tuple[int, float], ...] = ()
+    """The likeliest ids with their log-probabilities; see `DecodingSettings.num_alternatives`."""
+    seconds: float = 0.0
+    """Seconds since the text got its row, in a `ContinuousBatch`."""
 
 
 @overload
@@ -172,7 +178,7 @@ def steps(
         NumericalError: where the model's logits are NaN.
     """
     vocabulary = model.config.vocabulary_rows
-    _check_prompts(prompts, vocabulary)
+    check_prompt_ids(prompts, vocabulary)
     compute_on_one_thread_after_forks()
     if settings.kernels and model.embedding.weight.device.type == "cpu" and not uses_kernels(model):
         model = with_kernels(model)
@@ -184,7 +190,12 @@ def steps(
     return _steps(batch, state, settings, is_finished)
 
 
-def _check_prompts(prompts: Sequence[Ids], vocab_size: int) -> None:
+def check_prompt_ids(prompts: Sequence[Ids], vocab_size: int) -> None:
+    """Check that prompts are ids of the model.
+
+    Raises:
+        ValueError: for a prompt without a token or with an unknown one.
+    """
     for index, prompt in enumerate(prompts):
         try:
             ids = [operator.index(token_id) for token_id in prompt]
@@ -263,7 +274,7 @@ def _steps(
             if not going:
                 return
             if len(going) < len(tokens):
-                going = _fill_gaps(going)
+                going = fill_gaps(going)
                 batch.select(going)
                 state.select(going)
                 new_ids = new_ids[going]
@@ -281,7 +292,7 @@ def _to_host(new_ids: Tensor, logits: Tensor | None, end_ids: frozenset[int]) ->
     return [NewToken(token_id, token_id in end_ids, p) for token_id, p in zip(ids, log_probs, strict=True)]
 
 
-def _fill_gaps(kept: list[int]) -> list[int]:
+def fill_gaps(kept: list[int]) -> list[int]:
     """Reorder indices so that most keep their places: the last ones move into the gaps.
 
     [0, 2, 3, 5]  ->  [0, 5, 2, 3]

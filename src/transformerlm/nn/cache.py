@@ -99,6 +99,11 @@ class KVCache:
         return max(self._host_lengths, default=0)
 
     @property
+    def row_lengths(self) -> Sequence[int]:
+        """Tokens in each row; known on the host, without waiting for the device."""
+        return self._host_lengths
+
+    @property
     def lengths(self) -> Tensor:
         """Tokens in each row: LongTensor [batch] on the cache's device."""
         return self._lengths
@@ -152,17 +157,24 @@ class KVCache:
         self._set_lengths(wanted)
 
     def replace_lengths(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
-        """Declare that rows hold `lengths` tokens, which were stored in `memory` from outside."""
+        """Declare that rows hold `lengths` tokens, which were stored in `memory` from outside.
+
+        Rows that are not in use have no length; they stay out of use.
+        """
         changed = dict(zip(rows, lengths, strict=True))
         self._set_lengths([changed.get(row, length) for row, length in enumerate(self._host_lengths)])
 
-    def grow(self, capacity: int) -> None:
-        """Enlarge the cache to `capacity` tokens a row. `memory` moves, and `lengths` stay."""
+    def grow(self, capacity: int, num_rows: int = 0) -> None:
+        """Enlarge the cache to `capacity` tokens a row, and its memory to `num_rows` rows (0: those it has).
+
+        `memory` moves, and `lengths` stay: new rows are not in use.
+        """
         for name in ("_keys", "_values"):
             old = getattr(self, name)
-            layers, rows, heads, _, d_head = old.shape
-            new = torch.zeros(layers, rows, heads, capacity, d_head, device=old.device, dtype=old.dtype)
-            new[:, :, :, : old.shape[3]] = old
+            layers, rows, heads, tokens, d_head = old.shape
+            shape = layers, num_rows or rows, heads, capacity, d_head
+            new = torch.zeros(shape, device=old.device, dtype=old.dtype)
+            new[:, :rows, :, :tokens] = old
             setattr(self, name, new)
 
     def put(self, rows: Sequence[int], other: KVCache, other_rows: Sequence[int]) -> None:
@@ -177,10 +189,32 @@ class KVCache:
         used = slice(0, other.max_length)
         for own, others in ((self._keys, other._keys), (self._values, other._values)):
             own[:, to, :, used] = others[:, of, :, used].to(own.dtype)
-        lengths = list(self._host_lengths)
-        for row, other_row in zip(rows, other_rows, strict=True):
-            lengths[row] = other._host_lengths[other_row]
-        self._set_lengths(lengths)
+        self.replace_lengths(rows, [other._host_lengths[other_row] for other_row in other_rows])
+
+    def copy(self, row: int, to: int, num_tokens: int) -> None:
+        """Copy the first tokens of a row of `memory` to another, whether they are in use or not."""
+        for stored in (self._keys, self._values):
+            stored[:, to, :, :num_tokens] = stored[:, row, :, :num_tokens]
+
+    def swap(self, row: int, other: int, num_tokens: int) -> None:
+        """Exchange the first tokens of two rows in use, and their lengths."""
+        pair, swapped = self._indices((row, other)), self._indices((other, row))
+        for stored in (self._keys, self._values):
+            stored[:, pair, :, :num_tokens] = stored[:, swapped, :, :num_tokens]
+        lengths = self._host_lengths
+        self.replace_lengths((row, other), (lengths[other], lengths[row]))
+
+    def take_rows(self, lengths: Sequence[int]) -> None:
+        """Take the next rows of `memory` into use; they hold `lengths` tokens, stored from outside."""
+        assert self.batch_size + len(lengths) <= self._keys.shape[1]
+        self._set_lengths([*self._host_lengths, *lengths])
+
+    def row(self, row: int, length: int) -> KVCache:
+        """Return a cache of one row that shares its memory with a row of this one, for `length` tokens."""
+        view = object.__new__(KVCache)
+        view._keys, view._values = (stored[:, row : row + 1] for stored in (self._keys, self._values))
+        view._set_lengths([length])
+        return view
 
     def select(self, rows: Sequence[int] | Tensor) -> None:
         """Keep these rows, in this order (finished texts are dropped); their memory stays with the cache.
