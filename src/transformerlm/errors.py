@@ -126,6 +126,13 @@ def shortened(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def first_line(error: BaseException) -> str:
+    """Return an error's first line; of one that is not the user's, with its class."""
+    if isinstance(error, TransformerLMError):
+        return error.lines[0]
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
 def one_line(text: str) -> str:
     """Return `text` as one line of printable characters; others are escaped as in Python."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

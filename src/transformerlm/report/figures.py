@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transformerlm.logging import Sample, names
-from transformerlm.logging.history import END, START, STOP
+from transformerlm.logging.history import END, ERROR, START, STOP
 from transformerlm.report.run import Run, Text
 from transformerlm.report.text import count, cut, duration, num_bytes, token_text
 
@@ -44,6 +44,8 @@ def state(run: Run) -> str:
         return f"complete, {step} steps"
     if last.get("event") == STOP:
         return f"stopped after {int(last['step']):,} steps; the command that began it goes on"
+    if last.get("event") == ERROR:
+        return f"ended by an error after {int(last['step']):,} steps"
     return f"{step} steps logged so far" if run.metrics.last_step else "no step logged yet"
 
 

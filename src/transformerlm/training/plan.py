@@ -16,10 +16,12 @@ from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.optim import lr_factor
 from transformerlm.progress import Reporter, readable
 from transformerlm.runtime import Machine, Runtime, measured_flops_ceiling, this_machine
+from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.budget import make_budget
 from transformerlm.training.learner import Learner
 from transformerlm.training.memory import TrainingMemory, device_memory, training_memory
 from transformerlm.training.pauses import tokens_per_step
+from transformerlm.training.samples import sampling_seconds
 from transformerlm.training.timers import FIRST_STEPS, STARTING, Clock, duration
 
 MEASURED_SECONDS = 3.0
@@ -51,7 +53,7 @@ class Plan:
     steps: float
     """Of the whole run."""
     seconds: float
-    """Of the whole run, validating and saving included."""
+    """Of the whole run, validating, sampling and saving included."""
 
     def __str__(self) -> str:
         return "\n".join(plan_lines(self))
@@ -66,11 +68,13 @@ def make_plan(
     now: Callable[[], float] = time.perf_counter,
     ranks: Ranks = SINGLE_PROCESS,
     started: float | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Plan:
     """Measure a few steps on the data, discard the model, and estimate the whole run.
 
     Args:
         started: moment by `now` from which the run's time would count; None: this call.
+        tokenizer: the run's, with which samples are tried; None: their time is left out.
     """
     clock = Clock(now)
     clock.start(started)
@@ -79,6 +83,8 @@ def make_plan(
     clock.spend(STARTING)
     steps, seconds_per_step = measured_pace(learner, data, now)
     budget = make_budget(config, clock, data.train.num_tokens, data.val.num_tokens if data.val else 0)
+    if config.training.sample_every and tokenizer:
+        budget.pauses.sampling_seconds = sampling_seconds(learner, tokenizer)
     size = learner.micro_batches.size
     files = [file for file in (data.train, data.val) if file]
     whole_run = budget.whole_run(seconds_per_step)

@@ -8,9 +8,11 @@ from typing import Any
 from transformerlm.checkpoint.load_state import load_model_state
 from transformerlm.checkpoint.run_directory import environment
 from transformerlm.checkpoint.store import checkpoint_name, read_checkpoint
+from transformerlm.config import TrainConfig
 from transformerlm.errors import CheckpointError, one_line
 from transformerlm.evaluation.loss import Validation
 from transformerlm.evaluation.xz import XzBaseline
+from transformerlm.limits import processor_name
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.progress import Reporter
 from transformerlm.recipe import Choice, choice_rows, warnings
@@ -133,24 +135,30 @@ def start_facts(trainer: Trainer, xz: XzBaseline | None) -> dict[str, Any]:
     return {
         "parameters": num_parameters(trainer.config.model),
         "device": str(trainer.runtime),
+        "processor": processor_name(),
         "environment": environment(trainer.ranks.size),
         "data": {
             name: {"documents": file.num_documents, "bytes": file.num_bytes, "tokens": file.num_tokens}
             for name, file in files.items()
             if file is not None
         },
+        "text": {
+            key: value
+            for key, value in trainer.data.train.made_from.items()
+            if key.startswith(("files of ", "content of "))
+        },
         "xz": [xz.alone, xz.after_training_text] if xz else [],
     }
 
 
-def write_page(trainer: Trainer) -> None:
+def write_page(config: TrainConfig, run_dir: Path, reporter: Reporter) -> None:
     """Write the run's page if [logging].report; a failure is a warning, since the run itself is done."""
-    if not trainer.config.logging.report:
+    if not config.logging.report:
         return
     from transformerlm.report import write_report
 
-    path = trainer.run.path / "report.html"
+    path = run_dir / "report.html"
     try:
-        write_report([trainer.run.path], path)
+        write_report([run_dir], path)
     except Exception as error:  # of any kind: nothing may change the outcome of the run
-        trainer.reporter.say(one_line(f"warning: {path}: not written: {error}"))
+        reporter.say(one_line(f"warning: {path}: not written: {error}"))
