@@ -7,7 +7,7 @@ run_dir/
     metrics.jsonl     the logged metrics, every step at most once
     samples.jsonl     texts of the model, during training and at its end
     control/          status.json, and requests to the running job (the room `control`)
-    history.jsonl     starts, roll-backs, stops
+    history.jsonl     starts, roll-backs, stops, errors
     report.html       a page to look at
 """
 

@@ -171,7 +171,7 @@ def summary(run: Run, model: CardModel) -> str:
     begun = f"from the weights of {public_path(str(start))} on" if start else "from scratch on"
     words = [f"{what}, trained {begun} {corpus(run)} by transformerlm."]
     if bits := _bits(model.quality):
-        words.append(f"It needs {bits} bits for a byte of text that was held out from training.")
+        words.append(f"Bits per byte of text that was held out from training: {bits}.")
     return " ".join(words)
 
 
@@ -216,7 +216,11 @@ def data_notes(run: Run, model: CardModel) -> Rows:
     rows = [("text", corpus(run)), ("held out", split(run))]
     text = run.facts.get("text")
     rows += [(str(key), str(value)) for key, value in text.items()] if isinstance(text, dict) else []
-    labels = {"train_sha256": "SHA-256 of the tokens", "validation_sha256": "SHA-256 of the held-out tokens"}
+    labels = {
+        "train_sha256": "SHA-256 of the tokens",
+        "validation_sha256": "SHA-256 of the held-out tokens",
+        "tokenizer": "fingerprint of the tokenizer",
+    }
     rows += [(labels.get(name, name), value) for name, value in _checksums(model).items()]
     return rows
 
@@ -232,7 +236,9 @@ def split(run: Run) -> str:
         return "nothing"
     how = {"document": "by a hash of each document", "tail": "the end of the text"}
     auto = f"{how['document']}, or of fewer than 20 documents {how['tail']}"
-    return f"{100 * fraction:.3g} % of the text, {how.get(str(run.setting('data', 'validation_split')), auto)}"
+    return (
+        f"{100 * fraction:.3g} % of the text, {how.get(str(run.setting('data', 'validation_split')), auto)}"
+    )
 
 
 def quality_rows(run: Run, quality: Quality) -> Rows:
