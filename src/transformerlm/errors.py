@@ -15,7 +15,8 @@ from typing import NamedTuple, Self
 class Key(tuple[str, ...]):
     """A config key and the tables around it, outermost first: `Key("training", "batch_size")`.
 
-    `str` gives it as messages name it, `[training].batch_size`; `Key()`, which names none, gives "".
+    `str` gives it as messages name it, `[training].batch_size`, and in an array of tables with the item's
+    number, `[data].mixture.0.path`; `Key()`, which names none, gives "".
     """
 
     __slots__ = ()
@@ -28,7 +29,11 @@ class Key(tuple[str, ...]):
 
     def __str__(self) -> str:
         *tables, name = self or ("",)
-        return one_line("".join(f"[{shortened(table)}]." for table in tables) + shortened(name))
+        numbers = (place for place, part in enumerate(self) if part.isdigit())
+        number = next((place for place in numbers if 0 < place < len(self) - 1 or place > 1), len(self))
+        named = (f"[{shortened(part)}]." for part in tables[: number - 1])
+        rest = ".".join(map(shortened, [*tables[number - 1 :], name]))
+        return one_line("".join(named) + rest)
 
 
 class Problem(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from transformerlm.errors import ConfigError, Key, Problem, shortened
-from transformerlm.schema import Section, field_types, is_section, merge, unknown
+from transformerlm.schema import Section, field_types, is_section, item_section, merge, toml, unknown
 from transformerlm.schema.values import convert
 
 COMMAND_LINE = "command line"
@@ -239,10 +239,13 @@ def nested(dotted: str, value: Any) -> dict[str, Any]:
 def typed(overrides: Mapping[str, Any], section: type[Section]) -> dict[str, Any]:
     """Return overrides with their texts converted to the types of the keys; unknown keys stay unchanged."""
     hints = field_types(section)
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in overrides.items():
         hint = hints.get(key)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (item := item_section(hint)):
+            items = value.items()
+            result[key] = {n: typed(own, item) if isinstance(own, Mapping) else own for n, own in items}
+        elif isinstance(value, Mapping):
             result[key] = typed(value, hint) if is_section(hint) else value
         else:
             # The items of a list are literal texts.
@@ -294,6 +297,8 @@ def _parse_list(text: str, item: Any) -> Any:
     Texts are in quotes and brackets in all but the last, which is any text: a prompt may have a comma.
     """
     value, start = parse_literal(text), text.lstrip()[:1]
+    if is_section(item) and isinstance(value, str):  # no literal of Python
+        value = toml.parse_value(text) or value
     if start == "[":
         return value
     is_text = isinstance(_parse("0", item), str)

@@ -24,8 +24,10 @@ from transformerlm.config.conversion import (
 )
 from transformerlm.config.data import (
     GPT2_PATTERN,
+    STDLIB,
     CorpusConfig,
     DataConfig,
+    MixtureConfig,
     TokenizerConfig,
 )
 from transformerlm.config.evaluation import (
@@ -64,6 +66,7 @@ from transformerlm.config.training import (
 __all__ = [
     "GPT2_PATTERN",
     "MAX_TOKENS_PER_STEP",
+    "STDLIB",
     "CorpusConfig",
     "DataConfig",
     "EvalConfig",
@@ -77,6 +80,7 @@ __all__ = [
     "InferSection",
     "LoggingConfig",
     "MakeDataConfig",
+    "MixtureConfig",
     "ModelConfig",
     "OptimizerConfig",
     "ReportConfig",

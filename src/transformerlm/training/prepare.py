@@ -13,6 +13,7 @@ from transformerlm.errors import ConfigError, Key, Problem
 from transformerlm.progress import Reporter
 from transformerlm.schema import are_known
 from transformerlm.storage.files import remove_directory
+from transformerlm.training.shares import with_shares
 from transformerlm.training.timers import duration
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
         if not ranks.is_main:
             tokenizer, data = _open(config)
     complete = with_vocabulary(config, tokenizer, data)
+    data = with_shares(complete, data)
     with ranks.while_rank_0_works():
         if ranks.is_main:
             xz = _baseline(config, tokenizer, data, reporter)
@@ -80,7 +82,8 @@ def _make(config: TrainConfig, reporter: Reporter) -> tuple[Tokenizer, TokenData
     from transformerlm.data.build import TooFewTokensError
 
     tokenizer_dir = Path(fill_placeholders(config.tokenizer.tokenizer_dir, config.data))
-    is_own = not tokenizer_dir.exists()
+    # The token files of a mixture's first corpora may be made when another one is too short.
+    is_own = not tokenizer_dir.exists() and not config.data.mixture
     tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter)
     # A context that is chosen will fit into the text.
     min_tokens = config.model.context_length + 1 if are_known(config.model.context_length) else MIN_TOKENS
@@ -108,13 +111,16 @@ def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) 
     Raises:
         ConfigError: a model with fewer rows than the tokenizer has ids, or a context longer than the data.
     """
+    from transformerlm.data import files_of
+
     asked, needed = config.model.vocab_size, tokenizer.vocab_size
     problems = []
     if asked is not None and asked < needed:
         what = f"expected at least the tokenizer's {needed} ids, got {asked}"
         problems.append(Problem(Key("model", "vocab_size"), what))
-    if are_known(config.model.context_length) and config.model.context_length >= data.train.num_tokens:
-        problems.append(_too_few_tokens(config, data.train.num_tokens))
+    shortest = min(file.num_tokens for file in files_of(data.train).values())
+    if are_known(config.model.context_length) and config.model.context_length >= shortest:
+        problems.append(_too_few_tokens(config, shortest))
     if problems:
         raise ConfigError(problems)
     tokenizer_config = dataclasses.replace(
@@ -125,5 +131,6 @@ def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) 
 
 
 def _too_few_tokens(config: TrainConfig, num_tokens: int) -> Problem:
-    what = f"expected at most {num_tokens - 1}, for the {num_tokens} tokens to train on"
+    of = " of the shortest corpus of [[data.mixture]]" if config.data.mixture else ""
+    what = f"expected at most {num_tokens - 1}, for the {num_tokens} tokens to train on{of}"
     return Problem(Key("model", "context_length"), f"{what}, got {config.model.context_length}")

@@ -19,6 +19,7 @@ from transformerlm.recipe import Choice, choice_rows, warnings
 from transformerlm.runtime import Runtime
 from transformerlm.training.expectation import Expectation
 from transformerlm.training.samples import has_result
+from transformerlm.training.shares import describe_shares, mixture_facts
 from transformerlm.training.timers import duration
 from transformerlm.training.trainer import Trainer
 
@@ -42,12 +43,14 @@ def report_expectation(found: Validation | None, run_dir: Path, reporter: Report
 
 def report_start(trainer: Trainer, reporter: Reporter) -> None:
     """Report the model, its device, the budget and the data."""
-    budget, train_tokens = trainer.budget, trainer.data.train.num_tokens
+    budget, data = trainer.budget, trainer.data
     places = f"{trainer.ranks.size} x " if trainer.ranks.size > 1 else ""
     reporter.say(f"model: {num_parameters(trainer.config.model):,} parameters, on {places}{trainer.runtime}")
     steps = trainer.config.training.steps_in_budget(trainer.config.model.context_length)
-    passes = f"{steps * budget.tokens_per_step / train_tokens:.2f} passes over" if steps else "on"
-    reporter.say(f"training: {budget}, {passes} {train_tokens:,} tokens, into {trainer.run.path}")
+    passes = f"{steps * budget.tokens_per_step / data.pass_tokens:.2f} passes over" if steps else "on"
+    reporter.say(f"training: {budget}, {passes} {data.train.num_tokens:,} tokens, into {trainer.run.path}")
+    if trainer.config.data.mixture:
+        reporter.say(f"mixture: {describe_shares(data)}")
     if trainer.step:
         reporter.say(f"resumed: {trainer.run.path}, {budget.done(trainer.step)}")
 
@@ -61,7 +64,7 @@ def report_end(trainer: Trainer, reporter: Reporter) -> None:
         in_time = training.max_time if ended_by == "budget" else f"{taken} of {training.max_time}"
         reporter.say(f"trained: {step} steps in {in_time}")
     if ended_by == "passes":
-        passes = step * budget.tokens_per_step / trainer.data.train.num_tokens
+        passes = step * budget.tokens_per_step / trainer.data.pass_tokens
         reporter.say(f"the text is used up: {passes:.3g} passes; more time would not help, more text would")
     if ended_by == "anneal" and budget.anneal:
         best = f"; the best validation is that of step {trainer.best.step}" if trainer.best else ""
@@ -147,6 +150,7 @@ def start_facts(trainer: Trainer, xz: XzBaseline | None) -> dict[str, Any]:
             for key, value in trainer.data.train.made_from.items()
             if key.startswith(("files of ", "content of "))
         },
+        **({"mixture": mixture_facts(trainer.data)} if trainer.data.shares else {}),
         "xz": [xz.alone, xz.after_training_text] if xz else [],
     }
 

@@ -20,7 +20,8 @@ from transformerlm.nn import TransformerLM
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.learner import Learner
 from transformerlm.training.timers import SAMPLING
-from transformerlm.training.trainer import TRIALS, Trainer
+from transformerlm.training.trainer import Trainer
+from transformerlm.training.validating import TRIALS
 
 TRIAL_TOKENS = 9
 """Tokens of each text that are written to find out how long the samples will take."""
