@@ -8,7 +8,7 @@ seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +70,26 @@ def held_out_estimate(lm: LanguageModel, val: TokenFile, max_flops: float = MAX_
     if len(bits) < 2 or not size.any() or not np.isfinite(nats).all():
         return None
     return HeldOut(ratio(bits, size), len(tokens), len(tokens) == val.num_tokens, len(bits), unit)
+
+
+def stratified(found: Mapping[str, HeldOut], weights: Mapping[str, float]) -> HeldOut:
+    """Return the estimate over several corpora that count with fixed weights: sum(w b) / sum(w).
+
+    Its standard error is sqrt(sum(w^2 e^2)) / sum(w), since the corpora are drawn independently.
+
+    Source: Cochran, "Sampling Techniques", 3rd edition, 1977, section 5.4.
+    """
+    total = sum(weights.values())
+    value = sum(weight * found[name].bits_per_byte.value for name, weight in weights.items())
+    errors = [weight * found[name].bits_per_byte.standard_error for name, weight in weights.items()]
+    units = {own.unit for own in found.values()}
+    return HeldOut(
+        Estimate(value / total, math.hypot(*errors) / total),
+        sum(own.num_tokens for own in found.values()),
+        all(own.is_whole for own in found.values()),
+        sum(own.num_units for own in found.values()),
+        "documents" if units == {"documents"} else "sections",
+    )
 
 
 def max_tokens(lm: LanguageModel, max_flops: float) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from transformerlm.logging import Sample
 from transformerlm.report import figures, markdown
 from transformerlm.report.card_config import CONFIG_NOTE, HEAD_TABLES, public_config, public_path, toml
-from transformerlm.report.run import Run, Text
+from transformerlm.report.run import Run
 from transformerlm.report.text import count, cut, duration
 
 MAX_SAMPLES, MAX_LENGTH, MAX_WIDGET_LENGTH = 4, 1000, 300
@@ -122,13 +122,20 @@ def data_details(run: Run, model: CardModel) -> dict[str, Any]:
         for name, text in parts.items()
         if text
     }
-    return {"name": corpus(run), "split": split(run), **numbers, **_checksums(model)}
+    shares = {own.name: own.share for own in run.mixture}
+    mixture = {"mixture": shares} if shares else {}
+    return {"name": corpus(run), "split": split(run), **mixture, **numbers, **_checksums(model)}
 
 
 def _checksums(model: CardModel) -> dict[str, str]:
     """Return the checksums of tokens and tokenizer by a name for each."""
-    names = {"train data": "train_sha256", "val data": "validation_sha256", "tokenizer": "tokenizer"}
-    return {name: str(model.identity[key]) for key, name in names.items() if key in model.identity}
+    names = {"train data": "train_sha256", "val data": "validation_sha256"}
+    found = {}
+    for key, value in model.identity.items():
+        split, of, corpus = key.partition(" of ")
+        if split in names or key == "tokenizer":
+            found[f"{names.get(split, key)}{of}{corpus}"] = str(value)
+    return found
 
 
 def body(run: Run, model: CardModel) -> dict[str, Any]:
@@ -139,6 +146,7 @@ def body(run: Run, model: CardModel) -> dict[str, Any]:
         "python": python_example(run, model),
         "shell": shell_example(run, model),
         "data": figures.data_rows(run),
+        "mixture": figures.mixture_rows(run),
         "data_notes": data_notes(run, model),
         "quality_rows": quality_rows(run, model.quality),
         "interval_note": model.quality.note,
@@ -153,8 +161,8 @@ def body(run: Run, model: CardModel) -> dict[str, Any]:
 
 
 def corpus(run: Run) -> str:
-    """Return the name of the text, without the folders in front of it."""
-    return public_path(str(run.setting("data", "corpus") or "")) or "not known"
+    """Return the name of the text, of a mixture those of its corpora, without the folders in front."""
+    return " + ".join(map(public_path, run.corpora)) or "not known"
 
 
 def _slug(name: str) -> str:
@@ -221,7 +229,9 @@ def data_notes(run: Run, model: CardModel) -> Rows:
         "validation_sha256": "SHA-256 of the held-out tokens",
         "tokenizer": "fingerprint of the tokenizer",
     }
-    rows += [(labels.get(name, name), value) for name, value in _checksums(model).items()]
+    for name, value in _checksums(model).items():
+        kind, of, own = name.partition(" of ")
+        rows.append((labels[kind] + of + own, value))
     return rows
 
 
@@ -260,7 +270,7 @@ def training_rows(run: Run, model: CardModel) -> Rows:
     rows += [("steps", f"{model.step:,}")] if model.imported_from is None else []
     size, length = run.setting("training", "batch_size"), run.setting("model", "context_length")
     if model.imported_from is None and isinstance(size, int) and isinstance(length, int):
-        rows += _tokens_rows(model.step * size * length, run.train)
+        rows += _tokens_rows(run, model.step * size * length)
     spent = sum(figures.seconds_spent(run).values())
     rows += [("time", duration(spent))] if spent else []
     keys = {
@@ -272,8 +282,9 @@ def training_rows(run: Run, model: CardModel) -> Rows:
     return rows + [(label, str(value)) for label, value in settings if value is not None]
 
 
-def _tokens_rows(tokens: int, text: Text | None) -> Rows:
-    passes = f", {tokens / text.tokens:.3g} passes over the text" if text and text.tokens else ""
+def _tokens_rows(run: Run, tokens: int) -> Rows:
+    size = figures.pass_tokens(run, run.train) if run.train else 0.0
+    passes = f", {tokens / size:.3g} passes over the text" if size else ""
     return [("tokens", f"{count(tokens)}{passes}")]
 
 

@@ -13,9 +13,9 @@ from transformerlm.checkpoint.run_directory import IMPORTED_FROM, RunDirectory
 from transformerlm.checkpoint.store import BEST_VALIDATION, NEWEST_VALIDATION
 from transformerlm.config import DataConfig, ExportSection
 from transformerlm.conversion.hf_layout import ARCHITECTURES, model_type_of
-from transformerlm.data import TokenFile, fill_placeholders
+from transformerlm.data import TokenData, files_of, fill_placeholders
 from transformerlm.errors import ConfigError, TransformerLMError
-from transformerlm.evaluation.held_out import HeldOut, held_out_estimate
+from transformerlm.evaluation.held_out import MAX_FLOPS, HeldOut, held_out_estimate, stratified
 from transformerlm.evaluation.statistics import exp_or_infinity
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import num_parameters
@@ -72,7 +72,7 @@ def quality_of(lm: LanguageModel) -> Quality:
     """
     recorded = recorded_validation(lm.checkpoint)
     val = validation_tokens(lm.checkpoint)
-    found = held_out_estimate(lm, val) if val else None
+    found = held_out_of_all(lm, val) if val else None
     if recorded is None and (found is None or not found.is_whole):
         return Quality(None, None, None, "It is not known how well the model does on text that was held out.")
     loss, bits = recorded or (None, None)
@@ -111,17 +111,47 @@ def recorded_validation(checkpoint: Checkpoint) -> tuple[float, float] | None:
     return None
 
 
-def validation_tokens(checkpoint: Checkpoint) -> TokenFile | None:
-    """Return the validation tokens of a checkpoint's run, if they are still those of the training."""
-    expected = _table(checkpoint.about, "identity").get("val data")
-    if expected is None:
+def held_out_of_all(lm: LanguageModel, data: TokenData) -> HeldOut | None:
+    """Return the estimate on all validation tokens; None if there are too few, of one corpus too."""
+    assert data.val is not None
+    files = files_of(data.val)
+    found = {name: held_out_estimate(lm, file, MAX_FLOPS / len(files)) for name, file in files.items()}
+    known = {name: own for name, own in found.items() if own is not None}
+    if len(known) < len(found):
         return None
+    return stratified(known, bytes_drawn(data)) if data.shares else known[""]
+
+
+def bytes_drawn(data: TokenData) -> dict[str, float]:
+    """Return the bytes of each corpus' validation text in a token that is drawn as in training."""
+    assert data.val is not None
+    files = files_of(data.val)
+    return {
+        name: share * files[name].num_bytes / files[name].num_tokens for name, share in data.shares.items()
+    }
+
+
+def validation_tokens(checkpoint: Checkpoint) -> TokenData | None:
+    """Return the tokens of a checkpoint's run, if those to validate on are still those of the training."""
+    identity = _table(checkpoint.about, "identity")
     try:
-        data = from_dict(DataConfig, _table(_table(checkpoint.about, "config"), "data"))
-        found = TokenFile.open(Path(fill_placeholders(data.token_dir, data)) / "val.memmap")
+        config = from_dict(DataConfig, _table(_table(checkpoint.about, "config"), "data"))
+        data = TokenData.open(config, Path(fill_placeholders(config.token_dir, config)))
     except (TransformerLMError, OSError):
         return None
-    return found if found.sha256 == expected else None
+    if data.val is None:
+        return None
+    keys = {name: f"val data of {name}" if name else "val data" for name in files_of(data.val)}
+    if any(file.sha256 != identity.get(keys[name]) for name, file in files_of(data.val).items()):
+        return None
+    shares = _table(identity, "mixture")
+    if config.mixture and (shares.keys() != keys.keys() or not all(map(_is_share, shares.values()))):
+        return None
+    return dataclasses.replace(data, shares=shares if config.mixture else {})
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, float) and 0 < value <= 1
 
 
 def _table(values: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from transformerlm.errors import ConfigError, Key, Problem
 from transformerlm.progress import Reporter
 from transformerlm.schema import are_known
 from transformerlm.storage.files import remove_directory
-from transformerlm.training.shares import with_shares
+from transformerlm.training.shares import with_passes, with_shares
 from transformerlm.training.timers import duration
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
             tokenizer, data = _open(config)
     complete = with_vocabulary(config, tokenizer, data)
     data = with_shares(complete, data)
+    complete = with_passes(complete, data)
     with ranks.while_rank_0_works():
         if ranks.is_main:
             xz = _baseline(config, tokenizer, data, reporter)

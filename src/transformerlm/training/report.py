@@ -49,8 +49,9 @@ def report_start(trainer: Trainer, reporter: Reporter) -> None:
     steps = trainer.config.training.steps_in_budget(trainer.config.model.context_length)
     passes = f"{steps * budget.tokens_per_step / data.pass_tokens:.2f} passes over" if steps else "on"
     reporter.say(f"training: {budget}, {passes} {data.train.num_tokens:,} tokens, into {trainer.run.path}")
-    if trainer.config.data.mixture:
-        reporter.say(f"mixture: {describe_shares(data)}")
+    if data.shares:
+        tokens = steps * budget.tokens_per_step if steps else None
+        reporter.say(f"mixture: {describe_shares(data, tokens)}")
     if trainer.step:
         reporter.say(f"resumed: {trainer.run.path}, {budget.done(trainer.step)}")
 

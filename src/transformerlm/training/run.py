@@ -33,7 +33,6 @@ from transformerlm.storage.files import full_disk_as_output_error, remove_dead_t
 from transformerlm.storage.lock import LOCK_FILE, locked
 from transformerlm.training.folders import check_folders
 from transformerlm.training.prepare import Prepared, prepare
-from transformerlm.training.shares import with_passes
 
 if TYPE_CHECKING:
     from transformerlm.evaluation.loss import Validation
@@ -185,12 +184,10 @@ def _prepare(
 ) -> Prepared:
     """Prepare a run, and replace each "auto" of its config."""
     if not config.automatic():
-        prepared = prepare(config, reporter, ranks)
-    else:
-        from transformerlm.training.automatic import prepare_automatic
+        return prepare(config, reporter, ranks)
+    from transformerlm.training.automatic import prepare_automatic
 
-        prepared = prepare_automatic(config, run_dir, reporter, ranks, started, owns_process=owns_process)
-    return prepared._replace(config=with_passes(prepared.config, prepared.data))
+    return prepare_automatic(config, run_dir, reporter, ranks, started, owns_process=owns_process)
 
 
 def _assembly(

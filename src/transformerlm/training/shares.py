@@ -11,6 +11,7 @@ from transformerlm.data.build import TokenData
 from transformerlm.data.mixture import shares_of
 from transformerlm.data.token_group import files_of
 from transformerlm.errors import ConfigError, Key
+from transformerlm.schema import are_known
 
 
 def with_shares(config: TrainConfig, data: TokenData) -> TokenData:
@@ -45,7 +46,8 @@ def with_passes(config: TrainConfig, data: TokenData) -> TrainConfig:
         return config
     files = files_of(data.train)
     tokens = sum((part.passes or 0.0) * files[part.own_name].num_tokens for part in mixture)
-    passes = min(tokens / data.pass_tokens, config.training.max_passes or math.inf)
+    most = config.training.max_passes
+    passes = min(tokens / data.pass_tokens, most if most and are_known(most) else math.inf)
     return dataclasses.replace(config, training=dataclasses.replace(config.training, max_passes=passes))
 
 
@@ -66,11 +68,18 @@ def _nothing_left(config: TrainConfig, tokens: float) -> ConfigError:
     return ConfigError(f"{what}, got {getattr(training, budget) or 1000:,}", key=Key("training", budget))
 
 
-def describe_shares(data: TokenData) -> str:
-    """Return the shares for a person: `70.0 % books (1,200,000 tokens), 30.0 % notes (50,000 tokens)`."""
-    files = files_of(data.train)
-    parts = ((share, name, files[name].num_tokens) for name, share in data.shares.items())
-    return ", ".join(f"{100 * share:.3g} % {name} ({size:,} tokens)" for share, name, size in parts)
+def describe_shares(data: TokenData, tokens: float | None) -> str:
+    """Return the shares for a person: `70 % books (1,200,000 tokens, 0.58 passes), 30 % notes (...)`.
+
+    Args:
+        tokens: of the whole run; None: not known.
+    """
+    files, parts = files_of(data.train), []
+    for name, share in data.shares.items():
+        size = files[name].num_tokens
+        passes = f", {tokens * share / size:.3g} passes" if tokens else ""
+        parts.append(f"{100 * share:.3g} % {name} ({size:,} tokens{passes})")
+    return ", ".join(parts)
 
 
 def mixture_facts(data: TokenData) -> list[dict[str, Any]]:
