@@ -11,6 +11,7 @@ from transformerlm.data.build import TooFewTokensError
 from transformerlm.data.mixture import corpora_of, pass_size, shares_of
 from transformerlm.data.verify import verify_token_files, verify_tokenizer
 from transformerlm.errors import DataError, Key, Problem
+from transformerlm.schema import field_docs
 
 
 @pytest.fixture
@@ -145,6 +146,10 @@ def test_what_does_not_go_together_is_refused():
 def test_a_corpus_has_a_weight_or_passes_and_a_name_for_a_folder(values):
     with pytest.raises(ValueError):
         MixtureConfig(path="a", **values)
+
+
+def test_every_key_is_documented():
+    assert all(field_docs(MixtureConfig).values())
 
 
 def test_names():

@@ -13,7 +13,6 @@ from transformerlm.errors import ConfigError, Key, Problem
 from transformerlm.progress import Reporter
 from transformerlm.schema import are_known
 from transformerlm.storage.files import remove_directory
-from transformerlm.training.shares import with_passes, with_shares
 from transformerlm.training.timers import duration
 
 if TYPE_CHECKING:
@@ -47,6 +46,9 @@ class Prepared(NamedTuple):
 
 def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
     """Prepare a run: rank 0 makes tokenizer and token files if they are missing, then all ranks open them."""
+    # Imported only now: NumPy takes long.
+    from transformerlm.training.shares import with_passes, with_shares
+
     before, xz = time.perf_counter(), None
     with ranks.while_rank_0_works():
         if ranks.is_main:
