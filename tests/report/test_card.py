@@ -9,17 +9,21 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
+from tests.mixtures import data_config, write_corpora
 from tests.report.written_runs import write_run, write_samples
 from tests.small_models import language_model, save_run
 from transformerlm.cli import export, import_model
-from transformerlm.config import ExportSection
+from transformerlm.config import ExportSection, TrainConfig
 from transformerlm.conversion.convert import EXACT
+from transformerlm.evaluation.held_out import held_out_estimate
 from transformerlm.evaluation.statistics import DEVIATIONS_95
 from transformerlm.language_model import LanguageModel
 from transformerlm.report.card import CardModel, Quality, model_card
 from transformerlm.report.card_config import public_config, public_path
-from transformerlm.report.card_source import card_of, validation_tokens
+from transformerlm.report.card_source import bytes_drawn, card_of, validation_tokens
 from transformerlm.report.run import read_run
+from transformerlm.schema import from_dict, to_dict
+from transformerlm.training import train
 
 QUALITY = Quality(1.25, 8.5, (1.1, 1.4), "As it was found.")
 MODEL = CardModel("tales", "LlamaForCausalLM", 1_234_567, 2000, "float32", QUALITY, {"train data": "5a" * 32})
@@ -94,10 +98,8 @@ def test_the_card_is_the_same_again_and_names_no_folder_of_its_user(in_workplace
 
 
 def test_the_interval_is_that_of_the_validation_tokens(in_workplace, tmp_path, monkeypatch):
-    from transformerlm.evaluation.held_out import held_out_estimate
-
     lm = LanguageModel.load("runs/fables", EXACT)
-    found = held_out_estimate(lm, validation_tokens(lm.checkpoint))
+    found = held_out_estimate(lm, validation_tokens(lm.checkpoint).val)
     result = evaluation(card_of(lm, "fables", ExportSection()))
     half = DEVIATIONS_95 * found.bits_per_byte.standard_error
     assert result.metric_args["high"] == pytest.approx(result.metric_value + half, abs=2e-4)
@@ -186,3 +188,37 @@ def test_paths_without_folders(path, public):
     assert public_path(path) == public
     config = {"data": {"corpus": path, "jsonl_field": path}, "wandb": {"entity": path}}
     assert public_config(config) == {"data": {"corpus": public, "jsonl_field": path}}
+
+
+def test_of_a_mixture_all_corpora_are_there_and_the_interval_is_over_them(tmp_path):
+    write_corpora(tmp_path)
+    config = from_dict(
+        TrainConfig,
+        {
+            "data": to_dict(data_config(tmp_path, books={"weight": 1}, notes={"weight": 3})),
+            "tokenizer": {"vocab_size": 300, "tokenizer_dir": str(tmp_path / "tokenizer")},
+            "model": {"context_length": 16, "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 32},
+            "schedule": {"warmup_steps": 2},
+            "training": {"run_dir": str(tmp_path / "run"), "max_steps": 6, "batch_size": 4},
+            "generation": {"max_new_tokens": 4},
+            "runtime": {"device": "cpu", "dtype": "float32"},
+        },
+    )
+    train(config, loggers=[])
+    lm = LanguageModel.load(tmp_path / "run", EXACT)
+    content = card_of(lm, "mixed", ExportSection())
+    card, result = ModelCard(content), evaluation(content)
+    assert result.dataset_name == "books + notes.jsonl"
+    assert card.data.to_dict()["transformerlm"]["data"]["mixture"] == {"books": 0.25, "notes": 0.75}
+    assert "| notes | 75.0% |" in card.text
+    data = validation_tokens(lm.checkpoint)
+    found = {name: held_out_estimate(lm, file).bits_per_byte for name, file in data.val.files.items()}
+    sizes = bytes_drawn(data)
+    value = sum(size * found[name].value for name, size in sizes.items()) / sum(sizes.values())
+    error = sum((size * found[name].standard_error) ** 2 for name, size in sizes.items()) ** 0.5
+    assert result.metric_value == pytest.approx(value, rel=1e-3)
+    low, high = result.metric_args["low"], result.metric_args["high"]
+    assert high - low == pytest.approx(2 * DEVIATIONS_95 * error / sum(sizes.values()), abs=2e-4)
+    about = lm.checkpoint.about | {"identity": {**lm.checkpoint.about["identity"], "mixture": {"books": "x"}}}
+    odd = dataclasses.replace(lm, checkpoint=dataclasses.replace(lm.checkpoint, about=about))
+    assert "There is no interval" in card_of(odd, "mixed", ExportSection())

@@ -86,6 +86,8 @@ def test_items_by_their_numbers():
     assert on_the_command_line("--outer.parts.0.weight=0.5", file=file) == TWO
     added = on_the_command_line("--outer.parts.2.name=d", file=file)
     assert [part.name for part in added] == ["a", "b, c", "d"]
+    text = '[{name = "a", weight = 7}, {name = "b, c", weight = 2}]'
+    assert on_the_command_line(f"--outer.parts={text}", "--outer.parts.0.weight=0.5") == TWO
     assert on_the_command_line("--outer.parts=None", file=file) is None
     assert on_the_command_line("--outer.parts=[]", file=file) == ()
 
