@@ -133,7 +133,7 @@ def test_what_does_not_go_together_is_refused():
     assert problem[0] == Key("corpus")
     (problem,) = problems_of(mixture=(part, other), validation_corpus="c")
     assert problem[0] == Key("validation_corpus")
-    (problem,) = problems_of(mixture=(part, MixtureConfig(path="x/a.txt", weight=1)))
+    (problem,) = problems_of(mixture=(part, MixtureConfig(path="x/A.txt", weight=1)))
     assert problem[0] == Key("mixture", "1", "name")
     (problem,) = problems_of(mixture=(MixtureConfig(path="tokenizer", weight=1),))
     assert problem[0] == Key("mixture", "0", "name")

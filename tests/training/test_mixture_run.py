@@ -215,7 +215,7 @@ def test_its_held_out_text_is_evaluated(folder, finished):
 def test_a_corpus_that_is_too_short_for_the_context_is_named(folder):
     config = config_of(folder, "short", shares={"books": {"weight": 1}, "tale": {"weight": 1}})
     long = dataclasses.replace(config, model=dataclasses.replace(config.model, context_length=3000))
-    with pytest.raises(ConfigError, match="shortest corpus"):
+    with pytest.raises(ConfigError, match="of the corpus tale"):
         quietly(long)
     assert not (folder / "short").exists() or not list((folder / "short").glob("checkpoints/*"))
 

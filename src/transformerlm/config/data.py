@@ -125,10 +125,11 @@ class CorpusConfig(Section):
             yield Problem(Key("validation_corpus"), f"{what}, got {self.validation_corpus}")
         taken = {RESERVED_NAME}
         for number, part in enumerate(self.mixture):
-            if part.own_name in taken:
+            name = part.own_name.casefold()  # there are file systems that do not tell such names apart
+            if name in taken:
                 what = f'expected another name than "{part.own_name}" for {part.path}'
                 yield Problem(Key("mixture", str(number), "name"), f"{what}, which is taken")
-            taken.add(part.own_name)
+            taken.add(name)
 
     @property
     def corpus_name(self) -> str:

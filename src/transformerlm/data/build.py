@@ -49,7 +49,7 @@ class TooFewTokensError(DataError):
     """The text has fewer tokens than are needed. No token files were made."""
 
     def __init__(self, directory: Path, num_tokens: int, min_tokens: int) -> None:
-        self.num_tokens = num_tokens
+        self.directory, self.num_tokens = directory, num_tokens
         what = f"expected at least {min_tokens:,} tokens to train on, got {num_tokens:,}"
         super().__init__(f"{directory}: {what}")
 

@@ -23,9 +23,9 @@ from transformerlm.language_model import LanguageModel
 from transformerlm.nn.accounting import flops_per_token
 from transformerlm.nn.fused import with_kernels
 
-MAX_FLOPS = 2e12
-"""Work of scoring: some ten to sixty seconds on a CPU. The number of tokens follows from the model's size and
-not from a clock, so that the result is the same again."""
+MAX_FLOPS = 4e11
+"""Work of scoring: seconds on most CPUs, on a slow core up to half a minute. The number of tokens follows from
+the model's size and not from a clock, so that the result is the same again."""
 MAX_TOKENS = 2**20
 """Tokens that are scored at most."""
 TOKENS_AT_A_TIME = 4096

@@ -95,7 +95,7 @@ def _make(config: TrainConfig, reporter: Reporter) -> tuple[Tokenizer, TokenData
     except TooFewTokensError as error:
         if is_own:  # learned a moment ago, from a text that is about to become longer
             remove_directory(tokenizer_dir)
-        raise ConfigError([_too_few_tokens(config, error.num_tokens)]) from None
+        raise ConfigError([_too_few_tokens(config, error.directory.name, error.num_tokens)]) from None
     return tokenizer, data
 
 
@@ -121,9 +121,9 @@ def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) 
     if asked is not None and asked < needed:
         what = f"expected at least the tokenizer's {needed} ids, got {asked}"
         problems.append(Problem(Key("model", "vocab_size"), what))
-    shortest = min(file.num_tokens for file in files_of(data.train).values())
-    if are_known(config.model.context_length) and config.model.context_length >= shortest:
-        problems.append(_too_few_tokens(config, shortest))
+    name, shortest = min(files_of(data.train).items(), key=lambda named: named[1].num_tokens)
+    if are_known(config.model.context_length) and config.model.context_length >= shortest.num_tokens:
+        problems.append(_too_few_tokens(config, name, shortest.num_tokens))
     if problems:
         raise ConfigError(problems)
     tokenizer_config = dataclasses.replace(
@@ -133,7 +133,7 @@ def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) 
     return dataclasses.replace(config, tokenizer=tokenizer_config, model=model)
 
 
-def _too_few_tokens(config: TrainConfig, num_tokens: int) -> Problem:
-    of = " of the shortest corpus of [[data.mixture]]" if config.data.mixture else ""
+def _too_few_tokens(config: TrainConfig, corpus: str, num_tokens: int) -> Problem:
+    of = f" of the corpus {corpus}" if config.data.mixture else ""
     what = f"expected at most {num_tokens - 1}, for the {num_tokens} tokens to train on{of}"
     return Problem(Key("model", "context_length"), f"{what}, got {config.model.context_length}")
