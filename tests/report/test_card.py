@@ -131,6 +131,18 @@ def test_no_name_and_no_sample_breaks_the_card(name, tmp_path):
     assert len(content) < 40_000
 
 
+def test_an_odd_manifest_makes_a_card_all_the_same(tmp_path):
+    run = read_run(write_run(tmp_path / "run"))
+    facts = {**run.facts, "text": {"a|b": "c|d", "<b>": "`"}, "environment": {"x|y": [1], "": None}}
+    config = {"model": {"d_model": float("nan"), "a": None}, "data": {"mixture": [{"path": "a"}, 7]}, "x": 3}
+    odd = dataclasses.replace(run, facts=facts, config=config)
+    identity = {"train data of a|b": 1, "val data of <script>": None, "tokenizer": ["x"]}
+    card = ModelCard(model_card(odd, dataclasses.replace(MODEL, identity=identity)))
+    assert headings(card)[1:] == SECTIONS
+    assert tags(card) == set()  # without a config there are no details to open
+    assert card.data.eval_results[0].dataset_name == "a"
+
+
 def test_what_a_run_does_not_know_is_not_said(tmp_path):
     """A folder with a checkpoint and a tokenizer alone."""
     lm = LanguageModel.load(save_run(language_model(), tmp_path / "bare"), EXACT)
@@ -209,6 +221,7 @@ def test_of_a_mixture_all_corpora_are_there_and_the_interval_is_over_them(tmp_pa
     content = card_of(lm, "mixed", ExportSection())
     card, result = ModelCard(content), evaluation(content)
     assert result.dataset_name == "books + notes.jsonl"
+    assert str(tmp_path) not in content
     assert card.data.to_dict()["transformerlm"]["data"]["mixture"] == {"books": 0.25, "notes": 0.75}
     assert "| notes | 75.0% |" in card.text
     data = validation_tokens(lm.checkpoint)

@@ -24,8 +24,8 @@ from transformerlm.nn.accounting import flops_per_token
 from transformerlm.nn.fused import with_kernels
 
 MAX_FLOPS = 4e11
-"""Work of scoring: seconds on most CPUs, on a slow core up to half a minute. The number of tokens follows from
-the model's size and not from a clock, so that the result is the same again."""
+"""Work of scoring: seconds on most CPUs, on a slow core half a minute. The number of tokens follows from the
+model's size and not from a clock, so that the result is the same again."""
 MAX_TOKENS = 2**20
 """Tokens that are scored at most."""
 TOKENS_AT_A_TIME = 4096

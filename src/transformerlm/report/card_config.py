@@ -8,7 +8,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from transformerlm.config import TrainConfig
-from transformerlm.schema import field_types, tables
+from transformerlm.schema import field_types, item_section, tables
 from transformerlm.schema.values import takes_path
 
 PRIVATE_TABLES = ("logging", "wandb")
@@ -35,10 +35,13 @@ def public_path(path: str) -> str:
 
 
 def toml(config: Mapping[str, Any]) -> str:
-    """Return the public config as TOML; "" for an empty one."""
+    """Return the public config as TOML; "" for an empty one, or one that is not of this package."""
     import tomli_w
 
-    return tomli_w.dumps(public_config(config))
+    try:
+        return tomli_w.dumps(public_config(config))
+    except (TypeError, ValueError):
+        return ""
 
 
 def _public(value: Any, key: str = "") -> Any:
@@ -52,5 +55,6 @@ def _public(value: Any, key: str = "") -> Any:
 @functools.cache
 def _path_keys() -> frozenset[str]:
     """Return the names of all keys whose value is a path."""
-    found = (hints for section in tables(TrainConfig).values() for hints in field_types(section).items())
-    return frozenset(name for name, hint in found if takes_path(hint))
+    own = [hints for section in tables(TrainConfig).values() for hints in field_types(section).items()]
+    inner = [hints for _, hint in own if (item := item_section(hint)) for hints in field_types(item).items()]
+    return frozenset(name for name, hint in (*own, *inner) if takes_path(hint))

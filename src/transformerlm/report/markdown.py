@@ -40,9 +40,9 @@ def block(text: str, language: str = "") -> str:
 def yaml(value: object) -> str:
     """Return text, a number, or a list or table of such as YAML on one line.
 
-    JSON is YAML, except for characters that YAML does not allow.
+    JSON is YAML, except for characters that YAML does not allow. Numbers that are not finite become text.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
