@@ -111,6 +111,11 @@ def test_every_problem_has_the_number_of_its_table(values, problems):
     assert sorted(set(found)) == sorted(Key("outer", "parts", *rest) for rest in problems)
 
 
+def test_a_single_table_is_told_how_it_is_written():
+    with pytest.raises(SchemaError, match=r"a list of tables, each below \[\[outer\.parts\]\], got name, w"):
+        from_dict(Config, {"outer": {"parts": {"name": "a", "weight": 1}}})
+
+
 def test_how_keys_are_written():
     assert str(Key("data", "mixture", "1", "path")) == "[data].mixture.1.path"
     assert str(Key("data", "mixture", "1")) == "[data].mixture.1"

@@ -173,8 +173,10 @@ def _build_items(
     if isinstance(values, Mapping):
         numbers = [str(number) for number in range(len(values))]
         if set(values) != set(numbers):
-            what = f"expected tables with the numbers {', '.join(numbers)}, got {', '.join(sorted(values))}"
-            return None, [Problem(key, what)]
+            is_numbered = any(name.isdigit() for name in values)
+            expected = f"tables with the numbers {', '.join(numbers)}" if is_numbered else "a list of tables"
+            header = "" if is_numbered else f", each below [[{'.'.join(key)}]]"
+            return None, [Problem(key, f"expected {expected}{header}, got {', '.join(sorted(values))}")]
         values = [values[number] for number in numbers]
     built = [_build(section, value, Key(*key, str(number))) for number, value in enumerate(values)]
     problems = [problem for _, found in built for problem in found]
