@@ -8,10 +8,11 @@ from tests.mixtures import NAMES, data_config, write_corpora
 from transformerlm.config import DataConfig, MixtureConfig, TokenizerConfig
 from transformerlm.data import TokenData, TokenGroup, prepare_data, prepare_tokenizer
 from transformerlm.data.build import TooFewTokensError
+from transformerlm.data.corpus import settings
 from transformerlm.data.mixture import corpora_of, pass_size, shares_of
 from transformerlm.data.verify import verify_token_files, verify_tokenizer
 from transformerlm.errors import DataError, Key, Problem
-from transformerlm.schema import field_docs
+from transformerlm.schema import field_docs, to_dict
 
 
 @pytest.fixture
@@ -146,6 +147,13 @@ def test_what_does_not_go_together_is_refused():
 def test_a_corpus_has_a_weight_or_passes_and_a_name_for_a_folder(values):
     with pytest.raises(ValueError):
         MixtureConfig(path="a", **values)
+
+
+def test_without_a_mixture_nothing_speaks_of_one():
+    """Configs, records of origin and checkpoints of one corpus are as they were before there were mixtures."""
+    assert "mixture" not in to_dict(DataConfig(corpus="a"))
+    for config in (DataConfig(corpus="a"), DataConfig(corpus="a", mixture=())):
+        assert "[data].mixture" not in settings(config)
 
 
 def test_every_key_is_documented():
