@@ -150,7 +150,7 @@ def test_a_corpus_has_a_weight_or_passes_and_a_name_for_a_folder(values):
 
 
 def test_without_a_mixture_nothing_speaks_of_one():
-    """Configs, records of origin and checkpoints of one corpus are as they were before there were mixtures."""
+    """Configs and records of origin of one corpus are as they were before there were mixtures."""
     assert "mixture" not in to_dict(DataConfig(corpus="a"))
     for config in (DataConfig(corpus="a"), DataConfig(corpus="a", mixture=())):
         assert "[data].mixture" not in settings(config)
