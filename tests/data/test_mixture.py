@@ -8,10 +8,10 @@ from tests.mixtures import NAMES, data_config, write_corpora
 from transformerlm.config import DataConfig, MixtureConfig, TokenizerConfig
 from transformerlm.data import TokenData, TokenGroup, prepare_data, prepare_tokenizer
 from transformerlm.data.build import TooFewTokensError
-from transformerlm.data.corpus import settings
+from transformerlm.data.corpus import find_corpora, settings
 from transformerlm.data.mixture import corpora_of, pass_size, shares_of
 from transformerlm.data.verify import verify_token_files, verify_tokenizer
-from transformerlm.errors import DataError, Key, Problem
+from transformerlm.errors import ConfigError, DataError, Key, Problem
 from transformerlm.schema import field_docs, to_dict
 
 
@@ -147,6 +147,11 @@ def test_what_does_not_go_together_is_refused():
 def test_a_corpus_has_a_weight_or_passes_and_a_name_for_a_folder(values):
     with pytest.raises(ValueError):
         MixtureConfig(path="a", **values)
+
+
+def test_who_reads_one_corpus_does_not_read_another_one_in_place_of_a_mixture(tmp_path):
+    with pytest.raises(ConfigError, match=r"\[data\]\.mixture: expected one corpus here"):
+        find_corpora(data_config(tmp_path))
 
 
 def test_without_a_mixture_nothing_speaks_of_one():

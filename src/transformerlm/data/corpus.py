@@ -185,7 +185,10 @@ def find_corpora(config: CorpusConfig, known: Mapping[str, KnownFiles] | None = 
     Raises:
         MissingCorpusError: `corpus` or `validation_corpus` does not exist.
         DataError: nothing there can be read as text.
+        ConfigError: [data].mixture names several corpora; `mixture.corpora_of` has the config of each.
     """
+    if config.mixture:
+        raise ConfigError("expected one corpus here, got several", key=Key("data", "mixture"))
     listed_at, known = time.time_ns(), known or {}
     main = find_corpus(config.corpus, config, _CORPUS, known.get("corpus"))
     if config.validation_corpus is None:
