@@ -28,7 +28,8 @@ def with_shares(config: TrainConfig, data: TokenData) -> TokenData:
         return data
     sizes = {name: file.num_tokens for name, file in files_of(data.train).items()}
     shares = shares_of(mixture, sizes)
-    if not all(shares.values()):  # passes beside weights
+    have_passes = {part.passes is not None for part in mixture}
+    if len(have_passes) > 1:
         tokens = {part.own_name: (part.passes or 0.0) * sizes[part.own_name] for part in mixture}
         total = _tokens_of_run(config)
         rest = 1 - sum(tokens.values()) / total
