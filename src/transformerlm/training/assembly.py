@@ -304,7 +304,8 @@ class Assembly:
         except Exception as error:
             if self.has_begun:
                 self.history.add(ERROR, self.history.newest_step, what=first_line(error))
-                self.write_page()
+                if self.ranks.size == 1:  # torchrun ends the other ranks soon, and the error has to be told
+                    self.write_page()
             raise
 
     def write_page(self) -> None:
