@@ -33,6 +33,7 @@ from transformerlm.nn import NextTokenLoss
 from transformerlm.report import figures, report_html
 from transformerlm.report.run import read_run
 from transformerlm.schema import from_toml
+from transformerlm.training import plan as plan_module
 from transformerlm.training import plan_run, train, verify_run
 
 SHARES = {"books": {"weight": 0.5}, "notes": {"weight": 0.3}, "tale": {"weight": 0.2}}
@@ -166,7 +167,8 @@ def test_a_mixture_of_one_corpus_is_that_corpus(folder):
         assert members(folder, "one")[name] == members(folder, "plain-run")[name]
 
 
-def test_a_plan_counts_its_passes(folder, finished):
+def test_a_plan_counts_its_passes(folder, finished, monkeypatch):
+    monkeypatch.setattr(plan_module, "MEASURED_SECONDS", 0.1)
     plan = plan_run(config_of(folder, "planned"))
     data = TokenData.open(config_of(folder).data, folder / "data")
     assert plan.train_tokens == data.train.num_tokens
