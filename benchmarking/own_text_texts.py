@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarking.corpora import is_utf8, outside_path
-from transformerlm.config import CorpusConfig, TrainConfig
-from transformerlm.data.corpus import STDLIB, Source, find_corpora, read_bytes
+from transformerlm.config import STDLIB, CorpusConfig, TrainConfig
+from transformerlm.data.corpus import Source, find_corpora, read_bytes
 from transformerlm.errors import DataError
 from transformerlm.storage.files import committed_file
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from transformerlm.limits import available_cores, memory_bytes, quota_cores
+from transformerlm.limits import available_cores, memory_bytes, processor_name, quota_cores
 
 GIB = 2**30
 
@@ -157,3 +157,10 @@ def test_a_real_quota_and_limit_hold_for_the_process_in_them(real_groups):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     # The library leaves torch's threads alone; the command sets them.
     assert done.stdout.split() == ["1", str(GIB), "1", "True", "1"]
+
+
+def test_the_processors_name_is_linuxs_or_the_architecture(tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: A Fast One @ 3 GHz\nflags\t: a b\n")
+    assert processor_name(tmp_path) == "A Fast One @ 3 GHz"
+    assert processor_name(tmp_path / "nowhere") == processor_name(tmp_path / "proc") != ""

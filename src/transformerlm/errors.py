@@ -15,7 +15,8 @@ from typing import NamedTuple, Self
 class Key(tuple[str, ...]):
     """A config key and the tables around it, outermost first: `Key("training", "batch_size")`.
 
-    `str` gives it as messages name it, `[training].batch_size`; `Key()`, which names none, gives "".
+    `str` gives it as messages name it, `[training].batch_size`, and in an array of tables with the item's
+    number, `[data].mixture.0.path`; `Key()`, which names none, gives "".
     """
 
     __slots__ = ()
@@ -28,7 +29,11 @@ class Key(tuple[str, ...]):
 
     def __str__(self) -> str:
         *tables, name = self or ("",)
-        return one_line("".join(f"[{shortened(table)}]." for table in tables) + shortened(name))
+        numbers = (place for place, part in enumerate(self) if part.isdigit())
+        number = next((place for place in numbers if 0 < place < len(self) - 1 or place > 1), len(self))
+        named = (f"[{shortened(part)}]." for part in tables[: number - 1])
+        rest = ".".join(map(shortened, [*tables[number - 1 :], name]))
+        return one_line("".join(named) + rest)
 
 
 class Problem(NamedTuple):
@@ -124,6 +129,13 @@ class LockedError(TransformerLMError):
 def shortened(text: str) -> str:
     """Return `text` cut to at most 80 characters."""
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's first line; of one that is not the user's, with its class."""
+    if isinstance(error, TransformerLMError):
+        return error.lines[0]
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def one_line(text: str) -> str:

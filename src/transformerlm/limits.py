@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -37,6 +38,20 @@ def quota_cores(root: Path = ROOT) -> int | None:
     """
     quotas = [quota for group in _groups("cpu", root) if (quota := _quota(group)) is not None]
     return max(1, int(min(quotas) + 0.5)) if quotas else None
+
+
+def processor_name(root: Path = ROOT) -> str:
+    """Return the processor's name, or else the machine's architecture.
+
+    Args:
+        root: folder in place of the root of the file system, for tests.
+    """
+    try:
+        told = (root / "proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        told = ""
+    found = re.search(r"^model name\s*:\s*(\S.*)$", told, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def memory_bytes(root: Path = ROOT) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.mixtures import write_corpora
 from transformerlm.cli import make_data
 from transformerlm.data import TokenFile
 from transformerlm.tokenizer import Tokenizer
@@ -193,3 +194,18 @@ def test_one_line_of_any_length_is_encoded_in_bounded_memory(workplace, num_byte
         files = [TokenFile.open(Path(str(size), "d", name)) for name in FILES[::2]]
         assert sum(file.num_bytes for file in files) == Path(str(size), "line.txt").stat().st_size
     assert peaks[1] - peaks[0] < 40 * 2**20
+
+
+def test_a_mixture_has_a_folder_for_each_corpus_and_is_verified(tmp_path, monkeypatch, capfd):
+    write_corpora(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    parts = '[{path = "books", weight = 1}, {path = "notes.jsonl", passes = 2, name = "my-notes"}]'
+    words = [f"--data.mixture={parts}", "--tokenizer.vocab_size=300"]
+    assert make_data.main(words) == 0
+    assert "token files in data/books+my-notes/my-notes: made" in capfd.readouterr().err
+    assert make_data.main([*words, "--data.mixture.0.weight=7", "--verify"]) == 0
+    said = capfd.readouterr().err
+    assert said.count(": reused") == 3
+    assert said.count(": verified: all ") == 4
+    assert make_data.main([*words, "--data.mixture.1.path=nowhere", "--data.mixture.1.name=other"]) == 3
+    assert "[data].mixture.1.path: expected a file, a folder" in capfd.readouterr().err

@@ -95,6 +95,7 @@ def alone_cases():
     """What a single process trains, to be compared with ranks, or gone on with by them."""
     cases = {name: case(changes) for name, changes in SAME.items()}
     cases["short"] = case(FEW, val="short")
+    cases["mixed"] = case(val="mixed")
     cases["float16"] = case({"runtime": {"dtype": "float16"}})
     cases["begun"] = case(**BEGUN)
     cases["straight"] = case(**STRAIGHT)
@@ -109,6 +110,7 @@ def trainings(folder, alone):
         for name, changes in SAME.items():
             cases[f"{name}_{sharding}"] = case(changes, sharding)
         cases[f"short_{sharding}"] = case(FEW, sharding, val="short")
+        cases[f"mixed_{sharding}"] = case({}, sharding, val="mixed")
         cases[f"float16_{sharding}"] = case({"runtime": {"dtype": "float16"}}, sharding)
         cases[f"begun_{sharding}"] = case(sharding=sharding, **BEGUN)
         cases[f"straight_{sharding}"] = case(sharding=sharding, **STRAIGHT)

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformerlm.checkpoint.run_directory import RunDirectory, check_same_on_all_ranks
 from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.config import RuntimeConfig, TrainConfig
-from transformerlm.data import TokenData, TokenFile, TokenWriter
+from transformerlm.data import TokenData, TokenFile, TokenGroup, TokenWriter
 from transformerlm.errors import ConfigError, TransformerLMError
 from transformerlm.logging import CombinedLogger, MetricsFile, NullLogger
 from transformerlm.progress import SilentReporter
@@ -96,6 +96,11 @@ def make(config, data, run, heard, now, ranks):
 
 
 def tokens(folder, val):
+    if val == "mixed":  # of two corpora, one of them with fewer windows than four ranks
+        files = {name: TokenFile.open(folder / f"{name}.memmap") for name in ("train", "val", "short")}
+        train = TokenGroup({"long": files["train"], "short": files["short"]})
+        held_out = TokenGroup({"long": files["val"], "short": files["short"]})
+        return TokenData(train, held_out, {"long": 0.7, "short": 0.3})
     return TokenData(*(TokenFile.open(folder / f"{name}.memmap") for name in ("train", val)))
 
 

@@ -82,6 +82,19 @@ def test_fewer_windows_than_ranks_are_validated_all_the_same(place, alone, shard
 
 @several
 @both
+def test_a_mixture_is_the_same_on_any_number_of_ranks(place, alone, sharding):
+    ours, theirs = place / f"mixed_{sharding}", alone / "mixed"
+    assert_same_curve(ours, theirs, validation_tolerance=1e-5)
+    for key in (names.of_corpus(names.TOKENS, "short"), names.of_corpus(names.VAL_BITS_PER_BYTE, "short")):
+        close(
+            [record[key] for record in records(ours, key)],
+            [record[key] for record in records(theirs, key)],
+            1e-5,
+        )
+
+
+@several
+@both
 def test_float16_scales_the_loss_alike_on_all_ranks(place, alone, sharding):
     assert_same_curve(place / f"float16_{sharding}", alone / "float16", 2e-3, 2e-3)
 

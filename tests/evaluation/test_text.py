@@ -3,10 +3,12 @@ import json
 
 import pytest
 
+from tests.mixtures import data_config, write_corpora
 from transformerlm.config import CorpusConfig
 from transformerlm.data.build import make_data
 from transformerlm.data.chunks import CHUNK_BYTES
 from transformerlm.data.documents import TRAIN
+from transformerlm.data.mixture import corpora_of
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.evaluation.text import Text
 from transformerlm.progress import SilentReporter
@@ -120,3 +122,18 @@ def test_the_bar_comes_to_what_has_to_be_read(tmp_path, split):
     assert moved(Text.find(config, str(tmp_path))) == size
     found = moved(Text.find(config, None))
     assert found == size if split == "document" else 0.2 * size < found < 0.4 * size
+
+
+def test_the_held_out_text_of_a_mixture_is_that_of_each_corpus(tmp_path):
+    write_corpora(tmp_path)
+    config = data_config(tmp_path)
+    text = Text.find(config, None)
+    alone = [read(Text.find(own, None)) for own in corpora_of(config).values()]
+    found = read(text)
+    assert [document[1:] for document in found] == [document[1:] for part in alone for document in part]
+    assert [document[0] for document in found] == [*range(len(found))]
+    assert all(alone)
+    assert text.num_bytes >= sum(len(document[2].encode()) for document in found)
+    assert str(text).endswith("tale.txt")
+    # A text that is named is read by itself.
+    assert len(read(Text.find(config, str(tmp_path / "tale.txt")))) == 1

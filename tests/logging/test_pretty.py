@@ -55,6 +55,14 @@ def test_a_step_and_a_validation_in_80_columns():
     ]
 
 
+def test_corpora_of_a_mixture_stand_below_their_validation():
+    mixed = {
+        names.of_corpus(names.VAL_BITS_PER_BYTE, name): 1.5 + n for n, name in enumerate(["a", "b" * 30])
+    }
+    assert screen(shown(80, VALIDATION | mixed), 80)[1:] == [f"  a 1.500  {'b' * 30} 2.500", ""]
+    assert all(cells(line) <= 30 for line in record_lines(VALIDATION | mixed, 5, 30))
+
+
 def test_in_60_and_in_40_columns_labels_are_shorter():
     assert screen(shown(60, STEP, VALIDATION), 60) == [
         "   500  loss 3.8967   2.056 bits/B  73.4k/s   12m05s",

@@ -1,10 +1,14 @@
 """The sample of a corpus that the choice looks at."""
 
-from transformerlm.config import CorpusConfig, TokenizerConfig
+import functools
+
+import pytest
+
+from transformerlm.config import CorpusConfig, MixtureConfig, TokenizerConfig
 from transformerlm.data.build import corpus_items
 from transformerlm.data.corpus import find_corpora
 from transformerlm.recipe import text
-from transformerlm.recipe.text import read_sample
+from transformerlm.recipe.text import read_sample, sample_mixture
 from transformerlm.tokenizer import Pretokenizer
 
 
@@ -22,3 +26,32 @@ def test_the_sample_of_one_large_document_holds_its_end_which_is_the_validation_
     assert len(sample.train + sample.validation) < 20_000
     read = "".join([sample.train, sample.validation])
     assert sample.share * corpora.num_bytes == len(read)
+
+
+def test_of_a_mixture_each_corpus_is_sampled_by_its_share(tmp_path, monkeypatch):
+    (tmp_path / "large.txt").write_text("".join(f"{number} large\n" for number in range(40_000)))
+    (tmp_path / "small.txt").write_text("".join(f"{number} small\n" for number in range(4_000)))
+    monkeypatch.setattr(text, "SAMPLE_BYTES", 100_000)
+    parts = [MixtureConfig(path=f"{tmp_path}/{name}.txt", weight=1) for name in ("large", "small")]
+    data, config = CorpusConfig(mixture=tuple(parts)), TokenizerConfig()
+    safe_cut = Pretokenizer(config.pattern, config.special_tokens).safe_cut
+    monkeypatch.setattr(text, "corpus_items", functools.partial(corpus_items, chunk_bytes=10_000))
+    sample, sizes = sample_mixture(data, safe_cut)
+    large, small = sample.train.count("large"), sample.train.count("small")
+    assert 0.5 < large / small < 2
+    assert sample.validation.count("small") > 0
+    train = [0.95 * (tmp_path / f"{name}.txt").stat().st_size for name in ("large", "small")]
+    assert sizes.shortest == pytest.approx(train[1], rel=0.1)
+    # Half of what is drawn comes from each: a pass is twice the harmonic mean of the sizes.
+    assert sizes.train == pytest.approx(4 / (1 / train[0] + 1 / train[1]), rel=0.1)
+    facts = text.survey(data, config).facts
+    assert (facts.train_bytes, facts.shortest_bytes) == (sizes.train, sizes.shortest)
+
+
+def test_passes_make_the_shares_of_a_sample(tmp_path):
+    for name, size in (("a", 3000), ("b", 1000)):
+        (tmp_path / f"{name}.txt").write_text(f"text of {name}\n" * size)
+    parts = [MixtureConfig(path=f"{tmp_path}/{name}.txt", passes=n) for name, n in (("a", 2), ("b", 2))]
+    facts = text.survey(CorpusConfig(mixture=tuple(parts)), TokenizerConfig()).facts
+    together = text.survey(CorpusConfig(corpus=f"{tmp_path}/*.txt"), TokenizerConfig()).facts
+    assert facts.train_bytes == pytest.approx(together.train_bytes, rel=0.05)

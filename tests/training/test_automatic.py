@@ -153,3 +153,22 @@ def test_facts_of_a_text(folder):
     tried = list(facts.bytes_per_token)
     assert tried == [size for size in VOCABULARIES if size in tried]
     assert list(facts.bytes_per_token.values()) == sorted(facts.bytes_per_token.values())
+
+
+def test_a_mixture_is_chosen_for_like_one_text(folder, tmp_path):
+    (tmp_path / "other.txt").write_text(a_text(2000, seed=1))
+    paths = {str(folder / "text.txt"): 2, str(tmp_path / "other.txt"): 1}
+    parts = [{"path": path, "weight": weight} for path, weight in paths.items()]
+    tables = {
+        "data": {"mixture": parts, "token_dir": str(tmp_path / "tokens")},
+        "tokenizer": {"tokenizer_dir": str(tmp_path / "tokenizer"), "vocab_size": 257},
+    }
+    config = automatic(tmp_path, max_time="2s", **tables)
+    heard = Heard()
+    result = train(config, heard, [])
+    assert result.steps > 0
+    assert any(line.startswith("mixture: 66.7 % text") for line in heard.messages)
+    own = from_toml(TrainConfig, tmp_path / "run/config.toml")
+    assert not own.automatic()
+    assert own.model.context_length * 4 < (tmp_path / "other.txt").stat().st_size
+    assert train(config, heard, []).steps == result.steps

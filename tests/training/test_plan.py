@@ -3,9 +3,17 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.small_models import bytes_only
 from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.checkpoint.store import checkpoint_paths
-from transformerlm.config import ModelConfig, RuntimeConfig, ScheduleConfig, TrainConfig, TrainingConfig
+from transformerlm.config import (
+    GenerationConfig,
+    ModelConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from transformerlm.data import TokenData, TokenFile, TokenWriter
 from transformerlm.logging import NullLogger
 from transformerlm.nn import TransformerLM
@@ -68,6 +76,27 @@ def test_a_plan_of_a_time_says_how_many_steps_it_is(data, tmp_path):
     assert found.seconds == 3600
     validation = 0.25 * 10 / 3
     assert found.steps == pytest.approx((3600 - validation) / (0.25 + validation / 100), rel=0.01)
+
+
+def test_samples_on_the_way_take_time(data, tmp_path):
+    config = dataclasses.replace(
+        CONFIG,
+        model=dataclasses.replace(CONFIG.model, vocab_size=256),
+        generation=GenerationConfig(prompts=("The",), max_new_tokens=40, eos_token=""),
+    )
+
+    def seconds(sample_every, tokenizer):
+        own = dataclasses.replace(
+            config, training=dataclasses.replace(CONFIG.training, sample_every=sample_every)
+        )
+        runtime, clock = prepare_process(CONFIG.runtime), QuarterSeconds()
+        parts = own, data, tmp_path, runtime, SilentReporter(), clock
+        return make_plan(*parts, tokenizer=tokenizer).seconds
+
+    without = seconds(None, bytes_only())
+    assert seconds(4, None) == without  # nothing to try them with
+    once = seconds(400, bytes_only()) - without
+    assert 0 < once < seconds(4, bytes_only()) - without
 
 
 def test_its_numbers_are_those_of_the_run(data, tmp_path):

@@ -18,14 +18,18 @@ from transformerlm.config import (
     DataConfig,
     GenerationConfig,
     ModelConfig,
+    OptimizerConfig,
     RuntimeConfig,
     ScheduleConfig,
     TokenizerConfig,
     TrainConfig,
     TrainingConfig,
 )
-from transformerlm.errors import ConfigError
+from transformerlm.errors import CheckpointError, ConfigError, NumericalError
 from transformerlm.logging import names
+from transformerlm.report import figures
+from transformerlm.report.marks import marks
+from transformerlm.report.run import read_run
 from transformerlm.schema import from_toml
 from transformerlm.training import plan_run, train, verify_run
 
@@ -238,3 +242,28 @@ def test_importing_it_imports_nothing_heavy():
     script = "import sys\nfrom transformerlm.training import train\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {"torch", "numpy", "wandb", "regex", "tqdm"}
+
+
+def test_an_error_that_ends_a_run_is_on_its_page(config, tmp_path):
+    broken = dataclasses.replace(
+        config,
+        optimizer=OptimizerConfig(lr=1e30),
+        training=dataclasses.replace(config.training, run_dir=str(tmp_path / "run")),
+    )
+    with pytest.raises(NumericalError):
+        train(broken)
+    run = read_run(tmp_path / "run")
+    assert run.history[-1]["event"] == "error"
+    assert figures.state(run).startswith("ended by an error after ")
+    (mark,) = (mark for mark in marks(run) if mark.kind == "error")
+    assert "not finite" in mark.text
+    assert "ended by an error after" in (tmp_path / "run/report.html").read_text()
+
+
+def test_a_start_that_is_refused_leaves_the_run_as_it_was(config, finished):
+    run_dir = finished[0].run_dir
+    before = (run_dir / "history.jsonl").read_bytes()
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, d_model=32))
+    with pytest.raises(CheckpointError):
+        train(other)
+    assert (run_dir / "history.jsonl").read_bytes() == before

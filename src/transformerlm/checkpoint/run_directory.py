@@ -7,7 +7,7 @@ run_dir/
     metrics.jsonl     the logged metrics, every step at most once
     samples.jsonl     texts of the model, during training and at its end
     control/          status.json, and requests to the running job (the room `control`)
-    history.jsonl     starts, roll-backs, stops
+    history.jsonl     starts, roll-backs, stops, errors
     report.html       a page to look at
 """
 
@@ -32,7 +32,7 @@ from transformerlm.checkpoint.store import (
     write_checkpoint,
 )
 from transformerlm.config import TrainConfig
-from transformerlm.data import TokenData
+from transformerlm.data import TokenData, files_of
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.errors import CheckpointError, ConfigError, NumericalError, OutputError
 from transformerlm.progress import Reporter
@@ -139,12 +139,19 @@ class RunDirectory:
 
 
 def identity(config: TrainConfig, data: TokenData) -> dict[str, Any]:
-    """Return what must not change within a run: model config, fingerprints of tokenizer and data."""
-    names = {"train": data.train, "val": data.val}
+    """Return what must not change within a run: model config, fingerprints of tokenizer and data, and of a
+    mixture the shares."""
+    splits = {"train": data.train, "val": data.val}
+    files = {split: files_of(tokens) for split, tokens in splits.items() if tokens is not None}
     return {
         **{f"[model].{key}": value for key, value in to_dict(config.model).items()},
         "tokenizer": data.train.fingerprint,
-        **{f"{name} data": file.sha256 for name, file in names.items() if file is not None},
+        **{
+            f"{split} data{f' of {name}' if name else ''}": file.sha256
+            for split, own in files.items()
+            for name, file in own.items()
+        },
+        **({"mixture": dict(data.shares)} if data.shares else {}),
     }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from transformerlm.errors import ConfigError, Key, Problem, shortened
-from transformerlm.schema import Section, field_types, is_section, merge, unknown
+from transformerlm.schema import Section, field_types, is_section, item_section, merge, toml, unknown
 from transformerlm.schema.values import convert
 
 COMMAND_LINE = "command line"
@@ -225,7 +225,15 @@ class _Parser:
 
     def _merge(self, dotted: str, value: str | list[str]) -> None:
         self._note(dotted, value)
+        self._read_list(dotted)
         self.arguments.overrides = merge(self.arguments.overrides, nested(dotted, value))
+
+    def _read_list(self, dotted: str) -> None:
+        """Read a list of tables that was given as text, before one of its items is changed."""
+        table, key, *item = dotted.split(".", 2)
+        given = self.arguments.overrides.get(table, {}).get(key) if item else None
+        if isinstance(given, str) and isinstance(found := read_tables(given), list):
+            self.arguments.overrides[table][key] = found
 
     def _items(self, dotted: str) -> list[str]:
         """Return the items of a repeated option so far."""
@@ -247,14 +255,18 @@ def nested(dotted: str, value: Any) -> dict[str, Any]:
 def typed(overrides: Mapping[str, Any], section: type[Section]) -> dict[str, Any]:
     """Return overrides with their texts converted to the types of the keys; unknown keys stay unchanged."""
     hints = field_types(section)
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in overrides.items():
         hint = hints.get(key)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (item := item_section(hint)):
+            items = value.items()
+            result[key] = {n: typed(own, item) if isinstance(own, Mapping) else own for n, own in items}
+        elif isinstance(value, Mapping):
             result[key] = typed(value, hint) if is_section(hint) else _literals(value)
         else:
             # The items of a list are literal texts.
-            result[key] = value if hint is None or isinstance(value, list) else parse_value(value, hint)
+            is_read = hint is None or not isinstance(value, str)
+            result[key] = value if is_read else parse_value(value, hint)
     return result
 
 
@@ -309,7 +321,7 @@ def _parse_list(text: str, item: Any) -> Any:
 
     Texts are in quotes and brackets in all but the last, which is any text: a prompt may have a comma.
     """
-    value, start = parse_literal(text), text.lstrip()[:1]
+    value, start = (read_tables if is_section(item) else parse_literal)(text), text.lstrip()[:1]
     if start == "[":
         return value
     is_text = isinstance(_parse("0", item), str)
@@ -317,6 +329,12 @@ def _parse_list(text: str, item: Any) -> Any:
     if type(value) is tuple and (is_quoted or not is_text):
         return list(value)
     return [_parse(text, item)]
+
+
+def read_tables(text: str) -> Any:
+    """Return a list of tables in the form of Python, JSON or TOML; `text` itself if it is none."""
+    value = parse_literal(text)
+    return (toml.parse_value(text) or text) if isinstance(value, str) else value
 
 
 def parse_literal(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,11 +35,16 @@ def export(config: ExportConfig) -> None:
     from transformerlm.checkpoint.run_directory import RunDirectory
     from transformerlm.conversion.convert import EXACT, export_folder, export_gguf
     from transformerlm.language_model import LanguageModel
+    from transformerlm.report.card_source import card_of
 
     terminal, section = Terminal(), config.export
     lm = LanguageModel.load(section.checkpoint, EXACT, terminal.say)
-    write = {"hf": export_folder, "gguf": export_gguf}[section.to]
-    write(lm, output_path(config, RunDirectory.of(lm.checkpoint).path), section.dtype, terminal)
+    output = output_path(config, RunDirectory.of(lm.checkpoint).path)
+    if section.to == "gguf":
+        export_gguf(lm, output, section.dtype, terminal)
+    else:
+        card = functools.partial(card_of, lm, output.absolute().name, section)
+        export_folder(lm, output, section.dtype, terminal, card)
 
 
 def output_path(config: ExportConfig, run_dir: Path) -> Path:

@@ -30,8 +30,10 @@ from transformerlm.config.conversion import (
 )
 from transformerlm.config.data import (
     GPT2_PATTERN,
+    STDLIB,
     CorpusConfig,
     DataConfig,
+    MixtureConfig,
     TokenizerConfig,
 )
 from transformerlm.config.evaluation import (
@@ -82,6 +84,7 @@ from transformerlm.config.training import (
 __all__ = [
     "GPT2_PATTERN",
     "MAX_TOKENS_PER_STEP",
+    "STDLIB",
     "CorpusConfig",
     "DataConfig",
     "EvalConfig",
@@ -99,6 +102,7 @@ __all__ = [
     "MakeDataConfig",
     "MergeConfig",
     "MergeSection",
+    "MixtureConfig",
     "ModelConfig",
     "OptimizerConfig",
     "ReportConfig",

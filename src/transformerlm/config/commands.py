@@ -69,6 +69,7 @@ class TrainConfig(Section):
             yield Problem(Key("training", "batch_size"), f"expected at most {most}, got {size}")
         if are_known(size, length, self.schedule.warmup_steps):
             yield from self._warmup_problems()
+        yield from self._mixture_problems()
         if self.training.resume == "must" and self.is_named_by_time:
             yield Problem(Key("logging", "run_name"), NEEDS_RUN_NAME)
         begins = self.generation.bos_token or self.generation.eos_token
@@ -81,6 +82,17 @@ class TrainConfig(Section):
             what = f"expected fewer than the schedule's {steps} steps, got {warmup_steps}"
             advice = f"take --schedule.warmup_steps={steps // 10}, or more steps than {warmup_steps}"
             yield Problem(Key("schedule", "warmup_steps"), f"{what}; {advice}")
+
+    def _mixture_problems(self) -> Iterator[Problem]:
+        """Yield passes beside weights without a number of steps, and passes alone with one."""
+        with_passes = [part.passes is not None for part in self.data.mixture or ()]
+        budget = next((key for key in ("max_steps", "max_tokens") if getattr(self.training, key)), None)
+        if all(with_passes) and with_passes and budget:
+            what = "expected None where all of [[data.mixture]] have passes, which set the number of steps"
+            yield Problem(Key("training", budget), f"{what}; or give one of them a weight")
+        if any(with_passes) and not all(with_passes) and not budget:
+            what = "expected [training].max_steps or max_tokens where one has passes and another one a weight"
+            yield Problem(Key("data", "mixture"), f"{what}; or give all a weight, or all passes")
 
     def _automatic_problems(self) -> Iterator[Problem]:
         for key in self.automatic():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from transformerlm.schema import FilePath, Section
+from transformerlm.schema import FilePath, Section, Text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +21,9 @@ class ExportSection(Section):
     """Folder or file to make; it must not exist yet. None: beside the run, named after it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the weights; in a GGUF file, of the matrices."""
+    license: Text | None = None
+    """License of the model, for the head of its card (README.md in a folder), such as "mit" or "cc-by-4.0".
+    None: the head has a comment in its place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,7 @@ from transformerlm.schema import (
     FilePath,
     Fraction,
     NumThreads,
+    PositiveFloat,
     Section,
     Text,
     are_known,
@@ -24,11 +25,60 @@ GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 """GPT-2's pre-tokenisation pattern (Radford et al. 2019, in the form of tiktoken)."""
 
 
+STDLIB = "python-stdlib"
+"""Value of [data].corpus for the source of this Python's standard library."""
+RESERVED_NAME = "tokenizer"
+"""Folder beside those of a mixture's corpora."""
+MAX_NAME_LENGTH = 80
+"""Characters of the name of a mixture."""
+
+
+def as_folder(text: str) -> str:
+    """Return a text in a form that a folder can have, and that needs no quotes."""
+    return re.sub(r"[^\w-]+", "-", text).strip("-")
+
+
+def name_of_path(path: str) -> str:
+    """Return the name of the corpus at a path: `My-Books` for `texts/My Books/*.txt`."""
+    parts = [part for part in Path(path).absolute().parts if not set(part) & set("*?[")]
+    return as_folder(Path(parts[-1]).stem) or "corpus"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixtureConfig(Section):
+    """[[data.mixture]]: one of several corpora, and how much of it is trained on."""
+
+    path: FilePath = ""
+    """A file, a folder, a glob, or "python-stdlib", as [data].corpus."""
+    name: Text | None = None
+    """Name of the corpus in metrics and on the report, and of its folder of token files. None: the last part
+    of `path`."""
+    weight: PositiveFloat | None = None
+    """Share of the training sequences that come from it, relative to the other weights. Corpora with `passes`
+    have theirs first."""
+    passes: PositiveFloat | None = None
+    """In place of a weight: how often its text is read in the whole run."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield a weight beside passes, or neither, and a name that no folder can have."""
+        if (self.weight is None) == (self.passes is None):
+            got = "neither" if self.weight is None else "both"
+            yield Problem(Key("weight"), f"expected a weight or passes for {self.path}, got {got}")
+        if self.name is not None and self.name != as_folder(self.name):
+            what = f'expected a name such as "{as_folder(self.name) or "books"}", got "{self.name}"'
+            yield Problem(Key("name"), what)
+
+    @property
+    def own_name(self) -> str:
+        """The name, or that of the path in a form that a folder can have."""
+        return self.name or name_of_path(self.path)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusConfig(Section):
     """[data], the part about text: its files, its documents, and the part held out for validation."""
 
-    corpus: FilePath = "python-stdlib"
+    corpus: FilePath = STDLIB
     """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library.
     What is not text (compressed, binary, UTF-16, ...) is not read, and named."""
     include: tuple[Text, ...] = ("*",)
@@ -65,12 +115,39 @@ class CorpusConfig(Section):
     num_workers: NumThreads | None = None
     """Threads (processes where the kernels are not used) that read the corpus; the result does not depend on
     it. None: one per core, or as many as a quota of processor time keeps busy."""
+    mixture: tuple[MixtureConfig, ...] | None = None
+    """Several corpora in place of `corpus`: [[data.mixture]] tables with a path and a weight or passes. All
+    else of [data] holds for each of them. None: one corpus."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield what does not go with a mixture, and two of its corpora with the same name."""
+        if not self.mixture:
+            return
+        if self.corpus != STDLIB:
+            what = f"expected it without [[data.mixture]], got {self.corpus}"
+            yield Problem(Key("corpus"), f"{what}; --data.mixture=None leaves the mixture out")
+        if self.validation_corpus is not None:
+            what = "expected None with [[data.mixture]], where each corpus holds out a part of its own"
+            yield Problem(Key("validation_corpus"), f"{what}, got {self.validation_corpus}")
+        taken = {RESERVED_NAME}
+        for number, part in enumerate(self.mixture):
+            name = part.own_name.casefold()  # there are file systems that do not tell such names apart
+            if name in taken:
+                what = f'expected another name than "{part.own_name}" for {part.path}'
+                yield Problem(Key("mixture", str(number), "name"), f"{what}, which is taken")
+            taken.add(name)
 
     @property
     def corpus_name(self) -> str:
-        """The corpus' name in a form that a folder can have: `My-Books` for `texts/My Books/*.txt`."""
-        parts = [part for part in Path(self.corpus).absolute().parts if not set(part) & set("*?[")]
-        return re.sub(r"[^\w-]+", "-", Path(parts[-1]).stem).strip("-") or "corpus"
+        """The corpus' name in a form that a folder can have: `My-Books` for `texts/My Books/*.txt`.
+
+        Of a mixture the names of its corpora, joined.
+        """
+        if not self.mixture:
+            return name_of_path(self.corpus)
+        first, *others = (part.own_name for part in self.mixture)
+        joined = "+".join([first, *others])
+        return joined if len(joined) <= MAX_NAME_LENGTH else f"{first}+{len(others)}-others"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -128,7 +128,7 @@ class TrainingConfig(Section):
             return None
         return self.max_steps or 1000
 
-    def steps_in_passes(self, context_length: int, train_tokens: int) -> int | None:
+    def steps_in_passes(self, context_length: int, train_tokens: float) -> int | None:
         """Return the whole steps in `max_passes` over this many tokens, at least 1; None if it is not set."""
         if self.max_passes is None:
             return None

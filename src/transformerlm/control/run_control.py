@@ -44,7 +44,7 @@ from transformerlm.control.requests import (
     to_mask,
     write_record,
 )
-from transformerlm.errors import OutputError, TransformerLMError
+from transformerlm.errors import OutputError, first_line
 from transformerlm.storage.files import make_directory
 
 POLL_SECONDS = 0.5
@@ -248,6 +248,4 @@ def _reason_of(error: BaseException) -> tuple[str, str]:
         return STOPPED, "interrupted; steps since the newest checkpoint are lost"
     if isinstance(error, SystemExit):
         return STOPPED, f"ended with exit status {error.code}"
-    if isinstance(error, TransformerLMError):
-        return FAILED, error.lines[0]
-    return FAILED, f"{type(error).__name__}: {error}".partition("\n")[0]
+    return FAILED, first_line(error)

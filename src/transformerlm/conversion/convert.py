@@ -7,6 +7,7 @@ same logits and token ids from it; without them it is only read back. If a check
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from transformerlm.conversion.hf_folder import (
     read_folder,
     write_folder,
 )
-from transformerlm.conversion.hf_layout import ARCHITECTURES
+from transformerlm.conversion.hf_layout import ARCHITECTURES, model_type_of
 from transformerlm.errors import CheckpointError, ConfigError, Key
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import TransformerLM, num_parameters
@@ -40,11 +41,19 @@ from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
 
 EXACT = RuntimeConfig(device="cpu", dtype="float32")
 """Runtime for conversions: the precision of the weights in a checkpoint."""
+CARD = "README.md"
+"""The model card in a Hugging Face folder."""
 FINE_TUNING_LR = 1e-4
 """Peak learning rate in an imported run's config; that for training from scratch would damage the weights."""
 
 
-def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter) -> None:
+def export_folder(
+    lm: LanguageModel,
+    output: Path,
+    dtype: str,
+    reporter: Reporter,
+    card: Callable[[], str] | None = None,
+) -> None:
     """Write a model and its tokenizer as a Hugging Face folder, and check it.
 
     Args:
@@ -52,6 +61,7 @@ def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporte
         output: a folder that is empty or does not exist.
         dtype: of the weights: float32, float16 or bfloat16.
         reporter: receives a message about the output and its check.
+        card: returns the folder's README.md; called once the rest is checked. None: no such file.
 
     Raises:
         ConfigError: something is at `output`.
@@ -63,7 +73,9 @@ def export_folder(lm: LanguageModel, output: Path, dtype: str, reporter: Reporte
     with committed_directory(output) as temporary:
         write_folder(temporary, config, state, lm.tokenizer, eos_token_of(lm), lm.generation, dtype)
         found = _check_folder(temporary, lm, _rounded(lm.model, dtype, 1))
-    kind = ARCHITECTURES["qwen3" if config.qk_norm else "llama"]
+        if card:
+            (temporary / CARD).write_bytes(card().encode("utf-8", "replace"))
+    kind = ARCHITECTURES[model_type_of(config)]
     reporter.say(f"exported: {output}: {kind}, {num_parameters(config):,} parameters in {dtype}")
     reporter.say(f"checked: {found}")
     if lm.generation.stop:

@@ -130,11 +130,16 @@ def stored_specs(config: ModelConfig) -> list[TensorSpec]:
     ]
 
 
+def model_type_of(config: ModelConfig) -> str:
+    """Return the key of `ARCHITECTURES` under which a model is written."""
+    return "qwen3" if config.qk_norm else "llama"
+
+
 def config_of(
     config: ModelConfig, bos_token_id: int | None, eos_token_id: int | list[int] | None, dtype: str
 ) -> dict[str, Any]:
     """Return the `config.json` of a model; keys that transformers 5 renamed occur under both names."""
-    model_type = "qwen3" if config.qk_norm else "llama"
+    model_type = model_type_of(config)
     own = {"use_sliding_window": False, "sliding_window": None} if config.qk_norm else {"mlp_bias": False}
     shape = {theirs: getattr(config, ours) for ours, theirs in KEYS.items()}
     return {

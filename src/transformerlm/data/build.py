@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, tok
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Split
 from transformerlm.data.encode import EncodedItem, check_separator, encode_item
 from transformerlm.data.file_record import FileRecord
+from transformerlm.data.mixture import corpora_of, pass_size
 from transformerlm.data.selection import Selection, method_settings
 from transformerlm.data.sidecar import FORMAT_VERSION, Sidecar, sidecar_path
 from transformerlm.data.split import corpus_chunks, empty_split_error, has_validation
 from transformerlm.data.token_file import TokenFile
+from transformerlm.data.token_group import TokenGroup, Tokens, files_of
 from transformerlm.errors import DataError, Key
 from transformerlm.limits import available_cores
 from transformerlm.parallel import ordered_map
@@ -48,17 +50,20 @@ class TooFewTokensError(DataError):
     """The text has fewer tokens than are needed. No token files were made."""
 
     def __init__(self, directory: Path, num_tokens: int, min_tokens: int) -> None:
-        self.num_tokens = num_tokens
+        self.directory, self.num_tokens = directory, num_tokens
         what = f"expected at least {min_tokens:,} tokens to train on, got {num_tokens:,}"
         super().__init__(f"{directory}: {what}")
 
 
 @dataclass(frozen=True)
 class TokenData:
-    """The token files to train and to validate on."""
+    """The token files to train and to validate on; of a mixture, those of all its corpora."""
 
-    train: TokenFile
-    val: TokenFile | None
+    train: Tokens
+    val: Tokens | None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Name of each corpus of a mixture -> its share of the training sequences. Empty for one corpus, and
+    while it is not known."""
 
     @classmethod
     def open(cls, config: CorpusConfig, directory: Path) -> TokenData:
@@ -67,12 +72,44 @@ class TokenData:
         Raises:
             DataError: a file is missing or damaged, or the two were not made together.
         """
+        if config.mixture:
+            own = corpora_of(config).items()
+            return cls.of_mixture({name: cls.open(part, directory / name) for name, part in own})
         files = [TokenFile.open(path) for path in token_paths(config, directory)]
         for file in files[1:]:
             if (file.made_from, file.fingerprint) != (files[0].made_from, files[0].fingerprint):
                 what = "made from other text, with other settings or another tokenizer than"
                 raise DataError(f"{file.path}: {what} {files[0].path.name} beside it; make both again")
         return cls(files[0], files[1] if len(files) > 1 else None)
+
+    @classmethod
+    def of_mixture(cls, corpora: Mapping[str, TokenData]) -> TokenData:
+        """Return the token files of a mixture from those of its corpora, by their names.
+
+        Raises:
+            DataError: their tokenizers differ.
+        """
+        train = {name: data.train for name, data in corpora.items() if isinstance(data.train, TokenFile)}
+        val = {name: data.val for name, data in corpora.items() if isinstance(data.val, TokenFile)}
+        if len({file.fingerprint for file in train.values()}) > 1:
+            paths = ", ".join(str(file.path) for file in train.values())
+            raise DataError(f"expected token files of one tokenizer, got those of several: {paths}")
+        return cls(TokenGroup(train), TokenGroup(val) if val else None)
+
+    @property
+    def pass_tokens(self) -> float:
+        """Tokens of a pass over all tokens to train on; of a mixture see `mixture.pass_size`."""
+        if not self.shares:
+            return self.train.num_tokens
+        return pass_size(self.shares, {name: own.num_tokens for name, own in files_of(self.train).items()})
+
+    def size_of(self, tokens: Tokens) -> tuple[float, float]:
+        """Return numbers of tokens and of bytes in the relation in which they are drawn from `tokens`."""
+        if not self.shares:
+            return tokens.num_tokens, tokens.num_bytes
+        files = files_of(tokens)
+        of_token = {name: files[name].num_bytes / files[name].num_tokens for name in self.shares}
+        return 1.0, sum(share * of_token[name] for name, share in self.shares.items())
 
 
 def token_paths(config: CorpusConfig, directory: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformerlm.config import CorpusConfig
+from transformerlm.config import STDLIB, CorpusConfig
 from transformerlm.data.kinds import (
     FORMATS,
     HEAD_BYTES,
@@ -32,15 +32,13 @@ from transformerlm.data.listing import Found, Listing, identity_of
 from transformerlm.errors import ConfigError, DataError, Key, Problem
 from transformerlm.schema import to_dict
 
-STDLIB = "python-stdlib"
-
 # pydoc_data is one large generated text, a sixteenth of all, and not source code.
 _STDLIB_SKIPPED = (
     *("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"),
     "pydoc_data",
 )
 _CORPUS = Key("data", "corpus")
-_NOT_RESULTS = ("token_dir", "on_change", "num_workers", "jsonl_special_tokens")
+_NOT_RESULTS = ("token_dir", "on_change", "num_workers", "jsonl_special_tokens", "mixture")
 """Keys of [data] that do not affect the text."""
 DEFAULTS_OF_RECORDS: Mapping[str, Any] = {
     "[data].file_format": "auto",
@@ -192,7 +190,10 @@ def find_corpora(config: CorpusConfig, known: Mapping[str, KnownFiles] | None = 
     Raises:
         MissingCorpusError: `corpus` or `validation_corpus` does not exist.
         DataError: nothing there can be read as text.
+        ConfigError: [data].mixture names several corpora; `mixture.corpora_of` has the config of each.
     """
+    if config.mixture:
+        raise ConfigError("expected one corpus here, got several", key=Key("data", "mixture"))
     listed_at, known = time.time_ns(), known or {}
     main = find_corpus(config.corpus, config, _CORPUS, known.get("corpus"))
     if config.validation_corpus is None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, MissingCorpusError, find_corpora, refuse_overlap, settings
 from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.data.encode import check_separator
+from transformerlm.data.mixture import corpora_of, naming_corpus
 from transformerlm.data.origin import MERGED_KEY, Origin, differences
 from transformerlm.data.sidecar import sidecar_path
 from transformerlm.data.split import empty_split_error
@@ -95,7 +97,7 @@ def learn_tokenizer(
     """Return the tokenizer that `prepare_tokenizer` would make, without saving it."""
     wanted = _WantedTokenizer(data_config, tokenizer_config, reporter or SilentReporter())
     wanted.check_settings()
-    return wanted.learn(find_corpora(data_config))
+    return wanted.learn({name: find_corpora(own) for name, own in corpora_of(data_config).items()})
 
 
 def prepare_data(
@@ -125,6 +127,26 @@ def prepare_data(
         OutputError: the disk has too little space.
     """
     reporter = reporter or SilentReporter()
+    if not data_config.mixture:
+        return _prepare_corpus(data_config, tokenizer_config, tokenizer, reporter, min_tokens)
+    own_tokenizer = dataclasses.replace(
+        tokenizer_config, tokenizer_dir=fill_placeholders(tokenizer_config.tokenizer_dir, data_config)
+    )
+    found = {}
+    for name, config in corpora_of(data_config).items():
+        with naming_corpus(data_config, name):
+            found[name] = _prepare_corpus(config, own_tokenizer, tokenizer, reporter, min_tokens)
+    return TokenData.of_mixture(found)
+
+
+def _prepare_corpus(
+    data_config: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    tokenizer: Tokenizer,
+    reporter: Reporter,
+    min_tokens: int,
+) -> TokenData:
+    """Open or make the token files of one corpus; see `prepare_data`."""
     wanted = _WantedTokenFiles(data_config, tokenizer_config, tokenizer, reporter, min_tokens)
     is_made = False
     if not wanted.exist() or is_unfinished(wanted.directory):
@@ -208,10 +230,10 @@ class _WantedTokenizer:
     def _differences(self, made_from: Mapping[str, Any], vocab_size: int) -> str:
         """Return what was configured otherwise when the tokenizer was made, and whether ids are missing."""
         now = {f"[tokenizer].{key}": value for key, value in _recipe(self.config).items()}
-        now |= settings(self.data_config)
+        now |= mixture_settings(self.data_config)
         if not isinstance(self.data_config, DataConfig):  # else the token files are compared with the corpus
             with contextlib.suppress(MissingCorpusError):
-                now |= find_corpora(self.data_config).summary()
+                now |= self._summary({name: find_corpora(own) for name, own in self._parts.items()})
         parts = [f"{key} = {show(had)}" for key, had in made_from.items() if now.get(key, had) != had]
         note = f"; made with {', '.join(parts)}" if parts else ""
         missing = made_from.get("[tokenizer].vocab_size", 0) - vocab_size
@@ -221,31 +243,47 @@ class _WantedTokenizer:
 
     def train(self) -> Tokenizer:
         """Train the tokenizer on the training split, and save it."""
-        is_said_later = isinstance(self.data_config, DataConfig)  # when the token files are made
-        corpora = _list_files(self.data_config, SilentReporter() if is_said_later else self.reporter)
+        corpora = {name: self._list_files(name, own) for name, own in self._parts.items()}
         remove_dead_temporaries(self.directory)
         outputs = [self.directory / name for name in (VOCAB_FILE, MERGES_FILE, MANIFEST_FILE)]
-        refuse_overlap(corpora, outputs, Key("tokenizer", "tokenizer_dir"))
+        for found in corpora.values():
+            refuse_overlap(found, outputs, Key("tokenizer", "tokenizer_dir"))
         tokenizer = self.learn(corpora)
         recipe = _recipe(dataclasses.replace(self.config, vocab_size=self.config.new_vocab_size))
         made_from = {f"[tokenizer].{key}": value for key, value in recipe.items()}
-        made_from |= {**settings(self.data_config), **corpora.summary()}
+        made_from |= {**mixture_settings(self.data_config), **self._summary(corpora)}
         tokenizer.save(self.directory, made_from=made_from)
         missing = self.config.new_vocab_size - tokenizer.vocab_size
         note = f"; {missing} fewer than asked for, the text has no more to merge" if missing else ""
         self.reporter.say(f"tokenizer {self.directory}: made ({tokenizer.vocab_size} ids{note})")
         return tokenizer
 
-    def learn(self, corpora: Corpora) -> Tokenizer:
-        """Return a tokenizer trained on the training split."""
+    def learn(self, corpora: Mapping[str, Corpora]) -> Tokenizer:
+        """Return a tokenizer trained on the training split of each corpus."""
         return self._learn(self._count_words(corpora))
 
-    def _count_words(self, corpora: Corpora) -> Words:
-        """Count how often each pre-token occurs in the training split."""
+    @property
+    def _parts(self) -> dict[str, CorpusConfig]:
+        return corpora_of(self.data_config)
+
+    def _list_files(self, name: str, config: CorpusConfig) -> Corpora:
+        is_said_later = isinstance(self.data_config, DataConfig)  # when the token files are made
+        with naming_corpus(self.data_config, name):
+            return _list_files(config, SilentReporter() if is_said_later else self.reporter)
+
+    def _summary(self, corpora: Mapping[str, Corpora]) -> dict[str, str]:
+        """Return {key: one line about the files}; the keys have the name of a mixture's corpus."""
+        found = ((f" ({name})" if name else "", own.summary()) for name, own in corpora.items())
+        return {key + suffix: line for suffix, own in found for key, line in own.items()}
+
+    def _count_words(self, corpora: Mapping[str, Corpora]) -> Words:
+        """Count how often each pre-token occurs in the training split, of a mixture in all text alike."""
         safe_cut = Pretokenizer(self.config.pattern, self.config.special_tokens).safe_cut
-        with self.reporter.bar(corpora.num_bytes, "B", "counting words") as bar:
+        num_bytes = sum(found.num_bytes for found in corpora.values())
+        with self.reporter.bar(num_bytes, "B", "counting words") as bar:
+            texts = (training_texts(own, corpora[name], safe_cut, bar) for name, own in self._parts.items())
             return count_words(
-                training_texts(self.data_config, corpora, safe_cut, bar),
+                itertools.chain.from_iterable(texts),
                 self.config.special_tokens,
                 pattern=self.config.pattern,
                 num_workers=self.data_config.num_workers,
@@ -257,6 +295,12 @@ class _WantedTokenizer:
         with self.reporter.bar(num_merges, "merge", "learning merges") as bar:
             vocab, merges = learn_merges(words, vocab_size, special_tokens, bar.update)
         return Tokenizer(vocab, merges, special_tokens, pattern=self.config.pattern)
+
+
+def mixture_settings(config: CorpusConfig) -> dict[str, Any]:
+    """Return `settings`; of a mixture without its corpora, of whose files there are lines of their own."""
+    left_out = ["[data].corpus"] if config.mixture else []
+    return {key: value for key, value in settings(config).items() if key not in left_out}
 
 
 def _recipe(config: TokenizerConfig) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def get_batch(
     _require(tokens, context_length)
     num_starts = len(tokens) - context_length
     starts = torch.randint(num_starts, (batch_size,), dtype=torch.int64, device="cpu").numpy()
-    return _to_device(tokens[starts[:, None] + _offsets(context_length)], device)
+    return to_device(tokens[starts[:, None] + offsets(context_length)], device)
 
 
 class BatchSampler:
@@ -95,13 +95,9 @@ class BatchSampler:
         Raises:
             ConfigError: `batch_size` is not a multiple of `world_size`.
         """
-        if self.batch_size % world_size:
-            what = f"expected a multiple of the {world_size} ranks, got {self.batch_size}"
-            raise ConfigError(what, key=Key("training", "batch_size"))
-        share = self.batch_size // world_size
-        starts = self.starts(step)[rank * share : (rank + 1) * share]
-        positions = starts[:, None] + _offsets(self.context_length)
-        return _to_device(self.tokens.take(positions, mode="wrap"), device)
+        starts = self.starts(step)[rank_rows(self.batch_size, rank, world_size)]
+        positions = starts[:, None] + offsets(self.context_length)
+        return to_device(self.tokens.take(positions, mode="wrap"), device)
 
     def starts(self, step: int) -> NDArray[np.int64]:
         """Return the first positions of the windows of a step's global batch, `[batch_size]`."""
@@ -115,6 +111,18 @@ class BatchSampler:
         at = (step - first) * self.batch_size
         return self._block[1][at : at + self.batch_size]
 
+    def windows(self, first: int, number: int) -> NDArray[np.int64]:
+        """Return the starts of windows `first` to `first + number`, where they are counted and not the steps.
+
+        In the order "random" they are others than those of `starts`, whose random numbers come by step.
+        """
+        if self.order == "epoch":
+            return self._starts_in_order(first, number) if number else np.empty(0, np.int64)
+        blocks = range(first // _BLOCK_WINDOWS, (first + number) // _BLOCK_WINDOWS + 1)
+        words = np.concatenate([_random_words(self.seed, block, _BLOCK_WINDOWS) for block in blocks])
+        at, num_starts = first - blocks[0] * _BLOCK_WINDOWS, len(self.tokens) - self.context_length
+        return (words[at : at + number] % np.uint64(num_starts)).astype(np.int64)
+
     def _starts_in_order(self, first: int, number: int) -> NDArray[np.int64]:
         """Return the starts of windows `first` to `first + number`, counted through all epochs."""
         epoch, index = np.divmod(np.arange(first, first + number, dtype=np.int64), self.num_windows)
@@ -126,6 +134,19 @@ class BatchSampler:
             np.int64
         )
         return (int(offset % np.uint64(len(self.tokens))) + window * self.context_length) % len(self.tokens)
+
+
+def rank_rows(batch_size: int, rank: int, world_size: int) -> slice:
+    """Return the rows of a global batch that are a rank's.
+
+    Raises:
+        ConfigError: `batch_size` is not a multiple of `world_size`.
+    """
+    if batch_size % world_size:
+        what = f"expected a multiple of the {world_size} ranks, got {batch_size}"
+        raise ConfigError(what, key=Key("training", "batch_size"))
+    share = batch_size // world_size
+    return slice(rank * share, (rank + 1) * share)
 
 
 def validation_windows(
@@ -147,10 +168,10 @@ def validation_windows(
     num_windows = (len(tokens) - 1) // context_length
     for first in range(0, num_windows, batch_size):
         starts = np.arange(first, min(first + batch_size, num_windows), dtype=np.int64) * context_length
-        yield _to_device(tokens[starts[:, None] + _offsets(context_length)], device)
+        yield to_device(tokens[starts[:, None] + offsets(context_length)], device)
     rest = tokens[num_windows * context_length :]
     if len(rest) > 1:
-        yield _to_device(rest[None], device)
+        yield to_device(rest[None], device)
 
 
 def shuffled(index: Words, size: int, keys: Words) -> Words:
@@ -193,7 +214,7 @@ def _random_words(seed: int, counter: int, size: int) -> Words:
     return np.random.Philox(key=np.array([seed % 2**64, counter], dtype=np.uint64)).random_raw(size)
 
 
-def _offsets(context_length: int) -> NDArray[np.int64]:
+def offsets(context_length: int) -> NDArray[np.int64]:
     """Return the positions of a window's inputs and targets relative to its start, `[context_length + 1]`."""
     return np.arange(context_length + 1, dtype=np.int64)
 
@@ -204,7 +225,8 @@ def _require(tokens: Tokens, context_length: int) -> None:
         raise DataError(f"{what}: take more text or a smaller [model].context_length")
 
 
-def _to_device(windows: Tokens, device: torch.device | str) -> Batch:
+def to_device(windows: Tokens, device: torch.device | str) -> Batch:
+    """Return windows `[batch, time + 1]` as inputs and targets on a device."""
     parts = windows[:, :-1], windows[:, 1:]
     inputs, targets = (torch.from_numpy(np.array(part, dtype=np.int64, order="C")) for part in parts)
     if torch.device(device).type == "cuda":

@@ -6,12 +6,14 @@ them only the reading and division of text. The check of token files reads every
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
 from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
 from transformerlm.data.build import token_paths
 from transformerlm.data.corpus import find_corpora
+from transformerlm.data.mixture import corpora_of
 from transformerlm.data.prepare import fill_placeholders, training_texts
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError, Problem
@@ -35,11 +37,12 @@ def verify_tokenizer(
     """
     reporter = reporter or SilentReporter()
     pretokenizer, merges = tokenizer.pretokenizer, tokenizer.merges
-    corpora = find_corpora(data_config)
-    with reporter.bar(corpora.num_bytes, "B", "counting words again") as bar:
-        texts = training_texts(data_config, corpora, pretokenizer.safe_cut, bar)
+    corpora = [(config, find_corpora(config)) for config in corpora_of(data_config).values()]
+    num_bytes = sum(found.num_bytes for _, found in corpora)
+    with reporter.bar(num_bytes, "B", "counting words again") as bar:
+        texts = (training_texts(config, found, pretokenizer.safe_cut, bar) for config, found in corpora)
         counts = count_pretokens(
-            texts,
+            itertools.chain.from_iterable(texts),
             pretokenizer.special_tokens,
             pattern=pretokenizer.pattern,
             num_workers=data_config.num_workers,
@@ -53,15 +56,19 @@ def verify_tokenizer(
     reporter.say(f"{name}: merges verified: {len(merges)} of {len(merges)} are of maximal count")
 
 
+def all_token_paths(data_config: DataConfig) -> list[Path]:
+    """Return the paths of the token files, those of all corpora of a mixture."""
+    parts = corpora_of(data_config).values()
+    return [path for own in parts for path in token_paths(own, Path(fill_placeholders(own.token_dir, own)))]
+
+
 def verify_token_files(data_config: DataConfig, reporter: Reporter | None = None) -> None:
     """Read the token files and compare them with the checksums in their sidecars.
 
     Raises:
         DataError: a file is damaged; one line for each, with the range of bytes.
     """
-    verify_files(
-        token_paths(data_config, Path(fill_placeholders(data_config.token_dir, data_config))), reporter
-    )
+    verify_files(all_token_paths(data_config), reporter)
 
 
 def verify_files(paths: Iterable[Path], reporter: Reporter | None = None) -> None:

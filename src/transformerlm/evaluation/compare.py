@@ -65,7 +65,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Evaluation
         reporter.say(note)
     if config.eval.documents_file is not None:
         output = Path(config.eval.documents_file).expanduser()
-        refuse_overlap(text.corpora, [output], Key("eval", "documents_file"))
+        for corpora in text.corpora.values():
+            refuse_overlap(corpora, [output], Key("eval", "documents_file"))
     # Both are opened before the first is scored, which may take long: a wrong path is reported at once.
     paths = [path for path in (config.eval.checkpoint, config.eval.compare) if path is not None]
     checkpoints = [open_checkpoint(Path(path).expanduser(), reporter.say) for path in paths]

@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from transformerlm.checkpoint.own_settings import own_table
 from transformerlm.config import DataConfig
 from transformerlm.data.matches import find_leaks
+from transformerlm.data.mixture import corpora_of
 from transformerlm.data.prepare import fill_placeholders
 from transformerlm.data.token_file import TokenFile
+from transformerlm.data.token_group import TokenGroup
 from transformerlm.errors import DataError, Key
 from transformerlm.evaluation.text import Text
 from transformerlm.language_model import LanguageModel
 from transformerlm.progress import Reporter
+from transformerlm.schema import from_dict
 
+TRAIN_FILE = "train.memmap"
 Mask = NDArray[np.bool_]
 
 _END = 2**32 - 1  # no id: stands between documents
@@ -37,26 +41,28 @@ class LeakedTokens:
     """Bytes of the leaked tokens of each document."""
 
 
-def training_tokens(lm: LanguageModel) -> TokenFile:
-    """Open the token file that a model was trained on.
+def training_tokens(lm: LanguageModel) -> list[TokenFile]:
+    """Open the token files that a model was trained on: one, or one for each corpus of a mixture.
 
     Raises:
-        DataError: it is not where the run's config says, or another was made there since.
+        DataError: they are not where the run's config says, or others were made there since.
     """
     own = own_table(lm.checkpoint.about, "data")
-    known = {key: own[key] for key in ("corpus", "token_dir") if key in own}
-    data = DataConfig(**known)
-    path = Path(fill_placeholders(data.token_dir, data)) / "train.memmap"
+    known: dict[str, Any] = {key: own[key] for key in ("corpus", "mixture", "token_dir") if key in own}
+    corpora = corpora_of(from_dict(DataConfig, known, str(lm.checkpoint.path)))
+    paths = {name: Path(fill_placeholders(one.token_dir, one)) / TRAIN_FILE for name, one in corpora.items()}
     key, advice = Key("eval", "without_leaks"), "make it again as the run's config.toml says"
     try:
-        file = TokenFile.open(path)
+        files = {name: TokenFile.open(path) for name, path in paths.items()}
     except DataError as error:
         what = f"expected the token file that {lm.checkpoint.path} was trained on: {error}; {advice}"
         raise DataError(what, key=key) from None
-    if file.sha256 != _trained_on(lm):
-        what = f"expected the token file that {lm.checkpoint.path} was trained on, got another in {path}"
+    tokens = files.get("") or TokenGroup(files)
+    if tokens.sha256 != _trained_on(lm):
+        got = ", ".join(map(str, paths.values()))
+        what = f"expected the token file that {lm.checkpoint.path} was trained on, got another in {got}"
         raise DataError(f"{what}; {advice}", key=key)
-    return file
+    return list(files.values())
 
 
 def _trained_on(lm: LanguageModel) -> str | None:
@@ -81,9 +87,12 @@ def find_leaked_tokens(
     for part in itertools.takewhile(lambda part: part.document < (max_documents or 2**63), parts):
         documents.append(part.document)
         arrays.append(lm.tokenizer.encode_bytes(part.utf8, allowed_special=part.allowed_special))
-    with reporter.bar(train.num_tokens, "token", "looking for leaks") as bar:
-        leaks = find_leaks(train.tokens, _joined(documents, arrays), end_id=_END, progress=bar.update)
-    masks = list(_divided(leaks.is_leaked, documents, arrays))
+    joined = _joined(documents, arrays)
+    is_leaked = np.zeros(len(joined), np.bool_)
+    with reporter.bar(sum(file.num_tokens for file in train), "token", "looking for leaks") as bar:
+        for file in train:
+            is_leaked |= find_leaks(file.tokens, joined, end_id=_END, progress=bar.update).is_leaked
+    masks = list(_divided(is_leaked, documents, arrays))
     num_bytes = [0] * (documents[-1] + 1 if documents else 0)
     for document, ids, mask in zip(documents, arrays, masks, strict=True):
         num_bytes[document] += int(sizes[ids[mask]].sum())

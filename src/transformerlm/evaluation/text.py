@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.chunks import SafeCut
+from transformerlm.data.chunks import Region, SafeCut
 from transformerlm.data.corpus import Corpora, find_corpora, find_corpus
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
+from transformerlm.data.mixture import corpora_of
 from transformerlm.data.selection import Selection
 from transformerlm.data.split import corpus_chunks, has_validation, regions
 from transformerlm.errors import ConfigError, Key
@@ -35,7 +36,8 @@ class Text:
     """The documents of a corpus that belong to one split."""
 
     config: CorpusConfig
-    corpora: Corpora
+    corpora: Mapping[str, Corpora]
+    """Name of each corpus of a mixture -> its files; "" for the only one."""
     split: Split
 
     @classmethod
@@ -50,26 +52,34 @@ class Text:
             whole = dataclasses.replace(
                 config,
                 corpus=path,
+                mixture=None,
                 validation_corpus=None,
                 validation_fraction=0.0,
                 duplicates="keep",
                 near_duplicates="keep",
             )
-            return cls(whole, Corpora(find_corpus(path, whole, Key("eval", "text")), None), TRAIN)
+            return cls(whole, {"": Corpora(find_corpus(path, whole, Key("eval", "text")), None)}, TRAIN)
         if not has_validation(config):
             what = "expected a text, for [data].validation_fraction = 0 holds none out, got None"
             raise ConfigError(what, key=Key("eval", "text"))
-        return cls(config, find_corpora(config), VAL)
+        return cls(config, {name: find_corpora(own) for name, own in corpora_of(config).items()}, VAL)
+
+    def regions(self) -> Iterator[tuple[CorpusConfig, Region]]:
+        """Yield the parts of files that may hold documents of the split, in order, each with its [data]."""
+        for name, own in corpora_of(self.config).items():
+            for region in regions(own, self.corpora[name]):
+                if region.split in (None, self.split):
+                    yield own, region
 
     @property
     def num_bytes(self) -> int:
         """Bytes to read: whole files, or the regions of them that may hold documents of the split."""
-        own = (part for part in regions(self.config, self.corpora) if part.split in (None, self.split))
-        return sum(region.stop - region.start for region in own)
+        return sum(region.stop - region.start for _, region in self.regions())
 
     def notes(self) -> Iterator[str]:
         """Yield lines about files that are not read, or are read otherwise than by their name."""
-        return self.corpora.notes(self.config)
+        for name, own in corpora_of(self.config).items():
+            yield from self.corpora[name].notes(own)
 
     def parts(self, safe_cut: SafeCut, bar: Bar | None = None) -> Iterator[Part]:
         """Yield the documents in order, part by part; the bar advances by bytes of files.
@@ -78,17 +88,19 @@ class Text:
             DataError: for text that does not have the format that [data] describes.
         """
         number = 0
-        selection = Selection.of(self.config, self.corpora, safe_cut)
-        for chunk in selection.apply(corpus_chunks(self.config, self.corpora, safe_cut)):
-            if chunk.split not in (None, self.split) and not chunk.edits:
-                continue
-            for document in documents_of(chunk, self.config):
-                if document.split == self.split:
-                    yield Part(number, chunk.path, document.utf8, document.allowed_special)
-                    number += document.is_end
-            if bar:
-                bar.update(chunk.stop - chunk.start)
+        for name, own in corpora_of(self.config).items():
+            selection = Selection.of(own, self.corpora[name], safe_cut)
+            for chunk in selection.apply(corpus_chunks(own, self.corpora[name], safe_cut)):
+                if chunk.split not in (None, self.split) and not chunk.edits:
+                    continue
+                for document in documents_of(chunk, own):
+                    if document.split == self.split:
+                        yield Part(number, chunk.path, document.utf8, document.allowed_special)
+                        number += document.is_end
+                if bar:
+                    bar.update(chunk.stop - chunk.start)
 
     def __str__(self) -> str:
-        held_out = self.config.validation_corpus or f"the validation part of {self.config.corpus}"
+        corpus = " + ".join(own.corpus for own in corpora_of(self.config).values())
+        held_out = self.config.validation_corpus or f"the validation part of {corpus}"
         return held_out if self.split == VAL else self.config.corpus

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import lzma
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Self
 
 from transformerlm.data.build import TokenData
 from transformerlm.data.token_file import TokenFile
+from transformerlm.data.token_group import files_of
 from transformerlm.errors import OutputError
 from transformerlm.progress import Reporter
 from transformerlm.storage.checksummed_json import RecordFormat, dump, load
@@ -66,20 +68,50 @@ def xz_baseline(
 ) -> XzBaseline | None:
     """Return the baseline of token files, computed if it is not kept beside them.
 
-    None without validation text, or where that is so short or so long that there is no comparison.
+    None without validation text, or where that is so short or so long that there is no comparison. Before the
+    shares of a mixture are known, there is none either, but those of its corpora are kept.
 
     Args:
         separator: the token between documents, which is no text.
         reporter: receives progress.
     """
-    if data.val is None or not MIN_BYTES <= data.val.num_bytes <= LIMIT_BYTES:
+    if data.val is None:
         return None
-    path, text = data.val.path.with_name(RECORD_FILE), [data.train.sha256, data.val.sha256]
+    pairs = zip(files_of(data.train).values(), files_of(data.val).items(), strict=True)
+    found = {name: _of_files(train, val, tokenizer, separator, reporter) for train, (name, val) in pairs}
+    known = {name: baseline for name, baseline in found.items() if baseline is not None}
+    if len(known) < len(found):
+        return None
+    return _of_mixture(known, data) if data.shares else known.get("")
+
+
+def _of_files(
+    train: TokenFile, val: TokenFile, tokenizer: Tokenizer, separator: str, reporter: Reporter
+) -> XzBaseline | None:
+    """Return the baseline of one corpus; see `xz_baseline`."""
+    if not MIN_BYTES <= val.num_bytes <= LIMIT_BYTES:
+        return None
+    path, text = val.path.with_name(RECORD_FILE), [train.sha256, val.sha256]
     found = XzBaseline.read(path, text)
     if found is None:
-        found = _compress(data.train, data.val, tokenizer, separator, reporter)
+        found = _compress(train, val, tokenizer, separator, reporter)
         found.write(path, text)
     return found
+
+
+def _of_mixture(found: Mapping[str, XzBaseline], data: TokenData) -> XzBaseline:
+    """Return the baseline of a mixture: each corpus counts as in the model's bits per byte, with its bytes in
+    text that is drawn as in training."""
+    assert data.val is not None
+    files = files_of(data.val)
+    sizes = {
+        name: share * files[name].num_bytes / files[name].num_tokens for name, share in data.shares.items()
+    }
+    total = sum(sizes.values())
+    alone = sum(size * found[name].alone for name, size in sizes.items()) / total
+    after = [size * (found[name].after_training_text or math.nan) for name, size in sizes.items()]
+    mean = sum(after) / total
+    return XzBaseline(alone, mean if math.isfinite(mean) else None)
 
 
 def _compress(

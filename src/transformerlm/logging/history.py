@@ -1,6 +1,6 @@
-"""The history of a run, `history.jsonl` in its folder: starts, roll-backs and ends, one JSON object per line.
+"""The history of a run, `history.jsonl` in its folder: starts, roll-backs, errors and ends, one per line.
 
-metrics.jsonl looks as if the run had never stopped; this file tells what happened. A record has "event",
+metrics.jsonl looks as if the run had never stopped; this file tells what happened. A JSON object has "event",
 "step" (completed optimizer steps) and "time" (UTC), and whatever belongs to the event. Lines are only ever
 added. The file informs a reader and nothing depends on it: where it cannot be written, the run goes on.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from transformerlm.logging.base import NullLogger, Value
 
-START, ROLL_BACK, STOP, END = "start", "roll back", "stop", "end"
+START, ROLL_BACK, STOP, END, ERROR = "start", "roll back", "stop", "end", "error"
 FILE_NAME = "history.jsonl"
 
 

@@ -60,10 +60,20 @@ def record_lines(
     if names.LOSS in values:
         return [fitted(values, step, columns)]
     if names.VAL_LOSS in values:
-        return [style(fitted(values, step, columns), BOLD)]
+        corpora = _corpus_lines(values, columns, encoding)
+        return [style(line, BOLD) for line in (fitted(values, step, columns), *corpora)]
     numbers = [f"{key.rpartition('.')[2]} {_number(value)}" for key, value in values.items()]
     first = [] if step is None else [f"step {step:>6}"]
     return [style(line, DIM) for line in wrap(printable("  ".join([*first, *numbers]), encoding), columns)]
+
+
+def _corpus_lines(values: Mapping[str, Value], columns: int, encoding: str) -> Iterable[str]:
+    """Yield the bits per byte on single corpora of a mixture."""
+    prefix = names.of_corpus(names.VAL_BITS_PER_BYTE, "")
+    found = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+    parts = [printable(f"{name} {value:.3f}", encoding) for name, value in found.items()]
+    for line in wrap("  ".join(parts), max(1, columns - len(INDENT))) if parts else ():
+        yield f"{INDENT}{line}".rstrip()
 
 
 def _sample_lines(

@@ -200,9 +200,10 @@ def context_length(facts: TextFacts, vocab_size: int) -> int:
     bytes_per_token = facts.bytes_in_token(vocab_size)
     wanted = CONTEXT_BYTES * math.cbrt(facts.train_bytes / 1e6)
     wanted = min(MAX_CONTEXT_BYTES, max(MIN_CONTEXT_BYTES, wanted))
-    fitting = [length for length in CONTEXT_LENGTHS if 4 * length * bytes_per_token <= facts.train_bytes]
+    most = min(facts.train_bytes, facts.shortest_bytes or facts.train_bytes)
+    fitting = [length for length in CONTEXT_LENGTHS if 4 * length * bytes_per_token <= most]
     holding = [length for length in fitting if length * bytes_per_token >= wanted]
-    return (holding or fitting[-1:] or [max(1, facts.train_bytes // 8)])[0]
+    return (holding or fitting[-1:] or [max(1, most // 8)])[0]
 
 
 def completed(config: TrainConfig, chosen: Candidate, facts: TextFacts, budget: Budget) -> TrainConfig:

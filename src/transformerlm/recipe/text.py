@@ -12,8 +12,10 @@ import numpy as np
 
 from transformerlm.config import CorpusConfig, RuntimeConfig, TokenizerConfig
 from transformerlm.data.build import corpus_items
+from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, find_corpora
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Split, documents_of
+from transformerlm.data.mixture import corpora_of, pass_size, shares_of
 from transformerlm.data.split import empty_split_error
 from transformerlm.recipe.ngram import ngram_bits
 from transformerlm.recipe.pilot import MAX_VALIDATION_TOKENS, Pilot, PilotText, run_pilot
@@ -47,6 +49,8 @@ class TextFacts:
     """A short training on the text."""
     bytes_per_token: Mapping[int, float]
     """Size of a vocabulary -> bytes per token."""
+    shortest_bytes: int | None = None
+    """Training text of the shortest corpus of a mixture, into which a context has to fit; else None."""
 
     def bytes_in_token(self, vocab_size: int) -> float:
         """Return the bytes per token with a vocabulary, also one of another size than those tried."""
@@ -85,26 +89,82 @@ def survey(data: CorpusConfig, config: TokenizerConfig, tokenizer: Tokenizer | N
     Raises:
         DataError: a corpus that cannot be read.
     """
-    corpora = find_corpora(data)
     safe_cut = Pretokenizer(config.pattern, config.special_tokens).safe_cut
-    sample = read_sample(data, corpora, list(corpus_items(data, corpora, safe_cut)))
-    if not sample.train:
-        raise empty_split_error(data, corpora, TRAIN, is_blank=not sample.validation)
+    if data.mixture:
+        sample, sizes = sample_mixture(data, safe_cut)
+    else:
+        sample = sample_corpus(data, safe_cut)
+        sizes = Sizes.of(sample)
     train, validation = bytes_of(sample.train), bytes_of(sample.validation)
     learned = list(vocabularies(sample.train, config))
     part = sample.train[:NUM_CHARACTERS]
     tried = [tokenizer] if tokenizer else learned
     bits = ngram_bits(train, validation[:NUM_CHARACTERS] or train[-NUM_CHARACTERS:])
     facts = TextFacts(
-        train_bytes=round(len(train) / sample.share),
-        validation_bytes=round(len(validation) / sample.share),
+        train_bytes=sizes.train,
+        validation_bytes=sizes.validation,
         ngram_bits=min(bits),
         pilot=NO_PILOT,
         bytes_per_token={each.vocab_size: len(bytes_of(part)) / len(each.encode(part)) for each in tried},
+        shortest_bytes=sizes.shortest,
     )
     return Survey(
         facts, pilot_text(sample, next(each for each in reversed(learned) if each.vocab_size <= PILOT_IDS))
     )
+
+
+class Sizes(NamedTuple):
+    """Estimated sizes of whole splits, in bytes."""
+
+    train: int
+    """Of a mixture as `pass_size` counts them."""
+    validation: int
+    shortest: int | None = None
+    """Training text of the shortest corpus of a mixture."""
+
+    @classmethod
+    def of(cls, sample: Sample) -> Sizes:
+        """Return the sizes of the corpus of a sample."""
+        train, validation = (len(bytes_of(text)) / sample.share for text in (sample.train, sample.validation))
+        return cls(round(train), round(validation))
+
+
+def sample_corpus(data: CorpusConfig, safe_cut: SafeCut, max_bytes: int | None = None) -> Sample:
+    """Read a sample of one corpus, of up to `max_bytes` (None: SAMPLE_BYTES).
+
+    Raises:
+        DataError: a corpus that cannot be read, or has nothing to train on.
+    """
+    corpora = find_corpora(data)
+    sample = read_sample(data, corpora, list(corpus_items(data, corpora, safe_cut)), max_bytes)
+    if not sample.train:
+        raise empty_split_error(data, corpora, TRAIN, is_blank=not sample.validation)
+    return sample
+
+
+def sample_mixture(data: CorpusConfig, safe_cut: SafeCut) -> tuple[Sample, Sizes]:
+    """Read a sample of each corpus of a mixture, of the size of its share; return them joined, and the sizes.
+
+    A corpus that is smaller than its part of the sample is there once, as a whole.
+    """
+    assert data.mixture
+    parts = corpora_of(data)
+    num_bytes = {name: find_corpora(own).num_bytes for name, own in parts.items()}
+    shares = shares_of(data.mixture, num_bytes)
+    samples = {
+        name: sample_corpus(own, safe_cut, max(1, round(SAMPLE_BYTES * shares[name])))
+        for name, own in parts.items()
+    }
+    sizes = {name: Sizes.of(sample) for name, sample in samples.items()}
+    train = {name: size.train for name, size in sizes.items()}
+    text = "".join(sample.train for sample in samples.values())
+    validation = "".join(sample.validation for sample in samples.values())
+    whole = Sizes(
+        round(pass_size(shares, train)),
+        sum(size.validation for size in sizes.values()),
+        min(train.values()),
+    )
+    return Sample(text, validation, share=1.0), whole
 
 
 def pilot_text(sample: Sample, tokenizer: Tokenizer) -> PilotText:
@@ -116,12 +176,17 @@ def pilot_text(sample: Sample, tokenizer: Tokenizer) -> PilotText:
     return PilotText(ids, some, *sizes, tokenizer.vocab_size)
 
 
-def read_sample(data: CorpusConfig, corpora: Corpora, items: Sequence[tuple[Chunk, ...]]) -> Sample:
+def read_sample(
+    data: CorpusConfig,
+    corpora: Corpora,
+    items: Sequence[tuple[Chunk, ...]],
+    max_bytes: int | None = None,
+) -> Sample:
     """Read all items of a small corpus, or some that are spread evenly over a large one.
 
     The last one is always read: the end of a corpus that is one document is its validation text.
     """
-    every = max(1, corpora.num_bytes // SAMPLE_BYTES)
+    every = max(1, corpora.num_bytes // (max_bytes or SAMPLE_BYTES))
     places = sorted({*range(0, len(items), every), *([len(items) - 1] if items else [])})
     chosen = [chunk for place in places for chunk in items[place]]
     texts: dict[Split, list[str]] = {TRAIN: [], VAL: []}

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from transformerlm.data.mixture import pass_size
 from transformerlm.logging import Sample, names
-from transformerlm.logging.history import END, START, STOP
+from transformerlm.logging.history import END, ERROR, START, STOP
 from transformerlm.report.run import Run, Text
 from transformerlm.report.text import count, cut, duration, num_bytes, token_text
 
@@ -44,12 +45,14 @@ def state(run: Run) -> str:
         return f"complete, {step} steps"
     if last.get("event") == STOP:
         return f"stopped after {int(last['step']):,} steps; the command that began it goes on"
+    if last.get("event") == ERROR:
+        return f"ended by an error after {int(last['step']):,} steps"
     return f"{step} steps logged so far" if run.metrics.last_step else "no step logged yet"
 
 
 def subtitle(run: Run) -> str:
     """Return one line: the text, the day of the last start, the state."""
-    corpus = str(run.setting("data", "corpus") or "").rstrip("/").rpartition("/")[2]
+    corpus = " + ".join(path.rstrip("/").rpartition("/")[2] for path in run.corpora)
     day = str(run.facts.get("time", ""))[:10]
     return " · ".join(filter(None, [corpus, day, state(run)]))
 
@@ -91,8 +94,39 @@ def _trained(run: Run) -> Figure | None:
         return None
     done, passes = tokens.values[-1], ""
     if run.train and run.train.tokens:
-        passes = f"{done / run.train.tokens:.3g} passes over the text"
+        passes = f"{done / pass_tokens(run, run.train):.3g} passes over the text"
     return Figure("Trained on", f"{count(done)} tokens", passes)
+
+
+def pass_tokens(run: Run, text: Text) -> float:
+    """Return the tokens of a pass: all, or of a mixture fewer (`transformerlm.data.mixture.pass_size`)."""
+    mixture = {corpus.name: corpus for corpus in run.mixture if corpus.text.tokens}
+    shares = {name: corpus.share for name, corpus in mixture.items()}
+    sizes = {name: corpus.text.tokens for name, corpus in mixture.items()}
+    return pass_size(shares, sizes) if shares else text.tokens
+
+
+def mixture_rows(run: Run) -> list[list[str]]:
+    """Return the table of a mixture: a row for each corpus."""
+    step, rows = (best_bits(run) or (run.metrics.last_step, 0.0))[0], []
+    for corpus in run.mixture:
+        drawn = run.metrics[names.of_corpus(names.TOKENS, corpus.name)].finite
+        bits = run.metrics[names.of_corpus(names.VAL_BITS_PER_BYTE, corpus.name)].finite
+        own = bits.values[bits.steps == step]
+        tokens, size = float(drawn.values[-1]) if len(drawn) else math.nan, corpus.text.tokens
+        rows.append(
+            [
+                corpus.name,
+                f"{corpus.share:.1%}",
+                f"{corpus.text.documents:,}",
+                f"{corpus.text.num_bytes:,}",
+                f"{size:,}",
+                count(tokens),
+                f"{tokens / size:.3g}" if size and math.isfinite(tokens) else "–",
+                f"{own[-1]:.3f}" if len(own) else "–",
+            ]
+        )
+    return rows
 
 
 def _time(run: Run) -> Figure | None:

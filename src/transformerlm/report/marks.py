@@ -1,4 +1,4 @@
-"""Interruptions of a run: restarts, roll-backs, spikes, skipped steps, values that are not finite."""
+"""Interruptions of a run: restarts, roll-backs, errors, spikes, skipped steps, values that are not finite."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from transformerlm.logging import names
-from transformerlm.logging.history import ROLL_BACK, START
+from transformerlm.logging.history import ERROR, ROLL_BACK, START
 from transformerlm.report.metrics import Series
 from transformerlm.report.run import Run
 
 RESTART, ROLLED_BACK, SPIKE, SKIPPED, NONFINITE = "restart", "roll-back", "spike", "skipped", "not finite"
+FAILURE = "error"
 
 
 class Mark(NamedTuple):
@@ -40,6 +41,8 @@ def _from_history(run: Run) -> Iterator[Mark]:
             origin = record.get("from_step")
             place = f" from step {origin:,}" if isinstance(origin, int) else ""
             yield Mark(ROLLED_BACK, step, f"went back to step {step:,}{place}")
+        elif record.get("event") == ERROR:
+            yield Mark(FAILURE, step, f"ended by an error after step {step:,}: {record.get('what')}")
         elif record.get("event") == START and number > 0:
             what = f"went on from step {step:,}" if step else "begun again"
             yield Mark(RESTART, step, f"{what} ({when} UTC)")

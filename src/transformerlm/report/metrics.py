@@ -34,6 +34,8 @@ NAMES = frozenset(
     }
 )
 """Metrics that a report shows."""
+PREFIXES = tuple(names.of_corpus(name, "") for name in (names.TOKENS, names.VAL_BITS_PER_BYTE))
+"""Beginnings of the metrics of single corpora of a mixture."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,8 @@ class MetricsReader:
                 self._add(step, record)
 
     def _add(self, step: float, record: Mapping[str, Any]) -> None:
-        for name in NAMES.intersection(record):
-            value = number(record[name])
+        for name, logged in record.items():
+            value = number(logged) if name in NAMES or name.startswith(PREFIXES) else None
             if value is not None:
                 steps, values = self._columns.setdefault(name, (array("d"), array("d")))
                 steps.append(step)

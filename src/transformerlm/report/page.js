@@ -228,7 +228,7 @@
           const x = this.px(number(mark[view.axis])), kind = mark.kind.replaceAll(" ", "-");
           if (!isFinite(x)) continue;
           const node = svg("g", { class: `mark ${kind}` }, area);
-          if (kind === "restart" || kind === "roll-back") svg("line", { x1: x, x2: x, y1: top, y2: bottom }, node);
+          if (["restart", "roll-back", "error"].includes(kind)) svg("line", { x1: x, x2: x, y1: top, y2: bottom }, node);
           svg("path", { d: `M${x - 4} ${bottom}l4 -8l4 8z` }, node);
         }
       });

@@ -150,6 +150,7 @@ def run_content(run: Run) -> dict[str, Any]:
         "marks": marks(run),
         "writings": figures.time_line(run.samples),
         "data": figures.data_rows(run),
+        "mixture": figures.mixture_rows(run),
         "longest_tokens": figures.longest_tokens(run),
         "environment": figures.environment_rows(run),
         "config": figures.config_tables(run),

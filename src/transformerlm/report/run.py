@@ -40,6 +40,28 @@ class Text:
 
 
 @dataclass(frozen=True)
+class MixedCorpus:
+    """One of the corpora of a mixture."""
+
+    name: str
+    share: float
+    """Of the training sequences, 0 to 1."""
+    text: Text
+
+    @classmethod
+    def all_of(cls, values: Any) -> list[MixedCorpus]:
+        """Return those of a record; what is no such record is left out."""
+        found = []
+        for value in values if isinstance(values, list) else ():
+            if not isinstance(value, dict) or (text := Text.of(value)) is None:
+                continue
+            name, share = value.get("name"), value.get("share")
+            if isinstance(name, str) and isinstance(share, int | float) and 0 < share <= 1:
+                found.append(cls(name, float(share), text))
+        return found
+
+
+@dataclass(frozen=True)
 class Run:
     """A run, as its folder describes it."""
 
@@ -71,6 +93,20 @@ class Run:
     def _data(self) -> Mapping[str, Any]:
         data = self.facts.get("data")
         return data if isinstance(data, dict) else {}
+
+    @property
+    def mixture(self) -> list[MixedCorpus]:
+        """The corpora that were trained on, if there are several."""
+        return MixedCorpus.all_of(self.facts.get("mixture"))
+
+    @property
+    def corpora(self) -> list[str]:
+        """The paths of the text that was trained on, as in the config."""
+        mixture = self.setting("data", "mixture")
+        if isinstance(mixture, list) and mixture:
+            return [str(part["path"]) for part in mixture if isinstance(part, dict) and "path" in part]
+        corpus = self.setting("data", "corpus")
+        return [] if corpus is None else [str(corpus)]
 
     @property
     def xz(self) -> list[float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from transformerlm.schema.section import Section, field_docs, field_types, tables
+from transformerlm.schema.section import Section, field_docs, field_types, item_section, tables
 from transformerlm.schema.values import describe
 
 
@@ -24,15 +25,20 @@ def key_reference_markdown(config_class: type[Section]) -> str:
 
 
 def _table_lines(table: str, section: type[Section]) -> Iterator[str]:
+    """Yield the lines of a table; of an array of tables the name has brackets of its own."""
     yield from (f"## `[{table}]`", "")
     # The documentation of a section begins with the name of its table, which is the heading here.
     summary = inspect.cleandoc(section.__doc__ or "").removeprefix(f"[{table}]").lstrip(":, ")
     yield from (escaped(summary[:1].upper() + summary[1:]), "")
-    docs, defaults = field_docs(section), section()
+    docs = field_docs(section)
+    defaults = {field.name: field.default for field in dataclasses.fields(section)}
     for key, hint in field_types(section).items():
-        yield from (f"- `{key} = {_literal(getattr(defaults, key))}` ({escaped(describe(hint))})", "")
+        yield from (f"- `{key} = {_literal(defaults[key])}` ({escaped(describe(hint))})", "")
         yield from (f"  {escaped(line)}" for line in docs[key].splitlines())
         yield ""
+    for key, hint in field_types(section).items():
+        if item := item_section(hint):
+            yield from _table_lines(f"[{table}.{key}]", item)
 
 
 def _literal(value: Any) -> str:

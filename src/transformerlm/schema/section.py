@@ -21,6 +21,7 @@ import functools
 import inspect
 import itertools
 import sys
+import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeGuard, TypeVar, cast
@@ -102,6 +103,14 @@ def is_section(hint: Any) -> TypeGuard[type[Section]]:
     return isinstance(hint, type) and issubclass(hint, Section)
 
 
+def item_section(hint: Any) -> type[Section] | None:
+    """Return the section of an array of tables, `tuple[S, ...]` or `tuple[S, ...] | None`; else None."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(filter(None, map(item_section, typing.get_args(hint))), None)
+    item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+    return item if is_section(item) else None
+
+
 def tables(config_class: type[Section]) -> dict[str, type[Section]]:
     """Return the sections that a command's config is made of, by the name of their table."""
     return {name: hint for name, hint in field_types(config_class).items() if is_section(hint)}
@@ -138,15 +147,40 @@ def _build(section: type[S], values: Any, key: Key) -> tuple[S | None, list[Prob
         if is_section(hints[name]):
             arguments[name], found = _build(hints[name], values[name], Key(*key, name))
             problems += found
+        elif (item := item_section(hints[name])) and isinstance(values[name], list | Mapping):
+            arguments[name], found = _build_items(item, values[name], Key(*key, name))
+            problems += found
         else:
             arguments[name] = values[name]
-    if any(is_section(hints[name]) and value is None for name, value in arguments.items()):
+    if any(_is_unbuilt(hints[name], value, values[name]) for name, value in arguments.items()):
         return None, problems  # a table within could not be built: its problems say why
     try:
         built = section(**arguments)
     except SchemaError as error:
         return None, problems + [Problem(Key(*key, *inner.key), inner.what) for inner in error.problems]
     return (None if problems else built), problems
+
+
+def _is_unbuilt(hint: Any, built: Any, value: Any) -> bool:
+    """Return True if a table, or an array of them, has problems."""
+    return built is None and (is_section(hint) or (value is not None and item_section(hint) is not None))
+
+
+def _build_items(
+    section: type[S], values: list[Any] | Mapping[str, Any], key: Key
+) -> tuple[tuple[S, ...] | None, list[Problem]]:
+    """Build an array of tables from a list, or from a table whose keys are the numbers 0, 1, ..."""
+    if isinstance(values, Mapping):
+        numbers = [str(number) for number in range(len(values))]
+        if set(values) != set(numbers):
+            is_numbered = any(name.isdigit() for name in values)
+            expected = f"tables with the numbers {', '.join(numbers)}" if is_numbered else "a list of tables"
+            header = "" if is_numbered else f", each below [[{'.'.join(key)}]]"
+            return None, [Problem(key, f"expected {expected}{header}, got {', '.join(sorted(values))}")]
+        values = [values[number] for number in numbers]
+    built = [_build(section, value, Key(*key, str(number))) for number, value in enumerate(values)]
+    problems = [problem for _, found in built for problem in found]
+    return None if problems else tuple(item for item, _ in built if item is not None), problems
 
 
 def _tables_of_keys(config_class: type[Section]) -> dict[str, list[str]]:
@@ -181,15 +215,24 @@ def to_dict(config: Section) -> dict[str, Any]:
         if isinstance(value, Section):
             result[field.name] = to_dict(value)
         elif value is not None:
-            result[field.name] = list(value) if isinstance(value, tuple) else value
+            result[field.name] = [*map(_plain, value)] if isinstance(value, tuple) else value
     return result
 
 
+def _plain(value: Any) -> Any:
+    return to_dict(value) if isinstance(value, Section) else value
+
+
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `below` overridden by the values of `above`, table by table."""
+    """Return `below` overridden by the values of `above`, table by table.
+
+    A table with numbers for keys overrides the items of a list; the result is such a table.
+    """
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
+        if isinstance(old, list) and isinstance(value, Mapping):
+            old = {str(number): item for number, item in enumerate(old)}
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformerlm.errors import ConfigError, Key, Problem
-from transformerlm.schema.section import S, Section, field_docs, from_dict, to_dict
+from transformerlm.schema.section import S, Section, field_docs, field_types, from_dict, item_section, to_dict
 
 MAX_CONFIG_BYTES = 1_000_000
 """A larger file is a mistake, such as the corpus or the weights in the config's place."""
@@ -45,6 +45,14 @@ def from_toml(config_class: type[S], path: str | Path) -> S:
     return from_dict(config_class, read_toml(Path(path)), str(path))
 
 
+def parse_value(text: str) -> Any:
+    """Return the value that a text denotes in TOML, such as `[{path = "a", weight = 1}]`; None if none."""
+    try:
+        return tomllib.loads(f"value = {text}").get("value")
+    except (ValueError, RecursionError):
+        return None
+
+
 def _unreadable(path: Path, what: str) -> ConfigError:
     return ConfigError([Problem(Key(), what, source=str(path))])
 
@@ -71,12 +79,32 @@ def to_toml(config: Section, *, documented: bool = False) -> str:
         return tomli_w.dumps(to_dict(config))
     lines = []
     for table, section in ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config)):
+        docs, arrays = field_docs(type(section)), _arrays(section)
         lines += [f"[{table}]"]
-        for key, doc in field_docs(type(section)).items():
-            lines += [f"# {line}" for line in doc.splitlines()]
-            value = to_dict(section).get(key)
-            # A table within the table has a heading of its own; it is the last key of its section.
-            content = {table: {key: value}} if isinstance(value, dict) else {key: value}
-            lines += [f"# {key} = None"] if value is None else [tomli_w.dumps(content).rstrip()]
+        for key in (key for key in docs if key not in arrays):
+            lines += [*_comment(docs[key]), *_key_line(table, section, key)]
+        for key, items in arrays.items():  # an array of tables ends the table that it is in
+            lines += ["", *_comment(docs[key])]
+            for item in items:
+                lines += [f"[[{table}.{key}]]", tomli_w.dumps(to_dict(item)).rstrip()]
         lines += [""]
     return "\n".join(lines)
+
+
+def _arrays(section: Section) -> dict[str, tuple[Section, ...]]:
+    """Return the arrays of tables in a section by their keys, without empty ones."""
+    keys = (key for key, hint in field_types(type(section)).items() if item_section(hint))
+    return {key: value for key in keys if (value := getattr(section, key))}
+
+
+def _comment(doc: str) -> list[str]:
+    return [f"# {line}" for line in doc.splitlines()]
+
+
+def _key_line(table: str, section: Section, key: str) -> list[str]:
+    import tomli_w
+
+    value = to_dict(section).get(key)
+    # A table within the table has a heading of its own; it is the last key of its section.
+    content = {table: {key: value}} if isinstance(value, dict) else {key: value}
+    return [f"# {key} = None"] if value is None else [tomli_w.dumps(content).rstrip()]

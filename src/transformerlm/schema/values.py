@@ -94,6 +94,9 @@ else:
     AutoFilePath = FilePath | Annotated[str, IsAuto()]
 
 
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
 def describe(hint: Any) -> str:
     """Return a type in a user's words: `a number above 0`, `one of "a", "b"`."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -104,13 +107,13 @@ def describe(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join("nothing (None)" if part is type(None) else describe(part) for part in arguments)
     if origin is tuple and arguments[-1] is ...:
-        return f"a list, each {describe(arguments[0])}"
+        is_value = get_origin(arguments[0]) or arguments[0] in _NAMES
+        return f"a list, each {describe(arguments[0])}" if is_value else "a list of tables"
     if origin is tuple:
         return f"a list of {len(arguments)}, each {describe(arguments[0])}"
     if origin is dict:
         return "a table"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return names.get(hint) or f"a table [{hint.__name__}]"
+    return _NAMES.get(hint) or f"a table [{hint.__name__}]"
 
 
 def placeholder(hint: Any) -> str:

@@ -16,11 +16,11 @@ from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import RuntimeConfig
 from transformerlm.control import RunControl
 from transformerlm.distributed.ranks import Ranks
-from transformerlm.errors import ConfigError, Key
+from transformerlm.errors import ConfigError, Key, first_line
 from transformerlm.infer import check_prompts
 from transformerlm.limits import available_cores
 from transformerlm.logging import CombinedLogger, Logger, MetricsFile, RunHistory, SamplesFile, make_logger
-from transformerlm.logging.history import END, START, STOP
+from transformerlm.logging.history import END, ERROR, START, STOP
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.progress import Reporter
 from transformerlm.runtime import (
@@ -92,6 +92,8 @@ class Assembly:
             owns_process,
         )
         self.history = RunHistory(run_dir)
+        self.has_begun = False
+        """True on rank 0 once the run's folder describes this start."""
 
     def train(self, loggers: Sequence[Logger] | None, run_name: str, started: float | None = None) -> Trainer:
         """Train, from the newest checkpoint if there is one, then write samples; return the trainer.
@@ -109,7 +111,7 @@ class Assembly:
         with self.ranks.collective_errors():
             check_same_on_all_ranks(self.ranks, self.config, identity(self.config, self.data))
         found = self.run.resume_point(self.config.training.resume, self.reporter, self.ranks)
-        with self.runtime(found) as runtime, contextlib.ExitStack() as to_the_end:
+        with self.failures_recorded(), self.runtime(found) as runtime, contextlib.ExitStack() as to_the_end:
             trainer = self.make_trainer(runtime, found, started)
             if self.is_complete(trainer):
                 self.control.end(outcome_of(trainer))
@@ -161,7 +163,7 @@ class Assembly:
             if self.choice:
                 report_choice(self.choice, runtime, self.reporter)
             parts = self.config, self.data, self.run.path, runtime, self.reporter
-            return make_plan(*parts, ranks=self.ranks, started=started)
+            return make_plan(*parts, ranks=self.ranks, started=started, tokenizer=self.tokenizer)
 
     def verify_resume(self, steps: int) -> None:
         """Take `steps` steps from the newest checkpoint, without and with a stop, and compare all bits."""
@@ -273,17 +275,14 @@ class Assembly:
             loggers = [make_logger(logging, config.wandb, run.path, run_name)]
             loggers[0].rewind(trainer.step)
         self.history.add(START, trainer.step, **start_facts(trainer, self.xz))
+        self.history.newest_step, self.has_begun = trainer.step, True
         return [*loggers, self.history, metrics]
 
     def estimate_end(self, trainer: Trainer) -> None:
         """Estimate, for a budget in time, how long the run will take after its last checkpoint."""
         if self.config.training.max_time is None:
             return
-        model, seconds = trainer.learner.whole_model(), 0.0
-        with self.ranks.while_rank_0_works():
-            if self.ranks.is_main:
-                seconds = sampling_seconds(trainer, model, self.tokenizer)
-        (seconds,), *_ = self.ranks.all_gather_numbers([seconds])
+        seconds = sampling_seconds(trainer.learner, self.tokenizer)
         page_seconds = PAGE_SECONDS if self.config.logging.report else 0.0
         pauses = trainer.budget.pauses
         pauses.sampling_seconds, pauses.ending_seconds = seconds, EXIT_SECONDS + page_seconds
@@ -295,7 +294,23 @@ class Assembly:
         self.reporter.say(f"stopped after step {trainer.step}; {self.same_command()} goes on from there")
         if self.ranks.is_main:
             self.history.add(STOP, trainer.step, clock=trainer.clock.state())
-            write_page(trainer)
+            self.write_page()
+
+    @contextlib.contextmanager
+    def failures_recorded(self) -> Iterator[None]:
+        """Context manager: an error that ends a run which has begun is in its history and on its page."""
+        try:
+            yield
+        except Exception as error:
+            if self.has_begun:
+                self.history.add(ERROR, self.history.newest_step, what=first_line(error))
+                if self.ranks.size == 1:  # torchrun ends the other ranks soon, and the error has to be told
+                    self.write_page()
+            raise
+
+    def write_page(self) -> None:
+        """Write the run's page, on rank 0."""
+        write_page(self.config, self.run.path, self.reporter)
 
     def finish(self, trainer: Trainer, samples: Samples) -> None:
         """Report the quality of the finished model, and write samples."""
@@ -309,7 +324,7 @@ class Assembly:
                 report_expectation(found, self.run.path, self.reporter)
                 samples.write_result(model, found)
                 self.history.add(END, trainer.step, clock=trainer.clock.state())
-                write_page(trainer)
+                self.write_page()
         self.report_end()
 
     def is_complete(self, trainer: Trainer) -> bool:

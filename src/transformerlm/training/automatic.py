@@ -19,7 +19,7 @@ from typing import Any
 from transformerlm.checkpoint.own_settings import config_of_run
 from transformerlm.config import TokenizerConfig, TrainConfig
 from transformerlm.config.automatic import with_values
-from transformerlm.data import TokenData, fill_placeholders
+from transformerlm.data import TokenData, files_of, fill_placeholders
 from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import Key
 from transformerlm.progress import Reporter
@@ -213,12 +213,14 @@ def existing_tokenizer(config: TrainConfig) -> Tokenizer | None:
 
 def counted(facts: TextFacts, data: TokenData, vocab_size: int) -> TextFacts:
     """Return the facts with the numbers of the finished token files in place of the sample's."""
-    train, val = data.train, data.val
+    val, (tokens, num_bytes) = data.val, data.size_of(data.train)
+    shortest = min(file.num_bytes for file in files_of(data.train).values())
     return dataclasses.replace(
         facts,
-        train_bytes=train.num_bytes,
+        train_bytes=round(data.pass_tokens * num_bytes / tokens),
         validation_bytes=val.num_bytes if val else 0,
-        bytes_per_token={vocab_size: train.num_bytes / train.num_tokens},
+        bytes_per_token={vocab_size: num_bytes / tokens},
+        shortest_bytes=shortest if data.shares else None,
     )
 
 

@@ -26,7 +26,7 @@ class Budget(ABC):
     bar: tuple[int, str]
     """Size and unit of a progress bar over the whole budget."""
 
-    def __init__(self, config: TrainConfig, pauses: Pauses, train_tokens: int) -> None:
+    def __init__(self, config: TrainConfig, pauses: Pauses, train_tokens: float) -> None:
         self.pauses, self._schedule = pauses, config.schedule
         self.tokens_per_step = tokens_per_step(config)
         self.pass_steps = config.training.steps_in_passes(config.model.context_length, train_tokens)
@@ -130,13 +130,13 @@ class Budget(ABC):
             self.anneal = Anneal(int(step), float(factor), int(last_step))
 
 
-def make_budget(config: TrainConfig, clock: Clock, train_tokens: int, validation_tokens: int = 0) -> Budget:
+def make_budget(config: TrainConfig, clock: Clock, train_tokens: float, validation_tokens: int = 0) -> Budget:
     """Return the budget of [training].
 
     Args:
         config: with a known vocabulary size.
         clock: the run's clock, which the caller advances.
-        train_tokens: number of tokens to train on.
+        train_tokens: number of tokens in a pass over the text.
         validation_tokens: number of tokens of a validation.
     """
     pauses = Pauses(config, clock, validation_tokens)
@@ -148,7 +148,7 @@ def make_budget(config: TrainConfig, clock: Clock, train_tokens: int, validation
 class StepBudget(Budget):
     """A number of steps, or of tokens, rounded up to whole steps, or of passes, rounded down."""
 
-    def __init__(self, config: TrainConfig, pauses: Pauses, train_tokens: int) -> None:
+    def __init__(self, config: TrainConfig, pauses: Pauses, train_tokens: float) -> None:
         super().__init__(config, pauses, train_tokens)
         self._steps = config.training.steps_in_budget(config.model.context_length)
         self._max_tokens = config.training.max_tokens if self.is_chosen_in_steps else None
@@ -208,7 +208,7 @@ class TimeBudget(Budget):
     the time spent: a slow minute has little effect, and the schedule ends when the time does.
     """
 
-    def __init__(self, config: TrainConfig, pauses: Pauses, train_tokens: int) -> None:
+    def __init__(self, config: TrainConfig, pauses: Pauses, train_tokens: float) -> None:
         super().__init__(config, pauses, train_tokens)
         self._clock = pauses.clock
         self.max_time, self.max_seconds = config.training.max_time, config.training.max_seconds or 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformerlm.config import DataConfig, TokenizerConfig, TrainConfig
+from transformerlm.config import STDLIB, DataConfig, TokenizerConfig, TrainConfig
 from transformerlm.errors import ConfigError, Key
 from transformerlm.schema import are_known
 
@@ -28,7 +28,7 @@ def check_folders(config: TrainConfig, run_dir: Path) -> None:
             raise _not_apart(key, path, run_dir)
         if not is_new:
             continue  # it has been the run's all along
-        is_corpus = key[-1] in ("corpus", "validation_corpus")
+        is_corpus = key[-1] in ("corpus", "validation_corpus", "path")
         is_inside = folder in own.parents and not is_corpus
         holds = own in folder.parents and is_corpus
         is_part = key[-1] == "token_dir" and not {folder, *folder.parents}.isdisjoint(_parts(own))
@@ -55,14 +55,18 @@ def _parts(run_dir: Path) -> list[Path]:
 def _inputs(config: TrainConfig) -> Iterator[tuple[Key, Path]]:
     """Yield the folders, or the file, that a run is made from, each with its key."""
     from transformerlm.data import fill_placeholders
-    from transformerlm.data.corpus import STDLIB
 
-    for name in ("corpus", "validation_corpus"):
-        path = Path(getattr(config.data, name) or STDLIB).expanduser()
+    mixture = config.data.mixture or ()
+    named = [
+        *((Key("data", name), getattr(config.data, name)) for name in ("corpus", "validation_corpus")),
+        *((Key("data", "mixture", str(number), "path"), part.path) for number, part in enumerate(mixture)),
+    ]
+    for key, text in named:
+        path = Path(text or STDLIB).expanduser()
         if path.exists():
-            yield Key("data", name), path
+            yield key, path
         elif set(path.name) & set("*?["):
-            yield Key("data", name), path.parent
+            yield key, path.parent
     for key, folder, default in (
         (Key("data", "token_dir"), config.data.token_dir, DataConfig().token_dir),
         (Key("tokenizer", "tokenizer_dir"), config.tokenizer.tokenizer_dir, TokenizerConfig().tokenizer_dir),

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformerlm.config import TrainConfig
-from transformerlm.data import BatchSampler, TokenData
+from transformerlm.data import TokenData, files_of, make_sampler
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.nn import num_non_embedding_parameters, num_parameters, training_flops_per_token
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.optim import lr_factor
 from transformerlm.progress import Reporter, readable
 from transformerlm.runtime import Machine, Runtime, measured_flops_ceiling, this_machine
+from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.budget import make_budget
 from transformerlm.training.learner import Learner
 from transformerlm.training.memory import TrainingMemory, device_memory, training_memory
 from transformerlm.training.pauses import tokens_per_step
+from transformerlm.training.samples import sampling_seconds
 from transformerlm.training.timers import FIRST_STEPS, STARTING, Clock, duration
 
 MEASURED_SECONDS = 3.0
@@ -44,6 +46,8 @@ class Plan:
     token_bytes: int
     free_bytes: int
     train_tokens: int
+    pass_tokens: float
+    """Tokens of a pass, fewer than all of a mixture that draws more of a small corpus."""
     measured_steps: int
     seconds_per_step: float
     flops_ceiling: float
@@ -51,7 +55,7 @@ class Plan:
     steps: float
     """Of the whole run."""
     seconds: float
-    """Of the whole run, validating and saving included."""
+    """Of the whole run, validating, sampling and saving included."""
 
     def __str__(self) -> str:
         return "\n".join(plan_lines(self))
@@ -66,11 +70,13 @@ def make_plan(
     now: Callable[[], float] = time.perf_counter,
     ranks: Ranks = SINGLE_PROCESS,
     started: float | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Plan:
     """Measure a few steps on the data, discard the model, and estimate the whole run.
 
     Args:
         started: moment by `now` from which the run's time would count; None: this call.
+        tokenizer: the run's, with which samples are tried; None: their time is left out.
     """
     clock = Clock(now)
     clock.start(started)
@@ -78,9 +84,11 @@ def make_plan(
     learner.prepare()
     clock.spend(STARTING)
     steps, seconds_per_step = measured_pace(learner, data, now)
-    budget = make_budget(config, clock, data.train.num_tokens, data.val.num_tokens if data.val else 0)
+    budget = make_budget(config, clock, data.pass_tokens, data.val.num_tokens if data.val else 0)
+    if config.training.sample_every and tokenizer:
+        budget.pauses.sampling_seconds = sampling_seconds(learner, tokenizer)
     size = learner.micro_batches.size
-    files = [file for file in (data.train, data.val) if file]
+    files = [file for split in (data.train, data.val) if split for file in files_of(split).values()]
     whole_run = budget.whole_run(seconds_per_step)
     return Plan(
         config=config,
@@ -94,6 +102,7 @@ def make_plan(
         token_bytes=sum(file.path.stat().st_size for file in files),
         free_bytes=shutil.disk_usage(_existing(run_path)).free,
         train_tokens=data.train.num_tokens,
+        pass_tokens=data.pass_tokens,
         measured_steps=steps,
         seconds_per_step=seconds_per_step,
         flops_ceiling=ranks.size * measured_flops_ceiling(runtime),
@@ -105,8 +114,7 @@ def make_plan(
 def measured_pace(learner: Learner, data: TokenData, now: Callable[[], float]) -> tuple[int, float]:
     """Return the number of measured steps and the mean seconds of one, without the first few."""
     config, runtime, ranks = learner.config, learner.runtime, learner.ranks
-    training, context_length = config.training, config.model.context_length
-    sampler = BatchSampler(data.train.tokens, training.batch_size, context_length, training.batch_order)
+    sampler = make_sampler(data, config.training, config.model.context_length)
     step, start, measured = 0, now(), 0.0
     while step <= FIRST_STEPS or measured < MEASURED_SECONDS:
         if step == FIRST_STEPS:
@@ -139,7 +147,7 @@ def _model(plan: Plan) -> Rows:
         ("model", "parameters", f"{parameters:,}"),
         ("", "without the embedding", f"{num_non_embedding_parameters(config.model):,}"),
         ("data", "tokens", f"{plan.train_tokens:,}"),
-        ("", "trained on", f"{tokens:,.0f}, {tokens / plan.train_tokens:.2f} passes"),
+        ("", "trained on", f"{tokens:,.0f}, {tokens / plan.pass_tokens:.2f} passes"),
         ("", "per parameter", f"{tokens / parameters:.2g}"),
         ("step", "sequences", f"{config.training.batch_size} of {config.model.context_length} tokens"),
         ("", "at a time", f"{plan.micro_batch_size}{ranks}, in {micro_batches} {passes}"),

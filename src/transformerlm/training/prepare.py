@@ -46,6 +46,9 @@ class Prepared(NamedTuple):
 
 def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
     """Prepare a run: rank 0 makes tokenizer and token files if they are missing, then all ranks open them."""
+    # Imported only now: NumPy takes long.
+    from transformerlm.training.shares import with_passes, with_shares
+
     before, xz = time.perf_counter(), None
     with ranks.while_rank_0_works():
         if ranks.is_main:
@@ -54,6 +57,8 @@ def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
         if not ranks.is_main:
             tokenizer, data = _open(config)
     complete = with_vocabulary(config, tokenizer, data)
+    data = with_shares(complete, data)
+    complete = with_passes(complete, data)
     with ranks.while_rank_0_works():
         if ranks.is_main:
             xz = _baseline(config, tokenizer, data, reporter)
@@ -80,7 +85,8 @@ def _make(config: TrainConfig, reporter: Reporter) -> tuple[Tokenizer, TokenData
     from transformerlm.data.build import TooFewTokensError
 
     tokenizer_dir = Path(fill_placeholders(config.tokenizer.tokenizer_dir, config.data))
-    is_own = not tokenizer_dir.exists()
+    # The token files of a mixture's first corpora may be made when another one is too short.
+    is_own = not tokenizer_dir.exists() and not config.data.mixture
     tokenizer = prepare_tokenizer(config.data, config.tokenizer, reporter)
     # A context that is chosen will fit into the text.
     min_tokens = config.model.context_length + 1 if are_known(config.model.context_length) else MIN_TOKENS
@@ -89,7 +95,7 @@ def _make(config: TrainConfig, reporter: Reporter) -> tuple[Tokenizer, TokenData
     except TooFewTokensError as error:
         if is_own:  # learned a moment ago, from a text that is about to become longer
             remove_directory(tokenizer_dir)
-        raise ConfigError([_too_few_tokens(config, error.num_tokens)]) from None
+        raise ConfigError([_too_few_tokens(config, error.directory.name, error.num_tokens)]) from None
     return tokenizer, data
 
 
@@ -108,13 +114,16 @@ def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) 
     Raises:
         ConfigError: a model with fewer rows than the tokenizer has ids, or a context longer than the data.
     """
+    from transformerlm.data import files_of
+
     asked, needed = config.model.vocab_size, tokenizer.vocab_size
     problems = []
     if asked is not None and asked < needed:
         what = f"expected at least the tokenizer's {needed} ids, got {asked}"
         problems.append(Problem(Key("model", "vocab_size"), what))
-    if are_known(config.model.context_length) and config.model.context_length >= data.train.num_tokens:
-        problems.append(_too_few_tokens(config, data.train.num_tokens))
+    name, shortest = min(files_of(data.train).items(), key=lambda named: named[1].num_tokens)
+    if are_known(config.model.context_length) and config.model.context_length >= shortest.num_tokens:
+        problems.append(_too_few_tokens(config, name, shortest.num_tokens))
     if problems:
         raise ConfigError(problems)
     tokenizer_config = dataclasses.replace(
@@ -124,6 +133,7 @@ def with_vocabulary(config: TrainConfig, tokenizer: Tokenizer, data: TokenData) 
     return dataclasses.replace(config, tokenizer=tokenizer_config, model=model)
 
 
-def _too_few_tokens(config: TrainConfig, num_tokens: int) -> Problem:
-    what = f"expected at most {num_tokens - 1}, for the {num_tokens} tokens to train on"
+def _too_few_tokens(config: TrainConfig, corpus: str, num_tokens: int) -> Problem:
+    of = f" of the corpus {corpus}" if config.data.mixture else ""
+    what = f"expected at most {num_tokens - 1}, for the {num_tokens} tokens to train on{of}"
     return Problem(Key("model", "context_length"), f"{what}, got {config.model.context_length}")

@@ -8,15 +8,18 @@ from typing import Any
 from transformerlm.checkpoint.load_state import load_model_state
 from transformerlm.checkpoint.run_directory import environment
 from transformerlm.checkpoint.store import checkpoint_name, read_checkpoint
+from transformerlm.config import TrainConfig
 from transformerlm.errors import CheckpointError, one_line
 from transformerlm.evaluation.loss import Validation
 from transformerlm.evaluation.xz import XzBaseline
+from transformerlm.limits import processor_name
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.progress import Reporter
 from transformerlm.recipe import Choice, choice_rows, warnings
 from transformerlm.runtime import Runtime
 from transformerlm.training.expectation import Expectation
 from transformerlm.training.samples import has_result
+from transformerlm.training.shares import describe_shares, mixture_facts
 from transformerlm.training.timers import duration
 from transformerlm.training.trainer import Trainer
 
@@ -40,12 +43,15 @@ def report_expectation(found: Validation | None, run_dir: Path, reporter: Report
 
 def report_start(trainer: Trainer, reporter: Reporter) -> None:
     """Report the model, its device, the budget and the data."""
-    budget, train_tokens = trainer.budget, trainer.data.train.num_tokens
+    budget, data = trainer.budget, trainer.data
     places = f"{trainer.ranks.size} x " if trainer.ranks.size > 1 else ""
     reporter.say(f"model: {num_parameters(trainer.config.model):,} parameters, on {places}{trainer.runtime}")
     steps = trainer.config.training.steps_in_budget(trainer.config.model.context_length)
-    passes = f"{steps * budget.tokens_per_step / train_tokens:.2f} passes over" if steps else "on"
-    reporter.say(f"training: {budget}, {passes} {train_tokens:,} tokens, into {trainer.run.path}")
+    passes = f"{steps * budget.tokens_per_step / data.pass_tokens:.2f} passes over" if steps else "on"
+    reporter.say(f"training: {budget}, {passes} {data.train.num_tokens:,} tokens, into {trainer.run.path}")
+    if data.shares:
+        tokens = steps * budget.tokens_per_step if steps else None
+        reporter.say(f"mixture: {describe_shares(data, tokens)}")
     if trainer.step:
         reporter.say(f"resumed: {trainer.run.path}, {budget.done(trainer.step)}")
 
@@ -59,7 +65,7 @@ def report_end(trainer: Trainer, reporter: Reporter) -> None:
         in_time = training.max_time if ended_by == "budget" else f"{taken} of {training.max_time}"
         reporter.say(f"trained: {step} steps in {in_time}")
     if ended_by == "passes":
-        passes = step * budget.tokens_per_step / trainer.data.train.num_tokens
+        passes = step * budget.tokens_per_step / trainer.data.pass_tokens
         reporter.say(f"the text is used up: {passes:.3g} passes; more time would not help, more text would")
     if ended_by == "anneal" and budget.anneal:
         best = f"; the best validation is that of step {trainer.best.step}" if trainer.best else ""
@@ -133,24 +139,31 @@ def start_facts(trainer: Trainer, xz: XzBaseline | None) -> dict[str, Any]:
     return {
         "parameters": num_parameters(trainer.config.model),
         "device": str(trainer.runtime),
+        "processor": processor_name(),
         "environment": environment(trainer.ranks.size),
         "data": {
             name: {"documents": file.num_documents, "bytes": file.num_bytes, "tokens": file.num_tokens}
             for name, file in files.items()
             if file is not None
         },
+        "text": {
+            key: value
+            for key, value in trainer.data.train.made_from.items()
+            if key.startswith(("files of ", "content of "))
+        },
+        **({"mixture": mixture_facts(trainer.data)} if trainer.data.shares else {}),
         "xz": [xz.alone, xz.after_training_text] if xz else [],
     }
 
 
-def write_page(trainer: Trainer) -> None:
+def write_page(config: TrainConfig, run_dir: Path, reporter: Reporter) -> None:
     """Write the run's page if [logging].report; a failure is a warning, since the run itself is done."""
-    if not trainer.config.logging.report:
+    if not config.logging.report:
         return
     from transformerlm.report import write_report
 
-    path = trainer.run.path / "report.html"
+    path = run_dir / "report.html"
     try:
-        write_report([trainer.run.path], path)
+        write_report([run_dir], path)
     except Exception as error:  # of any kind: nothing may change the outcome of the run
-        trainer.reporter.say(one_line(f"warning: {path}: not written: {error}"))
+        reporter.say(one_line(f"warning: {path}: not written: {error}"))

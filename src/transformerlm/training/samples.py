@@ -18,8 +18,10 @@ from transformerlm.infer import Completion, complete, completion_values
 from transformerlm.logging import Logger, SamplesFile, read_samples
 from transformerlm.nn import TransformerLM
 from transformerlm.tokenizer import Tokenizer
+from transformerlm.training.learner import Learner
 from transformerlm.training.timers import SAMPLING
-from transformerlm.training.trainer import TRIALS, Trainer
+from transformerlm.training.trainer import Trainer
+from transformerlm.training.validating import TRIALS
 
 TRIAL_TOKENS = 9
 """Tokens of each text that are written to find out how long the samples will take."""
@@ -77,7 +79,7 @@ class Samples:
 
 
 def continued(
-    trainer: Trainer, model: TransformerLM, tokenizer: Tokenizer, generation: GenerationConfig
+    trainer: Trainer | Learner, model: TransformerLM, tokenizer: Tokenizer, generation: GenerationConfig
 ) -> list[Completion]:
     """Continue the prompts of [generation], in the precision of the run."""
     with trainer.runtime.autocast():
@@ -92,21 +94,28 @@ def has_result(trainer: Trainer) -> bool:
     return found[len(found) - len(expected) :] == expected
 
 
-def sampling_seconds(trainer: Trainer, model: TransformerLM, tokenizer: Tokenizer) -> float:
+def sampling_seconds(learner: Learner, tokenizer: Tokenizer) -> float:
     """Return the time that writing all samples once will take, from a few tokens of each.
 
-    Kernels that it needs are loaded, or compiled, here already.
+    Rank 0 measures, all ranks call it. Kernels that it needs are loaded, or compiled, here already.
     """
-    generation = trainer.config.generation
+    model, found = learner.whole_model(), 0.0
+    with learner.ranks.while_rank_0_works():
+        if learner.ranks.is_main and learner.config.generation.prompts:
+            found = _measured_seconds(learner, model, tokenizer)
+    (found,), *_ = learner.ranks.all_gather_numbers([found])
+    return found
+
+
+def _measured_seconds(learner: Learner, model: TransformerLM, tokenizer: Tokenizer) -> float:
+    generation = learner.config.generation
 
     def seconds(max_new_tokens: int) -> tuple[float, int]:
         few = dataclasses.replace(generation, max_new_tokens=max_new_tokens)
         start = time.perf_counter()
-        texts = continued(trainer, model, tokenizer, few)
+        texts = continued(learner, model, tokenizer, few)
         return time.perf_counter() - start, max(len(text.token_ids) for text in texts)
 
-    if not generation.prompts:
-        return 0.0
     first, _ = min(seconds(1) for _ in range(TRIALS))
     some, number = min(seconds(TRIAL_TOKENS) for _ in range(TRIALS))
     return first + max(0.0, some - first) / max(1, number - 1) * (generation.max_new_tokens - 1)

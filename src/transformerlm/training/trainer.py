@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 
 from transformerlm.checkpoint.load_state import as_checkpoint_error
 from transformerlm.checkpoint.run_directory import RunDirectory, check_same_run, environment, identity
 from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import TrainConfig
 from transformerlm.control import RunControl
-from transformerlm.data import BatchSampler, TokenData, TokenFile, validation_windows
-from transformerlm.data.sampler import Batch
+from transformerlm.data import MixtureSampler, TokenData, make_sampler
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.errors import OutputError, TransformerLMError
-from transformerlm.evaluation.loss import MeanLoss, Validation, evaluate, rank_share
+from transformerlm.evaluation.loss import Validation
 from transformerlm.logging import Logger, names, to_floats
 from transformerlm.nn import training_flops_per_token
 from transformerlm.progress import Bar, Reporter
@@ -36,13 +34,10 @@ from transformerlm.training.run_state import RunState
 from transformerlm.training.steering import obey
 from transformerlm.training.step_guard import StepGuard, Verdict
 from transformerlm.training.timers import SAMPLING, SAVING, STARTING, VALIDATING, Clock
+from transformerlm.training.validating import evaluate_split, measured_seconds, validation_values
 
 MAX_CEILING_SECONDS = 0.25
 """Duration of the measurement of the FLOPs ceiling, which is shorter where little time is given."""
-TRIALS = 2
-"""Number of times that a trial is repeated after its first, slow one."""
-TRIAL_TOKENS = 2048
-"""Tokens of a validation that are tried: a fraction of a step if that takes long, else a small time."""
 EXPECTED_UTILISATION = 0.25
 """Fraction of the FLOPs ceiling that steps are expected to reach, until their pace has been measured."""
 
@@ -82,13 +77,12 @@ class Trainer:
         self.control = control or RunControl()
         self.learner = Learner(config, runtime, reporter, ranks, draw_weights=draw_weights)
         self.model = self.learner.model
-        size, context_length = config.training.batch_size, config.model.context_length
-        order, seed = config.training.batch_order, config.runtime.seed
-        self.sampler = BatchSampler(data.train.tokens, size, context_length, order, seed)
+        context_length, seed = config.model.context_length, config.runtime.seed
+        self.sampler = make_sampler(data, config.training, context_length, seed)
         self.clock = Clock(now)
         self.rank_sync = make_rank_sync(self.clock, ranks, self.control.poll)
         validation_tokens = data.val.num_tokens if data.val else 0
-        self.budget = make_budget(config, self.rank_sync.clock, data.train.num_tokens, validation_tokens)
+        self.budget = make_budget(config, self.rank_sync.clock, data.pass_tokens, validation_tokens)
         self.step_guard = StepGuard(config.training)
         self.step = 0
         """Completed optimizer steps."""
@@ -206,7 +200,7 @@ class Trainer:
         flops = self.flops_per_token * self.budget.tokens_per_step
         self.budget.expected_pace = flops / self.flops_ceiling / EXPECTED_UTILISATION
         if self.config.training.max_time is not None and self.newest is None:
-            self.budget.pauses.validating_seconds = self.measured_validation()
+            self.budget.pauses.validating_seconds = measured_seconds(self.learner, self.data, self.clock)
         self.clock.spend(STARTING)
         self.last_lap = self.clock.lap()
         make_directory(self.run.path)
@@ -239,11 +233,12 @@ class Trainer:
     def log_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
         """Fetch a step's numbers and log them (host sync)."""
         lap, self.last_lap = self.clock.lap() - self.last_lap, self.clock.lap()
-        tokens_per_step, train = self.budget.tokens_per_step, self.data.train
+        tokens_per_step = self.budget.tokens_per_step
+        num_tokens, num_bytes = self.data.size_of(self.data.train)
         tokens_per_second = lap.steps * tokens_per_step / lap.seconds
         values = {
             names.LOSS: result.loss.item(),
-            names.BITS_PER_BYTE: result.loss.item() / math.log(2) * train.num_tokens / train.num_bytes,
+            names.BITS_PER_BYTE: result.loss.item() / math.log(2) * num_tokens / num_bytes,
             names.LR: result.lr,
             names.GRAD_L2_NORM: result.grad_norm.item(),
             names.TOKENS: self.step * tokens_per_step,
@@ -254,11 +249,19 @@ class Trainer:
             names.SKIPPED_STEPS: self.step_guard.num_skipped,
             names.SECONDS_REMAINING: self.budget.seconds_left(self.step, lap.seconds / lap.steps),
         }
-        values |= to_floats(result.activation_norms)
+        values |= self.tokens_drawn() | to_floats(result.activation_norms)
         if self.config.logging.weight_norms:
             values |= to_floats(self.learner.weight_norms())
         logger.log(values, self.step)
         bar.set_postfix_str(f"loss {result.loss:.3f}, {tokens_per_second:,.0f} tokens/s")
+
+    def tokens_drawn(self) -> dict[str, float]:
+        """Return the tokens that were drawn of each corpus of a mixture, those left out after faults too."""
+        if not isinstance(self.sampler, MixtureSampler):
+            return {}
+        drawn = self.sampler.drawn(self.step + self.step_guard.num_left_out) * self.sampler.context_length
+        found = zip(self.data.shares, drawn.tolist(), strict=True)
+        return {names.of_corpus(names.TOKENS, name): number for name, number in found}
 
     def adapt_threads(self, logger: Logger) -> None:
         """Record a change of the number of threads: from then on the last bits of results may differ."""
@@ -270,51 +273,18 @@ class Trainer:
 
     def validate(self, logger: Logger) -> None:
         """Evaluate on the whole validation split, unless that was done after this step."""
-        val = self.data.val
-        if val is None or (self.newest and self.newest.step == self.step):
+        if self.data.val is None or (self.newest and self.newest.step == self.step):
             return
         self.control.beat(self.step, VALIDATING)
         self.clock.spend_on_step(times=0)
-        found = self.learner.micro_batches.run(lambda size: self.evaluate(val, size))
+        found, corpora = evaluate_split(self.learner, self.data)
         self.newest = Validation(self.step, found)
         self.since_best += 1
         if self.best is None or found.loss < self.best.evaluation.loss:
             self.best, self.since_best = self.newest, 0
-        values = {names.VAL_LOSS: found.loss, names.VAL_PERPLEXITY: found.perplexity}
-        logger.log(values | {names.VAL_BITS_PER_BYTE: found.bits_per_byte}, self.step)
+        logger.log(validation_values(found, corpora), self.step)
         self.clock.spend(VALIDATING)
         self.rank_sync.sync()
-
-    def measured_validation(self) -> float | None:
-        """Return the seconds of a validation, from a part of it; None without validation text."""
-        val, context_length = self.data.val, self.config.model.context_length
-        if val is None:
-            return None
-        num_windows = min(self.learner.micro_batches.size, max(1, TRIAL_TOKENS // context_length))
-        num_tokens = min(val.num_tokens, num_windows * self.ranks.size * context_length + 1)
-        start = 0.0
-        for trial in range(1 + TRIALS):
-            if trial == 1:  # the first one is slow
-                start = self.clock.elapsed
-            self.learner.micro_batches.run(partial(self.evaluate, val, num_tokens=num_tokens))
-        (found,), *_ = self.ranks.all_gather_numbers([(self.clock.elapsed - start) / TRIALS])
-        return found * val.num_tokens / num_tokens
-
-    def evaluate(self, data: TokenFile, batch_size: int, num_tokens: int | None = None) -> MeanLoss:
-        """Return the mean loss on a token file, `batch_size` windows at a time; each rank computes its part.
-
-        Args:
-            num_tokens: of the text, from its beginning; None: all.
-        """
-        context_length, device = self.config.model.context_length, self.runtime.device
-        num_tokens = num_tokens or data.num_tokens
-        first, last, padding_passes = rank_share(num_tokens, context_length, batch_size, self.ranks.world)
-        batches: Iterable[Batch] = ()
-        if last > first or num_tokens < 2:  # too few tokens are refused by validation_windows
-            share = data.tokens[first : last + 1]
-            batches = validation_windows(share, context_length, batch_size, device)
-        forward, tokens_per_byte = self.learner.forward, data.num_tokens / data.num_bytes
-        return evaluate(forward, batches, self.runtime, tokens_per_byte, self.ranks, padding_passes)
 
     def save(self, logger: Logger, *, is_last: bool = False) -> None:
         """Write a checkpoint of this step, unless there is one, and prune older ones.

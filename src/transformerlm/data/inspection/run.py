@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transformerlm.config import InspectConfig
+from transformerlm.config import STDLIB, InspectConfig
 from transformerlm.data.build import TokenData, make_data
 from transformerlm.data.copies import find_copies
-from transformerlm.data.corpus import STDLIB, find_corpora
+from transformerlm.data.corpus import find_corpora
 from transformerlm.data.inspection.copy_facts import copy_facts
 from transformerlm.data.inspection.corpus_facts import Observation, corpus_facts
 from transformerlm.data.inspection.facts import (
@@ -33,6 +33,7 @@ from transformerlm.data.scan import Scan, character_cut, scan
 from transformerlm.data.selection import Selection, selection_of
 from transformerlm.data.split import corpus_chunks, regions
 from transformerlm.data.token_file import TokenFile
+from transformerlm.data.token_group import files_of
 from transformerlm.errors import DataError
 from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.tokenizer import Tokenizer
@@ -137,9 +138,10 @@ class _CorpusInspection:
         if saved:
             source = f"the tokenizer {fill_placeholders(config.tokenizer_dir, data)}"
         with self._token_files(tokenizer) as (files, is_temporary):
-            views = [TokenView(file, tokenizer) for file in (files.train, files.val) if file]
+            found = [file for split in (files.train, files.val) if split for file in files_of(split).values()]
+            views = [TokenView(file, tokenizer) for file in found]
             if not is_temporary:
-                source += f"; token files in {files.train.path.parent}"
+                source += f"; token files in {found[0].path.parent}"
             return _token_facts(views, source, self.config, locate, self.reporter)
 
     @contextmanager
