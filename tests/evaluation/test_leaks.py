@@ -134,6 +134,36 @@ def test_without_the_right_training_tokens_there_is_no_score(config, leaky, tmp_
         shutil.move(tmp_path / "kept", files / "train.memmap.json")
 
 
+def test_every_corpus_of_a_mixture_is_searched(tmp_path, monkeypatch):
+    write_workplace(tmp_path)
+    passages = {one: " and ".join(f"{animal} {one}" for animal in ANIMALS) * 3 for one in ("poems", "songs")}
+    parts = ["fables", *passages]
+    for name, passage in passages.items():
+        (tmp_path / name).mkdir()
+        for number in range(30):
+            text = f"{name}, number {number}: {passage if number % 3 else number}. The end of {number}."
+            (tmp_path / name / f"{number}.txt").write_text(text)
+    tables = "".join(f'[[data.mixture]]\npath = "{name}"\nweight = 1\n' for name in parts)
+    config = (
+        (tmp_path / "config.toml")
+        .read_text()
+        .replace('corpus = "fables"', f'token_dir = "data/all"\n{tables}')
+    )
+    config = config.replace("[training]", '[training]\nrun_dir = "runs/fables"')
+    (tmp_path / "config.toml").write_text(config)
+    train_in(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    fresh = " ".join(f"{number} new ways" for number in range(40))
+    text = "<|endoftext|>".join([fresh, *(f"{fresh} {passage}" for passage in passages.values())])
+    Path("new.txt").write_text(text)
+    section = EvalSection(checkpoint="runs/fables", text="new.txt", without_leaks=True)
+    scores = evaluate(EvalConfig(eval=section, runtime=RuntimeConfig(device="cpu"))).first.scores
+    leaked = scores.num_bytes - scores.without_leaks.num_bytes
+    assert leaked[0] == 0
+    for found, passage in zip(leaked[1:], passages.values(), strict=True):
+        assert 0.9 * len(passage) < found <= len(passage) + 8
+
+
 def test_a_comparison_without_leaks_is_refused():
     with pytest.raises(ConfigError, match="without_leaks"):
         EvalConfig(eval=EvalSection(compare="another", without_leaks=True))

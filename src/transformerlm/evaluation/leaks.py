@@ -18,7 +18,6 @@ from transformerlm.data.matches import find_leaks
 from transformerlm.data.mixture import corpora_of
 from transformerlm.data.prepare import fill_placeholders
 from transformerlm.data.token_file import TokenFile
-from transformerlm.data.token_group import TokenGroup
 from transformerlm.errors import DataError, Key
 from transformerlm.evaluation.text import Text
 from transformerlm.language_model import LanguageModel
@@ -57,17 +56,18 @@ def training_tokens(lm: LanguageModel) -> list[TokenFile]:
     except DataError as error:
         what = f"expected the token file that {lm.checkpoint.path} was trained on: {error}; {advice}"
         raise DataError(what, key=key) from None
-    tokens = files.get("") or TokenGroup(files)
-    if tokens.sha256 != _trained_on(lm):
-        got = ", ".join(map(str, paths.values()))
-        what = f"expected the token file that {lm.checkpoint.path} was trained on, got another in {got}"
-        raise DataError(f"{what}; {advice}", key=key)
+    for name, file in files.items():
+        if file.sha256 != _trained_on(lm, name):
+            what = f"expected the token file that {lm.checkpoint.path} was trained on"
+            raise DataError(f"{what}, got another in {paths[name]}; {advice}", key=key)
     return list(files.values())
 
 
-def _trained_on(lm: LanguageModel) -> str | None:
+def _trained_on(lm: LanguageModel, corpus: str) -> str | None:
+    """Return the checksum of the tokens of a corpus of a mixture, or of the only one, ""."""
     identity = lm.checkpoint.about.get("identity")
-    return identity.get("train data") if isinstance(identity, dict) else None
+    key = f"train data of {corpus}" if corpus else "train data"
+    return identity.get(key) if isinstance(identity, dict) else None
 
 
 def find_leaked_tokens(
