@@ -18,9 +18,9 @@ from transformerlm import __version__
 from transformerlm.config import CorpusConfig
 from transformerlm.data.build_journal import COMMIT_BYTES, BuildJournal
 from transformerlm.data.build_lock import build_lock
-from transformerlm.data.chunks import CHUNK_BYTES, SafeCut, chunks_of, work_items
+from transformerlm.data.chunks import CHUNK_BYTES, SafeCut, chunks_of_all, work_items
 from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, token_settings
-from transformerlm.data.documents import TRAIN, VAL, Chunk, Split
+from transformerlm.data.documents import TRAIN, VAL, Chunk, Place, Split
 from transformerlm.data.encode import EncodedItem, check_separator, encode_item
 from transformerlm.data.file_record import FileRecord
 from transformerlm.data.sidecar import FORMAT_VERSION, Sidecar, sidecar_path
@@ -138,7 +138,7 @@ class Build:
         with BuildJournal.open(
             self.directory, self.splits, self.tokenizer.vocab_size, self.recipe, reporter, self.commit_bytes
         ) as journal:
-            self._check_free_space(self.corpora.num_bytes - journal.num_read)
+            self._check_free_space(self._text_bytes_after(journal.num_read))
             self._encode_rest(journal, reporter)
             self._check_tokens(journal)
             record = FileRecord.of(self.corpora, reporter, self.config.num_workers)
@@ -189,20 +189,26 @@ class Build:
             reporter.say(f"{self.directory}: going on after {done:.1f} of {total:.1f} MB")
         with reporter.bar(num_bytes, "B", "encoding") as bar:
             bar.update(journal.num_read)
-            for encoded in self._encoded(journal.num_items, num_bytes - journal.num_read):
+            for encoded in self._encoded(journal):
                 journal.write(encoded)
                 bar.update(encoded.num_read)
-            bar.update(num_bytes - journal.num_read)  # bytes that were skipped: separators, byte order marks
+            # Bytes that were skipped: separators, byte order marks.
+            bar.update(max(0, num_bytes - journal.num_read))
 
-    def _encoded(self, num_done: int, num_bytes: int) -> Iterator[EncodedItem]:
-        """Encode the items from `num_done` on, of about `num_bytes` in all, with the config's workers."""
-        items = corpus_items(
-            self.config, self.corpora, self.tokenizer.pretokenizer.safe_cut, self.chunk_bytes
-        )
+    def _text_bytes_after(self, num_read: int) -> int:
+        """Return the size of the text after so many bytes of the files, about."""
+        corpora = self.corpora
+        return corpora.estimated_text_bytes * (corpora.num_bytes - num_read) // max(1, corpora.num_bytes)
+
+    def _encoded(self, journal: BuildJournal) -> Iterator[EncodedItem]:
+        """Encode the items that are not done yet, with the config's workers."""
+        safe_cut = self.tokenizer.pretokenizer.safe_cut
+        items = corpus_items(self.config, self.corpora, safe_cut, self.chunk_bytes, journal.place or Place())
+        num_bytes = self._text_bytes_after(journal.num_read)
         num_workers = self.config.num_workers or available_cores()
         return ordered_map(
             functools.partial(encode_item, self.tokenizer, self.config),
-            itertools.islice(items, num_done, None),
+            items if journal.place else itertools.islice(items, journal.num_items, None),
             min(num_workers, max(1, num_bytes // WORKER_BYTES)),
             # Without the kernels, threads would only wait for each other.
             threads=self.tokenizer.uses_kernels(num_bytes),
@@ -230,10 +236,12 @@ class Build:
 
 
 def corpus_items(
-    config: CorpusConfig, corpora: Corpora, safe_cut: SafeCut, chunk_bytes: int = CHUNK_BYTES
+    config: CorpusConfig,
+    corpora: Corpora,
+    safe_cut: SafeCut,
+    chunk_bytes: int = CHUNK_BYTES,
+    start: Place = Place(),  # noqa: B008 - a tuple
 ) -> Iterator[tuple[Chunk, ...]]:
-    """Divide the whole corpus into items of work, in order."""
+    """Divide the corpus into items of work, in order, from the end of an item on or from the beginning."""
     parts = regions(config, corpora)
-    return work_items(
-        (p for part in parts for p in chunks_of(part, config, safe_cut, chunk_bytes)), chunk_bytes
-    )
+    return work_items(chunks_of_all(parts, config, safe_cut, chunk_bytes, start), chunk_bytes)

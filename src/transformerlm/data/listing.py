@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Hashable
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from transformerlm.data.reading.streams import inner_name
 from transformerlm.data.sidecar import UNFINISHED
 from transformerlm.errors import DataError
 from transformerlm.storage.lock import LOCK_FILE
@@ -100,7 +101,8 @@ class Listing:
 
         The other names of a file are added to `passed_over`; what would not have matched is removed there.
         """
-        files = sorted(self.files)  # by their names, all of which differ
+        # By their names, all of which differ. A text that is compressed keeps its place among the others.
+        files = sorted(self.files, key=lambda file: (inner_name(file.name), file.name))
         if "*" not in include:
             matches = re.compile("|".join(map(fnmatch.translate, include)) or r"(?!)").match
             files = [file for file in files if matches(file.name.rpartition("/")[2])]
@@ -123,7 +125,8 @@ class Listing:
         for file in sorted(files, key=lambda file: file.is_link):
             if by_identity.setdefault(file.identity, file) is not file:
                 self.passed_over["link"].append(file.name)
-        return sorted(by_identity.values())
+        kept = set(by_identity.values())
+        return [file for file in files if file in kept]
 
     def _add_entry(self, entry: os.DirEntry[str], prefix: str) -> list[str]:
         """Add an entry of a folder; return its name if it is a folder to be listed too."""

@@ -57,7 +57,7 @@ class Text:
     def num_bytes(self) -> int:
         """Bytes to read: whole files, or the regions of them that may hold documents of the split."""
         own = (part for part in regions(self.config, self.corpora) if part.split in (None, self.split))
-        return sum(region.stop - region.start for region in own)
+        return sum(region.num_read for region in own)
 
     def notes(self) -> Iterator[str]:
         """Yield lines about files that are not read, or are read otherwise than by their name."""
@@ -79,7 +79,7 @@ class Text:
                         yield Part(number, chunk.path, document.utf8, document.allowed_special)
                         number += document.is_end
                 if bar:
-                    bar.update(chunk.stop - chunk.start)
+                    bar.update(chunk.num_read)
 
     def __str__(self) -> str:
         held_out = self.config.validation_corpus or f"the validation part of {self.config.corpus}"
