@@ -150,7 +150,7 @@ def test_listing_chunks_reads_little_of_many_short_documents(path, monkeypatch):
         return corpus.read_bytes(path, start, stop)
 
     monkeypatch.setattr("transformerlm.data.chunks._TAIL_BYTES", 2**14)
-    monkeypatch.setattr("transformerlm.data.chunks.read_bytes", read_bytes)
+    monkeypatch.setattr("transformerlm.data.reading.window.read_bytes", read_bytes)
     region = Region(str(path), 0, path.stat().st_size, TRAIN)
     assert len(list(chunks_of(region, CorpusConfig(), nowhere))) == 3
     assert sum(num_read) < path.stat().st_size / 20

@@ -12,6 +12,7 @@ from transformerlm.data.corpus import (
     read_bytes,
     refuse_overlap,
 )
+from transformerlm.data.kinds import REASONS
 from transformerlm.errors import ConfigError, DataError
 
 
@@ -59,10 +60,11 @@ def test_what_is_hidden_or_binary_is_not_read_but_named(folder):
 
 
 def test_of_many_the_first_are_named_in_printable_characters(folder):
-    for number in range(5):
-        (folder / f"{number}\n\x1b[31m.gz").touch()
+    for number in range(12):
+        (folder / f"{number:02}\n\x1b[31m.lz4").touch()
     (line,) = find(folder).notes()
-    assert line.startswith(r"not read: compressed: 5 (0\n\x1b[31m.gz, 1\n\x1b[31m.gz, 2\n\x1b[31m.gz, ...); ")
+    shown = ", ".join(rf"{number:02}\n\x1b[31m.lz4" for number in range(10))
+    assert line.startswith(f"not read: {REASONS['compressed'].what}: 12 ({shown}, ...); ")
 
 
 def test_links_are_followed_but_not_in_circles(folder):
@@ -176,8 +178,8 @@ def test_nothing_that_matches_is_an_error_that_shows_what_there_is(folder):
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="got no files"):
         find(folder / "empty")
-    (folder / "empty" / "x.gz").write_bytes(b"\0")
-    with pytest.raises(DataError, match=r"got 1 \.gz\n.*not read: compressed: 1 \(x\.gz\); decompress"):
+    (folder / "empty" / "x.lz4").write_bytes(b"\0")
+    with pytest.raises(DataError, match=r"got 1 \.lz4\n.*not read: compressed .*: 1 \(x\.lz4\); unpack"):
         find(folder / "empty")
 
 

@@ -16,16 +16,20 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.documents import HASHED_CHARACTERS, Chunk, Place, Split, split_by_content
-from transformerlm.data.kinds import JSONL, TEXT, codec_of_kind, format_of, has_records
+from transformerlm.data.kinds import JSONL, TEXT, codec_of_kind, format_of, has_records, is_plain
 from transformerlm.data.reading.records import records_of
 from transformerlm.data.reading.utf8 import decode_beginning
 from transformerlm.data.reading.window import TextWindow, open_window
+from transformerlm.limits import available_cores
+from transformerlm.parallel import ordered_map
 from transformerlm.tokenizer.pretokenize import bytes_of
 
 CHUNK_BYTES = 2**19
 """Approximate size of a chunk. Each worker uses a few times as much memory; with much larger chunks, C's
 allocator keeps hundreds of megabytes that it cannot reuse."""
 
+AHEAD_BYTES = 2**22
+"""Text that is read ahead, of each of the next files."""
 UNKNOWN_END: Final = 2**63 - 1
 """End of a text whose size is not known before it has been read."""
 _TAIL_BYTES = 2**14
@@ -92,12 +96,34 @@ def chunks_of_all(
     chunk_bytes: int = CHUNK_BYTES,
     start: Place = Place(),  # noqa: B008 - a tuple
 ) -> Iterator[Chunk]:
-    """Divide regions into chunks, in order, from a place on that `Chunk.end` has named."""
-    for index in range(start.region, len(regions)):
-        num_done = start.num_chunks if index == start.region else 0
-        chunks = enumerate(chunks_of(regions[index], config, safe_cut, chunk_bytes), 1)
-        for number, chunk in itertools.islice(chunks, num_done, None):
+    """Divide regions into chunks, in order, from a place on that `Chunk.end` has named.
+
+    While one file is read, threads begin with the next ones: small files are unpacked in parallel, and of a
+    large one `AHEAD_BYTES`.
+    """
+
+    def begin(region: Region) -> tuple[list[Chunk], Iterator[Chunk]]:
+        chunks = chunks_of(region, config, safe_cut, chunk_bytes)
+        return list(_first(chunks, AHEAD_BYTES)), chunks
+
+    rest = regions[start.region :]
+    num_threads = config.num_workers or available_cores()
+    if all(is_plain(region.kind) for region in rest):
+        num_threads = 1  # nothing is unpacked
+    num_done = start.num_chunks
+    for index, chunks in enumerate(ordered_map(begin, rest, num_threads, threads=True), start.region):
+        numbered = enumerate(itertools.chain(*chunks), 1)
+        for number, chunk in itertools.islice(numbered, num_done, None):
             yield chunk._replace(end=Place(index, number))
+        num_done = 0
+
+
+def _first(chunks: Iterator[Chunk], num_bytes: int) -> Iterator[Chunk]:
+    """Yield the first chunks, of about so many bytes of text, and leave the others."""
+    size = 0
+    while size < num_bytes and (chunk := next(chunks, None)):
+        yield chunk
+        size += chunk.num_bytes
 
 
 def _chunks_of_records(region: Region, config: CorpusConfig, chunk_bytes: int) -> Iterator[Chunk]:

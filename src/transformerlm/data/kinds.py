@@ -62,6 +62,9 @@ REASONS: Final[Mapping[str, Reason]] = {
     "folder": Reason("folders that the glob matches", "**/* at its end takes the files in them"),
     "saved": Reason("descriptions of datasets that `datasets` has saved", "their tables are read"),
     "compressed": Reason("compressed twice, or not by gzip, bzip2, xz or Zstandard", "unpack them"),
+    "mislabelled": Reason(
+        "not what their names say (.gz, .parquet, .epub, ...)", "perhaps empty or text: rename or remove them"
+    ),
     "archive": Reason("archives", "unpack them: unzip, tar -xf, 7z x"),
     "table": Reason(
         "tables or arrays in binary form, not Parquet or Arrow", "write their text to a .jsonl file"
@@ -111,8 +114,14 @@ _TAR_MAGIC, _TAR_PLACE = b"ustar", 257
 _MIN_PAIRS = 8  # of bytes, from which text in UTF-16 is told without a byte order mark
 _ARROW_STREAM = re.compile(rb"\xff\xff\xff\xff..[\x00-\x7f]\0", re.DOTALL)
 _EPUB = re.compile(rb"PK\x03\x04.{26}mimetypeapplication/epub\+zip", re.DOTALL)
-_NEED_MAGIC = {".parquet": "table", ".arrow": "table", ".feather": "table", ".epub": "document"}
-"""Suffix of formats that have a beginning of their own -> kind of files that lack it."""
+_SUFFIXES_WITH_MAGIC = {
+    ".parquet",
+    ".arrow",
+    ".feather",
+    ".epub",
+    *(codec.suffix for codec in CODECS.values()),
+}
+"""Suffixes of formats whose files begin in a way of their own."""
 
 
 def kind_by_name(name: str) -> str | None:
@@ -205,8 +214,8 @@ def _closed_kind(name: str, head: bytes) -> str | None:
         return ARROW_STREAM
     if head[_TAR_PLACE:].startswith(_TAR_MAGIC):
         return "archive"
-    if suffix in _NEED_MAGIC:
-        return _NEED_MAGIC[suffix]
+    if suffix in _SUFFIXES_WITH_MAGIC:
+        return "mislabelled"
     if b"\0" not in head:
         return None
     return "utf16" if _is_utf16(head) else "binary"

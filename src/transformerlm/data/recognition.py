@@ -14,6 +14,7 @@ from transformerlm.data.kinds import (
     TABLES,
     begins_with_object,
     format_of,
+    has_records,
     kind_by_content,
     kind_by_name,
 )
@@ -85,6 +86,8 @@ def _unpacked(found: Recognised, text: bytes, codec: str, config: CorpusConfig) 
 def _checked(found: Recognised, path: str, text: bytes, config: CorpusConfig) -> Recognised:
     """Return the kind, or the reason why a table of that kind cannot be read."""
     name = format_of(found.kind)
+    if has_records(found.kind):
+        found = found._replace(start=0)  # their reader passes over a byte order mark
     if name == CSV:
         _, names = columns(text.decode(errors="replace"), config.field_name)
         wanted = config.field_name

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.reading.records import Record
+from transformerlm.data.reading.record import Record
 from transformerlm.data.reading.streams import ByteStream, blocks
 from transformerlm.data.reading.utf8 import EncodingErrors, decode_beginning
 from transformerlm.data.reading.window import MAX_PIECE_BYTES
@@ -45,7 +45,8 @@ def rows(stream: ByteStream, config: CorpusConfig) -> Iterator[Record]:
     head = list(_until_header(lines))
     delimiter, names = columns("".join(head), config.field_name)
     if config.field_name not in names:
-        raise DataError(f"{stream.path}: {missing_column(config.field_name, names)}")
+        what = missing_column(config.field_name, names)
+        raise DataError(f"{stream.path}: {what}; --data.text_field=NAME names another")
     index = names.index(config.field_name)
     reader = csv.reader(_chained(head, lines), delimiter=delimiter, strict=True)
     skipped_header = False
@@ -59,7 +60,7 @@ def missing_column(wanted: str, names: Sequence[str]) -> str:
     """Return a sentence about a column that is not there."""
     found = ", ".join(one_line(name)[:40] for name in names[:20]) or "(none)"
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f'expected a column "{wanted}", got only {found}{more}; --data.text_field=NAME names it'
+    return f'expected a column "{wanted}", got only {found}{more}'
 
 
 def _first_row(head: str, delimiter: str) -> list[str]:

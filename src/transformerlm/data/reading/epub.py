@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.reading.html import text_of_page
-from transformerlm.data.reading.records import Record
+from transformerlm.data.reading.record import Record
 from transformerlm.errors import DataError, one_line
 
 MAX_BOOK_BYTES: Final = 2**26

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 from typing import Final
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.reading.records import Record
+from transformerlm.data.reading.record import Record
 from transformerlm.data.reading.streams import ByteStream, read_all
 from transformerlm.data.reading.utf8 import decode
 from transformerlm.tokenizer.pretokenize import bytes_of

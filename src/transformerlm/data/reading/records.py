@@ -1,25 +1,17 @@
-"""Documents of files that are not one text: rows of tables and CSV files, web pages, books.
-
-A document takes its bytes and one more in the text, as if it were a line.
-"""
+"""Documents of files that are not one text, whatever their format."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.kinds import CSV, EPUB, HTML, codec_of_kind, format_of
+from transformerlm.data.reading.csv_rows import rows
+from transformerlm.data.reading.epub import read_book
+from transformerlm.data.reading.html import read_page
+from transformerlm.data.reading.record import Record
 from transformerlm.data.reading.streams import open_stream
-
-
-class Record(NamedTuple):
-    """A document of a file."""
-
-    utf8: bytes
-    """The text as UTF-8; with `encoding_errors = "keep"` other bytes too."""
-    file_position: int
-    """Bytes of the file up to its end, about."""
+from transformerlm.data.reading.tables import table_rows
 
 
 def records_of(path: str, kind: str, config: CorpusConfig) -> Iterator[Record]:
@@ -30,20 +22,9 @@ def records_of(path: str, kind: str, config: CorpusConfig) -> Iterator[Record]:
     """
     name = format_of(kind)
     if name == EPUB:
-        from transformerlm.data.reading.epub import read_book
-
         yield read_book(path, config)
     elif name in (CSV, HTML):
         with open_stream(path, codec_of_kind(kind), config.max_unpacked_bytes) as stream:
-            if name == CSV:
-                from transformerlm.data.reading.csv_rows import rows
-
-                yield from rows(stream, config)
-            else:
-                from transformerlm.data.reading.html import read_page
-
-                yield read_page(stream, config)
+            yield from rows(stream, config) if name == CSV else [read_page(stream, config)]
     else:
-        from transformerlm.data.reading.tables import table_rows
-
         yield from table_rows(path, name, config)

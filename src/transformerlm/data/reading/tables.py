@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from transformerlm.config import CorpusConfig
 from transformerlm.data.kinds import ARROW, PARQUET
 from transformerlm.data.reading.csv_rows import missing_column
-from transformerlm.data.reading.records import Record
+from transformerlm.data.reading.record import Record
 from transformerlm.errors import DataError, one_line
 
 _BATCH_BYTES: Final = 2**22
@@ -54,7 +54,7 @@ def table_rows(path: str, kind: str, config: CorpusConfig) -> Iterator[Record]:
         DataError: there is no such column, its type is not text, or the file is damaged.
     """
     if problem := column_problem(path, kind, config):
-        raise DataError(f"{path}: {problem}")
+        raise DataError(f"{path}: {problem}; --data.text_field=NAME names another")
     num_bytes = Path(path).stat().st_size
     number = 0
     with _opened(path, kind) as table:
