@@ -82,7 +82,7 @@ class StreamWindow:
     def reach(self, position: int) -> int:
         """Return `position`, or the end of the text if that comes before it."""
         # One byte more: whether the text ends at the position shall be known.
-        while self._start + len(self._kept) <= position < self.stop:
+        while self._start + len(self._kept) < min(position + 1, self.stop):
             self._check_size(position)
             block = self._stream.read()
             if not block:
