@@ -322,9 +322,7 @@ def _kind_in_summary(source: Source) -> str:
 def _of_file(path: Path, config: CorpusConfig, key: Key, known: KnownFiles) -> Corpus:
     """Return the corpus of one file; NUL bytes in it are read, since its name says that it is text."""
     found = Found.of(path.name, str(path), path.stat(), is_link=path.is_symlink())
-    source = _inspected(found, config, known)
-    if source.kind == "binary":
-        source = source._replace(kind="text")
+    source = _inspected(found, config, known, reads_nul=True)
     if source.kind not in FORMATS:
         raise _nothing_to_read(Problem(key, f"expected text, got {path}"), Corpus((), (source,)))
     return Corpus((source,))
@@ -353,7 +351,7 @@ def _nothing_to_read(nothing: Problem, corpus: Corpus) -> DataError:
     return DataError([nothing, *(nothing._replace(what=line) for line in left_out_lines(corpus.left_out))])
 
 
-def _inspected(found: Found, config: CorpusConfig, known: KnownFiles) -> Source:
+def _inspected(found: Found, config: CorpusConfig, known: KnownFiles, *, reads_nul: bool = False) -> Source:
     """Return a file with its kind, which is read from the file unless it is known."""
     name, path, status, _, identity = found
     stamp = status.st_size, status.st_mtime_ns, status.st_ctime_ns
@@ -361,5 +359,5 @@ def _inspected(found: Found, config: CorpusConfig, known: KnownFiles) -> Source:
     if before and before[1:4] == stamp and before.kind not in _INSPECTED_ANEW:
         is_, digest = Recognised(before.kind, before.start), before.digest
     else:
-        is_, digest = recognise(name, path, status.st_size, config), ""
+        is_, digest = recognise(name, path, status.st_size, config, reads_nul=reads_nul), ""
     return Source(name, path, stamp[0], is_.kind, is_.start, stamp[1], stamp[2], identity, digest, is_.detail)

@@ -159,7 +159,9 @@ def is_plain(kind: str) -> bool:
     return kind in (TEXT, JSONL)
 
 
-def kind_by_content(name: str, head: bytes, config: CorpusConfig, *, is_whole: bool) -> str:
+def kind_by_content(
+    name: str, head: bytes, config: CorpusConfig, *, is_whole: bool, reads_nul: bool = False
+) -> str:
     """Return the kind of a file from its beginning, without a byte order mark of UTF-8.
 
     JSON lines are files with the name of such, and others whose first line is an object with text in
@@ -168,9 +170,10 @@ def kind_by_content(name: str, head: bytes, config: CorpusConfig, *, is_whole: b
     Args:
         head: the first bytes, HEAD_BYTES or more.
         is_whole: `head` is the whole file.
+        reads_nul: a file with NUL bytes is not "binary".
     """
     closed = _closed_kind(name, head)
-    if closed:
+    if closed and not (closed == "binary" and reads_nul):
         return closed
     if config.file_format != "auto":
         return config.file_format

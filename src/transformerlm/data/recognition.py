@@ -35,8 +35,10 @@ class Recognised(NamedTuple):
     """What is wrong with a file that is not read, if it is not the same for all of its kind."""
 
 
-def recognise(name: str, path: str, num_bytes: int, config: CorpusConfig) -> Recognised:
-    """Return the kind of a file.
+def recognise(
+    name: str, path: str, num_bytes: int, config: CorpusConfig, *, reads_nul: bool = False
+) -> Recognised:
+    """Return the kind of a file; with `reads_nul`, NUL bytes in it are text like others.
 
     Raises:
         DataError: the file cannot be read, or is compressed and damaged at its beginning.
@@ -53,7 +55,8 @@ def recognise(name: str, path: str, num_bytes: int, config: CorpusConfig) -> Rec
             head = read_bytes(path, 0, min(num_bytes, MAX_LINE_BYTES))
         is_whole = len(head) == num_bytes
     text = head.removeprefix(codecs.BOM_UTF8)
-    kind = kind_by_content(inner_name(name) if codec else name, text, config, is_whole=is_whole)
+    inner = inner_name(name) if codec else name
+    kind = kind_by_content(inner, text, config, is_whole=is_whole, reads_nul=reads_nul)
     found = Recognised(kind, len(head) - len(text))
     return _unpacked(found, text, codec, config) if codec else _checked(found, path, text, config)
 

@@ -1,6 +1,6 @@
 """Text of EPUB books: pages in a zip file, in the order of the book's spine.
 
-The few elements that say where the pages are are read with the parser of pages: it expands no entities, so a
+The few elements that say where the pages are are read as those of pages are: no entities are expanded, so a
 hostile book cannot make much of a little.
 """
 
@@ -10,13 +10,13 @@ import posixpath
 import zipfile
 import zlib
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.reading.html import text_of_page
+from transformerlm.data.reading.markup import Tag, tokens
 from transformerlm.data.reading.record import Record
 from transformerlm.errors import DataError, one_line
 
@@ -36,6 +36,8 @@ def read_book(path: str, config: CorpusConfig) -> Record:
         with zipfile.ZipFile(path) as archive:
             book = _Book(path, archive)
             pages = [text_of_page(book.read(name), f"{path}: {name}", config) for name in book.pages()]
+            if not pages:
+                raise DataError(f"{path}: expected a book (EPUB) with pages in its spine, got none")
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         # RuntimeError: a password is needed.
         raise DataError(f"{path}: expected a book (EPUB), got: {error}") from None
@@ -73,17 +75,6 @@ class _Book:
         return content
 
     def _elements(self, name: str) -> list[tuple[str, dict[str, str]]]:
-        parser = _ElementParser()
-        parser.feed(self.read(name).decode(errors="replace"))
-        return parser.elements
-
-
-class _ElementParser(HTMLParser):
-    """Parser that collects elements: name and attributes, without namespaces."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag.rpartition(":")[2], {name: value or "" for name, value in attrs}))
+        """Return name and attributes of the elements of a file."""
+        found = tokens(self.read(name).decode(errors="replace"))
+        return [(tag.name, tag.attributes()) for tag in found if isinstance(tag, Tag) and tag.is_start]

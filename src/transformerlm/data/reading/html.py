@@ -1,18 +1,17 @@
-"""Text of web pages.
+"""Text of web pages: in their order, all of it, and not a judgement about which part of a page matters.
 
-The standard library's parser suffices: what is wanted is the text of a page in its order, the same on every
-machine, and not a judgement about which part of a page matters. Scripts, styles and the head are left out;
-blocks begin on lines of their own, and white space is as a browser shows it.
+Scripts, styles and the title are left out; blocks begin on lines of their own, and white space is as a
+browser shows it.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
-from html.parser import HTMLParser
 from typing import Final
 
 from transformerlm.config import CorpusConfig
+from transformerlm.data.reading.markup import Tag, tokens
 from transformerlm.data.reading.record import Record
 from transformerlm.data.reading.streams import ByteStream, read_all
 from transformerlm.data.reading.utf8 import decode
@@ -20,7 +19,10 @@ from transformerlm.tokenizer.pretokenize import bytes_of
 
 MAX_PAGE_BYTES: Final = 2**26
 
-_HIDDEN = {"script", "style", "head", "template", "noscript", "svg", "math", "iframe", "object"}
+_HIDDEN_TAGS = (
+    "script style title template noscript noframes noembed iframe object audio video canvas svg math"
+)
+_HIDDEN = frozenset(_HIDDEN_TAGS.split())
 _PARAGRAPH_TAGS = (
     "address article aside blockquote body center dd details dialog dir div dl dt fieldset figcaption figure "
     "footer form h1 h2 h3 h4 h5 h6 header hgroup hr main menu nav ol p pre section summary table ul"
@@ -56,10 +58,13 @@ def text_of_page(content: bytes, path: str, config: CorpusConfig) -> bytes:
 
 def text_of_markup(markup: str) -> str:
     """Return the text that a browser would show, in the order of the page; it ends with a line break."""
-    parser = _TextParser()
-    parser.feed(markup)
-    parser.close()
-    return parser.text()
+    text = _Text()
+    for token in tokens(markup):
+        if isinstance(token, Tag):
+            text.add_tag(token)
+        else:
+            text.add_text(token)
+    return text.text()
 
 
 def _charset(content: bytes) -> str | None:
@@ -73,42 +78,34 @@ def _charset(content: bytes) -> str | None:
     return None if name == "utf-8" else name
 
 
-class _TextParser(HTMLParser):
-    """Parser that collects text."""
+class _Text:
+    """Text of a page, as it grows token by token."""
 
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
         self._parts: list[str] = []
-        self._hidden: list[str] = []
-        """Open elements whose text is not shown, the first one and those of its name within."""
+        self._hidden = ""
+        """Name of the element whose content is not shown; "": all is."""
+        self._depth = 0
+        """Open elements of that name."""
         self._num_pre = 0
         self._break = ""
         """White space before the next text."""
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
+    def add_tag(self, tag: Tag) -> None:
+        """Add a tag, of which nothing but white space may be seen."""
+        change = tag.is_start - tag.is_end
         if self._hidden:
-            self._hidden += [tag] * (tag == self._hidden[0])
-        elif tag in _HIDDEN:
-            self._hidden.append(tag)
+            self._depth += change * (tag.name == self._hidden)
+        elif tag.name in _HIDDEN:
+            self._hidden, self._depth = tag.name, max(0, change)
         else:
-            self._separate(tag)
-            self._num_pre += tag in _PRE
+            self._separate(tag.name)
+            self._num_pre = max(0, self._num_pre + change * (tag.name in _PRE))
+        if not self._depth:
+            self._hidden = ""
 
-    def handle_startendtag(self, tag: str, attrs: object) -> None:
-        if not self._hidden:
-            self._separate(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if self._hidden:
-            if tag == self._hidden[0]:
-                self._hidden.pop()
-            elif tag == "html" or (self._hidden[0] == "head" and tag == "body"):
-                self._hidden.clear()  # never closed
-            return
-        self._separate(tag)
-        self._num_pre = max(0, self._num_pre - (tag in _PRE))
-
-    def handle_data(self, data: str) -> None:
+    def add_text(self, data: str) -> None:
+        """Add text that stands between tags."""
         if self._hidden:
             return
         if self._num_pre:
