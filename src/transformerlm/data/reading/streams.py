@@ -197,7 +197,7 @@ class Unpacked:
             return False
         if not self._codec.magic.match(self._input):
             place = self.file_position - len(self._input)
-            what = f"no {self._codec.name} but something else, after {self._num_members} whole parts of it"
+            what = f"no {self._codec.name} but something else ({self._so_far})"
             raise DataError(f"{self.path}: from byte {place} on it is {what}")
         self._member = self._codec.decompressor()
         return True

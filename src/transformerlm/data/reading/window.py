@@ -10,7 +10,7 @@ from transformerlm.data.reading.plain import read_bytes
 from transformerlm.data.reading.streams import ByteStream, open_stream
 from transformerlm.errors import DataError
 
-MAX_PIECE_BYTES: Final = 2**28
+MAX_PIECE_BYTES: Final = 2**26
 """Bytes of unpacked text that are held at once: a line of JSON, or text that may be cut nowhere."""
 
 
