@@ -99,6 +99,8 @@ class KnownFile(NamedTuple):
     start: int
     kind: str
     digest: str
+    is_kind_known: bool = True
+    """False: an earlier version, which could not read all that this one can, has told the kind."""
 
 
 KnownFiles = Mapping[str, KnownFile]
@@ -356,8 +358,11 @@ def _inspected(found: Found, config: CorpusConfig, known: KnownFiles, *, reads_n
     name, path, status, _, identity = found
     stamp = status.st_size, status.st_mtime_ns, status.st_ctime_ns
     before = known.get(name)
-    if before and before[1:4] == stamp and before.kind not in _INSPECTED_ANEW:
-        is_, digest = Recognised(before.kind, before.start), before.digest
+    if before and before[1:4] != stamp:
+        before = None
+    if before and before.is_kind_known and before.kind not in _INSPECTED_ANEW:
+        is_ = Recognised(before.kind, before.start)
     else:
-        is_, digest = recognise(name, path, status.st_size, config, reads_nul=reads_nul), ""
+        is_ = recognise(name, path, status.st_size, config, reads_nul=reads_nul)
+    digest = before.digest if before else ""
     return Source(name, path, stamp[0], is_.kind, is_.start, stamp[1], stamp[2], identity, digest, is_.detail)

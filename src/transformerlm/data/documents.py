@@ -108,7 +108,7 @@ def documents_of(chunk: Chunk, config: CorpusConfig) -> Iterator[Document]:
         yield Document(chunk.split, _checked(_data(chunk), chunk, config), chunk.extent == "end")
         return
     for content in _contents(chunk, config):
-        if content.strip(_WHITE_SPACE.encode()):
+        if content and not content.isspace():  # white space of ASCII, as in `is_blank`
             split = chunk.split or split_of_utf8(content, config.validation_fraction)
             yield Document(split, content, True, allowed_special)
 
@@ -133,7 +133,7 @@ def _data(chunk: Chunk) -> bytes:
 
 def _checked(data: bytes, chunk: Chunk, config: CorpusConfig) -> bytes:
     """Return the bytes; those that are not UTF-8 are treated according to [data].encoding_errors."""
-    if config.encoding_errors == "keep":
+    if config.encoding_errors == "keep" or data.isascii():
         return data
     text = decode(data, chunk.where, chunk.start, config.encoding_errors)
     return data if config.encoding_errors == "strict" or "\ufffd" not in text else text.encode()
