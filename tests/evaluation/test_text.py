@@ -1,5 +1,7 @@
+import gzip
 import itertools
 import json
+import random
 
 import pytest
 
@@ -34,6 +36,32 @@ def test_a_text_is_all_of_its_documents_in_order(tmp_path):
     assert [path.rpartition("/")[2] for _, path, _ in found] == ["a.txt", "a.txt", "b.jsonl", "b.jsonl"]
     assert str(Text.find(config, f"{tmp_path}/*.jsonl")) == f"{tmp_path}/*.jsonl"
     assert len(read(Text.find(config, f"{tmp_path}/*.jsonl"))) == 2
+
+
+class Bar:
+    """A progress bar that counts."""
+
+    done = 0
+
+    def update(self, amount):
+        self.done += amount
+
+
+@pytest.mark.parametrize("split", ["document", "tail"])
+def test_compressed_text_is_the_same_text(tmp_path, split):
+    content = "<|endoftext|>".join(random.Random(number).randbytes(2500).hex() for number in range(200))
+    (tmp_path / "a.txt").write_text(content)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content.encode()))
+    found = []
+    for name in ("a.txt", "a.txt.gz"):
+        config = CorpusConfig(corpus=str(tmp_path / name), validation_split=split, validation_fraction=0.3)
+        text = Text.find(config, None)
+        found.append([(number, document) for number, _, document in read(text)])
+        bar = Bar()
+        list(text.parts(SAFE_CUT, bar))
+        assert 0 < bar.done <= text.num_bytes <= (tmp_path / name).stat().st_size
+    assert found[0] == found[1]
+    assert found[0]
 
 
 def test_what_is_not_read_is_named(tmp_path):

@@ -30,6 +30,8 @@ allocator keeps hundreds of megabytes that it cannot reuse."""
 
 AHEAD_BYTES = 2**22
 """Text that is read ahead, of each of the next files."""
+MAX_UNPACKING_THREADS: Final = 4
+"""Threads that unpack files, at most. Each has two files open, and one of `xz -9` takes 65 MB."""
 UNKNOWN_END: Final = 2**63 - 1
 """End of a text whose size is not known before it has been read."""
 _TAIL_BYTES = 2**14
@@ -107,7 +109,7 @@ def chunks_of_all(
         return list(_first(chunks, AHEAD_BYTES)), chunks
 
     rest = regions[start.region :]
-    num_threads = config.num_workers or available_cores()
+    num_threads = unpacking_threads(config)
     if all(is_plain(region.kind) for region in rest):
         num_threads = 1  # nothing is unpacked
     num_done = start.num_chunks
@@ -116,6 +118,11 @@ def chunks_of_all(
         for number, chunk in itertools.islice(numbered, num_done, None):
             yield chunk._replace(end=Place(index, number))
         num_done = 0
+
+
+def unpacking_threads(config: CorpusConfig) -> int:
+    """Return the number of threads that may unpack files at the same time."""
+    return min(config.num_workers or available_cores(), MAX_UNPACKING_THREADS)
 
 
 def _first(chunks: Iterator[Chunk], num_bytes: int) -> Iterator[Chunk]:

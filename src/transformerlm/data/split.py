@@ -7,7 +7,7 @@ import functools
 import math
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.chunks import UNKNOWN_END, Region, chunks_of
+from transformerlm.data.chunks import UNKNOWN_END, Region, chunks_of, unpacking_threads
 from transformerlm.data.corpus import Corpora, Corpus, Source
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
 from transformerlm.data.kinds import JSONL, codec_of_kind, format_of, has_records, is_plain, left_out_lines
@@ -92,7 +92,7 @@ def _divided_by_tail(config: CorpusConfig, corpus: Corpus) -> list[Region]:
     All after that position is for validation. A text that spans it is divided, a line of JSON is not.
     """
     text_bytes = functools.partial(_text_bytes, config)
-    sizes = threaded_map(text_bytes, corpus.sources, config.num_workers, _bytes_to_read)
+    sizes = threaded_map(text_bytes, corpus.sources, unpacking_threads(config), _bytes_to_read)
     # Exact, from the decimal number that the user wrote: 1 - 0.9 is not quite 0.1 in binary.
     kept = 1 - fractions.Fraction(str(config.validation_fraction))
     at = math.floor(sum(sizes) * kept)
