@@ -134,6 +134,11 @@ def is_jsonl_name(name: str) -> bool:
     return name.lower().endswith(_JSONL_SUFFIXES)
 
 
+def is_csv_name(name: str) -> bool:
+    """Return True for the names of CSV and TSV files."""
+    return name.lower().endswith(_CSV_SUFFIXES)
+
+
 def begins_with_object(head: bytes) -> bool:
     """Return True if more of a file has to be read than its head: it may be JSON with long lines."""
     return head.lstrip()[:1] == b"{" and head.count(b"\n") < 2

@@ -15,6 +15,7 @@ from transformerlm.data.kinds import (
     begins_with_object,
     format_of,
     has_records,
+    is_csv_name,
     kind_by_content,
     kind_by_name,
 )
@@ -47,24 +48,24 @@ def recognise(
         return Recognised(named)
     head = read_bytes(path, 0, min(num_bytes, HEAD_BYTES))
     codec = codec_of(head)
+    inner = inner_name(name) if codec else name
     if codec:
         with open_stream(path, codec, config.max_unpacked_bytes) as stream:
-            head, is_whole = _beginning(stream)
+            head, is_whole = _beginning(stream, inner)
     else:
-        if _needs_more(head):
+        if _needs_more(head, inner):
             head = read_bytes(path, 0, min(num_bytes, MAX_LINE_BYTES))
         is_whole = len(head) == num_bytes
     text = head.removeprefix(codecs.BOM_UTF8)
-    inner = inner_name(name) if codec else name
     kind = kind_by_content(inner, text, config, is_whole=is_whole, reads_nul=reads_nul)
     found = Recognised(kind, len(head) - len(text))
     return _unpacked(found, text, codec, config) if codec else _checked(found, path, text, config)
 
 
-def _beginning(stream: ByteStream) -> tuple[bytes, bool]:
+def _beginning(stream: ByteStream, name: str) -> tuple[bytes, bool]:
     """Return the beginning of a stream, and whether it is all of it."""
     head = b""
-    while len(head) < HEAD_BYTES or (_needs_more(head) and len(head) < MAX_LINE_BYTES):
+    while len(head) < HEAD_BYTES or (_needs_more(head, name) and len(head) < MAX_LINE_BYTES):
         block = stream.read()
         if not block:
             return head, True
@@ -72,7 +73,10 @@ def _beginning(stream: ByteStream) -> tuple[bytes, bool]:
     return head, False
 
 
-def _needs_more(head: bytes) -> bool:
+def _needs_more(head: bytes, name: str) -> bool:
+    """Return True if the first lines are to be known, and are longer than the beginning of a file."""
+    if is_csv_name(name):
+        return b"\n" not in head
     return begins_with_object(head.removeprefix(codecs.BOM_UTF8))
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from tests.data.packed_files import packed
 from tests.data.reading.reader import documents
+from transformerlm.config import CorpusConfig
+from transformerlm.data.reading.records import records_of
 from transformerlm.errors import DataError
 
 CELLS = st.text(alphabet='ab ",;\t\n|é漢\0\x0b\u2028', max_size=12)
@@ -57,6 +59,23 @@ def test_a_header_may_have_line_breaks_and_blank_lines_before_it(tmp_path):
     path.write_text('\n\n"a\nb","text"\n1,"two\n\nlines"\n\n2,x')
     assert documents(path) == ["two\n\nlines", "x"]
     assert documents(path, text_field="a\nb") == ["1", "2"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_header_may_be_long_but_not_all_of_the_file(tmp_path, monkeypatch, suffix):
+    def write(content):
+        content = content.encode()
+        (tmp_path / f"a.csv{suffix}").write_bytes(packed(content, "gz") if suffix else content)
+
+    names = [f"a column with number {number}" for number in range(3000)]
+    write(written([[*names, "text"], [*names, "found"]]))
+    assert documents(tmp_path) == ["found"]
+    write('"never closed\n' + "text\n" * 10**6)
+    with pytest.raises(DataError, match="expected a column"):
+        documents(tmp_path)
+    monkeypatch.setattr("transformerlm.data.reading.csv_rows.MAX_HEADER", 1000)
+    with pytest.raises(DataError, match="expected a column"):
+        list(records_of(str(tmp_path / f"a.csv{suffix}"), f"csv{suffix}", CorpusConfig()))
 
 
 @pytest.mark.parametrize("codec", ["gz", "zst"])

@@ -94,7 +94,7 @@ def test_the_encoding_that_a_page_names_is_that_of_the_page(tmp_path):
     assert documents(path) == ["café “x”\n"]
     path.write_bytes('<meta http-equiv=x content="text/html; charset=KOI8-R">да'.encode("koi8-r"))
     assert documents(path) == ["да\n"]
-    for wrong in ("no-such-thing", "rot13", "UTF-8"):
+    for wrong in ("no-such-thing", "rot13", "UTF-8", "utf-16", "utf-7"):
         path.write_bytes(f'<meta charset="{wrong}">caf\xe9'.encode("latin-1"))
         with pytest.raises(DataError, match=r"a\.html: expected UTF-8, but byte \d+ is 0xe9"):
             documents(path)

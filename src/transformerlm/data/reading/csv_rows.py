@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,6 +19,8 @@ from transformerlm.data.reading.window import MAX_PIECE_BYTES
 from transformerlm.errors import DataError, one_line
 from transformerlm.tokenizer.pretokenize import bytes_of
 
+MAX_HEADER: Final = 2**20
+"""Characters that are searched for the first row."""
 _DELIMITERS: Final = ",;\t|"
 _ROWS_AT_ONCE = 256
 _FIELD_LIMIT_LOCK = threading.Lock()
@@ -48,7 +51,7 @@ def rows(stream: ByteStream, config: CorpusConfig) -> Iterator[Record]:
         what = missing_column(config.field_name, names)
         raise DataError(f"{stream.path}: {what}; --data.text_field=NAME names another")
     index = names.index(config.field_name)
-    reader = csv.reader(_chained(head, lines), delimiter=delimiter, strict=True)
+    reader = csv.reader(itertools.chain(head, lines), delimiter=delimiter, strict=True)
     skipped_header = False
     for row in _parsed(reader, stream.path):
         if row and skipped_header:
@@ -136,14 +139,13 @@ def _decoded(stream: ByteStream, errors: EncodingErrors) -> Iterator[str]:
 def _until_header(lines: Iterator[str]) -> Iterator[str]:
     """Yield lines until the first row is complete: quotes are in pairs."""
     is_open = is_seen = False
+    size = 0
     for line in lines:
         yield line
+        size += len(line)
+        if size > MAX_HEADER:
+            return  # a quote that is never closed; the rest of the file is not the header
         is_open ^= line.count('"') % 2 == 1
         is_seen = is_seen or bool(line.strip())
         if is_seen and not is_open:
             return
-
-
-def _chained(head: Iterable[str], lines: Iterable[str]) -> Iterator[str]:
-    yield from head
-    yield from lines

@@ -68,14 +68,17 @@ def text_of_markup(markup: str) -> str:
 
 
 def _charset(content: bytes) -> str | None:
-    """Return the encoding that a page says it is in, if Python knows it and it is not UTF-8."""
+    """Return the encoding that a page says it is in, if Python knows it and it is no form of Unicode.
+
+    Whoever could read the declaration byte by byte reads no UTF-16, whatever it says.
+    """
     found = _CHARSET.search(content[:2048])
     try:
         name = codecs.lookup(found[1].decode()).name if found else "utf-8"
         "".encode(name)  # not all codecs are encodings of text
     except LookupError:
         return None
-    return None if name == "utf-8" else name
+    return None if name.startswith("utf") else name
 
 
 class _Text:
