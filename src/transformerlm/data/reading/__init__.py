@@ -6,7 +6,7 @@
     window.py       text of either, for what divides it into chunks
     records.py      documents of files that hold many: rows of tables and CSV files, web pages, books
     csv_rows.py, tables.py, html.py, epub.py
-                    one format each
+                    one format each; markup.py: tags and text of a page
 
 `kinds.py` names the formats. A stream of bytes and a stream of records are both read forward once, in bounded
 memory. A position in either is one of the text (`Chunk.start`), and so the text is divided as it would be if
