@@ -15,6 +15,7 @@ from transformerlm.schema import (
     FilePath,
     Fraction,
     NumThreads,
+    PositiveInt,
     Section,
     Text,
     are_known,
@@ -29,26 +30,35 @@ class CorpusConfig(Section):
     """[data], the part about text: its files, its documents, and the part held out for validation."""
 
     corpus: FilePath = "python-stdlib"
-    """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library.
-    What is not text (compressed, binary, UTF-16, ...) is not read, and named."""
+    """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library. Text, JSON
+    lines, CSV and HTML, each also compressed (.gz, .bz2, .xz, .zst), EPUB, Parquet and Arrow are read. What
+    is not text (archives, binary files, UTF-16, ...) is not read, and named."""
     include: tuple[Text, ...] = ("*",)
     """Which files of a folder, of a glob or of "python-stdlib" to read: shell patterns for their names.
     Hidden files of a folder are never read."""
-    file_format: Literal["auto", "text", "jsonl"] = "auto"
-    """How files are read. "jsonl": one document per line, in JSON; "text": as they are; "auto": as JSON lines
-    if the name ends in .jsonl or .ndjson or the first line is an object with text in `jsonl_field`, else as
-    text."""
+    file_format: Literal["auto", "text", "jsonl", "csv", "html"] = "auto"
+    """How files are read. "text": as they are; "jsonl": one document per line, in JSON; "csv": one document
+    per row; "html": the text of a page; "auto": by the name (.jsonl, .ndjson; .csv, .tsv; .html, .htm,
+    .xhtml), as JSON lines if the first line is an object with text in `text_field`, else as text. Compressed
+    files, EPUB, Parquet and Arrow are told by their content in any case."""
     document_separator: str = "<|endoftext|>"
     """The string between the documents of a text file, and the special token that ends each document in
     the token file. "": each file is one document, and nothing marks its end."""
-    jsonl_field: Text = "text"
-    """The field of a line of JSON that holds the document."""
+    text_field: Text = "text"
+    """What holds the document: the field of a line of JSON, or the column of a CSV file or table."""
+    jsonl_field: Text | None = None
+    """An older name of `text_field`. None: that holds."""
     jsonl_special_tokens: bool = False
-    """Recognise special tokens, such as <|endoftext|>, in the documents of JSON lines. false: a document's
-    text is text, whatever is in it."""
+    """Recognise special tokens, such as <|endoftext|>, in the documents of JSON lines, tables, pages and
+    books. false: a document's text is text, whatever is in it."""
     encoding_errors: Literal["strict", "replace", "keep"] = "strict"
     """Bytes that are not UTF-8: "strict" stops and names file and byte offset, "replace" reads U+FFFD,
     "keep" puts them into the token file unchanged (in JSON lines, those within strings)."""
+    require_all: bool = False
+    """Stop where a file is found that is not read, instead of naming it (hidden files, files of this package
+    and further names of a file aside)."""
+    max_unpacked_bytes: PositiveInt = 2**40
+    """Largest text that a compressed file may hold: a few bytes can stand for any amount."""
     validation_corpus: FilePath | None = None
     """A file, folder or glob to validate on. None: hold out a part of `corpus`."""
     validation_fraction: Fraction = 0.05
@@ -66,11 +76,24 @@ class CorpusConfig(Section):
     """Threads (processes where the kernels are not used) that read the corpus; the result does not depend on
     it. None: one per core, or as many as a quota of processor time keeps busy."""
 
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield what is wrong if the field of documents has two names."""
+        if self.jsonl_field not in (None, "text", self.field_name):
+            expected = f'expected text_field = "{self.text_field}" alone, for this is its older name'
+            what = f'{expected}, got "{self.jsonl_field}"'
+            yield Problem(Key("jsonl_field"), what)
+
+    @property
+    def field_name(self) -> str:
+        """The field or column that holds the document."""
+        return self.jsonl_field or "text" if self.text_field == "text" else self.text_field
+
     @property
     def corpus_name(self) -> str:
         """The corpus' name in a form that a folder can have: `My-Books` for `texts/My Books/*.txt`."""
         parts = [part for part in Path(self.corpus).absolute().parts if not set(part) & set("*?[")]
-        return re.sub(r"[^\w-]+", "-", Path(parts[-1]).stem).strip("-") or "corpus"
+        name = re.sub(r"(?<=.)\.(?:gz|bz2|xz|zst)$", "", parts[-1])
+        return re.sub(r"[^\w-]+", "-", Path(name).stem).strip("-") or "corpus"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

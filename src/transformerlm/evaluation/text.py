@@ -10,9 +10,10 @@ from typing import NamedTuple
 from transformerlm.config import CorpusConfig
 from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, find_corpora, find_corpus
+from transformerlm.data.division import Division
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
 from transformerlm.data.selection import Selection
-from transformerlm.data.split import corpus_chunks, has_validation, regions
+from transformerlm.data.split import has_validation, regions
 from transformerlm.errors import ConfigError, Key
 from transformerlm.progress import Bar
 from transformerlm.tokenizer.pretokenize import AllowedSpecial
@@ -65,7 +66,7 @@ class Text:
     def num_bytes(self) -> int:
         """Bytes to read: whole files, or the regions of them that may hold documents of the split."""
         own = (part for part in regions(self.config, self.corpora) if part.split in (None, self.split))
-        return sum(region.stop - region.start for region in own)
+        return sum(region.num_read for region in own)
 
     def notes(self) -> Iterator[str]:
         """Yield lines about files that are not read, or are read otherwise than by their name."""
@@ -78,16 +79,14 @@ class Text:
             DataError: for text that does not have the format that [data] describes.
         """
         number = 0
-        selection = Selection.of(self.config, self.corpora, safe_cut)
-        for chunk in selection.apply(corpus_chunks(self.config, self.corpora, safe_cut)):
-            if chunk.split not in (None, self.split) and not chunk.edits:
-                continue
+        division = Division(self.config, self.corpora, safe_cut)
+        for chunk in Selection.of(division).apply(division.chunks_for(self.split)):
             for document in documents_of(chunk, self.config):
                 if document.split == self.split:
                     yield Part(number, chunk.path, document.utf8, document.allowed_special)
                     number += document.is_end
             if bar:
-                bar.update(chunk.stop - chunk.start)
+                bar.update(chunk.num_read)
 
     def __str__(self) -> str:
         held_out = self.config.validation_corpus or f"the validation part of {self.config.corpus}"
