@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ WORKER_BYTES = 8 * 2**20
 """Minimum amount of text per worker process."""
 
 MEMORY_BYTES = 2**26
-"""Text of documents that is kept in memory."""
+"""Text of documents that is kept in memory, or of an item that is sent to a worker."""
 
 
 def character_cut(text: str, *, is_tail: bool = False) -> int:
@@ -52,7 +53,7 @@ class Piece(NamedTuple):
     content: Document
 
 
-def pieces(item: Sequence[Chunk], config: CorpusConfig) -> Iterator[Piece]:
+def pieces(item: Iterable[Chunk], config: CorpusConfig) -> Iterator[Piece]:
     """Yield the documents of an item, long ones in parts."""
     number, is_begin = -1, True
     for index, chunk in enumerate(item):
@@ -62,18 +63,36 @@ def pieces(item: Sequence[Chunk], config: CorpusConfig) -> Iterator[Piece]:
             is_begin = document.is_end
 
 
-def whole_items(chunks: Iterable[Chunk], size: int = CHUNK_BYTES) -> Iterator[tuple[Chunk, ...]]:
-    """Group chunks into items of about `size` bytes; all parts of a long document are in one item."""
+def whole_items(chunks: Iterable[Chunk], size: int = CHUNK_BYTES) -> Iterator[Iterable[Chunk]]:
+    """Group chunks into items of about `size` bytes; all parts of a long document are in one item.
+
+    An item is a tuple, or an iterator if its chunks carry more text than MEMORY_BYTES: a long document that
+    is unpacked. It has to be used up before the next item is asked for.
+    """
     group: list[Chunk] = []
-    num_bytes = 0
+    num_bytes = num_carried = 0
+    chunks = iter(chunks)
     for chunk in chunks:
         group.append(chunk)
         num_bytes += chunk.num_bytes
-        if num_bytes >= size // 2 and chunk.extent != "part":
+        num_carried += 0 if chunk.content is None else chunk.num_bytes
+        if chunk.extent == "part" and num_carried > MEMORY_BYTES:
+            yield itertools.chain(group, _rest_of_document(chunks))
+        elif chunk.extent == "part" or num_bytes < size // 2:
+            continue
+        else:
             yield tuple(group)
-            group, num_bytes = [], 0
+        group, num_bytes, num_carried = [], 0, 0
     if group:
         yield tuple(group)
+
+
+def _rest_of_document(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Yield chunks up to the end of the document of which the last one was a part."""
+    for chunk in chunks:
+        yield chunk
+        if chunk.extent != "part":
+            return
 
 
 class Observer(Protocol):
@@ -107,44 +126,63 @@ def scan_item(
     config: CorpusConfig,
     with_signatures: bool,
     observer: Callable[[], Observer] | None,
-    item: Sequence[Chunk],
+    item: Iterable[Chunk] | ScannedItem,
 ) -> ScannedItem:
-    """Read one item and return the columns of its documents."""
-    rows: list[list[int]] = []
-    digests: list[Any] = []
-    builder, shingler, watching = SignatureBuilder(), Shingler(), observer() if observer else None
-    for piece in pieces(item, config):
+    """Read one item and return the columns of its documents; an item that has been read is returned."""
+    if isinstance(item, ScannedItem):
+        return item
+    columns = _Columns(with_signatures, observer() if observer else None)
+    numbers = itertools.count()
+    for piece in pieces((chunk for chunk, _ in zip(item, numbers, strict=False)), config):
+        columns.add(piece)
+    return columns.result(num_chunks=next(numbers))
+
+
+class _Columns:
+    """The columns of an item, piece by piece."""
+
+    def __init__(self, with_signatures: bool, observer: Observer | None) -> None:
+        self._with_signatures, self._observer = with_signatures, observer
+        self._rows: list[list[int]] = []
+        self._digests: list[Any] = []
+        self._builder, self._shingler = SignatureBuilder(), Shingler()
+
+    def add(self, piece: Piece) -> None:
+        """Add a document, or a part of a long one."""
         if piece.is_begin:
             is_validation = int(piece.content.split == VAL)
-            rows.append([piece.chunk, piece.chunk, piece.ordinal, 0, is_validation])
-            digests.append(hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"document"))
-            builder.begin()
-            shingler = Shingler()
+            self._rows.append([piece.chunk, piece.chunk, piece.ordinal, 0, is_validation])
+            self._digests.append(hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"document"))
+            self._builder.begin()
+            self._shingler = Shingler()
         utf8 = piece.content.utf8
-        rows[-1][1] = piece.chunk
-        rows[-1][3] += len(utf8)
-        digests[-1].update(utf8)
-        if with_signatures or watching:
+        self._rows[-1][1] = piece.chunk
+        self._rows[-1][3] += len(utf8)
+        self._digests[-1].update(utf8)
+        if self._with_signatures or self._observer:
             codes = characters(utf8)
-            if with_signatures:
-                builder.add(shingler.add(codes))
-            if watching:
-                watching.see(piece, codes)
-    columns = np.array(rows, np.int64).reshape(-1, 5)
-    content = np.frombuffer(b"".join(digest.digest() for digest in digests), np.dtype(">u8"))
-    first_chunks, last_chunks, ordinals, num_bytes = columns[:, :4].T
-    return ScannedItem(
-        first_chunks,
-        last_chunks,
-        ordinals,
-        num_bytes,
-        np.array(builder.counts, np.int64),
-        columns[:, 4].astype(np.bool_),
-        content.astype(np.uint64).reshape(-1, 2),
-        builder.signatures() if with_signatures else np.empty((0, 0), np.uint16),
-        len(item),
-        watching.result() if watching else None,
-    )
+            if self._with_signatures:
+                self._builder.add(self._shingler.add(codes))
+            if self._observer:
+                self._observer.see(piece, codes)
+
+    def result(self, num_chunks: int) -> ScannedItem:
+        """Return the columns."""
+        columns = np.array(self._rows, np.int64).reshape(-1, 5)
+        content = np.frombuffer(b"".join(digest.digest() for digest in self._digests), np.dtype(">u8"))
+        first_chunks, last_chunks, ordinals, num_bytes = columns[:, :4].T
+        return ScannedItem(
+            first_chunks,
+            last_chunks,
+            ordinals,
+            num_bytes,
+            np.array(self._builder.counts, np.int64),
+            columns[:, 4].astype(np.bool_),
+            content.astype(np.uint64).reshape(-1, 2),
+            self._builder.signatures() if self._with_signatures else np.empty((0, 0), np.uint16),
+            num_chunks,
+            self._observer.result() if self._observer else None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +302,8 @@ def scan(
     function = functools.partial(scan_item, config, with_signatures, observer)
     items: list[ScannedItem] = []
     num_chunks = num_documents = 0
-    for item in ordered_map(function, whole_items(_noted(division.chunks(), chunks)), num_workers):
+    work = _sendable(whole_items(_noted(division.chunks(), chunks)), function)
+    for item in ordered_map(function, work, num_workers):
         see(num_documents, item.seen)
         items.append(_moved(item, num_chunks))
         if bar is not None:
@@ -274,6 +313,14 @@ def scan(
         num_documents += len(item.num_bytes)
     columns = [np.concatenate(column) for column in list(zip(*items, strict=True))[:8]] if items else _empty()
     return Scan(division, chunks, *columns)
+
+
+def _sendable(
+    items: Iterable[Iterable[Chunk]], read: Callable[[Iterable[Chunk]], ScannedItem]
+) -> Iterator[tuple[Chunk, ...] | ScannedItem]:
+    """Yield items for workers; those with too much text to be sent are read here, as they are unpacked."""
+    for item in items:
+        yield item if isinstance(item, tuple) else read(item)
 
 
 def _noted(chunks: Iterable[Chunk], notes: list[Chunk]) -> Iterator[Chunk]:

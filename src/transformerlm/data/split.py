@@ -5,16 +5,26 @@ from __future__ import annotations
 import fractions
 import functools
 import math
+from collections.abc import Iterator, Sequence
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.chunks import UNKNOWN_END, Region, chunks_of, unpacking_threads
 from transformerlm.data.corpus import Corpora, Corpus, Source
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
-from transformerlm.data.kinds import JSONL, codec_of_kind, format_of, has_records, is_plain, left_out_lines
+from transformerlm.data.kinds import (
+    JSONL,
+    TEXT,
+    codec_of_kind,
+    format_of,
+    has_records,
+    is_plain,
+    left_out_lines,
+)
+from transformerlm.data.last_record import RecordPlace, last_record
 from transformerlm.data.reading.plain import read_bytes
 from transformerlm.data.reading.records import records_of
 from transformerlm.data.reading.streams import blocks, open_stream
-from transformerlm.data.reading.window import open_window
+from transformerlm.data.reading.window import MAX_PIECE_BYTES, open_window
 from transformerlm.errors import DataError, Key, Problem
 from transformerlm.parallel import threaded_map
 
@@ -89,7 +99,8 @@ def _divides_by_document(by_document: list[Region], config: CorpusConfig) -> boo
 def _divided_by_tail(config: CorpusConfig, corpus: Corpus) -> list[Region]:
     """Split at (1 - fraction) of all bytes, or at the first position after it at which a file can be divided.
 
-    All after that position is for validation. A text that spans it is divided, a line of JSON is not.
+    All after that position is for validation. A text that spans it is divided, a line of JSON or a record is
+    not. Where none of those begins after it, the last one is the validation text.
     """
     text_bytes = functools.partial(_text_bytes, config)
     sizes = threaded_map(text_bytes, corpus.sources, unpacking_threads(config), _bytes_to_read)
@@ -102,7 +113,30 @@ def _divided_by_tail(config: CorpusConfig, corpus: Corpus) -> list[Region]:
         middle = max(source.start, min(boundary, size))
         found += _both_sides(source, middle, size)
         at -= size
+    if not _validates(found, config) and (last := last_record(_whole(corpus, TRAIN), config)):
+        found = list(_divided_at(last, corpus.sources, sizes))
     return [region for region in found if region.start < region.stop]
+
+
+def _divided_at(place: RecordPlace, sources: Sequence[Source], sizes: Sequence[int]) -> Iterator[Region]:
+    """Yield the regions of a corpus that is divided at a place."""
+    for index, (source, size) in enumerate(zip(sources, sizes, strict=True)):
+        middle = size if index < place.file else source.start if index > place.file else place.start
+        yield from _both_sides(source, middle, size)
+
+
+def _validates(parts: Sequence[Region], config: CorpusConfig) -> bool:
+    """Return True if there is text to validate on, as it is wherever plain text or very much is left for it.
+
+    A line or a record that begins nowhere in so much would be too long to be read.
+    """
+    own = [part for part in parts if part.split == VAL and part.start < part.stop]
+    if any(format_of(part.kind) == TEXT for part in own):
+        return True
+    if sum(part.stop - part.start for part in own) > MAX_PIECE_BYTES:
+        return True
+    chunks = (chunk for part in own for chunk in chunks_of(part, config, safe_cut=None))
+    return any(True for chunk in chunks for _ in documents_of(chunk, config))
 
 
 def _bytes_to_read(source: Source) -> int:
