@@ -116,15 +116,9 @@ class _Quotes(NamedTuple):
         near_empty = np.flatnonzero(seen.visible < NEAR_EMPTY)[:max_examples].tolist()
         with places.at_hand({*(document for document, _, _ in invalid), *longest, *near_empty}):
             return cls(
-                [
-                    Example(places.of(document, byte), f"0x{value:02x}", 1)
-                    for document, byte, value in invalid
-                ],
-                [
-                    places.example(document, int(starts[document]), int(lengths[document]))
-                    for document in longest
-                ],
-                [places.example(document, 0, int(scan.num_bytes[document])) for document in near_empty],
+                [Example(places.of(number, byte), f"0x{value:02x}", 1) for number, byte, value in invalid],
+                [places.example(number, int(starts[number]), int(lengths[number])) for number in longest],
+                [places.example(number, 0, int(scan.num_bytes[number])) for number in near_empty],
             )
 
 
