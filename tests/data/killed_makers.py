@@ -1,8 +1,9 @@
 """Makers of token files that are killed, and what is left of them; a fresh interpreter runs this.
 
-    python tests/data/killed_makers.py FOLDER kill:NUM_KILLS in_place:NUM_KILLS crash
+    python tests/data/killed_makers.py FOLDER kill:NUM_KILLS packed:NUM_KILLS in_place:NUM_KILLS crash
 
 `kill`: SIGKILL at random moments, start again, until it is done, and again, while another process reads.
+`packed`: the same of a maker that reads compressed files.
 `in_place`: the same of a maker that writes where the readers look: a control that has to be found out.
 `crash`: the process ends at each call in turn that changes something in the file system.
 The package is imported once; every trial is a fork. What was seen is printed as JSON, by the trials' names.
@@ -14,6 +15,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ from transformerlm.config import CorpusConfig
 from transformerlm.data import build, build_lock
 from transformerlm.data.build import TokenData, make_data
 from transformerlm.data.listing import RECORD_FILE
+from transformerlm.data.reading import streams
 from transformerlm.data.sidecar import UNFINISHED
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError
@@ -67,6 +70,17 @@ def write_corpus(folder, num_stories):
     (folder / "long.txt").write_text(" ".join(stories[: num_stories // 3]))
     vocab, merges = train_bpe_from_texts(stories[:20], 300, [EOT])
     return CorpusConfig(corpus=str(folder), validation_fraction=0.2), Tokenizer(vocab, merges, [EOT])
+
+
+def pack(folder):
+    """Compress each text, with the programs that people have, in two parts one after the other."""
+    for path, command in ((folder / "stories.txt", ["zstd", "-qc"]), (folder / "long.txt", ["gzip", "-c"])):
+        content = path.read_bytes()
+        parts = (content[: len(content) // 2], content[len(content) // 2 :])
+        packed = [subprocess.run(command, input=part, stdout=subprocess.PIPE, check=True) for part in parts]
+        suffix = {"zstd": ".zst", "gzip": ".gz"}[command[0]]
+        path.with_name(path.name + suffix).write_bytes(b"".join(done.stdout for done in packed))
+        path.unlink()
 
 
 def digests(folder):
@@ -133,12 +147,18 @@ def wait_for_lines(path, number, child):
         time.sleep(0.001)
 
 
-def kill(place, num_kills, *, is_in_place=False):
+def kill(place, num_kills, *, is_in_place=False, is_packed=False):
     build.WORKER_BYTES, build_lock.POLL_SECONDS = 1, 0.005
     generator = random.Random(num_kills)
     config, tokenizer = write_corpus(place / "corpus", 2000)
     sizes = {"chunk_bytes": CHUNK_BYTES, "commit_bytes": COMMIT_BYTES}
     make_data(config, tokenizer, place / "straight", **sizes)
+    if is_packed:
+        plain = digests(place / "straight")
+        pack(place / "corpus")
+        shutil.rmtree(place / "straight")
+        make_data(config, tokenizer, place / "straight", **sizes)
+        assert all(digests(place / "straight")[name] == plain[name] for name in NAMES)
     whole, folder, diary = digests(place / "straight"), place / "tokens", place / "diary"
     folder.mkdir()
     reader = forked(lambda: poll(folder, whole, place / "seen"))
@@ -182,7 +202,8 @@ def kill(place, num_kills, *, is_in_place=False):
         "torn": torn,
         "resumed": sum(start > 0 for start in starts),
         "most_redone": max(redone, default=0),
-        "allowed": COMMIT_BYTES + largest,
+        # Compressed files are read ahead, block by block.
+        "allowed": COMMIT_BYTES + largest + streams._INPUT_BYTES * is_packed,
         **seen,
     }
 
@@ -255,7 +276,6 @@ if __name__ == "__main__":
         mode, _, number = trial.partition(":")
         folder = Path(place) / mode
         folder.mkdir(parents=True)
-        seen[trial] = (
-            crash(folder) if mode == "crash" else kill(folder, int(number), is_in_place=mode != "kill")
-        )
+        modes = {"is_in_place": mode == "in_place", "is_packed": mode == "packed"}
+        seen[trial] = crash(folder) if mode == "crash" else kill(folder, int(number), **modes)
     print(json.dumps(seen))

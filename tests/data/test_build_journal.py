@@ -94,7 +94,7 @@ def run_script(folder, *trials):
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """All trials of the default run in one interpreter, which imports the package once."""
-    return run_script(tmp_path_factory.mktemp("makers"), "kill:20", "in_place:4", "crash")
+    return run_script(tmp_path_factory.mktemp("makers"), "kill:20", "packed:12", "in_place:4", "crash")
 
 
 def check_kills(found, num_kills):
@@ -115,6 +115,17 @@ def test_killed_at_any_moment_little_is_lost_and_nothing_partial_is_seen(seen):
 @pytest.mark.endurance
 def test_killed_many_times_little_is_lost_and_nothing_partial_is_seen(tmp_path):
     check_kills(run_script(tmp_path / "place", "kill:200")["kill:200"], 200)
+
+
+@pytest.mark.slow
+def test_killed_while_compressed_files_are_read_little_is_lost(seen):
+    check_kills(seen["packed:12"], 12)
+
+
+@pytest.mark.slow
+@pytest.mark.endurance
+def test_killed_many_times_while_compressed_files_are_read_little_is_lost(tmp_path):
+    check_kills(run_script(tmp_path / "place", "packed:200")["packed:200"], 200)
 
 
 @pytest.mark.slow

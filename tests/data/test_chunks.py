@@ -1,14 +1,19 @@
+import gzip
+import json
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.packed_files import packed as packed_file
+from tests.peak_memory import peak_memory, reset_peak_memory
 from transformerlm.config import CorpusConfig
 from transformerlm.data import corpus
-from transformerlm.data.chunks import Region, chunks_of, work_items
+from transformerlm.data.chunks import UNKNOWN_END, Region, chunks_of, work_items
 from transformerlm.data.documents import TRAIN, documents_of
 from transformerlm.data.kinds import JSONL, TEXT
+from transformerlm.data.reading import streams
 from transformerlm.errors import DataError
 
 SEPARATORS = ["<|endoftext|>", "", "\n\n", "aa", "。", "ab", "aba"]
@@ -141,6 +146,81 @@ def test_chunks_follow_each_other_and_are_no_larger_than_asked_for(path, content
     assert path.stat().st_size - found[-1].stop <= len("<|endoftext|>")
 
 
+def chunks_without_content(region, config, safe_cut, chunk_bytes):
+    """The chunks of a region, whose documents are read as well."""
+    found, documents = [], []
+    for chunk in chunks_of(region, config, safe_cut, chunk_bytes):
+        found.append((chunk.start, chunk.stop, chunk.split, chunk.extent))
+        documents += documents_of(chunk, config)
+    return found, documents
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    parts=st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join),
+    separator=st.sampled_from(SEPARATORS),
+    chunk_bytes=st.integers(1, 40),
+    safe_cut=st.sampled_from([anywhere, after_spaces, nowhere]),
+    kind=st.sampled_from([TEXT, JSONL]),
+    block_bytes=st.integers(1, 30),
+    part=st.sampled_from([(0.0, None), (0.3, None), (0.0, 0.7), (0.3, 0.7)]),
+)
+def test_compressed_text_is_divided_as_it_is_where_it_lies_in_a_plain_file(
+    path, parts, separator, chunk_bytes, safe_cut, kind, block_bytes, part
+):
+    content = parts.encode()
+    if kind == JSONL:
+        content = b"".join(json.dumps({"text": line}).encode() + b"\n" for line in parts.split("\n"))
+    path.write_bytes(content)
+    packed = path.with_suffix(".gz")
+    packed.write_bytes(
+        gzip.compress(content[: len(content) // 2]) + gzip.compress(content[len(content) // 2 :])
+    )
+    config = CorpusConfig(document_separator=separator)
+    start, stop = int(part[0] * len(content)), int((part[1] or 1) * len(content))
+    if kind == JSONL:
+        start, stop = 0, len(content)
+    while 0 < start < stop and content[start] & 0xC0 == 0x80:
+        start += 1
+    while start < stop < len(content) and content[stop] & 0xC0 == 0x80:
+        stop += 1
+    plain = Region(str(path), start, stop, None, kind)
+    end = stop if part[1] else UNKNOWN_END
+    same = Region(str(packed), start, end, None, f"{kind}.gz", packed.stat().st_size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "BLOCK_BYTES", block_bytes)
+        patch.setattr(streams, "_INPUT_BYTES", block_bytes)
+        found = chunks_without_content(same, config, safe_cut, chunk_bytes)
+        sizes = [chunk.num_read for chunk in chunks_of(same, config, safe_cut, chunk_bytes)]
+    assert found == chunks_without_content(plain, config, safe_cut, chunk_bytes)
+    assert sum(sizes) <= packed.stat().st_size
+
+
+def test_a_document_of_any_length_is_divided_while_it_is_unpacked(path):
+    content = b"the cat sat on the mat " * 2**21
+    packed = path.with_suffix(".zst")
+    packed.write_bytes(packed_file(content, "zst"))
+    region = Region(str(packed), 0, UNKNOWN_END, None, "text.zst", packed.stat().st_size)
+    reset_peak_memory()
+    before = peak_memory()
+    size = 0
+    for chunk in chunks_of(region, CorpusConfig(), after_spaces):
+        size += len(chunk.content)
+        assert chunk.num_bytes == len(chunk.content) < 2**20
+    assert size == len(content)
+    assert peak_memory() - before < 32 * 2**20
+
+
+def test_text_that_can_be_cut_nowhere_is_refused_if_it_is_too_long(path, monkeypatch):
+    packed = path.with_suffix(".gz")
+    packed.write_bytes(gzip.compress(b"<|endoftext|>" + b"a" * 10_000))
+    monkeypatch.setattr("transformerlm.data.reading.window.MAX_PIECE_BYTES", 5000)
+    for kind in (TEXT, JSONL):
+        region = Region(str(packed), 0, UNKNOWN_END, None, f"{kind}.gz", 100)
+        with pytest.raises(DataError, match=rf"{packed}: from byte (0|13) of the unpacked text"):
+            list(chunks_of(region, CorpusConfig(), nowhere, 100))
+
+
 def test_listing_chunks_reads_little_of_many_short_documents(path, monkeypatch):
     path.write_text("a short story <|endoftext|>" * 40_000)
     num_read = []
@@ -150,7 +230,7 @@ def test_listing_chunks_reads_little_of_many_short_documents(path, monkeypatch):
         return corpus.read_bytes(path, start, stop)
 
     monkeypatch.setattr("transformerlm.data.chunks._TAIL_BYTES", 2**14)
-    monkeypatch.setattr("transformerlm.data.chunks.read_bytes", read_bytes)
+    monkeypatch.setattr("transformerlm.data.reading.window.read_bytes", read_bytes)
     region = Region(str(path), 0, path.stat().st_size, TRAIN)
     assert len(list(chunks_of(region, CorpusConfig(), nowhere))) == 3
     assert sum(num_read) < path.stat().st_size / 20

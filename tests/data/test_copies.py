@@ -6,20 +6,17 @@ import pytest
 from tests.data import copies_oracle
 from tests.data.copies_oracle import edited, random_text, write_jsonl
 from transformerlm.config import CorpusConfig
-from transformerlm.data.chunks import chunks_of
 from transformerlm.data.copies import NEAR, Components, find_copies
 from transformerlm.data.corpus import find_corpora
+from transformerlm.data.division import Division
 from transformerlm.data.scan import character_cut, scan
-from transformerlm.data.split import regions
 
 
 def scan_of(path, chunk_bytes=2**19, *, with_signatures=True, **settings):
     config = CorpusConfig(corpus=str(path), validation_fraction=0, **settings)
     corpora = find_corpora(config)
-    chunks = (
-        c for part in regions(config, corpora) for c in chunks_of(part, config, character_cut, chunk_bytes)
-    )
-    return scan(config, chunks, with_signatures=with_signatures, num_bytes=corpora.num_bytes)
+    division = Division(config, corpora, character_cut, chunk_bytes)
+    return scan(division, with_signatures=with_signatures)
 
 
 def text_of(found, document):

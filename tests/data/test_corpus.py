@@ -1,3 +1,4 @@
+import gzip
 import os
 import sysconfig
 from pathlib import Path
@@ -11,7 +12,9 @@ from transformerlm.data.corpus import (
     find_corpus,
     read_bytes,
     refuse_overlap,
+    settings,
 )
+from transformerlm.data.kinds import REASONS
 from transformerlm.errors import ConfigError, DataError
 
 
@@ -59,10 +62,11 @@ def test_what_is_hidden_or_binary_is_not_read_but_named(folder):
 
 
 def test_of_many_the_first_are_named_in_printable_characters(folder):
-    for number in range(5):
-        (folder / f"{number}\n\x1b[31m.gz").touch()
+    for number in range(12):
+        (folder / f"{number:02}\n\x1b[31m.lz4").touch()
     (line,) = find(folder).notes()
-    assert line.startswith(r"not read: compressed: 5 (0\n\x1b[31m.gz, 1\n\x1b[31m.gz, 2\n\x1b[31m.gz, ...); ")
+    shown = ", ".join(rf"{number:02}\n\x1b[31m.lz4" for number in range(10))
+    assert line.startswith(f"not read: {REASONS['compressed'].what}: 12 ({shown}, ...); ")
 
 
 def test_links_are_followed_but_not_in_circles(folder):
@@ -179,8 +183,8 @@ def test_nothing_that_matches_is_an_error_that_shows_what_there_is(folder):
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="got no files"):
         find(folder / "empty")
-    (folder / "empty" / "x.gz").write_bytes(b"\0")
-    with pytest.raises(DataError, match=r"got 1 \.gz\n.*not read: compressed: 1 \(x\.gz\); decompress"):
+    (folder / "empty" / "x.lz4").write_bytes(b"\0")
+    with pytest.raises(DataError, match=r"got 1 \.lz4\n.*not read: compressed .*: 1 \(x\.lz4\); unpack"):
         find(folder / "empty")
 
 
@@ -243,3 +247,59 @@ def test_what_this_package_hides_in_a_folder_is_not_counted(folder):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x")
     assert find(folder).left_out == {}
+
+
+def test_all_has_to_be_read_where_that_is_asked_for(folder):
+    (folder / ".hidden").write_text("x")
+    (folder / "again.txt").hardlink_to(folder / "a.txt")
+    config = CorpusConfig(corpus=str(folder), require_all=True)
+    assert len(find_corpora(config).main.sources) == 5
+    (folder / "d.lz4").write_bytes(b"\4\x22\x4d\x18")
+    (folder / "e.csv").write_text("id,body\n1,x\n")
+    with pytest.raises(DataError) as caught:
+        find_corpora(config)
+    first, *lines = caught.value.lines
+    assert first.startswith("[data].corpus: expected files that can all be read, as [data].require_all asks")
+    assert [line.partition("(")[2].partition(")")[0] for line in lines] == [
+        "d.lz4",
+        'e.csv: expected a column "text", got only id, body',
+    ]
+    assert len(find(folder).sources) == 5
+
+
+def test_compressed_files_keep_the_place_of_the_text_in_them(folder):
+    for name in ("a.txt", "b.txt"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+    (folder / "b.txt").unlink()
+    (folder / "a.txt-x").write_text("x")
+    corpus = find(folder)
+    assert names(corpus) == ["a.txt", "a.txt.gz", "a.txt-x", "a/b/ü.md", "a/z.txt", "b.txt.gz", "c.py"]
+    (note,) = corpus.notes()
+    assert note.startswith("read beside files of the same name without the suffix: 1 (a.txt.gz); ")
+
+
+def test_the_summary_of_plain_text_is_that_of_earlier_versions(folder):
+    (folder / "d.jsonl").write_text('{"text": "x"}\n')
+    (folder / "e.json").write_text('{"text": "x"}\n')
+    assert find(folder).summary() == "7 files, 103 bytes, names and sizes 4c7c91bb5b2984b9"
+
+
+def test_a_corpus_is_named_after_the_text_in_a_compressed_file():
+    named = {"x/book.txt.gz": "book", "x/book.zst": "book", "My Books": "My-Books", ".gz": "gz"}
+    for path, name in named.items():
+        assert CorpusConfig(corpus=path).corpus_name == name
+
+
+def test_the_older_name_of_the_field_still_holds():
+    for values in (
+        {"text_field": "body"},
+        {"jsonl_field": "body"},
+        {"jsonl_field": "text", "text_field": "body"},
+    ):
+        config = CorpusConfig(**values)
+        assert config.field_name == "body"
+        assert settings(config)["[data].jsonl_field"] == "body"
+        assert "[data].text_field" not in settings(config)
+    assert CorpusConfig().field_name == settings(CorpusConfig())["[data].jsonl_field"] == "text"
+    with pytest.raises(ConfigError, match=r"jsonl_field: expected text_field = \"one\" alone"):
+        CorpusConfig(text_field="one", jsonl_field="two")

@@ -75,7 +75,7 @@ def test_a_file_that_only_begins_with_lines_of_json_can_be_read_as_text(tmp_path
     [
         ("{", "expected a JSON object, got: "),
         ("[]", 'expected text in field "text", got no object but list'),
-        ('{"texts": ""}', r'expected text in field "text", got only the fields texts; --data.jsonl_field'),
+        ('{"texts": ""}', r'expected text in field "text", got only the fields texts; --data.text_field'),
         ("{}", r"got only the fields \(none\)"),
         ('{"text": 12}', "got 12"),
         ('{"text": null}', "got null"),

@@ -1,4 +1,5 @@
 import dataclasses
+import gzip
 import json
 import os
 import shutil
@@ -322,7 +323,7 @@ def test_a_start_opens_no_file_of_a_corpus_that_has_not_changed(folder, later, m
     def refuse(*arguments):
         raise AssertionError(arguments)
 
-    monkeypatch.setattr(corpus, "read_bytes", refuse)
+    monkeypatch.setattr(corpus, "recognise", refuse)
     prepare_data(data, config, prepare_tokenizer(data, config))
 
 
@@ -375,6 +376,24 @@ def test_one_file_of_another_origin_is_made_anew_too(road, tmp_path):
     assert again.val.sha256 == made.val.sha256
 
 
+def test_a_record_of_a_version_that_read_less_is_no_reason_to_go_on_doing_so(folder, later, monkeypatch):
+    data, config = folder
+    tokenizer = made_and_aged(data, config)
+    record = Path(data.token_dir) / RECORD_FILE
+    values = json.loads(record.read_bytes()) | {"format_version": 1}
+    record.write_text(json.dumps(values))
+    prepare_data(data, config, tokenizer)
+    assert json.loads(record.read_bytes())["format_version"] == 2
+    path = Path(data.corpus) / "more.txt.gz"
+    path.write_bytes(gzip.compress(b"more"))
+    status = path.stat()
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    values["corpus"].append([path.name, *stamp, 0, "compressed", ""])
+    record.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"1 added \(more\.txt\.gz\)|files of .*20 files.* -> 21 files"):
+        prepare_data(data, config, tokenizer)
+
+
 def damage_of(change):
     def damage(path):
         values = json.loads(path.read_bytes())
@@ -392,7 +411,7 @@ def damage_of(change):
         lambda path: path.write_bytes(b"[" * 10**5),
         lambda path: path.write_bytes(path.read_bytes()[:-3]),
         damage_of(lambda values: values.update(corpus={})),
-        damage_of(lambda values: values.update(format_version=2)),
+        damage_of(lambda values: values.update(format_version=3)),
         damage_of(lambda values: values["corpus"].pop()),
         damage_of(lambda values: values["corpus"][3].pop()),
         damage_of(lambda values: values["corpus"][3].__setitem__(0, ["name"])),

@@ -13,6 +13,7 @@ from transformerlm.data import selection_cache
 from transformerlm.data.build import make_data
 from transformerlm.data.copies import NEAR
 from transformerlm.data.corpus import find_corpora
+from transformerlm.data.division import Division
 from transformerlm.data.documents import TRAIN, VAL, split_by_content
 from transformerlm.data.prepare import prepare_data, training_texts
 from transformerlm.data.selection import DECISION_KEY, METHOD_KEY, Selection
@@ -257,7 +258,7 @@ def test_an_interrupted_build_goes_on_to_the_same_bytes(corpus, tmp_path):
 def test_without_the_settings_nothing_is_read_and_nothing_recorded(corpus, tmp_path):
     config = CorpusConfig(corpus=str(corpus))
     listener = Listener()
-    assert Selection.of(config, find_corpora(config), SAFE_CUT, reporter=listener) == Selection()
+    assert Selection.of(Division(config, find_corpora(config), SAFE_CUT), listener) == Selection()
     assert listener.bars == []
     made = build(corpus, tmp_path)
     assert not [key for key in made.train.made_from if "duplicates" in key or "copies" in key]
@@ -274,7 +275,7 @@ def test_the_decision_about_a_large_text_is_kept_until_a_file_changes(corpus, tm
     def select(expected, **settings):
         listener = Listener()
         config = CorpusConfig(corpus=str(folder), **{"near_duplicates": "drop", **settings})
-        found = Selection.of(config, find_corpora(config), SAFE_CUT, reporter=listener)
+        found = Selection.of(Division(config, find_corpora(config), SAFE_CUT), listener)
         assert len(listener.bars) == expected
         return found
 

@@ -1,5 +1,7 @@
+import gzip
 import itertools
 import json
+import random
 
 import pytest
 
@@ -8,6 +10,7 @@ from transformerlm.config import CorpusConfig
 from transformerlm.data.build import make_data
 from transformerlm.data.chunks import CHUNK_BYTES
 from transformerlm.data.documents import TRAIN
+from transformerlm.data.kinds import REASONS
 from transformerlm.data.mixture import corpora_of
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.evaluation.text import Text
@@ -15,6 +18,8 @@ from transformerlm.progress import SilentReporter
 from transformerlm.tokenizer import Pretokenizer, Tokenizer, train_bpe_from_texts
 
 SAFE_CUT = Pretokenizer(special_tokens=["<|endoftext|>"]).safe_cut
+
+COMPRESSED = REASONS["compressed"].what
 
 
 def read(text):
@@ -35,18 +40,44 @@ def test_a_text_is_all_of_its_documents_in_order(tmp_path):
     assert len(read(Text.find(config, f"{tmp_path}/*.jsonl"))) == 2
 
 
+class Bar:
+    """A progress bar that counts."""
+
+    done = 0
+
+    def update(self, amount):
+        self.done += amount
+
+
+@pytest.mark.parametrize("split", ["document", "tail"])
+def test_compressed_text_is_the_same_text(tmp_path, split):
+    content = "<|endoftext|>".join(random.Random(number).randbytes(2500).hex() for number in range(200))
+    (tmp_path / "a.txt").write_text(content)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content.encode()))
+    found = []
+    for name in ("a.txt", "a.txt.gz"):
+        config = CorpusConfig(corpus=str(tmp_path / name), validation_split=split, validation_fraction=0.3)
+        text = Text.find(config, None)
+        found.append([(number, document) for number, _, document in read(text)])
+        bar = Bar()
+        list(text.parts(SAFE_CUT, bar))
+        assert 0 < bar.done <= text.num_bytes <= (tmp_path / name).stat().st_size
+    assert found[0] == found[1]
+    assert found[0]
+
+
 def test_what_is_not_read_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("one")
-    (tmp_path / "b.txt.gz").write_bytes(b"x")
+    (tmp_path / "b.txt.lz4").write_bytes(b"x")
     (tmp_path / "val").mkdir()
     (tmp_path / "val/c.txt").write_text("two", encoding="utf-16")
     (tmp_path / "val/d.txt").write_text("three")
     (note,) = Text.find(CorpusConfig(), f"{tmp_path}/*.*").notes()
-    assert note.startswith(f"{tmp_path}/*.*: not read: compressed: 1 ({tmp_path}/b.txt.gz); ")
+    assert note.startswith(f"{tmp_path}/*.*: not read: {COMPRESSED}: 1 ({tmp_path}/b.txt.lz4); ")
     config = CorpusConfig(corpus=str(tmp_path), validation_corpus=f"{tmp_path}/val")
     notes = list(Text.find(config, None).notes())
     assert [note.split("; ")[0] for note in notes] == [
-        f"{tmp_path}: not read: compressed: 1 (b.txt.gz)",
+        f"{tmp_path}: not read: {COMPRESSED}: 1 (b.txt.lz4)",
         f"{tmp_path}: not read: text in UTF-16 or UTF-32: 1 (val/c.txt)",
         f"{tmp_path}/val: not read: text in UTF-16 or UTF-32: 1 (c.txt)",
     ]

@@ -1,14 +1,17 @@
 """The sample of a corpus that the choice looks at."""
 
 import functools
+import gzip
+from itertools import pairwise
 
 import pytest
 
 from transformerlm.config import CorpusConfig, MixtureConfig, TokenizerConfig
 from transformerlm.data.build import corpus_items
 from transformerlm.data.corpus import find_corpora
+from transformerlm.data.documents import Chunk
 from transformerlm.recipe import text
-from transformerlm.recipe.text import read_sample, sample_mixture
+from transformerlm.recipe.text import chosen_items, read_sample, sample_mixture
 from transformerlm.tokenizer import Pretokenizer
 
 
@@ -55,3 +58,30 @@ def test_passes_make_the_shares_of_a_sample(tmp_path):
     facts = text.survey(CorpusConfig(mixture=tuple(parts)), TokenizerConfig()).facts
     together = text.survey(CorpusConfig(corpus=f"{tmp_path}/*.txt"), TokenizerConfig()).facts
     assert facts.train_bytes == pytest.approx(together.train_bytes, rel=0.05)
+
+
+def test_a_compressed_corpus_has_the_sample_of_the_text_in_it(tmp_path, monkeypatch):
+    lines = [f"{number} lines of one long document\n" for number in range(2000)]
+    (tmp_path / "text.txt").write_text("".join(lines))
+    (tmp_path / "text.txt.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    safe_cut = Pretokenizer().safe_cut
+    monkeypatch.setattr(text, "SAMPLE_BYTES", 10**6)
+    samples = []
+    for name in ("text.txt", "text.txt.gz"):
+        data = CorpusConfig(corpus=str(tmp_path / name))
+        corpora = find_corpora(data)
+        samples.append(read_sample(data, corpora, corpus_items(data, corpora, safe_cut, 1000)))
+    assert samples[0][:2] == samples[1][:2]
+    assert samples[0].share > 0.99 <= samples[1].share
+
+
+def test_the_sample_stays_small_where_the_text_is_much_larger_than_it_seems(monkeypatch):
+    monkeypatch.setattr(text, "SAMPLE_BYTES", 1000)
+    items = [(Chunk("a", 100 * n, 100 * n + 100, None),) for n in range(1000)]
+    for number in (1, 5, 80, 81, 1000):
+        chosen = chosen_items(iter(items[:number]), 1)
+        assert sum(chunk.num_bytes for chunk in chosen) <= text._MAX_SAMPLE * 1000 + 100
+        assert (chosen[0], chosen[-1]) == (items[0][0], items[number - 1][0])
+        steps = {two.start - one.start for one, two in pairwise(chosen[:-1])}
+        assert len(steps) <= 1  # evenly
+    assert chosen_items(iter([]), 1) == []

@@ -58,6 +58,6 @@ def test_text_of_the_corpus_stays_text(page, browser):
 def test_the_page_has_every_part(page, browser):
     with Visit(browser, page) as visit:
         headings = visit.page.locator("h2").all_text_contents()
-        assert headings == ["Longest leaks", "Copies", "Text", "Tokens"]
+        assert headings == ["Notes", "Longest leaks", "Copies", "Text", "Tokens"]
         assert visit.page.locator(".apart").count() == 2
         assert "0xff" in visit.page.locator("main").text_content()

@@ -16,6 +16,7 @@ from transformerlm.schema import (
     Fraction,
     NumThreads,
     PositiveFloat,
+    PositiveInt,
     Section,
     Text,
     are_known,
@@ -41,7 +42,8 @@ def as_folder(text: str) -> str:
 def name_of_path(path: str) -> str:
     """Return the name of the corpus at a path: `My-Books` for `texts/My Books/*.txt`."""
     parts = [part for part in Path(path).absolute().parts if not set(part) & set("*?[")]
-    return as_folder(Path(parts[-1]).stem) or "corpus"
+    name = re.sub(r"(?<=.)\.(?:gz|bz2|xz|zst)$", "", parts[-1])
+    return as_folder(Path(name).stem) or "corpus"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,33 +81,43 @@ class CorpusConfig(Section):
     """[data], the part about text: its files, its documents, and the part held out for validation."""
 
     corpus: FilePath = STDLIB
-    """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library.
-    What is not text (compressed, binary, UTF-16, ...) is not read, and named."""
+    """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library. Text, JSON
+    lines, CSV and HTML, each also compressed (.gz, .bz2, .xz, .zst), EPUB, Parquet and Arrow are read. What
+    is not text (archives, binary files, UTF-16, ...) is not read, and named."""
     include: tuple[Text, ...] = ("*",)
     """Which files of a folder, of a glob or of "python-stdlib" to read: shell patterns for their names.
     Hidden files of a folder are never read."""
-    file_format: Literal["auto", "text", "jsonl"] = "auto"
-    """How files are read. "jsonl": one document per line, in JSON; "text": as they are; "auto": as JSON lines
-    if the name ends in .jsonl or .ndjson or the first line is an object with text in `jsonl_field`, else as
-    text."""
+    file_format: Literal["auto", "text", "jsonl", "csv", "html"] = "auto"
+    """How files are read. "text": as they are; "jsonl": one document per line, in JSON; "csv": one document
+    per row; "html": the text of a page; "auto": by the name (.jsonl, .ndjson; .csv, .tsv; .html, .htm,
+    .xhtml), as JSON lines if the first line is an object with text in `text_field`, else as text. Compressed
+    files, EPUB, Parquet and Arrow are told by their content in any case."""
     document_separator: str = "<|endoftext|>"
     """The string between the documents of a text file, and the special token that ends each document in
     the token file. "": each file is one document, and nothing marks its end."""
-    jsonl_field: Text = "text"
-    """The field of a line of JSON that holds the document."""
+    text_field: Text = "text"
+    """What holds the document: the field of a line of JSON, or the column of a CSV file or table."""
+    jsonl_field: Text | None = None
+    """An older name of `text_field`. None: that holds."""
     jsonl_special_tokens: bool = False
-    """Recognise special tokens, such as <|endoftext|>, in the documents of JSON lines. false: a document's
-    text is text, whatever is in it."""
+    """Recognise special tokens, such as <|endoftext|>, in the documents of JSON lines, tables, pages and
+    books. false: a document's text is text, whatever is in it."""
     encoding_errors: Literal["strict", "replace", "keep"] = "strict"
     """Bytes that are not UTF-8: "strict" stops and names file and byte offset, "replace" reads U+FFFD,
     "keep" puts them into the token file unchanged (in JSON lines, those within strings)."""
+    require_all: bool = False
+    """Stop where a file is found that is not read, instead of naming it (hidden files, files of this package
+    and further names of a file aside)."""
+    max_unpacked_bytes: PositiveInt = 2**40
+    """Largest text that a compressed file may hold: a few bytes can stand for any amount."""
     validation_corpus: FilePath | None = None
     """A file, folder or glob to validate on. None: hold out a part of `corpus`."""
     validation_fraction: Fraction = 0.05
     """Fraction of `corpus` held out for validation (0: none); not used with `validation_corpus`."""
     validation_split: Literal["auto", "document", "tail"] = "auto"
     """How to hold it out. "document": by a hash of each document, so that copies of one stay together.
-    "tail": the end of the corpus. "auto": "document" where there are 20 or more and both sides get one."""
+    "tail": the end of the corpus, of lines of JSON or records at least one. "auto": "document" where there
+    are 20 or more and both sides get one."""
     duplicates: Literal["keep", "drop"] = "keep"
     """Documents with the same bytes. "keep": all; "drop": the first of them."""
     near_duplicates: Literal["keep", "together", "drop"] = "keep"
@@ -120,9 +132,14 @@ class CorpusConfig(Section):
     else of [data] holds for each of them. None: one corpus."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield what does not go with a mixture, and two of its corpora with the same name."""
-        if not self.mixture:
-            return
+        """Yield two names for the field of documents, what does not go with a mixture, and names twice."""
+        if self.jsonl_field not in (None, "text", self.field_name):
+            expected = f'expected text_field = "{self.text_field}" alone, for this is its older name'
+            yield Problem(Key("jsonl_field"), f'{expected}, got "{self.jsonl_field}"')
+        if self.mixture:
+            yield from self._mixture_conflicts(self.mixture)
+
+    def _mixture_conflicts(self, mixture: tuple[MixtureConfig, ...]) -> Iterator[Problem]:
         if self.corpus != STDLIB:
             what = f"expected it without [[data.mixture]], got {self.corpus}"
             yield Problem(Key("corpus"), f"{what}; --data.mixture=None leaves the mixture out")
@@ -130,12 +147,17 @@ class CorpusConfig(Section):
             what = "expected None with [[data.mixture]], where each corpus holds out a part of its own"
             yield Problem(Key("validation_corpus"), f"{what}, got {self.validation_corpus}")
         taken = {RESERVED_NAME}
-        for number, part in enumerate(self.mixture):
+        for number, part in enumerate(mixture):
             name = part.own_name.casefold()  # there are file systems that do not tell such names apart
             if name in taken:
                 what = f'expected another name than "{part.own_name}" for {part.path}'
                 yield Problem(Key("mixture", str(number), "name"), f"{what}, which is taken")
             taken.add(name)
+
+    @property
+    def field_name(self) -> str:
+        """The field or column that holds the document."""
+        return self.jsonl_field or "text" if self.text_field == "text" else self.text_field
 
     @property
     def corpus_name(self) -> str:

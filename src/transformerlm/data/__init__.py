@@ -1,13 +1,14 @@
 """From text to token files, and from token files to batches.
 
-In the order of the pipeline: `listing.py` finds files, `kinds.py` tells which are text, `corpus.py` combines
-both, `documents.py` reads documents, `chunks.py` divides files into work, `split.py` chooses validation text,
-`encode.py` and `build.py` turn text into tokens. `token_file.py` and `sidecar.py` are the token file,
-`build_journal.py` is a build in progress, `build_lock.py` lets one process build while others wait,
-`file_record.py` and `origin.py` find out whether token files are still those of the text, `sampler.py` draws
-batches. `mixture.py`, `token_group.py`, `interleave.py` and `mixture_sampler.py` are for several corpora.
-`prepare.py` is called by the commands, `verify.py` checks tokenizers and token files, `merge.py` writes
-several token files in one.
+In the order of the pipeline: `listing.py` finds files, `kinds.py` and `recognition.py` tell what they are,
+`corpus.py` combines both, `reading/` opens compressed files, tables, pages and books, `documents.py` reads
+documents, `chunks.py` divides files into work, `split.py` and `last_record.py` choose validation text,
+`division.py` puts both together, `encode.py` and `build.py` turn text into tokens. `token_file.py` and
+`sidecar.py` are the token file, `build_journal.py` is a build in progress, `build_lock.py` lets one process
+build while others wait, `file_record.py` and `origin.py` find out whether token files are still those of the
+text, `sampler.py` draws batches. `mixture.py`, `token_group.py`, `interleave.py` and `mixture_sampler.py` are
+for several corpora. `prepare.py` is called by the commands, `verify.py` checks tokenizers and token files,
+`merge.py` writes several token files in one.
 
 Copies: `scan.py` reads every document once, `shingles.py` and `copies.py` find copies, `selection.py` decides
 what becomes of them. Leakage: `matches.py`. `inspection/` shows all of that, and what else is in a text.

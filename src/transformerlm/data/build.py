@@ -20,13 +20,14 @@ from transformerlm.data.build_journal import COMMIT_BYTES, BuildJournal
 from transformerlm.data.build_lock import build_lock
 from transformerlm.data.chunks import CHUNK_BYTES, SafeCut, work_items
 from transformerlm.data.corpus import Corpora, find_corpora, refuse_overlap, token_settings
-from transformerlm.data.documents import TRAIN, VAL, Chunk, Split
+from transformerlm.data.division import Division
+from transformerlm.data.documents import TRAIN, VAL, Chunk, Place, Split
 from transformerlm.data.encode import EncodedItem, check_separator, encode_item
 from transformerlm.data.file_record import FileRecord
 from transformerlm.data.mixture import corpora_of, pass_size
 from transformerlm.data.selection import Selection, method_settings
 from transformerlm.data.sidecar import FORMAT_VERSION, Sidecar, sidecar_path
-from transformerlm.data.split import corpus_chunks, empty_split_error, has_validation
+from transformerlm.data.split import empty_split_error, has_validation
 from transformerlm.data.token_file import TokenFile
 from transformerlm.data.token_group import TokenGroup, Tokens, files_of
 from transformerlm.errors import DataError, Key
@@ -176,9 +177,8 @@ class Build:
         with BuildJournal.open(
             self.directory, self.splits, self.tokenizer.vocab_size, self.recipe, reporter, self.commit_bytes
         ) as journal:
-            self._check_free_space(self.corpora.num_bytes - journal.num_read)
-            safe_cut = self.tokenizer.pretokenizer.safe_cut
-            selection = Selection.of(self.config, self.corpora, safe_cut, self.chunk_bytes, reporter)
+            self._check_free_space(self._text_bytes_after(journal.num_read))
+            selection = Selection.of(self.division, reporter)
             self._encode_rest(journal, selection, reporter)
             self._check_tokens(journal)
             record = FileRecord.of(self.corpora, reporter, self.config.num_workers)
@@ -230,19 +230,32 @@ class Build:
             reporter.say(f"{self.directory}: going on after {done:.1f} of {total:.1f} MB")
         with reporter.bar(num_bytes, "B", "encoding") as bar:
             bar.update(journal.num_read)
-            for encoded in self._encoded(selection, journal.num_items, num_bytes - journal.num_read):
+            for encoded in self._encoded(journal, selection):
                 journal.write(encoded)
                 bar.update(encoded.num_read)
-            bar.update(num_bytes - journal.num_read)  # bytes that were skipped: separators, byte order marks
+            # Bytes that were skipped: separators, byte order marks.
+            bar.update(max(0, num_bytes - journal.num_read))
 
-    def _encoded(self, selection: Selection, num_done: int, num_bytes: int) -> Iterator[EncodedItem]:
-        """Encode the items from `num_done` on, of about `num_bytes` in all, with the config's workers."""
+    @functools.cached_property
+    def division(self) -> Division:
+        """The corpus as it is divided into chunks for this build."""
         safe_cut = self.tokenizer.pretokenizer.safe_cut
-        items = corpus_items(self.config, self.corpora, safe_cut, self.chunk_bytes, selection)
+        return Division(self.config, self.corpora, safe_cut, self.chunk_bytes)
+
+    def _text_bytes_after(self, num_read: int) -> int:
+        """Return the size of the text after so many bytes of the files, about."""
+        corpora = self.corpora
+        return corpora.estimated_text_bytes * (corpora.num_bytes - num_read) // max(1, corpora.num_bytes)
+
+    def _encoded(self, journal: BuildJournal, selection: Selection) -> Iterator[EncodedItem]:
+        """Encode the items that are not done yet, with the config's workers."""
+        chunks = selection.apply(self.division.chunks(journal.place or Place()))
+        items = work_items(chunks, self.chunk_bytes)
+        num_bytes = self._text_bytes_after(journal.num_read)
         num_workers = self.config.num_workers or available_cores()
         return ordered_map(
             functools.partial(encode_item, self.tokenizer, self.config),
-            itertools.islice(items, num_done, None),
+            items if journal.place else itertools.islice(items, journal.num_items, None),
             min(num_workers, max(1, num_bytes // WORKER_BYTES)),
             # Without the kernels, threads would only wait for each other.
             threads=self.tokenizer.uses_kernels(num_bytes),
@@ -274,12 +287,7 @@ def corpus_items(
     corpora: Corpora,
     safe_cut: SafeCut,
     chunk_bytes: int = CHUNK_BYTES,
-    selection: Selection | None = None,
 ) -> Iterator[tuple[Chunk, ...]]:
-    """Divide the whole corpus into items of work, in order.
-
-    Args:
-        selection: from `Selection.of`; None: it is made now, which reads the corpus if [data] asks for it.
-    """
-    selection = selection or Selection.of(config, corpora, safe_cut, chunk_bytes)
-    return work_items(selection.apply(corpus_chunks(config, corpora, safe_cut, chunk_bytes)), chunk_bytes)
+    """Divide the whole corpus into items of work, in order, without the documents that [data] leaves out."""
+    division = Division(config, corpora, safe_cut, chunk_bytes)
+    return work_items(Selection.of(division).apply(division.chunks()), chunk_bytes)

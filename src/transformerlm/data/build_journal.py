@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from transformerlm.data.documents import TRAIN, VAL, Split
+from transformerlm.data.documents import TRAIN, VAL, Place, Split
 from transformerlm.data.encode import EncodedItem
 from transformerlm.data.sidecar import UNFINISHED, Sidecar, sidecar_path
 from transformerlm.data.token_file import TokenWriter, Written
@@ -48,7 +48,7 @@ from transformerlm.storage.files import (
 PROGRESS_FILE = "progress.json"
 FORMAT_VERSION = 1
 COMMIT_BYTES = 32 * 2**20
-"""Bytes of the corpus after which progress is recorded; at most this and the workers' items are lost."""
+"""Bytes of text after which progress is recorded; at most this and the workers' items are lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,9 @@ class Progress:
     num_items: int = 0
     """Items of work done."""
     num_read: int = 0
-    """Bytes of the corpus in those items."""
+    """Bytes of the corpus' files in those items."""
+    place: list[int] = field(default_factory=list)
+    """`Place` after those items; empty: not known, since an earlier version has written the record."""
     parts: dict[str, Written] = field(default_factory=dict)
     """Split -> state of its file."""
     is_complete: bool = False
@@ -82,7 +84,9 @@ class Progress:
             file.write(dump(asdict(self)))
 
 
-PROGRESS_FORMAT = RecordFormat(version=FORMAT_VERSION, checksum_since=1, members=members_of(Progress))
+PROGRESS_FORMAT = RecordFormat(
+    version=FORMAT_VERSION, checksum_since=1, members=members_of(Progress), added={"place": []}
+)
 
 
 class BuildJournal:
@@ -95,6 +99,9 @@ class BuildJournal:
         self.progress = progress
         """The last record."""
         self.num_items, self.num_read = progress.num_items, progress.num_read
+        self.place = Place(*progress.place) if progress.place else None
+        """Place after the items that are done; None: at the beginning, or not known (`num_items` is)."""
+        self._num_unrecorded = 0
 
     @classmethod
     @contextlib.contextmanager
@@ -130,12 +137,14 @@ class BuildJournal:
             yield cls(directory, writers, progress, commit_bytes)
 
     def write(self, encoded: EncodedItem) -> None:
-        """Append the tokens of the next item; record progress after every `commit_bytes` of the corpus."""
+        """Append the tokens of the next item; record progress after every `commit_bytes` of text."""
         for split, ids, num_documents, num_bytes in encoded.parts:
             self.writers[split].write(ids, num_documents=num_documents, num_bytes=num_bytes)
         self.num_items += 1
         self.num_read += encoded.num_read
-        if self.num_read - self.progress.num_read >= self.commit_bytes:
+        self.place = encoded.end
+        self._num_unrecorded += encoded.num_text
+        if self._num_unrecorded >= self.commit_bytes:
             self._record(is_complete=False)
 
     def finish(self, sidecars: Mapping[Split, Sidecar]) -> None:
@@ -160,10 +169,12 @@ class BuildJournal:
             recipe=self.progress.recipe,
             num_items=self.num_items,
             num_read=self.num_read,
+            place=list(self.place or ()),
             parts={split: writer.written for split, writer in self.writers.items()},
             is_complete=is_complete,
         )
         self.progress.write(self.directory)
+        self._num_unrecorded = 0
 
 
 def is_unfinished(directory: Path) -> bool:

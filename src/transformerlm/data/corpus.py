@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import sysconfig
 import time
@@ -17,18 +16,19 @@ from typing import Any, NamedTuple
 from transformerlm.config import STDLIB, CorpusConfig
 from transformerlm.data.kinds import (
     FORMATS,
-    HEAD_BYTES,
     JSONL,
-    MAX_LINE_BYTES,
     REASONS,
-    begins_with_object,
     examples,
+    format_of,
+    has_records,
     is_jsonl_name,
-    kind_by_content,
-    kind_by_name,
+    is_plain,
     left_out_lines,
 )
 from transformerlm.data.listing import Found, Listing, identity_of
+from transformerlm.data.reading.plain import read_bytes as read_bytes
+from transformerlm.data.reading.streams import inner_name
+from transformerlm.data.recognition import Recognised, recognise
 from transformerlm.errors import ConfigError, DataError, Key, Problem
 from transformerlm.schema import to_dict
 
@@ -38,8 +38,19 @@ _STDLIB_SKIPPED = (
     "pydoc_data",
 )
 _CORPUS = Key("data", "corpus")
-_NOT_RESULTS = ("token_dir", "on_change", "num_workers", "jsonl_special_tokens", "mixture")
-"""Keys of [data] that do not affect the text."""
+_NOT_RESULTS = (
+    *("token_dir", "on_change", "num_workers", "jsonl_special_tokens", "jsonl_field"),
+    *("require_all", "max_unpacked_bytes", "mixture"),
+)
+"""Keys of [data] that do not affect the text, or are recorded in another way."""
+_RECORDED_AS = {"text_field": "jsonl_field"}
+"""Key of [data] -> its name in records, which earlier versions have introduced."""
+_NOT_LOST = {"hidden", "output", "link", "saved"}
+"""Kinds of files whose absence from the text is no loss, for [data].require_all."""
+_INSPECTED_ANEW = {"column", "no_reader"}
+"""Kinds that depend on the config or on what is installed."""
+_TYPICAL_RATIO = 4
+"""Bytes of text per byte of a compressed file, for estimates."""
 DEFAULTS_OF_RECORDS: Mapping[str, Any] = {
     "[data].file_format": "auto",
     "[data].jsonl_special_tokens": True,
@@ -72,6 +83,13 @@ class Source(NamedTuple):
     """Equal for all names of one file."""
     digest: str = ""
     """Checksum of the content, if it is known (`file_record.py`)."""
+    detail: str = ""
+    """What is wrong with a file that is not read, if it is not the same for all of its kind."""
+
+    @property
+    def estimated_text_bytes(self) -> int:
+        """Size of the text: that of the file, or a guess where it has to be unpacked."""
+        return self.num_bytes * (1 if is_plain(self.kind) else _TYPICAL_RATIO)
 
 
 class KnownFile(NamedTuple):
@@ -84,6 +102,8 @@ class KnownFile(NamedTuple):
     start: int
     kind: str
     digest: str
+    is_kind_known: bool = True
+    """False: an earlier version, which could not read all that this one can, has told the kind."""
 
 
 KnownFiles = Mapping[str, KnownFile]
@@ -110,20 +130,20 @@ class Corpus:
         """Kind (see `kinds.REASONS`) -> names of everything that was found and is not read."""
         found = {kind: sorted(names) for kind, names in self.passed_over.items()}
         for source in self.unread:
-            found.setdefault(source.kind, []).append(source.name)
+            name = f"{source.name}: {source.detail}" if source.detail else source.name
+            found.setdefault(source.kind, []).append(name)
         return {kind: found[kind] for kind in REASONS if kind in found}
 
     @property
     def has_jsonl(self) -> bool:
-        """True if some files are JSON lines."""
-        return any(source.kind == JSONL for source in self.sources)
+        """True if some files hold documents in lines of JSON or as records."""
+        return any(format_of(source.kind) == JSONL or has_records(source.kind) for source in self.sources)
 
     def summary(self) -> str:
         """Return one line that changes when a file is added, removed, renamed or resized."""
         # A file that is read otherwise than its name said in earlier versions makes another line, too.
         listing = "".join(
-            f"{source.num_bytes} {source.name}\0{'jsonl' * _is_told_by_content(source)}"
-            for source in self.sources
+            f"{source.num_bytes} {source.name}\0{_kind_in_summary(source)}" for source in self.sources
         )
         checksum = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()[:16]
         number = len(self.sources)
@@ -132,10 +152,15 @@ class Corpus:
     def notes(self) -> Iterator[str]:
         """Yield a line for each kind of files that are not read, or are read otherwise than by their name."""
         lines = [source.name for source in self.sources if _is_told_by_content(source)]
-        lines = [name for name in lines if not is_jsonl_name(name)]
+        lines = [name for name in lines if not is_jsonl_name(inner_name(name))]
         if lines:
             advice = '[data].file_format = "text" reads the files as they are'
             yield f"read as JSON lines, by their content: {len(lines):,} ({examples(lines)}); {advice}"
+        names = {source.name for source in self.sources}
+        twice = [name for name in sorted(names) if inner_name(name) in names - {name}]
+        if twice:
+            what = f"read beside files of the same name without the suffix: {len(twice):,}"
+            yield f"{what} ({examples(twice)}); if they hold the same text, remove one of both"
         yield from left_out_lines(self.left_out)
 
 
@@ -161,8 +186,13 @@ class Corpora:
 
     @property
     def has_jsonl(self) -> bool:
-        """True if some files are JSON lines."""
+        """True if some files hold documents in lines of JSON or as records."""
         return any(corpus.has_jsonl for corpus in self.named.values())
+
+    @property
+    def estimated_text_bytes(self) -> int:
+        """Size of all text: exact where files are plain, else a guess."""
+        return sum(source.estimated_text_bytes for corpus in self.named.values() for source in corpus.sources)
 
     def summary(self) -> dict[str, str]:
         """Return {key: one line about the files}."""
@@ -210,12 +240,14 @@ def find_corpora(config: CorpusConfig, known: Mapping[str, KnownFiles] | None = 
 
 def settings(config: CorpusConfig) -> dict[str, Any]:
     """Return {key: value} of everything in [data] that the text and its division depend on."""
-    values = {f"[data].{key}": value for key, value in to_dict(config).items() if key not in _NOT_RESULTS}
+    taken = {key: value for key, value in to_dict(config).items() if key not in _NOT_RESULTS}
+    taken["text_field"] = config.field_name
+    values = {f"[data].{_RECORDED_AS.get(key, key)}": value for key, value in taken.items()}
     return {key: value for key, value in values.items() if DEFAULTS_OF_RECORDS.get(key) != value}
 
 
 def token_settings(config: CorpusConfig, *, has_jsonl: bool) -> dict[str, Any]:
-    """Return `settings`, and what else the token files depend on; `has_jsonl`: some files are JSON lines."""
+    """Return `settings`, and what else the token files depend on; `has_jsonl`: see `Corpora`."""
     hides_special = has_jsonl and not config.jsonl_special_tokens
     return {**settings(config), **({"[data].jsonl_special_tokens": False} if hides_special else {})}
 
@@ -246,6 +278,8 @@ def find_corpus(
     sources = tuple(source for source in inspected if source.kind in FORMATS)
     unread = tuple(source for source in inspected if source.kind not in FORMATS)
     found = Corpus(sources, unread, listing.passed_over)
+    if config.require_all and (problems := list(_losses(found, key))):
+        raise DataError(problems)
     if not sources:
         expected = f"expected files that match [data].include = {list(config.include)} in {corpus}"
         raise _nothing_to_read(Problem(key, f"{expected}, got {listing.suffixes()}"), found)
@@ -273,33 +307,30 @@ def refuse_overlap(corpora: Corpora, outputs: Iterable[Path], key: Key) -> None:
                 )
 
 
-def read_bytes(path: str, start: int, stop: int) -> bytes:
-    """Read bytes `start` to `stop` of a file.
-
-    Raises:
-        DataError: the file cannot be read, or has become shorter.
-    """
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - of many small files, Path takes a third of the time
-            file.seek(start)
-            content = file.read(stop - start)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(content) < stop - start:
-        raise DataError(f"{path}: has become shorter while it was being read; start again")
-    return content
+def _losses(corpus: Corpus, key: Key) -> Iterator[Problem]:
+    """Yield a problem for each kind of files whose text would be missed."""
+    lost = {kind: names for kind, names in corpus.left_out.items() if kind not in _NOT_LOST}
+    lines = list(left_out_lines(lost))
+    if lines:
+        yield Problem(key, "expected files that can all be read, as [data].require_all asks for, got")
+        yield from (Problem(key, line) for line in lines)
 
 
 def _is_told_by_content(source: Source) -> bool:
-    return source.kind == JSONL and not source.path.endswith(".jsonl")
+    return format_of(source.kind) == JSONL and not inner_name(source.path).endswith(".jsonl")
+
+
+def _kind_in_summary(source: Source) -> str:
+    """Return a file's kind where its name alone did not tell it in earlier versions."""
+    if is_plain(source.kind):
+        return "jsonl" * _is_told_by_content(source)
+    return source.kind
 
 
 def _of_file(path: Path, config: CorpusConfig, key: Key, known: KnownFiles) -> Corpus:
     """Return the corpus of one file; NUL bytes in it are read, since its name says that it is text."""
     found = Found.of(path.name, str(path), path.stat(), is_link=path.is_symlink())
-    source = _inspected(found, config, known)
-    if source.kind == "binary":
-        source = source._replace(kind="text")
+    source = _inspected(found, config, known, reads_nul=True)
     if source.kind not in FORMATS:
         raise _nothing_to_read(Problem(key, f"expected text, got {path}"), Corpus((), (source,)))
     return Corpus((source,))
@@ -328,26 +359,16 @@ def _nothing_to_read(nothing: Problem, corpus: Corpus) -> DataError:
     return DataError([nothing, *(nothing._replace(what=line) for line in left_out_lines(corpus.left_out))])
 
 
-def _inspected(found: Found, config: CorpusConfig, known: KnownFiles) -> Source:
+def _inspected(found: Found, config: CorpusConfig, known: KnownFiles, *, reads_nul: bool = False) -> Source:
     """Return a file with its kind, which is read from the file unless it is known."""
     name, path, status, _, identity = found
     stamp = status.st_size, status.st_mtime_ns, status.st_ctime_ns
     before = known.get(name)
-    if before and before[1:4] == stamp:
-        start, kind, digest = before[4:]
+    if before and before[1:4] != stamp:
+        before = None
+    if before and before.is_kind_known and before.kind not in _INSPECTED_ANEW:
+        is_ = Recognised(before.kind, before.start)
     else:
-        (kind, start), digest = _kind_and_start(found, config), ""
-    return Source(name, path, stamp[0], kind, start, stamp[1], stamp[2], identity, digest)
-
-
-def _kind_and_start(found: Found, config: CorpusConfig) -> tuple[str, int]:
-    named = kind_by_name(found.name)
-    if named:
-        return named, 0
-    size = found.status.st_size
-    head = read_bytes(found.path, 0, min(size, HEAD_BYTES))
-    if begins_with_object(head.removeprefix(codecs.BOM_UTF8)):
-        head = read_bytes(found.path, 0, min(size, MAX_LINE_BYTES))
-    text = head.removeprefix(codecs.BOM_UTF8)
-    kind = kind_by_content(found.name, text, config, is_whole=len(head) == size)
-    return kind, len(head) - len(text)
+        is_ = recognise(name, path, status.st_size, config, reads_nul=reads_nul)
+    digest = before.digest if before else ""
+    return Source(name, path, stamp[0], is_.kind, is_.start, stamp[1], stamp[2], identity, digest, is_.detail)

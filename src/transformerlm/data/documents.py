@@ -1,26 +1,26 @@
 """Documents of a corpus, and the split that each belongs to.
 
-The text is read in chunks: some whole documents, or a part of a long one. A chunk is a path and a few
-numbers, not text, so that it is cheap to send to a worker process. `chunks.py` divides the corpus.
+The text is read in chunks: some whole documents, or a part of a long one. A chunk of a plain file is a path
+and a few numbers, not text, so that it is cheap to send to a worker process; one of a file that can only be
+read from its beginning carries its text. `chunks.py` divides the corpus.
 """
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.corpus import read_bytes
-from transformerlm.data.kinds import JSONL, TEXT, is_jsonl_name
+from transformerlm.data.kinds import JSONL, TEXT, codec_of_kind, format_of, is_jsonl_name
+from transformerlm.data.reading.plain import read_bytes
+from transformerlm.data.reading.streams import blocks, inner_name, open_stream
+from transformerlm.data.reading.utf8 import EncodingErrors as EncodingErrors
+from transformerlm.data.reading.utf8 import decode
 from transformerlm.errors import DataError
 from transformerlm.tokenizer.pretokenize import AllowedSpecial, bytes_of, text_of
-
-EncodingErrors = Literal["strict", "replace", "keep"]
-"""How bytes that are not UTF-8 are treated: `CorpusConfig.encoding_errors`."""
 
 Split = Literal["train", "val"]
 TRAIN: Final = "train"
@@ -37,8 +37,17 @@ Edits = tuple[tuple[int, Split | None], ...]
 """Number of a document of a chunk, from 0, and its split; None: the document is left out."""
 
 
+class Place(NamedTuple):
+    """Place in a corpus, from which its division into chunks can be continued."""
+
+    region: int = 0
+    """Index of a region of the corpus (`split.regions`)."""
+    num_chunks: int = 0
+    """Chunks of the region before the place."""
+
+
 class Chunk(NamedTuple):
-    """Bytes `start` to `stop` of a file, which can be encoded separately."""
+    """Bytes `start` to `stop` of a text, which can be encoded separately."""
 
     path: str
     start: int
@@ -48,9 +57,30 @@ class Chunk(NamedTuple):
     extent: Literal["documents", "part", "end"] = "documents"
     """Some whole documents, a part of a long one, or the end of a long one."""
     kind: str = TEXT
-    """Kind of the file: `kinds.TEXT` or `kinds.JSONL`."""
+    """Kind of the file: one of `kinds.FORMATS`."""
+    content: bytes | tuple[bytes, ...] | None = None
+    """The bytes, or documents of a file of records; None: they can be read from the file."""
+    file_bytes: int | None = None
+    """Bytes of the file that these take there; None: as many as in the text."""
+    end: Place = Place()
+    """Place after the chunk in the corpus that is divided, which names the chunk too."""
     edits: Edits = ()
     """Documents that are left out or stand in another split (`selection.py`)."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the text."""
+        return self.stop - self.start
+
+    @property
+    def num_read(self) -> int:
+        """Bytes of the file, for progress: those of all chunks of a file are its size, about."""
+        return self.num_bytes if self.file_bytes is None else self.file_bytes
+
+    @property
+    def where(self) -> str:
+        """The file, for errors, and whether positions are those of its bytes."""
+        return f"{self.path} (unpacked)" if codec_of_kind(self.kind) else self.path
 
 
 class Document(NamedTuple):
@@ -88,32 +118,42 @@ def _edited(documents: Iterator[Document], edits: Mapping[int, Split | None]) ->
 
 
 def _all_documents(chunk: Chunk, config: CorpusConfig) -> Iterator[Document]:
-    data = read_bytes(chunk.path, chunk.start, chunk.stop)
-    contents: Iterator[bytes]
     allowed_special: AllowedSpecial = "all"
-    if chunk.kind == JSONL:
-        contents = map(bytes_of, _jsonl_texts(data, chunk, config))
-        if not config.jsonl_special_tokens:
-            allowed_special = "none"
-    else:
-        data = _checked(data, chunk, config)
-        if chunk.extent != "documents":
-            assert chunk.split is not None
-            yield Document(chunk.split, data, chunk.extent == "end")
-            return
-        separator = config.document_separator.encode()
-        contents = iter(data.split(separator) if separator else [data])
-    for content in contents:
-        if content.strip(_WHITE_SPACE.encode()):
+    if format_of(chunk.kind) != TEXT and not config.jsonl_special_tokens:
+        allowed_special = "none"
+    if chunk.extent != "documents":
+        assert chunk.split is not None
+        yield Document(chunk.split, _checked(_data(chunk), chunk, config), chunk.extent == "end")
+        return
+    for content in _contents(chunk, config):
+        if content and not content.isspace():  # white space of ASCII, as in `is_blank`
             split = chunk.split or split_of_utf8(content, config.validation_fraction)
             yield Document(split, content, True, allowed_special)
 
 
+def _contents(chunk: Chunk, config: CorpusConfig) -> Iterable[bytes]:
+    """Return the whole documents in a chunk, blank ones too."""
+    if isinstance(chunk.content, tuple):
+        return chunk.content
+    if format_of(chunk.kind) == JSONL:
+        return map(bytes_of, _jsonl_texts(_data(chunk), chunk, config))
+    data = _checked(_data(chunk), chunk, config)
+    separator = config.document_separator.encode()
+    return data.split(separator) if separator else [data]
+
+
+def _data(chunk: Chunk) -> bytes:
+    """Return the bytes of a chunk of text or of lines of JSON."""
+    if isinstance(chunk.content, bytes):
+        return chunk.content
+    return read_bytes(chunk.path, chunk.start, chunk.stop)
+
+
 def _checked(data: bytes, chunk: Chunk, config: CorpusConfig) -> bytes:
     """Return the bytes; those that are not UTF-8 are treated according to [data].encoding_errors."""
-    if config.encoding_errors == "keep":
+    if config.encoding_errors == "keep" or data.isascii():
         return data
-    text = decode(data, chunk.path, chunk.start, config.encoding_errors)
+    text = decode(data, chunk.where, chunk.start, config.encoding_errors)
     return data if config.encoding_errors == "strict" or "\ufffd" not in text else text.encode()
 
 
@@ -139,52 +179,35 @@ def split_of_utf8(content: bytes, validation_fraction: float) -> Split:
     return VAL if int.from_bytes(digest, "big") < validation_fraction * 2**64 else TRAIN
 
 
-def decode(data: bytes, path: str, start: int, errors: EncodingErrors) -> str:
-    """Decode bytes of the file `path` from byte `start` on; with "keep", invalid bytes as in `text_of`.
-
-    Raises:
-        DataError: the bytes are not UTF-8, and `errors` is "strict".
-    """
-    return decode_beginning(data, path, start, errors, is_whole=True)[0]
-
-
-def decode_beginning(
-    data: bytes, path: str, start: int, errors: EncodingErrors, *, is_whole: bool = False
-) -> tuple[str, int]:
-    """Decode bytes that may end within a character; return the text and the number of bytes decoded.
-
-    An incomplete last character is left out, unless the bytes are the whole of what there is to decode.
-    """
-    try:
-        return codecs.utf_8_decode(data, "surrogateescape" if errors == "keep" else errors, is_whole)
-    except UnicodeDecodeError as error:
-        wrong = f"byte {start + error.start} is 0x{data[error.start]:02x} ({error.reason})"
-        advice = 'set [data].encoding_errors = "replace" to read such bytes as U+FFFD, "keep" to keep them'
-        raise DataError(f"{path}: expected UTF-8, but {wrong}; {advice}") from None
-
-
 def _jsonl_texts(data: bytes, chunk: Chunk, config: CorpusConfig) -> Iterator[str]:
     start = chunk.start
     for line in data.split(b"\n"):
-        text = decode(line, chunk.path, start, config.encoding_errors)
+        text = decode(line, chunk.where, start, config.encoding_errors)
         if not is_blank(text):
             try:
                 document = _text_of_line(text, config)
             except ValueError as error:
-                raise DataError(_place_and_advice(chunk.path, start, str(error))) from None
+                raise DataError(_place_and_advice(chunk, start, str(error), config)) from None
             yield document
         start += len(line) + 1
 
 
-def _place_and_advice(path: str, start: int, what: str) -> str:
-    advice = "" if is_jsonl_name(path) else '; [data].file_format = "text" reads the file as it is'
-    return f"{path}:{_line_number(path, start)}: {what}{advice}"
+def _place_and_advice(chunk: Chunk, start: int, what: str, config: CorpusConfig) -> str:
+    is_named = is_jsonl_name(inner_name(chunk.path))
+    advice = "" if is_named else '; [data].file_format = "text" reads the file as it is'
+    return f"{chunk.path}:{_line_number(chunk, start, config)}: {what}{advice}"
 
 
-def _line_number(path: str, start: int) -> int:
+def _line_number(chunk: Chunk, start: int, config: CorpusConfig) -> int:
     """Return the number of the line that begins at byte `start`, from 1, by reading all before it."""
-    blocks = range(0, start, 2**20)
-    return 1 + sum(read_bytes(path, block, min(block + 2**20, start)).count(b"\n") for block in blocks)
+    number, position = 1, 0
+    with open_stream(chunk.path, codec_of_kind(chunk.kind), config.max_unpacked_bytes) as stream:
+        for block in blocks(stream):
+            number += block.count(b"\n", 0, max(0, start - position))
+            position += len(block)
+            if position >= start:
+                break
+    return number
 
 
 def _text_of_line(line: str, config: CorpusConfig) -> str:
@@ -195,9 +218,9 @@ def _text_of_line(line: str, config: CorpusConfig) -> str:
         raise ValueError(f"expected a JSON object, got: {error.msg} at character {error.colno}") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or very deep nesting
         raise ValueError(f"expected a JSON object, got: {error}") from None
-    text = values.get(config.jsonl_field) if isinstance(values, dict) else None
+    text = values.get(config.field_name) if isinstance(values, dict) else None
     if not isinstance(text, str):
-        raise ValueError(f'expected text in field "{config.jsonl_field}", got {_found(values, config)}')
+        raise ValueError(f'expected text in field "{config.field_name}", got {_found(values, config)}')
     return _without_surrogates(text, line, config) if _SURROGATE.search(text) else text
 
 
@@ -206,7 +229,7 @@ def _without_surrogates(text: str, line: str, config: CorpusConfig) -> str:
     if config.encoding_errors == "replace":
         return _SURROGATE.sub("\ufffd", text)
     # Surrogates that stand for kept bytes are in the line itself; one that is written \ud8xx in JSON is not.
-    written = json.loads(_SURROGATE.sub("\ufffd", line))[config.jsonl_field]
+    written = json.loads(_SURROGATE.sub("\ufffd", line))[config.field_name]
     if _SURROGATE.search(written):
         advice = '[data].encoding_errors = "replace" reads U+FFFD for it'
         raise ValueError(f"expected Unicode, got half of a surrogate pair (\\ud8xx); {advice}")
@@ -217,6 +240,6 @@ def _found(values: Any, config: CorpusConfig) -> str:
     """Describe what a line of JSON has instead of text in the field."""
     if not isinstance(values, dict):
         return f"no object but {type(values).__name__}"
-    if config.jsonl_field in values:
-        return f"{json.dumps(values[config.jsonl_field])[:40]}"
-    return f"only the fields {', '.join(values) or '(none)'}; --data.jsonl_field=NAME names it"
+    if config.field_name in values:
+        return f"{json.dumps(values[config.field_name])[:40]}"
+    return f"only the fields {', '.join(values) or '(none)'}; --data.text_field=NAME names it"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.documents import TRAIN, VAL, Chunk, Document, Split, documents_of
+from transformerlm.data.documents import TRAIN, VAL, Chunk, Document, Place, Split, documents_of
 from transformerlm.errors import DataError, Key
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.vocabulary import Ids
@@ -31,7 +31,11 @@ class EncodedItem(NamedTuple):
     """The result of one item of work."""
 
     num_read: int
-    """Bytes of the corpus."""
+    """Bytes of the corpus' files."""
+    num_text: int
+    """Bytes of its text: as many, where files are plain."""
+    end: Place
+    """Place after the item in the corpus."""
     parts: list[SplitTokens]
     """At most one of each split."""
 
@@ -50,7 +54,8 @@ def encode_item(tokenizer: Tokenizer, config: CorpusConfig, item: Sequence[Chunk
         if own:
             ids = _encode(tokenizer, own, config.document_separator)
             parts.append(SplitTokens(split, ids, sum(document.is_end for document in own), num_bytes))
-    return EncodedItem(sum(chunk.stop - chunk.start for chunk in item), parts)
+    num_read, num_text = sum(chunk.num_read for chunk in item), sum(chunk.num_bytes for chunk in item)
+    return EncodedItem(num_read, num_text, item[-1].end, parts)
 
 
 def _encode(tokenizer: Tokenizer, documents: Sequence[Document], separator: str) -> Ids:

@@ -24,7 +24,8 @@ from transformerlm.parallel import threaded_map
 from transformerlm.progress import Bar, Reporter
 from transformerlm.storage.files import committed_file, remove_dead_temporaries
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 has kinds of fewer formats."""
 CLOCK_NANOSECONDS = 2 * 10**9
 """Coarsest step of a file system's clock: a file with newer times than this may change and keep them."""
 
@@ -108,9 +109,7 @@ class FileRecord:
             # Another change may have the same times: the next start shall look at the content.
             is_fresh = any(abs(newest - at) < CLOCK_NANOSECONDS for at in (source.modified, source.changed))
             times = (0, 0) if is_fresh else (source.modified, source.changed)
-            rows.append(
-                [*KnownFile(source.name, source.num_bytes, *times, source.start, source.kind, digest)]
-            )
+            rows.append([source.name, source.num_bytes, *times, source.start, source.kind, digest])
         return rows
 
 
@@ -118,11 +117,17 @@ def read_known_files(directory: Path) -> dict[str, KnownFiles]:
     """Read the record in a folder; return an empty one if there is none, or it is damaged."""
     try:
         values = json.loads((directory / RECORD_FILE).read_bytes())
-        if values.pop("format_version") != FORMAT_VERSION:
+        version = values.pop("format_version")
+        if version not in (1, FORMAT_VERSION):
             return {}
-        return {name: _known(rows) for name, rows in values.items()}
+        return {name: _known(rows, is_kind_known=version > 1) for name, rows in values.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return {}
+
+
+def is_outdated(known: Mapping[str, KnownFiles]) -> bool:
+    """Return True for a record of an earlier version: the kinds of its files are told anew."""
+    return any(not file.is_kind_known for files in known.values() for file in files.values())
 
 
 def changes(known: KnownFiles, corpus: Corpus, digests: Sequence[str] = ()) -> str:
@@ -148,8 +153,8 @@ def changes(known: KnownFiles, corpus: Corpus, digests: Sequence[str] = ()) -> s
     return ", ".join(f"{len(names):,} {what} ({examples(names)})" for what, names in kinds.items() if names)
 
 
-def _known(rows: list[Any]) -> KnownFiles:
-    known = {row[0]: KnownFile._make(row) for row in rows}
+def _known(rows: list[Any], *, is_kind_known: bool) -> KnownFiles:
+    known = {row[0]: KnownFile._make([*row, is_kind_known]) for row in rows}
     kinds = {file.kind for file in known.values()} - {*FORMATS, *REASONS}
     types = {(type(file.start), type(file.digest)) for file in known.values()} - {(int, str)}
     if kinds or types:

@@ -1,4 +1,7 @@
-"""Kinds of files, told by a file's name and its first bytes: text, JSON lines, or a kind that is not read."""
+"""Kinds of files, told by a file's name and its first bytes: a format that is read, or one that is not.
+
+The kind of a compressed file is that of its content with the codec after it: "text.gz", "jsonl.zst".
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from transformerlm.config import CorpusConfig
+from transformerlm.data.reading.streams import CODECS, codec_of
 from transformerlm.errors import one_line
 
 TEXT: Final = "text"
 JSONL: Final = "jsonl"
-FORMATS: Final = (TEXT, JSONL)
+CSV: Final = "csv"
+HTML: Final = "html"
+EPUB: Final = "epub"
+PARQUET: Final = "parquet"
+ARROW: Final = "arrow"
+ARROW_STREAM: Final = "arrow_stream"
+"""Arrow's format for streams, which `datasets` writes."""
+TABLES: Final = (PARQUET, ARROW, ARROW_STREAM)
+FORMATS: Final = (
+    *(TEXT, JSONL, CSV, HTML, EPUB, *TABLES),
+    *(f"{name}.{codec}" for name in (TEXT, JSONL, CSV, HTML) for codec in CODECS),
+)
 """The kinds that are read. Every other kind is a key of REASONS."""
 
 HEAD_BYTES = 8192
@@ -22,8 +37,12 @@ HEAD_BYTES = 8192
 MAX_LINE_BYTES = 2**20
 """Bytes of a file that are searched for the end of its first two lines, if it begins with "{"."""
 
+MAX_NAMES = 10
+"""Names of files that are not read, in a message."""
 _MAX_EXAMPLES = 3
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
+_CSV_SUFFIXES = (".csv", ".tsv")
+_HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 
 
 class Reason(NamedTuple):
@@ -41,9 +60,21 @@ REASONS: Final[Mapping[str, Reason]] = {
     "broken": Reason("broken links", "what they point to is missing"),
     "special": Reason("pipes, sockets and devices"),
     "folder": Reason("folders that the glob matches", "**/* at its end takes the files in them"),
-    "compressed": Reason("compressed", "decompress them: gunzip, bunzip2, unxz, unzstd"),
+    "saved": Reason("descriptions of datasets that `datasets` has saved", "their tables are read"),
+    "compressed": Reason("compressed twice, or not by gzip, bzip2, xz or Zstandard", "unpack them"),
+    "mislabelled": Reason(
+        "not what their names say (.gz, .parquet, .epub, ...)", "perhaps empty or text: rename or remove them"
+    ),
     "archive": Reason("archives", "unpack them: unzip, tar -xf, 7z x"),
-    "table": Reason("tables or arrays in binary form", "write their text to a .jsonl file"),
+    "table": Reason(
+        "tables or arrays in binary form, not Parquet or Arrow", "write their text to a .jsonl file"
+    ),
+    "no_reader": Reason("Parquet or Arrow", "`pip install transformerlm[parquet]` lets them be read"),
+    "column": Reason(
+        "tables without text in the column that [data].text_field names",
+        "--data.text_field=NAME names another; of CSV and TSV, "
+        '[data].file_format = "text" reads the files as they are',
+    ),
     "document": Reason("documents with layout", "convert them: pdftotext, pandoc -t plain"),
     "utf16": Reason("text in UTF-16 or UTF-32", "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"),
     "lfs": Reason("pointers of git-lfs", "git lfs pull gets the files themselves"),
@@ -53,32 +84,44 @@ REASONS: Final[Mapping[str, Reason]] = {
         '[data].file_format = "text" reads the files as they are',
     ),
     "fields": Reason(
-        "JSON lines without text in the field that [data].jsonl_field names",
+        "JSON lines without text in the field that [data].text_field names",
         'name another field; [data].file_format = "text" reads the files as they are',
     ),
     "binary": Reason("binary", "a NUL byte is among the first 8 KiB"),
 }
-"""Kind -> reason. The first six are told by where a file is, the others by its name and content."""
+"""Kind -> reason. The first seven are told by where a file is, the others by its name and content."""
 
 _SUFFIXES = {
-    "compressed": ".gz .bz2 .xz .zst .lzma .lz4 .lz .br .z",
+    "compressed": ".lzma .lz4 .lz .br .z",
     "archive": ".zip .tar .tgz .tbz2 .txz .7z .rar .jar .whl",
-    "table": ".parquet .arrow .feather .orc .avro .h5 .hdf5 .npy .npz .sqlite",
-    "document": ".pdf .docx .xlsx .pptx .odt .ods .odp .epub .mobi .djvu",
+    "table": ".orc .avro .h5 .hdf5 .npy .npz .sqlite",
+    "document": ".pdf .docx .xlsx .pptx .odt .ods .odp .mobi .djvu",
 }
 _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
 
 _MAGIC = {
-    "compressed": (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x1f\x9d"),
+    "compressed": (b"\x04\x22\x4d\x18", b"\x1f\x9d"),
     "archive": (b"PK\x03\x04", b"PK\x05\x06", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07"),
-    "table": (b"PAR1", b"ARROW1\0", b"SQLite format 3\0", b"\x89HDF\r\n", b"\x93NUMPY", b"Obj\x01"),
+    "table": (b"FEA1", b"SQLite format 3\0", b"\x89HDF\r\n", b"\x93NUMPY", b"Obj\x01"),
     "document": (b"%PDF-", b"{\\rtf", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
     "utf16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE),
     "lfs": (b"version https://git-lfs.github.com/spec/",),
+    PARQUET: (b"PAR1",),
+    ARROW: (b"ARROW1\0",),
 }
+"""Kind, one that is not read or a format -> beginnings of its files."""
 _TAR_MAGIC, _TAR_PLACE = b"ustar", 257
 _MIN_PAIRS = 8  # of bytes, from which text in UTF-16 is told without a byte order mark
-_BZIP2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
+_ARROW_STREAM = re.compile(rb"\xff\xff\xff\xff..[\x00-\x7f]\0", re.DOTALL)
+_EPUB = re.compile(rb"PK\x03\x04.{26}mimetypeapplication/epub\+zip", re.DOTALL)
+_SUFFIXES_WITH_MAGIC = {
+    ".parquet",
+    ".arrow",
+    ".feather",
+    ".epub",
+    *(codec.suffix for codec in CODECS.values()),
+}
+"""Suffixes of formats whose files begin in a way of their own."""
 
 
 def kind_by_name(name: str) -> str | None:
@@ -91,52 +134,96 @@ def is_jsonl_name(name: str) -> bool:
     return name.lower().endswith(_JSONL_SUFFIXES)
 
 
+def is_csv_name(name: str) -> bool:
+    """Return True for the names of CSV and TSV files."""
+    return name.lower().endswith(_CSV_SUFFIXES)
+
+
 def begins_with_object(head: bytes) -> bool:
     """Return True if more of a file has to be read than its head: it may be JSON with long lines."""
     return head.lstrip()[:1] == b"{" and head.count(b"\n") < 2
 
 
-def kind_by_content(name: str, head: bytes, config: CorpusConfig, *, is_whole: bool) -> str:
+def format_of(kind: str) -> str:
+    """Return the format of a kind that is read: "jsonl" for "jsonl.zst"."""
+    return kind.partition(".")[0]
+
+
+def codec_of_kind(kind: str) -> str:
+    """Return the codec of a kind, a key of `streams.CODECS`: "zst" for "jsonl.zst"; "" if there is none."""
+    return kind.partition(".")[2]
+
+
+def has_records(kind: str) -> bool:
+    """Return True for formats whose documents are read as records (`records.py`), not as bytes of a text."""
+    return format_of(kind) not in (TEXT, JSONL)
+
+
+def is_plain(kind: str) -> bool:
+    """Return True if the text is the bytes of the file, of which any part can be read."""
+    return kind in (TEXT, JSONL)
+
+
+def kind_by_content(
+    name: str, head: bytes, config: CorpusConfig, *, is_whole: bool, reads_nul: bool = False
+) -> str:
     """Return the kind of a file from its beginning, without a byte order mark of UTF-8.
 
     JSON lines are files with the name of such, and others whose first line is an object with text in
-    `config.jsonl_field`; `config.file_format` decides otherwise.
+    `config.field_name`; `config.file_format` decides otherwise. A compressed file is "compressed".
 
     Args:
         head: the first bytes, HEAD_BYTES or more.
         is_whole: `head` is the whole file.
+        reads_nul: a file with NUL bytes is not "binary".
     """
-    closed = _closed_kind(head)
-    if closed:
+    closed = _closed_kind(name, head)
+    if closed and not (closed == "binary" and reads_nul):
         return closed
     if config.file_format != "auto":
         return config.file_format
-    if is_jsonl_name(name):
-        return JSONL
-    return _json_kind(name, head.lstrip(), config.jsonl_field, is_whole=is_whole) or TEXT
+    if named := _kind_of_name(name):
+        return named
+    return _json_kind(name, head.lstrip(), config.field_name, is_whole=is_whole) or TEXT
 
 
 def left_out_lines(left_out: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Yield a line for each kind of files that are not read: kind, number, first names, what to do."""
     for kind, names in left_out.items():
         reason = REASONS[kind]
-        line = f"not read: {reason.what}: {len(names):,} ({examples(names)})"
+        line = f"not read: {reason.what}: {len(names):,} ({examples(names, MAX_NAMES)})"
         yield f"{line}; {reason.advice}" if reason.advice else line
 
 
-def examples(names: Sequence[str]) -> str:
+def examples(names: Sequence[str], max_number: int = _MAX_EXAMPLES) -> str:
     """Return the first of some names, for a message."""
-    shown = [one_line(name) for name in names[:_MAX_EXAMPLES]]
-    return ", ".join([*shown, *(["..."] if len(names) > _MAX_EXAMPLES else [])])
+    shown = [one_line(name) for name in names[:max_number]]
+    return ", ".join([*shown, *(["..."] if len(names) > max_number else [])])
 
 
-def _closed_kind(head: bytes) -> str | None:
+def _kind_of_name(name: str) -> str | None:
+    """Return the format of text that a name tells."""
+    lower = name.lower()
+    suffixes = {JSONL: _JSONL_SUFFIXES, CSV: _CSV_SUFFIXES, HTML: _HTML_SUFFIXES}
+    return next((kind for kind, endings in suffixes.items() if lower.endswith(endings)), None)
+
+
+def _closed_kind(name: str, head: bytes) -> str | None:
     """Return the kind of a file that is no UTF-8 text, or a git-lfs pointer; None for others."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - of many files
+    if codec_of(head):
+        return "compressed"
+    if _EPUB.match(head) or (suffix == ".epub" and head.startswith(b"PK\x03\x04")):
+        return EPUB
     for kind, beginnings in _MAGIC.items():
-        if head.startswith(beginnings) and not (head.startswith(b"BZh") and not _BZIP2.match(head)):
+        if head.startswith(beginnings):
             return kind
+    if _ARROW_STREAM.match(head):
+        return ARROW_STREAM
     if head[_TAR_PLACE:].startswith(_TAR_MAGIC):
         return "archive"
+    if suffix in _SUFFIXES_WITH_MAGIC:
+        return "mislabelled"
     if b"\0" not in head:
         return None
     return "utf16" if _is_utf16(head) else "binary"

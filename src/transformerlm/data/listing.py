@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import json
 import os
 import re
 import stat
@@ -12,6 +13,7 @@ from collections.abc import Callable, Collection, Hashable
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from transformerlm.data.reading.streams import inner_name
 from transformerlm.data.sidecar import UNFINISHED
 from transformerlm.errors import DataError
 from transformerlm.storage.lock import LOCK_FILE
@@ -74,6 +76,7 @@ class Listing:
             if prefix and any(names <= {entry.name for entry in entries} for names in _OUTPUT_FOLDERS):
                 listing.passed_over["output"].append(prefix)
                 continue
+            entries = listing._without_descriptions(path, entries, prefix)
             folders = [name for entry in entries for name in listing._add_entry(entry, prefix)]
             folders = sorted(set(folders).difference(skipped), reverse=True)
             waiting += [(os.path.join(path, name), f"{prefix}{name}/") for name in folders]  # noqa: PTH118
@@ -104,7 +107,8 @@ class Listing:
 
         The other names of a file are added to `passed_over`; what would not have matched is removed there.
         """
-        files = sorted(self.files)  # by their names, all of which differ
+        # By their names, all of which differ. A text that is compressed keeps its place among the others.
+        files = sorted(self.files, key=lambda file: (inner_name(file.name), file.name))
         if "*" not in include:
             matches = re.compile("|".join(map(fnmatch.translate, include)) or r"(?!)").match
             files = [file for file in files if matches(file.name.rpartition("/")[2])]
@@ -127,7 +131,17 @@ class Listing:
         for file in sorted(files, key=lambda file: file.is_link):
             if by_identity.setdefault(file.identity, file) is not file:
                 self.passed_over["link"].append(file.name)
-        return sorted(by_identity.values())
+        kept = set(by_identity.values())
+        return [file for file in files if file in kept]
+
+    def _without_descriptions(
+        self, path: str, entries: list[os.DirEntry[str]], prefix: str
+    ) -> list[os.DirEntry[str]]:
+        """Pass over the files of a folder that describe a dataset; return the others."""
+        descriptions = _descriptions_of_dataset(path, {entry.name for entry in entries})
+        if descriptions:
+            self.passed_over["saved"] += [f"{prefix}{name}" for name in descriptions]
+        return [entry for entry in entries if entry.name not in descriptions]
 
     def _add_entry(self, entry: os.DirEntry[str], prefix: str) -> list[str]:
         """Add an entry of a folder; return its name if it is a folder to be listed too."""
@@ -157,6 +171,27 @@ class Listing:
         else:
             self.files.append(Found.of(name, path, status, is_link=is_link))
         return False
+
+
+def _descriptions_of_dataset(path: str, names: set[str]) -> set[str]:
+    """Return those files of a folder that describe a dataset which `datasets` has saved there, or its cache.
+
+    Raises:
+        DataError: not all rows of its tables are rows of the dataset.
+    """
+    if not any(name.endswith(".arrow") for name in names):
+        return names & {"dataset_dict.json"}
+    aside = names & {"dataset_info.json", "state.json"}
+    try:
+        state = json.loads(Path(path, "state.json").read_bytes())
+        tables = {file["filename"] for file in state["_data_files"]}
+        indices = state.get("_indices_data_files")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return aside
+    if indices:
+        what = "a dataset saved as a choice of its rows, by an old version of `datasets`"
+        raise DataError(f"{path}: {what}: load it and save it again")
+    return aside | {name for name in names if name.endswith(".arrow") and name not in tables}
 
 
 def identity_of(status: os.stat_result, path: str) -> Hashable:

@@ -16,7 +16,7 @@ from transformerlm.data.corpus import (
     find_corpora,
     token_settings,
 )
-from transformerlm.data.file_record import FileRecord, changes, read_known_files
+from transformerlm.data.file_record import FileRecord, changes, is_outdated, read_known_files
 from transformerlm.data.selection import DECISION_KEY, method_settings
 from transformerlm.progress import Reporter
 
@@ -91,7 +91,7 @@ class Origin:
             return cls({**values, **content}, tuple(_changes(corpora, known, None)))
         record = FileRecord.of(corpora, reporter, config.num_workers)
         found = cls({**values, **record.summary()}, tuple(_changes(corpora, known, record)))
-        if record.is_new and not found.differs(made_from):
+        if (record.is_new or is_outdated(known)) and not found.differs(made_from):
             record.write(directory)
         return found
 

@@ -179,7 +179,7 @@ def training_texts(
                 if document.split == TRAIN:
                     yield document.text
         if bar:
-            bar.update(sum(chunk.stop - chunk.start for chunk in item))
+            bar.update(sum(chunk.num_read for chunk in item))
     if TRAIN not in found:
         raise empty_split_error(data_config, corpora, TRAIN, is_blank=not found)
 

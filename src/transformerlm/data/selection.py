@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.chunks import CHUNK_BYTES, SafeCut
 from transformerlm.data.copies import NEAR, Copies, find_copies
-from transformerlm.data.corpus import Corpora
-from transformerlm.data.documents import TRAIN, VAL, Chunk, Edits, Split
+from transformerlm.data.division import Division
+from transformerlm.data.documents import TRAIN, VAL, Chunk, Edits, Place, Split
 from transformerlm.data.scan import Scan, scan
 from transformerlm.data.selection_cache import cached
 from transformerlm.data.shingles import NUM_BANDS, ROWS_PER_BAND, SHINGLE_CHARACTERS
-from transformerlm.data.split import corpus_chunks, regions
 from transformerlm.progress import Reporter, SilentReporter
 
 METHOD_KEY, DECISION_KEY = "method of [data].near_duplicates", "copies of documents"
@@ -42,42 +40,31 @@ class Selection:
     """Document -> its split, if that is not its own; None: left out."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """Numbers and a checksum of the decision, for the sidecar."""
-    edits: Mapping[int, Edits] = field(default_factory=dict)
-    """Index of a chunk -> its `Chunk.edits`."""
+    edits: Mapping[Place, Edits] = field(default_factory=dict)
+    """`Chunk.end` -> `Chunk.edits` of the same chunk."""
 
     @classmethod
-    def of(
-        cls,
-        config: CorpusConfig,
-        corpora: Corpora,
-        safe_cut: SafeCut,
-        chunk_bytes: int = CHUNK_BYTES,
-        reporter: Reporter | None = None,
-    ) -> Selection:
+    def of(cls, division: Division, reporter: Reporter | None = None) -> Selection:
         """Decide about the copies in a corpus: read it once if the config asks for that, else do nothing.
 
         Args:
-            config: [data].
-            corpora: its files.
-            safe_cut, chunk_bytes: of the chunks to which the selection is going to be applied.
+            division: the corpus, divided as where the selection is going to be applied.
             reporter: receives progress.
 
         Raises:
             DataError: the text does not have the format that the config describes.
         """
-        if not is_wanted(config):
+        if not is_wanted(division.config):
             return cls()
-        chunks = list(corpus_chunks(config, corpora, safe_cut, chunk_bytes))
 
         def decide() -> dict[str, Any]:
-            near = config.near_duplicates != "keep"
-            with (reporter or SilentReporter()).bar(corpora.num_bytes, "B", "looking for copies") as bar:
-                found = scan(config, chunks, with_signatures=near, bar=bar, num_bytes=corpora.num_bytes)
-            is_side_given = all(region.split for region in regions(config, corpora))
-            copies = find_copies(found, near=near)
-            return selection_of(config, found, copies, is_side_given=is_side_given).to_json()
+            near = division.config.near_duplicates != "keep"
+            num_bytes = division.corpora.num_bytes
+            with (reporter or SilentReporter()).bar(num_bytes, "B", "looking for copies") as bar:
+                found = scan(division, with_signatures=near, bar=bar)
+            return selection_of(found, find_copies(found, near=near)).to_json()
 
-        found = cls.from_json(cached(config, corpora, chunks, METHOD, decide))
+        found = cls.from_json(cached(division, METHOD, decide))
         if reporter:
             reporter.say(str(found))
         return found
@@ -101,7 +88,7 @@ class Selection:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Selection:
         """Return the selection of `to_json`."""
-        edits = {chunk: tuple((number, split) for number, split in own) for chunk, own in values["edits"]}
+        edits = {Place(*end): tuple((number, split) for number, split in own) for end, own in values["edits"]}
         return cls(dict(values["splits"]), values["record"], edits)
 
     def summary(self) -> dict[str, Any]:
@@ -110,8 +97,8 @@ class Selection:
 
     def apply(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """Yield the chunks, those that hold documents of `splits` with their edits."""
-        for index, chunk in enumerate(chunks):
-            edits = self.edits.get(index)
+        for chunk in chunks:
+            edits = self.edits.get(chunk.end)
             yield chunk._replace(edits=edits) if edits else chunk
 
 
@@ -125,14 +112,14 @@ def method_settings(config: CorpusConfig) -> dict[str, Any]:
     return {METHOD_KEY: METHOD} if config.near_duplicates != "keep" else {}
 
 
-def selection_of(config: CorpusConfig, scan: Scan, copies: Copies, *, is_side_given: bool) -> Selection:
+def selection_of(scan: Scan, copies: Copies) -> Selection:
     """Return the decision about clusters of copies.
 
-    Args:
-        is_side_given: the sides of the split are given by place (`validation_corpus`, "tail"), not by each
-            document's content. Then validation text stays, and its copies in the training text go.
+    Where the sides of the split are given by place (`validation_corpus`, "tail"), not by each document's
+    content, validation text stays, and its copies in the training text go.
     """
-    sides = _Sides(scan, is_side_given)
+    config = scan.division.config
+    sides = _Sides(scan, scan.division.is_side_given)
     if config.duplicates == "drop":
         for cluster in copies.exact:
             sides.keep_one(cluster)
@@ -197,11 +184,11 @@ def _checksum(scan: Scan, splits: Mapping[int, Split | None]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
 
-def _edits(scan: Scan, splits: Mapping[int, Split | None]) -> dict[int, Edits]:
+def _edits(scan: Scan, splits: Mapping[int, Split | None]) -> dict[Place, Edits]:
     """Return the edits of each chunk; those of a long document are in every chunk of its parts."""
-    edits: dict[int, list[tuple[int, Split | None]]] = {}
+    edits: dict[Place, list[tuple[int, Split | None]]] = {}
     for document, split in splits.items():
         first, last = int(scan.first_chunks[document]), int(scan.last_chunks[document])
-        for chunk in range(first, last + 1):
-            edits.setdefault(chunk, []).append((int(scan.ordinals[document]), split))
-    return {chunk: tuple(own) for chunk, own in edits.items()}
+        for chunk in scan.chunks[first : last + 1]:
+            edits.setdefault(chunk.end, []).append((int(scan.ordinals[document]), split))
+    return {end: tuple(own) for end, own in edits.items()}

@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformerlm.config import CorpusConfig
 from transformerlm.data.corpus import Corpora, settings
-from transformerlm.data.documents import Chunk
+from transformerlm.data.division import Division
 from transformerlm.data.file_record import CLOCK_NANOSECONDS
 from transformerlm.errors import OutputError
 from transformerlm.kernels.environment import cache_dir
@@ -31,17 +30,14 @@ MAX_KEPT = 20
 FORMAT = RecordFormat(version=1, checksum_since=1, members={"values": dict})
 
 
-def cached(
-    config: CorpusConfig,
-    corpora: Corpora,
-    chunks: Sequence[Chunk],
-    method: str,
-    make: Callable[[], dict[str, Any]],
-) -> dict[str, Any]:
-    """Return what `make` returns, JSON values, or what it returned before for the same files and settings."""
-    if corpora.num_bytes < MIN_BYTES or _are_fresh(corpora):
+def cached(division: Division, method: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what `make` returns, JSON values, or what it returned before for the same files and settings.
+
+    The corpus is divided for it, for which files that are not plain are read once.
+    """
+    if division.corpora.num_bytes < MIN_BYTES or _are_fresh(division.corpora):
         return make()
-    path = cache_dir() / "copies" / f"{_key(config, corpora, chunks, method)}.json"
+    path = cache_dir() / "copies" / f"{_key(division, method)}.json"
     with contextlib.suppress(OSError, ValueError):
         return dict(load(path.read_bytes(), FORMAT)["values"])
     values = make()
@@ -62,15 +58,15 @@ def _are_fresh(corpora: Corpora) -> bool:
     )
 
 
-def _key(config: CorpusConfig, corpora: Corpora, chunks: Sequence[Chunk], method: str) -> str:
+def _key(division: Division, method: str) -> str:
     """Return a checksum of everything that the decision, and the chunks that it names, depend on."""
-    found = hashlib.sha256(json.dumps([method, settings(config)], sort_keys=True).encode())
-    for corpus in corpora.named.values():
+    found = hashlib.sha256(json.dumps([method, settings(division.config)], sort_keys=True).encode())
+    for corpus in division.corpora.named.values():
         for source in corpus.sources:
             row = source.path, source.num_bytes, source.modified, source.changed
             found.update(repr(row).encode(errors="surrogateescape"))
-    for chunk in chunks:
-        found.update(repr(tuple(chunk)).encode(errors="surrogateescape"))
+    for chunk in division.chunks():
+        found.update(repr(tuple(chunk._replace(content=None))).encode(errors="surrogateescape"))
     return found.hexdigest()[:32]
 
 

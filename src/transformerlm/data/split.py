@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import fractions
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from transformerlm.config import CorpusConfig
-from transformerlm.data.chunks import CHUNK_BYTES, Region, SafeCut, chunks_of
-from transformerlm.data.corpus import Corpora, Corpus, Source, read_bytes
-from transformerlm.data.documents import TRAIN, VAL, Chunk, Split, documents_of
-from transformerlm.data.kinds import JSONL, left_out_lines
+from transformerlm.data.chunks import UNKNOWN_END, Region, chunks_of, unpacking_threads
+from transformerlm.data.corpus import Corpora, Corpus, Source
+from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
+from transformerlm.data.kinds import (
+    JSONL,
+    TEXT,
+    codec_of_kind,
+    format_of,
+    has_records,
+    is_plain,
+    left_out_lines,
+)
+from transformerlm.data.last_record import RecordPlace, last_record
+from transformerlm.data.reading.plain import read_bytes
+from transformerlm.data.reading.records import records_of
+from transformerlm.data.reading.streams import blocks, open_stream
+from transformerlm.data.reading.window import MAX_PIECE_BYTES, open_window
 from transformerlm.errors import DataError, Key, Problem
+from transformerlm.parallel import threaded_map
 
 MIN_DOCUMENTS = 20
 """Number of documents from which "auto" splits a corpus by document."""
@@ -37,14 +52,6 @@ def regions(config: CorpusConfig, corpora: Corpora) -> list[Region]:
     return _divided_by_tail(config, corpora.main)
 
 
-def corpus_chunks(
-    config: CorpusConfig, corpora: Corpora, safe_cut: SafeCut | None, chunk_bytes: int = CHUNK_BYTES
-) -> Iterator[Chunk]:
-    """Yield all chunks of the corpus, in order."""
-    for region in regions(config, corpora):
-        yield from chunks_of(region, config, safe_cut, chunk_bytes)
-
-
 def empty_split_error(config: CorpusConfig, corpora: Corpora, split: Split, *, is_blank: bool) -> DataError:
     """Return the error for a split in which there is no text; `is_blank`: in the other one neither."""
     is_divided = corpora.validation is None and has_validation(config)
@@ -66,7 +73,10 @@ def empty_split_error(config: CorpusConfig, corpora: Corpora, split: Split, *, i
 
 def _whole(corpus: Corpus, split: Split | None) -> list[Region]:
     return [
-        Region(source.path, source.start, source.num_bytes, split, source.kind) for source in corpus.sources
+        Region(source.path, source.start, source.num_bytes, split, source.kind)
+        if is_plain(source.kind)
+        else Region(source.path, source.start, UNKNOWN_END, split, source.kind, source.num_bytes)
+        for source in corpus.sources
     ]
 
 
@@ -89,50 +99,111 @@ def _divides_by_document(by_document: list[Region], config: CorpusConfig) -> boo
 def _divided_by_tail(config: CorpusConfig, corpus: Corpus) -> list[Region]:
     """Split at (1 - fraction) of all bytes, or at the first position after it at which a file can be divided.
 
-    All after that position is for validation. A text that spans it is divided, a line of JSON is not.
+    All after that position is for validation. A text that spans it is divided, a line of JSON or a record is
+    not. Where none of those begins after it, the last one is the validation text.
     """
+    text_bytes = functools.partial(_text_bytes, config)
+    sizes = threaded_map(text_bytes, corpus.sources, unpacking_threads(config), _bytes_to_read)
     # Exact, from the decimal number that the user wrote: 1 - 0.9 is not quite 0.1 in binary.
     kept = 1 - fractions.Fraction(str(config.validation_fraction))
-    at = math.floor(corpus.num_bytes * kept)
-    found = []
-    for source in corpus.sources:
-        boundary = _boundary(source, at, config) if source.start < at < source.num_bytes else at
-        middle = max(source.start, min(boundary, source.num_bytes))
-        found.append(Region(source.path, source.start, middle, TRAIN, source.kind))
-        found.append(Region(source.path, middle, source.num_bytes, VAL, source.kind))
-        at -= source.num_bytes
+    at = math.floor(sum(sizes) * kept)
+    found: list[Region] = []
+    for source, size in zip(corpus.sources, sizes, strict=True):
+        boundary = _boundary(source, at, size, config) if source.start < at < size else at
+        middle = max(source.start, min(boundary, size))
+        found += _both_sides(source, middle, size)
+        at -= size
+    if not _validates(found, config) and (last := last_record(_whole(corpus, TRAIN), config)):
+        found = list(_divided_at(last, corpus.sources, sizes))
     return [region for region in found if region.start < region.stop]
 
 
-def _boundary(source: Source, at: int, config: CorpusConfig) -> int:
+def _divided_at(place: RecordPlace, sources: Sequence[Source], sizes: Sequence[int]) -> Iterator[Region]:
+    """Yield the regions of a corpus that is divided at a place."""
+    for index, (source, size) in enumerate(zip(sources, sizes, strict=True)):
+        middle = size if index < place.file else source.start if index > place.file else place.start
+        yield from _both_sides(source, middle, size)
+
+
+def _validates(parts: Sequence[Region], config: CorpusConfig) -> bool:
+    """Return True if there is text to validate on, as it is wherever plain text or very much is left for it.
+
+    A line or a record that begins nowhere in so much would be too long to be read.
+    """
+    own = [part for part in parts if part.split == VAL and part.start < part.stop]
+    if any(format_of(part.kind) == TEXT for part in own):
+        return True
+    if sum(part.stop - part.start for part in own) > MAX_PIECE_BYTES:
+        return True
+    chunks = (chunk for part in own for chunk in chunks_of(part, config, safe_cut=None))
+    return any(True for chunk in chunks for _ in documents_of(chunk, config))
+
+
+def _bytes_to_read(source: Source) -> int:
+    return 1 if is_plain(source.kind) else source.num_bytes
+
+
+def _text_bytes(config: CorpusConfig, source: Source) -> int:
+    """Return the size of a file's text; what can only be read from its beginning is read for it."""
+    if is_plain(source.kind):
+        return source.num_bytes
+    if has_records(source.kind):
+        return sum(len(record.utf8) + 1 for record in records_of(source.path, source.kind, config))
+    with open_stream(source.path, codec_of_kind(source.kind), config.max_unpacked_bytes) as stream:
+        return sum(map(len, blocks(stream)))
+
+
+def _both_sides(source: Source, middle: int, size: int) -> list[Region]:
+    """Return the text of a file before a position, to train on, and after it."""
+    first = Region(source.path, source.start, middle, TRAIN, source.kind)
+    both = [first, first._replace(start=middle, stop=size, split=VAL)]
+    if is_plain(source.kind):
+        return both
+    ratio = source.num_bytes / max(1, size)
+    return [part._replace(file_bytes=int(ratio * (part.stop - part.start))) for part in both]
+
+
+def _boundary(source: Source, at: int, size: int, config: CorpusConfig) -> int:
     """Return the first position from byte `at` on at which the file can be divided."""
-    if source.kind == JSONL:
-        return _next_line(source, at)
+    if has_records(source.kind):
+        return at  # a record belongs to the side in which it begins
+    if format_of(source.kind) == JSONL:
+        return _next_line(source, at, size, config)
     separator = config.document_separator.encode()
-    after = _after_separator(source, at, separator) if separator else at
-    character = read_bytes(source.path, after, min(after + 3, source.num_bytes))
+    after = _after_separator(source, at, size, config) if separator else at
+    character = _read(source, after, min(after + 3, size), config)
     return after + len(character) - len(character.lstrip(bytes(range(0x80, 0xC0))))
 
 
-def _next_line(source: Source, at: int) -> int:
+def _read(source: Source, start: int, stop: int, config: CorpusConfig) -> bytes:
+    """Return bytes `start` to `stop` of a file's text."""
+    if is_plain(source.kind):
+        return read_bytes(source.path, start, stop)
+    codec = codec_of_kind(source.kind)
+    with open_window(source.path, codec, start, stop, config.max_unpacked_bytes) as text:
+        return text.read(start, text.reach(stop))
+
+
+def _next_line(source: Source, at: int, size: int, config: CorpusConfig) -> int:
     """Return the first position from `at` on at which a line begins."""
     position = at - 1
-    while position < source.num_bytes:
-        data = read_bytes(source.path, position, min(position + 2**20, source.num_bytes))
+    while position < size:
+        data = _read(source, position, min(position + 2**20, size), config)
         if b"\n" in data:
             return position + data.index(b"\n") + 1
         position += len(data)
-    return source.num_bytes
+    return size
 
 
-def _after_separator(source: Source, at: int, separator: bytes) -> int:
+def _after_separator(source: Source, at: int, size: int, config: CorpusConfig) -> int:
     """Return `at`, or the end of the separator if `at` lies within one."""
     # Separators are searched from the left, and may overlap themselves ("aaa" contains one "aa"). None spans
     # a byte that it does not contain, so a search from such a byte finds the same ones as a search of the
     # whole text.
-    before = read_bytes(source.path, max(source.start, at - _LOOK_BACK_BYTES), at)
+    separator = config.document_separator.encode()
+    before = _read(source, max(source.start, at - _LOOK_BACK_BYTES), at, config)
     position = at - (len(before) - len(before.rstrip(separator)))
-    data = read_bytes(source.path, position, min(at + len(separator), source.num_bytes))
+    data = _read(source, position, min(at + len(separator), size), config)
     end = 0
     while (found := data.find(separator, end)) >= 0 and position + found < at:
         end = found + len(separator)

@@ -10,10 +10,11 @@ from typing import NamedTuple
 from transformerlm.config import CorpusConfig
 from transformerlm.data.chunks import Region, SafeCut
 from transformerlm.data.corpus import Corpora, find_corpora, find_corpus
+from transformerlm.data.division import Division
 from transformerlm.data.documents import TRAIN, VAL, Split, documents_of
 from transformerlm.data.mixture import corpora_of
 from transformerlm.data.selection import Selection
-from transformerlm.data.split import corpus_chunks, has_validation, regions
+from transformerlm.data.split import has_validation, regions
 from transformerlm.errors import ConfigError, Key
 from transformerlm.progress import Bar
 from transformerlm.tokenizer.pretokenize import AllowedSpecial
@@ -74,7 +75,7 @@ class Text:
     @property
     def num_bytes(self) -> int:
         """Bytes to read: whole files, or the regions of them that may hold documents of the split."""
-        return sum(region.stop - region.start for _, region in self.regions())
+        return sum(region.num_read for _, region in self.regions())
 
     def notes(self) -> Iterator[str]:
         """Yield lines about files that are not read, or are read otherwise than by their name."""
@@ -89,16 +90,14 @@ class Text:
         """
         number = 0
         for name, own in corpora_of(self.config).items():
-            selection = Selection.of(own, self.corpora[name], safe_cut)
-            for chunk in selection.apply(corpus_chunks(own, self.corpora[name], safe_cut)):
-                if chunk.split not in (None, self.split) and not chunk.edits:
-                    continue
+            division = Division(own, self.corpora[name], safe_cut)
+            for chunk in Selection.of(division).apply(division.chunks_for(self.split)):
                 for document in documents_of(chunk, own):
                     if document.split == self.split:
                         yield Part(number, chunk.path, document.utf8, document.allowed_special)
                         number += document.is_end
                 if bar:
-                    bar.update(chunk.stop - chunk.start)
+                    bar.update(chunk.num_read)
 
     def __str__(self) -> str:
         corpus = " + ".join(own.corpus for own in corpora_of(self.config).values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ SAMPLE_BYTES = 4 * 10**6
 """Training text that is looked at; of a larger corpus, parts that are spread over all of it."""
 NUM_CHARACTERS = 2**18
 """Text that is encoded with each vocabulary, or scored by the n-grams."""
+_MAX_SAMPLE = 8  # times SAMPLE_BYTES: where the estimate of a corpus' size is far too small
 VOCABULARIES = (257, 512, 1024, 2048, 4096, 8192, 16384)
 """Sizes of vocabularies to choose from; 257 are the bytes and the separator of documents."""
 
@@ -136,7 +137,7 @@ def sample_corpus(data: CorpusConfig, safe_cut: SafeCut, max_bytes: int | None =
         DataError: a corpus that cannot be read, or has nothing to train on.
     """
     corpora = find_corpora(data)
-    sample = read_sample(data, corpora, list(corpus_items(data, corpora, safe_cut)), max_bytes)
+    sample = read_sample(data, corpora, corpus_items(data, corpora, safe_cut), max_bytes)
     if not sample.train:
         raise empty_split_error(data, corpora, TRAIN, is_blank=not sample.validation)
     return sample
@@ -179,22 +180,37 @@ def pilot_text(sample: Sample, tokenizer: Tokenizer) -> PilotText:
 def read_sample(
     data: CorpusConfig,
     corpora: Corpora,
-    items: Sequence[tuple[Chunk, ...]],
+    items: Iterable[tuple[Chunk, ...]],
     max_bytes: int | None = None,
 ) -> Sample:
     """Read all items of a small corpus, or some that are spread evenly over a large one.
 
     The last one is always read: the end of a corpus that is one document is its validation text.
     """
-    every = max(1, corpora.num_bytes // (max_bytes or SAMPLE_BYTES))
-    places = sorted({*range(0, len(items), every), *([len(items) - 1] if items else [])})
-    chosen = [chunk for place in places for chunk in items[place]]
+    chosen = chosen_items(items, max(1, corpora.estimated_text_bytes // (max_bytes or SAMPLE_BYTES)))
     texts: dict[Split, list[str]] = {TRAIN: [], VAL: []}
     for chunk in chosen:
         for document in documents_of(chunk, data):
             texts[document.split].append(document.text)
-    num_bytes = sum(chunk.stop - chunk.start for chunk in chosen)
+    num_bytes = sum(chunk.num_read for chunk in chosen)
     return Sample("".join(texts[TRAIN]), "".join(texts[VAL]), num_bytes / max(1, corpora.num_bytes))
+
+
+def chosen_items(items: Iterable[tuple[Chunk, ...]], every: int) -> list[Chunk]:
+    """Return the chunks of every so many items, and of the last.
+
+    Where the text is much larger than estimated, fewer are: those of compressed files carry their text.
+    """
+    chosen: list[tuple[Chunk, ...]] = []
+    place, last = -1, None
+    for place, last in enumerate(items):
+        if place % every == 0:
+            chosen.append(last)
+            if sum(chunk.num_bytes for item in chosen for chunk in item) > _MAX_SAMPLE * SAMPLE_BYTES:
+                chosen, every = chosen[::2], 2 * every
+    if last is not None and place % every:
+        chosen.append(last)
+    return [chunk for item in chosen for chunk in item]
 
 
 def vocabularies(text: str, config: TokenizerConfig) -> Iterator[Tokenizer]:

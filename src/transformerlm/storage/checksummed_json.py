@@ -36,6 +36,8 @@ class RecordFormat:
     """Required members and their JSON types: bool, int, str, list or dict."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Values of members that a record without a checksum may lack."""
+    added: Mapping[str, Any] = field(default_factory=dict)
+    """Values of members that any record may lack, since earlier versions did not write them."""
 
 
 class RecordError(ValueError):
@@ -106,6 +108,7 @@ def load(content: bytes, record_format: RecordFormat) -> dict[str, Any]:
         raise ChecksumError(f"its own checksum is missing, which format {version} has", expected=None)
     if version < record_format.checksum_since:
         values = {**record_format.defaults, **values}
+    values = {**record_format.added, **values}
     for name, expected in record_format.members.items():
         if type(values.get(name)) is not expected:
             raise MemberError(name, _TYPE_NAMES[expected])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.data.copies_oracle import random_text, write_jsonl
+from tests.data.packed_files import packed
 from tests.tiny_run import write_fables
 from transformerlm.config import DataConfig, InspectConfig, InspectSection, TokenizerConfig
 from transformerlm.data.build import make_data
@@ -145,6 +146,24 @@ def test_tokens_are_counted(found):
 def test_it_can_be_written_as_json(found):
     values = json.loads(json.dumps(dataclasses.asdict(found)))
     assert values["leaks"]["longest"][0]["training"]["line"] == 3
+
+
+def test_packed_files_are_inspected_like_plain_ones(planted, found, tmp_path):
+    folder, _ = planted
+    shutil.copytree(folder, tmp_path / "planted")
+    for path in sorted((tmp_path / "planted").rglob("*.*")):
+        codec = {".txt": "gz", ".md": "xz", ".jsonl": "zst"}[path.suffix]
+        path.with_name(f"{path.name}.{codec}").write_bytes(packed(path.read_bytes(), codec))
+        path.unlink()
+    texts, held_out = tmp_path / "planted" / "texts", tmp_path / "planted" / "val.txt.gz"
+    result = inspect(config_of(texts, tmp_path / "out", validation_corpus=str(held_out)))
+    kinds = {kind.kind: kind.number for kind in result.corpus.files}
+    assert kinds == {"text.gz": 26, "text.xz": 1, "jsonl.zst": 1}
+    values = [dataclasses.asdict(one) for one in (result, found)]
+    for value in values:
+        value["corpus"]["files"] = value["source"] = None
+    written = json.dumps(values[0]).replace(str(tmp_path / "planted"), str(folder))
+    assert json.loads(re.sub(r"\.(txt|md|jsonl)\.\w+", r".\1", written)) == json.loads(json.dumps(values[1]))
 
 
 def test_token_files_that_are_there_are_used_and_inspected_alike(planted, found, tmp_path):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import regex
@@ -78,6 +79,7 @@ def corpus_facts(
     corpora: Corpora, scan: Scan, seen: Observation, places: Places, max_examples: int
 ) -> CorpusFacts:
     """Return the facts about a corpus."""
+    quotes = _Quotes.of(scan, seen, places, max_examples)
     characters = Characters.of(seen.histogram)
     return CorpusFacts(
         files=file_kinds(corpora),
@@ -91,18 +93,33 @@ def corpus_facts(
         scripts=characters.scripts,
         other_characters=characters.others,
         invalid_bytes=seen.num_invalid,
-        invalid=[
-            Example(places.of(document, byte), f"0x{value:02x}", 1)
-            for document, byte, value in seen.invalid[:max_examples]
-        ],
-        longest_lines=list(_longest_lines(seen, places, max_examples)),
+        invalid=quotes.invalid,
+        longest_lines=quotes.longest_lines,
         near_empty_documents=int(np.count_nonzero(seen.visible < NEAR_EMPTY)),
-        near_empty=[
-            Example(places.of(document), places.snippet(document), int(scan.num_bytes[document]))
-            for document in np.flatnonzero(seen.visible < NEAR_EMPTY)[:max_examples].tolist()
-        ],
+        near_empty=quotes.near_empty,
         files_without_documents=places.files_without_documents(),
     )
+
+
+class _Quotes(NamedTuple):
+    """Examples with their text."""
+
+    invalid: Sequence[Example]
+    longest_lines: Sequence[Example]
+    near_empty: Sequence[Example]
+
+    @classmethod
+    def of(cls, scan: Scan, seen: Observation, places: Places, max_examples: int) -> _Quotes:
+        invalid = seen.invalid[:max_examples]
+        lengths, starts = seen.longest_line, seen.longest_line_start
+        longest = np.argsort(-lengths, kind="stable")[:max_examples].tolist()
+        near_empty = np.flatnonzero(seen.visible < NEAR_EMPTY)[:max_examples].tolist()
+        with places.at_hand({*(document for document, _, _ in invalid), *longest, *near_empty}):
+            return cls(
+                [Example(places.of(number, byte), f"0x{value:02x}", 1) for number, byte, value in invalid],
+                [places.example(number, int(starts[number]), int(lengths[number])) for number in longest],
+                [places.example(number, 0, int(scan.num_bytes[number])) for number in near_empty],
+            )
 
 
 def file_kinds(corpora: Corpora) -> list[FileKind]:
@@ -142,13 +159,6 @@ def _length_histogram(num_bytes: NDArray[np.int64]) -> list[tuple[int, int]]:
     counts = np.bincount(exponents)
     least = int(exponents.min())
     return [(2**exponent, int(count)) for exponent, count in enumerate(counts.tolist()) if exponent >= least]
-
-
-def _longest_lines(seen: Observation, places: Places, max_examples: int) -> Iterator[Example]:
-    lengths, starts = seen.longest_line, seen.longest_line_start
-    for document in np.argsort(-lengths, kind="stable")[:max_examples].tolist():
-        byte = int(starts[document])
-        yield Example(places.of(document, byte), places.snippet(document, byte), int(lengths[document]))
 
 
 class Characters:

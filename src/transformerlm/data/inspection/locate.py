@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from transformerlm.config import DataConfig
 from transformerlm.data.copies import find_copies
 from transformerlm.data.corpus import Corpora, find_corpora
+from transformerlm.data.division import Division
 from transformerlm.data.documents import VAL
 from transformerlm.data.inspection.facts import Place
 from transformerlm.data.inspection.leak_facts import place_in_token_file
@@ -16,7 +17,6 @@ from transformerlm.data.inspection.token_view import TokenView
 from transformerlm.data.origin import MERGED_KEY, Origin
 from transformerlm.data.scan import Scan, character_cut, scan
 from transformerlm.data.selection import Selection, selection_of
-from transformerlm.data.split import corpus_chunks, regions
 from transformerlm.data.token_file import TokenFile
 from transformerlm.errors import DataError
 from transformerlm.progress import Reporter, SilentReporter
@@ -74,10 +74,7 @@ def locator_of(file: TokenFile, reporter: Reporter) -> Locator | None:
 
 def _located(config: DataConfig, corpora: Corpora, reporter: Reporter) -> Locator:
     near = config.near_duplicates != "keep"
-    chunks = corpus_chunks(config, corpora, character_cut)
     with reporter.bar(corpora.num_bytes, "B", "reading documents") as bar:
-        found = scan(config, chunks, with_signatures=near, bar=bar, num_bytes=corpora.num_bytes)
-    is_side_given = all(region.split for region in regions(config, corpora))
-    copies = find_copies(found, near=near)
-    selection = selection_of(config, found, copies, is_side_given=is_side_given)
+        found = scan(Division(config, corpora, character_cut), with_signatures=near, bar=bar)
+    selection = selection_of(found, find_copies(found, near=near))
     return Locator(Places(found, names_of(corpora)), found, selection)

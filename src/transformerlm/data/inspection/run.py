@@ -12,6 +12,7 @@ from transformerlm.config import STDLIB, InspectConfig
 from transformerlm.data.build import TokenData, make_data
 from transformerlm.data.copies import find_copies
 from transformerlm.data.corpus import find_corpora
+from transformerlm.data.division import Division
 from transformerlm.data.inspection.copy_facts import copy_facts
 from transformerlm.data.inspection.corpus_facts import Observation, corpus_facts
 from transformerlm.data.inspection.facts import (
@@ -31,7 +32,6 @@ from transformerlm.data.origin import Origin
 from transformerlm.data.prepare import fill_placeholders, learn_tokenizer, load_tokenizer
 from transformerlm.data.scan import Scan, character_cut, scan
 from transformerlm.data.selection import Selection, selection_of
-from transformerlm.data.split import corpus_chunks, regions
 from transformerlm.data.token_file import TokenFile
 from transformerlm.data.token_group import files_of
 from transformerlm.errors import DataError
@@ -114,20 +114,17 @@ class _CorpusInspection:
         near = section.near_copies or data.near_duplicates != "keep"
         with self.reporter.bar(self.corpora.num_bytes, "B", "reading documents") as bar:
             found = scan(
-                data,
-                corpus_chunks(data, self.corpora, character_cut),
+                Division(data, self.corpora, character_cut),
                 with_signatures=near,
                 observer=TextObserver,
                 see=seen.add,
                 bar=bar,
-                num_bytes=self.corpora.num_bytes,
             )
         with self.reporter.bar(None, "document", "comparing documents") as bar:
             copies = find_copies(found, near=near, bar=bar)
         places = Places(found, names_of(self.corpora))
         facts = corpus_facts(self.corpora, found, seen, places, section.max_examples)
-        is_side_given = all(region.split for region in regions(data, self.corpora))
-        selection = selection_of(data, found, copies, is_side_given=is_side_given)
+        selection = selection_of(found, copies)
         return found, facts, copy_facts(found, copies, places, has_near=near), places, selection
 
     def _look_at_tokens(self, saved: Tokenizer | None, locate: Locate) -> tuple[TokenFacts, LeakFacts | None]:
