@@ -172,7 +172,7 @@ def test_every_config_file_is_one_that_its_command_takes(clone, monkeypatch, cap
         for path in (ROOT / "configs").rglob("*.toml")
         if not path.name.startswith(("bench_", "search_", "measure_"))
     ]
-    assert len(paths) == 19
+    assert len(paths) == 20
     for path in paths:
         kind = next(kind for kind in kinds if path.name.startswith(kind))
         main = main_of(f"transformerlm-{kind.replace('_', '-')}")
