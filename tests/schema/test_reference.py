@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 from transformerlm import config
 from transformerlm.schema import Section, Text, field_types
@@ -16,6 +17,8 @@ class Table(Section):
     """At most this many."""
     flag: bool = True
     """On or off."""
+    space: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """A table."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +46,10 @@ def test_every_key_has_default_type_and_documentation():
         "- `flag = true` (true or false)",
         "",
         "  On or off.",
+        "",
+        "- `space = {}` (a table)",
+        "",
+        "  A table.",
     ]
 
 

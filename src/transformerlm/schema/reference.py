@@ -31,7 +31,7 @@ def _table_lines(table: str, section: type[Section]) -> Iterator[str]:
     summary = inspect.cleandoc(section.__doc__ or "").removeprefix(f"[{table}]").lstrip(":, ")
     yield from (escaped(summary[:1].upper() + summary[1:]), "")
     docs = field_docs(section)
-    defaults = {field.name: field.default for field in dataclasses.fields(section)}
+    defaults = {field.name: _default(field) for field in dataclasses.fields(section)}
     for key, hint in field_types(section).items():
         yield from (f"- `{key} = {_literal(defaults[key])}` ({escaped(describe(hint))})", "")
         yield from (f"  {escaped(line)}" for line in docs[key].splitlines())
@@ -39,6 +39,13 @@ def _table_lines(table: str, section: type[Section]) -> Iterator[str]:
     for key, hint in field_types(section).items():
         if item := item_section(hint):
             yield from _table_lines(f"[{table}.{key}]", item)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """Return the default of a key, also of one that is made anew for each config."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _literal(value: Any) -> str:
