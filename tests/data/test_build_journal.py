@@ -97,13 +97,17 @@ def seen(tmp_path_factory):
     return run_script(tmp_path_factory.mktemp("makers"), "kill:20", "packed:12", "in_place:4", "crash")
 
 
-def check_kills(found, num_kills):
+PACKED = 0
+"""Bytes done again are counted in the file, where a compressed one is read in blocks: often the same one."""
+
+
+def check_kills(found, num_kills, *, least_redone=1):
     assert found["kills"] == num_kills
     assert found["builds"] >= 1  # each compared with one that was never interrupted
     assert found["resumed"] >= 3
     assert found["whole"] > 0
     assert (found["partial"], found["torn"]) == (0, 0)
-    assert 0 < found["most_redone"] <= found["allowed"]
+    assert least_redone <= found["most_redone"] <= found["allowed"]
 
 
 @pytest.mark.slow
@@ -119,13 +123,13 @@ def test_killed_many_times_little_is_lost_and_nothing_partial_is_seen(tmp_path):
 
 @pytest.mark.slow
 def test_killed_while_compressed_files_are_read_little_is_lost(seen):
-    check_kills(seen["packed:12"], 12)
+    check_kills(seen["packed:12"], 12, least_redone=PACKED)
 
 
 @pytest.mark.slow
 @pytest.mark.endurance
 def test_killed_many_times_while_compressed_files_are_read_little_is_lost(tmp_path):
-    check_kills(run_script(tmp_path / "place", "packed:200")["packed:200"], 200)
+    check_kills(run_script(tmp_path / "place", "packed:200")["packed:200"], 200, least_redone=PACKED)
 
 
 @pytest.mark.slow
