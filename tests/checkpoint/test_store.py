@@ -641,7 +641,7 @@ def test_of_damaged_checkpoints_the_newest_whole_one_is_resumed_from_or_none(num
 def test_a_hugging_face_folder_is_told_from_a_damaged_checkpoint(tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
-    advice = f'transformerlm-import --from "{tmp_path}" runs/{tmp_path.name}'
+    advice = f'transformerlm-import --from "{tmp_path}" runs/{tmp_path.name}-imported'
     with pytest.raises(
         CheckpointError, match="a Hugging Face folder, which has to become a run first"
     ) as caught:

@@ -8,7 +8,7 @@ from tests.faults.small_run import left_by
 from tests.tiny_run import write_workplace
 from transformerlm.cli import sweep, train
 from transformerlm.control import find_runs, read_status
-from transformerlm.errors import ConfigError
+from transformerlm.errors import ConfigError, DataError
 from transformerlm.logging import names
 
 SETTINGS = """
@@ -84,6 +84,19 @@ def test_a_result_that_was_not_recorded_is_read_from_the_folder_of_its_run(swept
     assert [record["event"] for record in added] == ["end", "end"]  # and no start
     ends = [json.loads(line)["result"] for line in whole.splitlines() if '"event": "end"' in line]
     assert [record["result"] for record in added] == ends
+
+
+@pytest.mark.slow
+def test_a_journal_without_its_beginning_is_not_continued(swept, monkeypatch, capsys):
+    monkeypatch.chdir(swept)
+    path = swept / "runs/sweep/sweep.jsonl"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole.replace(b'"begin"', b'"bogin"', 1))
+        assert sweep.main(["sweep.toml"]) == DataError.exit_status
+        assert "its first record" in capsys.readouterr().err
+    finally:
+        path.write_bytes(whole)
 
 
 def refused(capsys, *words: str) -> list[str]:

@@ -243,7 +243,7 @@ def open_checkpoint(path: Path, warn: Callable[[str], object]) -> Checkpoint:
     """
     if (path / "config.json").exists() and not os.path.lexists(path / MANIFEST):
         what = "a Hugging Face folder, which has to become a run first"
-        advice = f'transformerlm-import --from "{path}" runs/{path.absolute().name}'
+        advice = f'transformerlm-import --from "{path}" runs/{path.absolute().name}-imported'
         raise CheckpointError(f"{path}: {what}: {advice}")
     if any(os.path.lexists(path / name) for name in (MANIFEST, MODEL, TRAINING)):
         return read_checkpoint(path)

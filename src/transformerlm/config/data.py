@@ -28,6 +28,8 @@ GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 
 STDLIB = "python-stdlib"
 """Value of [data].corpus for the source of this Python's standard library."""
+MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e6
+"""Weights that give shares which can be told apart."""
 RESERVED_NAME = "tokenizer"
 """Folder beside those of a mixture's corpora."""
 MAX_NAME_LENGTH = 80
@@ -66,6 +68,9 @@ class MixtureConfig(Section):
         if (self.weight is None) == (self.passes is None):
             got = "neither" if self.weight is None else "both"
             yield Problem(Key("weight"), f"expected a weight or passes for {self.path}, got {got}")
+        if self.weight is not None and not MIN_WEIGHT <= self.weight <= MAX_WEIGHT:
+            what = f"expected a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}, got {self.weight:g}"
+            yield Problem(Key("weight"), what)
         if self.name is not None and self.name != as_folder(self.name):
             what = f'expected a name such as "{as_folder(self.name) or "books"}", got "{self.name}"'
             yield Problem(Key("name"), what)

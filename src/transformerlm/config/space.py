@@ -23,6 +23,8 @@ from transformerlm.schema.values import convert, show
 
 DIGITS = 4
 """Significant digits of a number that is drawn from a range: a config is read by people."""
+MAX_NUM = 10_000
+"""Largest number of values of a range in a grid."""
 RANGE_KEYS = {"low", "high", "scale", "num"}
 SET_BY_THE_SWEEP = {
     "training.run_dir": "each trial has a folder of its own",
@@ -115,9 +117,9 @@ def read_space(space: Mapping[str, Any], config_class: type[Section]) -> list[Ax
     """
     axes: list[Axis] = []
     problems: list[Problem] = []
-    for name, given in flat(space):
+    for name, given in flat(space).items():
         try:
-            axes.append(_axis(name, given, config_class, {axis.key for axis in axes}))
+            axes.append(_axis(name, given, config_class))
         except _UnusableError as error:
             problems.append(Problem(Key("sweep", "space", name), str(error)))
     if problems:
@@ -138,19 +140,22 @@ class _UnusableError(Exception):
     """A key or its values that cannot be used, in words."""
 
 
-def flat(space: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield each key of a [sweep.space] with its table, and what is given for it."""
-    for name, given in space.items():
-        if "." not in name and isinstance(given, Mapping):
-            yield from ((f"{name}.{key}", inner) for key, inner in given.items())
-        else:
-            yield name, given
+def flat(space: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is given for each key of a [sweep.space], named with its table.
+
+    Of a key in both forms the one without quotes counts: the command line, which overrides a file, has it.
+    """
+    in_quotes = {
+        name: given for name, given in space.items() if "." in name or not isinstance(given, Mapping)
+    }
+    in_tables = {table: own for table, own in space.items() if table not in in_quotes}
+    return in_quotes | {
+        f"{table}.{key}": given for table, own in in_tables.items() for key, given in own.items()
+    }
 
 
-def _axis(name: str, given: Any, config_class: type[Section], taken: set[str]) -> Axis:
+def _axis(name: str, given: Any, config_class: type[Section]) -> Axis:
     hint = _type_of(name, config_class)
-    if name in taken:
-        raise _UnusableError("expected each key once, got it twice")
     if isinstance(given, Mapping):
         return _span(name, given, hint)
     if not isinstance(given, list | tuple) or not given:
@@ -217,8 +222,8 @@ def _span(name: str, given: Mapping[str, Any], hint: Any) -> Span:
         raise _UnusableError(f'scale: expected one of "linear", "log", got {show(scale)}')
     if scale == "log" and low <= 0:
         raise _UnusableError(f"low: expected a number above 0 on a logarithmic scale, got {low}")
-    if num is not None and (type(num) is not int or num < 1):
-        raise _UnusableError(f"num: expected a whole number of at least 1, got {show(num)}")
+    if num is not None and (type(num) is not int or not 1 <= num <= MAX_NUM):
+        raise _UnusableError(f"num: expected a whole number from 1 to {MAX_NUM:,}, got {show(num)}")
     return Span(name, low, high, scale, num, is_whole=float not in numbers)
 
 

@@ -13,6 +13,8 @@ from transformerlm.schema import FilePath, NonNegativeInt, PositiveInt, Section
 DEFAULT_TRIALS = 20
 """Trials of a search that is limited by nothing else."""
 MIN_FACTOR = 2
+MAX_TRIALS = 100_000
+"""Largest number of trials: each is a process, and a folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,9 @@ class SweepSection(Section):
     "optimizer.lr" = { low = 1e-4, high = 1e-2, scale = "log" }."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield a factor that keeps every trial."""
+        """Yield more trials than can ever be made, and a factor that keeps every trial."""
+        if self.max_trials is not None and self.max_trials > MAX_TRIALS:
+            yield Problem(Key("max_trials"), f"expected at most {MAX_TRIALS:,}, got {self.max_trials:,}")
         if self.method == "halving" and self.halving_factor < MIN_FACTOR:
             what = f"expected a whole number of at least {MIN_FACTOR}, got {self.halving_factor}"
             yield Problem(Key("halving_factor"), what)

@@ -13,6 +13,8 @@ from transformerlm.errors import Key, TransformerLMError
 
 C = TypeVar("C", bound=CorpusConfig)
 CORPUS = Key("data", "corpus")
+SHARE_DIGITS = 12
+"""Digits of a share after the point."""
 
 
 def corpora_of(config: C) -> dict[str, C]:
@@ -47,7 +49,8 @@ def shares_of(mixture: Sequence[MixtureConfig], sizes: Mapping[str, float]) -> d
         for part in mixture
     }
     total = sum(wanted.values())
-    return {name: own / total for name, own in wanted.items()}
+    # Rounded: weights 7, 2, 1 and 0.7, 0.2, 0.1 are the same shares, to the last bit.
+    return {name: round(own / total, SHARE_DIGITS) for name, own in wanted.items()}
 
 
 def pass_size(shares: Mapping[str, float], sizes: Mapping[str, float]) -> float:

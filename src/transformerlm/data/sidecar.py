@@ -119,4 +119,7 @@ def read_sidecar(path: Path) -> bytes:
             raise DataError(f"{token_path}: {what}") from None
         if not token_path.exists():
             raise DataError(f"{token_path}: no such token file; transformerlm-make-data makes it") from None
+        if token_path.is_dir() or token_path.suffix != ".memmap":
+            kind = "a folder" if token_path.is_dir() else "another file"
+            raise DataError(f"{token_path}: expected a token file (*.memmap), got {kind}") from None
         raise damaged_error(token_path, f"its sidecar {path.name} is missing") from None

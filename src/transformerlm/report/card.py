@@ -206,7 +206,7 @@ print(tokenizer.decode(output[0]))
 
 def shell_example(run: Run, model: CardModel) -> str:
     """Return the commands that continue a prompt with this package."""
-    folder, run_dir, prompt = map(shlex.quote, (model.name, f"runs/{model.name}", first_prompt(run)))
+    folder, run_dir, prompt = map(shlex.quote, (model.name, f"runs/{model.name}-imported", first_prompt(run)))
     return f"""transformerlm-import --from {folder} {run_dir}
 transformerlm-infer --infer.checkpoint={run_dir} --prompt {prompt}
 """

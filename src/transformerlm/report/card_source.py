@@ -62,7 +62,10 @@ def run_of(checkpoint: Checkpoint) -> Run:
         run = read_run(path)
     except ConfigError:
         run = Run(path, path.name, Metrics({}), {}, [], facts, [])
-    return dataclasses.replace(run, config=_table(about, "config") or run.config)
+    config = _table(about, "config") or run.config
+    if IMPORTED_FROM in about:  # what the config says of text and training is for training it further
+        config = {table: values for table, values in config.items() if table in ("model", "generation")}
+    return dataclasses.replace(run, config=config)
 
 
 def quality_of(lm: LanguageModel) -> Quality:
@@ -85,7 +88,7 @@ def quality_of(lm: LanguageModel) -> Quality:
         what = f"There is no interval: a run records only the mean, and its validation tokens were {where}."
         return Quality(bits, perplexity, None, what)
     half = found.bits_per_byte.interval()[1] - found.bits_per_byte.value
-    return Quality(bits, perplexity, (bits - half, bits + half), interval_note(found))
+    return Quality(bits, perplexity, (max(0.0, bits - half), bits + half), interval_note(found))
 
 
 def interval_note(found: HeldOut) -> str:

@@ -8,6 +8,7 @@ origin, and carries JSON, which such a page may not send without a permission th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 from collections.abc import AsyncIterator
@@ -27,6 +28,8 @@ from transformerlm.serve.errors import ApiError
 MIN_KEY_LENGTH = 16
 BODY_SECONDS = 60.0
 """Time for the body of a request to arrive."""
+DRAINED, DRAIN_SECONDS = 32, 2.0
+"""Of a body that is too large: times the largest one that are still read, and the time for that."""
 CLOSE = {"Connection": "close"}
 """Header of an answer to a request of which a part is left unread."""
 OPEN_PATHS = ("/", "/health")
@@ -117,31 +120,34 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     if kind != "application/json":
         what = "expected the header Content-Type: application/json"
         raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, what, code="unsupported_media_type")
-    body = bytearray()
+    body, stream = bytearray(), request.stream()
     try:
-        async for part in _parts(request):
-            body += part
-            if len(body) > max_bytes:
-                what = f"expected a body of at most {max_bytes:,} bytes"
-                status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-                raise ApiError(status, what, code="body_too_large", headers=CLOSE)
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in stream:
+                body += part
+                if len(body) > max_bytes:
+                    break
     except ClientDisconnect:
         raise ApiError(HTTPStatus.BAD_REQUEST, "the request ended before its body") from None
     except TimeoutError:
         what = f"the body did not come within {BODY_SECONDS:g} s"
         raise ApiError(HTTPStatus.REQUEST_TIMEOUT, what, headers=CLOSE) from None
+    if len(body) > max_bytes:
+        await _drain(stream, DRAINED * max_bytes)
+        what = f"expected a body of at most {max_bytes:,} bytes"
+        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        raise ApiError(status, what, code="body_too_large", headers=CLOSE)
     return bytes(body)
 
 
-async def _parts(request: Request) -> AsyncIterator[bytes]:
-    """Yield the body piece by piece.
-
-    Raises:
-        TimeoutError: it does not come to an end.
-    """
-    async with asyncio.timeout(BODY_SECONDS):
-        async for part in request.stream():
-            yield part
+async def _drain(stream: AsyncIterator[bytes], max_bytes: int) -> None:
+    """Read on and keep nothing: a client that still sends when its connection is closed sees no answer."""
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            async for part in stream:
+                max_bytes -= len(part)
+                if max_bytes < 0:
+                    return
 
 
 def error_response(error: ApiError) -> JSONResponse:

@@ -9,11 +9,13 @@ from typing import Any
 
 from transformerlm.config import SweepConfig
 from transformerlm.config.space import Axis, Choices, flat
-from transformerlm.errors import ConfigError, Key, Problem
+from transformerlm.config.sweep import MAX_TRIALS
+from transformerlm.errors import ConfigError, DataError, Key, Problem
 from transformerlm.schema import SchemaError, to_dict
 from transformerlm.schema.values import show
 from transformerlm.sweep.job import Job, Paths, job_config
 from transformerlm.sweep.journal import Journal
+from transformerlm.sweep.methods import num_trials
 
 MAX_COMBINATIONS = 500
 """Combinations up to which all are tried at the door; a larger space is told as it is searched."""
@@ -38,6 +40,9 @@ def check(config: SweepConfig, paths: Paths) -> None:
     if not config.data.validation_fraction and config.data.validation_corpus is None:
         what = "expected a part of the text to compare trials on, got 0"
         problems.append(Problem(Key("data", "validation_fraction"), what))
+    if config.sweep.method == "grid" and (number := num_trials(config.axes, config.sweep)) > MAX_TRIALS:
+        what = f"expected at most {MAX_TRIALS:,} combinations, or a smaller max_trials, got {number:,.0f}"
+        problems.append(Problem(Key("sweep", "space"), what))
     problems += _unusable_values(config, paths)
     if problems:
         raise ConfigError(problems)
@@ -101,9 +106,13 @@ def begin_or_continue(config: SweepConfig, journal: Journal, runtime: Mapping[st
 
     Raises:
         ConfigError: results of the sweep so far are of another config.
+        DataError: the journal no longer says of which config they are.
     """
     settings = _settings(config)
     if journal.settings is None:
+        if journal.jobs or journal.results:
+            what = f"{journal.path}: its first record, the config that its results belong to, is not readable"
+            raise DataError(f"{what}; take another [sweep].sweep_dir")
         journal.begin({"config": settings, "runtime": runtime})
         return runtime
     begun = journal.settings["config"]
@@ -133,7 +142,7 @@ def _settings(config: SweepConfig) -> dict[str, Any]:
     found = {f"{table}.{key}": value for table, values in kept.items() for key, value in values.items()}
     found = {key: value for key, value in found.items() if key not in MAY_CHANGE}
     found |= {f"sweep.{key}": value for key, value in to_dict(config.sweep).items() if key in FIXED}
-    found |= {f"{SPACE}{key}": given for key, given in flat(config.sweep.space)}
+    found |= {f"{SPACE}{key}": given for key, given in flat(config.sweep.space).items()}
     if config.sweep.method == "halving":
         found["sweep.max_trials"] = config.sweep.max_trials
     return dict(json.loads(json.dumps(found)))

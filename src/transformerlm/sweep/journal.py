@@ -65,6 +65,11 @@ class Journal:
             self._take(record)
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self._log.path
+
+    @property
     def damaged_lines(self) -> list[int]:
         """Numbers of the lines that were passed over."""
         return self._log.damaged_lines

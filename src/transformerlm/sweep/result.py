@@ -40,7 +40,8 @@ class SweepResult:
 
 def result_of(state: Sweep, stop_signal: int | None = None) -> SweepResult:
     """Return what a sweep has come to so far."""
-    ended = [job for job in state.begun() if job.name in state.journal.results]
+    seeds, results = state.config.sweep.seeds, state.journal.results
+    ended = [job for job in state.begun() if job.name in results and job.seed <= seeds]
     finalists = finalists_of(ended, state.journal, state.paths)
     comparisons = [compare(finalists[0], other) for other in finalists[1:]]
     return SweepResult(state, finalists, comparisons, stop_signal)
