@@ -185,3 +185,18 @@ def test_shares_and_the_size_of_a_pass():
     assert pass_size({"a": 0.6, "b": 0.4}, {"a": 60, "b": 40}) == pytest.approx(100)
     # After 36, half of each: the one has been read 1.8 times, the other 0.2 times.
     assert pass_size({"a": 0.5, "b": 0.5}, {"a": 10, "b": 90}) == pytest.approx(36)
+
+
+def test_the_same_shares_written_otherwise_are_the_same():
+    wholes, parts = (
+        [MixtureConfig(path=name, weight=own) for name, own in zip("abc", weights, strict=True)]
+        for weights in ((7, 2, 1), (0.7, 0.2, 0.1))
+    )
+    sizes = dict.fromkeys("abc", 1)
+    assert shares_of(wholes, sizes) == shares_of(parts, sizes)
+
+
+@pytest.mark.parametrize("weight", [1e308, 1e-300])
+def test_a_weight_that_leaves_others_nothing_is_refused(weight):
+    with pytest.raises(ConfigError, match="weight: expected a number from"):
+        MixtureConfig(path="a", weight=weight)

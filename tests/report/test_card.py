@@ -162,6 +162,9 @@ def test_an_imported_model_has_a_card_too(in_workplace, tmp_path):
     assert "imported from out by transformerlm" in card.text
     assert card.data.eval_results is None
     assert "passes" not in card.text
+    # The config of an import has defaults, for training it further: nothing that the model has seen.
+    for word in ("python-stdlib", "adamw", "weight_decay"):
+        assert word not in card.content
     for name in ("config.json", "model.safetensors", "tokenizer.json", "generation_config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
