@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from transformerlm.cli import make_data
 from transformerlm.cli.arguments import COMMAND_LINE
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     assert command is not None
     part = command.part(words[0]) if words else None
     if part is None:
-        if words and (problem := _misspelled(words[0], command)):
+        if words and (problem := _unknown_part(words[0], command)):
             prepare_streams(restart=is_process)
             return report(ConfigError([problem]), debug="--debug" in words)
         return make_data.run(argv, OWN_NAME, _description(command))
@@ -37,11 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return part.load()(None)
 
 
-def _misspelled(word: str, command: Command) -> Problem | None:
-    """Return the problem of a word that is nearly the name of a part."""
-    names = [part.name for part in command.parts]
-    if not difflib.get_close_matches(word, names, n=1):
+def _unknown_part(word: str, command: Command) -> Problem | None:
+    """Return the problem of a word that looks like the name of a part, and is no path of a text."""
+    if not re.fullmatch("[a-z][a-z-]*", word) or Path(word).exists():
         return None
+    names = [part.name for part in command.parts]
     return Problem(Key(), f"{shortened(word)}: {unknown(word, names, 'command')}", source=COMMAND_LINE)
 
 
