@@ -5,6 +5,7 @@ import signal
 import hypothesis
 import pytest
 
+from tests.report.browser import chromium
 from tests.tiny_run import train_in, write_workplace
 from transformerlm.kernels.threads import sleep_soon
 
@@ -21,6 +22,13 @@ def pytest_configure(config):
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
             signal.signal(getattr(signal, name), handler)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One Chromium for all tests of pages."""
+    with chromium() as found:
+        yield found
 
 
 def pytest_collection_modifyitems(items):

@@ -172,7 +172,7 @@ def test_all_that_read_packed_files_read_the_same_documents(split, folders):
         parts = [part.utf8 for part in text.parts(SAFE_CUT, bar)]
         assert 0 < sum(updates) <= text.num_bytes
         assert text.split == VAL
-        found.append(("".join(training_texts(config, text.corpora, SAFE_CUT)), b"".join(parts)))
+        found.append(("".join(training_texts(config, text.corpora[""], SAFE_CUT)), b"".join(parts)))
     assert found[0] == found[1]
     assert all(found[0])
 

@@ -62,7 +62,7 @@ def test_one_that_fails_to_close_does_not_keep_another_open():
 def test_names_are_distinct_and_well_formed():
     values = [value for key, value in vars(names).items() if key.isupper()]
     assert len(set(values)) == len(values)
-    assert all(re.fullmatch(r"(metrics|params|text|norms)\.[a-z0-9_]+", value) for value in values)
+    assert all(re.fullmatch(r"(metrics|params|text|norms|sweep)\.[a-z0-9_]+", value) for value in values)
 
 
 def test_logging_loads_nothing_heavy():

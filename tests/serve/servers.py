@@ -1,6 +1,7 @@
 """Servers in threads of the test's process, and clients that misbehave."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import http.client
 import json
@@ -143,3 +144,12 @@ def _pass(source, target, size):
         while data := source.recv(size):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
+
+
+def in_a_thread(function, *arguments):
+    """Return what a function returns in a thread of its own, which has no event loop.
+
+    The thread of the tests has one that runs, once a browser was started in it.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        return executor.submit(function, *arguments).result()

@@ -9,7 +9,7 @@ import openai
 import pytest
 import torch
 
-from tests.serve.servers import one_byte_at_a_time, served
+from tests.serve.servers import in_a_thread, one_byte_at_a_time, served
 from tests.small_models import END, bytes_only, language_model
 from transformerlm.config import CorpusConfig, EvalSection, GenerationConfig
 from transformerlm.evaluation.documents import score
@@ -74,7 +74,7 @@ def test_many_clients_at_once_get_what_each_would_get_alone(server, lm):
         stream = await client.completions.create(**how, stream=True)
         return "".join([chunk.choices[0].text async for chunk in stream])
 
-    assert asyncio.run(ask()) == [
+    assert in_a_thread(asyncio.run, ask()) == [
         alone(lm, prompt, max_new_tokens=5 + index, seed=index)[0].text
         for index, prompt in enumerate(prompts)
     ]

@@ -14,7 +14,7 @@ import openai
 import pytest
 import torch
 
-from tests.serve.servers import served, serving
+from tests.serve.servers import in_a_thread, served, serving
 from tests.small_models import language_model, save_run
 from transformerlm.serve import answer, app, guard, response
 
@@ -270,7 +270,7 @@ def probed(port):
 
 def test_sixty_four_clients_for_some_seconds(lm):
     with served(lm) as server, probed(server.port) as times:
-        texts = asyncio.run(load(server.port, 64, 2))
+        texts = in_a_thread(asyncio.run, load(server.port, 64, 2))
         assert all(number for index, number in enumerate(texts) if index % 4 != 1)
         wait_until(lambda: server.metric("texts_writing") == 0 == server.metric("texts_waiting"))
         assert server.metric("errors_total") == 0
@@ -301,6 +301,6 @@ def test_the_event_loop_answers_while_the_model_is_busy_with_one_step():
 def test_sixty_four_clients_for_two_minutes(lm, tmp_path):
     """Fails where other work takes the processor: every sign of life has 50 ms."""
     with serving(save_run(lm, tmp_path / "run")) as process, probed(process.port) as times:
-        texts = asyncio.run(load(process.port, 64, 120))
+        texts = in_a_thread(asyncio.run, load(process.port, 64, 120))
         assert all(number for index, number in enumerate(texts) if index % 4 != 1)
     assert max(times) < 0.05, sorted(times)[-10:]

@@ -7,18 +7,12 @@ import time
 import pytest
 import torch
 
-from tests.report.browser import Visit, chromium
+from tests.report.browser import Visit
 from tests.serve.servers import KEY, one_byte_at_a_time, served
 from tests.small_models import language_model
 from transformerlm.language_model import LanguageModel
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture

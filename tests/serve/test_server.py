@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from tests.serve.servers import KEY, serving
+from tests.serve.servers import KEY, in_a_thread, serving
 from tests.small_models import language_model, save_run
 from transformerlm.cli import serve
 from transformerlm.language_model import LanguageModel
@@ -80,5 +80,5 @@ def test_an_end_token_that_the_tokenizer_lacks_is_said_at_the_start(tmp_path, ca
     from tests.small_models import bytes_only
 
     run = save_run(language_model(bytes_only(), vocab_size=256), tmp_path / "run")
-    assert serve.main([str(run), "--port", "0"]) == 2
+    assert in_a_thread(serve.main, [str(run), "--port", "0"]) == 2
     assert "eos_token" in capsys.readouterr().err
