@@ -7,8 +7,6 @@ memory it needed. What a contestant does is a function that the caller passes; n
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import gc
 import multiprocessing
 import os
@@ -22,6 +20,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self, TypeVar
+
+from transformerlm.sweep.workers import end_with_parent
 
 T = TypeVar("T")
 Run = Callable[[], Any]
@@ -275,18 +275,9 @@ def timed_command(
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        preexec_fn=end_with_parent(),
+        preexec_fn=end_with_parent() if sys.platform == "linux" else None,
     )
     return time.perf_counter() - start, done.stdout
-
-
-def end_with_parent() -> Callable[[], object] | None:
-    """Return a function that a new process calls to be killed when its parent ends; None if not on Linux."""
-    if sys.platform != "linux":
-        return None
-    # From linux/prctl.h. The library is loaded here, since a forked process should do as little as possible.
-    pr_set_pdeathsig = 1
-    return functools.partial(ctypes.CDLL(None).prctl, pr_set_pdeathsig, signal.SIGKILL)
 
 
 def nothing(result: object) -> str:
