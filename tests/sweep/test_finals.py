@@ -1,12 +1,19 @@
 """The comparison of finalists, against simulated runs whose truth is known."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
+from transformerlm.config import SweepConfig
 from transformerlm.evaluation.statistics import DocumentScores, Estimate
+from transformerlm.schema import from_dict
 from transformerlm.sweep.finals import Comparison, compare, finalist_of
+from transformerlm.sweep.job import Job, Paths
+from transformerlm.sweep.journal import Journal, Result
+from transformerlm.sweep.result import result_of
+from transformerlm.sweep.state import Sweep
 
 
 def runs(rng, mean: float, seeds: int, documents: int = 60, of_seeds: float = 0.02, hardness=None):
@@ -54,3 +61,22 @@ def test_one_document_and_one_seed_tell_nothing():
         for trial in (0, 1)
     ]
     assert math.isnan(compare(*pair).bits_per_byte.standard_error)
+
+
+@pytest.mark.parametrize(("seeds", "mean"), [(1, 1.0), (2, 1.5), (3, 2.0)])
+def test_runs_with_more_seeds_than_are_asked_for_do_not_count(tmp_path, seeds, mean):
+    """As when [sweep].seeds is made smaller after three have been run."""
+    paths = Paths(tmp_path)
+    journal = Journal(paths.journal)
+    for trial in (0, 1):
+        for seed in (1, 2, 3):
+            job = Job(trial, {"optimizer.lr": 0.1 * (trial + 1)}, seed=seed, is_score=True)
+            journal.add(job)
+            journal.end(job.name, Result("complete", 1.0))
+            paths.scores(job).parent.mkdir(exist_ok=True)
+            document = {"nats": seed * math.log(2), "tokens": 3, "bytes": 1, "file": "a"}
+            paths.scores(job).write_text(2 * f"{json.dumps(document)}\n")
+    space = {"optimizer.lr": [0.1, 0.2]}
+    config = from_dict(SweepConfig, {"sweep": {"method": "grid", "space": space, "seeds": seeds}})
+    found = result_of(Sweep.of(config, paths)).finalists
+    assert [finalist.bits_per_byte.value for finalist in found] == pytest.approx([mean, mean])
