@@ -197,7 +197,7 @@ def test_compressed_text_is_divided_as_it_is_where_it_lies_in_a_plain_file(
 
 
 def test_a_document_of_any_length_is_divided_while_it_is_unpacked(path):
-    content = b"the cat sat on the mat " * 2**21
+    content = b"the cat sat on the mat " * 2**22
     packed = path.with_suffix(".zst")
     packed.write_bytes(packed_file(content, "zst"))
     region = Region(str(packed), 0, UNKNOWN_END, None, "text.zst", packed.stat().st_size)
@@ -208,7 +208,9 @@ def test_a_document_of_any_length_is_divided_while_it_is_unpacked(path):
         size += len(chunk.content)
         assert chunk.num_bytes == len(chunk.content) < 2**20
     assert size == len(content)
-    assert peak_memory() - before < 32 * 2**20
+    assert (
+        peak_memory() - before < len(content) / 2
+    )  # 18 MiB alone, 35 MiB in a process that has run other tests
 
 
 def test_text_that_can_be_cut_nowhere_is_refused_if_it_is_too_long(path, monkeypatch):

@@ -23,11 +23,18 @@ ENDLESS = {"prompt": "The fox", "max_tokens": 4096, "temperature": 5.0}
 
 @pytest.fixture
 def slow_lm():
-    """A model that takes some milliseconds for each step, so that texts last for as long as a test."""
+    """A model that takes some milliseconds for each step and never ends a text."""
     lm = language_model()
+    end = torch.tensor(lm.tokenizer.special_token_ids["<|endoftext|>"])
     lm.model.final_norm.register_forward_hook(lambda *_: time.sleep(0.003))
-    lm.model.head.weight.data[lm.tokenizer.special_token_ids["<|endoftext|>"]] = 0
+    lm.model.head.register_forward_hook(lambda module, args, logits: logits.index_fill(-1, end, -1e9))
     return lm
+
+
+def test_the_slow_model_ends_no_text(slow_lm):
+    with served(slow_lm) as server:
+        answer = server.complete(**{**ENDLESS, "max_tokens": 100, "n": 30})
+        assert {choice["finish_reason"] for choice in answer["choices"]} == {"length"}
 
 
 def wait_until(is_so):
