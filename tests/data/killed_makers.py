@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 os.environ["TRANSFORMERLM_KERNELS"] = "never"
@@ -68,12 +69,16 @@ def write_corpus(folder, num_stories):
     folder.mkdir()
     (folder / "stories.txt").write_text(EOT.join(stories))
     (folder / "long.txt").write_text(" ".join(stories[: num_stories // 3]))
+    (folder / "more.txt").write_text(EOT.join(stories[: num_stories // 5]))
     vocab, merges = train_bpe_from_texts(stories[:20], 300, [EOT])
     return CorpusConfig(corpus=str(folder), validation_fraction=0.2), Tokenizer(vocab, merges, [EOT])
 
 
 def pack(folder):
-    """Compress each text, with the programs that people have, in two parts one after the other."""
+    """Compress two texts, with the programs that people have, each in two parts one after the other.
+
+    A third becomes the member of an archive.
+    """
     for path, command in ((folder / "stories.txt", ["zstd", "-qc"]), (folder / "long.txt", ["gzip", "-c"])):
         content = path.read_bytes()
         parts = (content[: len(content) // 2], content[len(content) // 2 :])
@@ -81,6 +86,9 @@ def pack(folder):
         suffix = {"zstd": ".zst", "gzip": ".gz"}[command[0]]
         path.with_name(path.name + suffix).write_bytes(b"".join(done.stdout for done in packed))
         path.unlink()
+    with zipfile.ZipFile(folder / "more.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(folder / "more.txt", "more.txt")
+    (folder / "more.txt").unlink()
 
 
 def digests(folder):

@@ -121,7 +121,7 @@ def test_zstd_is_told(kind):
     ("name", "expected"),
     [
         ("a.Z", "compressed"),
-        ("a.tar", "archive"),
+        ("a.7z", "archive"),
         ("a.docx", "document"),
         ("a.PDF", "document"),
     ],
@@ -132,7 +132,9 @@ def test_names_tell_it_too_and_no_setting_has_it_read(kind, name, expected):
     assert kind("", name, file_format="jsonl") == expected
 
 
-@pytest.mark.parametrize("name", ["a.txt.GZ", "a.zst", "a.jsonl.gz", "a.parquet", "a.feather", "a.epub"])
+@pytest.mark.parametrize(
+    "name", ["a.txt.GZ", "a.zst", "a.jsonl.gz", "a.parquet", "a.feather", "a.epub", "a.zip", "a.tar"]
+)
 def test_what_is_not_what_its_name_says_is_named(kind, name):
     assert kind("x", name) == kind("", name) == "mislabelled"
     assert kind("x", name, file_format="text") == "mislabelled"
@@ -204,7 +206,7 @@ def test_jsonl_asked_for_by_name_is_read_whatever_it_is_called(kind):
     [
         (gzip.compress(GZIPPED, mtime=0), f"not read: {REASONS['compressed'].what}: 1 (a.txt); unpack them"),
         (TEXT.encode("utf-16"), "not read: text in UTF-16 or UTF-32: 1 (a.txt); convert it: iconv"),
-        (zipped(), "not read: archives: 1 (a.txt); unpack them: unzip"),
+        (zipped(), f"not read: {REASONS['archive'].what}: 1 (a.txt); unpack them: tar -xf"),
         (
             json.dumps([{"text": "x"}]).encode(),
             "not read: JSON with documents, but not one per line: 1 (a.txt)",

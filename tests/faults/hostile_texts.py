@@ -6,6 +6,7 @@ import io
 import lzma
 import random
 import subprocess
+import tarfile
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -20,15 +21,41 @@ def gzipped(content: bytes, level: int = 1) -> bytes:
     return gzip.compress(content, level, mtime=0)
 
 
-def zipped(content: bytes, flag: int = 0) -> bytes:
+def zipped(content: bytes, flag: int = 0, method: int = zipfile.ZIP_STORED) -> bytes:
     """A zip of one text; with the flag of encryption it asks for a password."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(out, "w", method) as archive:
         archive.writestr("a.txt", content)
     found = bytearray(out.getvalue())
     found[6] |= flag
     found[found.index(b"PK\1\2") + 8] |= flag
     return bytes(found)
+
+
+def overlapping(number: int, num_bytes: int) -> bytes:
+    """A zip whose directory names one member many times and says that each unpacks to so much."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", bytes(2**20))
+        (whole,) = archive.filelist
+        for index in range(number):
+            again = zipfile.ZipInfo(f"{index}.txt")
+            again.compress_type, again.CRC = whole.compress_type, whole.CRC
+            again.header_offset, again.compress_size = whole.header_offset, whole.compress_size
+            again.file_size = num_bytes
+            archive.filelist.append(again)
+    return out.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    """A tar of two texts."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name in ("a.txt", "b.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
 
 
 def table(name: str) -> bytes:
@@ -87,6 +114,9 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a bzip2 with a wrong checksum": ("a.bz2", lambda: bz2.compress(b"x")[:-6] + b"\xff" * 6),
     "a frame that lies": ("a.zst", zstd_frame_that_lies),
     "a zip under a password": ("a.zip", lambda: zipped(TEXT.encode(), flag=1)),
+    "a zip that is no zip": ("a.zip", lambda: b"PK\x03\x04" + bytes(100)),
+    "a zip of what unpacks to too much": ("a.zip", lambda: overlapping(40, 2**36)),
+    "half a tar": ("a.tar", lambda: tarred(TEXT.encode())[:4000]),
     "a book under a password": ("a.epub", lambda: zipped(TEXT.encode(), flag=1)),
     "a Parquet of nothing": ("a.parquet", lambda: b"PAR1"),
     "a Parquet whose footer lies": ("a.parquet", lambda: b"PAR1" + b"\xff\xff\xff\x7fPAR1"),
@@ -101,6 +131,8 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
     **{f"a.{name}": partial(table, name) for name in ("parquet", "feather", "arrow")},
     "a.txt.gz": lambda: gzipped(TEXT.encode()),
     "a.txt.xz": lambda: lzma.compress(TEXT.encode()),
+    "a.zip": lambda: zipped(TEXT.encode(), method=zipfile.ZIP_DEFLATED),
+    "a.tar": lambda: tarred(TEXT.encode()[:2000]),
 }
 """Name of a file -> its content while it is whole."""
 

@@ -87,10 +87,10 @@ class CorpusConfig(Section):
 
     corpus: FilePath = STDLIB
     """A file, a folder, a glob, or "python-stdlib": the source of this Python's standard library. Text, JSON
-    lines, CSV and HTML, each also compressed (.gz, .bz2, .xz, .zst), EPUB, Parquet and Arrow are read. What
-    is not text (archives, binary files, UTF-16, ...) is not read, and named."""
+    lines, CSV and HTML, each also compressed (.gz, .bz2, .xz, .zst) or in an archive (.zip, .tar), EPUB,
+    Parquet and Arrow are read. What is not text (binary files, UTF-16, ...) is not read, and named."""
     include: tuple[Text, ...] = ("*",)
-    """Which files of a folder, of a glob or of "python-stdlib" to read: shell patterns for their names.
+    """Which files of a folder, glob or archive, or of "python-stdlib", to read: shell patterns for names.
     Hidden files of a folder are never read."""
     file_format: Literal["auto", "text", "jsonl", "csv", "html"] = "auto"
     """How files are read. "text": as they are; "jsonl": one document per line, in JSON; "csv": one document

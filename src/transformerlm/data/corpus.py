@@ -18,6 +18,7 @@ from transformerlm.data.kinds import (
     FORMATS,
     JSONL,
     REASONS,
+    codec_of_kind,
     examples,
     format_of,
     has_records,
@@ -26,6 +27,7 @@ from transformerlm.data.kinds import (
     left_out_lines,
 )
 from transformerlm.data.listing import Found, Listing, identity_of
+from transformerlm.data.reading.archives import ARCHIVES, archive_format, archive_of
 from transformerlm.data.reading.plain import read_bytes as read_bytes
 from transformerlm.data.reading.streams import inner_name
 from transformerlm.data.recognition import Recognised, recognise
@@ -85,6 +87,16 @@ class Source(NamedTuple):
     """Checksum of the content, if it is known (`file_record.py`)."""
     detail: str = ""
     """What is wrong with a file that is not read, if it is not the same for all of its kind."""
+
+    @property
+    def is_member(self) -> bool:
+        """True for a member of an archive."""
+        return codec_of_kind(self.kind) in ARCHIVES
+
+    @property
+    def file_path(self) -> str:
+        """Path of the file that has to be there: that of the archive for a member."""
+        return archive_of(self.path) if self.is_member else self.path
 
     @property
     def estimated_text_bytes(self) -> int:
@@ -262,19 +274,20 @@ def find_corpus(
 
     Args:
         corpus: a file, a folder, a glob, or "python-stdlib".
-        config: says which files of a folder or a glob to read, and how they are told.
+        config: says which files of a folder, a glob or an archive to read, and how they are told.
         key: key of the config, for errors.
         known: the files as they were at an earlier time.
 
     Raises:
         MissingCorpusError: there is no such file or folder, and the glob matches nothing.
-        DataError: nothing there can be read as text.
+        DataError: nothing there can be read as text, or an archive is damaged.
     """
-    path = Path(corpus).expanduser()
-    if path.is_file() and corpus != STDLIB:
-        return _of_file(path, config, key, known or {})
-    listing = _stdlib(key) if corpus == STDLIB else _of_path(path, corpus, key)
-    inspected = [_inspected(found, config, known or {}) for found in listing.chosen(config.include)]
+    path, known = Path(corpus).expanduser(), known or {}
+    if path.is_file() and corpus != STDLIB and not archive_format(str(path)):
+        return _of_file(path, config, key, known)
+    listing = _stdlib(key) if corpus == STDLIB else _of_path(path, corpus, config, key)
+    files = listing.with_members(listing.chosen(config.include), config.max_unpacked_bytes)
+    inspected = [_inspected(found, config, known) for found in files]
     sources = tuple(source for source in inspected if source.kind in FORMATS)
     unread = tuple(source for source in inspected if source.kind not in FORMATS)
     found = Corpus(sources, unread, listing.passed_over)
@@ -343,10 +356,12 @@ def _stdlib(key: Key) -> Listing:
     return Listing.of_folder(folder, _STDLIB_SKIPPED).only(".py")
 
 
-def _of_path(path: Path, corpus: str, key: Key) -> Listing:
-    """List a folder or a glob."""
+def _of_path(path: Path, corpus: str, config: CorpusConfig, key: Key) -> Listing:
+    """List a folder, an archive or a glob."""
     if path.is_dir():
         return Listing.of_folder(str(path))
+    if path.is_file():
+        return Listing.of_archive(path, config.max_unpacked_bytes)
     listing = Listing.of_glob(str(path))
     if not listing.files and not listing.passed_over:
         expected = f"a file, a folder, a glob or {STDLIB}"
@@ -361,14 +376,15 @@ def _nothing_to_read(nothing: Problem, corpus: Corpus) -> DataError:
 
 def _inspected(found: Found, config: CorpusConfig, known: KnownFiles, *, reads_nul: bool = False) -> Source:
     """Return a file with its kind, which is read from the file unless it is known."""
-    name, path, status, _, identity = found
-    stamp = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    before = known.get(name)
+    stamp = found.num_bytes, found.modified, found.changed
+    before = known.get(found.name)
     if before and before[1:4] != stamp:
         before = None
     if before and before.is_kind_known and before.kind not in _INSPECTED_ANEW:
         is_ = Recognised(before.kind, before.start)
     else:
-        is_ = recognise(name, path, status.st_size, config, reads_nul=reads_nul)
-    digest = before.digest if before else ""
-    return Source(name, path, stamp[0], is_.kind, is_.start, stamp[1], stamp[2], identity, digest, is_.detail)
+        is_ = recognise(found, config, reads_nul=reads_nul)
+    return Source(
+        *(found.name, found.path, found.num_bytes, is_.kind, is_.start, found.modified, found.changed),
+        *(found.identity, before.digest if before else "", is_.detail),
+    )

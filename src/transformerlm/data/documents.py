@@ -137,9 +137,21 @@ def _contents(chunk: Chunk, config: CorpusConfig) -> Iterable[bytes]:
         return chunk.content
     if format_of(chunk.kind) == JSONL:
         return map(bytes_of, _jsonl_texts(_data(chunk), chunk, config))
-    data = _checked(_data(chunk), chunk, config)
-    separator = config.document_separator.encode()
+    data, separator = _data(chunk), config.document_separator.encode()
+    if separator and config.encoding_errors == "strict":
+        return _strict(data.split(separator), separator, chunk)
+    data = _checked(data, chunk, config)
     return data.split(separator) if separator else [data]
+
+
+def _strict(documents: list[bytes], separator: bytes, chunk: Chunk) -> list[bytes]:
+    """Return documents, all of which are UTF-8: only those that are not ASCII have to be decoded for it."""
+    start = chunk.start
+    for content in documents:
+        if not content.isascii():
+            decode(content, chunk.where, start, "strict")
+        start += len(content) + len(separator)
+    return documents
 
 
 def _data(chunk: Chunk) -> bytes:

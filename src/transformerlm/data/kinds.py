@@ -1,6 +1,7 @@
 """Kinds of files, told by a file's name and its first bytes: a format that is read, or one that is not.
 
-The kind of a compressed file is that of its content with the codec after it: "text.gz", "jsonl.zst".
+The kind of a compressed file is that of its content with the codec after it, that of a member of an archive
+has the archive's format there: "text.gz", "jsonl.zst", "text.zip".
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from transformerlm.config import CorpusConfig
+from transformerlm.data.reading.archives import ARCHIVES
 from transformerlm.data.reading.streams import CODECS, codec_of
 from transformerlm.errors import one_line
 
@@ -28,7 +30,7 @@ ARROW_STREAM: Final = "arrow_stream"
 TABLES: Final = (PARQUET, ARROW, ARROW_STREAM)
 FORMATS: Final = (
     *(TEXT, JSONL, CSV, HTML, EPUB, *TABLES),
-    *(f"{name}.{codec}" for name in (TEXT, JSONL, CSV, HTML) for codec in CODECS),
+    *(f"{name}.{codec}" for name in (TEXT, JSONL, CSV, HTML) for codec in (*CODECS, *ARCHIVES)),
 )
 """The kinds that are read. Every other kind is a key of REASONS."""
 
@@ -61,11 +63,19 @@ REASONS: Final[Mapping[str, Reason]] = {
     "special": Reason("pipes, sockets and devices"),
     "folder": Reason("folders that the glob matches", "**/* at its end takes the files in them"),
     "saved": Reason("descriptions of datasets that `datasets` has saved", "their tables are read"),
-    "compressed": Reason("compressed twice, or not by gzip, bzip2, xz or Zstandard", "unpack them"),
-    "mislabelled": Reason(
-        "not what their names say (.gz, .parquet, .epub, ...)", "perhaps empty or text: rename or remove them"
+    "compressed": Reason(
+        "compressed twice, within an archive, or not by gzip, bzip2, xz or Zstandard", "unpack them"
     ),
-    "archive": Reason("archives", "unpack them: unzip, tar -xf, 7z x"),
+    "mislabelled": Reason(
+        "not what their names say (.gz, .zip, .parquet, ...)", "perhaps empty or text: rename or remove them"
+    ),
+    "archive": Reason(
+        "archives that are no .zip or .tar by their name, lie in others, or are compressed as a whole",
+        "unpack them: tar -xf, 7z x; a .tar.gz may become a .tar: gunzip",
+    ),
+    "member": Reason(
+        "under a password, or compressed in a way that is not read, in archives", "unpack the archives"
+    ),
     "table": Reason(
         "tables or arrays in binary form, not Parquet or Arrow", "write their text to a .jsonl file"
     ),
@@ -93,7 +103,7 @@ REASONS: Final[Mapping[str, Reason]] = {
 
 _SUFFIXES = {
     "compressed": ".lzma .lz4 .lz .br .z",
-    "archive": ".zip .tar .tgz .tbz2 .txz .7z .rar .jar .whl",
+    "archive": ".tgz .tbz2 .txz .7z .rar .jar .whl",
     "table": ".orc .avro .h5 .hdf5 .npy .npz .sqlite",
     "document": ".pdf .docx .xlsx .pptx .odt .ods .odp .mobi .djvu",
 }
@@ -119,6 +129,8 @@ _SUFFIXES_WITH_MAGIC = {
     ".arrow",
     ".feather",
     ".epub",
+    ".zip",
+    ".tar",
     *(codec.suffix for codec in CODECS.values()),
 }
 """Suffixes of formats whose files begin in a way of their own."""
@@ -150,7 +162,7 @@ def format_of(kind: str) -> str:
 
 
 def codec_of_kind(kind: str) -> str:
-    """Return the codec of a kind, a key of `streams.CODECS`: "zst" for "jsonl.zst"; "" if there is none."""
+    """Return the codec of a kind, as `open_stream` takes it: "zst" for "jsonl.zst"; "" if there is none."""
     return kind.partition(".")[2]
 
 

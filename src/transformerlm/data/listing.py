@@ -9,10 +9,11 @@ import os
 import re
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from transformerlm.data.reading.archives import archive_format, members
 from transformerlm.data.reading.streams import inner_name
 from transformerlm.data.sidecar import UNFINISHED
 from transformerlm.errors import DataError
@@ -29,6 +30,8 @@ _OUTPUT_FOLDERS = (
     {"config.toml", "metrics.jsonl"},
     {"sweep.jsonl", "trials"},
 )
+_HIDDEN_MEMBERS = (".", "__MACOSX")
+"""Beginnings of names in archives; the second is of a folder that macOS adds, of what is no text."""
 _OWN_HIDDEN = (LOCK_FILE, UNFINISHED, RECORD_FILE)
 
 
@@ -38,15 +41,22 @@ class Found(NamedTuple):
     name: str
     """Relative to the corpus, with forward slashes."""
     path: str
-    status: os.stat_result
+    num_bytes: int
+    modified: int
+    """Time of the last change of the content, in nanoseconds; of a member of an archive, the archive's."""
+    changed: int
+    """Time of the last change of content, name or rights, in nanoseconds."""
     is_link: bool
     identity: Hashable
     """Device and inode, which all names of one file share (where the system has them)."""
+    archive: str = ""
+    """Format of the archive of which it is a member: one of `archives.ARCHIVES`."""
 
     @classmethod
     def of(cls, name: str, path: str, status: os.stat_result, *, is_link: bool) -> Found:
         """Return a file with its identity."""
-        return cls(name, path, status, is_link, identity_of(status, path))
+        times = status.st_mtime_ns, status.st_ctime_ns
+        return cls(name, path, status.st_size, *times, is_link, identity_of(status, path))
 
 
 class Listing:
@@ -80,6 +90,18 @@ class Listing:
             folders = [name for entry in entries for name in listing._add_entry(entry, prefix)]
             folders = sorted(set(folders).difference(skipped), reverse=True)
             waiting += [(os.path.join(path, name), f"{prefix}{name}/") for name in folders]  # noqa: PTH118
+        return listing
+
+    @classmethod
+    def of_archive(cls, path: Path, max_bytes: int) -> Listing:
+        """List the members of an archive.
+
+        Raises:
+            DataError: the archive is damaged, or unpacks to more than `max_bytes`.
+        """
+        listing = cls()
+        file = Found.of(path.name, str(path), path.stat(), is_link=path.is_symlink())
+        listing.files = list(listing._members_of(file, archive_format(str(path)), max_bytes))
         return listing
 
     @classmethod
@@ -120,11 +142,45 @@ class Listing:
             files = self._each_once(files)
         return files
 
+    def with_members(self, files: Iterable[Found], max_bytes: int) -> Iterator[Found]:
+        """Yield files, and in place of an archive its members; what of them is no text is passed over.
+
+        Args:
+            max_bytes: number of bytes that an archive may unpack to.
+
+        Raises:
+            DataError: an archive is damaged, or unpacks to more.
+        """
+        for file in files:
+            archive = "" if file.archive else archive_format(file.path)
+            yield from self._members_of(file, archive, max_bytes) if archive else [file]
+
     def suffixes(self) -> str:
         """Return how many files there are of the commonest suffixes."""
         counts = Counter(Path(file.name).suffix or "(no suffix)" for file in self.files)
         commonest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:8]
         return ", ".join(f"{number} {suffix}" for suffix, number in commonest) or "no files"
+
+    def _members_of(self, file: Found, archive: str, max_bytes: int) -> Iterator[Found]:
+        """Yield the members of an archive by name, without what is passed over in a folder."""
+        found = members(file.path)
+        if sum(member.text_bytes for member in found.values()) > max_bytes:
+            what = f"its {len(found):,} members unpack to more than {max_bytes:,} bytes"
+            raise DataError(f"{file.path}: {what}; --data.max_unpacked_bytes=... allows more")
+        for name, member in sorted(found.items()):
+            whole = f"{file.name}/{name}"
+            if any(part.startswith(_HIDDEN_MEMBERS) and part not in (".", "..") for part in name.split("/")):
+                self.passed_over["hidden"].append(whole)
+            elif member.obstacle or name.endswith(_OUTPUT_SUFFIXES):
+                self.passed_over[member.obstacle or "output"].append(whole)
+            else:
+                yield file._replace(
+                    name=whole,
+                    path=f"{file.path}/{name}",
+                    num_bytes=member.num_bytes,
+                    identity=(file.identity, name),
+                    archive=archive,
+                )
 
     def _each_once(self, files: list[Found]) -> list[Found]:
         by_identity: dict[Hashable, Found] = {}

@@ -19,9 +19,10 @@ from transformerlm.data.kinds import (
     kind_by_content,
     kind_by_name,
 )
+from transformerlm.data.listing import Found
 from transformerlm.data.reading.csv_rows import columns, missing_column
 from transformerlm.data.reading.plain import read_bytes
-from transformerlm.data.reading.streams import ByteStream, codec_of, inner_name, open_stream
+from transformerlm.data.reading.streams import CODECS, ByteStream, codec_of, inner_name, open_stream
 from transformerlm.data.reading.tables import column_problem, has_reader
 
 
@@ -36,19 +37,18 @@ class Recognised(NamedTuple):
     """What is wrong with a file that is not read, if it is not the same for all of its kind."""
 
 
-def recognise(
-    name: str, path: str, num_bytes: int, config: CorpusConfig, *, reads_nul: bool = False
-) -> Recognised:
+def recognise(found: Found, config: CorpusConfig, *, reads_nul: bool = False) -> Recognised:
     """Return the kind of a file; with `reads_nul`, NUL bytes in it are text like others.
 
     Raises:
         DataError: the file cannot be read, or is compressed and damaged at its beginning.
     """
+    name, path, num_bytes = found.name, found.path, found.num_bytes
     if named := kind_by_name(name):
         return Recognised(named)
-    head = read_bytes(path, 0, min(num_bytes, HEAD_BYTES))
-    codec = codec_of(head)
-    inner = inner_name(name) if codec else name
+    head = b"" if found.archive else read_bytes(path, 0, min(num_bytes, HEAD_BYTES))
+    codec = found.archive or codec_of(head)
+    inner = inner_name(name) if codec in CODECS else name
     if codec:
         with open_stream(path, codec, config.max_unpacked_bytes) as stream:
             head, is_whole = _beginning(stream, inner)
@@ -58,8 +58,8 @@ def recognise(
         is_whole = len(head) == num_bytes
     text = head.removeprefix(codecs.BOM_UTF8)
     kind = kind_by_content(inner, text, config, is_whole=is_whole, reads_nul=reads_nul)
-    found = Recognised(kind, len(head) - len(text))
-    return _unpacked(found, text, codec, config) if codec else _checked(found, path, text, config)
+    told = Recognised(kind, len(head) - len(text))
+    return _unpacked(told, text, codec, config) if codec else _checked(told, path, text, config)
 
 
 def _beginning(stream: ByteStream, name: str) -> tuple[bytes, bool]:

@@ -2,7 +2,8 @@
 
     plain.py        bytes of a file, at any place
     utf8.py         bytes to text, with the place of what is no UTF-8
-    streams.py      bytes of a file in order: as they are, or unpacked from gzip, bzip2, xz or Zstandard
+    streams.py      bytes of a file in order: as they are, or unpacked
+    archives.py     members of .zip and .tar, each a file of its own
     window.py       text of either, for what divides it into chunks
     records.py      documents of files that hold many: rows of tables and CSV files, web pages, books
     csv_rows.py, tables.py, html.py, epub.py

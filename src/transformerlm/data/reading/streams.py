@@ -1,4 +1,5 @@
-"""Bytes of a file in order, block by block: as they are, or unpacked from gzip, bzip2, xz or Zstandard.
+"""Bytes of a file in order, block by block: as they are, unpacked from gzip, bzip2, xz or Zstandard, or a
+member of an archive.
 
 A compressed file may have several members (frames, streams) one after the other; they are one text, as for
 the programs that unpack them. Whatever else is in the file is an error that names its place. Memory does not
@@ -8,6 +9,7 @@ grow with the file, nor with what a few bytes of it unpack to.
 from __future__ import annotations
 
 import bz2
+import functools
 import importlib
 import lzma
 import re
@@ -15,8 +17,9 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import BinaryIO, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
+from transformerlm.data.reading.archives import ARCHIVES, Member, Section, find_member
 from transformerlm.errors import DataError
 
 BLOCK_BYTES: Final = 2**18
@@ -24,6 +27,13 @@ BLOCK_BYTES: Final = 2**18
 _INPUT_BYTES = 2**16
 _XZ_MEMORY: Final = 2**28
 """Memory that unpacking xz may take; `xz -9` needs a quarter."""
+
+
+class Readable(Protocol):
+    """An open file, or a part of one."""
+
+    def read(self, num_bytes: int, /) -> bytes:
+        """Return the next bytes, so many at most; b"" at the end."""
 
 
 class ByteStream(Protocol):
@@ -58,11 +68,11 @@ class Decompressor(Protocol):
         """Return some output."""
 
 
-class _Gzip:
-    """A member of a gzip file, with the interface of the other decompressors."""
+class _Zlib:
+    """A member of a gzip file, or of a zip, with the interface of the other decompressors."""
 
-    def __init__(self) -> None:
-        self._zlib = zlib.decompressobj(wbits=31)
+    def __init__(self, wbits: int) -> None:
+        self._zlib = zlib.decompressobj(wbits)
         self.needs_input = True
 
     @property
@@ -104,7 +114,7 @@ def _xz() -> Decompressor:
 CODECS: Final[Mapping[str, Codec]] = {
     codec.suffix[1:]: codec
     for codec in (
-        Codec("gzip", ".gz", re.compile(rb"\x1f\x8b\x08"), _Gzip, True),
+        Codec("gzip", ".gz", re.compile(rb"\x1f\x8b\x08"), functools.partial(_Zlib, 31), True),
         Codec("bzip2", ".bz2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.BZ2Decompressor, False),
         Codec("xz", ".xz", re.compile(rb"\xfd7zXZ\0"), _xz, True),
         # A frame of text, or one to be skipped: pzstd begins with such a frame.
@@ -113,6 +123,8 @@ CODECS: Final[Mapping[str, Codec]] = {
 }
 """Suffix of a name, without the dot -> codec."""
 _MAGIC_BYTES = 10  # the longest
+_CODECS = {**CODECS, "deflate": Codec("deflate", "", re.compile(b""), functools.partial(_Zlib, -15), False)}
+"""Codecs of members of archives, too."""
 
 
 def codec_of(head: bytes) -> str | None:
@@ -131,25 +143,49 @@ def open_stream(path: str, codec: str, max_bytes: int) -> Iterator[ByteStream]:
     """Open a file to read its bytes in order.
 
     Args:
-        codec: key of CODECS; "" for a plain file.
+        codec: key of CODECS; one of ARCHIVES if the path is that of a member; "" for a plain file.
         max_bytes: number of bytes that a compressed file may unpack to.
 
     Raises:
         DataError: the file cannot be read, is damaged or ends too early, or unpacks to more than `max_bytes`.
             In the `with` block too.
     """
+    with _opened(path, codec) as (file, member):
+        inner = member.codec if member else codec
+        stream = Unpacked(path, file, _CODECS[inner], max_bytes) if inner else Plain(path, file)
+        yield _Checked(stream, member) if member else stream
+
+
+@contextmanager
+def open_raw(path: str, codec: str) -> Iterator[ByteStream]:
+    """Open a file to read its bytes as they are, also those of a compressed file or member.
+
+    Args:
+        codec: as in `open_stream`.
+
+    Raises:
+        DataError: the file cannot be read. In the `with` block too.
+    """
+    with _opened(path, codec) as (file, _):
+        yield Plain(path, file)
+
+
+@contextmanager
+def _opened(path: str, codec: str) -> Iterator[tuple[Readable, Member | None]]:
+    """Open a file, or a member in its archive."""
+    archive, member = find_member(path) if codec in ARCHIVES else (path, None)
     try:
-        file = open(path, "rb")  # noqa: PTH123, SIM115 - as in `read_bytes`; closed below
+        file = open(archive, "rb")  # noqa: PTH123, SIM115 - as in `read_bytes`; closed below
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     with file:
-        yield Unpacked(path, file, CODECS[codec], max_bytes) if codec else Plain(path, file)
+        yield (Section(file, path, codec, member) if member else file), member
 
 
 class Plain:
     """Bytes of a file as they are."""
 
-    def __init__(self, path: str, file: BinaryIO) -> None:
+    def __init__(self, path: str, file: Readable) -> None:
         self.path, self._file, self.file_position = path, file, 0
 
     def read(self) -> bytes:
@@ -162,7 +198,7 @@ class Plain:
 class Unpacked:
     """Bytes of a compressed file, unpacked."""
 
-    def __init__(self, path: str, file: BinaryIO, codec: Codec, max_bytes: int) -> None:
+    def __init__(self, path: str, file: Readable, codec: Codec, max_bytes: int) -> None:
         self.path, self._file, self._codec, self._max_bytes = path, file, codec, max_bytes
         self._member: Decompressor | None = None
         self._input = b""
@@ -244,7 +280,40 @@ class Unpacked:
             raise DataError(f"{self.path}: {what}; --data.max_unpacked_bytes=... allows more")
 
 
-def _read(file: BinaryIO, num_bytes: int, path: str) -> bytes:
+class _Checked:
+    """Bytes of a member of an archive, which have to be those that the archive promises."""
+
+    def __init__(self, stream: ByteStream, member: Member) -> None:
+        self._stream, self._member = stream, member
+        self.path, self._num_bytes, self._crc = stream.path, 0, 0
+
+    @property
+    def file_position(self) -> int:
+        """Bytes of the member in the archive that have been read."""
+        return self._stream.file_position
+
+    def read(self) -> bytes:
+        """Return the next block; b"" at the end.
+
+        Raises:
+            DataError: the member is not what the archive says.
+        """
+        block = self._stream.read()
+        self._num_bytes += len(block)
+        promised = self._member.text_bytes
+        if self._num_bytes > promised or (not block and self._num_bytes < promised):
+            got = "more" if self._num_bytes > promised else f"{self._num_bytes:,}"
+            what = f"expected {promised:,} bytes, as its archive says, got {got}"
+            raise DataError(f"{self.path}: is damaged: {what}")
+        if self._member.crc is not None:
+            self._crc = zlib.crc32(block, self._crc)
+            if not block and self._crc != self._member.crc:
+                what = f"its {promised:,} bytes have not the checksum that its archive has of them"
+                raise DataError(f"{self.path}: is damaged: {what}")
+        return block
+
+
+def _read(file: Readable, num_bytes: int, path: str) -> bytes:
     try:
         return file.read(num_bytes)
     except OSError as error:
