@@ -207,3 +207,33 @@ def test_fifty_runs_overlay_and_can_be_switched_off(tmp_path, browser):
         ((run, _), (step, value, _)) = next(iter(visit.hover("lr", 0.5).items()))
         assert (run, value) == (7, records(runs[7], names.LR)[step])
         assert visit.problems == []
+
+
+def test_a_mixture_has_charts_of_its_corpora(tmp_path, browser):
+    shares = {"books": 0.75, "notes": 0.25}
+    of = names.of_corpus
+    changes = {
+        step: {of(names.TOKENS, "books"): 384 * step, of(names.TOKENS, "notes"): 128 * step}
+        | ({of(names.VAL_BITS_PER_BYTE, name): 2 + share for name, share in shares.items()})
+        for step in range(10, 2001, 10)
+    }
+    mixture = [{"name": name, "share": share, **FACTS["data"]["train"]} for name, share in shares.items()]
+    run = write_run(tmp_path / "mixed", changes=changes, facts=FACTS | {"mixture": mixture})
+    other = write_run(tmp_path / "other")
+    with Visit(browser, written([run], tmp_path)) as visit:
+        drawn = visit.hover("corpus_drawn", 0.5)
+        assert {series: value for (_, series), (_, value, _) in drawn.items()} == {
+            "corpus_drawn.books": 75,
+            "corpus_drawn.notes": 25,
+        }
+        bits = visit.hover("corpus_bits", 0.5)
+        assert {series: value for (_, series), (_, value, _) in bits.items()} == {
+            "corpus_bits.books": 2.75,
+            "corpus_bits.notes": 2.25,
+        }
+        legend = visit.page.locator("[data-chart=corpus_drawn] .legend").inner_text()
+        assert legend.split("\n") == ["books: 75 %", "notes: 25 %"]
+        assert not visit.problems
+    with Visit(browser, written([run, other], tmp_path)) as visit:
+        assert not visit.page.locator("[data-chart^=corpus]").count()
+        assert not visit.problems

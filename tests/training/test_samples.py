@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.training.tiny_runs import Heard, Recorder
@@ -19,7 +20,10 @@ from transformerlm.config import (
     TrainConfig,
     TrainingConfig,
 )
+from transformerlm.data import TokenData, TokenFile, TokenWriter
 from transformerlm.errors import NumericalError
+from transformerlm.infer.generate import generate
+from transformerlm.language_model import LanguageModel
 from transformerlm.logging import names, read_samples
 from transformerlm.training import samples, train
 from transformerlm.training.learner import Learner
@@ -183,3 +187,35 @@ def test_samples_that_fail_are_a_warning(config, tmp_path, monkeypatch):
         f"warning: step {step}: no samples: the logits are NaN; training goes on" for step in DUE
     ]
     assert bits_in(tmp_path / "run").keys() >= {3, 6, 9}
+
+
+@pytest.mark.parametrize(("num_documents", "start"), [(1, "\n"), (19, "\n"), (20, "")])
+def test_texts_start_where_the_model_has_seen_beginnings(config, tmp_path, num_documents, start):
+    with TokenWriter.create(tmp_path / "train.memmap", vocab_size=64, fingerprint="f") as writer:
+        writer.write(np.zeros(64, np.uint16), num_documents=num_documents, num_bytes=64)
+    data = TokenData(TokenFile.open(tmp_path / "train.memmap"), None)
+    assert samples.with_start(config, data).generation.start == start
+    chosen = dataclasses.replace(config, generation=dataclasses.replace(config.generation, start="Once"))
+    assert samples.with_start(chosen, data) == chosen
+    unmarked = dataclasses.replace(config, data=dataclasses.replace(config.data, document_separator=""))
+    assert samples.with_start(unmarked, data).generation.start == "\n"
+
+
+def test_a_run_on_one_document_writes_from_a_line_break_wherever_it_is_used(config, tmp_path):
+    (tmp_path / "one.txt").write_text("The fox met a crow by the river.\n" * 300)
+    config = dataclasses.replace(
+        into(config, tmp_path / "run", sample_every=0),
+        data=DataConfig(corpus=str(tmp_path / "one.txt"), token_dir=str(tmp_path / "tokens")),
+        tokenizer=TokenizerConfig(vocab_size=280, tokenizer_dir=str(tmp_path / "tokenizer")),
+        generation=GenerationConfig(prompts=("",), max_new_tokens=4, temperature=0),
+    )
+    run_dir = train(config, loggers=[]).run_dir
+    lm = LanguageModel.load(run_dir, RuntimeConfig(device="cpu", dtype="float32"))
+    assert lm.generation.start == "\n"
+    (after_line_break,) = lm.complete("\n")
+    (found,) = lm.complete("")
+    assert found.token_ids == after_line_break.token_ids
+    assert texts_in(run_dir)[-1][1:] == ("", found.text)
+    (ended,) = lm.complete("", start="")
+    end = lm.tokenizer.special_token_ids["<|endoftext|>"]
+    assert ended.token_ids == tuple(generate(lm.model, [end], max_new_tokens=4, temperature=0))

@@ -72,7 +72,7 @@ class TrainConfig(Section):
         yield from self._mixture_problems()
         if self.training.resume == "must" and self.is_named_by_time:
             yield Problem(Key("logging", "run_name"), NEEDS_RUN_NAME)
-        begins = self.generation.bos_token or self.generation.eos_token
+        begins = self.generation.bos_token or self.generation.eos_token or self.generation.start_text
         if "" in self.generation.prompts and not begins:  # for the samples at the end of the run
             yield Problem(Key("generation", "prompts"), NOTHING_TO_START_FROM)
 

@@ -24,8 +24,11 @@ from transformerlm.schema import (
 )
 
 NOTHING_TO_START_FROM = (
-    'expected some text, got "": without a bos_token or an eos_token there is nothing to start from'
+    'expected some text, got "": without a bos_token, an eos_token or a start there is nothing to start from'
 )
+
+AUTO_START = "auto"
+"""Value of [generation].start that a run replaces when it knows its text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +37,10 @@ class GenerationConfig(Section):
     is not set is as in the run's own config."""
 
     prompts: tuple[str, ...] = ("",)
-    """Texts to continue; "" starts from the bos_token alone, or else from the eos_token."""
+    """Texts to continue; "" starts from the bos_token alone, or else as `start` says."""
+    start: str = "auto"
+    """Text that an empty prompt starts from, which is not shown. "": none, but the eos_token. "auto": a line
+    break for a model that was trained on few documents, since it has hardly seen an eos_token, else none."""
     max_new_tokens: PositiveInt = 128
     """Maximum number of tokens to write."""
     temperature: NonNegativeFloat = 0.8
@@ -62,6 +68,11 @@ class GenerationConfig(Section):
     """Leave special tokens that the model writes out of the text; those that end it are never part of it."""
     log_probs: bool = False
     """Record the log-probability of each token in nats, before penalty, temperature and filters."""
+
+    @property
+    def start_text(self) -> str:
+        """`start`, where "auto" has not been replaced: none."""
+        return "" if self.start == AUTO_START else self.start
 
     def conflicts(self) -> Iterator[Problem]:
         """Yield an empty stop string."""

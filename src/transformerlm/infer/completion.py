@@ -158,7 +158,8 @@ def complete(
     Text i is sampled with the random number stream `first_row` + i of `seed`. It depends on the model, its
     prompt, `generation`, `seed` and that row, and neither on the other prompts nor on `batch_size`: with
     `kernels` to the last bit, otherwise except for rounding.
-    `bos_token` is put before each prompt; without one, an empty prompt starts from the end-of-text token.
+    `bos_token` is put before each prompt; without one, an empty prompt starts from `start` or the end-of-text
+    token.
     `kernels`: see `generate.Options`.
 
     Raises:
@@ -216,7 +217,7 @@ def start(tokenizer: Tokenizer, generation: GenerationConfig, first_row: int = 0
     bos = special_id(tokenizer, "bos_token", generation.bos_token) if generation.bos_token else None
     texts: list[Continuation] = []
     for prompt in generation.prompts:
-        ids = encode_prompt(tokenizer, prompt, conditions.eos_token_id, bos)
+        ids = encode_prompt(tokenizer, prompt, conditions.eos_token_id, bos, generation.start_text)
         for sample in range(generation.num_samples):
             row = first_row + len(texts)
             texts.append(Continuation(tokenizer, conditions, prompt, ids, sample, row, skipped))
@@ -294,9 +295,13 @@ def check_prompts(tokenizer: Tokenizer, generation: GenerationConfig) -> None:
 
 
 def encode_prompt(
-    tokenizer: Tokenizer, prompt: str, eos_token_id: int | None, bos_token_id: int | None = None
+    tokenizer: Tokenizer,
+    prompt: str,
+    eos_token_id: int | None,
+    bos_token_id: int | None = None,
+    start: str = "",
 ) -> list[int]:
-    """Encode a prompt, behind the token that begins texts; without one, "" becomes the end-of-text token.
+    """Encode a prompt, behind the token that begins texts; without one, "" becomes `start`, or the eos token.
 
     Raises:
         ConfigError: for an empty prompt where there is no such token.
@@ -304,6 +309,7 @@ def encode_prompt(
     ids = tokenizer.encode(prompt)
     if bos_token_id is not None:
         return [bos_token_id, *ids]
+    ids = ids or tokenizer.encode(start)
     if not ids and eos_token_id is None:
         raise ConfigError(NOTHING_TO_START_FROM, key=Key("generation", "prompts"))
     return ids if eos_token_id is None else ids or [eos_token_id]

@@ -5,6 +5,7 @@ All values are those of metrics.jsonl; of a long series as many are kept as `red
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 
 from transformerlm.logging import names
 from transformerlm.report.marks import Mark, marks
-from transformerlm.report.metrics import Metrics, Numbers, Series
+from transformerlm.report.metrics import DRAWN_PERCENT, Metrics, Numbers, Series
 from transformerlm.report.reduce import gaps, kept_points, running_mean
 from transformerlm.report.run import Run
 
@@ -56,21 +57,59 @@ DETAILS = (
     Chart("mfu", "Utilisation", "FLOPs of the model / peak", (("mfu", names.MFU),)),
 )
 CHARTS = (QUALITY, *DETAILS)
+CORPUS_CHARTS = (
+    Chart(
+        "corpus_bits", "Validation by corpus", "bits per byte", (("corpus_bits", names.VAL_BITS_PER_BYTE),)
+    ),
+    Chart(
+        "corpus_drawn",
+        "Tokens drawn of each corpus, and its share",
+        "% of all so far",
+        (("corpus_drawn", DRAWN_PERCENT),),
+    ),
+)
+"""Charts of a mixture, whose keys and names begin those of each corpus (`names.of_corpus`)."""
 NOISY = frozenset({names.LOSS, names.BITS_PER_BYTE, names.GRAD_L2_NORM, names.TOKENS_PER_SECOND, names.MFU})
 """Metrics whose running mean is drawn too."""
+
+
+def details_of(runs: Sequence[Run]) -> tuple[Chart, ...]:
+    """Return the charts below the main one: of a single run on a mixture also those of its corpora."""
+    corpora = [corpus.name for corpus in runs[0].mixture] if len(runs) == 1 else []
+    if not corpora:
+        return DETAILS
+    of_corpora = (
+        dataclasses.replace(
+            chart,
+            series=tuple(
+                (names.of_corpus(key, corpus), names.of_corpus(name, corpus))
+                for key, name in chart.series
+                for corpus in corpora
+            ),
+        )
+        for chart in CORPUS_CHARTS
+    )
+    return (*of_corpora, *DETAILS)
 
 
 def page_data(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the data of all charts, as JSON values."""
     num_parts = max(MIN_PARTS, NUM_PARTS // max(1, len(runs)))
-    return {"runs": [run_data(run, num_parts) for run in runs], "references": references(runs)}
+    charts = (QUALITY, *details_of(runs))
+    return {
+        "runs": [run_data(run, num_parts, charts) for run in runs],
+        "references": references(runs),
+        "corpora": [{"name": corpus.name, "share": corpus.share} for corpus in runs[0].mixture]
+        if len(runs) == 1
+        else [],
+    }
 
 
-def run_data(run: Run, num_parts: int) -> dict[str, Any]:
+def run_data(run: Run, num_parts: int, charts: Sequence[Chart] = CHARTS) -> dict[str, Any]:
     """Return the data of one run."""
     series = {
         key: series_data(run.metrics, name, num_parts, with_mean=name in NOISY)
-        for chart in CHARTS
+        for chart in charts
         for key, name in chart.series
         if len(run.metrics[name])
     }
@@ -188,7 +227,8 @@ def _rows(run: Run, key: str, name: str, *, several: bool) -> Iterator[list[str]
     steps = series.steps[kept]
     tokens, seconds = run.metrics.tokens_at(steps), run.metrics.seconds_at(steps)
     for step, token, second, value in zip(steps, tokens, seconds, series.values[kept], strict=True):
-        word = key.replace("_", " ").replace("val", "validation")
+        corpus = key.partition(".")[2]
+        word = corpus or key.replace("_", " ").replace("val", "validation")
         yield [run.name, word, f"{int(step):,}", count(token), duration(second), f"{value:.6g}"]
 
 

@@ -38,6 +38,11 @@ PREFIXES = tuple(names.of_corpus(name, "") for name in (names.TOKENS, names.VAL_
 """Beginnings of the metrics of single corpora of a mixture."""
 
 
+DRAWN_PERCENT = "drawn_percent"
+"""Of a mixture's corpus (`names.of_corpus`): the tokens drawn of it so far, in percent of those of all. It
+follows from the metrics that a run has logged."""
+
+
 @dataclass(frozen=True)
 class Series:
     """Values of one metric, in the order of their records."""
@@ -138,7 +143,8 @@ class MetricsReader:
                 self._add_lines(file)
         except OSError:  # not written yet, or the folder is gone
             pass
-        return Metrics({name: _ascending(*columns) for name, columns in self._columns.items()})
+        found = {name: _ascending(*columns) for name, columns in self._columns.items()}
+        return Metrics({**found, **_drawn_percents(found)})
 
     def _add_lines(self, lines: Iterable[bytes]) -> None:
         for line in lines:
@@ -160,6 +166,23 @@ class MetricsReader:
                 steps, values = self._columns.setdefault(name, (array("d"), array("d")))
                 steps.append(step)
                 values.append(value)
+
+
+def _drawn_percents(series: Mapping[str, Series]) -> dict[str, Series]:
+    """Return DRAWN_PERCENT of each corpus of a mixture."""
+    prefix = names.of_corpus(names.TOKENS, "")
+    drawn = {name.removeprefix(prefix): own for name, own in series.items() if name.startswith(prefix)}
+    if not drawn:
+        return {}
+    steps = next(iter(drawn.values())).steps
+    total = np.sum([np.interp(steps, own.steps, own.values) for own in drawn.values()], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            names.of_corpus(DRAWN_PERCENT, corpus): Series(
+                own.steps, 100 * own.values / np.interp(own.steps, steps, total)
+            )
+            for corpus, own in drawn.items()
+        }
 
 
 def _ascending(steps: array[float], values: array[float]) -> Series:

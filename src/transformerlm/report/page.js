@@ -2,7 +2,7 @@
 // Charts of a transformerlm report. Data: the JSON in #data, written by charts.py.
 (() => {
   const DATA = JSON.parse(document.getElementById("data").textContent);
-  const RUNS = DATA.runs, SEVERAL = RUNS.length > 1, COLOURS = 8;
+  const RUNS = DATA.runs, CORPORA = DATA.corpora, SEVERAL = RUNS.length > 1, COLOURS = 8;
   const view = { axis: "step", unit: "bits", range: null, hidden: new Set() };
   const NOT_FINITE = { NaN: NaN, Infinity: Infinity, "-Infinity": -Infinity };
 
@@ -77,6 +77,7 @@
         const line = lineOf(run, index, key, SEVERAL ? `${run.name}${label && `, ${label}`}` : label, look(colour), options);
         if (line && line.x.some((v, i) => line.recorded[i] && isFinite(v))) lines.push(line);
       };
+      if (chart.startsWith("corpus_")) return CORPORA.forEach(({ name }, i) => add(`${chart}.${name}`, name, i, { dots: chart === "corpus_bits" }));
       if (chart !== "quality") return add(chart, "", index);
       const bits = view.unit === "bits";
       if (bits && run.series.bits) add("bits", "training", index);
@@ -87,6 +88,7 @@
   }
   function referencesOf(chart) {
     const { xz, expected, bits_per_nat } = DATA.references, bits = view.unit === "bits";
+    if (chart === "corpus_drawn") return { xz: CORPORA.map(({ share }) => ({ y: 100 * share, label: "" })), expected: [] };
     if (chart !== "quality" || (!bits && !bits_per_nat)) return { xz: [], expected: [] };
     const scale = bits ? 1 : 1 / bits_per_nat;
     const names = ["xz -9e", "xz after the training text"];
@@ -182,6 +184,7 @@
       this.plot.replaceChildren(image);
       this.describe();
       if (isMain) this.drawLegend();
+      if (this.key.startsWith("corpus_")) this.nameLines();
     }
     scale() {
       const { left, right, top, bottom } = this.box;
@@ -257,6 +260,15 @@
       })).length;
       const [end, shift] = places.reduce((a, b) => (taken(b) < taken(a) ? b : a));
       return { x: end, y: y + shift, "text-anchor": "end" };
+    }
+    nameLines() {
+      const legend = this.figure.querySelector(".legend");
+      legend.replaceChildren();
+      for (const { colour, dots, label } of this.lines) {
+        swatch(html("span", "", legend), colour, dots ? "dot" : "line");
+        const share = 100 * CORPORA.find(({ name }) => name === label).share;
+        legend.lastChild.append(dots ? label : `${label}: ${+share.toPrecision(3)} %`);
+      }
     }
     drawLegend() {
       const legend = this.figure.querySelector(".legend");

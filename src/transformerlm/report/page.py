@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformerlm import __version__
 from transformerlm.report import figures
-from transformerlm.report.charts import DETAILS, QUALITY, page_data, table
+from transformerlm.report.charts import QUALITY, details_of, page_data, table
 from transformerlm.report.marks import marks
 from transformerlm.report.run import Run, read_run
 from transformerlm.report.scatter import Panel
@@ -132,7 +132,7 @@ def content(runs: Sequence[Run], preface: Preface | None = None) -> Mapping[str,
         "runs_table": figures.runs_table(runs),
         "differences": figures.differing_settings(runs) if len(runs) > 1 else [],
         "quality": {"chart": QUALITY, "table": table(QUALITY, runs)},
-        "details": [{"chart": chart, "table": table(chart, runs)} for chart in DETAILS],
+        "details": [{"chart": chart, "table": table(chart, runs)} for chart in details_of(runs)],
         "max_marks": MAX_MARKS,
     }
 

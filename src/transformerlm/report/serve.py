@@ -20,10 +20,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from transformerlm.errors import OutputError, TransformerLMError
-from transformerlm.report.charts import CHARTS, recorded
+from transformerlm.report.charts import QUALITY, details_of, recorded
 from transformerlm.report.metrics import Metrics, MetricsReader
 from transformerlm.report.page import report_html
-from transformerlm.report.run import METRICS, read_run
+from transformerlm.report.run import METRICS, Run, read_run
 
 ADDRESS = "127.0.0.1"
 HOSTS = ("127.0.0.1", "localhost")
@@ -60,11 +60,14 @@ class LiveRun:
             if generation != self._reader.generation or not 0 <= offset <= self._reader.offset:
                 return {"reload": True}
             new = MetricsReader(self.path / METRICS, offset=offset, end=self._reader.offset)
-            return {"offset": self._reader.offset, "series": _series(new.read(), metrics)}
+            return {
+                "offset": self._reader.offset,
+                "series": _series(new.read(), metrics, read_run(self.path)),
+            }
 
 
-def _series(new: Metrics, metrics: Metrics) -> dict[str, Any]:
-    pairs = [pair for chart in CHARTS for pair in chart.series]
+def _series(new: Metrics, metrics: Metrics, run: Run) -> dict[str, Any]:
+    pairs = [pair for chart in (QUALITY, *details_of([run])) for pair in chart.series]
     return {key: recorded(new[name], metrics) for key, name in pairs if len(new[name])}
 
 

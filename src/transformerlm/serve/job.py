@@ -161,10 +161,10 @@ def prompt_ids(lm: LanguageModel, generation: GenerationConfig, prompt: Prompt) 
     eos = StopConditions.from_config(generation, tokenizer).eos_token_id
     bos = special_id(tokenizer, "bos_token", generation.bos_token) if generation.bos_token else None
     try:
-        ids = encode_prompt(tokenizer, prompt, eos, bos)
+        ids = encode_prompt(tokenizer, prompt, eos, bos, generation.start_text)
     except ConfigError as error:
         raise bad_request(f"prompt: {error.problems[0].what}", "prompt") from None
-    return PromptIds(prompt, ids, 1 if bos is not None or not prompt else 0)
+    return PromptIds(prompt, ids, len(ids) if not prompt else 0 if bos is None else 1)
 
 
 def num_unseen(lm: LanguageModel, prompts: Sequence[PromptIds]) -> int:
