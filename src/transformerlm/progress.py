@@ -64,6 +64,11 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number and a word: `1 cluster`, `2 clusters`."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def readable(num_bytes: float) -> str:
     """Format bytes with three digits and a unit: `7.44 MB`."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -90,6 +90,8 @@ class Arguments:
         """Return where a key has its value from: the command line, the file, or "defaults"."""
         values: Any = self.overrides
         for part in ".".join(key).split("."):  # a part may have a dot itself: "optimizer.lr" in [sweep.space]
+            if values and isinstance(values, str | list):
+                return COMMAND_LINE  # the key is part of a value that was set as a whole
             if not isinstance(values, Mapping) or part not in values:
                 return str(self.config_path or "defaults")
             values = values[part]

@@ -14,6 +14,7 @@ from transformerlm.cli.error_report import report
 from transformerlm.cli.program import program_name
 from transformerlm.cli.standard_streams import prepare_streams
 from transformerlm.errors import ConfigError, Key, Problem, shortened
+from transformerlm.logging.terminal import tell
 from transformerlm.schema import unknown
 
 OWN_NAME = "transformerlm-data"
@@ -25,9 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     command = find("data")
     assert command is not None
-    part = command.part(words[0]) if words else None
+    if not words:
+        prepare_streams(restart=is_process)
+        tell(_overview(command, program_name(OWN_NAME, is_process)))
+        return ConfigError.exit_status
+    part = command.part(words[0])
     if part is None:
-        if words and (problem := _unknown_part(words[0], command)):
+        if problem := _unknown_part(words[0], command):
             prepare_streams(restart=is_process)
             return report(ConfigError([problem]), debug="--debug" in words)
         return make_data.run(argv, OWN_NAME, _description(command))
@@ -44,6 +49,17 @@ def _unknown_part(word: str, command: Command) -> Problem | None:
         return None
     names = [part.name for part in command.parts]
     return Problem(Key(), f"{shortened(word)}: {unknown(word, names, 'command')}", source=COMMAND_LINE)
+
+
+def _overview(command: Command, program: str) -> str:
+    """Return what the command can do, for whoever has typed no more than its name."""
+    lines = [
+        _description(command),
+        "",
+        f"  {program} --data.corpus=TEXT     makes token files of a text, and the tokenizer if it is missing",
+        f"  {program} --help                 shows what else can be set",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _description(command: Command) -> str:

@@ -24,7 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Loss, perplexity and bits per byte of a trained model on a text, with standard errors by document;\n"
         "with --compare the difference of two models on the same documents."
     )
-    options = [Option("text", ("eval.text",)), Option("compare", ("eval.compare",))]
+    options = [
+        Option("checkpoint", ("eval.checkpoint",)),
+        Option("text", ("eval.text",)),
+        Option("compare", ("eval.compare",)),
+    ]
     return run_command(
         EvalConfig,
         evaluate,

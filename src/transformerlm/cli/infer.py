@@ -19,7 +19,10 @@ from transformerlm.logging.terminal import tell
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     description = "Continue prompts with a trained model; a run's folder is all it needs."
-    options = [Option("prompt", ("infer.prompt",), repeated=True)]
+    options = [
+        Option("checkpoint", ("infer.checkpoint",)),
+        Option("prompt", ("infer.prompt",), repeated=True),
+    ]
     modes = [Mode("interactive", interactive)]
     return run_command(
         InferConfig,

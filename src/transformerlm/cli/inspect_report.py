@@ -16,7 +16,7 @@ from transformerlm.data.inspection.facts import (
 )
 from transformerlm.data.inspection.places import SNIPPET_CHARACTERS, snippet
 from transformerlm.errors import one_line
-from transformerlm.progress import readable
+from transformerlm.progress import counted, readable
 from transformerlm.report.text import percent, token_text
 
 WIDTH = 15
@@ -56,7 +56,7 @@ def corpus_lines(facts: CorpusFacts, max_examples: int) -> Iterator[str]:
     if facts.left_out:
         yield row("not read", ", ".join(f"{number:,} {kind}" for kind, number in facts.left_out.items()))
     if names := facts.files_without_documents:
-        yield row("without text", f"{_number(len(names), 'file')}: {_listed(names, max_examples)}")
+        yield row("without text", f"{counted(len(names), 'file')}: {_listed(names, max_examples)}")
     yield row(
         "documents", f"{facts.documents:,}, {readable(facts.num_bytes)}, {facts.characters:,} characters"
     )
@@ -70,7 +70,7 @@ def corpus_lines(facts: CorpusFacts, max_examples: int) -> Iterator[str]:
     yield from (row("", f"{one.text} at byte {one.place.byte:,}: {one.place}") for one in facts.invalid)
     yield from _examples("longest lines", facts.longest_lines)
     if facts.near_empty_documents:
-        yield row("near-empty", _number(facts.near_empty_documents, "document"))
+        yield row("near-empty", counted(facts.near_empty_documents, "document"))
         yield from _examples("", facts.near_empty)
 
 
@@ -115,7 +115,7 @@ def copy_lines(facts: CopyFacts, max_examples: int) -> Iterator[str]:
     yield row("near", _copies(facts.near_clusters, facts.near_copies, facts.near_bytes))
     yield from (line for one in facts.near[:max_examples] for line in _cluster_lines(one, max_examples))
     if facts.near_clusters_across:
-        what = _number(facts.near_clusters_across, "near cluster is", "near clusters are")
+        what = counted(facts.near_clusters_across, "near cluster is", "near clusters are")
         advice = "--data.near_duplicates=together keeps each on one side"
         yield row("", f"{what} in training and in validation; {advice}")
 
@@ -123,12 +123,7 @@ def copy_lines(facts: CopyFacts, max_examples: int) -> Iterator[str]:
 def _copies(clusters: int, copies: int, num_bytes: int) -> str:
     if not clusters:
         return "none"
-    return f"{_number(copies, 'copy', 'copies')} in {_number(clusters, 'cluster')}, {readable(num_bytes)}"
-
-
-def _number(number: int, one: str, several: str = "") -> str:
-    """Return a number and a word: `1 cluster`, `2 clusters`."""
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
+    return f"{counted(copies, 'copy', 'copies')} in {counted(clusters, 'cluster')}, {readable(num_bytes)}"
 
 
 def _cluster_lines(cluster: Cluster, max_examples: int) -> Iterator[str]:
@@ -149,7 +144,7 @@ def token_lines(facts: TokenFacts, max_examples: int) -> Iterator[str]:
     """Yield lines about tokens."""
     yield row("from", facts.source)
     for name, sizes in facts.files.items():
-        documents = _number(sizes["documents"], "document")
+        documents = counted(sizes["documents"], "document")
         numbers = f"{sizes['tokens']:,} tokens, {documents}, {readable(sizes['bytes'])}"
         yield row(name, numbers)
     yield row("bytes/token", f"{facts.bytes_per_token:.3f}")

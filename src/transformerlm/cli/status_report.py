@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from transformerlm.cli.standard_streams import print_text
 from transformerlm.control import RunStatus
 from transformerlm.errors import one_line
+from transformerlm.logging.screen import cells
 from transformerlm.progress import duration, readable
 
 COLUMNS = ("run", "state", "step", "loss", "bits/byte", "tokens/s", "ends", "checkpoint")
@@ -29,9 +30,12 @@ def block(status: RunStatus, now: float) -> list[str]:
 def table(statuses: Sequence[RunStatus], now: float) -> list[str]:
     """Return a line per run below a line with the names of the columns."""
     rows = [COLUMNS, *(_row(status, now) for status in statuses)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(cells, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(
+            text + " " * (width - cells(text)) for text, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
     ]
 
 

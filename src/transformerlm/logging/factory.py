@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,12 +84,11 @@ def make_console(logging: LoggingConfig) -> ConsoleLogger:
 
 
 def resolved_run_name(logging: LoggingConfig) -> str:
-    """Return [logging].run_name, or by default the time in UTC: `20261122-153000`.
+    """Return [logging].run_name, or by default the time in UTC and some letters: `20261122-153000-3fa9`.
 
-    Under a wandb agent, which may start several runs in one second, its run id is appended, so that each has
-    a name of its own.
+    Several runs may start in one second. Under a wandb agent its run id is in place of the letters.
     """
     if logging.run_name:
         return logging.run_name
-    run_id = os.environ.get("WANDB_RUN_ID", "")
-    return "-".join(part for part in (datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), run_id) if part)
+    run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(2)
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{run_id}"

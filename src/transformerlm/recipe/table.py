@@ -6,6 +6,7 @@ import math
 
 from transformerlm.config import TrainConfig
 from transformerlm.nn.accounting import num_parameters
+from transformerlm.progress import counted
 from transformerlm.recipe.choice import Candidate, Choice
 from transformerlm.runtime import Runtime
 
@@ -64,7 +65,8 @@ def _vocabulary(choice: Choice) -> str:
 
 def _model(config: TrainConfig) -> str:
     model = config.model
-    shape = f"{model.num_layers} layers of width {model.d_model}, {model.num_heads} heads"
+    layers, heads = counted(model.num_layers, "layer"), counted(model.num_heads, "head")
+    shape = f"{layers} of width {model.d_model}, {heads}"
     return f"{num_parameters(model):,} parameters: {shape}, a context of {model.context_length} tokens"
 
 

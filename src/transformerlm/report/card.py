@@ -165,6 +165,14 @@ def corpus(run: Run) -> str:
     return " + ".join(map(public_path, run.corpora)) or "not known"
 
 
+def chosen_files(run: Run) -> str:
+    """Return which files of the corpus were read, if they were not all: ` (only files *.md)`."""
+    patterns = run.setting("data", "include")
+    if not isinstance(patterns, list) or "*" in patterns:
+        return ""
+    return f" (only files {', '.join(map(str, patterns))})"
+
+
 def _slug(name: str) -> str:
     words = "".join(letter if letter.isalnum() else " " for letter in name).split()
     return "-".join(words).lower() or "text"
@@ -177,7 +185,7 @@ def summary(run: Run, model: CardModel) -> str:
         return f"{what}, imported from {public_path(model.imported_from)} by transformerlm."
     start = run.setting("training", "start_from")
     begun = f"from the weights of {public_path(str(start))} on" if start else "from scratch on"
-    words = [f"{what}, trained {begun} {corpus(run)} by transformerlm."]
+    words = [f"{what}, trained {begun} {corpus(run)}{chosen_files(run)} by transformerlm."]
     if bits := _bits(model.quality):
         words.append(f"Bits per byte of text that was held out from training: {bits}.")
     return " ".join(words)
@@ -221,7 +229,7 @@ def first_prompt(run: Run) -> str:
 
 def data_notes(run: Run, model: CardModel) -> Rows:
     """Return what else is known of the text: its files, the split, checksums."""
-    rows = [("text", corpus(run)), ("held out", split(run))]
+    rows = [("text", corpus(run) + chosen_files(run)), ("held out", split(run))]
     text = run.facts.get("text")
     rows += [(str(key), str(value)) for key, value in text.items()] if isinstance(text, dict) else []
     labels = {

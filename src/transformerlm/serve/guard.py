@@ -74,6 +74,9 @@ class Guard:
 
     def _check(self, headers: Headers, path: str) -> None:
         """Raise ApiError for a request that may not be answered."""
+        if len(headers.getlist("host")) > 1:
+            what = "expected one Host header, got several"
+            raise ApiError(HTTPStatus.BAD_REQUEST, what, code="several_hosts")
         host = headers.get("host", "")
         if not self._is_own(host):
             what = "the server is not known by this name; add it with --serve.allowed_hosts"

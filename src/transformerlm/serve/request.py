@@ -86,8 +86,8 @@ class Fields(Section):
         if not isinstance(self.stop, str) and "" in self.stop:
             yield Problem(Key("stop"), "expected strings of at least one character")
         if self.best_of not in (None, self.n):
-            what = f"expected n = {self.n}: of the texts that are written, none is left out"
-            yield Problem(Key("best_of"), f"{what}, got {self.best_of}")
+            what = f"expected {self.n}, the same as n, since every text that is written is returned"
+            yield Problem(Key("best_of"), f"{what}; got {self.best_of}")
         if self.max_tokens == 0 and not self.echo:
             yield Problem(Key("max_tokens"), "expected at least 1, or echo with 0, got 0")
         if self.include_usage and not self.stream:
@@ -130,7 +130,9 @@ def parse(body: bytes) -> CompletionRequest:
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body, parse_constant=_no_such_number, object_pairs_hook=_object)
-    except (ValueError, RecursionError):
+    except RecursionError:
+        raise bad_request("expected a JSON object as the body, got one with too many levels") from None
+    except ValueError:
         # The parser's own message may quote the body.
         raise bad_request("expected a JSON object as the body, got something that is not JSON") from None
     if not isinstance(value, dict):

@@ -11,6 +11,7 @@ from transformerlm.config import SweepConfig
 from transformerlm.config.space import Axis, Choices, flat
 from transformerlm.config.sweep import MAX_TRIALS
 from transformerlm.errors import ConfigError, DataError, Key, Problem
+from transformerlm.logging import check_backends
 from transformerlm.schema import SchemaError, to_dict
 from transformerlm.schema.values import show
 from transformerlm.sweep.job import Job, Paths, job_config
@@ -46,6 +47,7 @@ def check(config: SweepConfig, paths: Paths) -> None:
     problems += _unusable_values(config, paths)
     if problems:
         raise ConfigError(problems)
+    check_backends(config.logging)  # of every trial
     if config.sweep.needs_optuna:
         from transformerlm.sweep.tpe import require_optuna
 
@@ -59,32 +61,43 @@ def _unusable_values(config: SweepConfig, paths: Paths) -> Iterator[Problem]:
     combinations = list(itertools.islice(itertools.product(*samples), MAX_COMBINATIONS + 1))
     if not axes or len(combinations) > MAX_COMBINATIONS:
         return
-    reasons: dict[str, str] = {}
+    reasons: dict[str, Problem] = {}
     accepted: set[str] = set()
     for combination in combinations:
         values = dict(zip((axis.key for axis in axes), combination, strict=True))
         names = {_name(key, value) for key, value in values.items()}
-        if reason := refusal(config, values, paths):
+        if reason := _refusal(config, values, paths):
             reasons = {**dict.fromkeys(names, reason), **reasons}
         else:
             accepted |= names
-    for axis, sample in zip(axes, samples, strict=True):
-        for value in sample if isinstance(axis, Choices) or not accepted else ():
-            if (name := _name(axis.key, value)) not in accepted:
-                what = f"{show(value)} is refused with all other values: {reasons[name]}"
-                yield Problem(Key("sweep", "space", axis.key), what)
+    unusable = [
+        (axis.key, value, reasons[name])
+        for axis, sample in zip(axes, samples, strict=True)
+        for value in (sample if isinstance(axis, Choices) or not accepted else ())
+        if (name := _name(axis.key, value)) not in accepted
+    ]
+    # Where nothing is accepted, a value may be refused only for what another key has in all combinations.
+    own = [found for found in unusable if found[0] == ".".join(found[2].key)]
+    for key, value, reason in own or unusable:
+        what = f"{show(value)} is refused with all other values: {reason}"
+        yield Problem(Key("sweep", "space", key), what)
 
 
 def refusal(config: SweepConfig, values: Mapping[str, Any], paths: Paths) -> str:
     """Return why the training refuses these values together; "" if it takes them."""
+    found = _refusal(config, values, paths)
+    return str(found) if found else ""
+
+
+def _refusal(config: SweepConfig, values: Mapping[str, Any], paths: Paths) -> Problem | None:
     section = config.sweep
     is_halving = section.method == "halving"
     part = float(section.halving_factor) ** (1 - section.rungs) if is_halving else 1.0
     try:
         job_config(config.training_config, Job(0, values, part=part), paths)
     except SchemaError as error:
-        return error.lines[0]
-    return ""
+        return error.problems[0]
+    return None
 
 
 def _samples(axis: Axis) -> Sequence[Any]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from transformerlm.config import SweepConfig
-from transformerlm.progress import Reporter, duration
+from transformerlm.progress import Reporter, counted, duration
 from transformerlm.sweep.check import check, refusal
 from transformerlm.sweep.job import Job, Paths, job_config
 from transformerlm.sweep.methods import num_combinations, num_trials
@@ -36,7 +36,8 @@ def plan_lines(config: SweepConfig, reporter: Reporter) -> Iterator[str]:
         "workers", f"{len(slots)} at a time: {', '.join(dict.fromkeys(slot.device for slot in slots))}"
     )
     ended = sum(job.is_search for job in state.begun())
-    yield _line("begun", f"{ended} runs of the search") if ended else _line("begun", "nothing yet")
+    begun = f"{counted(ended, 'run')} of the search" if ended else "nothing yet"
+    yield _line("begun", begun)
     if config.sweep.max_seconds is not None:
         left = max(0.0, config.sweep.max_seconds - state.journal.seconds)
         yield _line("time", f"{duration(left)} left of {config.sweep.max_time}")
@@ -44,7 +45,8 @@ def plan_lines(config: SweepConfig, reporter: Reporter) -> Iterator[str]:
             return
     pace, source = seconds_per_trial(state, paths, reporter)
     yield _line("trial", f"{duration(pace)} with the whole budget, {source}")
-    yield _line("left", f"{len(parts)} runs, as much work as {sum(parts):.3g} whole trials")
+    trials = "1 whole trial" if sum(parts) == 1 else f"{sum(parts):.3g} whole trials"
+    yield _line("left", f"{counted(len(parts), 'run')}, as much work as {trials}")
     yield _line("in all", duration(makespan([pace * part for part in parts], len(slots))))
 
 

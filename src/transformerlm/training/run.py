@@ -185,6 +185,12 @@ def _prepare(
     """Prepare a run, and replace each "auto" of its config."""
     if not config.automatic():
         return prepare(config, reporter, ranks)
+    from transformerlm.data.first_look import check_corpora
+
+    with ranks.collective_errors():
+        if ranks.is_main:
+            check_corpora(config.data)
+    # Imported only now: torch takes seconds.
     from transformerlm.training.automatic import prepare_automatic
 
     return prepare_automatic(config, run_dir, reporter, ranks, started, owns_process=owns_process)
