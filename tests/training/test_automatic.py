@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import time
 
 import pytest
 import torch
@@ -116,16 +117,28 @@ def test_the_model_that_is_chosen_is_measured_itself(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     measured = []
 
-    def slow(model, optimizer, runtime, backend, tokens, prepare):
-        measured.append(model)
+    def slow(model, optimizer, runtime, backend, tokens, prepare, *, is_typical):
+        measured.append((model, tokens))
         return 10.0
 
     monkeypatch.setattr(training.automatic, "step_seconds", slow)
     model = {"d_model": 32, "num_layers": 2, "context_length": 32}
+    training_ = {"max_time": "6s", "batch_size": 3, "run_dir": str(tmp_path / "run")}
+    config = automatic(tmp_path, model=model, tokenizer={"vocab_size": 300}, training=training_)
+    parts = config, tmp_path / "run", SilentReporter(), SINGLE_PROCESS, time.perf_counter()
+    choice = training.automatic.prepare_automatic(*parts, owns_process=False).choice
+    assert [(one.d_model, one.num_layers, tokens) for one, tokens in measured] == [(32, 2, 3 * 32)]
+    assert choice.chosen.tokens_per_second == pytest.approx(9.6)
+
+
+def test_a_plan_tells_the_steps_that_it_has_measured_and_no_others(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(a_text(3000))
+    monkeypatch.chdir(tmp_path)
     heard = Heard()
-    plan_run(automatic(tmp_path, model=model, tokenizer={"vocab_size": 300}), heard)
-    assert [(one.d_model, one.num_layers) for one in measured] == [(32, 2)]
-    assert any(" 205 tokens per second" in line for line in heard.messages)
+    plan_run(automatic(tmp_path), heard)
+    table = [line for line in heard.messages if line.startswith(("speed", "chosen", "expected", "    "))]
+    assert any("parameters" in line for line in table)
+    assert not any("tokens per second" in line or "steps" in line for line in table)
 
 
 def test_too_little_text_or_time_is_told_with_what_would_be_enough(tmp_path, monkeypatch):

@@ -17,8 +17,20 @@ Rows = list[tuple[str, str, str]]
 """Topic, what, value."""
 
 
-def choice_rows(choice: Choice, runtime: Runtime) -> Rows:
-    """Return the rows of the table; `runtime`: the device and the precision that were measured."""
+def choice_rows(choice: Choice, runtime: Runtime, *, with_pace: bool = True) -> Rows:
+    """Return the rows of the table.
+
+    Args:
+        runtime: the device and the precision that were measured.
+        with_pace: False leaves out what follows from the speed, for a plan that measures it again.
+    """
+    rows = _rows(choice, runtime)
+    is_by_time = not _limit(choice.chosen, choice.config)
+    pace = {"this model", "steps", *(["passes"] if is_by_time else [])}
+    return rows if with_pace else [row for row in rows if row[1] not in pace]
+
+
+def _rows(choice: Choice, runtime: Runtime) -> Rows:
     facts, chosen, config = choice.facts, choice.chosen, choice.config
     seen = f"{chosen.passes:.3g} passes over {facts.train_bytes:,} bytes"
     rate = f"{chosen.tokens_per_second:,.0f} tokens per second, measured on {runtime}"

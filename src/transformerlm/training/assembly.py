@@ -162,7 +162,7 @@ class Assembly:
         found = None if is_new else self.run.resume_point("auto", self.reporter, self.ranks)
         with self.runtime(found) as runtime:
             if self.choice:
-                report_choice(self.choice, runtime, self.reporter)
+                report_choice(self.choice, runtime, self.reporter, with_pace=False)
             parts = self.config, self.data, self.run.path, runtime, self.reporter
             return make_plan(*parts, ranks=self.ranks, started=started, tokenizer=self.tokenizer)
 

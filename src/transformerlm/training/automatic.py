@@ -134,12 +134,18 @@ class Dial:
         return cls(facts, speed, budget, text_seconds, owns_process)
 
     def with_speed_of(self, choice: Choice) -> Dial:
-        """Return the dial with the speed of the model that was chosen, from some of its steps."""
-        model, tokens = choice.chosen.model, self.budget.tokens_at_a_time
+        """Return the dial with the speed of the model that was chosen, from some of its steps.
+
+        They are of its own batch: a step of few tokens takes almost as long as one of many.
+        """
+        model, size = choice.chosen.model, choice.config.training.batch_size
+        on_rank = size * model.context_length // self.budget.num_ranks
+        tokens = min(on_rank, self.budget.tokens_at_a_time)
         with _runtime(choice.config, owns_process=self.owns_process) as (config, runtime):
             with_dropout = functools.partial(add_dropout, probability=config.training.dropout)
             backend = config.runtime.attention
-            seconds = step_seconds(model, config.optimizer, runtime, backend, tokens, with_dropout)
+            parts = model, config.optimizer, runtime, backend, tokens, with_dropout
+            seconds = step_seconds(*parts, is_typical=True)
         whole = max(1, tokens // model.context_length) * model.context_length
         return dataclasses.replace(self, speed=self.speed.corrected(model, whole / seconds))
 

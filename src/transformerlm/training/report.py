@@ -24,9 +24,9 @@ from transformerlm.training.timers import duration
 from transformerlm.training.trainer import Trainer
 
 
-def report_choice(choice: Choice, runtime: Runtime, reporter: Reporter) -> None:
-    """Report what was chosen for "auto", and what is expected of it."""
-    for topic, what, value in choice_rows(choice, runtime):
+def report_choice(choice: Choice, runtime: Runtime, reporter: Reporter, *, with_pace: bool = True) -> None:
+    """Report what was chosen for "auto", and what is expected of it; `with_pace` as for `choice_rows`."""
+    for topic, what, value in choice_rows(choice, runtime, with_pace=with_pace):
         reporter.say(f"{topic:<10}{what:<16}{value}")
     for warning in warnings(choice):
         reporter.say(warning)
