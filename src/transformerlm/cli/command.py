@@ -34,6 +34,8 @@ from transformerlm.logging.terminal import say
 from transformerlm.schema import SchemaError, Section, from_dict, merge, read_toml, to_toml
 from transformerlm.signals import interrupts_noted
 
+LEAK_CHECKER = "triton"
+"""Package that, where garbage is left at the end of the process, lists its own on stderr as leaks."""
 C = TypeVar("C", bound=Section)
 Defaults = Callable[[C], Mapping[str, Any]]
 """Values for keys that neither the command line nor the file sets, found with the help of those that they
@@ -93,7 +95,7 @@ def run_command(
             wait()
             status = _call(function, config, arguments) or 0
             print_text()
-            if is_process:
+            if is_process and LEAK_CHECKER not in sys.modules:
                 gc.freeze()  # no search for garbage at the end of the process, which takes half a second
             return status
         except TransformerLMError as error:

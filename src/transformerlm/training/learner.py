@@ -31,7 +31,7 @@ from transformerlm.training.activation_checkpointing import checkpoint_activatio
 from transformerlm.training.compilation import compile_passes
 from transformerlm.training.dropout import add_dropout
 from transformerlm.training.loss_scale import LossScaler
-from transformerlm.training.memory import micro_batch_size
+from transformerlm.training.memory import described_memory, micro_batch_size
 from transformerlm.training.microbatch import MicroBatches, share_of_batch
 from transformerlm.training.step_guard import Check, Verdict, first_not_finite, take_every_step
 
@@ -77,7 +77,8 @@ class Learner:
         self.parallelism = make_parallelism(config.runtime.sharding, ranks)
         share = share_of_batch(config, ranks.size)
         make_model = TransformerLM if draw_weights else TransformerLM.uninitialized
-        self.model = make_model(config.model, backend=config.runtime.attention, device=runtime.device)
+        with memory_for(*described_memory(config, runtime, ranks)):
+            self.model = make_model(config.model, backend=config.runtime.attention, device=runtime.device)
         if config.runtime.activation_checkpointing:
             checkpoint_activations(self.model, is_random=config.training.dropout > 0)
         add_dropout(self.model, config.training.dropout)

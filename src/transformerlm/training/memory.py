@@ -13,9 +13,10 @@ import torch
 from transformerlm.config import TrainConfig
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.limits import memory_bytes
-from transformerlm.nn import accounting
+from transformerlm.nn import accounting, num_parameters
 from transformerlm.nn.loss import CHUNK_BYTES, DEFAULT_CHUNK_BYTES
-from transformerlm.runtime import Runtime
+from transformerlm.progress import readable
+from transformerlm.runtime import SMALLER_MODEL, Runtime
 
 USABLE_FRACTION = 0.8
 """Fraction of a device's memory that the estimate may fill; the rest is for the system, libraries, and
@@ -70,6 +71,16 @@ def training_memory(
         activations=copies + tokens * kept + max(0, tokens * block - logits),
         logits=logits,
     )
+
+
+def described_memory(config: TrainConfig, runtime: Runtime, ranks: Ranks = SINGLE_PROCESS) -> tuple[str, str]:
+    """Return what a model that finds no memory is, and what would fit, for an error."""
+    number, there = num_parameters(config.model), device_memory(runtime.device, ranks)
+    needed = training_memory(config, runtime, 1, ranks).total
+    what = f"a model of {number:,} parameters, which needs {readable(needed)} to be trained"
+    if not there:
+        return what, SMALLER_MODEL
+    return what, f"about {int(number * there / needed):,} fit into {readable(there)}; {SMALLER_MODEL}"
 
 
 def micro_batch_size(
