@@ -163,3 +163,10 @@ def test_merge_writes_token_files(made, capfd):
     assert data.main(["verify", "data/twice"]) == 0
     one, two = (TokenFile.open(f"data/{name}/train.memmap") for name in ("fables", "twice"))
     assert two.num_documents == 2 * one.num_documents
+
+
+def test_without_a_word_it_makes_nothing_and_says_what_it_can(workplace, capfd):
+    before = sorted(workplace.rglob("*"))
+    assert data.main([]) == main.main(["data"]) == 2
+    assert "--data.corpus=TEXT" in capfd.readouterr().err
+    assert sorted(workplace.rglob("*")) == before

@@ -12,6 +12,7 @@ import pytest
 from transformerlm.cli import status
 from transformerlm.cli.status_report import Screen, changed_lines, lines
 from transformerlm.control import RunControl, read_status
+from transformerlm.logging.screen import cells
 from transformerlm.storage.lock import locked
 
 
@@ -150,3 +151,10 @@ def test_names_cannot_move_the_cursor(tmp_path):
         begun(folder)
         assert not any("\x1b" in line for line in lines([read_status(folder)] * 2, time.time()))
         assert not any("\x1b" in line for line in lines([read_status(folder)], time.time()))
+
+
+def test_columns_of_wide_names_are_aligned(place, tmp_path, capfd):
+    for name in ("ascii", "漢字の実行"):
+        shutil.copytree(place / "runs" / "fables" / "control", tmp_path / name / "control")
+    _, out, _ = run(capfd, str(tmp_path))
+    assert len({cells(line.partition("ended")[0]) for line in out.splitlines()[1:]}) == 1

@@ -77,7 +77,9 @@ def test_the_console_is_the_default(tmp_path):
 
 def test_an_empty_run_name_is_the_time_and_the_agents_run(monkeypatch):
     monkeypatch.delenv("WANDB_RUN_ID", raising=False)
-    assert re.fullmatch(r"20\d{6}-\d{6}", resolved_run_name(LoggingConfig()))
+    found = {resolved_run_name(LoggingConfig()) for _ in range(3)}
+    assert len(found) > 1  # in the same second
+    assert all(re.fullmatch(r"20\d{6}-\d{6}-[0-9a-f]{4}", name) for name in found)
     assert resolved_run_name(LoggingConfig(run_name="mine")) == "mine"
     monkeypatch.setenv("WANDB_RUN_ID", "3fk2x9ab")
     assert re.fullmatch(r"20\d{6}-\d{6}-3fk2x9ab", resolved_run_name(LoggingConfig()))

@@ -18,7 +18,7 @@ from transformerlm.conversion.convert import EXACT
 from transformerlm.evaluation.held_out import held_out_estimate
 from transformerlm.evaluation.statistics import DEVIATIONS_95
 from transformerlm.language_model import LanguageModel
-from transformerlm.report.card import CardModel, Quality, model_card
+from transformerlm.report.card import CardModel, Quality, chosen_files, corpus, model_card
 from transformerlm.report.card_config import public_config, public_path
 from transformerlm.report.card_source import bytes_drawn, card_of, validation_tokens
 from transformerlm.report.run import read_run
@@ -238,3 +238,14 @@ def test_of_a_mixture_all_corpora_are_there_and_the_interval_is_over_them(tmp_pa
     about = lm.checkpoint.about | {"identity": {**lm.checkpoint.about["identity"], "mixture": {"books": "x"}}}
     odd = dataclasses.replace(lm, checkpoint=dataclasses.replace(lm.checkpoint, about=about))
     assert "There is no interval" in card_of(odd, "mixed", ExportSection())
+
+
+@pytest.mark.parametrize(
+    ("include", "said"),
+    [(None, ""), (["*"], ""), (["argparse.py", "*.md"], " (only files argparse.py, *.md)")],
+)
+def test_a_card_says_which_files_of_the_text_were_read(tmp_path, include, said):
+    run = read_run(write_run(tmp_path / "run"))
+    config = {"data": {"corpus": "python-stdlib", **({"include": include} if include else {})}}
+    run = dataclasses.replace(run, config=config)
+    assert corpus(run) + chosen_files(run) == "python-stdlib" + said

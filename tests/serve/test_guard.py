@@ -133,3 +133,9 @@ def test_the_page_may_talk_to_this_server_alone(server):
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
     assert b"http://" not in content.replace(b"http://www.w3.org/2000/svg", b"")
+
+
+def test_of_two_names_none_counts(server):
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.test\r\n\r\n")
+        assert b" 400 " in connection.recv(100).partition(b"\r\n")[0]

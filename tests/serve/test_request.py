@@ -120,3 +120,14 @@ def test_another_model_is_not_found():
     with pytest.raises(ApiError) as caught:
         check_model("../mine", "mine")
     assert (caught.value.status, caught.value.code) == (404, "model_not_found")
+
+
+def test_json_with_too_many_levels_is_told_as_that():
+    body = b'{"prompt": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    with pytest.raises(ApiError, match="too many levels"):
+        parse(body)
+
+
+def test_best_of_says_what_n_is():
+    with pytest.raises(ApiError, match=r"best_of: expected 2, the same as n, .*; got 3"):
+        parsed(n=2, best_of=3)

@@ -117,9 +117,18 @@ def test_what_cannot_come_to_a_result_is_told_before_anything_is_made(workplace,
     assert sorted(workplace.iterdir()) == before
 
 
+def test_a_logger_that_no_trial_could_have_is_told_at_the_door(workplace, capsys, monkeypatch):
+    monkeypatch.setattr("transformerlm.logging.factory._is_installed", lambda package: False)
+    (line,) = refused(capsys, "--sweep.space.model.num_heads=[1,2]", "--logging.backend=wandb")
+    assert '[logging].backend: "wandb" needs the package wandb' in line
+
+
 def test_a_value_that_no_combination_takes_is_told_with_its_key(workplace, capsys):
     (line,) = refused(capsys, "--sweep.space.model.num_heads=[1,2,3]", "--sweep.space.model.d_model=[16,32]")
     assert "[sweep].[space].model.num_heads: 3 is refused with all other values" in line
+    # With no other number of heads nothing is accepted, and the widths are still not to blame.
+    (line,) = refused(capsys, "--sweep.space.model.num_heads=[3]", "--sweep.space.model.d_model=[16,32]")
+    assert "num_heads: 3 is refused" in line
     # Together with 24 it can be used: then nothing is refused at the door.
     words = ["--sweep.space.model.num_heads=[1,2,3]", "--sweep.space.model.d_model=[16,24]"]
     assert (

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from transformerlm.config import ModelConfig, RuntimeConfig, TrainConfig, TrainingConfig
+from transformerlm.errors import TransformerLMError
 from transformerlm.progress import SilentReporter
 from transformerlm.runtime import Runtime, prepare_process
 from transformerlm.schema import to_dict
@@ -143,3 +144,11 @@ def test_where_smaller_parts_do_not_help_there_is_one_line():
         error,
     )
     assert len(messages) == 1
+
+
+def test_a_model_that_finds_no_memory_is_one_line_with_what_would_fit():
+    model = {"d_model": 2**20, "num_heads": 2**15, "num_layers": 1, "d_ff": 32, "vocab_size": 8}
+    config = changed(CONFIG, model=model, runtime={"kernels": False})
+    with pytest.raises(TransformerLMError, match=r"out of memory for a model of 4,398.* fit into") as caught:
+        Learner(config, prepare_process(config.runtime), SilentReporter())
+    assert len(caught.value.lines) == 1

@@ -57,9 +57,10 @@ def corpus_lines(facts: CorpusFacts, max_examples: int) -> Iterator[str]:
         yield row("not read", ", ".join(f"{number:,} {kind}" for kind, number in facts.left_out.items()))
     if names := facts.files_without_documents:
         yield row("without text", f"{counted(len(names), 'file')}: {_listed(names, max_examples)}")
-    yield row(
-        "documents", f"{facts.documents:,}, {readable(facts.num_bytes)}, {facts.characters:,} characters"
-    )
+    is_divided = sum(split.documents for split in facts.splits) > facts.documents
+    both = "; one is divided, with a part on each side" if is_divided else ""
+    sizes = f"{readable(facts.num_bytes)}, {facts.characters:,} characters"
+    yield row("documents", f"{facts.documents:,}, {sizes}{both}")
     for split in facts.splits:
         share = split.num_bytes / max(1, facts.num_bytes)
         yield row(f"  {split.split}", f"{split.documents:,}, {readable(split.num_bytes)} ({share:.1%})")

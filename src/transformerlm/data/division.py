@@ -11,7 +11,8 @@ from transformerlm.config import CorpusConfig
 from transformerlm.data.chunks import CHUNK_BYTES, Region, SafeCut, chunks_of, chunks_of_all
 from transformerlm.data.corpus import Corpora
 from transformerlm.data.documents import Chunk, Place, Split
-from transformerlm.data.kinds import is_plain
+from transformerlm.data.kinds import TEXT, codec_of_kind, format_of, is_plain
+from transformerlm.data.reading.window import open_window
 from transformerlm.data.split import regions
 from transformerlm.errors import DataError
 
@@ -38,6 +39,32 @@ class Division:
     def is_side_given(self) -> bool:
         """True if all documents' splits are given by their place, not by their content."""
         return all(region.split for region in self.regions)
+
+    @property
+    def divides_document(self) -> bool:
+        """True if the split divides a document, as it does the text in which a corpus' tail begins.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        return any(self._is_within(region) for _, region in self._halves())
+
+    def _halves(self) -> Iterator[tuple[Region, Region]]:
+        """Yield the regions that are two parts of one text."""
+        for first, second in itertools.pairwise(self.regions):
+            is_text = format_of(second.kind) == TEXT
+            if is_text and first.path == second.path and first.stop == second.start:
+                yield first, second
+
+    def _is_within(self, region: Region) -> bool:
+        """Return True if a region of a text begins within a document."""
+        separator = self.config.document_separator.encode()
+        start, codec = region.start - len(separator), codec_of_kind(region.kind)
+        if not separator or start < 0:
+            return True
+        limit = self.config.max_unpacked_bytes
+        with open_window(region.path, codec, start, region.start, limit) as text:
+            return text.read(start, text.reach(region.start)) != separator
 
     def chunks(self, start: Place = Place()) -> Iterator[Chunk]:  # noqa: B008 - a tuple
         """Yield all chunks in order, from a place on; those of files that are not plain carry their text."""

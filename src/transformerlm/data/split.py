@@ -63,12 +63,12 @@ def empty_split_error(config: CorpusConfig, corpora: Corpora, split: Split, *, i
         return DataError(
             [Problem(Key("data", name), line) for line in (what, *left_out_lines(found.left_out))]
         )
-    what = f"[data].validation_fraction = {config.validation_fraction} leaves no text to "
+    what = f"{config.corpus}: [data].validation_fraction = {config.validation_fraction} leaves no text to "
     advice = {
-        TRAIN: 'train on in {}: take a smaller one or validation_split = "tail", or more text',
-        VAL: 'validate on in {}: take a larger one or validation_split = "tail", or 0 for none',
+        TRAIN: 'train on: take a smaller one or validation_split = "tail", or more text',
+        VAL: 'validate on: take a larger one or validation_split = "tail", or 0 for none',
     }
-    return DataError(what + advice[split].format(config.corpus))
+    return DataError(what + advice[split])
 
 
 def _whole(corpus: Corpus, split: Split | None) -> list[Region]:

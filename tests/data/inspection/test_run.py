@@ -12,6 +12,7 @@ import pytest
 from tests.data.copies_oracle import random_text, write_jsonl
 from tests.data.packed_files import packed
 from tests.tiny_run import write_fables
+from transformerlm.cli.inspect_report import corpus_lines
 from transformerlm.config import DataConfig, InspectConfig, InspectSection, TokenizerConfig
 from transformerlm.data.build import make_data
 from transformerlm.data.corpus import find_corpora
@@ -288,3 +289,19 @@ def content_of(path, number):
     if path.suffix == ".jsonl":
         content = json.loads(content.splitlines()[number - 1])["text"].encode()
     return content
+
+
+@pytest.mark.parametrize("separator", ["<|endoftext|>", ""])
+def test_a_document_that_the_tail_divides_is_one(tmp_path, separator):
+    (tmp_path / "texts").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "texts" / name).write_text(f"{random_text(random.Random(name), 900)}\n")
+    data = {"validation_split": "tail", "validation_fraction": 0.2, "document_separator": separator}
+    facts = inspect(config_of(tmp_path / "texts", tmp_path, **data)).corpus
+    assert (facts.documents, [split.documents for split in facts.splits]) == (2, [2, 1])
+    assert any("one is divided" in line for line in corpus_lines(facts, 3))
+    if separator:
+        (tmp_path / "c.txt").write_text("xy " * 2666 + separator + "yx " * 664)  # 0.8 lies in the separator
+        whole = inspect(config_of(tmp_path / "c.txt", tmp_path, **data)).corpus
+        assert [split.documents for split in whole.splits] == [1, 1]
+        assert whole.documents == 2

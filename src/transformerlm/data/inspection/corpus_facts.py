@@ -85,7 +85,7 @@ def corpus_facts(
         files=file_kinds(corpora),
         left_out={kind: len(names) for one in corpora.named.values() for kind, names in one.left_out.items()},
         splits=_split_sizes(scan),
-        documents=len(scan),
+        documents=len(scan) - scan.division.divides_document,
         num_bytes=int(scan.num_bytes.sum()),
         characters=int(seen.histogram.sum()) - seen.num_invalid,
         lengths=_lengths(scan.num_bytes),
