@@ -12,7 +12,7 @@ from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError
 from transformerlm.evaluation.tokens import TokenScore
 from transformerlm.infer.batch import window_start
-from transformerlm.infer.completion import Continuation, decoding_settings, encode_prompt
+from transformerlm.infer.completion import Continuation, decoding_settings, ids_before
 from transformerlm.infer.generate import DecodingSettings, NewToken
 from transformerlm.infer.stopping import FinishReason, StopConditions, special_id
 from transformerlm.language_model import LanguageModel
@@ -160,11 +160,12 @@ def prompt_ids(lm: LanguageModel, generation: GenerationConfig, prompt: Prompt) 
         return PromptIds(tokenizer.decode(prompt), list(prompt), 0)
     eos = StopConditions.from_config(generation, tokenizer).eos_token_id
     bos = special_id(tokenizer, "bos_token", generation.bos_token) if generation.bos_token else None
+    own = tokenizer.encode(prompt)
     try:
-        ids = encode_prompt(tokenizer, prompt, eos, bos)
+        before = ids_before(own, eos, bos)
     except ConfigError as error:
         raise bad_request(f"prompt: {error.problems[0].what}", "prompt") from None
-    return PromptIds(prompt, ids, 1 if bos is not None or not prompt else 0)
+    return PromptIds(prompt, before + own, len(before))
 
 
 def num_unseen(lm: LanguageModel, prompts: Sequence[PromptIds]) -> int:
