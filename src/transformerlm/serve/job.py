@@ -73,6 +73,10 @@ class Job:
     """Texts and scores that are still to come."""
     events: list[Event] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while there is something to answer: the end of the job or an error, or, unless events are to
+    gather, any event."""
+    is_gathering: bool = False
+    """True while events gather."""
 
     @property
     def fields(self) -> Fields:
@@ -90,10 +94,21 @@ class Job:
         return len(self.prompts)
 
     def put(self, event: Event) -> None:
-        """Add an event, and wake up whoever answers the request."""
+        """Add an event, and wake up whoever answers the request, unless events are to gather."""
         self.events.append(event)
         self.num_open -= event.is_last
-        self.news.set()
+        if not self.is_gathering or not self.num_open or event.error is not None:
+            self.news.set()
+
+    def gather_for(self, seconds: float) -> None:
+        """Let events gather for some time, or until the end of the job."""
+        self.is_gathering = True
+        asyncio.get_running_loop().call_later(seconds, self._end_gathering)
+
+    def _end_gathering(self) -> None:
+        self.is_gathering = False
+        if self.events:
+            self.news.set()
 
     def take(self) -> list[Event]:
         """Return the events since the last call."""
