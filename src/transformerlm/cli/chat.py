@@ -5,12 +5,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from transformerlm.cli.chat_input import read_conversations
+from transformerlm.cli.chat_input import Asked, read_conversations
+from transformerlm.cli.infer_input import MAX_PROBLEMS
 from transformerlm.cli.infer_output import is_live_on_stdout, is_readable, open_results, start_live_output
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import InferConfig
+from transformerlm.errors import ConfigError
 from transformerlm.logging.terminal import tell
+
+if TYPE_CHECKING:
+    from transformerlm.infer.chat import ChatFormat
+    from transformerlm.infer.completion import EncodedPrompt
 
 
 def is_at_terminal(config: InferConfig) -> bool:
@@ -33,7 +41,7 @@ def answer_conversations(config: InferConfig) -> None:
     set_up_process(config.runtime)
     lm = LanguageModel.load(config.infer.checkpoint, config.runtime, Terminal().say)
     chat = ChatFormat(lm.tokenizer, config.infer.chat_template)
-    prompts = [chat.encode(one.conversation) for one in asked]
+    prompts = encoded(chat, asked)
     # A conversation is not shown again before its answer.
     shown = dataclasses.replace(config.generation, prompts=("",) * len(prompts))
     generation = chat.settings(shown)
@@ -49,6 +57,24 @@ def answer_conversations(config: InferConfig) -> None:
             if on_text is not None and not is_live_on_stdout(config, generation):
                 tell("\n")
             write(dataclasses.replace(completion, prompt="") if is_readable(config) else completion, record)
+
+
+def encoded(chat: ChatFormat, asked: Sequence[Asked]) -> list[EncodedPrompt]:
+    """Encode all conversations.
+
+    Raises:
+        ConfigError: one line for each that the template refuses.
+    """
+    prompts: list[EncodedPrompt] = []
+    problems: list[str] = []
+    for number, one in enumerate(asked, 1):
+        try:
+            prompts.append(chat.encode(one.conversation))
+        except ConfigError as error:
+            problems.append(f"conversation {number} of {len(asked)}: {error}")
+    if problems:
+        raise ConfigError(problems[:MAX_PROBLEMS])
+    return prompts
 
 
 def chat_at_terminal(config: InferConfig) -> None:
