@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import random
 import statistics
 import string
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,11 +28,11 @@ from benchmarking.serve_jobs import Text, ask, free_port, llama_command, our_com
 from transformerlm.cli.command import run_command
 from transformerlm.config import ModelConfig, RuntimeConfig
 from transformerlm.logging import names
-from transformerlm.schema import NonNegativeFloat, NonNegativeInt, PositiveInt, Section
+from transformerlm.schema import FilePath, NonNegativeFloat, NonNegativeInt, PositiveInt, Section
 
 OURS, LLAMA_CPP = "transformerlm", "llama.cpp"
-MODULES = ("llama_cpp", "llama_cpp.server", "gguf", "uvicorn", "fastapi")
-"""What llama-cpp-python's server needs."""
+SERVER = "llama_cpp.server.app"
+"""Module of llama-cpp-python's server."""
 Requests = list[list[dict[str, Any]]]
 """The requests of each client."""
 
@@ -58,6 +58,9 @@ class BenchSection(Section):
     peers: tuple[Literal["llama.cpp"], ...] = ("llama.cpp",)
     """Peers to compare with; one that is not installed is named and left out. llama.cpp answers one request
     after the other; where ours is in bfloat16 it is in float16."""
+    peer_python: FilePath | None = None
+    """Interpreter of an environment that has llama_cpp and what its server needs (fastapi, sse-starlette,
+    starlette-context, pydantic-settings), whose versions may not fit ours. None: this one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,21 +114,27 @@ def start(config: BenchServeConfig, folder: Path, stack: contextlib.ExitStack) -
     runtime = dataclasses.replace(config.runtime, num_threads=threads)
     ports = {OURS: free_port()}
     commands = {OURS: our_command(run, ports[OURS], runtime)}
-    if LLAMA_CPP in config.bench.peers and gguf is not None and is_installed():
+    python = config.bench.peer_python or sys.executable
+    if LLAMA_CPP in config.bench.peers and gguf is not None and is_installed(python):
         ports[LLAMA_CPP] = free_port()
-        commands[LLAMA_CPP] = llama_command(gguf, ports[LLAMA_CPP], config.model, threads)
+        commands[LLAMA_CPP] = llama_command(python, gguf, ports[LLAMA_CPP], config.model, threads)
     for name, command in commands.items():
         stack.enter_context(running(command, ports[name]))
     return ports
 
 
-def is_installed() -> bool:
-    """Return True if llama-cpp-python's server can be started; name what is missing."""
-    for module in MODULES:
-        if importlib.util.find_spec(module) is None:
-            print(f"{module} is not installed: {LLAMA_CPP} is left out", file=sys.stderr)
-            return False
-    return True
+def is_installed(python: str) -> bool:
+    """Return True if llama-cpp-python's server can be started with an interpreter; else say why not."""
+    command = [python, "-c", f"import {SERVER}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        why = (done.stderr.splitlines() or [""])[-1]
+        is_there = done.returncode == 0
+    except OSError as error:
+        is_there, why = False, str(error.strerror)
+    if not is_there:
+        print(f"{python} does not import {SERVER} ({why}): {LLAMA_CPP} is left out", file=sys.stderr)
+    return is_there
 
 
 def race(

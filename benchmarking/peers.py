@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +40,13 @@ def hugging_face_llama(shape: ModelConfig) -> Any | None:
     return LlamaForCausalLM(llama)
 
 
-def gguf_of(model: TransformerLM, dtype: str, folder: Path) -> Path | None:
-    """Write the model as a GGUF file for llama.cpp; None, with a message, if a package is missing."""
-    try:
-        import gguf  # noqa: F401 - conversion/gguf.py needs it
-        import llama_cpp  # noqa: F401
-    except ImportError as error:
-        print(f"{error.name} is not installed: llama.cpp is left out", file=sys.stderr)
+def gguf_of(
+    model: TransformerLM, dtype: str, folder: Path, needed: Sequence[str] = ("gguf", "llama_cpp")
+) -> Path | None:
+    """Write the model as a GGUF file for llama.cpp; None, with a message, if a needed package is missing."""
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"{missing[0]} is not installed: llama.cpp is left out", file=sys.stderr)
         return None
     from transformerlm.conversion.gguf import make, write
 

@@ -48,7 +48,7 @@ def write_models(shape: ModelConfig, folder: Path, dtype: str) -> tuple[Path, Pa
     about = {"config": to_dict(config), "identity": {"tokenizer": tokenizer.fingerprint}}
     tokenizer.save(run / "tokenizer")
     write_checkpoint(run / "checkpoints", 1, model.state_dict(), {}, about)
-    return run, gguf_of(model, dtype, folder)
+    return run, gguf_of(model, dtype, folder, ("gguf",))
 
 
 def our_command(run: Path, port: int, runtime: RuntimeConfig) -> list[str]:
@@ -58,8 +58,12 @@ def our_command(run: Path, port: int, runtime: RuntimeConfig) -> list[str]:
     return [sys.executable, "-m", "transformerlm.cli.serve", str(run), "--port", str(port), *keys]
 
 
-def llama_command(gguf: Path, port: int, shape: ModelConfig, threads: int) -> list[str]:
-    """Return the command of llama-cpp-python's server, which answers one request after the other."""
+def llama_command(python: str, gguf: Path, port: int, shape: ModelConfig, threads: int) -> list[str]:
+    """Return the command of llama-cpp-python's server, which answers one request after the other.
+
+    Args:
+        python: the interpreter.
+    """
     keys = {
         "model": gguf,
         "port": port,
@@ -70,7 +74,7 @@ def llama_command(gguf: Path, port: int, shape: ModelConfig, threads: int) -> li
         "verbose": False,
     }
     words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "llama_cpp.server", *words]
+    return [python, "-m", "llama_cpp.server", *words]
 
 
 @contextlib.contextmanager

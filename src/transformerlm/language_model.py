@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
 from torch import Tensor
@@ -25,12 +26,16 @@ from transformerlm.infer import (
     extend,
     start,
 )
+from transformerlm.infer.completion import start_encoded
 from transformerlm.infer.speed import generation_seconds
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.runtime import Runtime, choose_precision
 from transformerlm.schema import NonNegativeInt, from_dict
 from transformerlm.schema.values import show
 from transformerlm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformerlm.infer.chat_template import Messages
 
 MAX_CONTEXT_LENGTH = 2**20
 """Longest context accepted from a checkpoint, whose config may be hostile: RoPE tables are allocated for it,
@@ -133,6 +138,29 @@ class LanguageModel:
         texts = start(self.tokenizer, chosen, chosen.first_row)
         self._warn_of_cut_prompts(texts, stacklevel=3)
         return (piece for _, piece in self.extend(chosen, texts, chosen.seed) if piece)
+
+    def chat(self, messages: Messages, **settings: Any) -> str:
+        """Return the model's answer to a conversation, in the form of its tokenizer's chat template.
+
+            lm.chat([{"role": "user", "content": "What is a queue?"}], max_new_tokens=200)
+
+        The answer ends at the tokens of `infer.chat.ChatFormat.settings` too. If the last message is of the
+        role "assistant", it goes on, and what comes behind it is returned.
+
+        Raises:
+            ConfigError: for a setting that is unknown or wrong, messages that the template refuses, or a
+                model without a chat template.
+        """
+        from transformerlm.infer.chat import ChatFormat, Conversation
+
+        form = ChatFormat(self.tokenizer)
+        prompt = form.encode(Conversation(messages))
+        chosen = self._one_text_each("chat", prompt.text, settings)
+        ends = form.settings(chosen).stop_tokens
+        chosen = dataclasses.replace(chosen, stop_tokens=ends)
+        texts = start_encoded(self.tokenizer, chosen, [prompt], chosen.first_row)
+        self._warn_of_cut_prompts(texts, stacklevel=3)
+        return "".join(piece for _, piece in self.extend(chosen, texts, chosen.seed))
 
     def complete(self, prompts: str | Sequence[str], **settings: Any) -> list[Completion]:
         """Continue prompts with `num_samples` texts each; return texts, ids and more, prompt by prompt.

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from benchmarking import bench_serve
@@ -31,6 +33,10 @@ def test_all_servers_are_asked_the_same_and_others_in_each_round():
 
 
 def test_a_peer_that_is_not_installed_is_named(capsys, monkeypatch):
-    monkeypatch.setattr(bench_serve, "MODULES", ("no_such_module",))
-    assert not bench_serve.is_installed()
-    assert capsys.readouterr().err == "no_such_module is not installed: llama.cpp is left out\n"
+    monkeypatch.setattr(bench_serve, "SERVER", "no_such_module")
+    assert not bench_serve.is_installed(sys.executable)
+    said = capsys.readouterr().err
+    assert "does not import no_such_module (ModuleNotFoundError" in said
+    assert said.endswith(": llama.cpp is left out\n")
+    assert not bench_serve.is_installed("/no/such/python")
+    assert "No such file or directory" in capsys.readouterr().err

@@ -22,9 +22,9 @@ SECONDS = 300
 class Person:
     """Types, and reads what the terminal shows."""
 
-    def __init__(self, words):
+    def __init__(self, words, mode="--interactive"):
         self.leader, follower = pty.openpty()
-        command = [sys.executable, "-m", "transformerlm.cli.infer", "--interactive", *words]
+        command = [sys.executable, "-m", "transformerlm.cli.infer", mode, *words]
         self.process = subprocess.Popen(
             command,
             env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"},

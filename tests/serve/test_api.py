@@ -231,7 +231,7 @@ def test_errors_have_openais_form(client, server):
         client.completions.create(model="small", prompt="a", n=257)
     for method, path, status in (
         ("GET", "/v1/completions", 405),
-        ("POST", "/v1/chat/completions", 404),
+        ("POST", "/v1/embeddings", 404),
         ("GET", "/config.toml", 404),
         ("GET", "/../config.toml", 404),
         ("OPTIONS", "/v1/completions", 405),

@@ -13,7 +13,11 @@ from transformerlm.cli.infer_input import read_prompts
 from transformerlm.cli.infer_output import is_live_on_stdout, open_results, start_live_output
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import InferConfig
+from transformerlm.errors import ConfigError, Key, Problem
 from transformerlm.logging.terminal import tell
+
+CHAT_KEYS = ("system_prompt", "chat_template", "chat_template_kwargs")
+"""Keys of [infer] that only --chat uses."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Option("checkpoint", ("infer.checkpoint",)),
         Option("prompt", ("infer.prompt",), repeated=True),
     ]
-    modes = [Mode("interactive", interactive)]
+    modes = [Mode("interactive", interactive), Mode("chat", chat)]
     return run_command(
         InferConfig,
         infer,
@@ -51,6 +55,7 @@ def infer(config: InferConfig) -> None:
     """Load the model, continue every prompt, and write every text."""
     from transformerlm.logging import check_backends
 
+    check_no_chat(config)
     check_backends(config.logging)
     prompts = read_prompts(config)
     generation = dataclasses.replace(config.generation, prompts=tuple(prompt.text for prompt in prompts))
@@ -88,9 +93,29 @@ def interactive(config: InferConfig) -> None:
     from transformerlm.language_model import LanguageModel
     from transformerlm.runtime import set_up_process
 
+    check_no_chat(config)
     set_up_process(config.runtime)
     lm = LanguageModel.load(config.infer.checkpoint, config.runtime, Terminal().say)
     Session(lm, config.generation, config.runtime.seed).run()
+
+
+def chat(config: InferConfig) -> None:
+    """Answer in conversations, in the form of the model's chat template: at the terminal, or JSON lines."""
+    # Imported only now: torch takes seconds.
+    from transformerlm.cli.chat import answer_conversations, chat_at_terminal, is_at_terminal
+
+    chat_at_terminal(config) if is_at_terminal(config) else answer_conversations(config)
+
+
+def check_no_chat(config: InferConfig) -> None:
+    """Check that no key is set that only --chat uses.
+
+    Raises:
+        ConfigError: names the keys.
+    """
+    keys = [key for key in CHAT_KEYS if getattr(config.infer, key)]
+    if keys:
+        raise ConfigError([Problem(Key("infer", key), "expected --chat with it") for key in keys])
 
 
 if __name__ == "__main__":

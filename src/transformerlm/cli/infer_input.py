@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformerlm.config import InferConfig
 from transformerlm.data.kinds import is_jsonl_name
 from transformerlm.errors import ConfigError, Key
 from transformerlm.schema.values import is_unicode, show
+
+T = TypeVar("T")
 
 MAX_PROBLEMS = 10
 """Maximum number of wrong lines of a file that are reported; the others are only counted."""
@@ -45,7 +47,7 @@ def read_prompts(config: InferConfig) -> list[Prompt]:
         if kind == "auto":
             kind = "jsonl" if is_jsonl_name(source.prompt_file) else "lines"
         key = _FILE
-        prompts = _prompts_of(_text(source.prompt_file), kind, source.prompt_file)
+        prompts = _prompts_of(read_text(source.prompt_file), kind, source.prompt_file)
     if not prompts:
         raise ConfigError("expected a prompt, got none", key=key)
     return prompts
@@ -56,16 +58,29 @@ def _prompts_of(text: str, kind: str, path: str) -> list[Prompt]:
         return [Prompt(text)] if text else []
     if kind == "lines":
         return [Prompt(line) for _, line in _lines(text)]
-    prompts, problems = [], []
+    return parse_lines(text, path, parse_prompt)
+
+
+def parse_lines(text: str, path: str, parse: Callable[[str], T]) -> list[T]:
+    """Parse every line that is not empty.
+
+    Args:
+        path: where the text is from, for messages; "-" for stdin.
+        parse: raises ConfigError, without the place, for a line that is wrong.
+
+    Raises:
+        ConfigError: a problem for each of the first wrong lines, with its place.
+    """
+    found, problems = [], []
     for number, line in _lines(text):
         try:
-            prompts.append(parse_prompt(line))
+            found.append(parse(line))
         except ConfigError as error:
             problems.append(f"{_name(path)}:{number}: {error}")
     if problems:
         more = [f"{_name(path)}: and {len(problems) - MAX_PROBLEMS} more such lines"]
         raise ConfigError(problems[:MAX_PROBLEMS] + (more if len(problems) > MAX_PROBLEMS else []))
-    return prompts
+    return found
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -82,11 +97,7 @@ def parse_prompt(line: str) -> Prompt:
         ConfigError: `expected ..., got ...`, without the place.
     """
     expected = 'expected a JSON string or an object with a "prompt"'
-    try:
-        value = json.loads(line, parse_constant=_no_such_number)
-    except (ValueError, RecursionError) as error:
-        why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise ConfigError(f"{expected}, got {show(line)}: {why}") from None
+    value = parse_json(line, expected)
     others = dict(value) if isinstance(value, dict) else {"prompt": value}
     if "prompt" not in others or (not isinstance(value, dict) and type(value) is not str):
         raise ConfigError(f"{expected}, got {show(value)}")
@@ -96,11 +107,29 @@ def parse_prompt(line: str) -> Prompt:
     return Prompt(text, others)
 
 
+def parse_json(line: str, expected: str) -> Any:
+    """Parse a line of JSON.
+
+    Raises:
+        ConfigError: it is none; the message begins with `expected`.
+    """
+    try:
+        return json.loads(line, parse_constant=_no_such_number)
+    except (ValueError, RecursionError) as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise ConfigError(f"{expected}, got {show(line)}: {why}") from None
+
+
 def _no_such_number(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def _text(path: str) -> str:
+def read_text(path: str) -> str:
+    """Return the text of a file, or of stdin for "-".
+
+    Raises:
+        ConfigError: it cannot be read, or is not UTF-8.
+    """
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).expanduser().read_bytes()
         return data.decode("utf-8-sig")

@@ -19,7 +19,7 @@ from transformerlm.cli.arguments import parse_value
 from transformerlm.cli.standard_streams import print_text
 from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError
-from transformerlm.infer import Completion, check_prompts, cut_prompts_warning, start
+from transformerlm.infer import Completion, Continuation, check_prompts, cut_prompts_warning, start
 from transformerlm.language_model import LanguageModel
 from transformerlm.logging.terminal import say
 from transformerlm.nn import num_parameters
@@ -83,6 +83,8 @@ class Session:
         seed: seed of the first text; each further text has the next one.
     """
 
+    help = HELP
+
     def __init__(self, lm: LanguageModel, generation: GenerationConfig, seed: int) -> None:
         self.lm = lm
         self.generation = dataclasses.replace(generation, **FIXED)
@@ -127,21 +129,25 @@ class Session:
     def write(self, prompt: str) -> None:
         """Continue a prompt on stdout, with the next seed; Ctrl-C ends the text."""
         generation = dataclasses.replace(self.generation, prompts=(prompt,))
-        texts, count = start(self.lm.tokenizer, generation), self.interrupts.count
-        started, seed = time.perf_counter(), self.seed
-        self.prompt, self.seed = prompt, seed + 1
+        texts = start(self.lm.tokenizer, generation)
         if warning := cut_prompts_warning(texts, self.lm.model.config.context_length):
             say(warning)
-        print_text(prompt)
-        for _, piece in self.lm.extend(generation, texts, seed):
+        self.prompt, self.text = prompt, self.show(generation, texts[0], prompt)
+
+    def show(self, generation: GenerationConfig, text: Continuation, begun: str) -> str:
+        """Write a text on stdout behind its beginning, with the next seed; return what came behind it."""
+        started, seed, count = time.perf_counter(), self.seed, self.interrupts.count
+        self.seed = seed + 1
+        print_text(begun)
+        for _, piece in self.lm.extend(generation, [text], seed):
             print_text(piece)
             if self.interrupts.count > count:
-                print_text(texts[0].end())
+                print_text(text.end())
                 break
-        completion, was_stopped = texts[0].completion(), self.interrupts.count > count
-        self.text = completion.text
-        print_text("" if (prompt + self.text).endswith("\n") else "\n")
+        completion, was_stopped = text.completion(), self.interrupts.count > count
+        print_text("" if (begun + completion.text).endswith("\n") else "\n")
         say(_summary(completion, was_stopped, seed, time.perf_counter() - started))
+        return completion.text
 
     def _read(self) -> str:
         """Return the next line with its continuation lines; "" if Ctrl-C discarded it."""
@@ -184,7 +190,7 @@ class Session:
     def _help(self, value: str) -> None:
         keys = [key for key in field_types(GenerationConfig) if key not in FIXED]
         settings = [f"{key} = {getattr(self.generation, key)!r}" for key in keys]
-        say("\n".join([HELP, "", f"seed = {self.seed}", *settings]))
+        say("\n".join([self.help, "", f"seed = {self.seed}", *settings]))
 
 
 def _summary(completion: Completion, was_stopped: bool, seed: int, seconds: float) -> str:

@@ -6,9 +6,10 @@ config; the defaults here are for keys that it does not set either.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from transformerlm.errors import Key, Problem
 from transformerlm.schema import (
@@ -22,6 +23,7 @@ from transformerlm.schema import (
     Section,
     Text,
 )
+from transformerlm.schema.values import show
 
 NOTHING_TO_START_FROM = (
     'expected some text, got "": without a bos_token, an eos_token or a start there is nothing to start from'
@@ -106,8 +108,26 @@ class InferSection(Section):
     "text.row" of a result given here, that text can be written again alone."""
     stream: bool = True
     """Show a single text on the terminal while it is written (on stderr if the result is JSON)."""
+    system_prompt: str = ""
+    """With --chat: first message of each conversation that has no system message of its own. "": none."""
+    chat_template: Text | None = None
+    """With --chat: name of the template, of a tokenizer that has several. None: "tool_use" for a conversation
+    with tools, else "default"."""
+    chat_template_kwargs: str = ""
+    """With --chat: further variables of the template, as a JSON object such as {"enable_thinking": false}."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield a second source of prompts."""
+        """Yield a second source of prompts, and variables that are no JSON object."""
         if self.prompt is not None and self.prompt_file is not None:
             yield Problem(Key("prompt_file"), "expected nothing beside a prompt")
+        if self.chat_template_kwargs and self.template_variables() is None:
+            what = f"expected a JSON object, got {show(self.chat_template_kwargs)}"
+            yield Problem(Key("chat_template_kwargs"), what)
+
+    def template_variables(self) -> dict[str, Any] | None:
+        """Return chat_template_kwargs; None if it is no JSON object."""
+        try:
+            found = json.loads(self.chat_template_kwargs or "{}")
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None

@@ -87,9 +87,10 @@ def score(
     """
     runtime, context_length = lm.runtime, lm.model.config.context_length
     stride = stride_of(settings, context_length)
+    start_id, end_id = start_of_text_id(lm, settings), end_of_text_id(lm, settings)
     starts, ends = (
         np.array([] if token_id is None else [token_id], lm.tokenizer.dtype)
-        for token_id in (start_of_text_id(lm, settings), end_of_text_id(lm, settings))
+        for token_id in (start_id, end_id)
     )
     max_tokens = settings.batch_size * context_length
     model = with_kernels(lm.model) if runtime.kernels else lm.model
@@ -101,7 +102,14 @@ def score(
         parts = text.parts(lm.tokenizer.pretokenizer.safe_cut, bar)
         parts = itertools.takewhile(lambda part: part.document < (settings.max_documents or math.inf), parts)
         encode = functools.partial(_encode, lm.tokenizer)
-        cut = functools.partial(document_windows, context_length=context_length, stride=stride)
+        tokens = {token_id: token for token, token_id in lm.tokenizer.special_token_ids.items()}
+        # Where the token that ended the text before is the start, as in texts of this package's own models,
+        # no document begins with it.
+        bos = None if start_id is None or start_id == end_id else tokens[start_id]
+        has_start = functools.partial(_begins_with, bos)
+        cut = functools.partial(
+            document_windows, context_length=context_length, stride=stride, has_start=has_start
+        )
         counted = sums.count_bytes(parts)
         if leaked:
             all_windows = _marked_windows(cut, counted, encode, starts, ends, leaked)
@@ -166,11 +174,27 @@ def document_windows(
     ends: Ids,
     context_length: int,
     stride: int,
+    has_start: Callable[[Part], bool] = lambda part: False,
 ) -> Iterator[Window]:
-    """Yield the windows of all documents in order, each between `starts` and `ends`, zero or one id."""
-    for document, own_parts in itertools.groupby(parts, key=lambda part: part.document):
-        ids = map(encode, own_parts)
-        yield from windows(document, itertools.chain([starts], ids, [ends]), context_length, stride)
+    """Yield the windows of all documents in order, each between `starts` and `ends`, zero or one id.
+
+    Args:
+        has_start: returns True for the first part of a document that begins with `starts` itself.
+    """
+    for document, group in itertools.groupby(parts, key=lambda part: part.document):
+        own_parts = iter(group)
+        first = next(own_parts)
+        before = starts[:0] if has_start(first) else starts
+        ids = map(encode, itertools.chain([first], own_parts))
+        yield from windows(document, itertools.chain([before], ids, [ends]), context_length, stride)
+
+
+def _begins_with(token: str | None, part: Part) -> bool:
+    """Return True if a part begins with a special token, and that is recognised in it."""
+    if token is None or not part.utf8.startswith(token.encode()):
+        return False
+    allowed = part.allowed_special
+    return allowed == "all" or (allowed != "none" and token in allowed)
 
 
 def _encode(tokenizer: Tokenizer, part: Part) -> Ids:

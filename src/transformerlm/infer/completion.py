@@ -10,6 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from transformerlm.config import GenerationConfig
 from transformerlm.config.generation import NOTHING_TO_START_FROM
@@ -59,6 +60,13 @@ class Completion:
     def ended(self) -> bool:
         """True if the model ended the text itself, by [generation].eos_token."""
         return self.finish_reason == "eos"
+
+
+class EncodedPrompt(NamedTuple):
+    """A prompt as text and as the ids that the model starts from."""
+
+    text: str
+    ids: list[int]
 
 
 class Continuation:
@@ -212,15 +220,30 @@ def start(tokenizer: Tokenizer, generation: GenerationConfig, first_row: int = 0
     Raises:
         ConfigError: see `complete`.
     """
+    eos = StopConditions.from_config(generation, tokenizer).eos_token_id
+    bos = special_id(tokenizer, "bos_token", generation.bos_token) if generation.bos_token else None
+    start = generation.start_text
+    prompts = [
+        EncodedPrompt(text, encode_prompt(tokenizer, text, eos, bos, start)) for text in generation.prompts
+    ]
+    return start_encoded(tokenizer, generation, prompts, first_row)
+
+
+def start_encoded(
+    tokenizer: Tokenizer, generation: GenerationConfig, prompts: Sequence[EncodedPrompt], first_row: int = 0
+) -> list[Continuation]:
+    """Return an empty continuation for each text to generate, `num_samples` of each prompt.
+
+    Raises:
+        ConfigError: for a special token that the tokenizer lacks.
+    """
     conditions = StopConditions.from_config(generation, tokenizer)
     skipped = frozenset(tokenizer.special_token_ids.values() if generation.skip_special_tokens else ())
-    bos = special_id(tokenizer, "bos_token", generation.bos_token) if generation.bos_token else None
     texts: list[Continuation] = []
-    for prompt in generation.prompts:
-        ids = encode_prompt(tokenizer, prompt, conditions.eos_token_id, bos, generation.start_text)
+    for prompt in prompts:
         for sample in range(generation.num_samples):
             row = first_row + len(texts)
-            texts.append(Continuation(tokenizer, conditions, prompt, ids, sample, row, skipped))
+            texts.append(Continuation(tokenizer, conditions, *prompt, sample, row, skipped))
     return texts
 
 
@@ -303,16 +326,30 @@ def encode_prompt(
 ) -> list[int]:
     """Encode a prompt, behind the token that begins texts; without one, "" becomes `start`, or the eos token.
 
+    A prompt that begins with that token itself gets no second one.
+
     Raises:
         ConfigError: for an empty prompt where there is no such token.
     """
     ids = tokenizer.encode(prompt)
+    return ids_before(ids, eos_token_id, bos_token_id, tokenizer.encode(start)) + ids
+
+
+def ids_before(
+    ids: Sequence[int], eos_token_id: int | None, bos_token_id: int | None, start: Sequence[int] = ()
+) -> list[int]:
+    """Return the ids that the model reads before a prompt's own; see `encode_prompt`.
+
+    Raises:
+        ConfigError: for an empty prompt where there is no such token.
+    """
     if bos_token_id is not None:
-        return [bos_token_id, *ids]
-    ids = ids or tokenizer.encode(start)
-    if not ids and eos_token_id is None:
+        return [] if ids and ids[0] == bos_token_id else [bos_token_id]
+    if ids or start:
+        return [] if ids else list(start)
+    if eos_token_id is None:
         raise ConfigError(NOTHING_TO_START_FROM, key=Key("generation", "prompts"))
-    return ids if eos_token_id is None else ids or [eos_token_id]
+    return [eos_token_id]
 
 
 def completion_values(completion: Completion, generation: GenerationConfig) -> dict[str, float | int | str]:

@@ -25,16 +25,25 @@ class Answer:
         name: of the model.
     """
 
+    prefix, kind, kind_of_chunk = "cmpl", "text_completion", "text_completion"
+    """Beginning of the answer's id; its kind, whole and in pieces."""
+
+    @property
+    def choice_class(self) -> type[Choice]:
+        """The class of its choices."""
+        return Choice
+
     def __init__(self, job: Job, lm: LanguageModel, name: str) -> None:
         self._job, self._lm = job, lm
         self._head: Json = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "object": self.kind,
             "created": int(time.time()),
             "model": name,
             "seed": job.seed,
         }
-        self._choices = [Choice(job, index, lm.tokenizer) for index in range(job.num_texts)]
+        self._chunk_head = {**self._head, "object": self.kind_of_chunk}
+        self._choices = [self.choice_class(job, index, lm.tokenizer) for index in range(job.num_texts)]
 
     def beginning(self) -> list[Json]:
         """Return the pieces that need nothing of the model: prompts without scores."""
@@ -46,16 +55,20 @@ class Answer:
 
     def chunk(self, piece: Json) -> Json:
         """Return an event of the stream."""
-        return {**self._head, "choices": [piece]}
+        return {**self._chunk_head, "choices": [piece]}
 
     def usage_chunk(self) -> Json:
         """Return the last event of a stream whose client wants the numbers of tokens."""
-        return {**self._head, "choices": [], "usage": self.usage()}
+        return {**self._chunk_head, "choices": [], "usage": self.usage()}
 
     def whole(self, pieces: Iterable[Json]) -> Json:
         """Return the whole answer that pieces make."""
-        choices = [joined(index, pieces) for index, pieces in enumerate(self._by_choice(pieces))]
+        choices = [self.joined(index, own) for index, own in enumerate(self._by_choice(pieces))]
         return {**self._head, "choices": choices, "usage": self.usage()}
+
+    def joined(self, index: int, pieces: Sequence[Json]) -> Json:
+        """Return a choice made of its pieces."""
+        return joined(index, pieces)
 
     def usage(self) -> Json:
         """Return the numbers of tokens; those of a prompt count once, however many texts it has."""

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from importlib import resources
 
@@ -16,14 +17,18 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from transformerlm.config import ServeSection
+from transformerlm.config import GenerationConfig, ServeSection
+from transformerlm.errors import ConfigError, DataError
+from transformerlm.infer.chat import ChatFormat
 from transformerlm.infer.stopping import StopConditions
 from transformerlm.serve.answer import Answer, Json
+from transformerlm.serve.chat_answer import ChatAnswer
+from transformerlm.serve.chat_request import parse_chat
 from transformerlm.serve.engine import Engine
 from transformerlm.serve.errors import ApiError, unexpected
 from transformerlm.serve.guard import Guard, error_response, read_body
 from transformerlm.serve.job import Job, make_job
-from transformerlm.serve.request import check_model, parse
+from transformerlm.serve.request import CompletionRequest, check_model, parse
 from transformerlm.serve.response import CompletionResponse
 from transformerlm.serve.statistics import CONTENT_TYPE
 
@@ -45,16 +50,30 @@ class Service:
         self.engine, self.name, self.limits = engine, name, limits
         self.generation = engine.lm.generation
         StopConditions.from_config(self.generation, engine.lm.tokenizer)
+        self._chat: ChatFormat | None = None
+        try:
+            self._chat = ChatFormat(engine.lm.tokenizer)
+        except (ConfigError, DataError) as error:
+            self._why_no_chat = str(error)
         self._created = int(time.time())
         self._page = resources.files("transformerlm.serve").joinpath("page.html").read_text("utf-8")
         self._policy = policy(self._page)
 
     async def completions(self, request: Request) -> Response:
         """Answer POST /v1/completions."""
+        return await self._answer(request, self._parsed, Answer)
+
+    async def chat_completions(self, request: Request) -> Response:
+        """Answer POST /v1/chat/completions."""
+        return await self._answer(request, self._parsed_chat, ChatAnswer)
+
+    async def _answer(
+        self, request: Request, parsed: Callable[[bytes], Job], kind: type[Answer]
+    ) -> CompletionResponse:
         answers = self.engine.statistics.answers
         try:
             body = await read_body(request, self.limits.max_body_bytes)
-            job = await self._job(body)
+            job = await self._job(body, parsed)
             self.engine.submit(job)
         except ApiError as error:
             answers[error.status] += 1
@@ -66,21 +85,39 @@ class Service:
             else:
                 answers[status] += 1
 
-        return CompletionResponse(job, Answer(job, self.engine.lm, self.name), self.engine, note)
+        return CompletionResponse(job, kind(job, self.engine.lm, self.name), self.engine, note)
 
-    async def _job(self, body: bytes) -> Job:
+    async def _job(self, body: bytes, parsed: Callable[[bytes], Job]) -> Job:
         if len(body) < SMALL_BODY_BYTES:
-            return self._parsed(body)
-        return await asyncio.to_thread(self._parsed, body)
+            return parsed(body)
+        return await asyncio.to_thread(parsed, body)
 
     def _parsed(self, body: bytes) -> Job:
         request = parse(body)
         check_model(request.fields.model, self.name)
+        return self._made(request, self.generation)
+
+    def _parsed_chat(self, body: bytes) -> Job:
+        request = parse_chat(body)
+        check_model(request.fields.model, self.name)
+        if self._chat is None:
+            what = f"{self.name}: {self._why_no_chat}; /v1/completions does"
+            raise ApiError(HTTPStatus.NOT_FOUND, what, code="no_chat_template")
+        context_length = self.engine.lm.model.config.context_length
+        completion = request.as_completion(self._chat, context_length, self.limits.max_new_tokens)
+        return self._made(completion, self._chat.settings(self.generation))
+
+    def _made(self, request: CompletionRequest, generation: GenerationConfig) -> Job:
+        """Return the job of a request.
+
+        Args:
+            generation: the tokens that begin and end texts.
+        """
         if request.fields.max_tokens > self.limits.max_new_tokens:
             got = f"got {request.fields.max_tokens}"
             what = f"max_tokens: expected at most {self.limits.max_new_tokens}, {got}"
             raise ApiError(HTTPStatus.BAD_REQUEST, what, param="max_tokens")
-        return make_job(self.engine.lm, self.generation, request)
+        return make_job(self.engine.lm, generation, request)
 
     async def models(self, request: Request) -> Response:
         """Answer GET /v1/models."""
@@ -143,6 +180,7 @@ def make_app(service: Service, key: str | None) -> Guard:
         Route("/v1/models", service.models),
         Route("/v1/models/{name:path}", service.model),
         Route("/v1/completions", service.completions, methods=["POST"]),
+        Route("/v1/chat/completions", service.chat_completions, methods=["POST"]),
     ]
     handlers = {ApiError: _answer_error, HTTPException: _answer_http, Exception: _answer_unexpected}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]

@@ -27,6 +27,9 @@ from transformerlm.serve.statistics import Statistics
 
 MAX_DELIVERIES = 2
 """Steps whose results the event loop may not have taken yet: a fast model waits for it."""
+EVENTS_AT_A_TIME = 8
+"""Events that the event loop hands out before it looks for other work: sending one takes part of a
+millisecond, and with many clients those of a step would keep it from everything else for too long."""
 MAX_RETRY_SECONDS = 60
 
 Key = tuple[Job, int]
@@ -59,6 +62,10 @@ class Engine:
         self._scorings: deque[_Scoring] = deque()
         self._jobs: dict[Job, float] = {}
         """Open jobs, with the time at which they came; of the event loop's thread."""
+        self._arrived: deque[tuple[Job, Event] | None] = deque()
+        """Events that are to be handed out, a None behind those of each step."""
+        self._num_open = 0
+        """Texts of the open jobs."""
         self._running: dict[Job, int] = {}
         """Texts and scores of each open job that are still to come; of the model's thread."""
         self._outbox: list[tuple[Job, Event]] = []
@@ -92,7 +99,7 @@ class Engine:
     @property
     def num_open(self) -> int:
         """Number of texts that have been asked for and have not ended."""
-        return sum(job.num_texts for job in self._jobs)
+        return self._num_open
 
     def submit(self, job: Job) -> None:
         """Begin a job, or let it wait.
@@ -111,33 +118,54 @@ class Engine:
             seconds = self._seconds_per_text * max(1, num_waiting) / limits.max_batch_size
             raise overloaded(max(0, num_waiting), min(MAX_RETRY_SECONDS, math.ceil(seconds)))
         self._jobs[job] = time.monotonic()
+        self._num_open += job.num_texts
         self.statistics.texts_open = self.num_open
         self.statistics.prompt_tokens += sum(len(prompt.ids) for prompt in job.prompts)
         self._commands.put(lambda: self._begin(job))
 
     def cancel(self, job: Job) -> None:
         """End a job, if it has not ended: its rows are free in the next step."""
-        if self._jobs.pop(job, None) is not None:
-            self.statistics.texts_open = self.num_open
+        if self._closed(job) is not None:
             self._commands.put(lambda: self._end(job))
+
+    def _closed(self, job: Job) -> float | None:
+        """Remove a job, if it is open; return the time at which it came."""
+        came = self._jobs.pop(job, None)
+        self._num_open -= 0 if came is None else job.num_texts
+        self.statistics.texts_open = self._num_open
+        return came
 
     # The event loop's thread, called by the model's.
 
     def _hand_out(self, outbox: list[tuple[Job, Event]]) -> None:
-        self._deliveries.release()
-        for job, event in outbox:
-            if job not in self._jobs:
-                continue
-            job.put(event)
-            if event.error is not None or not job.num_open:
-                seconds = time.monotonic() - self._jobs.pop(job)
-                self._seconds_per_text += 0.1 * (seconds - self._seconds_per_text)
-        self.statistics.texts_open = self.num_open
+        is_idle = not self._arrived
+        self._arrived += [*outbox, None]
+        if is_idle:
+            self._hand_out_some()
+
+    def _hand_out_some(self) -> None:
+        """Hand out some events, and go on after whatever else the event loop has to do by then."""
+        for _ in range(min(EVENTS_AT_A_TIME, len(self._arrived))):
+            arrived = self._arrived.popleft()
+            if arrived is None:
+                self._deliveries.release()
+            else:
+                self._put(*arrived)
+        if self._arrived:
+            asyncio.get_running_loop().call_soon(self._hand_out_some)
+
+    def _put(self, job: Job, event: Event) -> None:
+        if job not in self._jobs:
+            return
+        job.put(event)
+        came = self._closed(job) if event.error is not None or not job.num_open else None
+        if came is not None:
+            self._seconds_per_text += 0.1 * (time.monotonic() - came - self._seconds_per_text)
 
     def _end_all(self) -> None:
-        for job in self._jobs:
+        for job in list(self._jobs):
             job.put(Event(0, error=stopping()))
-        self._jobs.clear()
+            self._closed(job)
 
     # The model's thread.
 

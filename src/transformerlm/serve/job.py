@@ -12,7 +12,7 @@ from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError
 from transformerlm.evaluation.tokens import TokenScore
 from transformerlm.infer.batch import window_start
-from transformerlm.infer.completion import Continuation, decoding_settings, encode_prompt
+from transformerlm.infer.completion import Continuation, decoding_settings, ids_before
 from transformerlm.infer.generate import DecodingSettings, NewToken
 from transformerlm.infer.stopping import FinishReason, StopConditions, special_id
 from transformerlm.language_model import LanguageModel
@@ -73,6 +73,10 @@ class Job:
     """Texts and scores that are still to come."""
     events: list[Event] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while there is something to answer: the end of the job or an error, or, unless events are to
+    gather, any event."""
+    is_gathering: bool = False
+    """True while events gather."""
 
     @property
     def fields(self) -> Fields:
@@ -90,10 +94,21 @@ class Job:
         return len(self.prompts)
 
     def put(self, event: Event) -> None:
-        """Add an event, and wake up whoever answers the request."""
+        """Add an event, and wake up whoever answers the request, unless events are to gather."""
         self.events.append(event)
         self.num_open -= event.is_last
-        self.news.set()
+        if not self.is_gathering or not self.num_open or event.error is not None:
+            self.news.set()
+
+    def gather_for(self, seconds: float) -> None:
+        """Let events gather for some time, or until the end of the job."""
+        self.is_gathering = True
+        asyncio.get_running_loop().call_later(seconds, self._end_gathering)
+
+    def _end_gathering(self) -> None:
+        self.is_gathering = False
+        if self.events:
+            self.news.set()
 
     def take(self) -> list[Event]:
         """Return the events since the last call."""
@@ -160,11 +175,12 @@ def prompt_ids(lm: LanguageModel, generation: GenerationConfig, prompt: Prompt) 
         return PromptIds(tokenizer.decode(prompt), list(prompt), 0)
     eos = StopConditions.from_config(generation, tokenizer).eos_token_id
     bos = special_id(tokenizer, "bos_token", generation.bos_token) if generation.bos_token else None
+    own = tokenizer.encode(prompt)
     try:
-        ids = encode_prompt(tokenizer, prompt, eos, bos, generation.start_text)
+        before = ids_before(own, eos, bos, tokenizer.encode(generation.start_text))
     except ConfigError as error:
         raise bad_request(f"prompt: {error.problems[0].what}", "prompt") from None
-    return PromptIds(prompt, ids, len(ids) if not prompt else 0 if bos is None else 1)
+    return PromptIds(prompt, before + own, len(before))
 
 
 def num_unseen(lm: LanguageModel, prompts: Sequence[PromptIds]) -> int:

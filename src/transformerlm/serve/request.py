@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from transformerlm.errors import Key, Problem
 from transformerlm.schema import (
@@ -23,6 +23,8 @@ from transformerlm.schema import (
 )
 from transformerlm.schema.values import is_unicode, show
 from transformerlm.serve.errors import ApiError, bad_request
+
+F = TypeVar("F", bound=Section)
 
 MAX_LOGPROBS = 20
 """Largest number of alternatives beside each token."""
@@ -81,22 +83,27 @@ class Fields(Section):
         """Yield values that do not go together, and those beyond the server's limits."""
         if self.logprobs is not None and self.logprobs > MAX_LOGPROBS:
             yield Problem(Key("logprobs"), f"expected at most {MAX_LOGPROBS}, got {self.logprobs}")
-        if len(self.stop_strings) > MAX_STOPS:
-            yield Problem(Key("stop"), f"expected at most {MAX_STOPS} strings, got {len(self.stop_strings)}")
-        if not isinstance(self.stop, str) and "" in self.stop:
-            yield Problem(Key("stop"), "expected strings of at least one character")
+        yield from common_conflicts(self.stop, self.stream, self.include_usage)
         if self.best_of not in (None, self.n):
             what = f"expected {self.n}, the same as n, since every text that is written is returned"
             yield Problem(Key("best_of"), f"{what}; got {self.best_of}")
         if self.max_tokens == 0 and not self.echo:
             yield Problem(Key("max_tokens"), "expected at least 1, or echo with 0, got 0")
-        if self.include_usage and not self.stream:
-            yield Problem(Key("stream_options"), "expected nothing without stream")
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """The strings that end a text."""
         return (self.stop,) if isinstance(self.stop, str) and self.stop else tuple(self.stop)
+
+
+def common_conflicts(stop: str | tuple[str, ...], stream: bool, include_usage: bool) -> Iterator[Problem]:
+    """Yield values of fields that requests of every form have which do not go together."""
+    if not isinstance(stop, str) and len(stop) > MAX_STOPS:
+        yield Problem(Key("stop"), f"expected at most {MAX_STOPS} strings, got {len(stop)}")
+    if not isinstance(stop, str) and "" in stop:
+        yield Problem(Key("stop"), "expected strings of at least one character")
+    if include_usage and not stream:
+        yield Problem(Key("stream_options"), "expected nothing without stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +120,41 @@ def parse(body: bytes) -> CompletionRequest:
     Raises:
         ApiError: 400, which names the fields that are unknown, unsupported or wrong.
     """
-    values = {key: value for key, value in _json_object(body).items() if value is not None}
+    values = json_object(body)
     if "prompt" not in values:
         raise bad_request("prompt: expected text, got nothing", "prompt")
     prompts = _prompts(values.pop("prompt"))
-    for name, neutral in NEUTRAL.items():
-        if name in values and values.pop(name) not in neutral:
+    return CompletionRequest(prompts, checked_fields(Fields, values, NEUTRAL))
+
+
+def checked_fields(kind: type[F], values: dict[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> F:
+    """Return the fields of a request.
+
+    Args:
+        values: of the body that are not null, without the text.
+        neutral: fields that are not supported, with the values that change nothing.
+
+    Raises:
+        ApiError: 400, which names the fields that are unknown, unsupported or wrong.
+    """
+    values = dict(values)
+    for name, changing_nothing in neutral.items():
+        if name in values and values.pop(name) not in changing_nothing:
             raise bad_request(f"{name}: not supported by this server", name, "unsupported_parameter")
     values |= _stream_options(values.pop("stream_options", {}), values)
     try:
-        return CompletionRequest(prompts, from_dict(Fields, values, ""))
+        return from_dict(kind, values, "")
     except SchemaError as error:
-        raise _refusal(error) from None
+        raise _refusal(error, kind) from None
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Return the values of a body that are not null.
+
+    Raises:
+        ApiError: 400 for a body that is no JSON object.
+    """
+    return {key: value for key, value in _json_object(body).items() if value is not None}
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -182,10 +212,10 @@ def _stream_options(options: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _refusal(error: SchemaError) -> ApiError:
+def _refusal(error: SchemaError, kind: type[Section]) -> ApiError:
     """Return an error that names every wrong field; `param` is the first."""
     lines = "; ".join(f"{problem.key[-1]}: {problem.what}" for problem in error.problems)
-    is_known = any(problem.key[-1] in field_types(Fields) for problem in error.problems)
+    is_known = any(problem.key[-1] in field_types(kind) for problem in error.problems)
     return bad_request(lines, error.problems[0].key[-1], None if is_known else "unknown_parameter")
 
 

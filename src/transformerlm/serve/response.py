@@ -24,6 +24,9 @@ KEEPALIVE_SECONDS = 10.0
 """Time without an event after which a stream gets a comment, so that nobody on the way closes it."""
 SEND_TIMEOUT_SECONDS = 120.0
 """Time for which a client may read nothing at all."""
+GATHERING_SECONDS = 0.001
+"""Time for each open text during which the pieces of a stream gather after one was sent: each sending takes
+the event loop part of a millisecond, so that many streams would keep it from everything else."""
 HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
@@ -74,6 +77,7 @@ class CompletionResponse(Response):
 
     async def _whole(self, send: Send) -> None:
         pieces = self._answer.beginning()
+        self._job.is_gathering = True
         while not self._is_complete:
             pieces += self._answer.pieces(await self._next_events())
         await self._send_json(send, HTTPStatus.OK, self._answer.whole(pieces), {})
@@ -83,6 +87,7 @@ class CompletionResponse(Response):
         data = events_of(map(self._answer.chunk, self._answer.beginning()))
         while not self._is_complete:
             if data:
+                self._job.gather_for(self._engine.num_open * GATHERING_SECONDS)
                 await self._send_part(send, data)
             try:
                 async with asyncio.timeout(KEEPALIVE_SECONDS):

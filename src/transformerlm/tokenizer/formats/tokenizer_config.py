@@ -15,6 +15,8 @@ from transformerlm.tokenizer.formats.json_file import JsonFile, describe, parse_
 from transformerlm.tokenizer.formats.text_file import FileError, read_utf8
 
 TOKENIZER_CONFIG, CHAT_TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+MORE_CHAT_TEMPLATES = "additional_chat_templates"
+"""Folder with NAME.jinja for each further template."""
 TOKEN_KEYS = ("bos_token", "eos_token", "pad_token", "unk_token")
 """Keys whose values are special tokens."""
 _KEPT = (*TOKEN_KEYS, "chat_template", "padding_side")
@@ -23,7 +25,8 @@ _KEPT = (*TOKEN_KEYS, "chat_template", "padding_side")
 def read_tokenizer_config(directory: Path) -> dict[str, Any]:
     """Return the content of a folder's `tokenizer_config.json`, each token as its text; {} without one.
 
-    A `chat_template.jinja` beside it, in which newer versions keep that, is part of it.
+    A `chat_template.jinja` beside it, in which newer versions keep that, is part of it, and so is a folder
+    of further ones: several templates are a list of objects with "name" and "template".
 
     Raises:
         DataError: a damaged file.
@@ -36,9 +39,18 @@ def read_tokenizer_config(directory: Path) -> dict[str, Any]:
     for key in TOKEN_KEYS:
         if isinstance(values.get(key), dict):  # an AddedToken with its flags
             values[key] = values[key].get("content")
+    return values | _chat_templates(directory)
+
+
+def _chat_templates(directory: Path) -> dict[str, Any]:
+    """Return chat templates that have files of their own, as an older `tokenizer_config.json` has them."""
+    further = sorted((directory / MORE_CHAT_TEMPLATES).glob("*.jinja"))
+    named = [{"name": path.stem, "template": read_utf8(path)} for path in further]
     if (directory / CHAT_TEMPLATE).exists():
-        values["chat_template"] = read_utf8(directory / CHAT_TEMPLATE)
-    return values
+        named.insert(0, {"name": "default", "template": read_utf8(directory / CHAT_TEMPLATE)})
+    if not further:
+        return {"chat_template": named[0]["template"]} if named else {}
+    return {"chat_template": named}
 
 
 def kept_settings(values: Mapping[str, Any], special_tokens: Collection[str]) -> dict[str, Any]:
