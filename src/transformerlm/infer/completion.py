@@ -6,6 +6,7 @@ completion's values for a logger.
 
 from __future__ import annotations
 
+import functools
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -222,10 +223,8 @@ def start(tokenizer: Tokenizer, generation: GenerationConfig, first_row: int = 0
     """
     eos = StopConditions.from_config(generation, tokenizer).eos_token_id
     bos = special_id(tokenizer, "bos_token", generation.bos_token) if generation.bos_token else None
-    start = generation.start_text
-    prompts = [
-        EncodedPrompt(text, encode_prompt(tokenizer, text, eos, bos, start)) for text in generation.prompts
-    ]
+    begin = functools.partial(encode_prompt, tokenizer, eos_token_id=eos, bos_token_id=bos)
+    prompts = [EncodedPrompt(text, begin(text, start=generation.start_text)) for text in generation.prompts]
     return start_encoded(tokenizer, generation, prompts, first_row)
 
 

@@ -11,6 +11,11 @@ NORM, Q, K, V, OUTPUT, SECOND_NORM, W1, W3, W2, Q_NORM, K_NORM, NUM_MATRICES = r
 """Positions of a layer's matrices in its row of addresses; Q_NORM and K_NORM are 0 in a model without
 them."""
 
+GROUP = 32
+"""Numbers of a matrix row that share a scale, where a number is stored in eight or four bits."""
+TILE_ROWS = 24
+"""Rows of a matrix that stay in a cache while they are multiplied with all tokens."""
+
 BIN_BITS = 10
 """Bits per round of radix selection: the order of floats from 0 to 1 is that of their bits, and three rounds
 distinguish any two of them."""
@@ -21,10 +26,17 @@ BARRIER_SIZE = 3
 """Numbers in a barrier's state (waiting.py)."""
 
 
+def tile_size(config: ModelConfig) -> int:
+    """Return the size of TILE_ROWS rows of any matrix in float32, and of their scales, in numbers."""
+    widest = max(config.d_model, config.d_ff, config.num_heads * config.d_head)
+    return TILE_ROWS * (widest + widest // GROUP)
+
+
 def scratch_size(config: ModelConfig, tokens: int, capacity: int, threads: int) -> int:
     """Return the size of `scratch`, the intermediate results of a pass, in float32 numbers."""
     heads = config.num_heads + 2 * config.kv_heads
-    return tokens * (2 * config.d_model + heads * config.d_head + 2 * config.d_ff) + threads * capacity
+    shared = tokens * (2 * config.d_model + heads * config.d_head + 2 * config.d_ff)
+    return shared + threads * (capacity + tile_size(config))
 
 
 def inputs_size(config: ModelConfig, tokens: int, threads: int) -> int:
