@@ -164,8 +164,10 @@ class Tokenizer:
         Args:
             made_from: origin of the tokenizer (corpus, settings); stored in the manifest.
         """
+        pattern = self.pretokenizer.pattern
+        assert isinstance(pattern, str)  # the constructor takes no other
         manifest = gpt2_files.Manifest(
-            pattern=self.pretokenizer.pattern,
+            pattern=pattern,
             whole_words=self.whole_words,
             special_tokens=list(self.special_token_ids),
             vocab_size=self.vocab_size,

@@ -24,6 +24,7 @@ from transformerlm.tokenizer import kernel_library, train_kernels
 from transformerlm.tokenizer.bpe import Merges, Progress, Vocab, train_from_counts
 from transformerlm.tokenizer.formats.text_file import FileError
 from transformerlm.tokenizer.pretokenize import Pretokenizer, bytes_of
+from transformerlm.tokenizer.splits import Split
 
 CHUNK_BYTES = 1 << 20
 """Bytes of text that a worker counts at a time."""
@@ -42,7 +43,7 @@ def train_bpe(
     vocab_size: int,
     special_tokens: Sequence[str],
     *,
-    pattern: str = GPT2_PATTERN,
+    pattern: str | Sequence[Split] = GPT2_PATTERN,
     num_workers: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     progress: Progress | None = None,
@@ -57,7 +58,7 @@ def train_bpe(
         vocab_size: number of ids: 256 bytes, the results of merges, the special tokens. The vocabulary is
             smaller if the corpus has too few pairs to merge.
         special_tokens: strings that are one id each. They divide the text; nothing is learned from them.
-        pattern: pre-tokenization pattern, in the syntax of the `regex` package.
+        pattern: pre-tokenization pattern, in the syntax of the `regex` package, or several splits.
         num_workers: number of threads (with kernels) or processes (without) that count. None: one per core.
         chunk_bytes: bytes of text that a worker counts at a time.
         progress: called with the bytes of text counted since its last call.
@@ -85,7 +86,7 @@ def train_bpe_from_texts(
     vocab_size: int,
     special_tokens: Sequence[str],
     *,
-    pattern: str = GPT2_PATTERN,
+    pattern: str | Sequence[Split] = GPT2_PATTERN,
     num_workers: int | None = None,
     progress: Progress | None = None,
     merge_progress: Progress | None = None,
@@ -104,7 +105,7 @@ def count_words(
     texts: Iterable[str],
     special_tokens: Sequence[str],
     *,
-    pattern: str = GPT2_PATTERN,
+    pattern: str | Sequence[Split] = GPT2_PATTERN,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Words:
@@ -131,7 +132,7 @@ def count_pretokens(
     texts: Iterable[str],
     special_tokens: Sequence[str],
     *,
-    pattern: str = GPT2_PATTERN,
+    pattern: str | Sequence[Split] = GPT2_PATTERN,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Counter[bytes]:
