@@ -28,6 +28,7 @@ from transformerlm.tokenizer.formats.tokenizer_config import kept_settings, read
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts, read_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
 from transformerlm.tokenizer.offsets import character_offsets
+from transformerlm.tokenizer.patterns.compiled import has_kernels
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer
 from transformerlm.tokenizer.vocabulary import (
     Ids,
@@ -35,7 +36,6 @@ from transformerlm.tokenizer.vocabulary import (
     find_vocab_fault,
     fingerprints,
     id_dtype,
-    merges_are_ordered,
     row_of_ids,
 )
 
@@ -326,12 +326,12 @@ class Tokenizer:
 
     @functools.cached_property
     def _has_kernels(self) -> bool:
-        fits = self.pretokenizer.pattern == GPT2_PATTERN and self.vocab_size < 1 << ID_BITS
-        return fits and not self.whole_words and merges_are_ordered(self.merges)
+        return self.vocab_size < 1 << ID_BITS and has_kernels(self.pretokenizer.pattern)
 
     @functools.cached_property
     def _kernel_encoder(self) -> KernelEncoder:
-        return KernelEncoder(self.vocab, self._id_of, self.merges, self.special_token_ids, self.dtype)
+        parts = (self.vocab, self._id_of, self.merges, self.special_token_ids, self.dtype)
+        return KernelEncoder(*parts, self.pretokenizer.pattern, whole_words=self.whole_words)
 
     @functools.cached_property
     def _python_encoder(self) -> PythonEncoder:
