@@ -30,6 +30,7 @@ from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenize
 from transformerlm.tokenizer.offsets import character_offsets
 from transformerlm.tokenizer.patterns.compiled import has_kernels
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer
+from transformerlm.tokenizer.splits import Split
 from transformerlm.tokenizer.vocabulary import (
     Ids,
     find_merges_fault,
@@ -53,7 +54,7 @@ class Tokenizer:
         merges: pairs of tokens in the order in which they were learned.
         special_tokens: strings that are encoded as one id. One that is in `vocab` has its id there, any
             other gets the next free id.
-        pattern: pre-tokenization pattern, in the syntax of the `regex` package.
+        pattern: pre-tokenization pattern, in the syntax of the `regex` package, or several splits.
         whole_words: a pre-token that is a token is not divided, even if the merges do not produce it
             (`ignore_merges` in Hugging Face's files, used by Llama 3).
         tokenizer_config: settings that change no ids and are kept for other programs, under their names in
@@ -70,7 +71,7 @@ class Tokenizer:
         merges: Merges,
         special_tokens: Sequence[str] | None = None,
         *,
-        pattern: str = GPT2_PATTERN,
+        pattern: str | Sequence[Split] = GPT2_PATTERN,
         whole_words: bool = False,
         tokenizer_config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -102,7 +103,7 @@ class Tokenizer:
         merges_path: str | Path,
         special_tokens: Sequence[str] | None = None,
         *,
-        pattern: str = GPT2_PATTERN,
+        pattern: str | Sequence[Split] = GPT2_PATTERN,
         whole_words: bool = False,
         tokenizer_config: Mapping[str, Any] | None = None,
     ) -> Tokenizer:
