@@ -11,6 +11,7 @@ from tests.tokenizer.costs import is_linear, seconds
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError
 from transformerlm.tokenizer.pretokenize import Pretokenizer
+from transformerlm.tokenizer.splits import Split, split_text
 
 PATTERNS = [
     GPT2_PATTERN,
@@ -68,6 +69,21 @@ def test_nothing_is_lost(pattern, text):
     pretokens = Pretokenizer(pattern).pretokens(text)
     assert "".join(pretokens) == text
     assert "" not in pretokens
+
+
+def test_a_single_isolated_split_is_its_pattern():
+    assert Pretokenizer([Split(r"\d")]).pattern == r"\d"
+    assert Pretokenizer([Split(r"\d", invert=True)]).pattern == (Split(r"\d", invert=True),)
+
+
+@given(text=texts, special_tokens=special_sets)
+def test_splits_divide_what_is_between_special_tokens(text, special_tokens):
+    splits = [Split(r"\s", "removed"), Split(r"\p{N}")]
+    pretokenizer = Pretokenizer(splits, special_tokens)
+    for segment, is_special in pretokenizer.split_special(text):
+        if not is_special:
+            assert pretokenizer.pretokens(segment) == split_text(splits, segment)
+    assert pretokenizer.allowing("none").pretokens(text) == split_text(splits, text)
 
 
 @given(text=texts)

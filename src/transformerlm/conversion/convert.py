@@ -149,14 +149,14 @@ def import_folder(source: Path, run_dir: Path, reporter: Reporter) -> None:
 def run_config(folder: Folder, run_dir: Path) -> TrainConfig:
     """Return the config of a run that starts from an imported model; the user adds the corpus."""
     tokenizer, eos = folder.tokenizer, folder.eos_token
-    special_tokens = tuple(tokenizer.special_token_ids)
+    special_tokens, pattern = tuple(tokenizer.special_token_ids), tokenizer.pretokenizer.pattern
     return TrainConfig(
         data=DataConfig(document_separator=eos or "", token_dir=f"{run_dir}-{{corpus}}/data"),
         tokenizer=TokenizerConfig(
             tokenizer_dir=f"{run_dir}/tokenizer",
             vocab_size=max(tokenizer.vocab_size, 256 + len(special_tokens)),
             special_tokens=special_tokens,
-            pattern=tokenizer.pretokenizer.pattern,
+            **({"pattern": pattern} if isinstance(pattern, str) else {}),
         ),
         model=folder.model,
         optimizer=OptimizerConfig(lr=FINE_TUNING_LR),

@@ -41,7 +41,7 @@ class PythonEncoder:
         self._byte_ids = [id_of[bytes([byte])] for byte in range(NUM_BYTES)]
         ranks = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(merges)}
         self._rules = MergeRules(ranks, [id_of[left + right] for left, right in merges])
-        self._words = _whole_words(id_of, merges, special_token_ids) if whole_words else {}
+        self._words = whole_word_ids(id_of, merges, special_token_ids) if whole_words else {}
         self.cache = _Cache(self._encode_pretoken)
 
     def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids:
@@ -87,7 +87,7 @@ class PythonEncoder:
         return np.array(ids, self.dtype).tobytes()
 
 
-def _whole_words(
+def whole_word_ids(
     id_of: Mapping[bytes, int], merges: Merges, special_token_ids: Mapping[str, int]
 ) -> dict[bytes, int]:
     """Return the tokens that a whole pre-token may become: all but those that are only special tokens."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import regex
 
@@ -29,6 +29,33 @@ class Split:
     match too. contiguous: matches that follow each other directly are one part."""
     invert: bool = False
     """What lies between the matches counts as matches, and the matches as what lies between."""
+
+
+Pattern = str | tuple[Split, ...]
+"""A pre-tokenizer: a regular expression, which stands for one isolated split, or several splits in order."""
+
+
+def splits_of(pattern: str | Sequence[Split]) -> tuple[Split, ...]:
+    """Return the splits of a pre-tokenizer."""
+    return (Split(pattern),) if isinstance(pattern, str) else tuple(pattern)
+
+
+def as_pattern(pattern: str | Sequence[Split]) -> Pattern:
+    """Return the one form of equal pre-tokenizers: a single isolated split is its regular expression."""
+    splits = splits_of(pattern)
+    return splits[0].pattern if len(splits) == 1 and splits == splits_of(splits[0].pattern) else splits
+
+
+def pattern_to_json(pattern: Pattern) -> str | list[list[Any]]:
+    """Return a pre-tokenizer as JSON: its regular expression, or a list of [pattern, behavior, invert]."""
+    if isinstance(pattern, str):
+        return pattern
+    return [[split.pattern, split.behavior, split.invert] for split in pattern]
+
+
+def pattern_from_json(value: str | list[list[Any]]) -> Pattern:
+    """Return the pre-tokenizer of a value of `pattern_to_json`."""
+    return value if isinstance(value, str) else tuple(Split(*items) for items in value)
 
 
 def split_text(splits: Sequence[Split], text: str) -> list[str]:

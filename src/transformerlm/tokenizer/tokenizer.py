@@ -28,14 +28,15 @@ from transformerlm.tokenizer.formats.tokenizer_config import kept_settings, read
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts, read_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
 from transformerlm.tokenizer.offsets import character_offsets
+from transformerlm.tokenizer.patterns.compiled import has_kernels
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer
+from transformerlm.tokenizer.splits import Split
 from transformerlm.tokenizer.vocabulary import (
     Ids,
     find_merges_fault,
     find_vocab_fault,
     fingerprints,
     id_dtype,
-    merges_are_ordered,
     row_of_ids,
 )
 
@@ -53,7 +54,7 @@ class Tokenizer:
         merges: pairs of tokens in the order in which they were learned.
         special_tokens: strings that are encoded as one id. One that is in `vocab` has its id there, any
             other gets the next free id.
-        pattern: pre-tokenization pattern, in the syntax of the `regex` package.
+        pattern: pre-tokenization pattern, in the syntax of the `regex` package, or several splits.
         whole_words: a pre-token that is a token is not divided, even if the merges do not produce it
             (`ignore_merges` in Hugging Face's files, used by Llama 3).
         tokenizer_config: settings that change no ids and are kept for other programs, under their names in
@@ -70,7 +71,7 @@ class Tokenizer:
         merges: Merges,
         special_tokens: Sequence[str] | None = None,
         *,
-        pattern: str = GPT2_PATTERN,
+        pattern: str | Sequence[Split] = GPT2_PATTERN,
         whole_words: bool = False,
         tokenizer_config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -102,7 +103,7 @@ class Tokenizer:
         merges_path: str | Path,
         special_tokens: Sequence[str] | None = None,
         *,
-        pattern: str = GPT2_PATTERN,
+        pattern: str | Sequence[Split] = GPT2_PATTERN,
         whole_words: bool = False,
         tokenizer_config: Mapping[str, Any] | None = None,
     ) -> Tokenizer:
@@ -164,8 +165,10 @@ class Tokenizer:
         Args:
             made_from: origin of the tokenizer (corpus, settings); stored in the manifest.
         """
+        pattern = self.pretokenizer.pattern
+        assert isinstance(pattern, str)  # the constructor takes no other
         manifest = gpt2_files.Manifest(
-            pattern=self.pretokenizer.pattern,
+            pattern=pattern,
             whole_words=self.whole_words,
             special_tokens=list(self.special_token_ids),
             vocab_size=self.vocab_size,
@@ -324,12 +327,12 @@ class Tokenizer:
 
     @functools.cached_property
     def _has_kernels(self) -> bool:
-        fits = self.pretokenizer.pattern == GPT2_PATTERN and self.vocab_size < 1 << ID_BITS
-        return fits and not self.whole_words and merges_are_ordered(self.merges)
+        return self.vocab_size < 1 << ID_BITS and has_kernels(self.pretokenizer.pattern)
 
     @functools.cached_property
     def _kernel_encoder(self) -> KernelEncoder:
-        return KernelEncoder(self.vocab, self._id_of, self.merges, self.special_token_ids, self.dtype)
+        parts = (self.vocab, self._id_of, self.merges, self.special_token_ids, self.dtype)
+        return KernelEncoder(*parts, self.pretokenizer.pattern, whole_words=self.whole_words)
 
     @functools.cached_property
     def _python_encoder(self) -> PythonEncoder:

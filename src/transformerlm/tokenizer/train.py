@@ -23,7 +23,9 @@ from transformerlm.parallel import ordered_map
 from transformerlm.tokenizer import kernel_library, train_kernels
 from transformerlm.tokenizer.bpe import Merges, Progress, Vocab, train_from_counts
 from transformerlm.tokenizer.formats.text_file import FileError
+from transformerlm.tokenizer.patterns.compiled import has_kernels
 from transformerlm.tokenizer.pretokenize import Pretokenizer, bytes_of
+from transformerlm.tokenizer.splits import Split
 
 CHUNK_BYTES = 1 << 20
 """Bytes of text that a worker counts at a time."""
@@ -42,7 +44,7 @@ def train_bpe(
     vocab_size: int,
     special_tokens: Sequence[str],
     *,
-    pattern: str = GPT2_PATTERN,
+    pattern: str | Sequence[Split] = GPT2_PATTERN,
     num_workers: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     progress: Progress | None = None,
@@ -57,7 +59,7 @@ def train_bpe(
         vocab_size: number of ids: 256 bytes, the results of merges, the special tokens. The vocabulary is
             smaller if the corpus has too few pairs to merge.
         special_tokens: strings that are one id each. They divide the text; nothing is learned from them.
-        pattern: pre-tokenization pattern, in the syntax of the `regex` package.
+        pattern: pre-tokenization pattern, in the syntax of the `regex` package, or several splits.
         num_workers: number of threads (with kernels) or processes (without) that count. None: one per core.
         chunk_bytes: bytes of text that a worker counts at a time.
         progress: called with the bytes of text counted since its last call.
@@ -85,7 +87,7 @@ def train_bpe_from_texts(
     vocab_size: int,
     special_tokens: Sequence[str],
     *,
-    pattern: str = GPT2_PATTERN,
+    pattern: str | Sequence[Split] = GPT2_PATTERN,
     num_workers: int | None = None,
     progress: Progress | None = None,
     merge_progress: Progress | None = None,
@@ -104,7 +106,7 @@ def count_words(
     texts: Iterable[str],
     special_tokens: Sequence[str],
     *,
-    pattern: str = GPT2_PATTERN,
+    pattern: str | Sequence[Split] = GPT2_PATTERN,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Words:
@@ -131,7 +133,7 @@ def count_pretokens(
     texts: Iterable[str],
     special_tokens: Sequence[str],
     *,
-    pattern: str = GPT2_PATTERN,
+    pattern: str | Sequence[Split] = GPT2_PATTERN,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Counter[bytes]:
@@ -189,14 +191,15 @@ def _count_all(
     """Count on kernels if there is enough text; of an iterator, the first pieces show whether there is."""
     head: list[str] = []
     with_kernels = False
-    if pretokenizer.pattern == GPT2_PATTERN and kernel_library.should_use(math.inf):
+    if kernel_library.should_use(math.inf) and has_kernels(pretokenizer.pattern):
         if num_bytes is None:
             head, num_bytes = _look_ahead(pieces)
         with_kernels = kernel_library.should_use(num_bytes / _PYTHON_BYTES_PER_SECOND)
     pieces = chain(head, pieces)
     if with_kernels:
         num_workers = num_workers or available_cores()
-        return train_kernels.count_words(pieces, pretokenizer.special_tokens, num_workers, progress)
+        special_tokens, pattern = pretokenizer.special_tokens, pretokenizer.pattern
+        return train_kernels.count_words(pieces, special_tokens, num_workers, progress, pattern)
     return _count_in_python(pieces, pretokenizer, num_workers, batch_size, progress)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformerlm.errors import DataError
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.pretokenize import Pretokenizer
+from transformerlm.tokenizer.splits import Pattern, pattern_to_json
 
 Ids = NDArray[np.unsignedinteger[Any]]
 """Token ids, of shape `[num_ids]`."""
@@ -116,7 +117,7 @@ def merges_are_ordered(merges: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def fingerprints(
-    pattern: str,
+    pattern: Pattern,
     whole_words: bool,
     special_token_ids: Mapping[str, int],
     tokens: Sequence[bytes],
@@ -127,7 +128,8 @@ def fingerprints(
     The first is the current one. A second one, if any, is that of the earliest manifests, from before
     `whole_words`.
     """
-    for settings in [[pattern, "whole words"]] if whole_words else [[pattern], pattern]:
+    value = pattern_to_json(pattern)
+    for settings in [[value, "whole words"]] if whole_words else [[value], value]:
         digest = hashlib.sha256(json.dumps([settings, sorted(special_token_ids.items())]).encode())
         for part in (tokens, [left for left, _ in merges], [right for _, right in merges]):
             digest.update(np.fromiter(map(len, part), "<u8").tobytes())  # marks the boundaries

@@ -16,6 +16,7 @@ import regex
 
 from transformerlm.errors import DataError
 from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, Vocab, apply_merges
+from transformerlm.tokenizer.splits import Pattern
 from transformerlm.tokenizer.vocabulary import Fault
 
 Merge = tuple[bytes, bytes]
@@ -50,11 +51,14 @@ class IncompatibleTokenizerError(DataError):
         self.program, self.reason = program, reason
 
 
-def check_pattern(pattern: str, program: str) -> None:
-    """Raise `IncompatibleTokenizerError` for a pattern that may mean something else to `program`."""
+def check_pattern(pattern: Pattern, program: str) -> str:
+    """Return the pattern; raise `IncompatibleTokenizerError` if it may mean something else to `program`."""
+    if not isinstance(pattern, str):
+        raise IncompatibleTokenizerError(program, f"text is divided in {len(pattern)} steps here")
     fault = find_pattern_fault(pattern)
     if fault:
         raise IncompatibleTokenizerError(program, f"pattern: {fault}")
+    return pattern
 
 
 def merges_for(program: str, merges: Merges) -> Merges:

@@ -44,7 +44,7 @@ def to_tiktoken(tokenizer: TokenizerDefinition, name: str = "transformerlm") -> 
         raise IncompatibleTokenizerError(_PROGRAM, what)
     pattern = tokenizer.pretokenizer.pattern
     if pattern != GPT2_PATTERN:
-        check_pattern(pattern, _PROGRAM)
+        pattern = check_pattern(pattern, _PROGRAM)
         # Text between two matches is a pre-token here; tiktoken would drop it.
         pattern = rf"{pattern}|(?:(?!{pattern})[\s\S])+"
     for one, other in itertools.permutations(tokenizer.special_token_ids, 2):

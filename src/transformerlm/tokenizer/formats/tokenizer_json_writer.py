@@ -22,6 +22,7 @@ from transformerlm.tokenizer.formats.compatibility import (
 from transformerlm.tokenizer.formats.gpt2_files import token_to_text
 from transformerlm.tokenizer.formats.tokenizer_config import TOKENIZER_CONFIG, dump_tokenizer_config
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
+from transformerlm.tokenizer.splits import Pattern
 from transformerlm.tokenizer.vocabulary import TokenizerDefinition
 
 _PROGRAM = "tokenizers"
@@ -129,11 +130,11 @@ def _added_token(token: str, token_id: int) -> dict[str, Any]:
     return {"id": token_id, "content": token, **flags}
 
 
-def _pre_tokenizer(pattern: str, byte_level: dict[str, Any]) -> dict[str, Any]:
+def _pre_tokenizer(pattern: Pattern, byte_level: dict[str, Any]) -> dict[str, Any]:
     if pattern == GPT2_PATTERN:
         return {**byte_level, "use_regex": True}
-    check_pattern(pattern, _PROGRAM)
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    expression = check_pattern(pattern, _PROGRAM)
+    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, {**byte_level, "use_regex": False}]}
 
 
