@@ -75,6 +75,14 @@ class Parallelism:
         """Return the full tensor, on every rank, of one that may be divided among the ranks."""
         return tensor
 
+    def own_part(self, tensor: Tensor) -> Tensor:
+        """Return this rank's part, which shares its memory, of a tensor that may be divided."""
+        return tensor
+
+    def whole_norms(self, norms: Tensor) -> Tensor:
+        """Return the L2 norms of whole tensors, `[tensors]`, from those of this rank's parts."""
+        return norms
+
     def model_state(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the full weights by name; valid on rank 0 only."""
         return model.state_dict()
@@ -178,6 +186,18 @@ class Sharded(Replicated):
         from torch.distributed.tensor import DTensor
 
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def own_part(self, tensor: Tensor) -> Tensor:
+        """Return the local tensor of a DTensor."""
+        from torch.distributed.tensor import DTensor
+
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    def whole_norms(self, norms: Tensor) -> Tensor:
+        """Root of the sum of the parts' squares: a single exchange for all tensors."""
+        squares = norms.square()
+        dist.all_reduce(squares)
+        return squares.sqrt()
 
     def model_state(self, model: nn.Module) -> dict[str, Tensor]:
         """Gather the weights on rank 0."""

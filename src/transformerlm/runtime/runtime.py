@@ -34,6 +34,8 @@ class Runtime:
     """Compute in this package's own CPU kernels rather than in PyTorch's operations."""
     reason: str = field(default="", compare=False)
     """Result of the measurement, where "auto" chose the dtype by it."""
+    asynchronous: bool = False
+    """True if the device computes while the host goes on, so that each number that is read costs time."""
 
     @classmethod
     def from_config(cls, config: RuntimeConfig, model: ModelConfig = TYPICAL) -> Runtime:
@@ -62,7 +64,8 @@ class Runtime:
         device, dtype = resolve_device(config.device), DTYPES[precision.name]
         # The kernels do not support float16, and torch.compile generates its own.
         can_serve = device.type == "cpu" and dtype != torch.float16 and config.compile is not True
-        return cls(device, dtype, config.kernels and can_serve, precision.reason)
+        asynchronous = device.type == "cuda"
+        return cls(device, dtype, config.kernels and can_serve, precision.reason, asynchronous)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Matrix products in `dtype`, all else in float32; does nothing where `dtype` is float32."""
