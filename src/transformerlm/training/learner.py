@@ -104,7 +104,9 @@ class Learner:
         draw_weights: bool = True,
     ) -> None:
         self.config, self.runtime, self.reporter, self.ranks = config, runtime, reporter, ranks
-        self.parallelism = make_parallelism(config.runtime.sharding, ranks)
+        # The CPU kernels take float32 weights; float16 would need its loss scale for the sums between ranks.
+        dtype = runtime.dtype if runtime.dtype == torch.bfloat16 and not runtime.kernels else None
+        self.parallelism = make_parallelism(config.runtime.sharding, ranks, dtype)
         share = share_of_batch(config, ranks.size)
         make_model = TransformerLM if draw_weights else TransformerLM.uninitialized
         self.model = make_model(config.model, backend=config.runtime.attention, device=runtime.device)
@@ -128,11 +130,17 @@ class Learner:
     def prepare(self) -> None:
         """Prepare the first step: compile if [runtime].compile, and wrap the model for several ranks."""
         if self.config.runtime.compile is True:
-            by_block = self.parallelism.compiles_blocks
-            self.forward = compile_passes(self.loss, self.config, self.runtime, self.reporter, by_block)
+            self.forward = self.micro_batches.run(self._compiled)
         self.training_forward = self.parallelism.wrap(self.forward)
         if self.parallelism.needs_trial_pass:
             self._run_trial_pass()
+
+    def _compiled(self, micro_batch_size: int) -> nn.Module:
+        """Return what computes a micro-batch's loss, compiled."""
+        by_block = self.parallelism.compiles_blocks
+        num_targets = self.micro_batches.batch_size * self.config.model.context_length
+        sizes = micro_batch_size, num_targets
+        return compile_passes(self.loss, self.config, self.runtime, self.reporter, by_block, *sizes)
 
     def _run_trial_pass(self) -> None:
         """Run passes of a small step on all ranks, and discard their gradients.
