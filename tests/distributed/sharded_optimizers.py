@@ -1,6 +1,7 @@
 """An optimizer over parameters that are divided over ranks (DTensors), beside one over whole parameters."""
 
 import copy
+import math
 
 import torch
 from torch.distributed.fsdp import fully_shard
@@ -27,6 +28,11 @@ def difference(name):
             norms = [step(*pair, seed) for pair in zip((whole, sharded), optimizers, strict=True)]
             assert norms[0] > 0.5, "nothing was clipped"
             assert_close(norms[1].full_tensor(), norms[0])
+        # Decided on the device: steps that are taken, and one that is not and whose gradients are no numbers.
+        for seed, take in ((3, True), (4, False), (5, True)):
+            step(sharded, optimizers[1], seed, take=torch.tensor(take), scale=1.0 if take else math.nan)
+            if take:
+                step(whole, optimizers[0], seed)
         for ours, theirs in zip(sharded.parameters(), whole.parameters(), strict=True):
             assert ours.to_local().numel() < theirs.numel(), "a parameter is not divided"
             assert_close(ours.full_tensor(), theirs)
@@ -36,11 +42,11 @@ def difference(name):
     return ""
 
 
-def step(model, optimizer, seed):
+def step(model, optimizer, seed, take=None, scale=1.0):
     """Learn from one batch; return the norm of the gradient before it was clipped."""
     ids = torch.randint(0, 51, (4, 16), generator=torch.Generator().manual_seed(seed))
     optimizer.zero_grad()
-    cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
+    (cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()) * scale).backward()
     norm = clip_grad_norm_(model.parameters(), 0.5)
-    optimizer.step()
+    optimizer.step(take=take)
     return norm

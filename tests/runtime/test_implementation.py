@@ -45,9 +45,17 @@ def test_attention_by_name_or_without_kernels_is_not_measured():
 
 @pytest.mark.parametrize(("compiled", "expected"), [(0.7, True), (0.95, False)])
 def test_a_gpu_compiles_for_a_long_run_if_that_is_faster(compiled, expected):
-    measure = Measured(eager=1.0, compiled=compiled)
+    measure = Measured(eager=1.0, compiled=compiled, compiling=20.0)
     assert choose_compilation(RuntimeConfig(), MODEL, GPU, measure, is_long=True) is expected
     assert choose_compilation(RuntimeConfig(), MODEL, GPU, unmeasured, is_long=True) is expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(600.0, True), (90.0, False)])
+def test_a_run_for_a_time_compiles_if_it_gains_more_than_compiling_takes(seconds, expected):
+    """Two blocks of 20 seconds; the steps take 40 % less time."""
+    measure = Measured(eager=1.0, compiled=0.6, compiling=20.0)
+    got = choose_compilation(RuntimeConfig(), MODEL, GPU, measure, is_long=True, run_seconds=seconds)
+    assert got is expected
 
 
 def test_compilation_elsewhere_is_as_asked_for():

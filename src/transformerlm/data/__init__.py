@@ -6,9 +6,9 @@ documents, `chunks.py` divides files into work, `split.py` and `last_record.py` 
 `division.py` puts both together, `encode.py` and `build.py` turn text into tokens. `token_file.py` and
 `sidecar.py` are the token file, `build_journal.py` is a build in progress, `build_lock.py` lets one process
 build while others wait, `file_record.py` and `origin.py` find out whether token files are still those of the
-text, `sampler.py` draws batches. `mixture.py`, `token_group.py`, `interleave.py` and `mixture_sampler.py` are
-for several corpora. `prepare.py` is called by the commands, `verify.py` checks tokenizers and token files,
-`merge.py` writes several token files in one.
+text, `sampler.py` draws batches, `prefetch.py` prepares them ahead. `mixture.py`, `token_group.py`,
+`interleave.py` and `mixture_sampler.py` are for several corpora. `prepare.py` is called by the commands,
+`verify.py` checks tokenizers and token files, `merge.py` writes several token files in one.
 
 Copies: `scan.py` reads every document once, `shingles.py` and `copies.py` find copies, `selection.py` decides
 what becomes of them. Leakage: `matches.py`. `inspection/` shows all of that, and what else is in a text.
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformerlm.data.build import TokenData, make_data
     from transformerlm.data.mixture_sampler import MixtureSampler, make_sampler
+    from transformerlm.data.prefetch import Prefetcher
     from transformerlm.data.prepare import fill_placeholders, prepare_data, prepare_tokenizer
     from transformerlm.data.sampler import BatchSampler, get_batch, validation_windows
     from transformerlm.data.token_file import TokenFile, TokenWriter
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchSampler",
     "MixtureSampler",
+    "Prefetcher",
     "TokenData",
     "TokenFile",
     "TokenGroup",
@@ -53,6 +55,7 @@ _HOMES = {
     "prepare": {"fill_placeholders", "prepare_data", "prepare_tokenizer"},
     "token_group": {"TokenGroup", "Tokens", "files_of"},
     "mixture_sampler": {"MixtureSampler", "make_sampler"},
+    "prefetch": {"Prefetcher"},
     "sampler": {"BatchSampler", "get_batch", "validation_windows"},
 }
 

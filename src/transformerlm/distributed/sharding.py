@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -29,11 +30,17 @@ from transformerlm.distributed.ranks import Ranks
 from transformerlm.storage.tree import flatten, unflatten
 
 
-def make_parallelism(sharding: Literal["none", "full"], ranks: Ranks) -> Parallelism:
-    """Return the parallelism that [runtime].sharding names; for a single process, none."""
+def make_parallelism(
+    sharding: Literal["none", "full"], ranks: Ranks, dtype: torch.dtype | None = None
+) -> Parallelism:
+    """Return the parallelism that [runtime].sharding names; for a single process, none.
+
+    Args:
+        dtype: of divided parameters while they are whole, for `Sharded`; None: their own.
+    """
     if ranks.size == 1:
         return Parallelism(ranks)
-    return Sharded(ranks) if sharding == "full" else Replicated(ranks)
+    return Sharded(ranks, dtype) if sharding == "full" else Replicated(ranks)
 
 
 class Parallelism:
@@ -74,6 +81,14 @@ class Parallelism:
     def whole(self, tensor: Tensor) -> Tensor:
         """Return the full tensor, on every rank, of one that may be divided among the ranks."""
         return tensor
+
+    def own_part(self, tensor: Tensor) -> Tensor:
+        """Return this rank's part, which shares its memory, of a tensor that may be divided."""
+        return tensor
+
+    def whole_norms(self, norms: Tensor) -> Tensor:
+        """Return the L2 norms of whole tensors, `[tensors]`, from those of this rank's parts."""
+        return norms
 
     def model_state(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the full weights by name; valid on rank 0 only."""
@@ -144,20 +159,41 @@ class Sharded(Replicated):
     """Each rank has a part of every parameter, its gradient and its optimizer state (FSDP2).
 
     The parameters of a block are gathered while it computes, those outside the blocks from their first use in
-    a step to their last. Parameters become DTensors.
+    a step to their last. The next block's are on their way meanwhile; the last block's stay for the backward
+    pass, which begins with them. Parameters become DTensors.
+
+    Args:
+        dtype: in which parameters are sent, and are while they are whole: half the bytes in bfloat16. Each
+            rank's own part, the sums of gradients and the optimizer stay float32, and so does what passes
+            between the blocks. None: float32.
     """
 
     keeps_model_whole = False
     can_repeat_passes = False
     needs_trial_pass = False
 
+    def __init__(self, ranks: Ranks, dtype: torch.dtype | None = None) -> None:
+        super().__init__(ranks)
+        self.dtype = dtype
+
     def shard_(self, root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
         """Convert the parameters to DTensors, in place."""
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         mesh = init_device_mesh(device.type, (self.ranks.size,))
-        for module in (*blocks, root):
-            fully_shard(module, mesh=mesh)
+        policy = MixedPrecisionPolicy(self.dtype, torch.float32, cast_forward_inputs=False)
+        parts = list(blocks)
+        for block in parts:
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=block is not parts[-1])
+        fully_shard(root, mesh=mesh, mp_policy=policy)
+        self._prefetch(root, parts)
+
+    def _prefetch(self, root: Any, blocks: Sequence[Any]) -> None:
+        """Gather the parameters of the next block, forward and backward, while one computes."""
+        root.set_modules_to_forward_prefetch(blocks[:1])
+        for before, after in itertools.pairwise(blocks):
+            before.set_modules_to_forward_prefetch([after])
+            after.set_modules_to_backward_prefetch([before])
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return the module unchanged: `shard_` has prepared it."""
@@ -178,6 +214,18 @@ class Sharded(Replicated):
         from torch.distributed.tensor import DTensor
 
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def own_part(self, tensor: Tensor) -> Tensor:
+        """Return the local tensor of a DTensor."""
+        from torch.distributed.tensor import DTensor
+
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    def whole_norms(self, norms: Tensor) -> Tensor:
+        """Root of the sum of the parts' squares: a single exchange for all tensors."""
+        squares = norms.square()
+        dist.all_reduce(squares)
+        return squares.sqrt()
 
     def model_state(self, model: nn.Module) -> dict[str, Tensor]:
         """Gather the weights on rank 0."""

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from transformerlm.infer.decoder import make_decoder
 from transformerlm.infer.prefill import last_states, padded
+from transformerlm.infer.static_decoder import decoder_for
 from transformerlm.nn import KVCache, TransformerLM
 
 ROOM = 256
@@ -47,6 +47,14 @@ class Batch:
         # The head is a large part of a small model: compute it only at the positions that are needed.
         return self.model.logits(last_states(self.model.hidden_states(ids), lengths))
 
+    def steps_ahead(self, limit: int) -> int:
+        """Return the steps, at most `limit`, that can be taken before the host knows their tokens."""
+        return 1
+
+    def logits_after(self, new_ids: Tensor) -> Tensor:
+        """Return `next_logits` behind ids that the host does not know and will `append` later."""
+        raise NotImplementedError("without a cache, the host has to know all ids")
+
     def append(self, new_ids: Tensor, host_ids: Sequence[int]) -> None:
         """Append its new id to each text: LongTensor [texts], and the same ids as Python integers."""
         for ids, new_id in zip(self.ids, host_ids, strict=True):
@@ -78,7 +86,7 @@ class CachedBatch(Batch):
         self.cache = KVCache.for_model(
             model.config, len(self.ids), self.device, self._cache_dtype(), capacity
         )
-        self.decoder = make_decoder(model, self.cache)
+        self.decoder = decoder_for(model, self.cache)
         self.new_ids: Tensor | None = None
 
     def next_logits(self) -> Tensor:
@@ -99,6 +107,22 @@ class CachedBatch(Batch):
         super().select(texts)
         self.cache.select(texts)
 
+    def steps_ahead(self, limit: int) -> int:
+        """Return the steps until the window of a text moves, for which its ids are needed."""
+        context_length = self.model.config.context_length
+        lengths = {len(ids) for ids in self.ids}
+        for number in range(1, limit):
+            for length in lengths:
+                before, after = (window_start(length + n, context_length) for n in (number - 1, number))
+                if after > before:
+                    return number
+        return max(1, limit)
+
+    def logits_after(self, new_ids: Tensor) -> Tensor:
+        """Return the logits behind ids that the host does not know."""
+        self._make_room()
+        return self.decoder(new_ids)
+
     def _make_room(self) -> None:
         """Enlarge a cache that has no room for the newest tokens."""
         if self.cache.max_length == self.cache.capacity:
@@ -107,7 +131,7 @@ class CachedBatch(Batch):
     def _grow(self, capacity: int) -> None:
         """Enlarge the cache to `capacity` tokens a row, at most the model's context."""
         self.cache.grow(min(self.model.config.context_length, capacity))
-        self.decoder = make_decoder(self.model, self.cache)
+        self.decoder = decoder_for(self.model, self.cache)
 
     def _move_windows(self) -> None:
         """Refill the cache rows of texts whose window starts later because of their newest token."""

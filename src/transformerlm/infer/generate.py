@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Required, Self, TypedDict, Unpack, cast, overload
 
 import numpy as np
@@ -85,6 +85,9 @@ class DecodingSettings:
     """Number of the likeliest tokens that are told beside each one; in a `ContinuousBatch` only."""
     use_cache: bool = True
     kernels: bool = False
+    steps_ahead: int = 1
+    """Steps that a device may take before the host reads their tokens: what is drawn after the end of a text
+    is thrown away. For callers that do not show each token at once; more than 1 needs the cache."""
 
     def __post_init__(self) -> None:
         if min(self.max_new_tokens, self.seed, self.first_row) < 0:
@@ -145,7 +148,10 @@ def generate(
     is_one_text = not len(prompt_ids) or np.ndim(prompt_ids[0]) == 0
     prompts = cast(Sequence[Ids], [prompt_ids] if is_one_text else prompt_ids)
     new_ids: list[list[int]] = [[] for _ in prompts]
-    for step in steps(model, prompts, DecodingSettings.from_options(**options)):
+    settings = DecodingSettings.from_options(**options)
+    if model.embedding.weight.device.type == "cuda":
+        settings = replace(settings, steps_ahead=STEPS_AHEAD)
+    for step in steps(model, prompts, settings):
         for prompt, token in step.items():
             if not token.is_end:
                 new_ids[prompt].append(token.id)
@@ -216,6 +222,10 @@ def seen_ids(prompts: Sequence[Ids], vocab_size: int) -> Tensor:
     return seen
 
 
+NOT_A_TOKEN = -1
+"""What `sample_rows` draws from logits that are NaN."""
+STEPS_AHEAD = 16
+"""`DecodingSettings.steps_ahead` of `generate` on a GPU: one in so many steps waits for the host."""
 NUMBERS_AT_A_TIME = 64
 """Steps for which random numbers are drawn at once: a call for each number would take as long as a draw."""
 
@@ -258,38 +268,63 @@ class _RowState:
 def _steps(
     batch: Batch, state: _RowState, settings: DecodingSettings, is_finished: Callable[[int], bool]
 ) -> Iterator[dict[int, NewToken]]:
-    kernels = uses_kernels(batch.model)
+    left = settings.max_new_tokens
     with evaluation_mode(batch.model):
-        for _ in range(settings.max_new_tokens):
-            logits = batch.next_logits()
-            candidates, uniforms = logits[:, : settings.vocab_size], state.next_uniforms()
-            new_ids = sample_rows(candidates, settings.sampling, uniforms, state.seen, kernels=kernels)
-            tokens = _to_host(new_ids, logits if settings.log_probs else None, settings.end_ids)
-            yield dict(zip(state.prompts, tokens, strict=True))
-            going = [
-                text
-                for text, token in enumerate(tokens)
-                if not (token.is_end or is_finished(state.prompts[text]))
-            ]
-            if not going:
-                return
-            if len(going) < len(tokens):
+        while left:
+            drawn = _draw(batch, state, settings, min(left, batch.steps_ahead(settings.steps_ahead)))
+            left -= len(drawn)
+            going = [*range(len(state.prompts))]
+            taken: list[list[NewToken]] = []
+            for tokens in _to_host(drawn, settings.end_ids):
+                if any(tokens[text].id == NOT_A_TOKEN for text in going):
+                    raise NumericalError("the model's logits are not numbers (NaN): no text can be drawn")
+                yield {state.prompts[text]: tokens[text] for text in going}
+                going = [
+                    text for text in going if not (tokens[text].is_end or is_finished(state.prompts[text]))
+                ]
+                if not going:
+                    return
+                taken.append(tokens)
+            if len(going) < len(state.prompts):
                 going = fill_gaps(going)
                 batch.select(going)
                 state.select(going)
-                new_ids = new_ids[going]
-            state.append(new_ids)
-            batch.append(new_ids, [tokens[text].id for text in going])
+                drawn = [(new_ids[going], log_probs) for new_ids, log_probs in drawn]
+            state.append(drawn[-1][0])
+            for (new_ids, _), tokens in zip(drawn, taken, strict=True):
+                batch.append(new_ids, [tokens[text].id for text in going])
 
 
-def _to_host(new_ids: Tensor, logits: Tensor | None, end_ids: frozenset[int]) -> list[NewToken]:
-    """Return a step's tokens as Python numbers, with log-probabilities if `logits` are given."""
-    # Host sync: the caller shows each token, and a text may end at it.
-    ids = new_ids.tolist()
-    if -1 in ids:
-        raise NumericalError("the model's logits are not numbers (NaN): no text can be drawn from them")
-    log_probs = [None] * len(ids) if logits is None else log_probabilities(logits, new_ids).tolist()
-    return [NewToken(token_id, token_id in end_ids, p) for token_id, p in zip(ids, log_probs, strict=True)]
+Drawn = tuple[Tensor, Tensor | None]
+"""New id of each text, LongTensor [texts], and their log-probabilities if wanted; on the device."""
+
+
+def _draw(batch: Batch, state: _RowState, settings: DecodingSettings, number: int) -> list[Drawn]:
+    """Draw the next `number` tokens of each text, for none of which the host waits."""
+    kernels, drawn = uses_kernels(batch.model), list[Drawn]()
+    for _ in range(number):
+        if drawn:
+            # What is not a token is found later; looked up in the embedding it would end the process.
+            last = drawn[-1][0].clamp(min=0)
+            state.append(last)
+            logits = batch.logits_after(last)
+        else:
+            logits = batch.next_logits()
+        candidates, uniforms = logits[:, : settings.vocab_size], state.next_uniforms()
+        new_ids = sample_rows(candidates, settings.sampling, uniforms, state.seen, kernels=kernels)
+        log_probs = log_probabilities(logits, new_ids.clamp(min=0)) if settings.log_probs else None
+        drawn.append((new_ids, log_probs))
+    return drawn
+
+
+def _to_host(drawn: Sequence[Drawn], end_ids: frozenset[int]) -> Iterator[list[NewToken]]:
+    """Yield the tokens of each step as Python numbers."""
+    # Host sync: the caller shows each token, and a text may end at it. One copy for all steps.
+    all_ids = torch.stack([new_ids for new_ids, _ in drawn]).tolist()
+    probs = [log_probs for _, log_probs in drawn if log_probs is not None]
+    all_probs = torch.stack(probs).tolist() if probs else [[None] * len(ids) for ids in all_ids]
+    for ids, row in zip(all_ids, all_probs, strict=True):
+        yield [NewToken(token_id, token_id in end_ids, p) for token_id, p in zip(ids, row, strict=True)]
 
 
 def fill_gaps(kept: list[int]) -> list[int]:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from transformerlm.infer.batch import ROOM, Batch, CachedBatch, window_start
-from transformerlm.infer.decoder import Piece, make_decoder
+from transformerlm.infer.decoder import Piece
+from transformerlm.infer.static_decoder import decoder_for
 from transformerlm.nn import KVCache, TransformerLM
 
 ROWS = 8
@@ -54,7 +55,7 @@ class RunningBatch(CachedBatch):
         rows = min(ROWS, num_rows) + 1
         self.cache = KVCache.for_model(model.config, rows, self.device, self._cache_dtype(), capacity)
         self.cache.select([])
-        self.decoder = make_decoder(model, self.cache)
+        self.decoder = decoder_for(model, self.cache)
         self.new_ids = torch.empty(0, dtype=torch.long, device=self.device)
         self.num_shared = 0
         """Tokens of prompts that were copied from another row, and not computed."""
@@ -203,7 +204,7 @@ class RunningBatch(CachedBatch):
             return
         before, rows = len(self._held), min(self.num_rows, 2 * self._last_row) + 1
         self.cache.grow(self.cache.capacity, rows)
-        self.decoder = make_decoder(self.model, self.cache)
+        self.decoder = decoder_for(self.model, self.cache)
         self._held += [[] for _ in range(before, rows)]
         self._freed = [*range(before, rows), *self._freed]
 

@@ -21,9 +21,9 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay.
 
     State of a parameter: `exp_avg` and `exp_avg_sq`, the running means of its gradient and of the
-    gradient's square, in float32 at least; `step`, a float32 scalar on the CPU. Parameters without a gradient
-    are skipped. The update is `adamw_update_`: on a GPU for many parameters at once, on a CPU by a kernel if
-    `kernels` is set.
+    gradient's square, in float32 at least; `step`, a float32 scalar on the CPU, or beside the parameter where
+    steps are decided on the device. Parameters without a gradient are skipped. The update is
+    `adamw_update_`: on a GPU for many parameters at once, on a CPU by a kernel if `kernels` is set.
 
     Args:
         params: parameters, or groups of them with their own lr, betas, eps, weight_decay.
@@ -59,12 +59,18 @@ class AdamW(Optimizer):
         super().add_param_group(param_group)
 
     @overload
-    def step(self, closure: None = None) -> None: ...
+    def step(self, closure: None = None, *, take: Tensor | None = None) -> None: ...
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float], *, take: Tensor | None = None) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update every parameter; `closure`, if given, computes gradients first, and its loss is returned."""
+    def step(self, closure: Callable[[], float] | None = None, *, take: Tensor | None = None) -> float | None:
+        """Update every parameter; `closure`, if given, computes gradients first, and its loss is returned.
+
+        Args:
+            take: decision about this step on the parameters' device, a boolean scalar for which the host
+                does not wait: False leaves parameters and state as they are, whatever the gradients are. It
+                needs parameters, gradients and state of one dtype. None: the step is taken.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -74,7 +80,7 @@ class AdamW(Optimizer):
             if any(parameter.grad.is_sparse for parameter in parameters):
                 raise ValueError(f"{type(self).__name__} takes no sparse gradients")
             if parameters:
-                self._update_group(group, parameters)
+                self._update_group(group, parameters, take)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -94,8 +100,11 @@ class AdamW(Optimizer):
                 device = torch.device("cpu") if name == "step" else parameter.device
                 self.state[parameter][name] = value.to(device, copy=True)
 
-    def _update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _update_group(self, group: dict[str, Any], parameters: list[Tensor], take: Tensor | None) -> None:
         states = [self._started_state(parameter) for parameter in parameters]
+        if take is not None:
+            self._update_if(take, group, parameters, states)
+            return
         counts = [state["step"] for state in states]
         torch._foreach_add_(counts, 1)
         alike = defaultdict(list)
@@ -109,6 +118,44 @@ class AdamW(Optimizer):
         for (step, *_), rows in alike.items():
             some, grads, exp_avgs, exp_avg_sqs = (list(column) for column in zip(*rows, strict=True))
             _update_many(some, grads, exp_avgs, exp_avg_sqs, step, **numbers, kernels=self.kernels)
+
+    def _update_if(
+        self, take: Tensor, group: dict[str, Any], parameters: list[Tensor], states: list[dict[str, Tensor]]
+    ) -> None:
+        """The update where `take` is true, in PyTorch's fused operation, which has a flag for that."""
+        for parameter, state in zip(parameters, states, strict=True):
+            if (
+                state["step"].device != parameter.device
+            ):  # new, or from a checkpoint; a fill waits for nothing
+                count = float(state["step"])
+                state["step"] = torch.full((), count, dtype=torch.float32, device=parameter.device)
+        # The update is elementwise: of a parameter that is divided among ranks each updates its own part.
+        tensors = [_local(parameter) for parameter in parameters]
+        grads = [_local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        exp_avgs, exp_avg_sqs = (
+            [_local(state[name]) for state in states] for name in ("exp_avg", "exp_avg_sq")
+        )
+        dtypes = {tensor.dtype for tensor in chain(tensors, grads, exp_avgs)}
+        if len(dtypes) > 1:
+            raise ValueError(f"take: expected parameters, gradients and state of one dtype, got {dtypes}")
+        counts = [state["step"] for state in states]
+        torch._foreach_add_(counts, [take.to(torch.float32)] * len(counts))
+        torch._fused_adamw_(
+            tensors,
+            grads,
+            exp_avgs,
+            exp_avg_sqs,
+            [],
+            counts,
+            lr=float(group["lr"]),
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+            found_inf=take.logical_not().to(torch.float32),
+        )
 
     def _started_state(self, parameter: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
@@ -145,6 +192,12 @@ class AdamW(Optimizer):
                     raise ValueError(f"expected {name} of shape {expected_shape}, got {shape}")
                 if not value.is_floating_point():
                     raise ValueError(f"expected {name} of floating point, got {value.dtype}")
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a DTensor, which shares its memory, and other tensors unchanged."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
 
 
 def _update_many(

@@ -15,7 +15,7 @@ from transformerlm.optim.muon import Muon
 
 def make_optimizer(
     model: nn.Module, config: OptimizerConfig, dtype: torch.dtype | None = None, *, kernels: bool = False
-) -> torch.optim.Optimizer:
+) -> AdamW:
     """Return the optimizer that [optimizer] describes; a schedule scales each group's `peak_lr`.
 
     `dtype` is the precision of Muon's iteration (None: bfloat16 on CUDA, float32 elsewhere); with `kernels`
@@ -23,7 +23,7 @@ def make_optimizer(
     """
     if config.name == "adamw":
         groups = parameter_groups(model, config.weight_decay)
-        optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, kernels=kernels)
+        optimizer: AdamW = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, kernels=kernels)
     else:
         optimizer = Muon(
             _muon_groups(model, config),

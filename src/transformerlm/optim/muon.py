@@ -97,15 +97,15 @@ class Muon(AdamW):
             self.param_groups.pop()
             raise
 
-    def _update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _update_group(self, group: dict[str, Any], parameters: list[Tensor], take: Tensor | None) -> None:
         if group["algorithm"] == "adamw":
-            super()._update_group(group, parameters)
+            super()._update_group(group, parameters, take)
             return
         numbers = {key: group[key] for key in ("lr", "momentum", "weight_decay", "num_steps")}
         for some in _batches(parameters):
             grads = [parameter.grad for parameter in some if parameter.grad is not None]
             buffers = [self._momentum_buffer(parameter) for parameter in some]
-            muon_update_(some, grads, buffers, dtype=self.dtype, **numbers)
+            muon_update_(some, grads, buffers, dtype=self.dtype, take=take, **numbers)
 
     def _momentum_buffer(self, parameter: Tensor) -> Tensor:
         state: dict[str, Tensor] = self.state[parameter]
@@ -128,6 +128,7 @@ def muon_update_(
     weight_decay: float,
     num_steps: int = 5,
     dtype: torch.dtype | None = None,
+    take: Tensor | None = None,
 ) -> None:
     """Update matrices of one shape [rows, columns] and their momentum, in place.
 
@@ -140,17 +141,27 @@ def muon_update_(
     (columns / rows)^(1/2); the factor compensates for that.
 
     Computed in the dtype of the momentum, except for the orthogonalisation; a half-precision weight is
-    rounded once.
+    rounded once. `take`, a boolean scalar on their device: see `AdamW.step`.
     """
-    torch._foreach_mul_(buffers, momentum)
+    decay: float | Tensor = 1 - lr * weight_decay
+    if take is not None:
+        # Gradients of a step that is not taken may be NaN, which a product with 0 would keep.
+        grads = [grad.masked_fill(take.logical_not(), 0) for grad in grads]
+        momentum_now = torch.where(take, momentum, 1.0).to(buffers[0].dtype)
+        decay = torch.where(take, decay, 1.0).to(buffers[0].dtype)
+        torch._foreach_mul_(buffers, momentum_now)
+    else:
+        torch._foreach_mul_(buffers, momentum)
     torch._foreach_add_(buffers, grads)
     directions = torch._foreach_add(grads, buffers, alpha=momentum)
     updates = orthogonalized(torch.stack(directions), num_steps, dtype).to(buffers[0].dtype)
+    if take is not None:
+        updates = updates * take
 
     rows, columns = parameters[0].shape
     # The parameters themselves, unless they are in half precision.
     weights = [parameter.to(buffers[0].dtype) for parameter in parameters]
-    torch._foreach_mul_(weights, 1 - lr * weight_decay)
+    torch._foreach_mul_(weights, decay)
     torch._foreach_add_(weights, updates.unbind(), alpha=-lr * math.sqrt(max(1, rows / columns)))
     if weights[0] is not parameters[0]:
         torch._foreach_copy_(parameters, weights)

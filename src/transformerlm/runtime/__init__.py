@@ -7,6 +7,7 @@ load_watch.py and thread_adapter.py follow the machine's other work during a run
 
 from transformerlm.runtime.ceiling import measured_flops_ceiling
 from transformerlm.runtime.device import resolve_device
+from transformerlm.runtime.host_copy import HostCopy
 from transformerlm.runtime.implementation import choose_attention, choose_compilation
 from transformerlm.runtime.load_watch import LoadWatch
 from transformerlm.runtime.machine import Machine, this_machine
@@ -25,6 +26,7 @@ from transformerlm.runtime.thread_count import choose_num_threads
 __all__ = [
     "SMALLER_MICRO_BATCH",
     "SMALLER_MODEL",
+    "HostCopy",
     "LoadWatch",
     "Machine",
     "Precision",

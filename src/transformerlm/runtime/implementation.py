@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
@@ -15,9 +16,10 @@ from transformerlm.runtime.runtime import Runtime
 from transformerlm.schema import to_dict
 
 Attention = Literal["kernels", "torch"]
-Compilation = Literal["eager", "compiled"]
+Compilation = Literal["eager", "compiled", "compiling"]
 ATTENTION: tuple[Attention, ...] = ("kernels", "torch")
-COMPILATION: tuple[Compilation, ...] = ("eager", "compiled")
+COMPILATION: tuple[Compilation, ...] = ("eager", "compiled", "compiling")
+"""Passes of a block without and with torch.compile; and the compiling itself."""
 Name = TypeVar("Name", bound=str)
 Measure = Callable[[ModelConfig, Runtime], Mapping[Name, float]]
 """Function from a model and a runtime to the seconds of the same work in each implementation."""
@@ -42,18 +44,26 @@ def choose_compilation(
     measure: Measure[Compilation],
     *,
     is_long: bool,
+    run_seconds: float | None = None,
 ) -> bool:
     """Return the use of torch.compile that [runtime].compile stands for.
 
+    A whole model is compiled as one function, in about the time of one of its blocks for each of them. In a
+    run for a time, that must be less than what faster steps gain.
+
     Args:
-        is_long: True if the run is so long that compiling, some minutes, is a small part of it.
+        is_long: True if the run is so long that measuring, up to a minute, is a small part of it.
+        run_seconds: duration of the run, if it is known.
     """
     if config.compile != "auto":
         return config.compile
     if runtime.device.type != "cuda" or not is_long:
         return False
     seconds = _seconds("compilation", COMPILATION, model, runtime, measure)
-    return seconds["eager"] >= MIN_SPEEDUP * seconds["compiled"]
+    if seconds["eager"] < MIN_SPEEDUP * seconds["compiled"]:
+        return False
+    gained = (run_seconds or math.inf) * (1 - seconds["compiled"] / seconds["eager"])
+    return gained > model.num_layers * seconds["compiling"]
 
 
 def _seconds(

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from transformerlm.config import ModelConfig, RuntimeConfig
 from transformerlm.kernels.dispatch import compute_on_one_thread_after_forks, keep_freed_memory, num_threads
 from transformerlm.progress import Reporter
 from transformerlm.runtime.device import DTYPES, resolve_device
+from transformerlm.runtime.out_of_memory import is_out_of_memory
 from transformerlm.runtime.precision import Precision, choose_precision
 
 TYPICAL = ModelConfig(vocab_size=4096)
@@ -36,6 +37,8 @@ class Runtime:
     """Result of the measurement, where "auto" chose the dtype by it."""
     weights: str = ""
     """Storage of the matrices, where it is not `dtype`: "int8" or "int4"."""
+    asynchronous: bool = False
+    """True if the device computes while the host goes on, so that each number that is read costs time."""
 
     @classmethod
     def from_config(cls, config: RuntimeConfig, model: ModelConfig = TYPICAL) -> Runtime:
@@ -64,7 +67,8 @@ class Runtime:
         device, dtype = resolve_device(config.device), DTYPES[precision.name]
         # The kernels do not support float16, and torch.compile generates its own.
         can_serve = device.type == "cpu" and dtype != torch.float16 and config.compile is not True
-        return cls(device, dtype, config.kernels and can_serve, precision.reason)
+        asynchronous = device.type == "cuda"
+        return cls(device, dtype, config.kernels and can_serve, precision.reason, asynchronous)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Matrix products in `dtype`, all else in float32; does nothing where `dtype` is float32."""
@@ -120,17 +124,23 @@ def set_up_process(config: RuntimeConfig) -> None:
 
 
 def compiled(
-    module: nn.Module, example: tuple[Tensor, ...], runtime: Runtime, reporter: Reporter
+    module: nn.Module, example: tuple[object, ...], runtime: Runtime, reporter: Reporter
 ) -> nn.Module:
     """Return `torch.compile(module)` after a trial forward and backward pass on the `example` arguments.
 
-    If that fails, warn once and return the module itself.
+    If that fails, warn once and return the module itself. Code is compiled for the shapes that it meets, one
+    by one: code for any shape is slower, and a second shape would have the first one's replaced by such.
+
+    Raises:
+        RuntimeError: out of memory.
     """
     try:
-        candidate = cast(nn.Module, torch.compile(module))
+        candidate = cast(nn.Module, torch.compile(module, dynamic=False))
         with runtime.autocast():
             candidate(*example).sum().backward()
     except RuntimeError as error:  # raised if torch's compiler or the C++ compiler fails
+        if is_out_of_memory(error):
+            raise
         reporter.say(f"torch.compile failed, going on without it: {str(error).splitlines()[0]}")
         return module
     finally:

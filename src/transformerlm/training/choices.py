@@ -67,7 +67,9 @@ def resolve_runtime(
     values = {
         "dtype": precision.name,
         "attention": choose_attention(runtime, model, resolved, attention_seconds),
-        "compile": choose_compilation(runtime, model, resolved, block_seconds, is_long=is_long),
+        "compile": choose_compilation(
+            runtime, model, resolved, block_seconds, is_long=is_long, run_seconds=seconds
+        ),
         "num_threads": num_threads,
     }
     return from_dict(RuntimeConfig, {**to_dict(runtime), **values}, source="")

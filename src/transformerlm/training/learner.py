@@ -24,31 +24,61 @@ from transformerlm.logging import ActivationNorms, weight_norms
 from transformerlm.nn import NextTokenLoss, TransformerLM
 from transformerlm.nn.accounting import optimizer_bytes
 from transformerlm.nn.fused import use_kernels_
-from transformerlm.optim import clip_grad_norm_, make_optimizer
+from transformerlm.optim import gradient_norms, make_optimizer, scale_gradients_
 from transformerlm.progress import Reporter
-from transformerlm.runtime import Runtime, memory_for
+from transformerlm.runtime import HostCopy, Runtime, memory_for
 from transformerlm.training.activation_checkpointing import checkpoint_activations
 from transformerlm.training.compilation import compile_passes
 from transformerlm.training.dropout import add_dropout
 from transformerlm.training.loss_scale import LossScaler
 from transformerlm.training.memory import described_memory, micro_batch_size
 from transformerlm.training.microbatch import MicroBatches, share_of_batch
-from transformerlm.training.step_guard import Check, Verdict, first_not_finite, take_every_step
+from transformerlm.training.step_guard import StepGuard, Verdict
+
+
+class Decision:
+    """The guard's verdict on a step, which the host may read later than the device acts on it.
+
+    Args:
+        verdict: a `Verdict`, and 1 for a spike: LongTensor [2].
+    """
+
+    def __init__(self, verdict: Tensor) -> None:
+        self._copy = HostCopy(verdict)
+        self._read: list[float] | None = None
+
+    def _values(self) -> list[float]:
+        if self._read is None:
+            self._read = self._copy.read()
+        return self._read
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict (host sync)."""
+        return Verdict(int(self._values()[0]))
+
+    @property
+    def is_spike(self) -> bool:
+        """True for a spike of loss or gradient norm (host sync)."""
+        return bool(self._values()[1])
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Outcome of a step; tensors are scalars on the device."""
+    """Outcome of a step; tensors are on the device."""
 
     loss: Tensor
+    """[]"""
     lr: float
     grad_norm: Tensor
-    """Before clipping."""
+    """[], before clipping."""
     activation_norms: dict[str, Tensor]
-    verdict: Verdict = Verdict.TAKE
-    """If it is not TAKE, parameters and optimizer are unchanged."""
-    first_nonfinite: str = ""
-    """For NONFINITE: name of the first parameter that is not finite or whose gradient is not."""
+    grad_norms: Tensor | None = None
+    """[parameters], before clipping, in the order of the model's; None if there are no gradients."""
+    decision: Decision | None = None
+    """If it is not to TAKE the step, parameters and optimizer are unchanged. None: taken unchecked."""
+    window: Tensor | None = None
+    """`StepGuard.window` after this step."""
 
 
 class Learner:
@@ -74,7 +104,9 @@ class Learner:
         draw_weights: bool = True,
     ) -> None:
         self.config, self.runtime, self.reporter, self.ranks = config, runtime, reporter, ranks
-        self.parallelism = make_parallelism(config.runtime.sharding, ranks)
+        # The CPU kernels take float32 weights; float16 would need its loss scale for the sums between ranks.
+        dtype = runtime.dtype if runtime.dtype == torch.bfloat16 and not runtime.kernels else None
+        self.parallelism = make_parallelism(config.runtime.sharding, ranks, dtype)
         share = share_of_batch(config, ranks.size)
         make_model = TransformerLM if draw_weights else TransformerLM.uninitialized
         with memory_for(*described_memory(config, runtime, ranks)):
@@ -91,7 +123,7 @@ class Learner:
         self.training_forward: nn.Module = self.loss
         """`forward`, wrapped to exchange gradients with other ranks; called for training."""
         self.optimizer = make_optimizer(self.model, config.optimizer, runtime.dtype, kernels=runtime.kernels)
-        self.scaler = LossScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+        self.scaler = LossScaler(runtime.device, enabled=runtime.dtype == torch.float16)
         size = micro_batch_size(config, runtime, share, ranks)
         can_shrink = self.parallelism.can_repeat_passes
         self.micro_batches = MicroBatches(share, size, reporter, can_shrink=can_shrink)
@@ -99,11 +131,17 @@ class Learner:
     def prepare(self) -> None:
         """Prepare the first step: compile if [runtime].compile, and wrap the model for several ranks."""
         if self.config.runtime.compile is True:
-            by_block = self.parallelism.compiles_blocks
-            self.forward = compile_passes(self.loss, self.config, self.runtime, self.reporter, by_block)
+            self.forward = self.micro_batches.run(self._compiled)
         self.training_forward = self.parallelism.wrap(self.forward)
         if self.parallelism.needs_trial_pass:
             self._run_trial_pass()
+
+    def _compiled(self, micro_batch_size: int) -> nn.Module:
+        """Return what computes a micro-batch's loss, compiled."""
+        by_block = self.parallelism.compiles_blocks
+        num_targets = self.micro_batches.batch_size * self.config.model.context_length
+        sizes = micro_batch_size, num_targets
+        return compile_passes(self.loss, self.config, self.runtime, self.reporter, by_block, *sizes)
 
     def _run_trial_pass(self) -> None:
         """Run passes of a small step on all ranks, and discard their gradients.
@@ -134,18 +172,19 @@ class Learner:
         targets: Tensor,
         lr_factor: float,
         measure_norms: bool = False,
-        check: Check = take_every_step,
+        guard: StepGuard | None = None,
     ) -> StepResult:
         """Take one optimizer step over one global batch.
 
-        If memory runs out, the batch is repeated in smaller micro-batches.
+        If memory runs out, the batch is repeated in smaller micro-batches. On a device that is asynchronous
+        the host waits for nothing: the verdict is acted on there.
 
         Args:
             inputs: ids `[batch, time]`, this rank's share of the batch; results are over the whole batch.
             targets: the ids that follow them, `[batch, time]`.
             lr_factor: fraction of the peak learning rates.
             measure_norms: measure the norms of the blocks' outputs too.
-            check: called before the optimizer; decides if its step is taken.
+            guard: decides if the step is taken; None: it is.
 
         Raises:
             TransformerLMError: out of memory for one sequence, for the optimizer or, on several ranks, for a
@@ -159,10 +198,10 @@ class Learner:
         )
         loss, norms = self.parallelism.reduce_batch(loss, norms)
         with memory_for("the optimizer"):
-            grad_norm = self.clip_gradients()
-            verdict, first_nonfinite = self.step_optimizer(loss, grad_norm, check)
+            grad_norm, grad_norms = self.clip_gradients()
+            decision, window = self.step_optimizer(loss, grad_norm, guard)
         lr = self.config.optimizer.lr * lr_factor
-        return StepResult(loss, lr, grad_norm, norms, verdict, first_nonfinite)
+        return StepResult(loss, lr, grad_norm, norms, grad_norms, decision, window)
 
     def accumulate_gradients(
         self,
@@ -198,35 +237,37 @@ class Learner:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield stack.enter_context(ActivationNorms(self.model))
 
-    def clip_gradients(self) -> Tensor:
-        """Clip the gradients' norm to [optimizer].max_grad_norm, in place; return the norm before, `[]`."""
-        self.scaler.unscale_(self.optimizer)
+    def clip_gradients(self) -> tuple[Tensor, Tensor | None]:
+        """Clip the gradients' norm to [optimizer].max_grad_norm, in place; return the norm before, `[]`, and
+        that of each parameter's gradient, `[parameters]`."""
+        own = self.parallelism.own_part
+        grads = [own(p.grad) for p in self.model.parameters() if p.grad is not None]
+        if not grads:
+            return torch.zeros((), dtype=torch.float32, device=self.runtime.device), None
+        self.scaler.unscale_(grads)
+        norms = self.parallelism.whole_norms(gradient_norms(grads))
+        norm: Tensor = torch.linalg.vector_norm(norms)
         max_norm = self.config.optimizer.max_grad_norm or math.inf
-        return self.parallelism.whole(clip_grad_norm_(self.model.parameters(), max_norm))
+        scale_gradients_(grads, norm, max_norm, may_wait=not self.runtime.asynchronous)
+        return norm, norms
 
     def step_optimizer(
-        self, loss: Tensor, grad_norm: Tensor, check: Check = take_every_step
-    ) -> tuple[Verdict, str]:
-        """Take the optimizer's step if `check` returns TAKE, and discard the gradients.
+        self, loss: Tensor, grad_norm: Tensor, guard: StepGuard | None
+    ) -> tuple[Decision | None, Tensor | None]:
+        """Take the optimizer's step unless the guard decides otherwise, and discard the gradients.
 
         Returns:
-            The verdict, and for NONFINITE the first parameter that is not finite or whose gradient is not.
+            The decision, and the guard's window after this step.
         """
-        # Host sync: values that are not finite must not reach the parameters.
-        loss_value, norm = torch.stack([loss.float(), grad_norm.float()]).tolist()
-        is_finite = math.isfinite(norm)
-        verdict = check(loss_value, norm, can_rescale=not is_finite and self.scaler.can_fall())
-        first_nonfinite = ""
-        if verdict is Verdict.NONFINITE:
-            first_nonfinite = first_not_finite(self.model, self.parallelism.whole)
-        if verdict is Verdict.TAKE:
-            self.scaler.step(self.optimizer)
-        if is_finite:
-            self.scaler.update()
-        else:
-            self.scaler.update_after_overflow()
+        checked = guard.check(loss, grad_norm, self.scaler.can_fall()) if guard else None
+        decision = Decision(torch.stack([checked.verdict, checked.is_spike.long()])) if checked else None
+        if checked and self.runtime.asynchronous:
+            self.optimizer.step(take=checked.verdict == int(Verdict.TAKE))
+        elif decision is None or decision.verdict is Verdict.TAKE:
+            self.optimizer.step()
+        self.scaler.update(grad_norm.isfinite())
         self.optimizer.zero_grad(set_to_none=True)
-        return verdict, first_nonfinite
+        return decision, checked.window if checked else None
 
     def weight_norms(self) -> dict[str, Tensor]:
         """Return the L2 norm of every parameter, on the device."""

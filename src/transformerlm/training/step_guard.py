@@ -1,16 +1,16 @@
 """Detection of steps that must not be taken: loss or gradient not finite, and spikes.
 
-The guard checks the loss and the gradient norm of each step and keeps the recent ones. Learner and Trainer
-act on its verdicts.
+The guard checks the loss and the gradient norm of each step where they are, on the device, so that the host
+need not wait: `StepGuard.check`. The host learns of the verdict when it reads it, and counts it then:
+`StepGuard.count`. Learner and Trainer act on the verdicts.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
-from typing import Any, Protocol
+from enum import IntEnum
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,60 +24,78 @@ MIN_SAMPLES = 32
 """Number of earlier steps from which a value can count as a spike."""
 
 
-class Verdict(Enum):
+class Verdict(IntEnum):
     """Decision about a step."""
 
-    TAKE = "take"
-    SKIP = "skip"
+    TAKE = 0
+    SKIP = 1
     """A spike, with [training].skip_spikes."""
-    OVERFLOW = "overflow"
+    OVERFLOW = 2
     """Gradient norm is not finite, perhaps because of a loss scale that can still be lowered."""
-    NONFINITE = "nonfinite"
+    NONFINITE = 3
     """Loss or gradient norm is not finite, and no loss scale explains it."""
 
 
-class Check(Protocol):
-    """Function that is called between backward pass and optimizer step, and decides if that is taken."""
+class Checked(NamedTuple):
+    """Result of `StepGuard.check`, on the device."""
 
-    def __call__(self, loss: float, grad_norm: float, *, can_rescale: bool) -> Verdict:
-        """Return the verdict. `can_rescale`: the gradient is of a scaled loss, whose scale can be lowered."""
+    verdict: Tensor
+    """LongTensor []: a `Verdict`."""
+    is_spike: Tensor
+    """BoolTensor []."""
+    window: Tensor
+    """[2, WINDOW]: losses and gradient norms that the next step is compared with."""
 
 
-def take_every_step(loss: float, grad_norm: float, *, can_rescale: bool) -> Verdict:
-    """Check that always returns TAKE."""
-    return Verdict.TAKE
-
-
-def is_spike(before: Sequence[float], value: float, deviations: float) -> bool:
+def is_spike(before: Tensor, values: Tensor, deviations: float) -> Tensor:
     """Return value > mean + deviations * standard deviation of the values before; False if they are few.
+
+    Args:
+        before: [..., WINDOW]; NaN where there is none.
+        values: [...]
+
+    Returns:
+        BoolTensor [...]
 
     Source: OLMo-core's SkipStepOptimizer, 2024: six deviations, over the last 128 steps.
     """
-    if len(before) < MIN_SAMPLES:
-        return False
-    mean = math.fsum(before) / len(before)
-    variance = math.fsum((x - mean) ** 2 for x in before) / len(before)
-    return value > mean + deviations * math.sqrt(variance)
+    is_there = before.isnan().logical_not_()
+    number = is_there.sum(-1)
+    mean = torch.nansum(before, -1) / number
+    variance = torch.nansum((before - mean.unsqueeze(-1)).square_(), -1) / number
+    return (number >= MIN_SAMPLES) & (values > mean + deviations * variance.sqrt())
 
 
-def first_not_finite(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> str:
+def first_not_finite(
+    model: nn.Module, grad_norms: Tensor | None, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> str:
     """Return the name of the first parameter that is not finite, or else of the first such gradient.
 
-    `whole` gathers a tensor that is divided among ranks; all ranks call this together.
+    Host sync.
+
+    Args:
+        grad_norms: [parameters], in the order of the model's; None: not known.
+        whole: gathers a tensor that is divided among ranks; all ranks call this together.
     """
     parameters = dict(model.named_parameters())
-    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-    for what, tensors in (("", parameters), ("the gradient of ", gradients)):
-        for name, tensor in tensors.items():
-            if not whole(torch.linalg.vector_norm(tensor.detach().float())).isfinite():
-                return what + name
+    for name, parameter in parameters.items():
+        if not whole(torch.linalg.vector_norm(parameter.detach().float())).isfinite():
+            return name
+    norms: Sequence[float] = [] if grad_norms is None else grad_norms.tolist()
+    for name, norm in zip(parameters, norms, strict=False):
+        if not math.isfinite(norm):
+            return f"the gradient of {name}"
     return "no parameter and no gradient"
 
 
 class StepGuard:
-    """Check of a run, with its counts. It gets every step's loss and gradient norm, in order."""
+    """Check of a run, with its counts. It gets every step's loss and gradient norm, in order.
 
-    def __init__(self, config: TrainingConfig) -> None:
+    Args:
+        device: of the losses and norms.
+    """
+
+    def __init__(self, config: TrainingConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
         self.num_spikes = 0
         self.num_skipped = 0
@@ -87,27 +105,38 @@ class StepGuard:
         """Batches that rollbacks have skipped: step i uses batch i + num_left_out."""
         self.num_in_a_row = 0
         """Number of consecutive steps that were not finite, up to now."""
-        self._losses: deque[float] = deque(maxlen=WINDOW)
-        self._grad_norms: deque[float] = deque(maxlen=WINDOW)
+        # Apple's GPUs have no float64, and float32 is enough for a comparison with six deviations.
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        self.window = torch.full((2, WINDOW), math.nan, dtype=dtype, device=device)
+        """Losses and gradient norms of the last steps, the newest last; NaN where there were none."""
 
-    def check(self, loss: float, grad_norm: float, *, can_rescale: bool = False) -> Verdict:
-        """Return the verdict on the next step, and count it."""
-        if math.isfinite(loss) and not math.isfinite(grad_norm) and can_rescale:
-            self.num_skipped += 1
-            return Verdict.OVERFLOW
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            self.num_in_a_row += 1
-            return Verdict.NONFINITE
-        self.num_in_a_row = 0
-        found = False
-        for window, value in ((self._losses, loss), (self._grad_norms, grad_norm)):
-            found |= is_spike(window, value, self.config.spike_deviations)
-            window.append(value)  # spikes too: the window must follow a lasting change of level
-        self.num_spikes += found
-        if not (found and self.config.skip_spikes):
-            return Verdict.TAKE
-        self.num_skipped += 1
-        return Verdict.SKIP
+    def check(self, loss: Tensor, grad_norm: Tensor, can_rescale: Tensor | None = None) -> Checked:
+        """Return the verdict on the next step, for which the host does not wait.
+
+        Args:
+            loss, grad_norm: scalars on the device.
+            can_rescale: BoolTensor []: True if the gradient is of a scaled loss, whose scale can be lowered.
+                None: it is not.
+        """
+        values = torch.stack([loss, grad_norm]).to(self.window.dtype)
+        finite = values.isfinite()
+        is_sound = finite.all()
+        spike = is_spike(self.window, values, self.config.spike_deviations).any() & is_sound
+        # Spikes too: the window must follow a lasting change of level.
+        appended = torch.cat([self.window[:, 1:], values.unsqueeze(-1)], -1)
+        self.window = torch.where(is_sound, appended, self.window)
+        fault = torch.full_like(is_sound, int(Verdict.NONFINITE), dtype=torch.long)
+        if can_rescale is not None:
+            fault = torch.where(finite[0] & can_rescale, int(Verdict.OVERFLOW), fault)
+        sound = spike.long() * int(Verdict.SKIP) if self.config.skip_spikes else int(Verdict.TAKE)
+        return Checked(torch.where(is_sound, sound, fault), spike, self.window)
+
+    def count(self, verdict: Verdict, is_spike: bool) -> None:
+        """Count a step, once the host knows its verdict."""
+        self.num_spikes += is_spike
+        if verdict is not Verdict.OVERFLOW:
+            self.num_in_a_row = self.num_in_a_row + 1 if verdict is Verdict.NONFINITE else 0
+        self.num_skipped += verdict in (Verdict.SKIP, Verdict.OVERFLOW)
 
     def decide(self, description: str) -> str:
         """Return "skip" or "rollback" for a step that is not finite, which `description` describes.
@@ -135,12 +164,14 @@ class StepGuard:
     def state(self) -> dict[str, Any]:
         """Return counts and windows as plain numbers, for a resumed run."""
         counts = {name: value for name, value in vars(self).items() if name.startswith("num_")}
-        return {**counts, "losses": list(self._losses), "grad_norms": list(self._grad_norms)}
+        losses, grad_norms = (row[~row.isnan()].tolist() for row in self.window)  # host sync
+        return {**counts, "losses": losses, "grad_norms": grad_norms}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore the result of `state`, which is empty in old checkpoints."""
         for name in vars(self):
             if name.startswith("num_"):
                 setattr(self, name, int(state.get(name, 0)))
-        self._losses = deque(map(float, state.get("losses", ())), maxlen=WINDOW)
-        self._grad_norms = deque(map(float, state.get("grad_norms", ())), maxlen=WINDOW)
+        rows = (list(map(float, state.get(name, ())))[-WINDOW:] for name in ("losses", "grad_norms"))
+        filled = [[math.nan] * (WINDOW - len(row)) + row for row in rows]
+        self.window = torch.tensor(filled, dtype=self.window.dtype, device=self.window.device)

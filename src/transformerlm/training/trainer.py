@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 
 from transformerlm.checkpoint.load_state import as_checkpoint_error
@@ -17,7 +18,7 @@ from transformerlm.checkpoint.run_directory import RunDirectory, check_same_run,
 from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import TrainConfig
 from transformerlm.control import RunControl
-from transformerlm.data import MixtureSampler, TokenData, make_sampler
+from transformerlm.data import TokenData, make_sampler
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.errors import OutputError, TransformerLMError
 from transformerlm.evaluation.loss import Validation
@@ -27,12 +28,14 @@ from transformerlm.progress import Bar, Reporter
 from transformerlm.runtime import Runtime, ThreadAdapter, measured_flops_ceiling
 from transformerlm.schema import to_dict
 from transformerlm.storage.files import make_directory
+from transformerlm.training.batches import Batches
 from transformerlm.training.budget import make_budget
 from transformerlm.training.learner import Learner, StepResult
 from transformerlm.training.rank_sync import make_rank_sync
 from transformerlm.training.run_state import RunState
 from transformerlm.training.steering import obey
-from transformerlm.training.step_guard import StepGuard, Verdict
+from transformerlm.training.step_guard import StepGuard, Verdict, first_not_finite
+from transformerlm.training.step_values import step_values
 from transformerlm.training.timers import SAMPLING, SAVING, STARTING, VALIDATING, Clock
 from transformerlm.training.validating import evaluate_split, measured_seconds, validation_values
 
@@ -79,13 +82,16 @@ class Trainer:
         self.model = self.learner.model
         context_length, seed = config.model.context_length, config.runtime.seed
         self.sampler = make_sampler(data, config.training, context_length, seed)
+        self.batches = Batches(self.sampler, runtime, ranks)
         self.clock = Clock(now)
         self.rank_sync = make_rank_sync(self.clock, ranks, self.control.poll)
         validation_tokens = data.val.num_tokens if data.val else 0
         self.budget = make_budget(config, self.rank_sync.clock, data.pass_tokens, validation_tokens)
-        self.step_guard = StepGuard(config.training)
+        self.step_guard = StepGuard(config.training, runtime.device)
         self.step = 0
         """Completed optimizer steps."""
+        self.undecided: deque[tuple[int, StepResult]] = deque()
+        """Steps whose verdict the host has not read yet; of a device that is not asynchronous none."""
         self.best: Validation | None = None
         self.newest: Validation | None = None
         self.since_best = 0
@@ -122,21 +128,26 @@ class Trainer:
         """
         self.prepare()
         self.is_complete = False
-        with self.rank_sync.signals, self.reporter.bar(*self.budget.bar, "training") as bar:
+        with (
+            self.rank_sync.signals,
+            self.batches.prepared_ahead(),
+            self.reporter.bar(*self.budget.bar, "training") as bar,
+        ):
             shown = 0
             self.rank_sync.sync()
             if self.step == 0 and self.config.training.on_nonfinite == "rollback":
                 self.save(logger)  # for a rollback of the first steps
-            while not (is_last := self.budget.is_spent(self.step)) and not self.rank_sync.received:
-                result = self.take_step()
-                self.rank_sync.sync()
-                if result.verdict is Verdict.NONFINITE and self.decide(result) == "rollback":
-                    self.roll_back(logger)
-                else:
-                    self.after_step(result, logger, bar)
-                obey(self, logger)
-                bar.update(self.budget.used(self.step) - shown)
-                shown = self.budget.used(self.step)
+            while True:
+                while not (is_last := self.budget.is_spent(self.step)) and not self.rank_sync.received:
+                    result = self.take_step()
+                    self.rank_sync.sync()
+                    if self.decide_steps(logger, all_of_them=self.is_due_to_wait()):
+                        self.after_step(result, logger, bar)
+                    obey(self, logger)
+                    bar.update(self.budget.used(self.step) - shown)
+                    shown = self.budget.used(self.step)
+                if self.decide_steps(logger, all_of_them=True):
+                    break
             if is_last:  # even if a signal came in the last step: the run is complete
                 self.is_complete = True
                 self.budget.complete(self.step)
@@ -151,13 +162,44 @@ class Trainer:
         factor = self.budget.lr_factor(step)
         measure_norms = self.config.logging.activation_norms and is_due(step, training.log_every)
         self.clock.spend_on_step(times=0)
-        number, ranks = self.step + self.step_guard.num_left_out, self.ranks
-        inputs, targets = self.sampler.batch(number, ranks.rank, ranks.size, self.runtime.device)
+        inputs, targets = self.batches.batch(self.step + self.step_guard.num_left_out)
         self.clock.spend_on_data()
-        result = self.learner.learn(inputs, targets, factor, measure_norms, self.step_guard.check)
+        result = self.learner.learn(inputs, targets, factor, measure_norms, self.step_guard)
         self.step = step
+        self.undecided.append((step, result))
         self.clock.spend_on_step()
         return result
+
+    def is_due_to_wait(self) -> bool:
+        """Return True if the verdict on this step is needed now, and not while the next one is computed."""
+        if not self.runtime.asynchronous or self.budget.is_spent(self.step):
+            return True
+        training = self.config.training
+        logging, validating = training.log_every, training.validate_every
+        every = logging, validating, training.sample_every or 0, training.checkpoint_every
+        is_asked = bool(self.rank_sync.received or self.rank_sync.requested)
+        return is_asked or any(is_due(self.step, number) for number in every)
+
+    def decide_steps(self, logger: Logger, *, all_of_them: bool) -> bool:
+        """Read the verdicts on the steps so far, or on all but the newest, and act on faults.
+
+        Returns:
+            False if the run has gone back to a checkpoint.
+        """
+        while len(self.undecided) > (0 if all_of_them else 1):
+            step, result = self.count_step()
+            is_fault = result.decision is not None and result.decision.verdict is Verdict.NONFINITE
+            if is_fault and self.decide(step, result) == "rollback":
+                self.roll_back(step, result, logger)
+                return False
+        return True
+
+    def count_step(self) -> tuple[int, StepResult]:
+        """Read and count the verdict on the oldest step that has none (host sync)."""
+        step, result = self.undecided.popleft()
+        if result.decision:
+            self.step_guard.count(result.decision.verdict, result.decision.is_spike)
+        return step, result
 
     def after_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
         """Log, validate, sample and save if it is due. After the last step `train` validates and saves."""
@@ -205,26 +247,32 @@ class Trainer:
         self.last_lap = self.clock.lap()
         make_directory(self.run.path)
 
-    def decide(self, result: StepResult) -> str:
+    def decide(self, step: int, result: StepResult) -> str:
         """Return "skip" or "rollback" for a step that was not finite; NumericalError to stop."""
         numbers = f"loss {result.loss.item()}, gradient norm {result.grad_norm.item()}"
-        first = f"the first that is not: {result.first_nonfinite}"
+        whole = self.learner.parallelism.whole
+        first = f"the first that is not: {first_not_finite(self.model, result.grad_norms, whole)}"
         scaler = self.learner.scaler
         scale = f", loss scale {scaler.get_scale():g}" if scaler.is_enabled() else ""
-        description = f"step {self.step}: not finite: {numbers}{scale}; {first}"
+        description = f"step {step}: not finite: {numbers}{scale}; {first}"
         with self.ranks.collective_errors():
             policy = self.step_guard.decide(description)
         self.reporter.say(f"warning: {description}: {policy}")
         return policy
 
-    def roll_back(self, logger: Logger) -> None:
-        """Return to the newest checkpoint, and skip the batches since.
+    def roll_back(self, step: int, result: StepResult, logger: Logger) -> None:
+        """Return to the newest checkpoint, and skip the batches since, up to that of `step`.
+
+        A later step may have been taken: it is forgotten, and its batch comes again.
 
         Source: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022, section 5.1.
         """
         found = self.run.resume_point("must", self.reporter, self.ranks)
         assert found
-        self.step_guard.leave_out(self.step - found.step)
+        self.step_guard.leave_out(step - found.step)
+        self.undecided.clear()
+        if result.window is not None:
+            self.step_guard.window = result.window
         self.load(found)
         self.reporter.say(f"back to step {self.step}; {self.step_guard.num_left_out} batches are left out")
         with self.ranks.while_rank_0_works():
@@ -233,35 +281,11 @@ class Trainer:
     def log_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
         """Fetch a step's numbers and log them (host sync)."""
         lap, self.last_lap = self.clock.lap() - self.last_lap, self.clock.lap()
-        tokens_per_step = self.budget.tokens_per_step
-        num_tokens, num_bytes = self.data.size_of(self.data.train)
-        tokens_per_second = lap.steps * tokens_per_step / lap.seconds
-        values = {
-            names.LOSS: result.loss.item(),
-            names.BITS_PER_BYTE: result.loss.item() / math.log(2) * num_tokens / num_bytes,
-            names.LR: result.lr,
-            names.GRAD_L2_NORM: result.grad_norm.item(),
-            names.TOKENS: self.step * tokens_per_step,
-            names.TOKENS_PER_SECOND: tokens_per_second,
-            names.MFU: tokens_per_second * self.flops_per_token / self.flops_ceiling,
-            names.DATA_WAIT_FRACTION: lap.data_seconds / lap.seconds,
-            names.SPIKES: self.step_guard.num_spikes,
-            names.SKIPPED_STEPS: self.step_guard.num_skipped,
-            names.SECONDS_REMAINING: self.budget.seconds_left(self.step, lap.seconds / lap.steps),
-        }
-        values |= self.tokens_drawn() | to_floats(result.activation_norms)
+        values = step_values(self, result, lap)
         if self.config.logging.weight_norms:
             values |= to_floats(self.learner.weight_norms())
         logger.log(values, self.step)
-        bar.set_postfix_str(f"loss {result.loss:.3f}, {tokens_per_second:,.0f} tokens/s")
-
-    def tokens_drawn(self) -> dict[str, float]:
-        """Return the tokens that were drawn of each corpus of a mixture, those left out after faults too."""
-        if not isinstance(self.sampler, MixtureSampler):
-            return {}
-        drawn = self.sampler.drawn(self.step + self.step_guard.num_left_out) * self.sampler.context_length
-        found = zip(self.data.shares, drawn.tolist(), strict=True)
-        return {names.of_corpus(names.TOKENS, name): number for name, number in found}
+        bar.set_postfix_str(f"loss {result.loss:.3f}, {values[names.TOKENS_PER_SECOND]:,.0f} tokens/s")
 
     def adapt_threads(self, logger: Logger) -> None:
         """Record a change of the number of threads: from then on the last bits of results may differ."""
@@ -311,6 +335,8 @@ class Trainer:
 
     def state(self) -> RunState:
         """Return the content of a checkpoint; called by all ranks, valid on rank 0."""
+        while self.undecided:
+            self.count_step()
         return RunState(
             step=self.step,
             weights=self.learner.model_state(),

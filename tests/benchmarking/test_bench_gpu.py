@@ -1,0 +1,49 @@
+"""The one command for a GPU: without one it runs through, and a part that fails harms no other."""
+
+import pytest
+
+from benchmarking import bench_gpu
+from benchmarking.gpu_parts import Job, parts
+from transformerlm.config import ModelConfig
+from transformerlm.schema import from_dict
+
+JOB = Job({"vocab_size": 256, "d_model": 32, "num_heads": 2}, "cpu", "float32", 4, 2, 0.01, 8, None)
+
+
+def test_a_table_fits_a_screen_and_names_what_failed():
+    machine = {"device": "a GPU", "flops": 8e14, "bytes_per_second": 4e12, "torch": "2.15"}
+    numbers = {"tokens_per_second": 1e5, "flops": 4e14, "peak_bytes": 2**33}
+    found = dict.fromkeys(parts(JOB, (1, 8, 64)), numbers)
+    found |= {"machine": machine, "tests": {"failed": "no memory"}, "resume": {"said": "the same bits"}}
+    lines = bench_gpu.table(found)
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 110
+    assert next(line for line in lines if line.startswith("tests ")).endswith("FAILED: no memory")
+    assert " 50%  8.0 GiB" in "\n".join(lines)
+
+
+def test_a_part_that_fails_or_takes_too_long_says_so():
+    section = bench_gpu.BenchSection()
+    assert "KeyError" in bench_gpu.run_part(JOB, "no such part", section, 60)["failed"]
+    assert bench_gpu.run_part(JOB, "machine", section, 0.05) == {"failed": "took more than 0 seconds"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("machine", "train", "train without fused attention", "train float16", "train with checkpointing"),
+        *("train muon", "prefetch", "resume", "generate 8", "train sharded"),
+    ],
+)
+def test_parts_run_without_a_gpu(name):
+    sizes = {**JOB.model, "context_length": 16, "num_layers": 1, "d_ff": 32}
+    config = bench_gpu.BenchGpuConfig(tiny=from_dict(ModelConfig, sizes, source=""))
+    job = bench_gpu.make_job(config)
+    if name == "train sharded":
+        numbers = bench_gpu.run_part(job, name, config.bench, 120)
+    else:
+        numbers = parts(job, (8,))[name]()
+    assert not {"failed", "left_out"} & numbers.keys(), numbers
+    if name == "resume":
+        assert numbers == {"said": "the same bits"}
