@@ -103,7 +103,7 @@ def test_what_a_file_leaves_out_is_what_transformers_takes_it_for(values, transf
     assert ours.kv_heads == theirs.num_key_value_heads
     assert ours.tie_embeddings == theirs.tie_word_embeddings
     assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
-    assert ours.d_head == getattr(theirs, "head_dim", None) or 12
+    assert ours.head_dim == getattr(theirs, "head_dim", None) or 12
     assert ours.qk_norm is (values["model_type"] == "qwen3")
 
 

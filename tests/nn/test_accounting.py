@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.model_options import TOGETHER
 from transformerlm.config import ModelConfig
 from transformerlm.nn import (
     KVCache,
@@ -25,8 +26,9 @@ VARIANTS = [
     BASE,
     dataclasses.replace(BASE, num_kv_heads=2),
     dataclasses.replace(BASE, num_kv_heads=1, qk_norm=True, tie_embeddings=True),
+    dataclasses.replace(BASE, num_kv_heads=2, **{**TOGETHER, "full_attention_layers": None, "d_head": 20}),
 ]
-every_variant = pytest.mark.parametrize("config", VARIANTS, ids=["plain", "grouped", "tied"])
+every_variant = pytest.mark.parametrize("config", VARIANTS, ids=["plain", "grouped", "tied", "options"])
 
 
 @every_variant

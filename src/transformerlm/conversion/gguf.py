@@ -214,10 +214,10 @@ def _model_fields(config: ModelConfig, architecture: str, vocab_size: int) -> di
         "feed_forward_length": config.d_ff,
         "attention.head_count": config.num_heads,
         "attention.head_count_kv": config.kv_heads,
-        "attention.key_length": config.d_head,
-        "attention.value_length": config.d_head,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
         "attention.layer_norm_rms_epsilon": config.norm_eps,
-        "rope.dimension_count": config.d_head,
+        "rope.dimension_count": config.head_dim,
         "rope.freq_base": config.rope_theta,
     }
     return {f"{architecture}.{key}": value for key, value in fields.items()}

@@ -71,7 +71,7 @@ class TensorSpec(NamedTuple):
 def tensor_specs(config: ModelConfig) -> Iterator[TensorSpec]:
     """Yield the specs of a model's tensors in the order of their use, a tied head included."""
     rows, d, d_ff = config.vocabulary_rows, config.d_model, config.d_ff
-    d_keys = config.kv_heads * config.d_head
+    d_keys = config.kv_heads * config.head_dim
     blocks = [
         ("attention_norm", "input_layernorm", (d,), False),
         ("attention.q_proj", "self_attn.q_proj", (d, d), True),
@@ -85,7 +85,7 @@ def tensor_specs(config: ModelConfig) -> Iterator[TensorSpec]:
     ]
     if config.qk_norm:
         blocks += [
-            (f"attention.{kind}_norm", f"self_attn.{kind}_norm", (config.d_head,), True) for kind in "qk"
+            (f"attention.{kind}_norm", f"self_attn.{kind}_norm", (config.head_dim,), True) for kind in "qk"
         ]
     yield TensorSpec("embedding.weight", "model.embed_tokens.weight", (rows, d), False)
     for layer in range(config.num_layers):
@@ -115,12 +115,12 @@ def to_neighbours(value: Tensor, d_head: int) -> Tensor:
 
 def to_theirs(spec: TensorSpec, value: Tensor, config: ModelConfig) -> Tensor:
     """Return one of our tensors in the row order of Hugging Face's files."""
-    return to_halves(value, config.d_head) if spec.is_rotated else value
+    return to_halves(value, config.head_dim) if spec.is_rotated else value
 
 
 def to_ours(spec: TensorSpec, value: Tensor, config: ModelConfig) -> Tensor:
     """Return a tensor of Hugging Face's in our row order and in float32, which holds all their dtypes."""
-    return (to_neighbours(value, config.d_head) if spec.is_rotated else value).float()
+    return (to_neighbours(value, config.head_dim) if spec.is_rotated else value).float()
 
 
 def stored_specs(config: ModelConfig) -> list[TensorSpec]:
@@ -147,7 +147,7 @@ def config_of(
         "model_type": model_type,
         **shape,
         "num_key_value_heads": config.kv_heads,
-        "head_dim": config.d_head,
+        "head_dim": config.head_dim,
         "hidden_act": "silu",
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -237,8 +237,8 @@ def _rope_theta(values: Mapping[str, Any]) -> Any:
 
 def _head_problems(config: ModelConfig, values: Mapping[str, Any]) -> Iterator[str]:
     head_dim = values.get("head_dim", 128 if values["model_type"] == "qwen3" else None)
-    if head_dim is not None and head_dim != config.d_head:
-        what = f"hidden_size / num_attention_heads = {config.d_head}"
+    if head_dim is not None and head_dim != config.head_dim:
+        what = f"hidden_size / num_attention_heads = {config.head_dim}"
         yield _refusal("head_dim", what, head_dim)
 
 

@@ -104,8 +104,7 @@ class KernelDecoder:
         self.model, self.cache = model, cache
         config, (keys, values) = model.config, cache.memory
         blocks = cast(list[TransformerBlock], list(model.blocks))
-        rope = blocks[0].attention.rope
-        assert rope is not None
+        cos, sin = _rotations(blocks)
         rows, width = keys.shape[1], config.vocabulary_rows
         self._max_tokens = rows + PASS_TOKENS
         self.tokens_per_step = PASS_TOKENS
@@ -115,12 +114,12 @@ class KernelDecoder:
         # The kernel gets raw addresses, so dtypes and device must not follow torch's defaults.
         self._memory = (
             *(model.embedding.weight, _addresses(blocks), model.final_norm.weight, model.head.weight),
-            *(keys, values, rope.cos, rope.sin, self._logits),
+            *(keys, values, cos, sin, self._logits),
             _float32(scratch_size(config, self._max_tokens, cache.capacity, self._num_threads)),
             _float32(inputs_size(config, self._max_tokens, self._num_threads)),
             torch.zeros(BARRIER_SIZE, dtype=torch.long, device="cpu"),
         )
-        attention = config.d_model, config.num_heads, config.kv_heads, config.d_head
+        attention = config.d_model, config.num_heads, config.kv_heads, config.head_dim
         sizes = config.num_layers, *attention, config.d_ff, width, rows, cache.capacity
         self._numbers = *sizes, config.norm_eps
 
@@ -192,24 +191,39 @@ def _float32(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
+def _rotations(blocks: Sequence[TransformerBlock]) -> tuple[Tensor, Tensor]:
+    """Return the tables of the rotation that the layers share; empty ones if none rotates."""
+    ropes = [block.attention.rope for block in blocks if block.attention.rope is not None]
+    return (ropes[0].cos, ropes[0].sin) if ropes else (_float32(0), _float32(0))
+
+
 def _addresses(blocks: Sequence[TransformerBlock]) -> Tensor:
-    """Return the addresses of all layers' weights: LongTensor [layers, NUM_MATRICES], 0 for an absent
-    norm."""
-    rows = [[0 if weight is None else weight.data_ptr() for weight in _weights(block)] for block in blocks]
+    """Return the addresses of all layers' weights, 0 for absent ones, and what else the kernel has to know
+    of each layer: LongTensor [layers, NUM_MATRICES]."""
+    rows = [
+        [*(0 if weight is None else weight.data_ptr() for weight in _weights(block)), *_numbers(block)]
+        for block in blocks
+    ]
+    assert all(len(row) == NUM_MATRICES for row in rows)
     return torch.tensor(rows, dtype=torch.long, device="cpu")
+
+
+def _numbers(block: TransformerBlock) -> list[int]:
+    """Return the numbers behind a layer's addresses, in the order of generation_layout.py."""
+    return [block.attention.window or 0, int(block.attention.rope is not None)]
 
 
 def _weights(block: TransformerBlock) -> list[Tensor | None]:
     """Return a layer's weights in the order of generation_layout.py."""
     attention, feedforward = block.attention, block.feedforward
+    projections = attention.q_proj, attention.k_proj, attention.v_proj
     norms = [None if norm is None else norm.weight for norm in (attention.q_norm, attention.k_norm)]
-    weights: list[Tensor | None] = [
+    return [
         block.attention_norm.weight,
-        *(layer.weight for layer in (attention.q_proj, attention.k_proj, attention.v_proj)),
+        *(layer.weight for layer in projections),
         attention.output_proj.weight,
         block.feedforward_norm.weight,
         *(layer.weight for layer in (feedforward.w1, feedforward.w3, feedforward.w2)),
         *norms,
+        *(layer.bias for layer in projections),
     ]
-    assert len(weights) == NUM_MATRICES
-    return weights
