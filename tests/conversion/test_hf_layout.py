@@ -151,7 +151,7 @@ REFUSED = {
     ),
     "wide heads": ({"head_dim": 16}, r"head_dim: expected hidden_size / num_attention_heads = 12, got 16"),
     "the usual heads": ({**QWEN3, "head_dim": 128}, "head_dim: expected .* = 12, got 128"),
-    "tensor parallelism": ({"pretraining_tp": 2}, "pretraining_tp: expected 1, got 2"),
+    
     "few bits": ({"quantization_config": {"bits": 4}}, "quantization_config: expected null, got"),
     "experts in it": ({"num_local_experts": 8}, "num_local_experts: expected 0, got 8"),
     "nothing of layers": ({"num_hidden_layers": None}, "num_hidden_layers: missing"),

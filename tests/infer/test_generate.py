@@ -376,7 +376,9 @@ def test_log_probabilities_in_float32_are_those_in_float64(make_model, kernels):
             assert token.log_prob == pytest.approx(exact[prompt].log_prob, abs=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"qk_norm": True}, {"num_kv_heads": 4}, TOGETHER])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_embeddings": True}, {"qk_norm": True}, {"num_kv_heads": 4}, TOGETHER]
+)
 def test_kernels_write_the_same_texts_far_past_the_context(make_model, changes):
     model = make_model(torch.float32, context_length=12, **changes)
     how = {"max_new_tokens": 60, "eos_token_id": 3, "top_p": 0.9, "top_k": 50, **WARM}

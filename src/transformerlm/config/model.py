@@ -117,10 +117,12 @@ class ModelConfig(Section):
         for key, scalings in _SCALINGS_WITH.items():
             value, is_read = getattr(self, key), self.rope_scaling in scalings
             if is_read and value is None and key in _NEEDED:
-                yield Problem(Key(key), f'expected a number with rope_scaling = "{self.rope_scaling}", got None')
+                what = f'expected a number with rope_scaling = "{self.rope_scaling}", got None'
+                yield Problem(Key(key), what)
             if not is_read and value is not None:
                 names = " or ".join(f'"{scaling}"' for scaling in scalings)
-                yield Problem(Key(key), f"expected None, as only rope_scaling = {names} reads it, got {value}")
+                what = f"expected None, as only rope_scaling = {names} reads it, got {value}"
+                yield Problem(Key(key), what)
         if self.rope_scaling == "llama3":
             low, high = self.rope_low_freq_factor or 1.0, self.rope_high_freq_factor or 4.0
             if low >= high:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 NORM, Q, K, V, OUTPUT, SECOND_NORM, W1, W3, W2, Q_NORM, K_NORM, Q_BIAS, K_BIAS, V_BIAS = range(14)
 """Positions of the addresses of a layer's weights in its row; norms and biases that a model lacks are 0."""
 WINDOW, HAS_ROPE, NUM_MATRICES = range(14, 17)
-"""Positions of two numbers behind the addresses: the sliding window (0 for none), and 1 if queries and keys are
-rotated; and the length of a row."""
+"""Positions of two numbers behind the addresses: the sliding window (0 for none), and 1 if queries and keys
+are rotated; and the length of a row."""
 
 BIN_BITS = 10
 """Bits per round of radix selection: the order of floats from 0 to 1 is that of their bits, and three rounds

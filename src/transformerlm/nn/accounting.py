@@ -32,9 +32,9 @@ def num_hidden_matrix_parameters(config: ModelConfig) -> int:
 def flops_per_token(config: ModelConfig, num_keys: int) -> int:
     """Floating-point operations of one token's forward pass; a multiplication and an addition are two.
 
-    2 * (matrix parameters of the blocks and the head) + 4 * num_layers * d_queries * num_keys, where d_queries
-    is num_heads * d_head, usually d_model: every weight of a matrix once, then the scores (2 * d_queries *
-    num_keys) and the mixing of the values (as many).
+    2 * (matrix parameters of the blocks and the head) + 4 * num_layers * d_queries * num_keys, where
+    d_queries is num_heads * d_head, usually d_model: every weight of a matrix once, then the scores (2 *
+    d_queries * num_keys) and the mixing of the values (as many).
 
     `num_keys` is how many keys attention works through per query, in a layer with a sliding window at most
     the window's. A full context counts whole, as the published figures count it, although causality leaves
@@ -84,8 +84,8 @@ def block_activation_bytes_per_token(
     products, a matrix keeps its input; attention its queries, keys and values, and its output if it is
     neither `fused` nor keeps scores. These have width d_model, or num_heads * d_head (shared keys and values
     less, unless scores are kept). Attention with a window is never `fused`; if a layer has one that is
-    shorter than the context, all are counted so. SwiGLU keeps both projections and their product, of width d_ff, and, unless `fused`, the
-    sigmoid and silu in between.
+    shorter than the context, all are counted so. SwiGLU keeps both projections and their product, of width
+    d_ff, and, unless `fused`, the sigmoid and silu in between.
 
     Args:
         bytes_per_number: 4, or 2 where products are taken in half precision.
@@ -105,8 +105,8 @@ def block_activation_bytes_per_token(
     wide = 2 * (1 if fused else 2) * d_model + 2 + heads
     if config.qk_norm:
         wide += heads + config.kv_heads + (0 if fused else 2 * queries_and_keys)
-    if fused and (config.qk_norm or has_window):
-        half += queries_and_keys  # what was projected together is kept together
+    if fused:  # copies for the norm; and values that keep the projections that they are part of
+        half += queries_and_keys * (config.qk_norm + has_window)
     half += (3 if fused else 5) * config.d_ff
     scores = num_scores * heads * (bytes_per_number + 4)
     return 4 * wide + bytes_per_number * half + scores

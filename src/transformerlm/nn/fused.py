@@ -148,7 +148,7 @@ def joint_linear(x: Tensor, *linears: Linear) -> Tensor:
     add.
     """
     y = x @ torch.cat([linear.weight for linear in linears]).T
-    biases = [linear.bias for linear in linears if linear.bias is not None]
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
     return y + torch.cat(biases).to(y.dtype) if biases else y
 
 

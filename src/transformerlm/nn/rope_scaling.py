@@ -1,8 +1,9 @@
 """Slower rotations for contexts longer than those of the first training: linear, Llama 3.1's, YaRN.
 
-A pair whose angle grows by `w` per position turns once in 2 pi / w positions. Pairs that turn often within the
-first context have shown all their angles in training and may stay as they are; pairs that turn seldom would
-reach angles that the model has never seen, and are slowed down. The rules differ in where they draw the line.
+A pair whose angle grows by `w` per position turns once in 2 pi / w positions. Pairs that turn often within
+the first context have shown all their angles in training and may stay as they are; pairs that turn seldom
+would reach angles that the model has never seen, and are slowed down. The rules differ in where they draw the
+line.
 """
 
 from __future__ import annotations

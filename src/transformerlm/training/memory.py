@@ -33,8 +33,8 @@ class TrainingMemory:
     gradients: int
     optimizer: int
     activations: int
-    """Kept by the forward pass of a micro-batch, with the copies of weights and masks that it made, and gradients
-    inside a block during its backward pass."""
+    """Kept by the forward pass of a micro-batch, with the masks and copies of weights that it made, and the
+    gradients inside a block during its backward pass."""
     logits: int
     """Logits that exist at a time, their gradient, and that of the head."""
 
