@@ -96,9 +96,9 @@ FAMILIES = {
         **{**_LLAMA, "is_llama_config": True, "rope_interleaved": False, "rope_theta": 100000},
         **{"num_attention_heads": 6, "num_key_value_heads": 3, "tie_word_embeddings": True},
     },
-    "SmolLM 3": _SMOLLM3,
+    "SmolLM 3": {**_SMOLLM3, "pad_token_id": 1},
     "SmolLM 3 with a window where no position is": {
-        **{**_SMOLLM3, "use_sliding_window": True, "sliding_window": 24},
+        **{**_SMOLLM3, "use_sliding_window": True, "sliding_window": 24, "pad_token_id": 1},
         "layer_types": ["full_attention"] * 3 + ["sliding_attention"],
     },
     "Qwen 2.5": _QWEN2,
@@ -144,5 +144,7 @@ def write_family(transformers, folder, name, dtype=torch.float32, seed=0):
     model.to(dtype).save_pretrained(folder)
     tokenizer().export_tokenizer_json(folder)
     # The config of today's transformers is another form than the one that is to be read.
-    (folder / "config.json").write_text(json.dumps(values | {"torch_dtype": str(dtype).removeprefix("torch.")}))
+    (folder / "config.json").write_text(
+        json.dumps(values | {"torch_dtype": str(dtype).removeprefix("torch.")})
+    )
     return folder

@@ -9,6 +9,7 @@ from tests.model_options import OPTIONS, TOGETHER
 from transformerlm.infer.decoder import KernelDecoder, TorchDecoder, make_decoder
 from transformerlm.nn import KVCache
 from transformerlm.nn.fused import with_kernels
+from transformerlm.nn.quantization import quantize, quantize_
 
 # 15 = 8 + 4 + 2 + 1 texts: every block size in which the kernel multiplies a matrix row with texts
 LENGTHS = [5, 1, 9, 3, 3, 7, 2, 11, 4, 6, 1, 8, 2, 10, 5]
@@ -168,3 +169,47 @@ def test_what_is_no_number_stays_none(make_model, name, dtype):
     decoder = decoders(model, [3])[0]
     MODEL_PARTS[name](model).fill_(float("nan"))
     assert decoder(torch.tensor([5])).isnan().all()
+
+
+def widened_and_quantized(model, storage):
+    """A float32 model whose matrices are rounded to eight or four bits, and the same model storing those."""
+    widened = copy.deepcopy(model)
+    for parameter in widened.parameters():
+        if parameter.dim() == 2:
+            parameter.data = quantize(parameter, storage).dequantize()
+    quantize_(model, lambda name, value: quantize(value, storage))
+    return widened, model
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+@pytest.mark.parametrize("shape", [{}, {"tie_embeddings": True, "qk_norm": True, "num_kv_heads": 4}])
+def test_eight_and_four_bits_have_the_bits_of_the_same_weights_in_float32(
+    make_model, storage, shape, threads
+):
+    model = make_model(torch.float32, d_model=64, d_ff=96, vocab_size=83, context_length=64, **shape)
+    pair = widened_and_quantized(model, storage)
+    windows = [torch.randint(83, (length,)).tolist() for length in (1, 2, 3, 5, 30)]
+    logits = []
+    for one in pair:
+        cache = KVCache.for_model(one.config, 5, dtype=torch.float32)
+        decoder = make_decoder(with_kernels(one), cache)
+        assert isinstance(decoder, KernelDecoder)
+        steps = [decoder.fill(range(5), windows).clone()]
+        for rows in (5, 4, 3, 2, 1):  # every number of tokens by which a matrix is multiplied at once
+            cache.select(range(rows))
+            steps.append(decoder(torch.arange(rows)).clone())
+        logits.append(torch.cat(steps))
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_a_step_in_eight_and_four_bits_equals_the_models(make_model, storage, threads):
+    model = make_model(torch.float32, d_model=64, d_ff=96)
+    quantize_(model, lambda name, value: quantize(value, storage))
+    ids, caches = torch.randint(61, (3, 9)), [KVCache.for_model(model.config, 3) for _ in range(2)]
+    made = [KernelDecoder(with_kernels(model), caches[0]), TorchDecoder(model, caches[1])]
+    with torch.no_grad():
+        for decoder in made:
+            decoder.fill(range(3), ids.tolist())
+        ours, expected = (decoder(torch.tensor([1, 2, 3])) for decoder in made)
+    assert float((ours - expected).abs().max()) < 1e-5 * float(expected.abs().max())

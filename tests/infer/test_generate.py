@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.peak_memory import peak_memory, reset_peak_memory
 from tests.model_options import OPTIONS, TOGETHER
+from tests.peak_memory import peak_memory, reset_peak_memory
 from transformerlm.errors import NumericalError
 from transformerlm.infer.batch import window_start
 from transformerlm.infer.generate import DecodingSettings, generate, steps, stream

@@ -39,7 +39,8 @@ _KEYS: dict[str, dict[str, str]] = {
 _YARN_ONLY = {"mscale", "mscale_all_dim", "truncate"}
 KEYS = {ours: f"rope_scaling: {theirs}" for keys in _KEYS.values() for ours, theirs in keys.items()}
 """Key of [model] -> its name in messages about a `config.json`."""
-DEFAULT_THETA = 10000.0
+DEFAULT_THETAS = {"smollm3": 2_000_000.0}
+"""model_type -> rope_theta where it is left out, if not 10,000."""
 
 
 def rope_values(config: ModelConfig) -> dict[str, Any]:
@@ -59,7 +60,8 @@ def rope_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of [model] about the rotation that a `config.json` without `rope_problems` sets."""
     objects = [values[key] for key in PLACES if isinstance(values.get(key), dict)]
     thetas = [found["rope_theta"] for found in objects if found.get("rope_theta") is not None]
-    outer = DEFAULT_THETA if values.get("rope_theta") is None else values["rope_theta"]
+    default = DEFAULT_THETAS.get(str(values.get("model_type")), 10000.0)
+    outer = default if values.get("rope_theta") is None else values["rope_theta"]
     settings = {"rope_theta": thetas[0] if thetas else outer}
     scaled = next((found for found in objects if _kind(found) in _KEYS), None)
     return settings if scaled is None else settings | _scaling(scaled, values)

@@ -39,7 +39,7 @@ class Batch:
     def __init__(self, model: TransformerLM, prompts: Sequence[Sequence[int]]) -> None:
         self.model = model
         self.ids = [[int(token_id) for token_id in prompt] for prompt in prompts]
-        self.device = model.embedding.weight.device
+        self.device = model.final_norm.weight.device
 
     def next_logits(self) -> Tensor:
         """Return the logits of the next token of each text: [texts, vocabulary]."""
@@ -127,4 +127,4 @@ class CachedBatch(Batch):
         """Return the dtype of the keys and values that the model computes."""
         if torch.is_autocast_enabled(self.device.type):
             return torch.get_autocast_dtype(self.device.type)
-        return self.model.embedding.weight.dtype
+        return self.model.final_norm.weight.dtype

@@ -87,7 +87,7 @@ class ContinuousBatch(Generic[K]):
 
     def __init__(self, model: TransformerLM, num_rows: int, *, kernels: bool = False) -> None:
         compute_on_one_thread_after_forks()
-        if kernels and model.embedding.weight.device.type == "cpu" and not uses_kernels(model):
+        if kernels and model.final_norm.weight.device.type == "cpu" and not uses_kernels(model):
             model = with_kernels(model)
         self._model, self._uses_kernels = model, uses_kernels(model)
         with torch.inference_mode():

@@ -15,10 +15,11 @@ from torch import Tensor
 from transformerlm.infer.prefill import Windows, fill_cache, unique_windows
 from transformerlm.kernels import dispatch, libraries
 from transformerlm.kernels.generation_layout import BARRIER_SIZE, NUM_MATRICES, inputs_size, scratch_size
-from transformerlm.nn import KVCache, TransformerBlock, TransformerLM
+from transformerlm.nn import Embedding, KVCache, Linear, RMSNorm, TransformerBlock, TransformerLM
 from transformerlm.nn.fused import uses_kernels
+from transformerlm.nn.quantization import QuantizedEmbedding, QuantizedLinear, storage_of
 
-LIBRARY = libraries.GENERATION
+LIBRARY, QUANTIZED_LIBRARY = libraries.GENERATION, libraries.QUANTIZED
 
 
 PASS_TOKENS = 64
@@ -63,7 +64,7 @@ class TorchDecoder:
 
     def __init__(self, model: TransformerLM, cache: KVCache) -> None:
         self.model, self.cache = model, cache
-        on_cpu = model.embedding.weight.device.type == "cpu"
+        on_cpu = model.final_norm.weight.device.type == "cpu"
         self.tokens_per_step = 256 if on_cpu else 4096
 
     def __call__(self, new_ids: Tensor) -> Tensor:
@@ -112,8 +113,15 @@ class KernelDecoder:
         self._logits = _float32(rows, width)
         self._rows = _indices(range(rows))
         # The kernel gets raw addresses, so dtypes and device must not follow torch's defaults.
+        self._storage = storage_of(model) or model.head.weight.dtype
+        self._library = LIBRARY if storage_of(model) is None else QUANTIZED_LIBRARY
+        parts = [_parts(block) for block in blocks]
+        addresses, scales = (
+            torch.tensor([[part[which] for part in row] for row in parts], dtype=torch.long, device="cpu")
+            for which in (0, 1)
+        )
         self._memory = (
-            *(model.embedding.weight, _addresses(blocks), model.final_norm.weight, model.head.weight),
+            *(*_matrix(model.embedding), addresses, scales, model.final_norm.weight, *_matrix(model.head)),
             *(keys, values, cos, sin, self._logits),
             _float32(scratch_size(config, self._max_tokens, cache.capacity, self._num_threads)),
             _float32(inputs_size(config, self._max_tokens, self._num_threads)),
@@ -167,7 +175,7 @@ class KernelDecoder:
         return logits
 
     def _run(self, ids: Tensor, row_of: Tensor, positions: Tensor, wanted: Tensor) -> None:
-        kernel = self._num_threads, LIBRARY, "decode", (self.model.head.weight.dtype,)
+        kernel = self._num_threads, self._library, "decode", (self._storage,)
         sizes = len(ids), len(wanted), *self._numbers
         dispatch.run_on(*kernel, ids, row_of, positions, wanted, *self._memory, *sizes)
 
@@ -177,7 +185,10 @@ def make_decoder(model: TransformerLM, cache: KVCache) -> Decoder:
     if not uses_kernels(model):
         return TorchDecoder(model, cache)
     tensors = [*model.parameters(), *cache.memory]
-    is_one_dtype = len({tensor.dtype for tensor in tensors}) == 1 and not torch.is_autocast_enabled("cpu")
+    dtypes = {tensor.dtype for tensor in tensors}
+    is_one_dtype = len(dtypes) == 1 and not torch.is_autocast_enabled("cpu")
+    if storage_of(model) is not None and dtypes != {torch.float32}:
+        return TorchDecoder(model, cache)
     if is_one_dtype and dispatch.can_serve(*tensors) and all(tensor.is_contiguous() for tensor in tensors):
         return KernelDecoder(model, cache)
     return TorchDecoder(model, cache)
@@ -197,33 +208,39 @@ def _rotations(blocks: Sequence[TransformerBlock]) -> tuple[Tensor, Tensor]:
     return (ropes[0].cos, ropes[0].sin) if ropes else (_float32(0), _float32(0))
 
 
-def _addresses(blocks: Sequence[TransformerBlock]) -> Tensor:
-    """Return the addresses of all layers' weights, 0 for absent ones, and what else the kernel has to know
-    of each layer: LongTensor [layers, NUM_MATRICES]."""
-    rows = [
-        [*(0 if weight is None else weight.data_ptr() for weight in _weights(block)), *_numbers(block)]
-        for block in blocks
-    ]
-    assert all(len(row) == NUM_MATRICES for row in rows)
-    return torch.tensor(rows, dtype=torch.long, device="cpu")
+def _matrix(module: Linear | Embedding) -> tuple[Tensor, Tensor]:
+    """Return the memory of a matrix: its numbers, and their scales (of floats: nothing)."""
+    if isinstance(module, QuantizedLinear | QuantizedEmbedding):
+        return module.matrix.numbers, module.matrix.scales
+    return module.weight, torch.empty(0, dtype=torch.float16, device="cpu")
 
 
-def _numbers(block: TransformerBlock) -> list[int]:
-    """Return the numbers behind a layer's addresses, in the order of generation_layout.py."""
-    return [block.attention.window or 0, int(block.attention.rope is not None)]
+def _parts(block: TransformerBlock) -> list[tuple[int, int]]:
+    """Return a layer's row in the order of generation_layout.py: addresses of its weights, each with that of
+    its scales, and numbers.
 
-
-def _weights(block: TransformerBlock) -> list[Tensor | None]:
-    """Return a layer's weights in the order of generation_layout.py."""
+    0 for an absent norm or bias, and for scales of floats.
+    """
     attention, feedforward = block.attention, block.feedforward
-    projections = attention.q_proj, attention.k_proj, attention.v_proj
-    norms = [None if norm is None else norm.weight for norm in (attention.q_norm, attention.k_norm)]
-    return [
-        block.attention_norm.weight,
-        *(layer.weight for layer in projections),
-        attention.output_proj.weight,
-        block.feedforward_norm.weight,
-        *(layer.weight for layer in (feedforward.w1, feedforward.w3, feedforward.w2)),
-        *norms,
-        *(layer.bias for layer in projections),
+    parts: list[Linear | RMSNorm | None] = [
+        block.attention_norm,
+        *(attention.q_proj, attention.k_proj, attention.v_proj, attention.output_proj),
+        block.feedforward_norm,
+        *(feedforward.w1, feedforward.w3, feedforward.w2),
+        *(attention.q_norm, attention.k_norm),
     ]
+    biases = [layer.bias for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    row = [
+        *map(_addresses, parts),
+        *((0 if bias is None else bias.data_ptr(), 0) for bias in biases),
+        *((number, 0) for number in (attention.window or 0, int(attention.rope is not None))),
+    ]
+    assert len(row) == NUM_MATRICES
+    return row
+
+
+def _addresses(part: Linear | RMSNorm | None) -> tuple[int, int]:
+    if isinstance(part, Linear):
+        numbers, scales = _matrix(part)
+        return numbers.data_ptr(), scales.data_ptr()
+    return (0 if part is None else part.weight.data_ptr()), 0

@@ -180,7 +180,7 @@ def steps(
     vocabulary = model.config.vocabulary_rows
     check_prompt_ids(prompts, vocabulary)
     compute_on_one_thread_after_forks()
-    if settings.kernels and model.embedding.weight.device.type == "cpu" and not uses_kernels(model):
+    if settings.kernels and model.final_norm.weight.device.type == "cpu" and not uses_kernels(model):
         model = with_kernels(model)
     max_new_tokens = settings.max_new_tokens
     batch = CachedBatch(model, prompts, max_new_tokens) if settings.use_cache else Batch(model, prompts)

@@ -29,7 +29,7 @@ def fill_cache(model: TransformerLM, cache: KVCache, rows: Sequence[int], window
 def _fill_group(model: TransformerLM, cache: KVCache, rows: Sequence[int], windows: Windows) -> Tensor:
     """`fill_cache` with windows of similar length."""
     unique, row_of = unique_windows(windows)
-    device, dtype = model.embedding.weight.device, cache.memory[0].dtype
+    device, dtype = model.final_norm.weight.device, cache.memory[0].dtype
     ids, lengths = padded(unique, device)
     own = KVCache.for_model(model.config, len(unique), device, dtype, ids.shape[1])
     hidden = model.hidden_states(ids, own)

@@ -15,13 +15,26 @@ import torch
 from torch import Tensor
 
 from transformerlm.errors import TransformerLMError
-from transformerlm.kernels.generation_layout import BARRIER_SIZE, NUM_BINS, NUM_MATRICES
+from transformerlm.kernels.generation_layout import (
+    BARRIER_SIZE,
+    GROUP,
+    NUM_BINS,
+    NUM_MATRICES,
+    TILE_ROWS,
+)
 
 DEBUG_VARIABLE = "TRANSFORMERLM_DEBUG_KERNELS"
 """Set to 1 to check all memory before each kernel runs."""
 IS_ON = os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
 
-DTYPES = {"f32*": torch.float32, "u16*": torch.bfloat16, "f64*": torch.float64, "i64*": torch.int64}
+DTYPES = {
+    "f32*": torch.float32,
+    "u16*": torch.bfloat16,
+    "i8*": torch.int8,
+    "u8*": torch.uint8,
+    "f64*": torch.float64,
+    "i64*": torch.int64,
+}
 
 Sizes = Mapping[str, Callable[[Any], int]]
 """Parameter -> function of the call's numbers that returns the size that the kernel needs, in elements."""
@@ -33,6 +46,10 @@ def _rows_by_width(n: Any) -> int:
 
 def _rows_by_keys(n: Any) -> int:
     return int(n.rows * n.keys)
+
+
+def _widest(n: Any) -> int:
+    return int(max(n.d_model, n.d_ff, n.heads * n.d_head))
 
 
 def _strided(prefix: str) -> Callable[[Any], int]:
@@ -83,15 +100,16 @@ SIZES: Mapping[str, Sizes] = {
     "decode": {
         **dict.fromkeys(("ids", "row_of", "positions"), lambda n: n.tokens),
         "wanted": lambda n: n.num_wanted,
-        "weights": lambda n: n.layers * NUM_MATRICES,
+        **dict.fromkeys(("weights", "scales"), lambda n: n.layers * NUM_MATRICES),
         "embedding": lambda n: n.vocabulary * n.d_model,
         "head": lambda n: n.vocabulary * n.d_model,
+        **dict.fromkeys(("embedding_scales", "head_scales"), lambda n: 0),
         "final_norm": lambda n: n.d_model,
         "logits": lambda n: n.num_wanted * n.vocabulary,
         "barrier_state": lambda n: BARRIER_SIZE,
         "scratch": lambda n: (
             n.tokens * (2 * n.d_model + (n.heads + 2 * n.kv_heads) * n.d_head + 2 * n.d_ff)
-            + n.parts * n.capacity
+            + n.parts * (n.capacity + TILE_ROWS * (_widest(n) + _widest(n) // GROUP))
         ),
         "inputs": lambda n: n.tokens * (n.heads * n.d_head + n.d_ff + n.parts * n.d_model),
         **dict.fromkeys(("cos", "sin"), lambda n: n.capacity * (n.d_head // 2)),
@@ -110,8 +128,8 @@ STRIDED = {("rotate", "x"), ("rotate", "out"), ("sample", "logits")}
 """Memory that a kernel accesses through strides among its arguments; it need not be contiguous."""
 
 
-UNTYPED = {("decode", "inputs")}
-"""Memory whose dtype depends on the processor: only its size in bytes is checked."""
+UNTYPED = {("decode", name) for name in ("inputs", "embedding_scales", "head_scales")}
+"""Memory whose dtype depends on the processor or on that of others: only its size in bytes is checked."""
 
 
 class KernelMemoryError(TransformerLMError):
@@ -141,6 +159,7 @@ def check_memory(
         if not isinstance(argument, Tensor):
             raise KernelMemoryError(f"{where}: expected a tensor, got {argument!r}")
         dtype, needed = DTYPES[kind], SIZES[kernel][name](numbers)
+        needed = needed // 2 if kind == "u8*" else needed  # weights in four bits, two in each
         if (kernel, name) in UNTYPED:
             dtype, needed = argument.dtype, -(-needed * dtype.itemsize // argument.element_size())
         _check_tensor(where, argument, dtype, is_strided=(kernel, name) in STRIDED)

@@ -63,10 +63,14 @@ def run_on(
     num_threads: int,
     library: Library,
     kernel: str,
-    dtypes: tuple[torch.dtype, ...],
+    dtypes: tuple[torch.dtype | str, ...],
     *arguments: Tensor | float,
 ) -> None:
-    """Run a kernel of any library on `num_threads` threads of its own (teams.py); see `run`."""
+    """Run a kernel of any library on `num_threads` threads of its own (teams.py); see `run`.
+
+    Args:
+        dtypes: of the variant, each as a dtype or by the name that the kernel has it by, such as "int8".
+    """
     compiled, values = _prepared(num_threads, library, kernel, dtypes, arguments)
     run_on_team(compiled, num_threads, *values)
 
@@ -75,11 +79,12 @@ def _prepared(
     num_threads: int,
     library: Library,
     kernel: str,
-    dtypes: tuple[torch.dtype, ...],
+    dtypes: tuple[torch.dtype | str, ...],
     arguments: Sequence[Tensor | float],
 ) -> tuple[Kernel, Iterator[float]]:
     """Return a compiled kernel and its arguments as numbers, checked in debug mode."""
-    compiled = getattr(library.kernels(), "_".join((kernel, *(_NAMES[dtype] for dtype in dtypes))))
+    names = (dtype if isinstance(dtype, str) else _NAMES[dtype] for dtype in dtypes)
+    compiled = getattr(library.kernels(), "_".join((kernel, *names)))
     if checks.IS_ON:
         checks.check_memory(kernel, compiled.parameters, num_threads, arguments)
     return compiled, (value.data_ptr() if isinstance(value, Tensor) else value for value in arguments)

@@ -8,12 +8,14 @@ memory delivers weights. A weight that has been read is therefore used for all t
 overhead is avoided: one call per token, and threads that synchronise only at `barrier`.
 
 A token's results do not depend, to the last bit, on the other tokens of the pass: each sum is formed in the
-same order for any number of tokens (see `make_tile`). What is multiplied with one token is multiplied with
-eight by other instructions, but not in another order.
+same order for any number of tokens (see generation_products.py). What is multiplied with one token is
+multiplied with eight by other instructions, but not in another order.
 
-Sums and intermediate values are float32 for any dtype of the weights. Only the inputs of matrix products,
+Sums and intermediate values are float32 for any storage of the weights. Only the inputs of matrix products,
 `inputs`, are rounded to bfloat16, if the weights are bfloat16 and the processor multiplies pairs of such
-numbers (twice as many per instruction); PyTorch rounds there too.
+numbers (twice as many per instruction); PyTorch rounds there too. With weights in eight or four bits the
+gains of norms and the cache are float32, and the results are, to the last bit, those of the same matrices
+widened to float32.
 
 nn and infer/sampling.py define the results; tests compare the two. Importing this file imports numba, which
 is needed only to compile: see library.py.
@@ -26,13 +28,12 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 from transformerlm.kernels.generation_layout import (
     BIN_BITS,
+    GROUP,
     HAS_ROPE,
     K_BIAS,
     K_NORM,
@@ -43,6 +44,7 @@ from transformerlm.kernels.generation_layout import (
     Q_BIAS,
     Q_NORM,
     SECOND_NORM,
+    TILE_ROWS,
     V_BIAS,
     W1,
     W2,
@@ -52,6 +54,7 @@ from transformerlm.kernels.generation_layout import (
     Q,
     V,
 )
+from transformerlm.kernels.generation_products import INPUTS, WEIGHTS, Matrix, number_at, project
 from transformerlm.kernels.primitives import (
     MEMORY,
     ONE,
@@ -69,28 +72,12 @@ from transformerlm.kernels.primitives import (
     u32,
     wide,
 )
-from transformerlm.kernels.target import target
 from transformerlm.kernels.waiting import barrier
 
 __all__ = ["ENTRIES", "OPTIONS", "parameters"]
 
 f64 = np.float64
 SMALLEST_DIVISOR = 2.0**-126
-
-HAS_LARGE_REGISTERS = "avx512f" in target().instructions
-"""True: 32 vector registers of 16 floats (AVX-512). Otherwise possibly 16 registers of 8 floats, or less."""
-LANES = 16 if HAS_LARGE_REGISTERS else 8
-"""Floats per vector."""
-HAS_PAIR_PRODUCTS = HAS_LARGE_REGISTERS and "avx512bf16" in target().instructions
-"""True: an instruction multiplies two bfloat16 vectors and adds pairs of products to a float32 vector."""
-INPUTS = MEMORY | ({} if HAS_PAIR_PRODUCTS else {"bfloat16": MEMORY["float32"]})
-"""Dtype of a matrix -> memory type of the inputs that it is multiplied with."""
-ROWS_AHEAD = 8
-"""Prefetch distance in rows."""
-FUSED = ("contract",)
-"""LLVM flag: a product and a sum may be fused into one instruction."""
-ROWS_AT_A_TIME = 16
-"""Block of matrix rows that stays in a cache while it is multiplied with all texts."""
 
 # ---- memory --------------------------------------------------------------------------------------------
 
@@ -103,205 +90,6 @@ def at_address(context: Any, like: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[1], context.get_value_type(signature.return_type))
 
     return like(like, types.int64), build
-
-
-# ---- matrix products ---------------------------------------------------------------------------------
-
-
-class Bfloat16(ir.types.Type):  # type: ignore[misc]
-    """LLVM's type bfloat, which llvmlite lacks."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-
-PAIRS = ir.VectorType(Bfloat16(), 2 * LANES)
-SUMS = ir.VectorType(ir.FloatType(), LANES)
-
-
-def are_pairs(*memory: Any) -> bool:
-    """Return True if numbers of these arrays are multiplied in pairs."""
-    return HAS_PAIR_PRODUCTS and all(array.dtype == types.uint16 for array in memory)
-
-
-def step_size(weight, x):
-    """Return how many numbers of a row a tile multiplies per step."""
-
-
-@overload(step_size, inline="always")
-def _step_size(weight, x):
-    number = i64(2 * LANES if are_pairs(weight, x) else LANES)
-    return lambda weight, x: number
-
-
-def make_tile(num_rows: int, num_tokens: int) -> Any:
-    """Return a function that multiplies `num_rows` rows of a matrix with the inputs of `num_tokens` tokens.
-
-    Register tiling: each value that is loaded is used in several products while it is in a register, which a
-    compiler does not find by itself. Each product of a row and a token is summed up in one vector register,
-    from the first number of the row to the last, and the lanes of that register in `sums_of`: the order is
-    the same in every tile. The remainder of a width that is no multiple of `step_size` is left to `project`.
-    """
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        weight, at, x, x_at, width, out, out_at, out_width = arguments
-        as_pairs = are_pairs(signature.args[0], signature.args[2])
-        number, step = ir.IntType(64), 2 * LANES if as_pairs else LANES
-        load, add_products = (pairs_at, add_pairs) if as_pairs else (vector_at, add_numbers)
-        row_starts = [builder.add(at, builder.mul(number(row), width)) for row in range(num_rows)]
-        token_starts = [builder.add(x_at, builder.mul(number(token), width)) for token in range(num_tokens)]
-        places = [(token, row) for token in range(num_tokens) for row in range(num_rows)]
-        totals = {place: cgutils.alloca_once_value(builder, SUMS([0.0] * LANES)) for place in places}
-        with cgutils.for_range(builder, builder.udiv(width, number(step))) as loop:
-            i = builder.mul(loop.index, number(step))
-            rows = [load(builder, weight, builder.add(start, i)) for start in row_starts]
-            for start in row_starts:
-                ahead = builder.add(builder.add(start, builder.mul(number(ROWS_AHEAD), width)), i)
-                prefetch(builder, builder.gep(weight, [ahead]))
-            for token, start in enumerate(token_starts):
-                values = load(builder, x, builder.add(start, i))
-                for row in range(num_rows):
-                    total = totals[token, row]
-                    builder.store(add_products(builder, builder.load(total), rows[row], values), total)
-        sums = sums_of(builder, [builder.load(total) for total in totals.values()])
-        for (token, row), total in zip(totals, sums, strict=True):
-            place = builder.add(builder.add(out_at, builder.mul(number(token), out_width)), number(row))
-            builder.store(total, builder.gep(out, [place]))
-        return context.get_dummy_value()
-
-    def tile(
-        context: Any,
-        weight: Any,
-        at: Any,
-        x: Any,
-        x_at: Any,
-        width: Any,
-        out: Any,
-        out_at: Any,
-        out_width: Any,
-    ) -> Any:
-        return types.void(weight, at, x, x_at, width, out, out_at, out_width), build
-
-    return intrinsic(tile)
-
-
-def add_numbers(builder: Any, total: Any, row: Any, values: Any) -> Any:
-    """total + row * values"""
-    return builder.fadd(total, builder.fmul(row, values, flags=FUSED), flags=FUSED)
-
-
-def add_pairs(builder: Any, total: Any, row: Any, values: Any) -> Any:
-    """total[i] + row[2 i] * values[2 i] + row[2 i + 1] * values[2 i + 1]"""
-    kind = ir.FunctionType(SUMS, [SUMS, PAIRS, PAIRS])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
-    return builder.call(function, [total, row, values])
-
-
-def prefetch(builder: Any, address: Any) -> Any:
-    """Prefetch a cache line that is needed soon.
-
-    Into the second-level cache: in the first level it would evict the inputs of the tokens.
-    """
-    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [builder.bitcast(address, byte), word(0), word(2), word(1)])
-
-
-def pairs_at(builder: Any, memory: Any, at: Any) -> Any:
-    """Load 2 * LANES bfloat16 numbers."""
-    return builder.load(builder.bitcast(builder.gep(memory, [at]), PAIRS.as_pointer()), align=2)
-
-
-def vector_at(builder: Any, memory: Any, at: Any) -> Any:
-    """Load LANES numbers as float32."""
-    kind = memory.type.pointee
-    vector = ir.VectorType(kind, LANES)
-    place = builder.bitcast(builder.gep(memory, [at]), vector.as_pointer())
-    values = builder.load(place, align=4 if kind == ir.FloatType() else 2)
-    if kind == ir.FloatType():
-        return values
-    wide = ir.VectorType(ir.IntType(32), LANES)
-    bits = builder.shl(builder.zext(values, wide), wide([16] * LANES))
-    return builder.bitcast(bits, ir.VectorType(ir.FloatType(), LANES))
-
-
-def sums_of(builder: Any, vectors: list[Any]) -> list[Any]:
-    """Return the horizontal sum of each of 1, 2, 4 ... vectors, at most LANES.
-
-    Each step adds the halves of two vectors and joins them: [a b] [c d] -> [a+b c+d].
-    """
-    width = size = LANES
-    while size > 1:
-        size //= 2
-        width = width // 2 if len(vectors) == 1 else width
-        starts = range(0, 2 * width, 2 * size)
-        masks = [
-            ir.Constant(
-                ir.VectorType(ir.IntType(32), width),
-                [start + half + i for start in starts for i in range(size)],
-            )
-            for half in (0, size)
-        ]
-        pairs = [(vectors[i], vectors[min(i + 1, len(vectors) - 1)]) for i in range(0, len(vectors), 2)]
-        vectors = [builder.fadd(*(builder.shuffle_vector(*pair, mask) for mask in masks)) for pair in pairs]
-    return [builder.extract_element(vectors[0], ir.IntType(32)(i)) for i in range(width)]
-
-
-pair_by_eight, by_eight, by_four, by_two = make_tile(2, 8), make_tile(1, 8), make_tile(1, 4), make_tile(1, 2)
-four_by_one, by_one = make_tile(4, 1), make_tile(1, 1)
-
-
-@compiled
-def dot(weight, at, x, x_at, first, last):
-    """Product of a part of a matrix row and one token's inputs."""
-    total = ZERO
-    for i in range(first, last):
-        total += wide(weight[at + i]) * wide(x[x_at + i])
-    return total
-
-
-@compiled
-def project(weight, first, last, x, x_at, tokens, width, out, out_at, out_width):
-    """out[token, row] = weight[row] . x[token] for rows from first to before last; `out` has rows of
-    out_width."""
-    whole = width // step_size(weight, x) * step_size(weight, x)
-    for block in range(first, last, ROWS_AT_A_TIME):
-        end = min(block + ROWS_AT_A_TIME, last)
-        token = 0
-        while token < tokens:
-            source, target, left = x_at + token * width, out_at + token * out_width, tokens - token
-            row = block
-            if left >= 8:
-                while HAS_LARGE_REGISTERS and row + 1 < end:
-                    pair_by_eight(weight, row * width, x, source, width, out, target + row, out_width)
-                    row += 2
-                while row < end:
-                    by_eight(weight, row * width, x, source, width, out, target + row, out_width)
-                    row += 1
-                token += 8
-            elif left >= 4:
-                for row in range(block, end):
-                    by_four(weight, row * width, x, source, width, out, target + row, out_width)
-                token += 4
-            elif left >= 2:
-                for row in range(block, end):
-                    by_two(weight, row * width, x, source, width, out, target + row, out_width)
-                token += 2
-            else:
-                while row + 3 < end:  # sums of four rows that do not wait for each other
-                    four_by_one(weight, row * width, x, source, width, out, target + row, out_width)
-                    row += 4
-                while row < end:
-                    by_one(weight, row * width, x, source, width, out, target + row, out_width)
-                    row += 1
-                token += 1
-    if whole < width:
-        for token in range(tokens):
-            for row in range(first, last):
-                out[out_at + token * out_width + row] += dot(
-                    weight, row * width, x, x_at + token * width, whole, width
-                )
 
 
 # ---- the parts of a block ----------------------------------------------------------------------------
@@ -373,6 +161,8 @@ class Model(NamedTuple):
     embedding: Any
     weights: Any
     """Addresses and numbers [layers, NUM_MATRICES]."""
+    scales: Any
+    """Addresses of the matrices' scales, in the same order; of stored floats they are not used."""
     final_norm: Any
     head: Any
     cos: Any
@@ -424,8 +214,16 @@ class Workspace(NamedTuple):
     """silu(gate) * up: [tokens, d_ff], in `inputs`."""
     normed: Any
     """The normalised stream: [tokens, d_model], this thread's own copy, in `inputs`."""
+    tile: Any
+    """Rows of a matrix in float32 and their scales: [tile_size], this thread's own."""
     part: Any
     parts: Any
+
+
+@compiled
+def tile_size(widest):
+    """`generation_layout.tile_size`, for kernels."""
+    return TILE_ROWS * (widest + widest // GROUP)
 
 
 @compiled
@@ -437,19 +235,39 @@ def make_workspace(scratch, inputs, barrier_state, tokens, model, capacity, part
     up = gate + tokens * model.d_ff
     branch = up + tokens * model.d_ff
     exponentials = branch + tokens * model.d_model + part * capacity
+    widest = max(model.d_model, model.d_ff, model.heads * model.d_head)
+    tile = branch + tokens * model.d_model + parts * capacity + part * tile_size(widest)
     attended = i64(0)
     activated = attended + tokens * model.heads * model.d_head
     normed = activated + tokens * model.d_ff + part * tokens * model.d_model
     return Workspace(
         scratch, inputs, barrier_state, tokens,
-        stream, qkv, gate, up, branch, exponentials, attended, activated, normed, part, parts,
+        stream, qkv, gate, up, branch, exponentials, attended, activated, normed, tile,
+        part, parts,
     )  # fmt: skip
 
 
 @compiled
 def matrix(model, layer, which):
     """Return a matrix of a layer; `which` is its position in generation_layout.py."""
-    return at_address(model.head, model.weights[layer * NUM_MATRICES + which])
+    at = layer * NUM_MATRICES + which
+    numbers = at_address(model.head.numbers, model.weights[at])
+    return Matrix(numbers, at_address(model.head.scales, model.scales[at]))
+
+
+@compiled
+def gain(model, layer, which):
+    """Return the gains of a norm of a layer."""
+    return at_address(model.final_norm, model.weights[layer * NUM_MATRICES + which])
+
+
+@compiled
+def multiply(weight, first, last, source, tokens, width, model, work, out, out_at, out_width):
+    """`project` with inputs at offset `source`."""
+    project(
+        weight, first, last, work.inputs, source, tokens, width, out, out_at, out_width,
+        work.scratch, work.tile,
+    )  # fmt: skip
 
 
 @compiled
@@ -457,7 +275,7 @@ def add_bias(model, layer, which, first, memory, at, number):
     """Add numbers from `first` on of a layer's bias to those at offset `at`, if the layer has it."""
     address = model.weights[layer * NUM_MATRICES + which]
     if address != 0:
-        bias = at_address(model.head, address)
+        bias = at_address(model.final_norm, address)
         for i in range(number):
             memory[at + i] += wide(bias[first + i])
 
@@ -467,20 +285,20 @@ def embed(ids, model, work):
     """Set the residual stream to the embeddings of the ids."""
     first, last = share_of(model.d_model, work.part, work.parts)
     for token in range(work.tokens):
-        row = ids[token] * model.d_model
         for i in range(first, last):
-            work.scratch[work.stream + token * model.d_model + i] = wide(model.embedding[row + i])
+            number = number_at(model.embedding, ids[token], i, model.d_model)
+            work.scratch[work.stream + token * model.d_model + i] = number
 
 
 @compiled
-def norm_input(gain, model, work):
+def norm_input(gains, model, work):
     """Barrier, then RMSNorm of the residual stream.
 
     Each thread normalises its own copy: cheaper than a second barrier.
     """
     barrier(work.barrier_state, work.parts)
     normalise(
-        work.scratch, work.stream, gain, work.inputs, work.normed, work.tokens, model.d_model, model.eps
+        work.scratch, work.stream, gains, work.inputs, work.normed, work.tokens, model.d_model, model.eps
     )
 
 
@@ -491,7 +309,7 @@ def project_and_add(which, source, width, model, work, layer):
     first, last = share_of(model.d_model, work.part, work.parts)
     memory, by = work.scratch, model.d_model
     weight = matrix(model, layer, which)
-    project(weight, first, last, work.inputs, source, work.tokens, width, memory, work.branch, by)
+    multiply(weight, first, last, source, work.tokens, width, model, work, memory, work.branch, by)
     for token in range(work.tokens):
         for i in range(first, last):
             memory[work.stream + token * by + i] += memory[work.branch + token * by + i]
@@ -512,7 +330,7 @@ def qkv_projection(model, cache, work, layer):
         start, at = number * model.d_head, work.qkv + head * model.d_head
         end, by, width = start + model.d_head, num_heads * model.d_head, model.d_model
         weight = matrix(model, layer, kind)
-        project(weight, start, end, work.inputs, work.normed, work.tokens, width, memory, at - start, by)
+        multiply(weight, start, end, work.normed, work.tokens, width, model, work, memory, at - start, by)
         for token in range(work.tokens):
             place, position = at + token * by, cache.positions[token]
             row = layer * cache.rows + cache.row_of[token]
@@ -521,10 +339,10 @@ def qkv_projection(model, cache, work, layer):
             if kind == V:
                 store(cache.values, slot * model.d_head, memory, place, model.d_head)
                 continue
-            gain = model.weights[layer * NUM_MATRICES + (Q_NORM if kind == Q else K_NORM)]
-            if gain != 0:
-                weight = at_address(model.head, gain)
-                normalise(memory, place, weight, memory, place, 1, model.d_head, model.eps)
+            norm = Q_NORM if kind == Q else K_NORM
+            if model.weights[layer * NUM_MATRICES + norm] != 0:
+                gains = gain(model, layer, norm)
+                normalise(memory, place, gains, memory, place, 1, model.d_head, model.eps)
             if model.weights[layer * NUM_MATRICES + HAS_ROPE] != 0:
                 pairs = model.d_head // 2
                 apply_rope(memory, place, model.cos, model.sin, position * pairs, pairs)
@@ -561,7 +379,7 @@ def swiglu(model, work, layer):
     first, last = share_of(d_ff, work.part, work.parts)
     for which, place in ((W1, work.gate), (W3, work.up)):
         weight = matrix(model, layer, which)
-        project(weight, first, last, work.inputs, work.normed, work.tokens, width, memory, place, d_ff)
+        multiply(weight, first, last, work.normed, work.tokens, width, model, work, memory, place, d_ff)
     for token in range(work.tokens):
         for i in range(token * d_ff + first, token * d_ff + last):
             gate = memory[work.gate + i]
@@ -570,7 +388,8 @@ def swiglu(model, work, layer):
 
 def decode(
     ids, row_of, positions, wanted,
-    embedding, weights, final_norm, head, keys, values, cos, sin, logits, scratch, inputs, barrier_state,
+    embedding, embedding_scales, weights, scales, final_norm, head, head_scales,
+    keys, values, cos, sin, logits, scratch, inputs, barrier_state,
     tokens, num_wanted,
     layers, d_model, heads, kv_heads, d_head, d_ff, vocabulary, rows, capacity, eps, part, parts,
 ):  # fmt: skip
@@ -582,18 +401,18 @@ def decode(
     scratch, inputs: generation_layout.scratch_size and inputs_size numbers. barrier_state: three zeros.
     """
     model = Model(
-        embedding, weights, final_norm, head, cos, sin,
+        Matrix(embedding, embedding_scales), weights, scales, final_norm, Matrix(head, head_scales), cos, sin,
         layers, d_model, heads, kv_heads, d_head, d_ff, f32(eps),
     )  # fmt: skip
     cache = Cache(keys, values, row_of, positions, rows, capacity)
     work = make_workspace(scratch, inputs, barrier_state, tokens, model, capacity, part, parts)
     embed(ids, model, work)
     for layer in range(layers):
-        norm_input(matrix(model, layer, NORM), model, work)
+        norm_input(gain(model, layer, NORM), model, work)
         qkv_projection(model, cache, work, layer)
         attention(model, cache, work, layer)
         project_and_add(OUTPUT, work.attended, heads * d_head, model, work, layer)
-        norm_input(matrix(model, layer, SECOND_NORM), model, work)
+        norm_input(gain(model, layer, SECOND_NORM), model, work)
         swiglu(model, work, layer)
         project_and_add(W2, work.activated, d_ff, model, work, layer)
     barrier(work.barrier_state, work.parts)
@@ -601,7 +420,7 @@ def decode(
         at, to = work.stream + wanted[place] * d_model, work.normed + place * d_model
         normalise(work.scratch, at, final_norm, work.inputs, to, 1, d_model, model.eps)
     first, last = share_of(vocabulary, part, parts)
-    project(head, first, last, inputs, work.normed, num_wanted, d_model, logits, 0, vocabulary)
+    multiply(model.head, first, last, work.normed, num_wanted, d_model, model, work, logits, 0, vocabulary)
     return 0
 
 
@@ -721,22 +540,24 @@ def sample(
 # ---- the table ---------------------------------------------------------------------------------------
 
 _KINDS = {
-    **dict.fromkeys(("ids", "row_of", "positions", "wanted", "weights", "barrier_state"), "i64*"),
+    **dict.fromkeys(("ids", "row_of", "positions", "wanted", "weights", "scales", "barrier_state"), "i64*"),
     **dict.fromkeys(("cos", "sin", "logits", "scratch", "uniforms"), "f32*"),
     **dict.fromkeys(("eps", "temperature", "top_p", "min_p"), "f64"),
     "bins": "f64*",
 }
-_IN_MODEL = {"embedding", "final_norm", "head", "keys", "values"}
 
 ENTRIES: dict[str, Callable[..., int]] = {
     **{f"decode_{dtype}": decode for dtype in MEMORY},
     "sample_float32": sample,
 }
-"""Kernels by name. Each returns 0."""
+"""Kernels by name. Each returns 0. Those for eight and four bits are in generation_quantized.py."""
 
 
 def parameters(name: str) -> dict[str, str]:
     """Return the parameters of a kernel in order with their types: "f32*" is an array, "f64" a number."""
-    dtype = name.rpartition("_")[-1]
-    kinds = _KINDS | dict.fromkeys(_IN_MODEL, MEMORY[dtype]) | {"inputs": INPUTS[dtype]}
-    return {parameter: kinds.get(parameter, "i64") for parameter in signature(ENTRIES[name]).parameters}
+    storage = name.rpartition("_")[-1]
+    kinds = _KINDS | dict.fromkeys(("embedding", "head"), WEIGHTS[storage]) | {"inputs": INPUTS[storage]}
+    kinds |= dict.fromkeys(("embedding_scales", "head_scales"), "u16*")
+    kinds |= dict.fromkeys(("final_norm", "keys", "values"), MEMORY.get(storage, MEMORY["float32"]))
+    function = sample if name.startswith("sample") else decode
+    return {parameter: kinds.get(parameter, "i64") for parameter in signature(function).parameters}

@@ -13,6 +13,11 @@ WINDOW, HAS_ROPE, NUM_MATRICES = range(14, 17)
 """Positions of two numbers behind the addresses: the sliding window (0 for none), and 1 if queries and keys
 are rotated; and the length of a row."""
 
+GROUP = 32
+"""Numbers of a matrix row that share a scale, where a number is stored in eight or four bits."""
+TILE_ROWS = 24
+"""Rows of a matrix that stay in a cache while they are multiplied with all tokens."""
+
 BIN_BITS = 10
 """Bits per round of radix selection: the order of floats from 0 to 1 is that of their bits, and three rounds
 distinguish any two of them."""
@@ -23,10 +28,17 @@ BARRIER_SIZE = 3
 """Numbers in a barrier's state (waiting.py)."""
 
 
+def tile_size(config: ModelConfig) -> int:
+    """Return the size of TILE_ROWS rows of any matrix in float32, and of their scales, in numbers."""
+    widest = max(config.d_model, config.d_ff, config.num_heads * config.head_dim)
+    return TILE_ROWS * (widest + widest // GROUP)
+
+
 def scratch_size(config: ModelConfig, tokens: int, capacity: int, threads: int) -> int:
     """Return the size of `scratch`, the intermediate results of a pass, in float32 numbers."""
     heads = config.num_heads + 2 * config.kv_heads
-    return tokens * (2 * config.d_model + heads * config.head_dim + 2 * config.d_ff) + threads * capacity
+    shared = tokens * (2 * config.d_model + heads * config.head_dim + 2 * config.d_ff)
+    return shared + threads * (capacity + tile_size(config))
 
 
 def inputs_size(config: ModelConfig, tokens: int, threads: int) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from transformerlm.nn.init import truncated_normal_
+from transformerlm.nn.linear import Linear
 
 
 class Embedding(nn.Module):
@@ -24,6 +25,10 @@ class Embedding(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
         truncated_normal_(self.weight, std=1.0)
+
+    def tie_to(self, head: Linear) -> None:
+        """Use the matrix of the head: one matrix for both."""
+        self.weight = head.weight
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Ids [...] of int32 or int64 -> [..., embedding_dim].

@@ -149,7 +149,7 @@ class TransformerLM(nn.Module):
         if self.config.tie_embeddings:
             # One matrix for both, initialised as the head: with the embedding's standard deviation of 1 the
             # first logits would be too large by a factor of sqrt(d_model).
-            self.embedding.weight = self.head.weight
+            self.embedding.tie_to(self.head)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Module.to_empty calls this and turns the shared parameter into two.

@@ -55,7 +55,7 @@ def load(
     """
     scorer = load_for_scoring(Path(checkpoint).expanduser(), runtime, say)
     lm = LanguageModel.load(scorer.checkpoint.path, runtime)
-    if lm.model.head.weight.dtype == scorer.model.head.weight.dtype:
+    if lm.model.final_norm.weight.dtype == scorer.model.final_norm.weight.dtype:
         return dataclasses.replace(scorer, runtime=lm.runtime), scorer
     return lm, scorer
 

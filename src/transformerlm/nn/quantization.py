@@ -1,0 +1,240 @@
+"""Matrices in eight and four bits: what is stored, what it stands for, and modules that compute with it.
+
+A row is divided into groups of 32 numbers. A group has a scale in float16, and each number is a whole number
+of scales: from -127 to 127 in eight bits, from -8 to 7 in four. These are the values of GGML's Q8_0 and Q4_0,
+so that a GGUF file can hold exactly what is computed with here. In four bits the scale is not that of GGML's
+own quantisation but the best of several: the one with the smallest squared error.
+
+Only matrices are quantized; the gains of norms stay as they are. Products have float inputs: the results are
+those of a model whose matrices were rounded, and nothing else is rounded.
+
+Source: https://github.com/ggml-org/ggml, ggml-quants.c (Q8_0, Q4_0); Dettmers et al., "8-bit Optimizers via
+Block-wise Quantization", 2021, on scales for blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from transformerlm.nn.embedding import Embedding
+from transformerlm.nn.linear import Linear
+from transformerlm.nn.transformer import TransformerLM
+
+Storage = Literal["int8", "int4"]
+GROUP = 32
+"""Numbers that share a scale."""
+LIMITS = {"int8": 127, "int4": 8}
+"""Largest magnitude of a number, in scales."""
+_DIVISORS = tuple(8 + step / 4 for step in range(-4, 7))
+"""Candidates for the magnitude of a group's largest number in four bits, in scales. Beyond 8 the largest
+number is cut off, and the others are rounded less; below, the opposite."""
+_CHUNK_ROWS = 512
+"""Rows that are quantized at a time, for the memory of their candidates."""
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """A matrix [rows, width] in eight or four bits."""
+
+    storage: Storage
+    numbers: Tensor
+    """Eight bits: int8 [rows, width]. Four bits: uint8 [rows, width / 2], as `pack` orders them."""
+    scales: Tensor
+    """float16 [rows, width / 32]"""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[rows, width]"""
+        return torch.Size([self.scales.shape[0], self.scales.shape[1] * GROUP])
+
+    def numel(self) -> int:
+        """Return the number of weights."""
+        return self.shape.numel()
+
+    def integers(self) -> Tensor:
+        """Return the numbers in scales: int8 [rows, width]."""
+        return self.numbers if self.storage == "int8" else unpack(self.numbers)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the matrix [rows, width] that this stands for; float32 holds it exactly."""
+        rows, width = self.shape
+        groups = self.integers().view(rows, width // GROUP, GROUP).float()
+        return (groups * self.scales.float().unsqueeze(-1)).view(rows, width).to(dtype)
+
+    def rows(self, indices: Tensor) -> Self:
+        """Return some rows."""
+        numbers, scales = (part.index_select(0, indices) for part in (self.numbers, self.scales))
+        return replace(self, numbers=numbers, scales=scales)
+
+
+def can_quantize(*widths: int) -> bool:
+    """Return True if rows of these widths are divided into whole groups."""
+    return all(width % GROUP == 0 for width in widths)
+
+
+def quantize(matrix: Tensor, storage: Storage) -> QuantizedMatrix:
+    """Round a matrix [rows, width] to eight or four bits.
+
+    Raises:
+        ValueError: rows that do not divide into whole groups, or numbers that are not finite or too large for
+            a scale in float16.
+    """
+    rows, width = matrix.shape
+    if not can_quantize(width):
+        raise ValueError(f"expected a width that is a multiple of {GROUP}, got {width}")
+    parts = [_quantize_rows(part.float(), storage) for part in torch.split(matrix.detach(), _CHUNK_ROWS)]
+    integers, scales = (torch.cat(part) for part in zip(*parts, strict=True))
+    if not bool(scales.isfinite().all()):
+        raise ValueError(f"expected finite numbers below {LIMITS[storage]} * 65504, got others")
+    integers = integers.view(rows, width)
+    return QuantizedMatrix(storage, integers if storage == "int8" else pack(integers), scales)
+
+
+def _quantize_rows(matrix: Tensor, storage: Storage) -> tuple[Tensor, Tensor]:
+    """Return whole numbers, int8 [rows, groups, 32], and scales, float16 [rows, groups]."""
+    groups = matrix.reshape(len(matrix), -1, GROUP)
+    # The number of largest magnitude: in four bits it is on the side that reaches to -8.
+    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    if storage == "int8":
+        scale = largest.abs() / 127
+        return _in_scales(groups, scale, storage), scale.half().squeeze(-1)
+    scale = best_scale(groups, largest)
+    return _in_scales(groups, scale, storage), scale.half().squeeze(-1)
+
+
+def best_scale(groups: Tensor, largest: Tensor) -> Tensor:
+    """Return the scale with the smallest squared error in four bits, of _DIVISORS, as float16 holds it.
+
+    groups: [..., 32]. largest, and the result: [..., 1].
+    """
+    best = torch.zeros_like(largest)
+    best_error = torch.full_like(largest, float("inf"))
+    for divisor in _DIVISORS:
+        scale = (largest / -divisor).half().float()
+        error = (_in_scales(groups, scale, "int4") * scale - groups).square().sum(-1, keepdim=True)
+        # What is no number has no smallest error: its scale is taken, and refused.
+        is_better = (error < best_error) | ~error.isfinite()
+        best, best_error = torch.where(is_better, scale, best), torch.where(is_better, error, best_error)
+    return best
+
+
+def _in_scales(groups: Tensor, scale: Tensor, storage: Storage) -> Tensor:
+    """Return the nearest multiples of the scale (halves away from zero): int8."""
+    inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
+    ratio, limit = groups * inverse, LIMITS[storage]
+    whole = ratio.abs().floor()
+    nearest = torch.copysign(whole + (2 * (ratio.abs() - whole)).floor(), ratio)
+    return nearest.clamp(-limit, 127 if storage == "int8" else limit - 1).nan_to_num().to(torch.int8)
+
+
+def pack(integers: Tensor) -> Tensor:
+    """Pack numbers from -8 to 7, int8 [rows, width], in pairs: uint8 [rows, width / 2].
+
+    A group's 32 numbers are four words of 32 bits, from the lowest bits up in two's complement: word j has
+    numbers j, j + 4, j + 8 ... So a kernel widens numbers 4 m to 4 m + 3 by one shift of all four words.
+    """
+    eight_by_four = integers.view(len(integers), -1, 4, 2, 4)  # [rows, groups, byte, half, word]
+    low, high = eight_by_four.unbind(-2)
+    packed = (low & 15) | (high & 15) << 4
+    return packed.view(torch.uint8).transpose(-1, -2).reshape(len(integers), -1)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """Inverse of `pack`."""
+    words = packed.view(len(packed), -1, 4, 4).transpose(-1, -2)  # [rows, groups, byte, word]
+    halves = torch.stack([words & 15, words >> 4], -2).view(torch.int8)
+    return ((halves ^ 8) - 8).reshape(len(packed), -1)
+
+
+class QuantizedLinear(Linear):
+    """`Linear` whose matrix is stored in eight or four bits; its bias stays as it is."""
+
+    def __init__(self, matrix: QuantizedMatrix, bias: nn.Parameter | None = None) -> None:
+        nn.Module.__init__(self)
+        self.bias = bias
+        _hold(self, matrix)
+
+    @property
+    def matrix(self) -> QuantizedMatrix:
+        """The matrix as it is stored."""
+        return _held(self)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The matrix in float32, computed at each access."""
+        return self.matrix.dequantize()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features]."""
+        y = x @ self.matrix.dequantize(x.dtype).T
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+class QuantizedEmbedding(Embedding):
+    """`Embedding` whose table is stored in eight or four bits."""
+
+    def __init__(self, matrix: QuantizedMatrix, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.dtype = dtype
+        _hold(self, matrix)
+
+    @property
+    def matrix(self) -> QuantizedMatrix:
+        """The table as it is stored."""
+        return _held(self)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The table in float32, computed at each access."""
+        return self.matrix.dequantize()
+
+    def tie_to(self, head: Linear) -> None:
+        """Use the matrix of the head."""
+        assert isinstance(head, QuantizedLinear)
+        _hold(self, head.matrix)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Ids [...] of int32 or int64 -> [..., embedding_dim], in `dtype`."""
+        rows = self.matrix.rows(token_ids.flatten()).dequantize(self.dtype)
+        return rows.view(*token_ids.shape, rows.shape[1])
+
+
+def _hold(module: nn.Module, matrix: QuantizedMatrix) -> None:
+    module.storage = matrix.storage  # type: ignore[assignment]
+    module.register_buffer("numbers", matrix.numbers)
+    module.register_buffer("scales", matrix.scales)
+
+
+def _held(module: nn.Module) -> QuantizedMatrix:
+    storage, numbers, scales = (getattr(module, name) for name in ("storage", "numbers", "scales"))
+    return QuantizedMatrix(storage, numbers, scales)
+
+
+def quantize_(model: TransformerLM, matrix_of: Callable[[str, Tensor], QuantizedMatrix]) -> None:
+    """Replace all matrices of a model by quantized ones: those of the blocks, the embedding and the head.
+
+    Args:
+        matrix_of: returns the matrix of a weight's name and value; called once for a tied pair.
+    """
+    dtype = model.final_norm.weight.dtype
+    tied = matrix_of("head.weight", model.head.weight) if model.config.tie_embeddings else None
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, Linear | Embedding):
+            continue
+        is_tied = module in (model.head, model.embedding) and tied is not None
+        matrix = cast(QuantizedMatrix, tied) if is_tied else matrix_of(f"{name}.weight", module.weight)
+        new: nn.Module = QuantizedEmbedding(matrix, dtype)
+        if not isinstance(module, Embedding):
+            new = QuantizedLinear(matrix, module.bias)
+        parent, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(parent), own_name, new)
+
+
+def storage_of(model: TransformerLM) -> Storage | None:
+    """Return how the matrices of a model are stored; None: as floats."""
+    return model.head.matrix.storage if isinstance(model.head, QuantizedLinear) else None

@@ -1,0 +1,112 @@
+"""Matrices in eight and four bits, against ggml's own definition of the formats (package gguf)."""
+
+import numpy as np
+import pytest
+import torch
+
+from transformerlm.config import ModelConfig
+from transformerlm.nn import TransformerLM
+from transformerlm.nn.quantization import (
+    QuantizedLinear,
+    pack,
+    quantize,
+    quantize_,
+    storage_of,
+    unpack,
+)
+
+SHAPE = {"vocab_size": 61, "context_length": 16, "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 96}
+
+
+def matrix(rows=40, width=96):
+    torch.manual_seed(0)
+    values = torch.randn(rows, width) * torch.logspace(-3, 2, rows)[:, None]
+    values[3], values[4, :32] = 0, 0  # a row and a group without a scale
+    return values
+
+
+def ggml(values, kind):
+    """The values that ggml's reference implementation keeps of a matrix."""
+    quants = pytest.importorskip("gguf").quants
+    return torch.from_numpy(quants.dequantize(quants.quantize(values.numpy(), kind), kind))
+
+
+def test_eight_bits_are_those_of_ggml():
+    kind = pytest.importorskip("gguf").GGMLQuantizationType.Q8_0
+    assert torch.equal(quantize(matrix(), "int8").dequantize(), ggml(matrix(), kind))
+
+
+def test_four_bits_err_less_than_those_of_ggml_in_every_group():
+    kind, values = pytest.importorskip("gguf").GGMLQuantizationType.Q4_0, matrix()
+
+    def errors(kept):
+        return (kept - values).square().view(len(values), -1, 32).sum(-1)
+
+    ours, theirs = errors(quantize(values, "int4").dequantize()), errors(ggml(values, kind))
+    assert bool((ours <= theirs * 1.001).all())  # ggml rounds by a scale that it stores less exactly
+    assert float(ours.sum()) < 0.95 * float(theirs.sum())
+
+
+@pytest.mark.parametrize(("storage", "step"), [("int8", 1 / 127), ("int4", 1 / 8)])
+def test_a_number_is_off_by_a_step_of_its_group_at_most(storage, step):
+    values = matrix()
+    largest = values.view(len(values), -1, 32).abs().amax(-1, keepdim=True)
+    off = (quantize(values, storage).dequantize() - values).view(len(values), -1, 32).abs()
+    assert bool((off <= 1.26 * step * largest).all())  # scales are rounded, and may cut the largest number
+
+
+def test_four_bits_in_pairs_and_back():
+    integers = torch.randint(-8, 8, (5, 64), dtype=torch.int8)
+    packed = pack(integers)
+    assert (packed.dtype, packed.shape) == (torch.uint8, (5, 32))
+    assert torch.equal(unpack(packed), integers)
+    words = packed.numpy().view(np.uint32).reshape(5, 2, 4)
+    for row, group, number in [(0, 0, 0), (1, 1, 5), (4, 0, 31), (2, 1, 18)]:
+        word = int(words[row, group, number % 4])
+        nibble = word >> (number // 4 * 4) & 15
+        assert nibble == int(integers[row, group * 32 + number]) % 16
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((0, slice(None), float("nan")), "finite"),
+        ((1, 7, float("inf")), "finite"),
+        ((1, 7, 1e9), "finite"),
+    ],
+)
+def test_what_no_scale_can_hold_is_refused(storage, change, message):
+    values, (row, place, value) = matrix(), change
+    values[row, place] = value
+    with pytest.raises(ValueError, match=message):
+        quantize(values, storage)
+
+
+def test_rows_of_no_whole_groups_are_refused():
+    with pytest.raises(ValueError, match="multiple of 32, got 50"):
+        quantize(torch.ones(3, 50), "int8")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_a_quantized_model_is_the_model_of_its_rounded_matrices(storage, tied):
+    torch.manual_seed(0)
+    model = TransformerLM(ModelConfig(**SHAPE, tie_embeddings=tied)).eval()
+    ids = torch.randint(61, (2, 9))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.copy_(quantize(parameter, storage).dequantize())
+        expected = model(ids)
+        quantize_(model, lambda name, value: quantize(value, storage))
+        assert torch.equal(model(ids), expected)
+        model.to("cpu")  # moves a tied pair as one
+    assert storage_of(model) == storage
+    assert isinstance(model.blocks[1].feedforward.w2, QuantizedLinear)
+    assert (model.embedding.numbers is model.head.numbers) is tied
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name, _ in model.named_parameters()} == {
+        "attention_norm",
+        "feedforward_norm",
+        "final_norm",
+    }
