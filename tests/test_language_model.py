@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 import warnings
 
@@ -11,9 +12,10 @@ from tests.small_models import bytes_only, language_model, save_run
 from transformerlm import LanguageModel
 from transformerlm.checkpoint.store import Checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
-from transformerlm.errors import ConfigError
+from transformerlm.errors import CheckpointError, ConfigError
 from transformerlm.infer import complete
 from transformerlm.nn import TransformerLM
+from transformerlm.nn.quantization import quantize
 from transformerlm.runtime import Runtime, precision
 from transformerlm.tokenizer import Tokenizer
 
@@ -207,3 +209,47 @@ def test_a_slow_precision_by_name_is_told_once_and_auto_takes_the_faster(trained
     dtype, (warning,) = load("bfloat16", 0.5)
     assert dtype == torch.bfloat16
     assert "bfloat16 takes 2 x as long as float32" in warning
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize(("storage", "bytes_each"), [("int8", 34 / 32), ("int4", 18 / 32)])
+def test_eight_and_four_bits_take_no_copy_in_float32(tmp_path, storage, bytes_each):
+    own = language_model(d_model=768, d_ff=2048, num_layers=4, tie_embeddings=True)
+    num_weights = sum(weight.numel() for weight in own.model.parameters())
+    folder, runtime = save_run(own, tmp_path), RuntimeConfig(device="cpu", weights=storage)
+    largest = 4 * 768 * 2048
+    reset_peak_memory()
+    peak = peak_memory()
+    loaded = LanguageModel.load(folder, runtime)
+    # One matrix in float32 at a time.
+    assert peak_memory() - peak < bytes_each * num_weights + largest + 25e6 < 2.5 * num_weights
+    assert (loaded.runtime.weights, loaded.runtime.dtype) == (storage, torch.float32)
+    expected = quantize(own.model.blocks[1].feedforward.w3.weight, storage)
+    assert torch.equal(loaded.model.blocks[1].feedforward.w3.weight, expected.dequantize())
+    assert str(loaded.runtime).startswith(f"cpu, {storage} weights, float32")
+
+
+def test_eight_bits_write_what_the_rounded_model_writes(tmp_path):
+    own = language_model(d_model=64, d_ff=96)
+    folder = save_run(own, tmp_path)
+    for parameter in own.model.parameters():
+        if parameter.dim() == 2:
+            parameter.data = quantize(parameter, "int8").dequantize()
+    rounded = dataclasses.replace(own, runtime=dataclasses.replace(own.runtime, kernels=True))
+    loaded = LanguageModel.load(folder, RuntimeConfig(device="cpu", weights="int8"))
+    settings = {"max_new_tokens": 20, "seed": 3}
+    assert loaded.generate(["a", "The fox"], **settings) == rounded.generate(["a", "The fox"], **settings)
+
+
+def test_widths_of_no_whole_groups_are_refused_by_name(tmp_path):
+    folder = save_run(language_model(), tmp_path)
+    with pytest.raises(ConfigError, match=r"multiples of 32; this one has d_model = 48, num_heads"):
+        LanguageModel.load(folder, RuntimeConfig(device="cpu", weights="int4"))
+
+
+def test_weights_that_no_scale_can_hold_are_refused_by_name(tmp_path):
+    own = language_model(d_model=64, d_ff=96)
+    with torch.no_grad():
+        own.model.blocks[1].attention.k_proj.weight[3, 5] = float("nan")
+    with pytest.raises(CheckpointError, match=r"blocks.1.attention.k_proj.weight: cannot be stored in int8"):
+        LanguageModel.load(save_run(own, tmp_path), RuntimeConfig(device="cpu", weights="int8"))

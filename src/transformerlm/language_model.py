@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,11 +13,12 @@ from typing import Any, Self, overload
 import torch
 from torch import Tensor
 
+from transformerlm.checkpoint.load_state import check_model_state
 from transformerlm.checkpoint.own_settings import own_generation
 from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.checkpoint.store import Checkpoint, load_model_state, open_checkpoint
 from transformerlm.config import GenerationConfig, ModelConfig, RuntimeConfig
-from transformerlm.errors import CheckpointError, ConfigError
+from transformerlm.errors import CheckpointError, ConfigError, Key
 from transformerlm.infer import (
     Completion,
     Continuation,
@@ -27,7 +29,17 @@ from transformerlm.infer import (
 )
 from transformerlm.infer.speed import generation_seconds
 from transformerlm.nn import TransformerLM, num_parameters
+from transformerlm.nn.quantization import (
+    GROUP,
+    QuantizedMatrix,
+    Storage,
+    can_quantize,
+    quantize,
+    quantize_,
+)
 from transformerlm.runtime import Runtime, choose_precision
+from transformerlm.runtime.device import resolve_device
+from transformerlm.runtime.precision import Precision
 from transformerlm.schema import NonNegativeInt, from_dict
 from transformerlm.schema.values import show
 from transformerlm.tokenizer import Tokenizer
@@ -188,6 +200,10 @@ def load_model(
         CheckpointError: if the weights are not those of the model that its config describes.
     """
     shape = from_dict(ModelConfig, checkpoint.require("config", "model"), str(checkpoint.path))
+    if config.weights in ("int8", "int4"):
+        return _quantized_model(shape, config, config.weights, checkpoint)
+    if config.weights != "auto":
+        config = dataclasses.replace(config, dtype=config.weights)
     model = _stored_model(shape, config.attention, checkpoint)
     precision = choose_precision(config, shape, generation_seconds)
     if precision.warning:
@@ -206,6 +222,63 @@ def _stored_model(shape: ModelConfig, backend: str, checkpoint: Checkpoint) -> T
     model = TransformerLM(shape, backend=backend, device="meta", dtype=torch.float32)
     load_model_state(model, state, str(checkpoint.path), assign=True)
     return model
+
+
+def _quantized_model(
+    shape: ModelConfig, config: RuntimeConfig, storage: Storage, checkpoint: Checkpoint
+) -> tuple[TransformerLM, Runtime]:
+    """`load_model` with matrices in eight or four bits; each is quantized as soon as it has been read.
+
+    On a CPU all else is float32, unless [runtime].dtype says otherwise.
+    """
+    check_widths(shape, storage)
+    precision = Precision("float32") if config.dtype == "auto" else Precision(config.dtype)
+    if resolve_device(config.device).type != "cpu":
+        precision = choose_precision(config, shape)
+    runtime = dataclasses.replace(Runtime.of(config, precision), weights=storage)
+
+    def convert(name: str, tensor: Tensor) -> Tensor | QuantizedMatrix:
+        try:
+            return quantize(tensor, storage) if tensor.dim() == 2 else tensor.to(runtime.dtype)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{checkpoint.path}: {name}: cannot be stored in {storage}: {error}"
+            ) from None
+
+    state = checkpoint.model_state(convert)
+    check_size(shape, state, checkpoint)
+    model = TransformerLM(shape, backend=config.attention, device="meta", dtype=torch.float32)
+    sizes = {name: torch.empty(value.shape, device="meta") for name, value in state.items()}
+    check_model_state(model, sizes, str(checkpoint.path))
+    quantize_(model, lambda name, weight: state.pop(name))
+    model.load_state_dict(state, strict=False, assign=True)
+    # In the tables on "meta", whose modules fill them again, is nothing to place.
+    model._apply(lambda tensor: _moved(tensor, runtime))
+    return model.eval(), runtime
+
+
+def check_widths(shape: ModelConfig, storage: Storage) -> None:
+    """Check that the rows of all matrices can be divided into groups that share a scale.
+
+    Raises:
+        ConfigError: with the widths of those that cannot.
+    """
+    widths = {
+        "d_model": shape.d_model,
+        "num_heads * d_head": shape.num_heads * shape.head_dim,
+        "d_ff": shape.d_ff,
+    }
+    others = [f"{name} = {width}" for name, width in widths.items() if not can_quantize(width)]
+    if others:
+        what = (
+            f"{storage} needs a model whose widths are multiples of {GROUP}; this one has {', '.join(others)}"
+        )
+        raise ConfigError(what, key=Key("runtime", "weights"))
+
+
+def _moved(tensor: Tensor, runtime: Runtime) -> Tensor:
+    """`_placed` without a change of dtype."""
+    return _placed(tensor, dataclasses.replace(runtime, dtype=tensor.dtype))
 
 
 def _placed(tensor: Tensor, runtime: Runtime) -> Tensor:

@@ -14,6 +14,7 @@ from transformerlm.conversion.hf_layout import tensor_specs
 from transformerlm.conversion.parity import TEXTS
 from transformerlm.errors import CheckpointError, ConfigError, DataError
 from transformerlm.infer import generate
+from transformerlm.nn.quantization import quantize, quantize_
 from transformerlm.progress import SilentReporter
 from transformerlm.tokenizer import Tokenizer
 
@@ -304,3 +305,49 @@ def test_nothing_is_overwritten(tmp_path):
     with pytest.raises(ConfigError, match=r"\[export\].output: expected a path where there is nothing"):
         export_gguf(language_model(), tmp_path / "model.gguf", "float32", SilentReporter())
     assert (tmp_path / "model.gguf").read_text() == "mine"
+
+
+WIDE = {"d_model": 64, "d_ff": 96, "vocab_size": 352}
+
+
+@pytest.mark.parametrize("variant", ["plain", "tied", "qk-norm"])
+@pytest.mark.parametrize(("dtype", "storage"), [("q8_0", "int8"), ("q4_0", "int4")])
+def test_eight_and_four_bits_are_read_as_the_values_that_are_computed_with(dtype, storage, variant, tmp_path):
+    lm = language_model(**{**VARIANTS[variant], **WIDE})
+    export_gguf(lm, tmp_path / "model.gguf", dtype, SilentReporter())
+    size = lm.tokenizer.vocab_size
+    for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors:
+        found = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+        is_norm = tensor.name.endswith("norm.weight")
+        assert tensor.tensor_type.name == ("F32" if is_norm else dtype.upper()), tensor.name
+        if tensor.name == "blk.1.attn_v.weight":
+            own = lm.model.blocks[1].attention.v_proj.weight
+            assert torch.equal(found, quantize(own, storage).dequantize())
+        if tensor.name == "token_embd.weight":
+            assert torch.equal(found, quantize(lm.model.embedding.weight[:size], storage).dequantize())
+
+
+@pytest.mark.parametrize(("dtype", "storage"), [("q8_0", "int8"), ("q4_0", "int4")])
+def test_llama_cpp_writes_as_this_package_does_in_eight_and_four_bits(dtype, storage, tmp_path):
+    pytest.importorskip("llama_cpp")
+    lm, reporter = language_model(**WIDE), Heard()
+    export_gguf(lm, tmp_path / "model.gguf", dtype, reporter)
+    assert "logits within" in " ".join(reporter.lines)  # of TOLERANCES
+    encode, logits = gguf_file.load_in_llama_cpp(tmp_path / "model.gguf", 48)
+    ids = encode("The fox, they've said")
+    quantize_(lm.model, lambda name, value: quantize(value, storage))
+    with torch.no_grad():
+        ours = lm.model(torch.tensor([ids]))[0, :, : lm.tokenizer.vocab_size]
+    theirs = logits(ids)
+    # llama.cpp rounds activations to eight bits too: the same choice wherever the two highest differ by more.
+    gap = float((ours - theirs).abs().max())
+    highest = ours.topk(2).values
+    is_clear = highest[:, 0] - highest[:, 1] > 2 * gap
+    assert is_clear.any()
+    assert torch.equal(ours.argmax(-1)[is_clear], theirs.argmax(-1)[is_clear])
+
+
+def test_rows_of_no_whole_groups_are_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"multiple of 32 numbers for q4_0, got 48 in token_embd\.weight"):
+        export_gguf(language_model(), tmp_path / "model.gguf", "q4_0", SilentReporter())
+    assert list(tmp_path.iterdir()) == []

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from torch import Tensor
-
 from transformerlm.errors import CheckpointError
 from transformerlm.storage.checksummed_json import RecordFormat, dump, load
+from transformerlm.storage.safetensors import Convert
 from transformerlm.storage.tree import load_tree
 from transformerlm.storage.untrusted import open_regular, printable
 
@@ -46,9 +45,9 @@ class Checkpoint:
     members: dict[str, dict[str, Any]]
     """File name -> its num_bytes and sha256."""
 
-    def model_state(self) -> dict[str, Tensor]:
-        """Load the weights by name, on the CPU."""
-        return self._load(MODEL)
+    def model_state(self, convert: Convert | None = None) -> dict[str, Any]:
+        """Load the weights by name, on the CPU: tensors, or what `convert` makes of each as it is read."""
+        return self._load(MODEL, convert)
 
     def training_state(self) -> dict[str, Any]:
         """Load all else that training needs to continue: optimizer, random number generators, counters."""
@@ -84,8 +83,8 @@ class Checkpoint:
                 what = f"expected SHA-256 {expected['sha256']}, got {digest}"
                 raise CheckpointError(f"{self.path / name}: {what}")
 
-    def _load(self, name: str) -> dict[str, Any]:
-        tree = load_file(self.path / name, follow_link=False)
+    def _load(self, name: str, convert: Convert | None = None) -> dict[str, Any]:
+        tree = load_file(self.path / name, follow_link=False, convert=convert)
         if not isinstance(tree, dict):
             raise CheckpointError(f"{self.path / name}: expected a table, got a {type(tree).__name__}")
         return tree
@@ -156,14 +155,14 @@ def _is_description(member: Any) -> bool:
     return is_table and type(member["num_bytes"]) is int and isinstance(member["sha256"], str)
 
 
-def load_file(path: Path, *, follow_link: bool) -> Any:
+def load_file(path: Path, *, follow_link: bool, convert: Convert | None = None) -> Any:
     """Read a tree like `load_tree`.
 
     Raises:
         CheckpointError: not a whole file of a tree, or one that cannot be read.
     """
     try:
-        return load_tree(path, follow_link=follow_link)
+        return load_tree(path, follow_link=follow_link, convert=convert)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
 

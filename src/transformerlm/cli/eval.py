@@ -22,9 +22,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     description = (
         "Loss, perplexity and bits per byte of a trained model on a text, with standard errors by document;\n"
-        "with --compare the difference of two models on the same documents."
+        "with --compare the difference of two models on the same documents; with --compare-weights\n"
+        "what fewer bits per weight cost."
     )
-    options = [Option("text", ("eval.text",)), Option("compare", ("eval.compare",))]
+    options = [
+        Option("text", ("eval.text",)),
+        Option("compare", ("eval.compare",)),
+        Option("compare-weights", ("eval.compare_weights",)),
+    ]
     return run_command(
         EvalConfig,
         evaluate,

@@ -24,9 +24,7 @@ def table(evaluation: Evaluation) -> Iterator[str]:
     found = evaluation.first.scores
     yield f"{evaluation.text}: {len(found):,} documents, {found.num_bytes.sum():,} bytes"
     rows = [["", "tokens", "loss", "perplexity", "bits per byte"]]
-    rows += [
-        _row(str(one.checkpoint.path), one.scores) for one in (evaluation.first, evaluation.second) if one
-    ]
+    rows += [_row(one.name, one.scores) for one in (evaluation.first, evaluation.second) if one]
     if found.without_leaks:
         rows.append(_row(WITHOUT_LEAKS, found.without_leaks))
     if evaluation.difference:
@@ -41,7 +39,7 @@ def table(evaluation: Evaluation) -> Iterator[str]:
     if found.without_leaks:
         yield _leaked(found, found.without_leaks)
     if evaluation.difference:
-        yield from _verdict(evaluation.difference)
+        yield from _verdict(evaluation)
 
 
 def _row(name: str, scores: DocumentScores) -> list[str]:
@@ -79,13 +77,28 @@ def _interval(perplexity: Perplexity, digits: int) -> str:
     return value if math.isnan(perplexity.low) else f"{value} ({low} to {high})"
 
 
-def _verdict(found: Difference) -> Iterator[str]:
+def _verdict(evaluation: Evaluation) -> Iterator[str]:
+    found = evaluation.difference
+    assert found
+    assert evaluation.second
     if found.loss is None:
         yield "the two count different tokens: loss and perplexity cannot be compared, bits per byte can"
     errors = abs(found.bits_per_byte.num_standard_errors)
     if not math.isnan(errors):
         better = "first" if found.bits_per_byte.value < 0 else "second"
         yield f"the {better} needs fewer bits, by {errors:.1f} standard errors of the difference"
+    is_one_model = evaluation.first.checkpoint.path == evaluation.second.checkpoint.path
+    if is_one_model and evaluation.first.weights != evaluation.second.weights:
+        yield _cost(evaluation.first, evaluation.second, found)
+
+
+def _cost(first: ScoredModel, second: ScoredModel, found: Difference) -> str:
+    """Return what the second model's storage costs, in percent of the first one's bits."""
+    percent = -100 / first.scores.bits_per_byte.value
+    cost = f"{percent * found.bits_per_byte.value:+.3f} %"
+    if not math.isnan(found.bits_per_byte.standard_error):
+        cost += f" ± {abs(percent) * found.bits_per_byte.standard_error:.3f} %"
+    return f"{second.weights or 'float32'} instead of {first.weights or 'float32'}: {cost} bits per byte"
 
 
 def record(evaluation: Evaluation) -> dict[str, Value]:
@@ -100,7 +113,7 @@ def _values(evaluation: Evaluation) -> dict[str, Value]:
     scores = evaluation.first.scores
     loss, perplexity, bits_per_byte = scores.loss, scores.perplexity, scores.bits_per_byte
     values: dict[str, Value] = {
-        names.CHECKPOINT: str(evaluation.first.checkpoint.path),
+        names.CHECKPOINT: evaluation.first.name,
         names.TEXT: evaluation.text,
         names.EVAL_DOCUMENTS: len(scores),
         names.EVAL_BYTES: int(scores.num_bytes.sum()),
@@ -123,7 +136,7 @@ def _values(evaluation: Evaluation) -> dict[str, Value]:
 
 def _comparison_values(second: ScoredModel, found: Difference) -> dict[str, Value]:
     values: dict[str, Value] = {
-        names.COMPARED_WITH: str(second.checkpoint.path),
+        names.COMPARED_WITH: second.name,
         names.COMPARED_TOKENS: int(second.scores.num_tokens.sum()),
         names.COMPARED_LOSS: second.scores.loss.value,
         names.COMPARED_PERPLEXITY: second.scores.perplexity.value,

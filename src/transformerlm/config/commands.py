@@ -70,6 +70,9 @@ class TrainConfig(Section):
         if are_known(size, length, self.schedule.warmup_steps):
             yield from self._warmup_problems()
         yield from self._mixture_problems()
+        if self.runtime.weights != "auto":
+            what = f'expected "auto" in training, which keeps float32, got {self.runtime.weights!r}'
+            yield Problem(Key("runtime", "weights"), what)
         if self.training.resume == "must" and self.is_named_by_time:
             yield Problem(Key("logging", "run_name"), NEEDS_RUN_NAME)
         begins = self.generation.bos_token or self.generation.eos_token

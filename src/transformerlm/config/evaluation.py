@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from transformerlm.errors import Key, Problem
 from transformerlm.schema import FilePath, PositiveInt, Section
@@ -18,6 +19,9 @@ class EvalSection(Section):
     of one checkpoint."""
     compare: FilePath | None = None
     """A second model, for the difference on the same documents. None: no comparison."""
+    compare_weights: Literal["float32", "bfloat16", "int8", "int4"] | None = None
+    """[runtime].weights of the second model, which is the first one again where `compare` is None: what a
+    precision costs. None: as the first model's."""
     text: FilePath | None = None
     """A file, a folder or a glob, scored completely and read as [data] says. None: the validation part of
     [data], of which what is not set is as in the config of the run."""
@@ -41,8 +45,13 @@ class EvalSection(Section):
     documents_file: FilePath | None = None
     """A .jsonl file to write, with the loss of each document. None: write none."""
 
+    @property
+    def has_second(self) -> bool:
+        """True if two models are compared."""
+        return self.compare is not None or self.compare_weights is not None
+
     def conflicts(self) -> Iterator[Problem]:
         """Yield a comparison without leaks: two models may have been trained on different texts."""
-        if self.without_leaks and self.compare is not None:
+        if self.without_leaks and self.has_second:
             what = "expected false with [eval].compare, got true: score the models one after the other"
             yield Problem(Key("without_leaks"), what)

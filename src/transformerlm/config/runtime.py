@@ -18,6 +18,12 @@ class RuntimeConfig(Section):
     """Precision of the matrix products; weights stay float32. "auto": on a CPU the faster of float32 and
     bfloat16 for this model, measured and kept; elsewhere bfloat16 if the device has it. A resumed run keeps
     the one that it began with."""
+    weights: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
+    """Storage of the weights of a model that writes, serves or is scored; training keeps float32. "auto": as
+    `dtype` says; scoring takes float32. "int8", "int4": all matrices in eight or four bits, 32 numbers with
+    a scale (GGML's Q8_0 and Q4_0), for products in float32: less memory and more tokens per second, for
+    slightly different texts. `transformerlm-eval --compare-weights` says what that costs. The model's widths
+    must be multiples of 32."""
     attention: Literal["auto", "kernels", "reference", "torch"] = "auto"
     """"reference": the formula, step by step. "torch": PyTorch's fused kernel. "kernels": batched products
     and this package's kernels; where those do not run, as "torch". "auto": the faster of "kernels" and

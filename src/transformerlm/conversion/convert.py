@@ -27,7 +27,6 @@ from transformerlm.conversion.gguf_model import longest_text
 from transformerlm.conversion.hf_folder import (
     GENERATION_CONFIG,
     Folder,
-    cast,
     read_folder,
     write_folder,
 )
@@ -35,6 +34,7 @@ from transformerlm.conversion.hf_layout import ARCHITECTURES, model_type_of
 from transformerlm.errors import CheckpointError, ConfigError, Key
 from transformerlm.language_model import LanguageModel
 from transformerlm.nn import TransformerLM, num_parameters
+from transformerlm.nn.quantization import QuantizedMatrix
 from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict, to_toml
 from transformerlm.storage.files import committed_directory, committed_file
@@ -91,11 +91,12 @@ def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter)
     Args:
         lm: in float32 on the CPU.
         output: a path at which nothing exists.
-        dtype: of the matrices: float32, float16 or bfloat16.
+        dtype: of the matrices: float32, float16, bfloat16, q8_0 or q4_0.
         reporter: receives a message about the output and its check.
 
     Raises:
-        ConfigError: something is at `output`, or the package gguf is not installed.
+        ConfigError: something is at `output`, the package gguf is not installed, or q8_0 and q4_0 cannot
+            hold the matrices' rows.
         CheckpointError: what was written is not the same model; it is removed.
         DataError: llama.cpp cannot represent the tokenizer.
     """
@@ -200,7 +201,8 @@ def _rounded(model: TransformerLM, dtype: str, min_dims: int) -> TransformerLM:
     rounded = copy.deepcopy(model)
     for name, parameter in rounded.named_parameters():
         if parameter.dim() >= min_dims:
-            parameter.data = cast(parameter.data, dtype, name).float()
+            stored = gguf.in_dtype(parameter.data, dtype, name)
+            parameter.data = stored.dequantize() if isinstance(stored, QuantizedMatrix) else stored.float()
     return rounded
 
 

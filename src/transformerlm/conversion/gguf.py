@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from transformerlm.config import GPT2_PATTERN, GenerationConfig, ModelConfig
@@ -34,6 +35,7 @@ from transformerlm.conversion.hf_folder import cast
 from transformerlm.conversion.hf_layout import tensor_specs, to_theirs
 from transformerlm.conversion.parity import FLOAT32_TOLERANCE, MAX_TOKENS, Encode, Logits
 from transformerlm.errors import CheckpointError, ConfigError, DataError, Key
+from transformerlm.nn.quantization import GROUP, QuantizedMatrix, Storage, can_quantize, quantize
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.formats.compatibility import find_unmade_token
 from transformerlm.tokenizer.formats.tokenizer_json_reader import GPT2_BETWEEN_DIGITS
@@ -52,12 +54,20 @@ PATTERNS = {
 }
 """Pre-tokenisation pattern, and the `whole_words` setting that llama.cpp combines with it -> its name there.
 Of two names for a pattern, the first is the usual one."""
-TOLERANCES = {"float32": FLOAT32_TOLERANCE, "float16": 0.02, "bfloat16": 0.05}
+TOLERANCES = {"float32": FLOAT32_TOLERANCE, "float16": 0.02, "bfloat16": 0.05, "q8_0": 0.05, "q4_0": 0.05}
 """Largest difference to llama.cpp's logits, relative to the largest logit, by the dtype of the file.
 
-llama.cpp rounds the activations to that dtype too."""
-_FILE_TYPES = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16"}
-_KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+llama.cpp rounds the activations to that dtype too; with q8_0 and q4_0 to eight bits."""
+STORAGES: dict[str, Storage] = {"q8_0": "int8", "q4_0": "int4"}
+"""Dtype of a file whose matrices are quantized -> our name."""
+_FILE_TYPES = {
+    "float32": "ALL_F32",
+    "float16": "MOSTLY_F16",
+    "bfloat16": "MOSTLY_BF16",
+    "q8_0": "MOSTLY_Q8_0",
+    "q4_0": "MOSTLY_Q4_0",
+}
+_KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class Contents:
     architecture: str
     fields: dict[str, Any]
     """Key -> a number, a string, a bool, or a list of one of these."""
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor | QuantizedMatrix]
     """GGUF name -> tensor in the row order of the format; norms in float32, matrices in the chosen dtype."""
 
 
@@ -86,11 +96,11 @@ def make(
         state: the model's weights under our names.
         tokenizer: the model's.
         eos_token: the special token that ends a text.
-        dtype: of the matrices: float32, float16 or bfloat16.
+        dtype: of the matrices: float32, float16, bfloat16, q8_0 or q4_0.
         generation: the model's, of which the token that begins a text and one further end are taken.
 
     Raises:
-        ConfigError: the package gguf is not installed.
+        ConfigError: the package gguf is not installed, or rows that q8_0 and q4_0 cannot hold.
         CheckpointError: a weight that is not finite in `dtype`, or llama.cpp has no such model.
         DataError: llama.cpp cannot represent the tokenizer.
     """
@@ -100,7 +110,7 @@ def make(
     fields |= {"general.file_type": int(gguf.LlamaFileType[_FILE_TYPES[dtype]])}
     fields |= _tokenizer_fields(tokenizer, gguf)
     fields |= _role_fields(tokenizer, eos_token, generation or GenerationConfig())
-    tensors = rope_tensors(config)
+    tensors: dict[str, Tensor | QuantizedMatrix] = {**rope_tensors(config)}
     for spec in tensor_specs(config):
         if spec.ours == "head.weight" and config.tie_embeddings:
             continue  # llama.cpp uses the embedding if there is no head
@@ -109,8 +119,41 @@ def make(
             value = value[: tokenizer.vocab_size]  # rows beyond the vocabulary are never chosen
         value = to_theirs(spec, value, config) if architecture in ROTATES_HALVES else value
         name = tensor_name(spec.ours)
-        tensors[name] = (cast(value, dtype, name) if value.dim() > 1 else value).contiguous()
+        tensors[name] = in_dtype(value, dtype, name) if value.dim() > 1 else value.contiguous()
     return Contents(architecture, fields, tensors)
+
+
+def in_dtype(matrix: Tensor, dtype: str, name: str) -> Tensor | QuantizedMatrix:
+    """Return a matrix, called `name`, as a file of this dtype has it.
+
+    Raises:
+        ConfigError: its rows are no multiples of 32 numbers, which q8_0 and q4_0 need.
+        CheckpointError: a number that the dtype cannot hold.
+    """
+    if dtype not in STORAGES:
+        return cast(matrix, dtype, name).contiguous()
+    if not can_quantize(matrix.shape[1]):
+        what = f"expected rows of a multiple of 32 numbers for {dtype}, got {matrix.shape[1]} in {name}"
+        raise ConfigError(what, key=Key("export", "dtype"))
+    try:
+        return quantize(matrix, STORAGES[dtype])
+    except ValueError as error:
+        raise CheckpointError(f"{name}: cannot be written in {dtype}: {error}") from None
+
+
+def blocks(matrix: QuantizedMatrix) -> Tensor:
+    """Return a matrix as GGML stores it: uint8 [rows, bytes].
+
+    Each group has its scale and then its numbers: bytes of Q8_0; in Q4_0 byte i has numbers i and i + 16,
+    each increased by 8, in its lower and upper half.
+    """
+    rows, width = matrix.shape
+    integers = matrix.integers().view(rows, width // GROUP, GROUP)
+    if matrix.storage == "int4":
+        low, high = (integers + 8).chunk(2, -1)
+        integers = low | high << 4
+    parts = [matrix.scales.unsqueeze(-1).view(torch.uint8), integers.contiguous().view(torch.uint8)]
+    return torch.cat(parts, -1).view(rows, -1)
 
 
 def write(path: Path, contents: Contents) -> None:
@@ -121,10 +164,7 @@ def write(path: Path, contents: Contents) -> None:
         for key, value in contents.fields.items():
             _add_field(writer, key, value)
         for name, tensor in contents.tensors.items():
-            kind = gguf.GGMLQuantizationType[_KINDS[str(tensor.dtype).removeprefix("torch.")]]
-            # numpy has no bfloat16: its bytes are passed as uint8.
-            raw = tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
-            writer.add_tensor(name, raw, raw_dtype=kind)
+            writer.add_tensor(name, _raw(tensor), raw_dtype=gguf.GGMLQuantizationType[_kind(tensor)])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -177,11 +217,23 @@ def _silent_callback() -> Any:
     return importlib.import_module("llama_cpp").llama_log_callback(lambda level, text, data: None)
 
 
-def _is_same(found: Any, tensor: Tensor) -> bool:
-    kind = _KINDS[str(tensor.dtype).removeprefix("torch.")]
-    raw = np.ascontiguousarray(found.data).tobytes()
-    is_alike = found.tensor_type.name == kind and list(found.shape) == list(tensor.shape)[::-1]
-    return is_alike and raw == tensor.view(torch.uint8).numpy().tobytes()
+def _kind(tensor: Tensor | QuantizedMatrix) -> str:
+    """Return GGML's name of a tensor's type."""
+    if isinstance(tensor, QuantizedMatrix):
+        return _KINDS[tensor.storage]
+    return _KINDS[str(tensor.dtype).removeprefix("torch.")]
+
+
+def _raw(tensor: Tensor | QuantizedMatrix) -> NDArray[Any]:
+    """Return a tensor's memory; as bytes where numpy does not have its type."""
+    if isinstance(tensor, QuantizedMatrix):
+        return blocks(tensor).numpy()
+    return tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def _is_same(found: Any, tensor: Tensor | QuantizedMatrix) -> bool:
+    is_alike = found.tensor_type.name == _kind(tensor) and list(found.shape) == list(tensor.shape)[::-1]
+    return is_alike and np.ascontiguousarray(found.data).tobytes() == _raw(tensor).tobytes()
 
 
 def _pattern_name(tokenizer: Tokenizer) -> str:

@@ -34,6 +34,13 @@ class ScoredModel:
     """Fingerprint of the tokenizer, and the ids before and behind a document: models that agree in all three
     count the same tokens."""
     scores: DocumentScores
+    weights: str = ""
+    """[runtime].weights, if it is not "auto"."""
+
+    @property
+    def name(self) -> str:
+        """Folder of the checkpoint, and the storage of the weights if one was chosen."""
+        return f"{self.checkpoint.path}{f' ({self.weights})' if self.weights else ''}"
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,15 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Evaluation
         for corpora in text.corpora.values():
             refuse_overlap(corpora, [output], Key("eval", "documents_file"))
     # Both are opened before the first is scored, which may take long: a wrong path is reported at once.
-    paths = [path for path in (config.eval.checkpoint, config.eval.compare) if path is not None]
+    paths = [config.eval.checkpoint, config.eval.compare or config.eval.checkpoint][
+        : 1 + config.eval.has_second
+    ]
     checkpoints = [open_checkpoint(Path(path).expanduser(), reporter.say) for path in paths]
     first, dtype = _scored(checkpoints[0].path, text, config, reporter)
     # "auto" may choose otherwise for another size, and two models may differ by no more than rounding does.
-    same = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, dtype=dtype))
+    weights = config.eval.compare_weights or config.runtime.weights
+    runtime = dataclasses.replace(config.runtime, dtype=dtype, weights=weights)
+    same = dataclasses.replace(config, runtime=runtime)
     others = [_scored(found.path, text, same, reporter)[0] for found in checkpoints[1:]]
     return compare(str(text), first, *others)
 
@@ -104,7 +115,8 @@ def _scored(path: Path, text: Text, config: EvalConfig, reporter: Reporter) -> t
         find_leaked_tokens(lm, text, settings.max_documents, reporter) if settings.without_leaks else None
     )
     scores = score(lm, text, settings, reporter, leaked)
-    scored = ScoredModel(lm.checkpoint, (lm.tokenizer.fingerprint, bos_id, eos_id), scores)
+    tokens = lm.tokenizer.fingerprint, bos_id, eos_id
+    scored = ScoredModel(lm.checkpoint, tokens, scores, lm.runtime.weights)
     return scored, dtype_name(lm.runtime.dtype)
 
 

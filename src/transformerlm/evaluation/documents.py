@@ -56,12 +56,25 @@ class Window(NamedTuple):
 def load_for_scoring(
     path: str | Path, config: RuntimeConfig, warn: Callable[[str], object] = lambda line: None
 ) -> LanguageModel:
-    """`LanguageModel.load` with float32 weights; [runtime].dtype is the dtype of products, as in training."""
-    lm = LanguageModel.load(path, dataclasses.replace(config, dtype="float32"), warn)
+    """`LanguageModel.load` with float32 weights; [runtime].dtype is the dtype of products, as in training.
+
+    With [runtime].weights the weights are rounded to that.
+    """
+    lm = LanguageModel.load(path, _in_float32(config), warn)
+    if config.weights == "bfloat16":
+        lm.model.to(torch.bfloat16).to(torch.float32)
     precision = choose_precision(config, lm.model.config)
     if precision.warning:
         warn(precision.warning)
-    return dataclasses.replace(lm, runtime=Runtime.of(config, precision))
+    weights = "" if config.weights == "auto" else config.weights
+    return dataclasses.replace(
+        lm, runtime=dataclasses.replace(Runtime.of(config, precision), weights=weights)
+    )
+
+
+def _in_float32(config: RuntimeConfig) -> RuntimeConfig:
+    weights = "float32" if config.weights == "bfloat16" else config.weights
+    return dataclasses.replace(config, dtype="float32", weights=weights)
 
 
 def score(

@@ -30,11 +30,11 @@ GROUP = 32
 """Numbers that share a scale."""
 LIMITS = {"int8": 127, "int4": 8}
 """Largest magnitude of a number, in scales."""
-_DIVISORS = tuple(8 + step / 4 for step in range(-4, 7))
+_DIVISORS = tuple(7 + step / 2 for step in range(7))
 """Candidates for the magnitude of a group's largest number in four bits, in scales. Beyond 8 the largest
 number is cut off, and the others are rounded less; below, the opposite."""
-_CHUNK_ROWS = 512
-"""Rows that are quantized at a time, for the memory of their candidates."""
+_CHUNK_ROWS = 32
+"""Rows that are quantized at a time: what is computed with stays in a cache."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,14 @@ def _quantize_rows(matrix: Tensor, storage: Storage) -> tuple[Tensor, Tensor]:
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
     if storage == "int8":
         scale = largest.abs() / 127
-        return _in_scales(groups, scale, storage), scale.half().squeeze(-1)
-    scale = best_scale(groups, largest)
-    return _in_scales(groups, scale, storage), scale.half().squeeze(-1)
+        # Halves away from zero, by the scale before it is rounded: GGML's numbers.
+        ratio = groups * _inverse(scale)
+        whole = ratio.abs().floor()
+        integers = torch.copysign(whole + (2 * (ratio.abs() - whole)).floor(), ratio)
+    else:
+        scale = best_scale(groups, largest)
+        integers = _in_scales(groups, scale)
+    return integers.nan_to_num_().to(torch.int8), scale.half().squeeze(-1)
 
 
 def best_scale(groups: Tensor, largest: Tensor) -> Tensor:
@@ -116,20 +121,20 @@ def best_scale(groups: Tensor, largest: Tensor) -> Tensor:
     best_error = torch.full_like(largest, float("inf"))
     for divisor in _DIVISORS:
         scale = (largest / -divisor).half().float()
-        error = (_in_scales(groups, scale, "int4") * scale - groups).square().sum(-1, keepdim=True)
+        error = _in_scales(groups, scale).mul_(scale).sub_(groups).square_().sum(-1, keepdim=True)
         # What is no number has no smallest error: its scale is taken, and refused.
         is_better = (error < best_error) | ~error.isfinite()
         best, best_error = torch.where(is_better, scale, best), torch.where(is_better, error, best_error)
     return best
 
 
-def _in_scales(groups: Tensor, scale: Tensor, storage: Storage) -> Tensor:
-    """Return the nearest multiples of the scale (halves away from zero): int8."""
-    inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
-    ratio, limit = groups * inverse, LIMITS[storage]
-    whole = ratio.abs().floor()
-    nearest = torch.copysign(whole + (2 * (ratio.abs() - whole)).floor(), ratio)
-    return nearest.clamp(-limit, 127 if storage == "int8" else limit - 1).nan_to_num().to(torch.int8)
+def _in_scales(groups: Tensor, scale: Tensor) -> Tensor:
+    """Return the nearest whole numbers of scales in four bits, as floats."""
+    return (groups * _inverse(scale)).round_().clamp_(-8, 7)
+
+
+def _inverse(scale: Tensor) -> Tensor:
+    return torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
 
 
 def pack(integers: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ class Runtime:
     """Compute in this package's own CPU kernels rather than in PyTorch's operations."""
     reason: str = field(default="", compare=False)
     """Result of the measurement, where "auto" chose the dtype by it."""
+    weights: str = ""
+    """Storage of the matrices, where it is not `dtype`: "int8" or "int4"."""
 
     @classmethod
     def from_config(cls, config: RuntimeConfig, model: ModelConfig = TYPICAL) -> Runtime:
@@ -79,6 +81,7 @@ class Runtime:
 
     def __str__(self) -> str:
         precision = str(self.dtype).removeprefix("torch.") + (f" ({self.reason})" if self.reason else "")
+        precision = f"{self.weights} weights, {precision}" if self.weights else precision
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {precision}"
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ from transformerlm.storage.safetensors_header import (
 from transformerlm.storage.untrusted import LFS_ADVICE, LFS_POINTER, open_regular, printable
 
 _CHUNK_BYTES = 2**20
+Convert = Callable[[str, Tensor], Any]
+"""Function from the name and the tensor that was read to what is kept of it."""
 
 
 @dataclass(frozen=True)
@@ -120,18 +122,22 @@ def read_tensor(path: Path, name: str) -> Tensor:
             return _read_tensor(file, entry)
 
 
-def read_tensors(file: BinaryIO, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(
+    file: BinaryIO, name: str, convert: Convert | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Read the rest of an open file, which can seek, as tensors by name, on the CPU, and metadata.
 
     Args:
         name: name of the file in error messages.
+        convert: called with each tensor as soon as it has been read, of which what it returns is kept.
 
     Raises:
         CheckpointError: not a whole safetensors file, or something behind it.
     """
     entries, metadata = _checked_header(file, name)
     with invalid_as_checkpoint_error(name):
-        return {entry.name: _read_tensor(file, entry) for entry in entries}, metadata
+        tensors = ((entry.name, _read_tensor(file, entry)) for entry in entries)
+        return {key: convert(key, tensor) if convert else tensor for key, tensor in tensors}, metadata
 
 
 @contextlib.contextmanager

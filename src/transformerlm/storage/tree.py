@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from transformerlm.storage.safetensors import (
+    Convert,
     DeferredTensor,
     invalid_as_checkpoint_error,
     read_tensors,
@@ -26,29 +27,35 @@ from transformerlm.storage.safetensors_header import METADATA, parse_json
 from transformerlm.storage.untrusted import open_regular
 
 
-def load_tree(path: str | os.PathLike[str], *, follow_link: bool = True) -> Any:
+def load_tree(
+    path: str | os.PathLike[str], *, follow_link: bool = True, convert: Convert | None = None
+) -> Any:
     """Read the tree in the file `path`, with tensors on the CPU.
+
+    Args:
+        convert: called with each tensor as soon as it has been read; the tree has what it returns.
 
     Raises:
         CheckpointError: not a whole file of a tree.
         OSError: it cannot be read.
     """
     with open_regular(Path(path), follow_link=follow_link) as file:
-        return read_tree(file, str(path))
+        return read_tree(file, str(path), convert)
 
 
-def read_tree(file: BinaryIO, name: str) -> Any:
+def read_tree(file: BinaryIO, name: str, convert: Convert | None = None) -> Any:
     """Read the rest of an open binary file as a tree, with tensors on the CPU.
 
     Args:
         name: name of the file in error messages.
+        convert: see `load_tree`.
 
     Raises:
         CheckpointError: not a whole file of a tree, or something behind it.
     """
     if not file.seekable():
         file = io.BytesIO(file.read())
-    tensors, metadata = read_tensors(file, name)
+    tensors, metadata = read_tensors(file, name, convert)
     with invalid_as_checkpoint_error(name):
         return unflatten(tensors, metadata)
 
@@ -78,7 +85,7 @@ def flatten(tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, {"tree": json.dumps(structure)}
 
 
-def unflatten(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Any:
+def unflatten(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Any:
     """Rebuild a tree from what `flatten` returned.
 
     Raises:
@@ -136,7 +143,7 @@ def _identity(tensor: Tensor | DeferredTensor, path: str) -> Any:
     return tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
-def _unflatten(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _unflatten(node: Any, tensors: Mapping[str, Any]) -> Any:
     if node is None or isinstance(node, bool | int | float | str):
         return node
     kind, content = next(iter(node.items())) if isinstance(node, dict) and len(node) == 1 else ("", None)
