@@ -72,7 +72,7 @@ def test_values_that_do_not_fit_each_other(values, line):
 
 def test_derived_values():
     model = ModelConfig(d_model=64, num_heads=4)
-    assert (model.d_head, model.kv_heads) == (16, 4)
+    assert (model.head_dim, model.kv_heads) == (16, 4)
     assert ModelConfig(num_heads=8, num_kv_heads=2).kv_heads == 2
     assert TrainConfig().schedule_steps == 1000
     assert OptimizerConfig().max_grad_norm == 1.0

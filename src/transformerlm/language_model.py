@@ -292,7 +292,7 @@ def check_widths(shape: ModelConfig, storage: Storage) -> None:
     """
     widths = {
         "d_model": shape.d_model,
-        "num_heads * d_head": shape.num_heads * shape.d_head,
+        "num_heads * d_head": shape.num_heads * shape.head_dim,
         "d_ff": shape.d_ff,
     }
     others = [f"{name} = {width}" for name, width in widths.items() if not can_quantize(width)]

@@ -57,6 +57,17 @@ def test_another_tokenizer_is_refused():
         check_same_run(checkpoint(), {"tokenizer": "u"}, TrainConfig(), Heard())
 
 
+def test_a_checkpoint_from_before_a_key_of_the_model_goes_on_with_its_default():
+    data, heard = TokenData(Files(), Files("b")), Heard()
+    config = dataclasses.replace(TrainConfig(), model=ModelConfig(vocab_size=320))
+    now = identity(config, data)
+    then = {key: value for key, value in now.items() if key != "[model].qkv_bias"}
+    check_same_run(checkpoint(identity=then, config=to_dict(config)), now, config, heard)
+    assert heard.messages == []
+    with pytest.raises(CheckpointError, match=r"\[model\].qkv_bias: None -> True"):
+        check_same_run(checkpoint(identity=then), now | {"[model].qkv_bias": True}, config, heard)
+
+
 def test_another_environment_is_one_warning():
     heard = Heard()
     before = environment() | {"num_threads": 999, "torch": "1.0"}
@@ -69,8 +80,22 @@ def test_another_environment_is_one_warning():
 OTHER_MODELS = {
     **{"vocab_size": 321, "context_length": 32, "d_model": 128, "num_layers": 3, "num_heads": 4},
     **{"num_kv_heads": 2, "d_ff": 64, "rope_theta": 5e5, "norm_eps": 1e-6, "tie_embeddings": True},
-    "qk_norm": True,
+    **{"qk_norm": True, "qkv_bias": True, "d_head": 64, "nope_layers": (1,), "sliding_window": 9},
+    **{"rope_scaling": "yarn", "rope_factor": 2.0, "rope_original_length": 16, "rope_attention_factor": 1.5},
+    **{"rope_low_freq_factor": 2.0, "rope_high_freq_factor": 3.0, "rope_beta_fast": 16.0},
+    **{"rope_beta_slow": 2.0, "full_attention_layers": (0,)},
 }
+NEEDED_BY = {
+    "rope_low_freq_factor": {"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_length": 64},
+    "full_attention_layers": {"sliding_window": 8},
+}
+NEEDED_BY["rope_high_freq_factor"] = NEEDED_BY["rope_low_freq_factor"]
+for _key in ("rope_factor", "rope_original_length", "rope_beta_fast", "rope_beta_slow"):
+    NEEDED_BY[_key] = NEEDED_BY["rope_attention_factor"] = {
+        **{"rope_scaling": "yarn", "rope_factor": 8.0, "rope_original_length": 64},
+    }
+NEEDED_BY["rope_scaling"] = {"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_length": 64}
+"""Key -> the others without which it cannot be set."""
 OTHER_DATA = {"tokenizer": "t2", "train data": "a2", "val data": "b2"}
 OTHER_ENVIRONMENTS = {
     **{"transformerlm": "0.0", "torch": "1.0", "numpy": "1.0", "numba": "0.1", "python": "2.7"},
@@ -99,11 +124,13 @@ def test_every_key_of_the_model_is_among_the_mutations():
 @pytest.mark.parametrize(("key", "value"), OTHER_MODELS.items())
 def test_another_model_is_refused_by_its_key(key, value):
     data = TokenData(Files(), Files("b"))
-    config = dataclasses.replace(TrainConfig(), model=ModelConfig(vocab_size=320))
+    model = ModelConfig(vocab_size=320, **NEEDED_BY.get(key, {}))
+    config = dataclasses.replace(TrainConfig(), model=model)
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, **{key: value}))
     old = getattr(config.model, key)
     with pytest.raises(CheckpointError) as caught:
         check_same_run(checkpoint(identity=identity(config, data)), identity(other, data), other, Heard())
+    old, value = (list(one) if isinstance(one, tuple) else one for one in (old, value))
     assert caught.value.lines[0] == f"run/checkpoints/step_00000005: [model].{key}: {old} -> {value}"
     assert len(caught.value.lines) == 2
 

@@ -218,12 +218,80 @@ def test_llama_cpp_finds_another_model_out_and_nothing_is_left(wrong, tmp_path, 
     if wrong == "rows":
         monkeypatch.setattr(gguf_file, "to_theirs", lambda part, value, config: value)
     else:
-        fields = gguf_file._model_fields
+        fields = gguf_file.model_fields
         wrong_theta = {"qwen3.rope.freq_base": 50.0}
-        monkeypatch.setattr(gguf_file, "_model_fields", lambda *a: fields(*a) | wrong_theta)
+        monkeypatch.setattr(gguf_file, "model_fields", lambda *a: fields(*a) | wrong_theta)
     with pytest.raises(CheckpointError, match=r"llama_cpp 0.*: other logits: .* apart after token"):
         export_gguf(language_model(qk_norm=True), tmp_path / "model.gguf", "float32", SilentReporter())
     assert list(tmp_path.iterdir()) == []
+
+
+OPTIONS = {
+    "biases": ({"qkv_bias": True}, "qwen2"),
+    "biases and wide heads": ({"qkv_bias": True, "d_head": 20}, "llama"),
+    "wide heads": ({"d_head": 20, "num_kv_heads": 2}, "llama"),
+    "wide heads, qk-norm": ({"d_head": 20, "num_kv_heads": 2, "qk_norm": True}, "qwen3"),
+    "linear": ({"rope_scaling": "linear", "rope_factor": 4.0}, "llama"),
+    "llama3": ({"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_length": 64}, "llama"),
+    "yarn": ({"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_length": 64}, "llama"),
+    "yarn, qk-norm, its own factors": (
+        {
+            **{"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_length": 64, "qk_norm": True},
+            **{"rope_attention_factor": 1.3, "rope_beta_fast": 8.0, "rope_beta_slow": 2.0},
+        },
+        "qwen3",
+    ),
+    "yarn and biases": (
+        {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_length": 64, "qkv_bias": True},
+        "qwen2",
+    ),
+    "without rotation": ({"nope_layers": (3,), "num_layers": 4, "tie_embeddings": True}, "smollm3"),
+    "a window": ({"sliding_window": 24}, "llama"),
+}
+"""Name -> options of the model, and what it is in llama.cpp."""
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_llama_cpp_computes_every_option(name, tmp_path):
+    pytest.importorskip("llama_cpp")
+    options, architecture = OPTIONS[name]
+    heard, path = Heard(), tmp_path / "model.gguf"
+    lm = language_model(context_length=256, **options)
+    for parameter_name, parameter in lm.model.named_parameters():
+        if parameter_name.endswith("bias"):
+            assert parameter.abs().min() > 0  # which `random_model` draws
+    export_gguf(lm, path, "float32", heard)
+    assert heard.lines[0].startswith(f"exported: {path}: {architecture}, ")
+    assert "llama_cpp" in heard.lines[1]
+    assert len(heard.lines) == (3 if name == "a window" else 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nope_layers": (0,)}, r"nope_layers: \[0\]; its smollm3 has \[\] of 2 layers"),
+        ({"nope_layers": (3,), "num_layers": 4, "qk_norm": True}, "nope_layers together with"),
+        (
+            {
+                **{"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_length": 64},
+                **{"qk_norm": True},
+            },
+            'rope_scaling: "llama3" with qk_norm',
+        ),
+    ],
+)
+def test_a_model_that_llama_cpp_does_not_have_is_refused(options, message, tmp_path):
+    with pytest.raises(CheckpointError, match=message):
+        export_gguf(language_model(**options), tmp_path / "model.gguf", "float32", SilentReporter())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_for_texts_as_long_as_the_window(tmp_path):
+    heard, path = Heard(), tmp_path / "model.gguf"
+    export_gguf(language_model(sliding_window=24), path, "float32", heard)
+    fields = {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
+    assert fields["llama.context_length"] == 24
+    assert heard.lines[-1].startswith("not taken over: the window, which llama.cpp does not have")
 
 
 def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from tests.model_options import TOGETHER
 from transformerlm.infer import batch
 from transformerlm.infer.batch import CachedBatch, window_start
 from transformerlm.nn.fused import with_kernels
@@ -48,7 +49,9 @@ PROMPTS = [[place * 7 % 61 for place in range(1 + at * 6)] for at in range(15)]
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    "shape", [{}, {"d_model": 72, "num_heads": 2, "num_kv_heads": 1, "d_ff": 101, "qk_norm": True}], ids=str
+    "shape",
+    [{}, {"d_model": 72, "num_heads": 2, "num_kv_heads": 1, "d_ff": 101, "qk_norm": True}, TOGETHER],
+    ids=["plain", "other sizes", "all options"],
 )
 def test_with_kernels_a_texts_logits_are_to_the_last_bit_those_of_the_text_alone(make_model, dtype, shape):
     model = with_kernels(make_model(torch.float32, context_length=96, **shape).to(dtype))

@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from tests.model_options import TOGETHER
 from transformerlm.errors import NumericalError
 from transformerlm.infer import batch as batch_module
 from transformerlm.infer.continuous import ContinuousBatch
@@ -72,9 +73,10 @@ def run(batch, texts, seed=0, removed=()):
 
 @pytest.mark.parametrize("num_rows", [1, 2, 5, 16])
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "torch"])
-def test_every_text_is_what_it_is_alone(make_model, kernels, num_rows, monkeypatch):
+@pytest.mark.parametrize("shape", [{}, TOGETHER], ids=["plain", "all options"])
+def test_every_text_is_what_it_is_alone(make_model, kernels, num_rows, shape, monkeypatch):
     monkeypatch.setattr(batch_module, "ROOM", 20)  # the cache grows on the way
-    model = make_model(torch.float32 if kernels else torch.float64, context_length=48)
+    model = make_model(torch.float32 if kernels else torch.float64, context_length=48, **shape)
     texts = some_texts(24, num_rows, kernels=kernels)
     batch = ContinuousBatch(model, num_rows, kernels=kernels)
     found = run(batch, texts, num_rows)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from tests.model_options import OPTIONS, TOGETHER
 from transformerlm.infer.decoder import KernelDecoder, TorchDecoder, make_decoder
 from transformerlm.nn import KVCache
 from transformerlm.nn.fused import with_kernels
@@ -21,6 +22,8 @@ MODELS = {
     "qk_norm": {"qk_norm": True},
     "one head": {"num_heads": 1, "num_kv_heads": 1, "num_layers": 1},
     "wide": {"d_model": 64, "d_ff": 96},  # so that vectors of any processor are filled
+    **OPTIONS,
+    "all options": TOGETHER,
     "odd widths": {"d_model": 36, "num_heads": 3, "num_kv_heads": 3, "d_ff": 50, "vocab_size": 67},
 }
 

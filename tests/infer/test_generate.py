@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.model_options import OPTIONS, TOGETHER
 from tests.peak_memory import peak_memory, reset_peak_memory
 from transformerlm.errors import NumericalError
 from transformerlm.infer.batch import window_start
@@ -58,7 +59,14 @@ def test_a_batch_of_any_lengths_equals_the_definition_far_past_the_context(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"qk_norm": True}, {"num_kv_heads": 1}, {"num_kv_heads": 4}, {"tie_embeddings": True, "num_layers": 1}],
+    [
+        {"qk_norm": True},
+        {"num_kv_heads": 1},
+        {"num_kv_heads": 4},
+        {"tie_embeddings": True, "num_layers": 1},
+        *OPTIONS.values(),
+        TOGETHER,
+    ],
 )
 def test_every_kind_of_model_generates_the_same_with_and_without_cache(make_model, changes):
     model = make_model(**changes)
@@ -368,7 +376,9 @@ def test_log_probabilities_in_float32_are_those_in_float64(make_model, kernels):
             assert token.log_prob == pytest.approx(exact[prompt].log_prob, abs=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"qk_norm": True}, {"num_kv_heads": 4}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_embeddings": True}, {"qk_norm": True}, {"num_kv_heads": 4}, TOGETHER]
+)
 def test_kernels_write_the_same_texts_far_past_the_context(make_model, changes):
     model = make_model(torch.float32, context_length=12, **changes)
     how = {"max_new_tokens": 60, "eos_token_id": 3, "top_p": 0.9, "top_k": 50, **WARM}

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.model_options import YARN
 from transformerlm.config import ModelConfig
 from transformerlm.nn import (
     KVCache,
@@ -25,8 +26,13 @@ VARIANTS = [
     BASE,
     dataclasses.replace(BASE, num_kv_heads=2),
     dataclasses.replace(BASE, num_kv_heads=1, qk_norm=True, tie_embeddings=True),
+    dataclasses.replace(BASE, num_kv_heads=2, d_head=20, qkv_bias=True, **YARN),
+    dataclasses.replace(BASE, num_kv_heads=2, d_head=20, qkv_bias=True, sliding_window=5),
+    dataclasses.replace(BASE, num_kv_heads=2, qk_norm=True, sliding_window=5),
 ]
-every_variant = pytest.mark.parametrize("config", VARIANTS, ids=["plain", "grouped", "tied"])
+every_variant = pytest.mark.parametrize(
+    "config", VARIANTS, ids=["plain", "grouped", "tied", "wide heads", "window", "window, qk-norm"]
+)
 
 
 @every_variant
@@ -43,6 +49,8 @@ def test_parameters_equal_the_built_model(config):
 @every_variant
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 def test_flops_equal_those_that_torch_counts(config, backend):
+    # A window's masked keys count as work there, though they are none.
+    config = dataclasses.replace(config, sliding_window=None)
     model, ids = TransformerLM(config, backend=backend), torch.randint(97, (2, 24))
     with FlopCounterMode(display=False) as forward:
         loss = cross_entropy(model(ids), ids)
@@ -52,6 +60,13 @@ def test_flops_equal_those_that_torch_counts(config, backend):
     if backend == "reference":  # a fused kernel computes the scores once more on its way back
         training = forward.get_total_flops() + backward.get_total_flops()
         assert training == ids.numel() * training_flops_per_token(config, num_keys=24)
+
+
+def test_a_window_limits_the_keys_that_count():
+    windowed = dataclasses.replace(BASE, sliding_window=5, full_attention_layers=(1,))
+    whole, short = (flops_per_token(BASE, num_keys=keys) for keys in (24, 5))
+    assert flops_per_token(windowed, num_keys=24) == (whole + 2 * short) // 3
+    assert flops_per_token(windowed, num_keys=4) == flops_per_token(BASE, num_keys=4)
 
 
 def test_flops_of_gpt2_small_are_the_published_rule():

@@ -31,7 +31,7 @@ def peer_of(model: TransformerLM) -> nn.Module:
         num_hidden_layers=config.num_layers,
         num_attention_heads=config.num_heads,
         num_key_value_heads=config.kv_heads,
-        head_dim=config.d_head,
+        head_dim=config.head_dim,
         max_position_embeddings=config.context_length,
         rms_norm_eps=config.norm_eps,
         rope_theta=config.rope_theta,
@@ -40,7 +40,7 @@ def peer_of(model: TransformerLM) -> nn.Module:
     )
     peer = getattr(transformers, f"{kind}ForCausalLM")(peer_config)
     weights = {
-        their_name(name): in_their_order(name, value, config.d_head)
+        their_name(name): in_their_order(name, value, config.head_dim)
         for name, value in model.state_dict().items()
     }
     peer.load_state_dict(weights, strict=True)
@@ -89,7 +89,7 @@ def test_logits_and_gradients(model):
     cross_entropy(theirs[:, :-1], ids[:, 1:]).backward()
     their_gradients = {name: parameter.grad for name, parameter in peer.named_parameters()}
     for name, parameter in model.named_parameters():
-        gradient = in_their_order(name, parameter.grad, model.config.d_head)
+        gradient = in_their_order(name, parameter.grad, model.config.head_dim)
         assert_close(gradient, their_gradients.pop(their_name(name)), rtol=1e-3, atol=1e-5)
     assert not their_gradients
 

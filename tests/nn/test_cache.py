@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from tests.model_options import TOGETHER, with_biases
 from transformerlm.config import ModelConfig
 from transformerlm.nn import KVCache, TransformerLM
 
@@ -16,6 +17,7 @@ VARIANTS = {
     "plain": PLAIN,
     "grouped": dataclasses.replace(PLAIN, num_kv_heads=2),
     "one-kv-head-qk-norm-tied": dataclasses.replace(PLAIN, num_kv_heads=1, qk_norm=True, tie_embeddings=True),
+    "all-options": dataclasses.replace(PLAIN, num_kv_heads=2, **TOGETHER),
 }
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 every_backend = pytest.mark.parametrize("backend", ["reference", "torch"])
@@ -23,7 +25,8 @@ every_backend = pytest.mark.parametrize("backend", ["reference", "torch"])
 
 def double_model(config: ModelConfig, backend: str = "auto") -> TransformerLM:
     torch.manual_seed(0)
-    return TransformerLM(config, backend=backend, dtype=torch.float64).requires_grad_(False)
+    model = TransformerLM(config, backend=backend, dtype=torch.float64)
+    return with_biases(model).requires_grad_(False)
 
 
 def double_cache(config: ModelConfig, batch_size: int, **options: int) -> KVCache:

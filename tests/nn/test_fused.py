@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.model_options import TOGETHER, with_biases
 from transformerlm.config import ModelConfig
 from transformerlm.kernels import dispatch
 from transformerlm.nn import (
@@ -196,12 +197,22 @@ SHAPES = {
         tie_embeddings=True,
         qk_norm=True,
     ),
+    "all options": ModelConfig(
+        vocab_size=97,
+        context_length=48,
+        d_model=48,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        d_ff=120,
+        **TOGETHER,
+    ),
 }
 
 
 def gradients(config, dtype, choice):
     torch.manual_seed(0)
-    model = TransformerLM(config)
+    model = with_biases(TransformerLM(config))
     loss_of, ids = NextTokenLoss(model), torch.randint(97, (3, 49))
     if choice:
         fused.use_kernels_(loss_of)
@@ -266,4 +277,5 @@ def test_parameters_and_names_stay_those_of_the_model(shape):
         assert fused.uses_kernels(module)
         assert list(module.state_dict()) == state
         assert all(parameter is before[name] for name, parameter in module.named_parameters())
-    assert view.model.blocks[0].attention.rope is view.model.blocks[1].attention.rope
+    ropes = [block.attention.rope for block in view.model.blocks if block.attention.rope is not None]
+    assert all(rope is ropes[0] for rope in ropes)

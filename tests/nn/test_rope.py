@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from transformerlm.nn import RotaryPositionEmbedding
+from transformerlm.nn.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling, base_frequencies
 
 THETA, D_K, LENGTH = 100.0, 8, 64
 
@@ -115,3 +116,56 @@ def test_a_position_beyond_the_table_is_an_error():
 
 def test_representation():
     assert repr(rope()) == "RotaryPositionEmbedding(theta=100.0, d_k=8, max_seq_len=64)"
+
+
+SCALINGS = {
+    "linear": (LinearScaling(4.0), {"factor": 4.0}),
+    "llama3": (Llama3Scaling(8.0, 64), {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}),
+    "llama3, other bounds": (
+        Llama3Scaling(32.0, 32, 0.5, 2.0),
+        {"factor": 32.0, "low_freq_factor": 0.5, "high_freq_factor": 2.0},
+    ),
+    "yarn": (YarnScaling(4.0, 64), {"factor": 4.0}),
+    "yarn, other bounds": (
+        YarnScaling(2.0, 256, 8.0, 2.0, 1.25),
+        {"factor": 2.0, "beta_fast": 8.0, "beta_slow": 2.0, "attention_factor": 1.25},
+    ),
+    "yarn of one pair": (YarnScaling(2.0, 8, 0.1, 0.1), {"factor": 2.0, "beta_fast": 0.1, "beta_slow": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+@pytest.mark.parametrize(("theta", "d_k"), [(100.0, 8), (1e4, 64), (5e5, 128)])
+def test_scaled_frequencies_are_those_of_transformers(name, theta, d_k):
+    rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
+    from transformers import LlamaConfig
+
+    scaling, given = SCALINGS[name]
+    kind = name.partition(",")[0].partition(" ")[0]
+    length = getattr(scaling, "original_length", 64)
+    values = {"rope_type": kind, "rope_theta": theta, "original_max_position_embeddings": length, **given}
+    peer = LlamaConfig(head_dim=d_k, max_position_embeddings=4 * length, rope_parameters=values)
+    expected, factor = rope_utils.ROPE_INIT_FUNCTIONS[kind](peer, "cpu")
+    assert_close(scaling.frequencies(theta, d_k).float(), expected, rtol=2e-6, atol=0)
+    assert scaling.attention_factor == pytest.approx(factor, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_scaling_leaves_fast_pairs_and_slows_the_others(name):
+    scaling, given = SCALINGS[name]
+    slower = base_frequencies(1e4, 64) / scaling.frequencies(1e4, 64)
+    assert slower.min() >= 1 - 1e-12
+    assert slower[-1].item() == pytest.approx(given["factor"])
+    assert (slower.diff() > -1e-9).all()
+
+
+def test_a_scaled_rotation_turns_by_its_frequencies_and_stretches_by_its_factor():
+    scaling = YarnScaling(4.0, 16)
+    scaled = RotaryPositionEmbedding(THETA, D_K, LENGTH, scaling=scaling)
+    x, positions = torch.randn(3, 5, D_K), torch.tensor([0, 1, 7, 20, 63])
+    angles = positions.double().unsqueeze(-1) * scaling.frequencies(THETA, D_K)
+    turned = torch.view_as_complex(x.double().unflatten(-1, (-1, 2))) * torch.exp(1j * angles)
+    expected = scaling.attention_factor * torch.view_as_real(turned).flatten(-2)
+    assert_close(scaled(x, positions), expected.float())
+    moved = copy.deepcopy(scaled).to(torch.bfloat16)  # the tables are filled again, scaled too
+    assert_close(moved.cos, scaled.cos, rtol=0, atol=0)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from tests.model_options import TOGETHER
 from transformerlm.config import ModelConfig
 from transformerlm.errors import ConfigError
 from transformerlm.nn import Linear, TransformerBlock, TransformerLM, cross_entropy
@@ -22,6 +23,10 @@ def rich(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, num_kv_heads=2, qk_norm=True, tie_embeddings=True)
 
 
+def with_options(config: ModelConfig) -> ModelConfig:
+    return dataclasses.replace(config, num_kv_heads=2, **TOGETHER)
+
+
 def test_a_block_adds_two_branches_to_the_stream(config):
     block, x = TransformerBlock(config), torch.randn(2, 5, 48)
     with torch.no_grad():
@@ -32,15 +37,37 @@ def test_a_block_adds_two_branches_to_the_stream(config):
 
 
 @every_backend
-def test_a_later_token_never_changes_an_earlier_logit(config, ids, backend):
-    model = TransformerLM(rich(config), backend=backend)
+@pytest.mark.parametrize("shape", [rich, with_options])
+def test_a_later_token_never_changes_an_earlier_logit(config, ids, backend, shape):
+    model = TransformerLM(shape(config), backend=backend)
     before = model(ids)
     for position in (1, 12, 23):
         changed = ids.clone()
         changed[:, position] = (ids[:, position] + 1) % 97
         after = model(changed)
         assert_close(after[:, :position], before[:, :position], rtol=0, atol=0)
-        assert ((after - before)[:, position:].abs().amax(-1) > 0).all()
+        reached = after[:, position : position + 13]  # three layers, two of which see four positions back
+        assert ((reached - before[:, position : position + 13]).abs().amax(-1) > 0).all()
+
+
+def test_a_window_hides_what_is_further_back(config, ids):
+    """Through each layer, what a token says travels at most window - 1 positions."""
+    model = TransformerLM(dataclasses.replace(config, sliding_window=4))
+    before, changed = model(ids), ids.clone()
+    changed[:, 2] = (ids[:, 2] + 1) % 97
+    moved = (model(changed) - before).abs().amax(-1) > 0
+    assert moved.tolist() == [[2 <= position <= 2 + 3 * 3 for position in range(24)]] * 2
+
+
+def test_options_that_do_nothing_leave_the_bits(config, ids):
+    nothing = {"d_head": 12, "sliding_window": 24, "full_attention_layers": (), "nope_layers": ()}
+    nothing |= {"rope_scaling": "linear", "rope_factor": 1.0}
+    found = []
+    for options in ({}, nothing, {"qkv_bias": True}):
+        torch.manual_seed(0)
+        found.append(TransformerLM(dataclasses.replace(config, **options))(ids))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_a_model_to_be_loaded_draws_nothing_and_computes_the_same(config, ids):
@@ -58,10 +85,11 @@ def test_rows_of_a_batch_do_not_see_each_other(config, ids):
     assert_close(model(ids), torch.cat([model(ids[:1]), model(ids[1:])]))
 
 
-def test_backends_agree_on_loss_and_gradients(config, ids):
+@pytest.mark.parametrize("shape", [rich, with_options])
+def test_backends_agree_on_loss_and_gradients(config, ids, shape):
     def gradients(backend: str) -> list[torch.Tensor]:
         torch.manual_seed(1)
-        model = TransformerLM(rich(config), backend=backend)
+        model = TransformerLM(shape(config), backend=backend)
         loss = cross_entropy(model(ids[:, :-1]), ids[:, 1:])
         return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
 

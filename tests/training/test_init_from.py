@@ -55,9 +55,18 @@ def test_what_a_model_leaves_open_is_what_it_comes_to(config):
     assert starting_point(dataclasses.replace(config, model=model), SilentReporter()).step == 7
 
 
+def test_rotations_may_be_scaled_to_extend_the_context(config):
+    model = dataclasses.replace(
+        config.model, rope_scaling="yarn", rope_factor=4.0, rope_original_length=48, context_length=192
+    )
+    assert starting_point(dataclasses.replace(config, model=model), SilentReporter()).step == 7
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"d_head": 16}, r"\[model\].d_head: 12 -> 16"),
+        ({"sliding_window": 9}, r"\[model\].sliding_window: None -> 9"),
         ({"d_ff": 88}, r"\[model\].d_ff: 80 -> 88"),
         ({"rope_theta": 5e5}, r"\[model\].rope_theta: 10000.0 -> 500000.0"),
         ({"norm_eps": 1e-5}, r"\[model\].norm_eps: 0.0001 -> 1e-05"),

@@ -31,7 +31,7 @@ from transformerlm.checkpoint.store import (
     prune_checkpoints,
     write_checkpoint,
 )
-from transformerlm.config import TrainConfig
+from transformerlm.config import ModelConfig, TrainConfig
 from transformerlm.data import TokenData, files_of
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.errors import CheckpointError, ConfigError, NumericalError, OutputError
@@ -198,6 +198,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _without_new_keys(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity without the keys of [model] that a checkpoint is older than and that have their
+    defaults, with which the model is as it was before there were such keys."""
+    defaults = {f"[model].{key}": value for key, value in to_dict(ModelConfig()).items()}
+    return {key: value for key, value in now.items() if key in then or (key, value) not in defaults.items()}
+
+
 def check_same_run(
     found: Checkpoint,
     now: Mapping[str, Any],
@@ -218,7 +225,7 @@ def check_same_run(
         what = "imported weights, which have no training to go on with"
         advice = f"[training].start_from={found.path.parent.parent} starts another run from them"
         raise CheckpointError(f"{found.path}: {what}; choose another [training].run_dir: {advice}")
-    if changes := differences(about["identity"], now):
+    if changes := differences(about["identity"], _without_new_keys(now, about["identity"])):
         advice = "choose another [training].run_dir, or undo the change"
         raise CheckpointError([f"{found.path}: {line}" for line in changes] + [f"cannot go on: {advice}"])
     if changes := differences(about["environment"], environment(num_ranks)):

@@ -23,6 +23,7 @@ from transformerlm.config import (
     TrainingConfig,
 )
 from transformerlm.conversion import gguf, parity
+from transformerlm.conversion.gguf_model import longest_text
 from transformerlm.conversion.hf_folder import (
     GENERATION_CONFIG,
     Folder,
@@ -112,6 +113,10 @@ def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter)
     size = f"{num_parameters(lm.model.config):,} parameters in {dtype}"
     reporter.say(f"exported: {output}: {contents.architecture}, {size}")
     reporter.say(f"checked: {found}")
+    config = lm.model.config
+    if (length := longest_text(config)) < config.context_length:
+        what = f"texts of up to {length:,} tokens, on which [model].sliding_window does nothing"
+        reporter.say(f"not taken over: the window, which llama.cpp does not have: the file is for {what}")
     if left_out := (*lm.generation.stop_tokens[1:], *lm.generation.stop):
         reporter.say(
             f"not taken over: ends of texts that a GGUF file cannot hold: {', '.join(map(repr, left_out))}"
@@ -259,9 +264,10 @@ def _check_peer(expected: list[parity.Expected], peer: parity.TransformersPeer, 
 
 def _check_in_llama_cpp(file: Path, lm: LanguageModel, model: TransformerLM, dtype: str) -> str:
     name = parity.version_of("llama_cpp")
-    expected = parity.expectations(model, lm.tokenizer, lm.generation)
+    length = longest_text(model.config)
+    expected = parity.expectations(model, lm.tokenizer, lm.generation, length)
     with parity.loading(name):
-        encode, logits = gguf.load_in_llama_cpp(file, model.config.context_length)
+        encode, logits = gguf.load_in_llama_cpp(file, length)
     parity.check_ids(lm.tokenizer, encode, name)
     largest = parity.check_logits(expected, logits, name, gguf.TOLERANCES[dtype])
     return f"{_within(largest, name)}, the same ids"

@@ -1,8 +1,6 @@
 """Export to GGUF: a model and its tokenizer as one file for llama.cpp and related programs.
 
-A model becomes a "llama", whose rotary embedding rotates neighbouring dimensions together like ours: the rows
-of its matrices keep their order. A model with [model].qk_norm becomes a "qwen3", which rotates x_i with x_(i
-+ d_head / 2) like Hugging Face. The tokenizer becomes a "gpt2": byte-level BPE with one of the
+What a model becomes is in gguf_model.py. The tokenizer becomes a "gpt2": byte-level BPE with one of the
 pre-tokenisation patterns that llama.cpp knows by name.
 
 The package gguf writes and reads the file. It is optional, and imported only when it is used.
@@ -26,6 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from transformerlm.config import GPT2_PATTERN, GenerationConfig, ModelConfig
+from transformerlm.conversion.gguf_model import (
+    ROTATES_HALVES,
+    architecture_of,
+    model_fields,
+    rope_tensors,
+    tensor_name,
+)
 from transformerlm.conversion.hf_folder import cast
 from transformerlm.conversion.hf_layout import tensor_specs, to_theirs
 from transformerlm.conversion.parity import FLOAT32_TOLERANCE, MAX_TOKENS, Encode, Logits
@@ -36,23 +41,6 @@ from transformerlm.tokenizer.formats.compatibility import find_unmade_token
 from transformerlm.tokenizer.formats.tokenizer_json_reader import GPT2_BETWEEN_DIGITS
 from transformerlm.tokenizer.formats.tokenizer_json_writer import token_roles, tokenizer_json
 
-NAMES = {
-    "embedding": "token_embd",
-    "final_norm": "output_norm",
-    "head": "output",
-    "attention_norm": "attn_norm",
-    "attention.q_proj": "attn_q",
-    "attention.k_proj": "attn_k",
-    "attention.v_proj": "attn_v",
-    "attention.output_proj": "attn_output",
-    "attention.q_norm": "attn_q_norm",
-    "attention.k_norm": "attn_k_norm",
-    "feedforward_norm": "ffn_norm",
-    "feedforward.w1": "ffn_gate",
-    "feedforward.w2": "ffn_down",
-    "feedforward.w3": "ffn_up",
-}
-"""Our name of a tensor, without block and ".weight" -> its name in GGUF."""
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -113,23 +101,23 @@ def make(
 
     Raises:
         ConfigError: the package gguf is not installed, or rows that q8_0 and q4_0 cannot hold.
-        CheckpointError: a weight that is not finite in `dtype`.
+        CheckpointError: a weight that is not finite in `dtype`, or llama.cpp has no such model.
         DataError: llama.cpp cannot represent the tokenizer.
     """
     gguf = _gguf()
-    architecture = "qwen3" if config.qk_norm else "llama"
-    fields = _model_fields(config, architecture, tokenizer.vocab_size)
+    architecture = architecture_of(config)
+    fields = model_fields(config, architecture, tokenizer.vocab_size)
     fields |= {"general.file_type": int(gguf.LlamaFileType[_FILE_TYPES[dtype]])}
     fields |= _tokenizer_fields(tokenizer, gguf)
     fields |= _role_fields(tokenizer, eos_token, generation or GenerationConfig())
-    tensors: dict[str, Tensor | QuantizedMatrix] = {}
+    tensors: dict[str, Tensor | QuantizedMatrix] = {**rope_tensors(config)}
     for spec in tensor_specs(config):
         if spec.ours == "head.weight" and config.tie_embeddings:
             continue  # llama.cpp uses the embedding if there is no head
         value = state[spec.ours].detach()
         if spec.ours in ("embedding.weight", "head.weight"):
             value = value[: tokenizer.vocab_size]  # rows beyond the vocabulary are never chosen
-        value = to_theirs(spec, value, config) if architecture == "qwen3" else value
+        value = to_theirs(spec, value, config) if architecture in ROTATES_HALVES else value
         name = tensor_name(spec.ours)
         tensors[name] = in_dtype(value, dtype, name) if value.dim() > 1 else value.contiguous()
     return Contents(architecture, fields, tensors)
@@ -166,15 +154,6 @@ def blocks(matrix: QuantizedMatrix) -> Tensor:
         integers = low | high << 4
     parts = [matrix.scales.unsqueeze(-1).view(torch.uint8), integers.contiguous().view(torch.uint8)]
     return torch.cat(parts, -1).view(rows, -1)
-
-
-def tensor_name(ours: str) -> str:
-    """`blocks.0.attention.q_proj.weight` -> `blk.0.attn_q.weight`."""
-    stem = ours.removesuffix(".weight")
-    if stem in NAMES:
-        return f"{NAMES[stem]}.weight"
-    _, layer, inner = stem.split(".", 2)
-    return f"blk.{layer}.{NAMES[inner]}.weight"
 
 
 def write(path: Path, contents: Contents) -> None:
@@ -240,8 +219,9 @@ def _silent_callback() -> Any:
 
 def _kind(tensor: Tensor | QuantizedMatrix) -> str:
     """Return GGML's name of a tensor's type."""
-    is_quantized = isinstance(tensor, QuantizedMatrix)
-    return _KINDS[tensor.storage if is_quantized else str(tensor.dtype).removeprefix("torch.")]
+    if isinstance(tensor, QuantizedMatrix):
+        return _KINDS[tensor.storage]
+    return _KINDS[str(tensor.dtype).removeprefix("torch.")]
 
 
 def _raw(tensor: Tensor | QuantizedMatrix) -> NDArray[Any]:
@@ -254,24 +234,6 @@ def _raw(tensor: Tensor | QuantizedMatrix) -> NDArray[Any]:
 def _is_same(found: Any, tensor: Tensor | QuantizedMatrix) -> bool:
     is_alike = found.tensor_type.name == _kind(tensor) and list(found.shape) == list(tensor.shape)[::-1]
     return is_alike and np.ascontiguousarray(found.data).tobytes() == _raw(tensor).tobytes()
-
-
-def _model_fields(config: ModelConfig, architecture: str, vocab_size: int) -> dict[str, Any]:
-    fields = {
-        "vocab_size": vocab_size,
-        "context_length": config.context_length,
-        "embedding_length": config.d_model,
-        "block_count": config.num_layers,
-        "feed_forward_length": config.d_ff,
-        "attention.head_count": config.num_heads,
-        "attention.head_count_kv": config.kv_heads,
-        "attention.key_length": config.d_head,
-        "attention.value_length": config.d_head,
-        "attention.layer_norm_rms_epsilon": config.norm_eps,
-        "rope.dimension_count": config.d_head,
-        "rope.freq_base": config.rope_theta,
-    }
-    return {f"{architecture}.{key}": value for key, value in fields.items()}
 
 
 def _pattern_name(tokenizer: Tokenizer) -> str:

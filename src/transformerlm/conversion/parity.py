@@ -76,13 +76,19 @@ class Expected:
         return self.ids[self.num_given :]
 
 
-def expectations(model: TransformerLM, tokenizer: Tokenizer, generation: GenerationConfig) -> list[Expected]:
+def expectations(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    generation: GenerationConfig,
+    max_tokens: int = MAX_TOKENS,
+) -> list[Expected]:
     """Return what our model makes of `TEXTS`, and of random ids.
 
     Args:
         generation: the model's; all but its sampling takes part.
+        max_tokens: length of the longest text that the other program takes.
     """
-    length, size = min(model.config.context_length, MAX_TOKENS), tokenizer.vocab_size
+    length, size = min(model.config.context_length, MAX_TOKENS, max_tokens), tokenizer.vocab_size
     random = torch.Generator("cpu").manual_seed(0)
     drawn = torch.randint(size, (length,), generator=random, dtype=torch.long, device="cpu").tolist()
     found = [Expected(None, drawn, length, 0, drawn, _logits(model, drawn, size))]

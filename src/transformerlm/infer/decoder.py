@@ -105,8 +105,7 @@ class KernelDecoder:
         self.model, self.cache = model, cache
         config, (keys, values) = model.config, cache.memory
         blocks = cast(list[TransformerBlock], list(model.blocks))
-        rope = blocks[0].attention.rope
-        assert rope is not None
+        cos, sin = _rotations(blocks)
         rows, width = keys.shape[1], config.vocabulary_rows
         self._max_tokens = rows + PASS_TOKENS
         self.tokens_per_step = PASS_TOKENS
@@ -123,12 +122,12 @@ class KernelDecoder:
         )
         self._memory = (
             *(*_matrix(model.embedding), addresses, scales, model.final_norm.weight, *_matrix(model.head)),
-            *(keys, values, rope.cos, rope.sin, self._logits),
+            *(keys, values, cos, sin, self._logits),
             _float32(scratch_size(config, self._max_tokens, cache.capacity, self._num_threads)),
             _float32(inputs_size(config, self._max_tokens, self._num_threads)),
             torch.zeros(BARRIER_SIZE, dtype=torch.long, device="cpu"),
         )
-        attention = config.d_model, config.num_heads, config.kv_heads, config.d_head
+        attention = config.d_model, config.num_heads, config.kv_heads, config.head_dim
         sizes = config.num_layers, *attention, config.d_ff, width, rows, cache.capacity
         self._numbers = *sizes, config.norm_eps
 
@@ -203,6 +202,12 @@ def _float32(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
+def _rotations(blocks: Sequence[TransformerBlock]) -> tuple[Tensor, Tensor]:
+    """Return the tables of the rotation that the layers share; empty ones if none rotates."""
+    ropes = [block.attention.rope for block in blocks if block.attention.rope is not None]
+    return (ropes[0].cos, ropes[0].sin) if ropes else (_float32(0), _float32(0))
+
+
 def _matrix(module: Linear | Embedding) -> tuple[Tensor, Tensor]:
     """Return the memory of a matrix: its numbers, and their scales (of floats: nothing)."""
     if isinstance(module, QuantizedLinear | QuantizedEmbedding):
@@ -211,9 +216,10 @@ def _matrix(module: Linear | Embedding) -> tuple[Tensor, Tensor]:
 
 
 def _parts(block: TransformerBlock) -> list[tuple[int, int]]:
-    """Return the addresses of a layer's weights and of their scales, in the order of generation_layout.py.
+    """Return a layer's row in the order of generation_layout.py: addresses of its weights, each with that of
+    its scales, and numbers.
 
-    0 for an absent norm, and for scales of floats.
+    0 for an absent norm or bias, and for scales of floats.
     """
     attention, feedforward = block.attention, block.feedforward
     parts: list[Linear | RMSNorm | None] = [
@@ -223,8 +229,14 @@ def _parts(block: TransformerBlock) -> list[tuple[int, int]]:
         *(feedforward.w1, feedforward.w3, feedforward.w2),
         *(attention.q_norm, attention.k_norm),
     ]
-    assert len(parts) == NUM_MATRICES
-    return [_addresses(part) for part in parts]
+    biases = [layer.bias for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    row = [
+        *map(_addresses, parts),
+        *((0 if bias is None else bias.data_ptr(), 0) for bias in biases),
+        *((number, 0) for number in (attention.window or 0, int(attention.rope is not None))),
+    ]
+    assert len(row) == NUM_MATRICES
+    return row
 
 
 def _addresses(part: Linear | RMSNorm | None) -> tuple[int, int]:

@@ -34,17 +34,22 @@ from numba.extending import intrinsic
 from transformerlm.kernels.generation_layout import (
     BIN_BITS,
     GROUP,
+    HAS_ROPE,
+    K_BIAS,
     K_NORM,
     NORM,
     NUM_BINS,
     NUM_MATRICES,
     OUTPUT,
+    Q_BIAS,
     Q_NORM,
     SECOND_NORM,
     TILE_ROWS,
+    V_BIAS,
     W1,
     W2,
     W3,
+    WINDOW,
     K,
     Q,
     V,
@@ -155,7 +160,7 @@ class Model(NamedTuple):
 
     embedding: Any
     weights: Any
-    """Addresses [layers, NUM_MATRICES]."""
+    """Addresses and numbers [layers, NUM_MATRICES]."""
     scales: Any
     """Addresses of the matrices' scales, in the same order; of stored floats they are not used."""
     final_norm: Any
@@ -266,6 +271,16 @@ def multiply(weight, first, last, source, tokens, width, model, work, out, out_a
 
 
 @compiled
+def add_bias(model, layer, which, first, memory, at, number):
+    """Add numbers from `first` on of a layer's bias to those at offset `at`, if the layer has it."""
+    address = model.weights[layer * NUM_MATRICES + which]
+    if address != 0:
+        bias = at_address(model.final_norm, address)
+        for i in range(number):
+            memory[at + i] += wide(bias[first + i])
+
+
+@compiled
 def embed(ids, model, work):
     """Set the residual stream to the embeddings of the ids."""
     first, last = share_of(model.d_model, work.part, work.parts)
@@ -310,6 +325,7 @@ def qkv_projection(model, cache, work, layer):
     first, last = share_of(num_heads, work.part, work.parts)
     for head in range(first, last):
         kind = Q if head < model.heads else K if head < model.heads + model.kv_heads else V
+        bias = Q_BIAS if kind == Q else K_BIAS if kind == K else V_BIAS
         number = head - (i64(0) if kind == Q else model.heads if kind == K else model.heads + model.kv_heads)
         start, at = number * model.d_head, work.qkv + head * model.d_head
         end, by, width = start + model.d_head, num_heads * model.d_head, model.d_model
@@ -319,6 +335,7 @@ def qkv_projection(model, cache, work, layer):
             place, position = at + token * by, cache.positions[token]
             row = layer * cache.rows + cache.row_of[token]
             slot = (row * model.kv_heads + number) * cache.capacity + position
+            add_bias(model, layer, bias, start, memory, place, model.d_head)
             if kind == V:
                 store(cache.values, slot * model.d_head, memory, place, model.d_head)
                 continue
@@ -326,15 +343,18 @@ def qkv_projection(model, cache, work, layer):
             if model.weights[layer * NUM_MATRICES + norm] != 0:
                 gains = gain(model, layer, norm)
                 normalise(memory, place, gains, memory, place, 1, model.d_head, model.eps)
-            apply_rope(memory, place, model.cos, model.sin, position * (model.d_head // 2), model.d_head // 2)
+            if model.weights[layer * NUM_MATRICES + HAS_ROPE] != 0:
+                pairs = model.d_head // 2
+                apply_rope(memory, place, model.cos, model.sin, position * pairs, pairs)
             if kind == K:
                 store(cache.keys, slot * model.d_head, memory, place, model.d_head)
 
 
 @compiled
 def attention(model, cache, work, layer):
-    """Barrier, then attention of every token to those of its text up to itself."""
+    """Barrier, then attention of every token to those of its text up to itself, in the layer's window."""
     barrier(work.barrier_state, work.parts)
+    window = model.weights[layer * NUM_MATRICES + WINDOW]
     scale = ONE / np.sqrt(f32(model.d_head))
     first, last = share_of(work.tokens * model.heads, work.part, work.parts)
     for one in range(first, last):
@@ -342,9 +362,12 @@ def attention(model, cache, work, layer):
         query = work.qkv + (token * (model.heads + 2 * model.kv_heads) + head) * model.d_head
         row = layer * cache.rows + cache.row_of[token]
         row = row * model.kv_heads + head // (model.heads // model.kv_heads)
+        length = cache.positions[token] + 1
+        first_key = max(length - window, 0) if window != 0 else i64(0)
         attend(
-            work.scratch, query, cache.keys, cache.values, row * cache.capacity * model.d_head,
-            cache.positions[token] + 1, model.d_head, scale, work.exponentials,
+            work.scratch, query, cache.keys, cache.values,
+            (row * cache.capacity + first_key) * model.d_head,
+            length - first_key, model.d_head, scale, work.exponentials,
         )  # fmt: skip
         store(work.inputs, work.attended + one * model.d_head, work.scratch, query, model.d_head)
 

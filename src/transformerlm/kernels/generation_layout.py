@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformerlm.config import ModelConfig
 
-NORM, Q, K, V, OUTPUT, SECOND_NORM, W1, W3, W2, Q_NORM, K_NORM, NUM_MATRICES = range(12)
-"""Positions of a layer's matrices in its row of addresses; Q_NORM and K_NORM are 0 in a model without
-them."""
+NORM, Q, K, V, OUTPUT, SECOND_NORM, W1, W3, W2, Q_NORM, K_NORM, Q_BIAS, K_BIAS, V_BIAS = range(14)
+"""Positions of the addresses of a layer's weights in its row; norms and biases that a model lacks are 0."""
+WINDOW, HAS_ROPE, NUM_MATRICES = range(14, 17)
+"""Positions of two numbers behind the addresses: the sliding window (0 for none), and 1 if queries and keys
+are rotated; and the length of a row."""
 
 GROUP = 32
 """Numbers of a matrix row that share a scale, where a number is stored in eight or four bits."""
@@ -28,17 +30,17 @@ BARRIER_SIZE = 3
 
 def tile_size(config: ModelConfig) -> int:
     """Return the size of TILE_ROWS rows of any matrix in float32, and of their scales, in numbers."""
-    widest = max(config.d_model, config.d_ff, config.num_heads * config.d_head)
+    widest = max(config.d_model, config.d_ff, config.num_heads * config.head_dim)
     return TILE_ROWS * (widest + widest // GROUP)
 
 
 def scratch_size(config: ModelConfig, tokens: int, capacity: int, threads: int) -> int:
     """Return the size of `scratch`, the intermediate results of a pass, in float32 numbers."""
     heads = config.num_heads + 2 * config.kv_heads
-    shared = tokens * (2 * config.d_model + heads * config.d_head + 2 * config.d_ff)
+    shared = tokens * (2 * config.d_model + heads * config.head_dim + 2 * config.d_ff)
     return shared + threads * (capacity + tile_size(config))
 
 
 def inputs_size(config: ModelConfig, tokens: int, threads: int) -> int:
     """Return the size of `inputs`, the inputs of a pass's matrix products, in numbers."""
-    return tokens * (config.num_heads * config.d_head + config.d_ff + threads * config.d_model)
+    return tokens * (config.num_heads * config.head_dim + config.d_ff + threads * config.d_model)

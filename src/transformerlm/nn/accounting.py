@@ -16,13 +16,14 @@ def num_parameters(config: ModelConfig) -> int:
 
 def num_non_embedding_parameters(config: ModelConfig) -> int:
     """Return the number of parameters without the embedding and the head, which grow with the vocabulary."""
-    norms = 2 * config.d_model + (2 * config.d_head if config.qk_norm else 0)
-    return num_hidden_matrix_parameters(config) + config.num_layers * norms + config.d_model
+    norms = 2 * config.d_model + (2 * config.head_dim if config.qk_norm else 0)
+    biases = _d_queries(config) + 2 * _d_keys(config) if config.qkv_bias else 0
+    return num_hidden_matrix_parameters(config) + config.num_layers * (norms + biases) + config.d_model
 
 
 def num_hidden_matrix_parameters(config: ModelConfig) -> int:
     """Return the number of parameters in the blocks' matrices."""
-    queries_and_output = 2 * config.d_model * config.d_model
+    queries_and_output = 2 * config.d_model * _d_queries(config)
     keys_and_values = 2 * config.d_model * _d_keys(config)
     feedforward = 3 * config.d_model * config.d_ff
     return config.num_layers * (queries_and_output + keys_and_values + feedforward)
@@ -31,17 +32,20 @@ def num_hidden_matrix_parameters(config: ModelConfig) -> int:
 def flops_per_token(config: ModelConfig, num_keys: int) -> int:
     """Floating-point operations of one token's forward pass; a multiplication and an addition are two.
 
-    2 * (matrix parameters of the blocks and the head) + 4 * num_layers * d_model * num_keys: every weight
-    of a matrix once, then the scores (2 * d_model * num_keys) and the mixing of the values (as many).
+    2 * (matrix parameters of the blocks and the head) + 4 * num_layers * d_queries * num_keys, where
+    d_queries is num_heads * d_head, usually d_model: every weight of a matrix once, then the scores (2 *
+    d_queries * num_keys) and the mixing of the values (as many).
 
-    `num_keys` is how many keys attention works through per query. A full context counts whole, as the
-    published figures count it, although causality leaves half of the pairs unused. Norms, rotations,
-    activations and the softmax are left out: together about a hundredth.
+    `num_keys` is how many keys attention works through per query, in a layer with a sliding window at most
+    the window's. A full context counts whole, as the published figures count it, although causality leaves
+    half of the pairs unused. Norms, rotations, biases, activations and the softmax are left out: together
+    about a hundredth.
 
     Source: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022, appendix B.
     """
     matrices = num_hidden_matrix_parameters(config) + config.vocabulary_rows * config.d_model
-    return 2 * matrices + 4 * config.num_layers * config.d_model * num_keys
+    windows = [config.window_of(layer) or num_keys for layer in range(config.num_layers)]
+    return 2 * matrices + 4 * _d_queries(config) * sum(min(window, num_keys) for window in windows)
 
 
 def training_flops_per_token(config: ModelConfig, num_keys: int) -> int:
@@ -78,9 +82,10 @@ def block_activation_bytes_per_token(
 
     In float32, a norm keeps its input and, unless `fused`, the normalised input. In the dtype of the
     products, a matrix keeps its input; attention its queries, keys and values, and its output if it is
-    neither `fused` nor keeps scores. All these have width d_model (shared keys and values less, unless scores
-    are kept). SwiGLU keeps both projections and their product, of width d_ff, and, unless `fused`, the
-    sigmoid and silu in between.
+    neither `fused` nor keeps scores. These have width d_model, or num_heads * d_head (shared keys and values
+    less, unless scores are kept). Attention with a window is never `fused`; if a layer has one that is
+    shorter than the context, all are counted so. SwiGLU keeps both projections and their product, of width
+    d_ff, and, unless `fused`, the sigmoid and silu in between.
 
     Args:
         bytes_per_number: 4, or 2 where products are taken in half precision.
@@ -90,19 +95,32 @@ def block_activation_bytes_per_token(
     Source: the way of counting is that of Korthikanti et al., "Reducing Activation Recomputation in Large
     Transformer Models", 2022, section 4.
     """
-    heads, d_model, queries_and_keys = config.num_heads, config.d_model, config.d_model + _d_keys(config)
+    heads, d_model, d_queries = config.num_heads, config.d_model, _d_queries(config)
+    queries_and_keys, has_window = d_queries + _d_keys(config), num_windowed_layers(config) > 0
     # In half precision each product has its own copy of the input; in float32 they share it.
     copies = 3 if fused or bytes_per_number == 4 else 6
-    outputs = 0 if fused or num_scores else 1
-    keys_and_values = 2 * (d_model if num_scores else _d_keys(config))
-    half = (1 + outputs + copies) * d_model + keys_and_values
+    outputs = 0 if (fused and not has_window) or num_scores else 1
+    keys_and_values = 2 * (d_queries if num_scores else _d_keys(config))
+    half = (2 + outputs) * d_queries + (copies - 1) * d_model + keys_and_values
     wide = 2 * (1 if fused else 2) * d_model + 2 + heads
     if config.qk_norm:
         wide += heads + config.kv_heads + (0 if fused else 2 * queries_and_keys)
-        half += queries_and_keys if fused else 0
+    if fused:  # copies for the norm; and values that keep the projections that they are part of
+        half += queries_and_keys * (config.qk_norm + has_window)
     half += (3 if fused else 5) * config.d_ff
     scores = num_scores * heads * (bytes_per_number + 4)
     return 4 * wide + bytes_per_number * half + scores
+
+
+def num_windowed_layers(config: ModelConfig) -> int:
+    """Return the number of layers whose sliding window is shorter than the context."""
+    windows = (config.window_of(layer) for layer in range(config.num_layers))
+    return sum(window is not None and window < config.context_length for window in windows)
+
+
+def window_mask_bytes(config: ModelConfig, bytes_per_number: int) -> int:
+    """Bytes of the masks of sliding windows that a forward pass keeps, for a batch of any size."""
+    return num_windowed_layers(config) * config.context_length**2 * bytes_per_number
 
 
 def activation_bytes_per_token(
@@ -125,6 +143,11 @@ def activation_bytes_per_token(
     return ends + config.num_layers * block
 
 
+def _d_queries(config: ModelConfig) -> int:
+    """Width of all heads' queries."""
+    return config.num_heads * config.head_dim
+
+
 def _d_keys(config: ModelConfig) -> int:
     """Width of all heads' keys, and of all their values."""
-    return config.kv_heads * config.d_head
+    return config.kv_heads * config.head_dim

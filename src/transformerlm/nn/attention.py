@@ -11,7 +11,7 @@ from transformerlm.nn.cache import LayerCache, token_positions
 from transformerlm.nn.linear import Linear
 from transformerlm.nn.norm import RMSNorm
 from transformerlm.nn.rope import RotaryPositionEmbedding
-from transformerlm.nn.sdpa import resolve_backend, scaled_dot_product_attention
+from transformerlm.nn.sdpa import resolve_backend, scaled_dot_product_attention, sliding_window_mask
 
 
 class MultiHeadSelfAttention(nn.Module):
@@ -20,9 +20,12 @@ class MultiHeadSelfAttention(nn.Module):
     Project, rotate, cache, mix, project. `num_kv_heads` below `num_heads` shares each key and value head
     between neighbouring query heads. `rope` encodes positions (None: positions are not encoded); layers may
     share it. `qk_norm` normalises every query and key head before the rotation, which bounds the scores.
+    `d_head` is the width of a head (None: d_model / num_heads), `qkv_bias` adds biases to queries, keys and
+    values, and with a `window` a position attends only to so many newest ones, itself included.
 
     Source: Vaswani et al., "Attention Is All You Need", 2017, section 3.2.2; Ainslie et al., "GQA", 2023;
-    for qk_norm Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023.
+    for qk_norm Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023; for the window
+    Jiang et al., "Mistral 7B", 2023.
     """
 
     def __init__(
@@ -36,18 +39,23 @@ class MultiHeadSelfAttention(nn.Module):
         backend: str = "auto",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        *,
+        d_head: int | None = None,
+        qkv_bias: bool = False,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         num_kv_heads = num_kv_heads or num_heads
-        if d_model % num_heads or num_heads % num_kv_heads:
+        if (d_head is None and d_model % num_heads) or num_heads % num_kv_heads:
             expected = "expected num_heads to divide d_model and num_kv_heads to divide num_heads"
             raise ValueError(f"{expected}, got {d_model}, {num_heads}, {num_kv_heads}")
-        self.d_head = d_model // num_heads
+        self.d_head, self.window = d_head or d_model // num_heads, window
         self.backend = resolve_backend(backend, device)
-        self.q_proj = Linear(d_model, num_heads * self.d_head, device, dtype)
-        self.k_proj = Linear(d_model, num_kv_heads * self.d_head, device, dtype)
-        self.v_proj = Linear(d_model, num_kv_heads * self.d_head, device, dtype)
-        self.output_proj = Linear(num_heads * self.d_head, d_model, device, dtype)
+        d_queries, d_keys = num_heads * self.d_head, num_kv_heads * self.d_head
+        self.q_proj = Linear(d_model, d_queries, device, dtype, bias=qkv_bias)
+        self.k_proj = Linear(d_model, d_keys, device, dtype, bias=qkv_bias)
+        self.v_proj = Linear(d_model, d_keys, device, dtype, bias=qkv_bias)
+        self.output_proj = Linear(d_queries, d_model, device, dtype)
         self.q_norm = RMSNorm(self.d_head, norm_eps, device, dtype) if qk_norm else None
         self.k_norm = RMSNorm(self.d_head, norm_eps, device, dtype) if qk_norm else None
         self.rope = rope
@@ -60,7 +68,10 @@ class MultiHeadSelfAttention(nn.Module):
             q, k = self.rope(q, positions), self.rope(k, positions)
         if cache is not None:
             k, v = cache.extend(k, v)
-        mixed = self._attend(q, k, v, None if cache is None else cache.mask)
+        mask = None if cache is None else cache.mask
+        if self.window is not None and k.shape[-2] > self.window:
+            mask = sliding_window_mask(positions, k.shape[-2], self.window)
+        mixed = self._attend(q, k, v, mask)
         output: Tensor = self.output_proj(mixed.transpose(-3, -2).flatten(-2))
         return output
 

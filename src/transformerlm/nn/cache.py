@@ -81,7 +81,7 @@ class KVCache:
     ) -> KVCache:
         """A cache that fits a model: `capacity` tokens a row, the model's whole context by default."""
         tokens = config.context_length if capacity is None else capacity
-        return cls(config.num_layers, batch_size, config.kv_heads, tokens, config.d_head, device, dtype)
+        return cls(config.num_layers, batch_size, config.kv_heads, tokens, config.head_dim, device, dtype)
 
     @property
     def capacity(self) -> int:

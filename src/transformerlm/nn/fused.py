@@ -142,10 +142,14 @@ _KERNEL_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
 def joint_linear(x: Tensor, *linears: Linear) -> Tensor:
     """Return the outputs of several layers for one input, concatenated on the last dimension.
 
+    All of them have a bias, or none.
+
     One large product is faster than several small ones, and gives one gradient of `x` instead of several to
     add.
     """
-    return x @ torch.cat([linear.weight for linear in linears]).T
+    y = x @ torch.cat([linear.weight for linear in linears]).T
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    return y + torch.cat(biases).to(y.dtype) if biases else y
 
 
 def _should_join(x: Tensor) -> bool:

@@ -157,10 +157,11 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 class QuantizedLinear(Linear):
-    """`Linear` whose matrix is stored in eight or four bits."""
+    """`Linear` whose matrix is stored in eight or four bits; its bias stays as it is."""
 
-    def __init__(self, matrix: QuantizedMatrix) -> None:
+    def __init__(self, matrix: QuantizedMatrix, bias: nn.Parameter | None = None) -> None:
         nn.Module.__init__(self)
+        self.bias = bias
         _hold(self, matrix)
 
     @property
@@ -175,7 +176,8 @@ class QuantizedLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
-        return x @ self.matrix.dequantize(x.dtype).T
+        y = x @ self.matrix.dequantize(x.dtype).T
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
 class QuantizedEmbedding(Embedding):
@@ -231,8 +233,9 @@ def quantize_(model: TransformerLM, matrix_of: Callable[[str, Tensor], Quantized
             continue
         is_tied = module in (model.head, model.embedding) and tied is not None
         matrix = cast(QuantizedMatrix, tied) if is_tied else matrix_of(f"{name}.weight", module.weight)
-        is_embedding = isinstance(module, Embedding)
-        new = QuantizedEmbedding(matrix, dtype) if is_embedding else QuantizedLinear(matrix)
+        new: nn.Module = QuantizedEmbedding(matrix, dtype)
+        if not isinstance(module, Embedding):
+            new = QuantizedLinear(matrix, module.bias)
         parent, _, own_name = name.rpartition(".")
         setattr(model.get_submodule(parent), own_name, new)
 

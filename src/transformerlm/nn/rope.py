@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transformerlm.nn.functional import at_least_float32
+from transformerlm.nn.rope_scaling import RopeScaling, base_frequencies
 
 
 class RotaryPositionEmbedding(nn.Module):
@@ -17,7 +18,7 @@ class RotaryPositionEmbedding(nn.Module):
     A rotation keeps lengths, and the product of a query at m with a key at n depends on m - n alone.
     Slowly rotating pairs (large i) resolve long distances, fast ones short distances. Neighbouring components
     form a pair; Hugging Face's Llama files pair i with i + d_k / 2 instead, and their query and key rows have
-    to be reordered.
+    to be reordered. `scaling` slows rotations down (rope_scaling.py).
 
     The tables `cos` and `sin` [max_seq_len, d_k / 2] are float32 always and not part of the state dict.
 
@@ -28,11 +29,18 @@ class RotaryPositionEmbedding(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, theta: float, d_k: int, max_seq_len: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        theta: float,
+        d_k: int,
+        max_seq_len: int,
+        device: torch.device | str = "cpu",
+        scaling: RopeScaling | None = None,
+    ) -> None:
         super().__init__()
         if d_k % 2:
             raise ValueError(f"d_k: expected an even number (pairs are rotated), got {d_k}")
-        self.theta, self.d_k, self.max_seq_len = theta, d_k, max_seq_len
+        self.theta, self.d_k, self.max_seq_len, self.scaling = theta, d_k, max_seq_len, scaling
         self._fill_tables(device)
 
     def forward(self, x: Tensor, token_positions: Tensor) -> Tensor:
@@ -46,16 +54,21 @@ class RotaryPositionEmbedding(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the sizes that `print(model)` shows."""
-        return f"theta={self.theta}, d_k={self.d_k}, max_seq_len={self.max_seq_len}"
+        scaling = f", scaling={self.scaling}" if self.scaling else ""
+        return f"theta={self.theta}, d_k={self.d_k}, max_seq_len={self.max_seq_len}{scaling}"
 
     def _fill_tables(self, device: torch.device | str | None) -> None:
         # The angles in float64: at position 100,000 those of float32 would be off by a hundredth of a radian.
-        steps = torch.arange(0, self.d_k, 2, dtype=torch.float64, device="cpu")
         positions = torch.arange(self.max_seq_len, dtype=torch.float64, device="cpu")
-        angles = torch.outer(positions, self.theta ** (-steps / self.d_k))
+        if self.scaling is None:
+            frequencies, factor = base_frequencies(self.theta, self.d_k), 1.0
+        else:
+            frequencies = self.scaling.frequencies(self.theta, self.d_k)
+            factor = self.scaling.attention_factor
+        angles = torch.outer(positions, frequencies)
         for name, table in (("cos", angles.cos()), ("sin", angles.sin())):
             empty = torch.empty(table.shape, dtype=torch.float32, device=device)
-            self.register_buffer(name, empty.copy_(table.float()), persistent=False)
+            self.register_buffer(name, empty.copy_((factor * table).float()), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Module.to, .half, .to_empty and the like call this. A cast would round the tables and to_empty would

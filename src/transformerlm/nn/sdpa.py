@@ -73,6 +73,18 @@ def causal_mask(num_queries: int, num_keys: int, device: torch.device | str = "c
     return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
 
 
+def sliding_window_mask(positions: Tensor, num_keys: int, window: int) -> Tensor:
+    """Return the mask of queries at `positions` [..., T] that see the `window` newest keys up to their own.
+
+    Key j is at position j: query p attends to p - window < j <= p. [..., T, num_keys], True = attend.
+
+    Source: Jiang et al., "Mistral 7B", 2023, section 2.
+    """
+    keys = torch.arange(num_keys, dtype=torch.long, device=positions.device)
+    own = positions.unsqueeze(-1)
+    return (keys <= own) & (keys > own - window)
+
+
 def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     if _grouped(q, k):
         group_size = q.shape[-3] // k.shape[-3]

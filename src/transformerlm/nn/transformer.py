@@ -19,6 +19,7 @@ from transformerlm.nn.feedforward import SwiGLU
 from transformerlm.nn.linear import Linear
 from transformerlm.nn.norm import RMSNorm
 from transformerlm.nn.rope import RotaryPositionEmbedding
+from transformerlm.nn.rope_scaling import scaling_of
 from transformerlm.nn.sdpa import resolve_backend
 
 
@@ -34,6 +35,7 @@ class TransformerBlock(nn.Module):
         self,
         config: ModelConfig,
         rope: RotaryPositionEmbedding | None = None,
+        window: int | None = None,
         *,
         backend: str = "auto",
         device: torch.device | str = "cpu",
@@ -48,6 +50,9 @@ class TransformerBlock(nn.Module):
             rope=rope,
             qk_norm=config.qk_norm,
             norm_eps=config.norm_eps,
+            d_head=config.head_dim,
+            qkv_bias=config.qkv_bias,
+            window=window,
             backend=backend,
             device=device,
             dtype=dtype,
@@ -80,11 +85,20 @@ class TransformerLM(nn.Module):
         super().__init__()
         self.config = config
         self.backend = resolve_backend(backend, device)
-        rope = RotaryPositionEmbedding(config.rope_theta, config.d_head, config.context_length, device)
+        rope = RotaryPositionEmbedding(
+            config.rope_theta, config.head_dim, config.context_length, device, scaling_of(config)
+        )
         self.embedding = Embedding(config.vocabulary_rows, config.d_model, device, dtype)
         self.blocks = nn.ModuleList(
-            TransformerBlock(config, rope, backend=self.backend, device=device, dtype=dtype)
-            for _ in range(config.num_layers)
+            TransformerBlock(
+                config,
+                rope if config.has_rope(layer) else None,
+                config.window_of(layer),
+                backend=self.backend,
+                device=device,
+                dtype=dtype,
+            )
+            for layer in range(config.num_layers)
         )
         self.final_norm = RMSNorm(config.d_model, config.norm_eps, device, dtype)
         self.head = Linear(config.d_model, config.vocabulary_rows, device, dtype)

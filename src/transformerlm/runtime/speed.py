@@ -88,10 +88,11 @@ def matrices_of(model: ModelConfig) -> list[tuple[int, int, int]]:
 
     Those that are wider than MAX_WIDTH are returned as if they had that width.
     """
-    keys_and_values = 2 * model.kv_heads * model.d_head
+    queries = model.num_heads * model.head_dim
+    keys_and_values = 2 * model.kv_heads * model.head_dim
     layers = [
-        (model.d_model, model.d_model + keys_and_values),
-        (model.d_model, model.d_model),
+        (model.d_model, queries + keys_and_values),
+        (queries, model.d_model),
         (model.d_model, 2 * model.d_ff),
         (model.d_ff, model.d_model),
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from transformerlm.checkpoint.run_directory import differences
 from transformerlm.checkpoint.store import Checkpoint, open_checkpoint
@@ -19,13 +20,19 @@ from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.learner import Learner
 
 _KEY = Key("training", "start_from")
+_UNSCALED: dict[str, Any] = {
+    field.name: None
+    for field in dataclasses.fields(ModelConfig)
+    if field.name.startswith("rope_") and field.default is None
+}
+"""The keys of [model] about rope_scaling, with those values with which rotations are as they were."""
 
 
 def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
     """Return the checkpoint that [training].start_from names, if this run can start from its weights.
 
     Its tokenizer has to be in [tokenizer].tokenizer_dir, and its model has to be [model], except for
-    context_length, on which the weights do not depend.
+    context_length, on which the weights do not depend, and a rope_scaling that is new, to extend it.
 
     Raises:
         CheckpointError: there is none, or it is of another model or tokenizer: a line for each difference.
@@ -41,7 +48,8 @@ def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
         what = f"{found.path} has another tokenizer than {tokenizer_dir}; {advice}"
         raise CheckpointError(what, key=_KEY)
     theirs = from_dict(ModelConfig, found.require("config", "model"), str(found.path))
-    shapes = (_shape(model, tokenizer.vocab_size) for model in (theirs, config.model))
+    ours = config.model if theirs.rope_scaling else dataclasses.replace(config.model, **_UNSCALED)
+    shapes = (_shape(model, tokenizer.vocab_size) for model in (theirs, ours))
     if changes := differences(*map(to_dict, shapes)):
         raise CheckpointError(
             [Problem(_KEY, f"another model than {found.path}: [model].{line}") for line in changes]
@@ -64,4 +72,5 @@ def load_initial_weights(learner: Learner, config: TrainConfig, reporter: Report
 def _shape(model: ModelConfig, num_ids: int) -> ModelConfig:
     """Return the keys of [model] that the weights depend on, with defaults filled in."""
     rows = model.vocab_size or num_ids
-    return dataclasses.replace(model, vocab_size=rows, num_kv_heads=model.kv_heads, context_length=1)
+    widths: dict[str, Any] = {"d_head": model.head_dim, "num_kv_heads": model.kv_heads}
+    return dataclasses.replace(model, vocab_size=rows, context_length=1, **widths)

@@ -34,8 +34,8 @@ class TrainingMemory:
     gradients: int
     optimizer: int
     activations: int
-    """Kept by the forward pass of a micro-batch, with the copies of weights that it made, and the gradients
-    inside a block during its backward pass."""
+    """Kept by the forward pass of a micro-batch, with the masks and copies of weights that it made, and the
+    gradients inside a block during its backward pass."""
     logits: int
     """Logits that exist at a time, their gradient, and that of the head."""
 
@@ -58,6 +58,7 @@ def training_memory(
     )
     block = accounting.block_activation_bytes_per_token(model, itemsize, fused=fused, num_scores=num_scores)
     copies = itemsize * accounting.num_hidden_matrix_parameters(model) if fused or itemsize < 4 else 0
+    copies += accounting.window_mask_bytes(model, itemsize)
     if checkpointing:
         # Activations inside a block exist for one block at a time, together with their gradients.
         block, copies = 2 * block, copies // model.num_layers

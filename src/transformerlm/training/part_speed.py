@@ -31,7 +31,7 @@ def attention_seconds(model: ModelConfig, runtime: Runtime) -> dict[Attention, f
     """
     if model.context_length > MAX_QUERIES:  # where the kernels' attention is not used
         return {"kernels": 1.0, "torch": 1.0}
-    times, width = model.context_length, model.d_head
+    times, width = model.context_length, model.head_dim
     batch = max(1, NUM_TOKENS["cpu"] // times)
     heads = model.num_heads, model.kv_heads, model.kv_heads
     q, k, v = (_constant((batch, number, times, width), runtime).requires_grad_() for number in heads)

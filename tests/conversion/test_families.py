@@ -1,0 +1,76 @@
+"""The small models that people use, in the form of their own config.json, against transformers."""
+
+import json
+
+import pytest
+import torch
+
+from tests.conversion.families import FAMILIES, write_family
+from tests.small_models import END, tokenizer
+from transformerlm.config import GenerationConfig
+from transformerlm.conversion.convert import EXACT, export_folder, import_folder
+from transformerlm.conversion.hf_folder import read_folder, write_folder
+from transformerlm.infer import generate
+from transformerlm.language_model import LanguageModel
+from transformerlm.nn import TransformerLM
+from transformerlm.progress import SilentReporter
+
+pytestmark = pytest.mark.slow  # transformers takes long to import and to load a model
+
+
+def loaded(folder) -> TransformerLM:
+    """The model in a folder as an import has it."""
+    found = read_folder(folder)
+    model = TransformerLM(found.model)
+    model.load_state_dict({name: weight.make() for name, weight in found.state().items()})
+    return model.eval()
+
+
+def in_transformers(transformers, folder):
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@torch.inference_mode()
+def assert_same_logits(ours, theirs, ids):
+    found, expected = ours(ids), theirs(ids).logits
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_in_the_same_logits_and_texts_and_out_again(name, tmp_path, transformers):
+    source = write_family(transformers, tmp_path / "source", name)
+    model, peer = loaded(source), in_transformers(transformers, source)
+    ids = torch.randint(tokenizer().vocab_size, (2, 256))
+    assert_same_logits(model, peer, ids)
+
+    prompt = ids[0, :40].tolist()
+    for kernels in (True, False):
+        text = generate(model, prompt, max_new_tokens=200, temperature=0, kernels=kernels)
+        with torch.inference_mode():  # the likeliest token everywhere: what it would write itself
+            logits = peer(torch.tensor([prompt + text])).logits[0, len(prompt) - 1 : -1]
+        assert logits.argmax(-1).tolist() == text
+
+    (tmp_path / "back").mkdir()
+    weights = model.state_dict()
+    write_folder(tmp_path / "back", model.config, weights, tokenizer(), END, GenerationConfig())
+    back = in_transformers(transformers, tmp_path / "back")
+    assert back.state_dict().keys() == peer.state_dict().keys()
+    assert all(torch.equal(back.state_dict()[key], tensor) for key, tensor in peer.state_dict().items())
+    assert_same_logits(model, back, ids)
+    assert read_folder(tmp_path / "back").model == model.config
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["Llama 3.2", "SmolLM 3", "Mistral 7B v0.1"])
+def test_the_commands_import_and_export_a_family(name, dtype, tmp_path, transformers):
+    """With all checks of both, in the precision of the weights."""
+    source = write_family(transformers, tmp_path / "source", name, dtype)
+    import_folder(source, tmp_path / "run", SilentReporter())
+    lm = LanguageModel.load(tmp_path / "run", EXACT)
+    assert_same_logits(lm.model, in_transformers(transformers, source), torch.arange(256)[None])
+    export_folder(lm, tmp_path / "back", str(dtype).removeprefix("torch."), SilentReporter())
+    said = json.loads((tmp_path / "back/config.json").read_text())
+    assert (said["architectures"], said["torch_dtype"]) == (
+        FAMILIES[name]["architectures"],
+        str(dtype).removeprefix("torch."),
+    )
