@@ -6,8 +6,8 @@ completion's values for a logger.
 
 from __future__ import annotations
 
-import functools
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
