@@ -31,7 +31,7 @@ from transformerlm.schema import from_dict
         ),
         (
             {"generation": {"eos_token": ""}},
-            '[generation].prompts: expected some text, got "": without a bos_token or an eos_token',
+            '[generation].prompts: expected some text, got "": without a bos_token, an eos_token or a start',
         ),
         ({"optimizer": {"betas": [0.9, 1.0]}}, "[optimizer].betas: expected two numbers from 0 to below 1"),
         (

@@ -25,6 +25,7 @@ from transformerlm.data import (
 from transformerlm.data.build import TooFewTokensError
 from transformerlm.data.build_journal import UNFINISHED, Progress
 from transformerlm.data.corpus import find_corpora
+from transformerlm.data.file_record import FORMAT_VERSION
 from transformerlm.data.listing import RECORD_FILE
 from transformerlm.data.prepare import fill_placeholders, training_texts
 from transformerlm.data.sidecar import Sidecar
@@ -383,7 +384,7 @@ def test_a_record_of_a_version_that_read_less_is_no_reason_to_go_on_doing_so(fol
     values = json.loads(record.read_bytes()) | {"format_version": 1}
     record.write_text(json.dumps(values))
     prepare_data(data, config, tokenizer)
-    assert json.loads(record.read_bytes())["format_version"] == 2
+    assert json.loads(record.read_bytes())["format_version"] == FORMAT_VERSION
     path = Path(data.corpus) / "more.txt.gz"
     path.write_bytes(gzip.compress(b"more"))
     status = path.stat()

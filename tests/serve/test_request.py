@@ -130,4 +130,4 @@ def test_json_with_too_many_levels_is_told_as_that():
 
 def test_best_of_says_what_n_is():
     with pytest.raises(ApiError, match=r"best_of: expected 2, the same as n, .*; got 3"):
-        parsed(n=2, best_of=3)
+        parsed(prompt="a", n=2, best_of=3)
