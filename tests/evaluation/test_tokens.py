@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.small_models import END, language_model
-from transformerlm.config import CorpusConfig, EvalSection
+from transformerlm.config import CorpusConfig, EvalSection, GenerationConfig
 from transformerlm.errors import NumericalError
 from transformerlm.evaluation.documents import score
 from transformerlm.evaluation.text import Text
@@ -33,6 +33,20 @@ def test_scores_of_tokens_add_up_to_those_of_documents(kernels, dtype, tmp_path)
         assert len(found) == expected.num_tokens[number]
         nats = -sum(one.log_prob for one in found)
         assert nats == pytest.approx(expected.nats[number], rel=1e-5 if dtype == torch.float32 else 1e-2)
+
+
+def test_a_document_that_begins_as_the_models_texts_do_is_scored_as_without_it(tmp_path):
+    lm = language_model(generation=GenerationConfig(bos_token="<|user|>"))
+    for folder, begun in (("with", "<|user|>"), ("without", "")):
+        (tmp_path / folder).mkdir()
+        for number, text in enumerate(TEXTS):
+            (tmp_path / folder / f"{number}.txt").write_text(begun + text, encoding="utf-8")
+    given, without = (
+        score(lm, Text.find(CorpusConfig(), str(tmp_path / folder)), EvalSection(), SilentReporter())
+        for folder in ("with", "without")
+    )
+    assert given.nats.tolist() == without.nats.tolist()
+    assert given.num_tokens.tolist() == without.num_tokens.tolist()
 
 
 def test_alternatives_are_the_likeliest_ids_that_are_tokens():

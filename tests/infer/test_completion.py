@@ -5,7 +5,7 @@ import torch
 
 from transformerlm.config import GenerationConfig
 from transformerlm.errors import ConfigError
-from transformerlm.infer import complete, completion_values, generate
+from transformerlm.infer import complete, completion_values, generate, start
 from transformerlm.tokenizer import Tokenizer
 
 END = "<|endoftext|>"
@@ -34,6 +34,18 @@ def reciter(model, ids):
 
     model.head.register_forward_hook(recite)
     return model
+
+
+def test_the_token_that_begins_texts_comes_once(tokenizer):
+    def ids(prompt, **settings):
+        (text,) = start(tokenizer, GenerationConfig(prompts=(prompt,), **settings))
+        return text.prompt_ids
+
+    bos = tokenizer.special_token_ids[END]
+    assert ids("ab", bos_token=END) == ids(f"{END}ab", bos_token=END) == [bos, *b"ab"]
+    assert ids("", bos_token=END) == ids(END, bos_token=END) == [bos]
+    assert ids(f"{END}{END}ab", bos_token=END) == [bos, bos, *b"ab"]  # as it is written
+    assert ids("ab") == [*b"ab"]
 
 
 def test_completions_are_the_decoded_ids_of_generate(model, tokenizer):

@@ -170,6 +170,19 @@ def test_scores_through_the_interface_are_those_of_transformerlm_eval(lm, dtype,
     ] == expected.num_tokens.tolist()
 
 
+def test_the_token_that_begins_texts_is_put_before_a_prompt_once():
+    own = language_model(kernels=True, generation=GenerationConfig(bos_token="<|user|>"))
+    how = {"max_tokens": 4, "temperature": 0, "echo": True, "logprobs": 0}
+    with served(own) as server:
+        plain = server.complete(prompt="The fox", **how)
+        begun = server.complete(prompt="<|user|>The fox", **how)
+    num_prompt = len(own.tokenizer.encode("The fox"))
+    assert [one["usage"]["prompt_tokens"] for one in (plain, begun)] == [num_prompt, num_prompt + 1]
+    (a,), (b,) = plain["choices"], begun["choices"]
+    assert b["text"] == "<|user|>" + a["text"]
+    assert b["logprobs"]["token_logprobs"] == [None, *a["logprobs"]["token_logprobs"]]
+
+
 def test_a_token_that_ends_the_text_is_scored_too(lm):
     """lm-eval leaves out the last entry, of the one token that it has written: there has to be one."""
     ending = language_model(kernels=True)

@@ -5,6 +5,7 @@ import json
 
 import openai
 import pytest
+import torch
 
 from tests.chat_templates import HEADERS, chat_tokenizer, said
 from tests.serve.servers import in_a_thread, served
@@ -200,3 +201,14 @@ def test_a_model_without_a_usable_template_still_completes(template, why):
         assert (status, answer["error"]["code"]) == (404, "no_chat_template")
         assert why in answer["error"]["message"]
         assert ask(server, "/v1/completions", prompt="a", max_tokens=1)[0] == 200
+
+
+def test_an_error_before_the_first_token_has_a_status_of_its_own():
+    own = chat_tokenizer(HEADERS)
+    broken = language_model(own, vocab_size=own.vocab_size, context_length=256)
+    with torch.no_grad():
+        broken.model.final_norm.weight.fill_(float("nan"))
+    with served(broken) as server:
+        for stream in (False, True):
+            status, answer = ask(server, messages=said("a"), stream=stream)
+            assert (status, answer["error"]["type"]) == (500, "server_error")

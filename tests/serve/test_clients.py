@@ -311,3 +311,19 @@ def test_sixty_four_clients_for_two_minutes(lm, tmp_path):
         texts = in_a_thread(asyncio.run, load(process.port, 64, 120))
         assert all(number for index, number in enumerate(texts) if index % 4 != 1)
     assert max(times) < 0.05, sorted(times)[-10:]
+
+
+def test_a_streams_pieces_gather_while_many_texts_are_open_and_none_is_lost(slow_lm, monkeypatch):
+    """Each piece is an event of its own, however many are sent at once."""
+    monkeypatch.setattr(response, "GATHERING_SECONDS", 1000.0)
+    how = {"prompt": "The", "max_tokens": 60, "seed": 1, "temperature": 5.0, "logprobs": 0}
+    with served(slow_lm) as server:
+        text = server.complete(**how)["choices"][0]["text"]
+        stream, parts = server.begin_stream(**how), []
+        while b"[DONE]" not in b"".join(parts):
+            parts.append(stream.recv(1 << 20))
+        stream.close()
+    events = [json.loads(line[6:]) for line in b"".join(parts).splitlines() if line.startswith(b"data: {")]
+    assert len(events) == 60
+    assert "".join(event["choices"][0]["text"] for event in events) == text
+    assert len(parts) < 10  # the first piece, and all others with the end

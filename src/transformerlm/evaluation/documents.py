@@ -115,11 +115,7 @@ def score(
         parts = text.parts(lm.tokenizer.pretokenizer.safe_cut, bar)
         parts = itertools.takewhile(lambda part: part.document < (settings.max_documents or math.inf), parts)
         encode = functools.partial(_encode, lm.tokenizer)
-        tokens = {token_id: token for token, token_id in lm.tokenizer.special_token_ids.items()}
-        # Where the token that ended the text before is the start, as in texts of this package's own models,
-        # no document begins with it.
-        bos = None if start_id is None or start_id == end_id else tokens[start_id]
-        has_start = functools.partial(_begins_with, bos)
+        has_start = functools.partial(_begins_with, _bos_token(lm.tokenizer, start_id, end_id))
         cut = functools.partial(
             document_windows, context_length=context_length, stride=stride, has_start=has_start
         )
@@ -200,6 +196,13 @@ def document_windows(
         before = starts[:0] if has_start(first) else starts
         ids = map(encode, itertools.chain([first], own_parts))
         yield from windows(document, itertools.chain([before], ids, [ends]), context_length, stride)
+
+
+def _bos_token(tokenizer: Tokenizer, start_id: int | None, end_id: int | None) -> str | None:
+    """Return the token that begins texts; None where it is the one that ended the text before, as with this
+    package's own models: no document begins with that."""
+    tokens = {token_id: token for token, token_id in tokenizer.special_token_ids.items()}
+    return None if start_id is None or start_id == end_id else tokens[start_id]
 
 
 def _begins_with(token: str | None, part: Part) -> bool:

@@ -16,14 +16,14 @@ class ChatChoice(Choice):
 
     def __init__(self, job: Job, index: int, tokenizer: Tokenizer) -> None:
         super().__init__(job, index, tokenizer)
-        self._tokenizer = tokenizer
-
-    def beginning(self) -> Iterator[Json]:
-        """Yield the role, which comes before any text."""
-        yield chat_piece(self._index, {"role": "assistant", "content": ""}, None, None)
+        self._tokenizer, self._is_begun = tokenizer, False
 
     def pieces(self, event: Event) -> Iterator[Json]:
-        """Yield what an event adds to the answer."""
+        """Yield what an event adds to the answer; before the first one, the role."""
+        # Not before there is an event: until the first one, an error has a status of its own.
+        if not self._is_begun:
+            self._is_begun = True
+            yield chat_piece(self._index, {"role": "assistant", "content": ""}, None, None)
         token, log = event.token, None
         # The token that ends an answer is no part of it.
         if token is not None and token.log_prob is not None and not token.is_end:

@@ -25,8 +25,8 @@ KEEPALIVE_SECONDS = 10.0
 SEND_TIMEOUT_SECONDS = 120.0
 """Time for which a client may read nothing at all."""
 GATHERING_SECONDS = 0.001
-"""Time for each open text during which the pieces of a stream gather after one was sent: each sending takes
-the event loop part of a millisecond, so that many streams would keep it from everything else."""
+"""Time for each text that is written, during which the pieces of a stream gather after one was sent: each
+sending takes the event loop part of a millisecond, so that many streams would keep it from all else."""
 HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
@@ -87,7 +87,8 @@ class CompletionResponse(Response):
         data = events_of(map(self._answer.chunk, self._answer.beginning()))
         while not self._is_complete:
             if data:
-                self._job.gather_for(self._engine.num_open * GATHERING_SECONDS)
+                num_texts = min(self._engine.num_open, self._engine.limits.max_batch_size)
+                self._job.gather_for(num_texts * GATHERING_SECONDS)
                 await self._send_part(send, data)
             try:
                 async with asyncio.timeout(KEEPALIVE_SECONDS):
