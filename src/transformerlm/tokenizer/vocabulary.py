@@ -103,19 +103,6 @@ def find_merges_fault(merges: Iterable[tuple[bytes, bytes]], vocab: Mapping[int,
     return None
 
 
-def merges_are_ordered(merges: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return True if each merge makes a new token out of bytes and results of earlier merges.
-
-    This holds for every list that was learned. Merging one occurrence at a time, the earliest-learned pair
-    first, then gives the same tokens as merging all occurrences of a pair at once.
-    """
-    order = {bytes([byte]): -1 for byte in range(256)}
-    for rank, (left, right) in enumerate(merges):
-        if order.setdefault(left + right, rank) != rank or left not in order or right not in order:
-            return False
-    return True
-
-
 def fingerprints(
     pattern: Pattern,
     whole_words: bool,
