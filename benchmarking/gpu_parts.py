@@ -22,7 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformerlm.config import ModelConfig, OptimizerConfig, RuntimeConfig, TrainConfig, TrainingConfig
+from transformerlm.config import (
+    ModelConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from transformerlm.schema import from_dict
 
 if TYPE_CHECKING:
@@ -67,7 +74,9 @@ class Job:
         """Return the config of a training."""
         sizes = {"batch_size": self.batch_size, "micro_batch_size": self.micro_batch_size}
         section = from_dict(TrainingConfig, {"max_steps": 1_000_000, **sizes, **training}, source="")
-        return TrainConfig(model=self.shape, training=section, runtime=self.runtime(**(runtime or {})))
+        own = self.runtime(**(runtime or {}))
+        schedule = ScheduleConfig(warmup_steps=1)
+        return TrainConfig(model=self.shape, schedule=schedule, training=section, runtime=own)
 
 
 def machine(job: Job) -> Numbers:
