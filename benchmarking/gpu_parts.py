@@ -270,14 +270,20 @@ def resume(job: Job) -> Numbers:
 
     from transformerlm.logging import NullLogger
 
-    options = {"log_every": 4, "validate_every": 0, "checkpoint_every": 0}
-    with tempfile.TemporaryDirectory() as name:
-        folder, runtime = Path(name), {"deterministic": True}
-        straight = trainer_of(job.config(runtime, max_steps=10, **options), folder, "straight")
-        straight.train(NullLogger())
-        for steps in (5, 10):
-            stopped = trainer_of(job.config(runtime, max_steps=steps, **options), folder, "stopped")
-            stopped.train(NullLogger())
+    def train(name: str, steps: int) -> Trainer:
+        training = {"max_steps": steps, "log_every": 4, "validate_every": 0, "checkpoint_every": 0}
+        config = job.config({"deterministic": True}, **training)
+        # The same learning rates, wherever the run stops.
+        config = dataclasses.replace(config, schedule=ScheduleConfig(warmup_steps=1, cosine_steps=10))
+        trainer = trainer_of(config, folder, name)
+        trainer.train(NullLogger())
+        return trainer
+
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        straight = train("straight", 10)
+        train("stopped", 5)
+        stopped = train("stopped", 10)
         pairs = [*zip(straight.model.parameters(), stopped.model.parameters(), strict=True)]
         distance = max((a - b).abs().max().item() for a, b in pairs)
         is_equal = all(torch.equal(a, b) for a, b in pairs)
