@@ -22,7 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformerlm.config import ModelConfig, OptimizerConfig, RuntimeConfig, TrainConfig, TrainingConfig
+from transformerlm.config import (
+    ModelConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from transformerlm.schema import from_dict
 
 if TYPE_CHECKING:
@@ -67,7 +74,9 @@ class Job:
         """Return the config of a training."""
         sizes = {"batch_size": self.batch_size, "micro_batch_size": self.micro_batch_size}
         section = from_dict(TrainingConfig, {"max_steps": 1_000_000, **sizes, **training}, source="")
-        return TrainConfig(model=self.shape, training=section, runtime=self.runtime(**(runtime or {})))
+        own = self.runtime(**(runtime or {}))
+        schedule = ScheduleConfig(warmup_steps=1)
+        return TrainConfig(model=self.shape, schedule=schedule, training=section, runtime=own)
 
 
 def machine(job: Job) -> Numbers:
@@ -261,14 +270,20 @@ def resume(job: Job) -> Numbers:
 
     from transformerlm.logging import NullLogger
 
-    options = {"log_every": 4, "validate_every": 0, "checkpoint_every": 0}
-    with tempfile.TemporaryDirectory() as name:
-        folder, runtime = Path(name), {"deterministic": True}
-        straight = trainer_of(job.config(runtime, max_steps=10, **options), folder, "straight")
-        straight.train(NullLogger())
-        for steps in (5, 10):
-            stopped = trainer_of(job.config(runtime, max_steps=steps, **options), folder, "stopped")
-            stopped.train(NullLogger())
+    def train(name: str, steps: int) -> Trainer:
+        training = {"max_steps": steps, "log_every": 4, "validate_every": 0, "checkpoint_every": 0}
+        config = job.config({"deterministic": True}, **training)
+        # The same learning rates, wherever the run stops.
+        config = dataclasses.replace(config, schedule=ScheduleConfig(warmup_steps=1, cosine_steps=10))
+        trainer = trainer_of(config, folder, name)
+        trainer.train(NullLogger())
+        return trainer
+
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        straight = train("straight", 10)
+        train("stopped", 5)
+        stopped = train("stopped", 10)
         pairs = [*zip(straight.model.parameters(), stopped.model.parameters(), strict=True)]
         distance = max((a - b).abs().max().item() for a, b in pairs)
         is_equal = all(torch.equal(a, b) for a, b in pairs)

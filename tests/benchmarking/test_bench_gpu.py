@@ -28,22 +28,33 @@ def test_a_part_that_fails_or_takes_too_long_says_so():
     assert bench_gpu.run_part(JOB, "machine", section, 0.05) == {"failed": "took more than 0 seconds"}
 
 
+SIZES = {**JOB.model, "context_length": 16, "num_layers": 1, "d_ff": 32}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        *("machine", "train", "train without fused attention", "train float16", "train with checkpointing"),
-        *("train muon", "prefetch", "resume", "generate 8", "train sharded"),
-    ],
+    ["train", "train float16", "train with checkpointing", "train muon", "prefetch", "resume", "generate 8"],
 )
 def test_parts_run_without_a_gpu(name):
-    sizes = {**JOB.model, "context_length": 16, "num_layers": 1, "d_ff": 32}
-    config = bench_gpu.BenchGpuConfig(tiny=from_dict(ModelConfig, sizes, source=""))
-    job = bench_gpu.make_job(config)
-    if name == "train sharded":
-        numbers = bench_gpu.run_part(job, name, config.bench, 120)
-    else:
-        numbers = parts(job, (8,))[name]()
+    config = bench_gpu.BenchGpuConfig(tiny=from_dict(ModelConfig, SIZES, source=""))
+    numbers = parts(bench_gpu.make_job(config), (8,))[name]()
     assert not {"failed", "left_out"} & numbers.keys(), numbers
     if name == "resume":
         assert numbers == {"said": "the same bits"}
+
+
+@pytest.mark.slow
+def test_the_command_runs_through_and_the_table_comes_last(capsys):
+    arguments = ["--config", str(bench_gpu.ROOT / "configs" / "bench_gpu.toml")]
+    arguments += ['--bench.parts=["tests", "train sharded"]', "--tiny.num_layers=1"]
+    assert bench_gpu.main(arguments) == 0, capsys.readouterr().err
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["part", "machine", "tests", "train sharded"]
+    assert lines[2].endswith("left out: no GPU")
+
+
+@pytest.mark.endurance
+def test_all_of_it_runs_through(capsys):
+    assert bench_gpu.main(["--config", str(bench_gpu.ROOT / "configs" / "bench_gpu.toml")]) == 0
+    assert "FAILED" not in capsys.readouterr().out

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformerlm.config import ModelConfig, OptimizerConfig, TrainingConfig
 from transformerlm.infer.sampling import Sampling, sample_rows
 from transformerlm.infer.static_decoder import StaticDecoder
-from transformerlm.nn import KVCache, NextTokenLoss, TransformerLM
+from transformerlm.nn import KVCache, NextTokenLoss, TransformerLM, embedding, linear
 from transformerlm.optim import clip_grad_norm_, make_optimizer
 from transformerlm.training.dropout import add_dropout
 from transformerlm.training.loss_scale import LossScaler
@@ -26,7 +26,9 @@ MODELS = {
 
 
 @pytest.fixture
-def gpu():
+def gpu(monkeypatch):
+    for part in (embedding, linear):  # weights are drawn until all are in range, which asks for numbers
+        monkeypatch.setattr(part, "truncated_normal_", lambda tensor, *numbers, **options: tensor)
     with FakeTensorMode(allow_non_fake_inputs=False):
         yield torch.device("cuda")
 
@@ -39,26 +41,23 @@ def ids(*shape):
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_forward_and_loss(gpu, name, backend, dtype):
-    model = TransformerLM.uninitialized(
-        dataclasses.replace(MODEL, **MODELS[name]), backend=backend, device=gpu
-    )
+    model = TransformerLM(dataclasses.replace(MODEL, **MODELS[name]), backend=backend, device=gpu)
     add_dropout(model, 0.1)
     loss = NextTokenLoss(model)
-    with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
-        for context in (torch.enable_grad(), torch.no_grad()):
-            with context:
-                assert loss(ids(2, 16), ids(2, 16), 32).device.type == "cuda"
-                assert loss(ids(1, 5), ids(1, 5)).device.type == "cuda"
+    for context in (torch.enable_grad(), torch.no_grad()):
+        with context:
+            assert loss(ids(2, 16), ids(2, 16), 32).device.type == "cuda"
+            assert loss(ids(1, 5), ids(1, 5)).device.type == "cuda"
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_generation(gpu, name):
-    model = TransformerLM.uninitialized(dataclasses.replace(MODEL, **MODELS[name]), device=gpu)
+    model = TransformerLM(dataclasses.replace(MODEL, **MODELS[name]), device=gpu, dtype=torch.bfloat16)
     cache = KVCache.for_model(model.config, 3, gpu, torch.bfloat16)
     sampling = Sampling(temperature=0.8, top_k=9, top_p=0.9, min_p=0.01, repetition_penalty=1.2)
     seen = torch.zeros((3, 61), dtype=torch.bool, device=gpu)
     uniforms = torch.zeros(3, dtype=torch.float32, device=gpu)
-    with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
+    with torch.no_grad():
         decoder = StaticDecoder(model, cache, captures=False)
         decoder.fill([0, 1, 2], [[1, 2, 3], [4], [5, 6]])
         logits = decoder(ids(3))
@@ -67,9 +66,8 @@ def test_generation(gpu, name):
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-@pytest.mark.parametrize("is_decided_there", [False, True])
-def test_optimizers(gpu, name, is_decided_there):
-    model = TransformerLM.uninitialized(MODEL, device=gpu)
+def test_optimizers(gpu, name):
+    model = TransformerLM(MODEL, device=gpu)
     optimizer = make_optimizer(model, OptimizerConfig(name=name))
     for _ in range(2):
         for parameter in model.parameters():
@@ -78,12 +76,12 @@ def test_optimizers(gpu, name, is_decided_there):
         scaler, guard = LossScaler(gpu, enabled=True), StepGuard(TrainingConfig(skip_spikes=True), gpu)
         checked = guard.check(norm, norm, scaler.can_fall())
         scaler.update(norm.isfinite())
-        optimizer.step(take=checked.verdict == 0 if is_decided_there else None)
+        optimizer.step(take=checked.verdict == 0)
     devices = {tensor.device.type for state in optimizer.state.values() for tensor in state.values()}
-    assert devices == {"cuda"} or not is_decided_there
+    assert devices == {"cuda"}
 
 
 def test_a_tensor_of_another_device_is_found(gpu):
-    model = TransformerLM.uninitialized(MODEL, device=gpu)
+    model = TransformerLM(MODEL, device=gpu)
     with pytest.raises(RuntimeError):
         model(torch.zeros((1, 4), dtype=torch.long, device="cpu"))

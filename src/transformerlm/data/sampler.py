@@ -1,7 +1,7 @@
 """Batches from token files: random windows, or every window once per epoch; validation text in order.
 
 A training batch is a pure function of (seed, step): resuming needs only the number of the step, and the
-batches are the same on any number of ranks. There is no iterator and no queue.
+batches are the same on any number of ranks. There is no iterator; `prefetch.py` prepares the next ones.
 """
 
 from __future__ import annotations

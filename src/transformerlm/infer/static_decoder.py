@@ -123,7 +123,7 @@ class StaticDecoder(TorchDecoder):
             cache_enabled=False,  # the graph would go on to read weights that the cache has let go
         )
         graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream(self._device)
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with precision, torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):

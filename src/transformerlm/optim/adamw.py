@@ -101,7 +101,7 @@ class AdamW(Optimizer):
                 self.state[parameter][name] = value.to(device, copy=True)
 
     def _update_group(self, group: dict[str, Any], parameters: list[Tensor], take: Tensor | None) -> None:
-        states = [self._started_state(parameter) for parameter in parameters]
+        states = [self._started_state(parameter, take) for parameter in parameters]
         if take is not None:
             self._update_if(take, group, parameters, states)
             return
@@ -124,11 +124,7 @@ class AdamW(Optimizer):
     ) -> None:
         """The update where `take` is true, in PyTorch's fused operation, which has a flag for that."""
         for parameter, state in zip(parameters, states, strict=True):
-            if (
-                state["step"].device != parameter.device
-            ):  # new, or from a checkpoint; a fill waits for nothing
-                count = float(state["step"])
-                state["step"] = torch.full((), count, dtype=torch.float32, device=parameter.device)
+            state["step"] = state["step"].to(parameter.device)  # a checkpoint has it on the CPU
         # The update is elementwise: of a parameter that is divided among ranks each updates its own part.
         tensors = [_local(parameter) for parameter in parameters]
         grads = [_local(parameter.grad) for parameter in parameters if parameter.grad is not None]
@@ -157,11 +153,12 @@ class AdamW(Optimizer):
             found_inf=take.logical_not().to(torch.float32),
         )
 
-    def _started_state(self, parameter: Tensor) -> dict[str, Tensor]:
+    def _started_state(self, parameter: Tensor, take: Tensor | None) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
             dtype = torch.promote_types(parameter.dtype, torch.float32)
-            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+            device = "cpu" if take is None else parameter.device
+            state["step"] = torch.zeros((), dtype=torch.float32, device=device)
             state["exp_avg"] = torch.zeros_like(parameter, dtype=dtype)
             state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=dtype)
         return state

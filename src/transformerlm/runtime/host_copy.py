@@ -19,7 +19,7 @@ class HostCopy:
             # To pinned memory: a copy to other memory would make the host wait here.
             self._values = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
             self._values.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(tensor.device))
 
     def read(self) -> list[float]:
