@@ -1,6 +1,7 @@
 """The small models that people use, in the form of their own config.json, against transformers."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,8 +61,19 @@ def test_in_the_same_logits_and_texts_and_out_again(name, tmp_path, transformers
     assert read_folder(tmp_path / "back").model == model.config
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["Llama 3.2", "SmolLM 3", "Mistral 7B v0.1"])
+def test_every_row_of_the_docs_is_a_family():
+    text = (Path(__file__).parents[2] / "docs/conversion.md").read_text().split("## Families")[1]
+    rows = [line.split("|")[1] for line in text.split("\n\n")[1].splitlines()[2:]]
+    names = [name.strip() for row in rows for name in row.replace("also with", "").split(",")]
+    assert len(rows) == 10
+    for name in names:
+        assert any(family.startswith(name) or family.endswith(f"with {name}") for family in FAMILIES), name
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("Llama 3.2", torch.float16), ("SmolLM 3", torch.bfloat16), ("Mistral 7B v0.1", torch.bfloat16)],
+)
 def test_the_commands_import_and_export_a_family(name, dtype, tmp_path, transformers):
     """With all checks of both, in the precision of the weights."""
     source = write_family(transformers, tmp_path / "source", name, dtype)

@@ -2,6 +2,8 @@
 
 import random
 
+from tests.model_options import TOGETHER
+
 CONFIG = """
 [data]
 corpus = "{folder}/corpus"
@@ -63,6 +65,7 @@ TABLES = {
     "runtime": {"device": "cpu", "dtype": "float32"},
 }
 MODEL = {"tie_embeddings": True, "qk_norm": True, "num_kv_heads": 1}
+OPTIONS = MODEL | TOGETHER
 
 SAME = {
     "plain": {},
@@ -71,7 +74,7 @@ SAME = {
         "model": MODEL,
         "training": {"micro_batch_size": 1},
     },
-    "muon": {"optimizer": {"name": "muon"}, "model": MODEL, "training": {"micro_batch_size": 1}},
+    "muon": {"optimizer": {"name": "muon"}, "model": OPTIONS, "training": {"micro_batch_size": 1}},
 }
 """What has to be the same on any number of ranks, by case: what differs from TABLES."""
 FEW = {"training": {"max_steps": 4}}

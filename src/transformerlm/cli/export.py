@@ -41,10 +41,10 @@ def export(config: ExportConfig) -> None:
     lm = LanguageModel.load(section.checkpoint, EXACT, terminal.say)
     output = output_path(config, RunDirectory.of(lm.checkpoint).path)
     if section.to == "gguf":
-        export_gguf(lm, output, section.dtype, terminal)
+        export_gguf(lm, output, section.dtype, terminal, release=True)
     else:
         card = functools.partial(card_of, lm, output.absolute().name, section)
-        export_folder(lm, output, section.dtype, terminal, card)
+        export_folder(lm, output, section.dtype, terminal, card, release=True)
 
 
 def output_path(config: ExportConfig, run_dir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""transformerlm-import: from a Hugging Face folder with a Llama-like model to a run."""
+"""transformerlm-import: from a Hugging Face folder with a Llama, Qwen, Mistral or SmolLM to a run."""
 
 from __future__ import annotations
 

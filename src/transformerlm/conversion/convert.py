@@ -54,6 +54,8 @@ def export_folder(
     dtype: str,
     reporter: Reporter,
     card: Callable[[], str] | None = None,
+    *,
+    release: bool = False,
 ) -> None:
     """Write a model and its tokenizer as a Hugging Face folder, and check it.
 
@@ -62,7 +64,9 @@ def export_folder(
         output: a folder that is empty or does not exist.
         dtype: of the weights: float32, float16 or bfloat16.
         reporter: receives a message about the output and its check.
-        card: returns the folder's README.md; called once the rest is checked. None: no such file.
+        card: returns the folder's README.md; called once the rest is written. None: no such file.
+        release: free the model's weights before another program loads them, so that memory holds them once.
+            The model cannot be used afterwards.
 
     Raises:
         ConfigError: something is at `output`.
@@ -73,9 +77,10 @@ def export_folder(
     config, state = lm.model.config, lm.model.state_dict()
     with committed_directory(output) as temporary:
         write_folder(temporary, config, state, lm.tokenizer, eos_token_of(lm), lm.generation, dtype)
-        found = _check_folder(temporary, lm, _rounded(lm.model, dtype, 1))
         if card:
             (temporary / CARD).write_bytes(card().encode("utf-8", "replace"))
+        del state
+        found = _check_folder(temporary, lm, dtype, release)
     kind = ARCHITECTURES[model_type_of(config)]
     reporter.say(f"exported: {output}: {kind}, {num_parameters(config):,} parameters in {dtype}")
     reporter.say(f"checked: {found}")
@@ -85,7 +90,9 @@ def export_folder(
         )
 
 
-def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter) -> None:
+def export_gguf(
+    lm: LanguageModel, output: Path, dtype: str, reporter: Reporter, *, release: bool = False
+) -> None:
     """Write a model and its tokenizer as one GGUF file for llama.cpp, and check it.
 
     Args:
@@ -93,6 +100,7 @@ def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter)
         output: a path at which nothing exists.
         dtype: of the matrices: float32, float16, bfloat16, q8_0 or q4_0.
         reporter: receives a message about the output and its check.
+        release: see `export_folder`.
 
     Raises:
         ConfigError: something is at `output`, the package gguf is not installed, or q8_0 and q4_0 cannot
@@ -107,13 +115,14 @@ def export_gguf(lm: LanguageModel, output: Path, dtype: str, reporter: Reporter)
         temporary = Path(file.name)
         gguf.write(temporary, contents)
         gguf.check_written(temporary, contents)
+        kind = contents.architecture
+        del contents
         found = "read back with gguf: every tensor, the tokens, the merges"
         if parity.is_installed("llama_cpp"):
-            found += f"; {_check_in_llama_cpp(temporary, lm, _rounded(lm.model, dtype, 2), dtype)}"
-    size = f"{num_parameters(lm.model.config):,} parameters in {dtype}"
-    reporter.say(f"exported: {output}: {contents.architecture}, {size}")
-    reporter.say(f"checked: {found}")
+            found += f"; {_check_in_llama_cpp(temporary, lm, dtype, release)}"
     config = lm.model.config
+    reporter.say(f"exported: {output}: {kind}, {num_parameters(config):,} parameters in {dtype}")
+    reporter.say(f"checked: {found}")
     if (length := longest_text(config)) < config.context_length:
         what = f"texts of up to {length:,} tokens, on which [model].sliding_window does nothing"
         reporter.say(f"not taken over: the window, which llama.cpp does not have: the file is for {what}")
@@ -196,9 +205,14 @@ def _about(folder: Folder, config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _rounded(model: TransformerLM, dtype: str, min_dims: int) -> TransformerLM:
-    """Return a float32 copy of the model, weights of at least `min_dims` dimensions rounded to `dtype`."""
-    rounded = copy.deepcopy(model)
+def _as_written(model: TransformerLM, dtype: str, min_dims: int, *, in_place: bool) -> TransformerLM:
+    """Return the model with weights of at least `min_dims` dimensions rounded to `dtype`, in float32.
+
+    A copy, unless that is the model itself, or it may be changed `in_place`.
+    """
+    if dtype == "float32":
+        return model
+    rounded = model if in_place else copy.deepcopy(model)
     for name, parameter in rounded.named_parameters():
         if parameter.dim() >= min_dims:
             stored = gguf.in_dtype(parameter.data, dtype, name)
@@ -206,13 +220,14 @@ def _rounded(model: TransformerLM, dtype: str, min_dims: int) -> TransformerLM:
     return rounded
 
 
-def _check_folder(folder: Path, lm: LanguageModel, model: TransformerLM) -> str:
-    """Check that an exported folder is this model and this tokenizer; return a sentence about the check.
+def _release(model: TransformerLM) -> None:
+    """Free the memory of a model's weights."""
+    model.to("meta")
 
-    Args:
-        model: `lm`'s, its weights rounded as in the folder.
-    """
-    back = read_folder(folder)
+
+def _check_folder(folder: Path, lm: LanguageModel, dtype: str, release: bool) -> str:
+    """Check that an exported folder is this model and this tokenizer; return a sentence about the check."""
+    back, model = read_folder(folder), _as_written(lm.model, dtype, 1, in_place=release)
     if name := back.first_difference(model.state_dict()):
         raise CheckpointError(f"{name}: read back as something else")
     parity.check_ids(lm.tokenizer, back.tokenizer.encode, "read back")
@@ -220,6 +235,8 @@ def _check_folder(folder: Path, lm: LanguageModel, model: TransformerLM) -> str:
         return "read back to the same bits and ids; not by transformers, which is not installed"
     name = parity.version_of("transformers")
     expected = parity.expectations(model, lm.tokenizer, back.generation)
+    if release:
+        _release(model)
     with parity.loading(name):
         peer = parity.TransformersPeer(folder)
     parity.check_ids(lm.tokenizer, peer.encode, name)
@@ -262,10 +279,12 @@ def _check_peer(expected: list[parity.Expected], peer: parity.TransformersPeer, 
     return f"{_within(largest, name)}, the same ids of prompts, the same greedy texts"
 
 
-def _check_in_llama_cpp(file: Path, lm: LanguageModel, model: TransformerLM, dtype: str) -> str:
-    name = parity.version_of("llama_cpp")
+def _check_in_llama_cpp(file: Path, lm: LanguageModel, dtype: str, release: bool) -> str:
+    name, model = parity.version_of("llama_cpp"), _as_written(lm.model, dtype, 2, in_place=release)
     length = longest_text(model.config)
     expected = parity.expectations(model, lm.tokenizer, lm.generation, length)
+    if release:
+        _release(model)
     with parity.loading(name):
         encode, logits = gguf.load_in_llama_cpp(file, length)
     parity.check_ids(lm.tokenizer, encode, name)
