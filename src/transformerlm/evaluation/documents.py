@@ -98,7 +98,7 @@ def score(
         memory_for("scoring", f"take a smaller [eval].batch_size than {settings.batch_size}"),
         reporter.bar(text.num_bytes, "B", "scoring") as bar,
     ):
-        parts = text.parts(lm.tokenizer.pretokenizer.safe_cut, bar)
+        parts = text.parts(lm.tokenizer.safe_cut, bar)
         parts = itertools.takewhile(lambda part: part.document < (settings.max_documents or math.inf), parts)
         encode = functools.partial(_encode, lm.tokenizer)
         cut = functools.partial(document_windows, context_length=context_length, stride=stride)
