@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformerlm.errors import DataError
-from transformerlm.kernels.bpe_layout import WINDOW
+from transformerlm.kernels.bpe_layout import SHORT_MERGE, WINDOW
 from transformerlm.tokenizer import Pretokenizer, Tokenizer, train_bpe_from_texts
+from transformerlm.tokenizer.reference import encode_slowly
 
 SPECIAL = ["<|e|>", "<|e|><|e|>", " s", "é<", "\n"]
 
@@ -80,18 +81,50 @@ def test_ids_of_both_widths(small):
     assert wide.decode(wide.encode_array(text)) == text
 
 
-def test_a_merge_list_that_no_corpus_gives_runs_in_plain_python():
+def test_merge_lists_that_no_corpus_gives():
     vocab = {byte: bytes([byte]) for byte in range(256)}
     vocab |= {256: b"ab", 257: b"aba", 258: b"abab"}
     # "aba" is looked for before there is any "ab" to make it of: once there is one, before the next "ab".
     tokenizer = Tokenizer(vocab, [(b"ab", b"a"), (b"a", b"b")])
     assert tokenizer.encode("abab") == [257, ord("b")]
+    assert "_kernel_encoder" in vars(tokenizer)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_merges_in_any_order_and_of_several_ways_to_one_token(seed):
+    draw = random.Random(seed)
+    tokens = [bytes([byte]) for byte in range(256)]
+    letters = [b"a", b"b", b"c"]
+    while len(tokens) < 300:
+        token = b"".join(draw.choices(letters, k=2))
+        if token not in tokens:
+            tokens.append(token)
+            letters.append(token)
+    known = set(tokens)
+    merges = [
+        (token[:end], token[end:])
+        for token in tokens[256:]
+        for end in range(1, len(token))
+        if {token[:end], token[end:]} <= known
+    ]
+    draw.shuffle(merges)
+    tokenizer = Tokenizer(dict(enumerate(tokens)), merges[: draw.randrange(1, len(merges))])
+    for length in (5, 30, SHORT_MERGE, SHORT_MERGE + 40):
+        text = "".join(draw.choices("abc", k=length))
+        encoded = [tokenizer.vocab[token_id] for token_id in tokenizer.encode(text)]
+        assert tuple(encoded) == encode_slowly(text, tokenizer.merges)
+
+
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 70, WINDOW + 7])
+def test_whole_words_that_no_merge_makes(length):
+    vocab = {byte: bytes([byte]) for byte in range(256)}
+    vocab |= {256: b"bb", 257: b"a" * length if length > 1 else b"aa", 258: " naïve".encode()}
+    tokenizer = Tokenizer(vocab, [(b"b", b"b")], ["<|e|>"], whole_words=True)
+    text = f"{'a' * length}<|e|>{'a' * length} naïve abb bb"
     assert "_kernel_encoder" not in vars(tokenizer)
-    # Two ways to one token.
-    vocab[259] = b"ba"
-    tokenizer = Tokenizer(vocab, [(b"a", b"b"), (b"b", b"a"), (b"ab", b"a"), (b"a", b"ba")])
-    assert tokenizer.decode(tokenizer.encode("ababa" * 30)) == "ababa" * 30
-    assert "_kernel_encoder" not in vars(tokenizer)
+    assert tokenizer.encode(text) == plainly(tokenizer, text)
+    assert tokenizer.encode(f"{'a' * length} naïve") == [257 if length > 1 else ord("a"), 258]
+    assert "_kernel_encoder" in vars(tokenizer)
 
 
 def test_threads_share_a_tokenizer(gpt2, hard_texts):

@@ -19,9 +19,11 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from transformerlm.kernels.bpe_automaton import UNDECIDED, Automaton, divide, start_after, unit_end
 from transformerlm.kernels.bpe_layout import (
     ARENA_BYTES,
     BATCH,
+    BEGIN,
     DONE,
     ENTRY,
     FULL,
@@ -184,7 +186,9 @@ class Window(NamedTuple):
     starts: Any
     """i32: starts of the pre-tokens, and the end of the last one."""
     classes: Any
-    """u8: class of each code point."""
+    """u8: class of each code point, of GPT-2's pattern."""
+    automaton: Any
+    """Automaton of the pattern; with `end` 0 the pattern is GPT-2's, which needs none."""
 
 
 class Specials(NamedTuple):
@@ -429,6 +433,44 @@ def long_pretoken_end(classes, text, position, stop):
     return stop
 
 
+@njit
+def divide_window(text, position, end, is_end, window, begin):
+    """Find the pre-tokens of text[position : end], which the window holds; return the number of certain ones.
+
+    The text, or the part of it that is without special tokens, begins at `begin`.
+    """
+    num_bytes = fill_window(window, text, position, end)
+    automaton = window.automaton
+    if automaton.end == 0:
+        return find_pretokens(window, num_bytes, is_end)
+    row = start_after(automaton, text, begin, automaton.starts[automaton.end], position)
+    return divide(automaton, window.bytes, row, num_bytes, is_end, window.starts)
+
+
+@njit
+def long_unit_end(text, position, stop, window, specials, begin):
+    """Return the end of the pre-token at `position`, which may have any length."""
+    automaton = window.automaton
+    if automaton.end == 0:
+        end = long_pretoken_end(window.classes, text, position, stop)
+        # One character further, because a run of white space ends differently before a special token.
+        limit = min(stop, end + 8)
+        special_begin = next_special(specials, text, position, limit, stop)
+        if special_begin < limit:
+            end = long_pretoken_end(window.classes, text, position, special_begin)
+        return end
+    row = start_after(automaton, text, begin, automaton.starts[automaton.end], position)
+    reach = 2 * WINDOW
+    while True:
+        limit = min(stop, position + reach)
+        special_begin = next_special(specials, text, position, limit, stop)
+        is_end = special_begin < limit or limit == stop
+        end = unit_end(automaton, text, row, position, special_begin, is_end)
+        if end != UNDECIDED:
+            return end
+        reach *= 2
+
+
 def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], special_kernel: Any) -> Any:
     """Return a loop over a text that passes its pre-tokens, long pre-tokens and special tokens to kernels.
 
@@ -444,23 +486,23 @@ def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], 
             if special >= 0:
                 special_kernel(sink, specials.ids[special])
                 state[POSITION] += specials.bounds[special + 1] - specials.bounds[special]
+                state[BEGIN] = state[POSITION]
                 continue
             end = next_special(specials, text, position, min(stop, position + WINDOW), stop)
             # Before a special token a text ends; a full window may continue.
             is_end = end < position + WINDOW
-            number = find_pretokens(window, fill_window(window, text, position, end), is_end)
+            number = divide_window(text, position, end, is_end, window, state[BEGIN])
+            if number == 0:
+                end = long_unit_end(text, position, stop, window, specials, state[BEGIN])
+                if end - position <= WINDOW:
+                    window.starts[0], window.starts[1] = 0, fill_window(window, text, position, end)
+                    number = 1
             if number > 0:
                 done = window_kernel(sink, window, number)
                 state[POSITION] += window.starts[done]
                 if done < number:
                     return FULL
                 continue
-            end = long_pretoken_end(window.classes, text, position, stop)
-            # One character further, because a run of white space ends differently before a special token.
-            limit = min(stop, end + 8)
-            special_begin = next_special(specials, text, position, limit, stop)
-            if special_begin < limit:
-                end = long_pretoken_end(window.classes, text, position, special_begin)
             status = long_kernel(sink, text, position, end)
             if status != DONE:
                 return status
@@ -623,6 +665,8 @@ class Encoder(NamedTuple):
     links: Any
     """i32[2 * SHORT_MERGE]: place of the next token of each place, then of the previous one."""
     scratch_size: Any
+    whole: Any
+    """Words: tokens that a pre-token becomes as a whole, with their ids as the first value; may be empty."""
     state: Any
 
 
@@ -777,6 +821,13 @@ def push_pair(rules, heap, size, left, right, place):
 @njit
 def merge_word(encoder, text, start, length):
     """Encode a pre-token into encoder.ids and return the number of ids."""
+    whole = encoder.whole
+    if whole.capacity > 1:
+        key0, key1 = key_of(text, start, length)
+        at = find_word(whole, text, start, length, key0, key1, slot_of(key0, key1, whole.capacity))
+        if whole.table[at + 1] != 0:
+            encoder.ids[0] = whole.table[at + 2]
+            return 1
     if length <= SHORT_MERGE:
         return merge_short(encoder, text, start, length)
     return merge_long(encoder, text, start, length)
@@ -908,6 +959,13 @@ def encode(
     masks,
     starts,
     classes,
+    automaton,
+    start_rows,
+    groups_of_symbols,
+    end_symbol,
+    whole_table,
+    whole_capacity,
+    whole_arena,
     pairs,
     pairs_capacity,
     byte_ids,
@@ -924,13 +982,15 @@ def encode(
     """Encode text[state[POSITION] : stop]."""
     words = Words(table, capacity, arena, arena_size, keys, state)
     rules = Rules(pairs, pairs_capacity, byte_ids, lengths, results)
+    whole = Words(whole_table, whole_capacity, whole_arena, 0, keys, state)
     encoder = Encoder(
-        words, rules, out16, out32, is_wide, spill, spill_size, ids, heap, links, scratch_size, state
+        words, rules, out16, out32, is_wide, spill, spill_size, ids, heap, links, scratch_size, whole, state
     )
     specials = Specials(
         special_text, special_bounds, special_ids, firsts, num_specials, num_firsts, num_shared
     )
-    return scan_and_encode(text, stop, encoder, Window(window, masks, starts, classes), specials)
+    tables = Automaton(automaton, start_rows, classes, groups_of_symbols, end_symbol)
+    return scan_and_encode(text, stop, encoder, Window(window, masks, starts, classes, tables), specials)
 
 
 def rehash_words(old, old_capacity, table, capacity):
@@ -942,6 +1002,19 @@ def rehash_words(old, old_capacity, table, capacity):
                 slot = (slot + 1) & (capacity - 1)
             for i in range(ENTRY):
                 table[slot * ENTRY + i] = old[entry + i]
+    return DONE
+
+
+def fill_whole_words(text, begins, ends, ids, number, state, table, capacity, arena, arena_size, keys):
+    """Fill an empty table of words with tokens and their ids; 16 bytes after each token must be readable."""
+    words = Words(table, capacity, arena, arena_size, keys, state)
+    for i in range(number):
+        start, length = begins[i], ends[i] - begins[i]
+        key0, key1 = key_of(text, start, length)
+        at = find_word(words, text, start, length, key0, key1, slot_of(key0, key1, capacity))
+        if table[at + 1] == 0:
+            add_word(words, at, text, start, length, key0, key1)
+        table[at + 2] = u64(ids[i])
     return DONE
 
 
@@ -1052,6 +1125,10 @@ def count(
     masks,
     starts,
     classes,
+    automaton,
+    start_rows,
+    groups_of_symbols,
+    end_symbol,
     special_text,
     special_bounds,
     special_ids,
@@ -1065,7 +1142,8 @@ def count(
     specials = Specials(
         special_text, special_bounds, special_ids, firsts, num_specials, num_firsts, num_shared
     )
-    return scan_and_count(text, stop, counts, Window(window, masks, starts, classes), specials)
+    tables = Automaton(automaton, start_rows, classes, groups_of_symbols, end_symbol)
+    return scan_and_count(text, stop, counts, Window(window, masks, starts, classes, tables), specials)
 
 
 def add_counts(other, other_capacity, other_arena, state, table, capacity, arena, arena_size, keys):
@@ -1499,12 +1577,13 @@ def rehash_pairs(old, old_capacity, pairs, capacity):
 # ---- the library's entries -------------------------------------------------------------------------
 
 _TYPES = {
-    "u8*": "text out arena other_arena window classes special_text firsts",
+    "u8*": "text out arena other_arena whole_arena window classes groups_of_symbols special_text firsts",
     "u16*": "out16 ids16",
-    "u32*": "out32 ids32 places",
-    "i32*": "spill ids starts byte_ids lengths results links special_ids left_touched right_touched",
-    "u64*": "table other heap keys masks pairs old spans prefixes merges",
-    "i64*": "state special_bounds entries counts gaps groups weights stash examples"
+    "u32*": "out32 ids32 places automaton",
+    "i32*": "spill ids starts byte_ids lengths results links special_ids start_rows"
+    " left_touched right_touched",
+    "u64*": "table whole_table other heap keys masks pairs old spans prefixes merges",
+    "i64*": "state special_bounds begins ends entries counts gaps groups weights stash examples"
     " left_weights left_numbers right_weights right_numbers",
 }
 _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names.split()}
@@ -1512,7 +1591,7 @@ _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names.split
 ENTRIES = {
     function.__name__: function
     for function in (
-        *(encode, rehash_words, fill_pair_table, decoded_size, decode),
+        *(encode, rehash_words, fill_whole_words, fill_pair_table, decoded_size, decode),
         *(count, add_counts, list_words, write_words, learn_merges, rehash_pairs),
     )
 }

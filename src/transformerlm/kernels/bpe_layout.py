@@ -14,6 +14,21 @@ BATCH = 64
 OTHER, LETTER, NUMBER, SPACE = range(4)
 """Classes of characters."""
 
+# An automaton of a pattern is a table of 32-bit entries: the row of a state has an entry for each symbol (a
+# class of characters; the last one is the end of the text). An entry holds the position of the next row, and
+# what is known when the symbol has been read.
+ROW = (1 << 24) - 1
+EMITS = 1 << 31
+"""A match ends before the symbol, and the next one begins there."""
+EMITS_BACK = 1 << 30
+"""A match ends before the character before the symbol; the first of two, if EMITS is set too."""
+ACCEPTS = 1 << 29
+"""A match may end before the symbol, or further on."""
+GOES_BACK = 1 << 28
+"""The match ends where one could end last. It may be far back, or there is none."""
+BEYOND = 255
+"""Instead of the symbol of a code that is no character: a surrogate, or one that is beyond Unicode."""
+
 # A table of words is an open-addressing hash table. An entry is four 64-bit words: the first eight bytes of
 # the pre-token; up to seven more bytes, with the length in the top byte; two values. The entry of a longer
 # pre-token holds a hash and LONG | offset of its bytes in the arena instead. The arena stores the length
@@ -35,7 +50,7 @@ NONE = (1 << 64) - 1
 """Marks an empty entry, and the rank of a pair that is not merged."""
 
 # Indices of `state`, in which a kernel keeps numbers between calls: for encoding and counting, for learning.
-POSITION, OUTPUT, NUM_WORDS, ARENA_BYTES, SPILLED, WORD_BYTES, NEEDED = range(7)
+POSITION, OUTPUT, NUM_WORDS, ARENA_BYTES, SPILLED, WORD_BYTES, NEEDED, BEGIN = range(8)
 NUM_TOKENS, NUM_PAIRS, NUM_PLACES, HEAP_SIZE = range(4)
 STATE = 8
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from transformerlm.config import GPT2_PATTERN
 from transformerlm.kernels.bpe_layout import ID_BITS
 from transformerlm.tokenizer import kernel_library
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.byte_alphabet import token_to_text
 from transformerlm.tokenizer.decode_steps import bytes_within_text
-from transformerlm.tokenizer.encode import PythonEncoder, whole_words_of
+from transformerlm.tokenizer.encode import PythonEncoder, whole_word_ids
 from transformerlm.tokenizer.encode_kernels import KernelEncoder
 from transformerlm.tokenizer.form import Form
 from transformerlm.tokenizer.form_cuts import WORDS, FormCuts, are_words_apart
 from transformerlm.tokenizer.form_encoder import AlignedId, FormEncoder
 from transformerlm.tokenizer.model import Model
+from transformerlm.tokenizer.patterns.compiled import has_kernels
 from transformerlm.tokenizer.pretokenize import AllowedSpecial, Pretokenizer, text_of, utf8
 from transformerlm.tokenizer.text_steps import apply_steps
 from transformerlm.tokenizer.vocabulary import (
@@ -28,7 +28,6 @@ from transformerlm.tokenizer.vocabulary import (
     form_fingerprint,
     id_dtype,
     ids_of,
-    merges_are_ordered,
     unknown_id_error,
 )
 
@@ -181,20 +180,20 @@ class Codec:
 
     @functools.cached_property
     def _has_kernels(self) -> bool:
-        fits = self.pretokenizer.pattern == GPT2_PATTERN and self.vocab_size < 1 << ID_BITS
-        fits = fits and not (self.form.characters or self.form.late)
-        return fits and not self.whole_words and merges_are_ordered(self.merges)
+        are_bytes = not (self.form.characters or self.form.late)
+        return are_bytes and self.vocab_size < 1 << ID_BITS and has_kernels(self.pretokenizer.pattern)
 
     @functools.cached_property
     def _kernel_encoder(self) -> KernelEncoder:
         vocab = {number: self.vocab.get(number, b"") for number in range(self.vocab_size)}
-        return KernelEncoder(vocab, self._id_of, self.merges, self.added_token_ids, self.dtype)
+        parts = (vocab, self._id_of, self.merges, self.added_token_ids, self.dtype)
+        return KernelEncoder(*parts, self.pretokenizer.pattern, whole_words=self.whole_words)
 
     @functools.cached_property
     def _python_encoder(self) -> PythonEncoder:
         form, words = self.form, {}
         if self.whole_words:
-            words = whole_words_of(self._id_of, self.merges, self.added_token_ids)
+            words = whole_word_ids(self._id_of, self.merges, self.added_token_ids)
         steps: dict[str, Any] = {"characters": form.characters, "late": form.late}
         model = Model(self._id_of, self.merges, whole_words=words, **steps)
         return PythonEncoder(self.vocab, model, self.added_token_ids, self.dtype)

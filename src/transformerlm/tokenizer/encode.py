@@ -76,7 +76,7 @@ class PythonEncoder:
         return np.array(ids, self.dtype).tobytes()
 
 
-def whole_words_of(
+def whole_word_ids(
     id_of: Mapping[bytes, int], merges: Merges, special_token_ids: Mapping[str, int]
 ) -> dict[bytes, int]:
     """Return the tokens that a whole pre-token may become: all but those that are only special tokens."""

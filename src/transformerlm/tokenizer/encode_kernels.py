@@ -1,4 +1,4 @@
-"""Encoding and decoding on compiled kernels, for GPT-2's pattern. `encode.py` is the readable equivalent."""
+"""Encoding and decoding on compiled kernels. `encode.py` is the readable equivalent."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from transformerlm.config import GPT2_PATTERN
 from transformerlm.kernels.bpe_layout import (
     ARENA_BYTES,
+    BEGIN,
     DONE,
     FULL,
     ID_BITS,
@@ -26,16 +28,20 @@ from transformerlm.kernels.bpe_layout import (
     WORD_BYTES,
 )
 from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
+from transformerlm.tokenizer.encode import whole_word_ids
 from transformerlm.tokenizer.kernel_library import Arguments, Array, kernels
 from transformerlm.tokenizer.kernel_memory import (
     extended,
     grow_words,
+    pattern_arrays,
     special_arrays,
     utf8_buffer,
+    whole_word_table,
     window_arrays,
     word_table,
 )
 from transformerlm.tokenizer.pretokenize import Pretokenizer
+from transformerlm.tokenizer.splits import Pattern
 from transformerlm.tokenizer.vocabulary import Ids, unknown_id_error
 
 _FIRST_CAPACITY, _MAX_WORDS = 1 << 14, 1 << 20
@@ -49,9 +55,11 @@ class KernelEncoder:
     Args:
         vocab: id -> token.
         id_of: token -> id.
-        merges: in the order in which they were learned; `vocabulary.merges_are_ordered` is true of them.
+        merges: in the order in which they were learned.
         special_token_ids: special token -> id.
         dtype: of the arrays that `encode` returns, uint16 or uint32.
+        pattern: `patterns.compile_pattern` has an automaton for it.
+        whole_words: see `Tokenizer`.
     """
 
     def __init__(
@@ -61,6 +69,9 @@ class KernelEncoder:
         merges: Merges,
         special_token_ids: Mapping[str, int],
         dtype: np.dtype[np.unsignedinteger[Any]],
+        pattern: Pattern = GPT2_PATTERN,
+        *,
+        whole_words: bool = False,
     ) -> None:
         self.dtype, self.special_token_ids = dtype, special_token_ids
         self._lengths = np.array([len(vocab[token_id]) for token_id in range(len(vocab))], np.int32)
@@ -68,6 +79,8 @@ class KernelEncoder:
             **_pair_table(merges, id_of),
             "byte_ids": np.array([id_of[bytes([byte])] for byte in range(NUM_BYTES)], np.int32),
             "lengths": self._lengths,
+            **pattern_arrays(pattern),
+            **whole_word_table(whole_word_ids(id_of, merges, special_token_ids) if whole_words else {}),
             "is_wide": int(dtype.itemsize == 4),
         }
         self._text = np.frombuffer(b"".join(map(vocab.__getitem__, range(len(vocab)))) + bytes(16), np.uint8)
@@ -150,7 +163,7 @@ class _Workspace:
 
     def _run(self, address: int, num_bytes: int, out: int, specials: Arguments) -> int:
         state = self._numbers
-        state[POSITION] = state[OUTPUT] = 0
+        state[POSITION] = state[OUTPUT] = state[BEGIN] = 0
         status = None
         while status != DONE:
             if status == FULL:

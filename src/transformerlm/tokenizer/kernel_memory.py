@@ -8,9 +8,12 @@ from itertools import takewhile
 
 import numpy as np
 
+from transformerlm.config import GPT2_PATTERN
 from transformerlm.kernels.bpe_layout import BATCH, ENTRY, MASKS, PADDING, STATE, WINDOW
 from transformerlm.tokenizer.kernel_library import Arguments, Array, classes, kernels
+from transformerlm.tokenizer.patterns.compiled import compile_pattern
 from transformerlm.tokenizer.pretokenize import utf8
+from transformerlm.tokenizer.splits import Pattern
 
 # Function objects of our own: the attributes of ctypes.pythonapi are shared by the whole process, and so are
 # the types that are set on them.
@@ -66,6 +69,17 @@ def _longest(item: tuple[bytes, int]) -> int:
     return -len(item[0])
 
 
+def pattern_arrays(pattern: Pattern) -> Arguments:
+    """Return what the kernels divide text by: an automaton, or for GPT-2's pattern classes of characters."""
+    if pattern == GPT2_PATTERN:
+        nothing: Arguments = {"automaton": np.zeros(1, np.uint32), "start_rows": np.zeros(1, np.int32)}
+        nothing |= {"groups_of_symbols": np.zeros(1, np.uint8), "end_symbol": 0}
+        return {**nothing, "classes": classes()}
+    compiled = compile_pattern(pattern)
+    assert compiled is not None
+    return compiled.arguments
+
+
 def window_arrays() -> Arguments:
     """Return the scratch memory in which a thread divides text, as arguments of the kernels."""
     return {
@@ -74,7 +88,6 @@ def window_arrays() -> Arguments:
         "window": np.zeros(WINDOW + PADDING, np.uint8),
         "masks": np.zeros((WINDOW // 64 + 2) * MASKS, np.uint64),
         "starts": np.zeros(WINDOW + PADDING, np.int32),
-        "classes": classes(),
     }
 
 
@@ -91,6 +104,32 @@ def word_table(capacity: int) -> Arguments:
         "arena": np.empty(arena_size + PADDING, np.uint8),
         "arena_size": arena_size,
     }
+
+
+def whole_word_table(tokens: Mapping[bytes, int]) -> Arguments:
+    """Return a hash table of tokens that whole pre-tokens become, with their ids; empty for no tokens.
+
+    It is read by all threads.
+    """
+    if not tokens:
+        nothing = np.zeros(ENTRY, np.uint64)
+        return {"whole_table": nothing, "whole_capacity": 1, "whole_arena": np.zeros(1, np.uint8)}
+    ends = np.cumsum([len(token) for token in tokens], dtype=np.int64)
+    text = np.frombuffer(b"".join(tokens) + bytes(PADDING), np.uint8)
+    words = word_table(1 << (2 * len(tokens)).bit_length())
+    arena_size = len(text) + 16 * len(tokens)
+    words |= {"arena": np.empty(arena_size + PADDING, np.uint8), "arena_size": arena_size}
+    kernels().fill_whole_words(
+        text=text,
+        begins=np.concatenate([np.zeros(1, np.int64), ends[:-1]]),
+        ends=ends,
+        ids=np.fromiter(tokens.values(), np.int32, len(tokens)),
+        number=len(tokens),
+        state=np.zeros(STATE, np.int64),
+        keys=np.zeros(4 * BATCH, np.uint64),
+        **words,
+    )
+    return {f"whole_{name}": words[name] for name in ("table", "capacity", "arena")}
 
 
 def extended(array: Array, size: int, used: int) -> Array:

@@ -14,13 +14,14 @@ import regex
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
+from transformerlm.tokenizer.patterns.compiled import compile_cuts
 from transformerlm.tokenizer.splits import Split, as_pattern, split_text, splits_of
 
 # Searches backwards ((?r)): the first match is the last cut. With GPT-2's pattern a pre-token ends wherever a
 # run of letters or of numbers ends. Where a run of other characters ends, one ends only before a number or
 # white space, since an apostrophe and the letter after it may be one pre-token ('s). A cut after white space
 # is not safe: the division of a run of it depends on what follows the run.
-_GPT2_CUT = r"(?r)(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=[^\s\p{L}\p{N}])(?=[\s\p{N}])"
+_GPT2_CUT = regex.compile(r"(?r)(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=[^\s\p{L}\p{N}])(?=[\s\p{N}])")
 
 AllowedSpecial = Literal["all", "none"] | Collection[str]
 """Special tokens that are recognised in a text: "all", "none", or a collection of them."""
@@ -58,7 +59,6 @@ class Pretokenizer:
             raise ConfigError("special tokens: expected text that is not empty, got an empty one")
         self._allowing: dict[frozenset[str], Pretokenizer] = {}
         self._patterns = [_compile(split.pattern) for split in splits_of(self.pattern)]
-        self._cut = regex.compile(_GPT2_CUT) if self.pattern == GPT2_PATTERN else None
         longest_first = sorted(self.special_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
         self._reach = max(map(len, longest_first), default=0)
@@ -100,10 +100,11 @@ class Pretokenizer:
         """Return the last safe cut of a text that may continue, 0 if there is none.
 
         For the returned index i and every continuation `more`, the pre-tokens and special tokens of text[:i]
-        and of text[i:] + more are together those of text + more. With GPT-2's pattern there is a safe cut
-        every few characters. For other patterns only the ends of special tokens are safe cuts. Nothing is
-        cut that may be the beginning of a special token. Takes time proportional to len(text) - i, except
-        where special tokens overlap in a long row.
+        and of text[i:] + more are together those of text + more. With the patterns of known tokenizers there
+        is a safe cut every few characters: between characters that every match divides, which is worked out
+        from the pattern's automaton. For a pattern without an automaton (`patterns.compile_cuts`) only the
+        ends of special tokens are safe cuts. Nothing is cut that may be the beginning of a special token.
+        Takes time proportional to len(text) - i, except where special tokens overlap in a long row.
 
         Args:
             is_tail: `text` is the end of a longer text, and may begin within a special token.
@@ -169,10 +170,18 @@ class Pretokenizer:
                 return end
             if is_special:
                 return begin
-            found = self._cut and self._cut.search(text, begin, min(end, limit + 1))
-            if found:
-                return int(found.start())
+            cut = self._cut_within(text[begin : min(end, limit + 1)])
+            if cut:
+                return begin + cut
         return 0
+
+    def _cut_within(self, text: str) -> int:
+        """Return the last safe cut within a text without special tokens, 0 if there is none."""
+        if self.pattern == GPT2_PATTERN:
+            found = _GPT2_CUT.search(text)
+            return int(found.start()) if found else 0
+        compiled = compile_cuts(self.pattern)
+        return compiled.last_cut(text) if compiled else 0
 
     def _ambiguous_from(self, text: str, segments: list[tuple[int, int, bool]]) -> int:
         """Return the start of the end of `text` that may be the beginning of a special token, or a longer

@@ -23,6 +23,7 @@ from transformerlm.parallel import ordered_map
 from transformerlm.tokenizer import kernel_library, train_kernels
 from transformerlm.tokenizer.bpe import Merges, Progress, Vocab, train_from_counts
 from transformerlm.tokenizer.formats.text_file import FileError
+from transformerlm.tokenizer.patterns.compiled import has_kernels
 from transformerlm.tokenizer.pretokenize import Pretokenizer, bytes_of
 from transformerlm.tokenizer.splits import Split
 
@@ -190,14 +191,15 @@ def _count_all(
     """Count on kernels if there is enough text; of an iterator, the first pieces show whether there is."""
     head: list[str] = []
     with_kernels = False
-    if pretokenizer.pattern == GPT2_PATTERN and kernel_library.should_use(math.inf):
+    if kernel_library.should_use(math.inf) and has_kernels(pretokenizer.pattern):
         if num_bytes is None:
             head, num_bytes = _look_ahead(pieces)
         with_kernels = kernel_library.should_use(num_bytes / _PYTHON_BYTES_PER_SECOND)
     pieces = chain(head, pieces)
     if with_kernels:
         num_workers = num_workers or available_cores()
-        return train_kernels.count_words(pieces, pretokenizer.special_tokens, num_workers, progress)
+        special_tokens, pattern = pretokenizer.special_tokens, pretokenizer.pattern
+        return train_kernels.count_words(pieces, special_tokens, num_workers, progress, pattern)
     return _count_in_python(pieces, pretokenizer, num_workers, batch_size, progress)
 
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import DataError
 from transformerlm.kernels.bpe_layout import (
     ARENA_BYTES,
+    BEGIN,
     FULL,
     GAP,
     NEEDED,
@@ -34,12 +36,14 @@ from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Progress, Vocab, new_
 from transformerlm.tokenizer.kernel_library import Arguments, Array, kernels
 from transformerlm.tokenizer.kernel_memory import (
     grow_words,
+    pattern_arrays,
     special_arrays,
     utf8_buffer,
     window_arrays,
     word_table,
 )
 from transformerlm.tokenizer.pretokenize import bytes_of
+from transformerlm.tokenizer.splits import Pattern
 
 _FIRST_CAPACITY, _FIRST_PAIRS = 1 << 16, 1 << 17  # initial capacities of the tables of words and of pairs
 _MERGES_PER_CALL = 256  # between two calls progress is reported and Ctrl-C takes effect
@@ -76,10 +80,16 @@ class WordList:
 
 
 class WordCounter:
-    """Counter of pre-tokens by GPT-2's pattern, for one thread."""
+    """Counter of pre-tokens, for one thread.
 
-    def __init__(self, special_tokens: Sequence[str]) -> None:
-        fixed = {**window_arrays(), **special_arrays(dict.fromkeys(special_tokens, 0))}
+    Args:
+        special_tokens: strings that divide a text and are not counted.
+        pattern: `patterns.compile_pattern` has an automaton for it.
+    """
+
+    def __init__(self, special_tokens: Sequence[str], pattern: Pattern = GPT2_PATTERN) -> None:
+        fixed = {**window_arrays(), **pattern_arrays(pattern)}
+        fixed |= special_arrays(dict.fromkeys(special_tokens, 0))
         self._state: Array = fixed["state"]  # type: ignore[assignment]
         self._fixed, self._words = fixed, word_table(_FIRST_CAPACITY)
 
@@ -89,7 +99,7 @@ class WordCounter:
             address, num_bytes = utf8_buffer(text)
         except DataError:
             return self.add(bytes_of(str(text)))  # surrogates may stand for invalid bytes
-        self._state[POSITION] = 0
+        self._state[POSITION] = self._state[BEGIN] = 0
         while kernels().count(text=address, stop=num_bytes, **self._fixed, **self._words) == FULL:
             self._grow(int(self._state[NUM_WORDS]) + 1, int(self._state[NEEDED]))
         return num_bytes
@@ -134,7 +144,11 @@ class WordCounter:
 
 
 def count_words(
-    pieces: Iterable[str], special_tokens: Sequence[str], num_threads: int, progress: Progress | None = None
+    pieces: Iterable[str],
+    special_tokens: Sequence[str],
+    num_threads: int,
+    progress: Progress | None = None,
+    pattern: Pattern = GPT2_PATTERN,
 ) -> WordList:
     """Count the pre-tokens of independent texts on threads.
 
@@ -143,6 +157,7 @@ def count_words(
         special_tokens: strings that divide a text and are not counted.
         num_threads: number of threads.
         progress: called with the bytes of text counted since its last call.
+        pattern: see `WordCounter`.
     """
     idle: deque[WordCounter] = deque()
 
@@ -150,7 +165,7 @@ def count_words(
         try:
             counter = idle.pop()
         except IndexError:
-            counter = WordCounter(special_tokens)
+            counter = WordCounter(special_tokens, pattern)
         num_bytes = counter.add(piece)
         idle.append(counter)
         return num_bytes
@@ -158,7 +173,7 @@ def count_words(
     for num_bytes in ordered_map(count, pieces, num_threads, threads=True):
         if progress:
             progress(num_bytes)
-    total = idle.pop() if idle else WordCounter(special_tokens)
+    total = idle.pop() if idle else WordCounter(special_tokens, pattern)
     while idle:
         total.absorb(idle.pop())
     return total.words()

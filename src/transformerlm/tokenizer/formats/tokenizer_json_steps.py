@@ -43,6 +43,15 @@ _SAME_PATTERNS = {
 }
 """Patterns that the syntax of `regex` has in another way -> the equivalent there."""
 
+LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""The pattern of Llama 3, and of GPT-4."""
+QWEN_PATTERN = LLAMA3_PATTERN.replace("{1,3}", "")
+_COVERING = (LLAMA3_PATTERN, QWEN_PATTERN)
+"""Patterns whose matches leave nothing between them: keeping these alone (Phi-4, OLMo 2) drops nothing."""
+
 # Digits divides a text at numbers first: a number has no space before it, and white space ends before one.
 _GPT2_BETWEEN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|NUMBER| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 GPT2_BETWEEN_DIGITS = _GPT2_BETWEEN.replace("NUMBER", r"\p{N}")
@@ -134,8 +143,10 @@ def _read_pretokenizer(file: JsonFile, *place: str | int) -> list[PretokenStep]:
             division = [Split(GPT2_PATTERN)] if fields.get("use_regex", True) else []
             return [*prefix, *division, ByteAlphabet()]
         case "Split":
+            pattern, behavior = _read_pattern(file, *place), _read_behavior(file, *place)
             invert = bool(fields.get("invert"))
-            return [Split(_read_pattern(file, *place), _read_behavior(file, *place), invert)]
+            keeps_all = pattern in _COVERING and (behavior, invert) == ("removed", True)
+            return [Split(pattern) if keeps_all else Split(pattern, behavior, invert)]
         case "Digits":
             return [Split(r"\p{N}", "isolated" if fields.get("individual_digits") else "contiguous")]
         case "Punctuation":
