@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+from pathlib import Path
 
 import pytest
 import tokenizers
@@ -21,6 +22,7 @@ from tests.tokenizer.families import (
     split,
     texts,
 )
+from transformerlm.conversion.gguf import _tokenizer_fields
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import StreamDecoder, Tokenizer
 
@@ -239,3 +241,27 @@ def test_thousands_of_added_tokens_are_found(tmp_path):
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     text = "".join(f"x<|a{number}|> <|a{number}" for number in range(0, 4000, 7))
     assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+
+
+def test_the_table_of_the_docs_has_these_families():
+    page = (Path(__file__).parents[2] / "docs" / "tokenizer.md").read_text()
+    rows = [line.split("|")[1:5] for line in page.splitlines() if line.startswith("| ")]
+    assert [row[0].strip() for row in rows if row[0].strip() != "family"] == list(FAMILIES)
+    assert all("yes" in row[2] for row in rows[1:])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_table_says_what_gguf_files_can_hold(tmp_path, family):
+    gguf = pytest.importorskip("gguf")
+    page = (Path(__file__).parents[2] / "docs" / "tokenizer.md").read_text()
+    (expected,) = (
+        line.split("|")[4].strip() for line in page.splitlines() if line.startswith(f"| {family} |")
+    )
+    ours = loaded(tmp_path, family)
+    if expected.startswith("no"):
+        with pytest.raises(DataError, match=r"llama\.cpp cannot hold this tokenizer"):
+            _tokenizer_fields(ours, gguf)
+        return
+    fields = _tokenizer_fields(ours, gguf)
+    assert fields["tokenizer.ggml.pre"] == expected
+    assert len(fields["tokenizer.ggml.tokens"]) == len(fields["tokenizer.ggml.token_type"]) == ours.vocab_size

@@ -245,7 +245,7 @@ def _pattern_name(tokenizer: Tokenizer) -> str:
     usual, name = next(iter(names.items()))
     if tokenizer.whole_words == usual:
         return name
-    token = find_unmade_token(tokenizer.vocab, tokenizer.merges, tokenizer.special_token_ids)
+    token = find_unmade_token(tokenizer.spelled, tokenizer.merges, tokenizer.added_token_ids)
     if token is not None and tokenizer.whole_words not in names:
         what = f"with the pattern of {name} whole words are merged like others there"
         raise _refusal(f"whole_words: {what}; {token!r} would get other ids")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from transformerlm.tokenizer.form_cuts import pieces_of
 from transformerlm.tokenizer.formats import gpt2_files
 from transformerlm.tokenizer.formats.folder import read_folder, read_saved, write_saved
 from transformerlm.tokenizer.formats.text_file import FileError
+from transformerlm.tokenizer.formats.tiktoken_reader import from_encoding, read_tiktoken
 from transformerlm.tokenizer.formats.tokenizer_config import kept_settings, read_tokenizer_config
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts, read_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
@@ -33,6 +34,9 @@ from transformerlm.tokenizer.vocabulary import (
     row_of_ids,
     with_special_tokens,
 )
+
+if TYPE_CHECKING:
+    import tiktoken
 
 
 class Tokenizer(Codec):
@@ -112,6 +116,33 @@ class Tokenizer(Codec):
             DataError: a file that cannot be used, or a setting in it that is not supported.
         """
         return cls._from_parts(read_tokenizer_json(path), Path(path).parent)
+
+    @classmethod
+    def from_tiktoken(
+        cls,
+        source: str | Path | tiktoken.Encoding,
+        *,
+        pattern: str | None = None,
+        special_token_ids: Mapping[str, int] | None = None,
+    ) -> Tokenizer:
+        """Load a tokenizer of tiktoken: an `Encoding`, or a `.tiktoken` file.
+
+        Args:
+            source: the object, or the path of the file.
+            pattern: pre-tokenization pattern of a file, which does not hold it.
+            special_token_ids: special token -> id, likewise.
+
+        Raises:
+            DataError: a file that cannot be used, or a pattern that may mean something else here.
+            ConfigError: a file without a pattern.
+        """
+        if not isinstance(source, str | Path):
+            parts = from_encoding(source)
+        elif pattern is None:
+            raise ConfigError(f"from_tiktoken: {source} does not hold its pattern: expected one, got None")
+        else:
+            parts = read_tiktoken(source, pattern, special_token_ids or {})
+        return cls(parts.vocab, parts.merges, form=parts.form, whole_words=parts.whole_words)
 
     @classmethod
     def from_dir(cls, directory: str | Path) -> Tokenizer:

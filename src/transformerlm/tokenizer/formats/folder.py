@@ -25,7 +25,7 @@ from transformerlm.tokenizer.formats.transformers_settings import (
     read_special_tokens,
 )
 from transformerlm.tokenizer.pretokenize import Pretokenizer, utf8
-from transformerlm.tokenizer.vocabulary import TokenizerDefinition, with_special_tokens
+from transformerlm.tokenizer.vocabulary import TokenizerDefinition, find_vocab_fault, with_special_tokens
 
 _OTHER_FORMATS = (
     *(
@@ -74,20 +74,21 @@ def write_saved(
     Raises:
         DataError: a tokenizer that no file can hold.
     """
-    form = tokenizer.form
+    form, tokens = tokenizer.form, tokenizer.spelled
+    has_form = not form.is_plain or find_vocab_fault([(token, number) for number, token in tokens.items()])
     manifest = Manifest(
         pattern=form.pattern if isinstance(form.pattern, str) else "",
         whole_words=tokenizer.whole_words,
         special_tokens=list(tokenizer.special_token_ids),
-        vocab_size=max(tokenizer.spelled) + 1,
+        vocab_size=max(tokens) + 1,
         fingerprint=fingerprint,
         made_from=made_from,
-        has_form=not form.is_plain,
+        has_form=bool(has_form),
     )
-    if form.is_plain:
-        files = gpt2_files.dump_tokenizer(tokenizer.spelled, tokenizer.merges)
-    else:
+    if has_form:
         files = {TOKENIZER_JSON: tokenizer_json(tokenizer, keeps_post_processor=True).encode()}
+    else:
+        files = gpt2_files.dump_tokenizer(tokens, tokenizer.merges)
     gpt2_files.write_tokenizer(directory, files, manifest, tokenizer.tokenizer_config)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import regex
 
 from transformerlm.config import GPT2_PATTERN
+from transformerlm.errors import DataError
 from transformerlm.tokenizer.added_tokens import WORD_CHARACTER
 from transformerlm.tokenizer.decode_steps import (
     AlphabetToText,
@@ -202,12 +203,24 @@ def _read_pattern(file: JsonFile, *place: str | int) -> str:
     if not isinstance(pattern, str):
         found = describe(file.get(*place, "pattern"))
         raise file.error(f"expected a Regex or a String, got {found}", *place, "pattern")
-    if pattern in _SAME_PATTERNS:
-        return _SAME_PATTERNS[pattern]
-    what = find_pattern_fault(pattern)
+    try:
+        return pattern_of(pattern)
+    except DataError as error:
+        raise file.error(str(error), *place, "pattern", "Regex") from None
+
+
+def pattern_of(expression: str) -> str:
+    """Return another program's regular expression in the syntax of the `regex` package.
+
+    Raises:
+        DataError: one that may mean something else here.
+    """
+    if expression in _SAME_PATTERNS:
+        return _SAME_PATTERNS[expression]
+    what = find_pattern_fault(expression)
     if what:
-        raise file.error(what, *place, "pattern", "Regex")
-    return pattern
+        raise DataError(what)
+    return expression
 
 
 def _text(file: JsonFile, *place: str | int) -> str:
