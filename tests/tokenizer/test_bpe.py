@@ -14,7 +14,7 @@ from transformerlm.tokenizer.bpe import (
     apply_merges,
     train_from_counts,
 )
-from transformerlm.tokenizer.formats.gpt2_files import text_to_token, token_to_text
+from transformerlm.tokenizer.byte_alphabet import text_to_token, token_to_text
 from transformerlm.tokenizer.reference import (
     count_pairs,
     encode_slowly,

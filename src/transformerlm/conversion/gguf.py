@@ -37,20 +37,32 @@ from transformerlm.conversion.parity import FLOAT32_TOLERANCE, MAX_TOKENS, Encod
 from transformerlm.errors import CheckpointError, ConfigError, DataError, Key
 from transformerlm.nn.quantization import GROUP, QuantizedMatrix, Storage, can_quantize, quantize
 from transformerlm.tokenizer import Tokenizer
+from transformerlm.tokenizer.form import Form
 from transformerlm.tokenizer.formats.compatibility import find_unmade_token
-from transformerlm.tokenizer.formats.tokenizer_json_reader import GPT2_BETWEEN_DIGITS
-from transformerlm.tokenizer.formats.tokenizer_json_writer import token_roles, tokenizer_json
-
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+from transformerlm.tokenizer.formats.tokenizer_json_steps import (
+    GPT2_BETWEEN_DIGITS,
+    LLAMA3_PATTERN,
+    QWEN_PATTERN,
 )
-PATTERNS = {
+from transformerlm.tokenizer.formats.tokenizer_json_writer import token_roles, tokenizer_json
+from transformerlm.tokenizer.splits import Pattern, Split
+from transformerlm.tokenizer.text_steps import Normalize
+
+_DEEPSEEK3 = (
+    Split(r"\p{N}{1,3}"),
+    Split("[一-龥぀-ゟ゠-ヿ]+"),
+    Split(
+        r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+        r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+)
+PATTERNS: dict[tuple[Pattern, bool], str] = {
     (GPT2_PATTERN, False): "gpt-2",
     (GPT2_BETWEEN_DIGITS, False): "smollm",
-    (_LLAMA3, True): "llama-bpe",
-    (_LLAMA3, False): "dbrx",
-    (_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"), False): "qwen2",
+    (LLAMA3_PATTERN, True): "llama-bpe",
+    (LLAMA3_PATTERN, False): "dbrx",
+    (QWEN_PATTERN, False): "qwen2",
+    (_DEEPSEEK3, False): "deepseek-v3",
 }
 """Pre-tokenisation pattern, and the `whole_words` setting that llama.cpp combines with it -> its name there.
 Of two names for a pattern, the first is the usual one."""
@@ -238,7 +250,7 @@ def _is_same(found: Any, tensor: Tensor | QuantizedMatrix) -> bool:
 
 def _pattern_name(tokenizer: Tokenizer) -> str:
     """Return llama.cpp's name of the tokenizer's pattern and its treatment of whole words."""
-    own = tokenizer.pretokenizer.pattern
+    own = tokenizer.form.pattern
     names = {words: name for (pattern, words), name in PATTERNS.items() if pattern == own}
     if not names:
         known = ", ".join(PATTERNS.values())
@@ -246,25 +258,53 @@ def _pattern_name(tokenizer: Tokenizer) -> str:
     usual, name = next(iter(names.items()))
     if tokenizer.whole_words == usual:
         return name
-    token = find_unmade_token(tokenizer.vocab, tokenizer.merges, tokenizer.special_token_ids)
+    token = find_unmade_token(tokenizer.spelled, tokenizer.merges, tokenizer.added_token_ids)
     if token is not None and tokenizer.whole_words not in names:
         what = f"with the pattern of {name} whole words are merged like others there"
         raise _refusal(f"whole_words: {what}; {token!r} would get other ids")
     return name if token is None else names[tokenizer.whole_words]
 
 
+def _check_form(form: Form) -> None:
+    """Refuse what llama.cpp has nothing like, by name.
+
+    A normal form is no reason: it has none, as in all of its files of such tokenizers, and texts that are not
+    in normal form get other ids there.
+    """
+    if form.characters:
+        raise _refusal("its tokens are characters, with merges in order, and scores are expected there")
+    changes = [step for step in form.normalizer if not isinstance(step, Normalize)]
+    if changes or form.prepare:
+        raise _refusal(f"{[*changes, *form.prepare][0]}: texts are changed before they are encoded")
+    if form.late:
+        raise _refusal("texts are divided again after they are spelled as bytes")
+    for token in form.added_token_ids:
+        if not token.is_plain:
+            raise _refusal(f"added token {token.content!a}: white space or words beside it count here")
+
+
 def _tokenizer_fields(tokenizer: Tokenizer, gguf: Any) -> dict[str, Any]:
+    _check_form(tokenizer.form)
     pattern = _pattern_name(tokenizer)
+    texts = {number: tokenizer.token_text(number) for number in tokenizer.spelled}
+    special, added = set(tokenizer.special_token_ids.values()), set(tokenizer.added_token_ids.values())
+    tokens = [texts.get(number, f"[PAD{number}]") for number in range(tokenizer.vocab_size)]
+    types = [
+        gguf.TokenType.CONTROL
+        if number in special
+        else gguf.TokenType.USER_DEFINED
+        if number in added
+        else gguf.TokenType.NORMAL
+        if number in texts
+        else gguf.TokenType.UNUSED
+        for number in range(tokenizer.vocab_size)
+    ]
     model = json.loads(tokenizer_json(tokenizer))["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    special = set(tokenizer.special_token_ids.values())
-    normal, control = int(gguf.TokenType.NORMAL), int(gguf.TokenType.CONTROL)
-    types = [control if token_id in special else normal for token_id in range(len(tokens))]
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pattern,
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.token_type": [int(kind) for kind in types],
         "tokenizer.ggml.merges": model["merges"],
     }
 

@@ -239,7 +239,7 @@ class Build:
     @functools.cached_property
     def division(self) -> Division:
         """The corpus as it is divided into chunks for this build."""
-        safe_cut = self.tokenizer.pretokenizer.safe_cut
+        safe_cut = self.tokenizer.safe_cut
         return Division(self.config, self.corpora, safe_cut, self.chunk_bytes)
 
     def _text_bytes_after(self, num_read: int) -> int:

@@ -112,7 +112,7 @@ def score(
         memory_for("scoring", f"take a smaller [eval].batch_size than {settings.batch_size}"),
         reporter.bar(text.num_bytes, "B", "scoring") as bar,
     ):
-        parts = text.parts(lm.tokenizer.pretokenizer.safe_cut, bar)
+        parts = text.parts(lm.tokenizer.safe_cut, bar)
         parts = itertools.takewhile(lambda part: part.document < (settings.max_documents or math.inf), parts)
         encode = functools.partial(_encode, lm.tokenizer)
         has_start = functools.partial(_begins_with, _bos_token(lm.tokenizer, start_id, end_id))

@@ -83,7 +83,7 @@ def find_leaked_tokens(
     for token_id, token in lm.tokenizer.vocab.items():
         sizes[token_id] = len(token)
     documents, arrays = array("q"), list[NDArray[Any]]()
-    parts = text.parts(lm.tokenizer.pretokenizer.safe_cut)
+    parts = text.parts(lm.tokenizer.safe_cut)
     for part in itertools.takewhile(lambda part: part.document < (max_documents or 2**63), parts):
         documents.append(part.document)
         arrays.append(lm.tokenizer.encode_bytes(part.utf8, allowed_special=part.allowed_special))

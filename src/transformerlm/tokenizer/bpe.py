@@ -207,6 +207,11 @@ def apply_merges(ids: list[int], rules: MergeRules) -> list[int]:
     Returns:
         Ids of its tokens.
     """
+    return [token for token in merge_in_place(ids, rules) if token >= 0]
+
+
+def merge_in_place(ids: list[int], rules: MergeRules) -> list[int]:
+    """Return the ids of `apply_merges`, each at the place of its first byte, negative numbers between."""
     ranks, ids = rules.ranks, [*ids, _GAP]
     before, after = list(range(-1, len(ids) - 1)), list(range(1, len(ids) + 1))
     queue = [(ranks[pair], place) for place, pair in enumerate(pairwise(ids)) if pair in ranks]
@@ -223,4 +228,4 @@ def apply_merges(ids: list[int], rules: MergeRules) -> list[int]:
             new = ranks.get((ids[left], ids[right])) if left >= 0 else None
             if new is not None:
                 heapq.heappush(queue, (new, left))
-    return [token for token in ids if token >= 0]
+    return ids

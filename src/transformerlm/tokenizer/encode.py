@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, Vocab, apply_merges
-from transformerlm.tokenizer.pretokenize import Pretokenizer, bytes_of, text_of, utf8
+from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.model import Model
+from transformerlm.tokenizer.pretokenize import Pretokenizer, text_of, utf8
 from transformerlm.tokenizer.vocabulary import Ids, unknown_id_error
 
 _MAX_CACHED = 1 << 18  # pre-tokens; some 50 MB
@@ -19,29 +20,20 @@ class PythonEncoder:
 
     Args:
         vocab: id -> token.
-        id_of: token -> id.
-        merges: in the order in which they were learned.
+        model: encoder of one pre-token.
         special_token_ids: special token -> id.
         dtype: of the arrays that `encode` returns.
-        whole_words: see `Tokenizer`.
     """
 
     def __init__(
         self,
         vocab: Vocab,
-        id_of: Mapping[bytes, int],
-        merges: Merges,
+        model: Model,
         special_token_ids: Mapping[str, int],
         dtype: np.dtype[np.unsignedinteger],
-        *,
-        whole_words: bool = False,
     ) -> None:
-        self.vocab, self.dtype = vocab, dtype
+        self.vocab, self.dtype, self.model = vocab, dtype, model
         self.special_token_ids = special_token_ids
-        self._byte_ids = [id_of[bytes([byte])] for byte in range(NUM_BYTES)]
-        ranks = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(merges)}
-        self._rules = MergeRules(ranks, [id_of[left + right] for left, right in merges])
-        self._words = whole_word_ids(id_of, merges, special_token_ids) if whole_words else {}
         self.cache = _Cache(self._encode_pretoken)
 
     def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids:
@@ -75,13 +67,10 @@ class PythonEncoder:
         try:
             return b"".join(map(self.vocab.__getitem__, numbers))
         except (KeyError, TypeError) as error:
-            raise unknown_id_error(error.args[0], len(self.vocab)) from None
+            raise unknown_id_error(error.args[0], max(self.vocab) + 1) from None
 
     def _encode_pretoken(self, pretoken: str) -> bytes:
-        content = bytes_of(pretoken)
-        if content in self._words:
-            return self._to_bytes([self._words[content]])
-        return self._to_bytes(apply_merges([self._byte_ids[byte] for byte in content], self._rules))
+        return self._to_bytes(self.model.encode(pretoken))
 
     def _to_bytes(self, ids: list[int]) -> bytes:
         return np.array(ids, self.dtype).tobytes()

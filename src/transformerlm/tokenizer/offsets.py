@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from transformerlm.tokenizer.byte_alphabet import token_to_text
 from transformerlm.tokenizer.pretokenize import utf8
+from transformerlm.tokenizer.text_steps import WHITE_SPACE
+
+_SPACES = WHITE_SPACE + token_to_text(b" ")
 
 
 def character_offsets(text: str, token_lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -38,3 +43,29 @@ def character_offsets(text: str, token_lengths: NDArray[np.integer[Any]]) -> NDA
     # Number of characters that begin up to each byte: continuation bytes are 10xxxxxx.
     begun = np.cumsum(encoded & 0xC0 != 0x80)
     return np.stack([begun[ends - lengths] - 1, begun[ends - 1]], axis=1)
+
+
+def trimmed_offsets(
+    offsets: NDArray[np.int64], tokens: Sequence[str], *, keeps_prefix_space: bool
+) -> NDArray[np.int64]:
+    """Return offsets without the white space at the ends of tokens.
+
+    Args:
+        offsets: start and end of each token, `[num_tokens, 2]`.
+        tokens: the tokens, in GPT-2's alphabet of bytes or as they are.
+        keeps_prefix_space: one space at the beginning of the text is kept, since it may have been put there.
+
+    Source: `process_offsets` of Hugging Face's `tokenizers`.
+    """
+    trimmed = offsets.copy()
+    for index, token in enumerate(tokens):
+        start, end = offsets[index].tolist()
+        leading = len(token) - len(token.lstrip(_SPACES))
+        trailing = len(token) - len(token.rstrip(_SPACES))
+        if leading == 1 and keeps_prefix_space and (index == 0 or start == 0):
+            leading = 0
+        start = min(start + leading, end)
+        if trailing and end >= trailing:
+            end = max(end - trailing, start)
+        trimmed[index] = start, end
+    return trimmed

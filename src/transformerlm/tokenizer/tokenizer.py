@@ -1,52 +1,49 @@
-"""`Tokenizer`: encodes text to ids and decodes ids to text, in plain Python or on compiled kernels.
-
-Both give the same ids. The class combines the pre-tokenizer, an encoder and the file formats.
-"""
+"""`Tokenizer`: encodes text to ids and decodes ids to text; reads and writes the files of tokenizers."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
-from transformerlm.kernels.bpe_layout import ID_BITS
 from transformerlm.parallel import threaded_map
-from transformerlm.tokenizer import kernel_library
 from transformerlm.tokenizer.bpe import Merges, Vocab
-from transformerlm.tokenizer.encode import PythonEncoder
-from transformerlm.tokenizer.encode_kernels import KernelEncoder
+from transformerlm.tokenizer.codec import Codec
+from transformerlm.tokenizer.decode_steps import TextDecoder
+from transformerlm.tokenizer.form import Form, plain_form
+from transformerlm.tokenizer.form_cuts import pieces_of
 from transformerlm.tokenizer.formats import gpt2_files
-from transformerlm.tokenizer.formats.folder import read_folder, read_saved
+from transformerlm.tokenizer.formats.folder import read_folder, read_saved, write_saved
 from transformerlm.tokenizer.formats.text_file import FileError
+from transformerlm.tokenizer.formats.tiktoken_reader import from_encoding, read_tiktoken
 from transformerlm.tokenizer.formats.tokenizer_config import kept_settings, read_tokenizer_config
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts, read_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
-from transformerlm.tokenizer.offsets import character_offsets
-from transformerlm.tokenizer.patterns.compiled import has_kernels
+from transformerlm.tokenizer.offsets import character_offsets, trimmed_offsets
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer
 from transformerlm.tokenizer.splits import Split
 from transformerlm.tokenizer.vocabulary import (
     Ids,
-    find_merges_fault,
-    find_vocab_fault,
-    fingerprints,
-    id_dtype,
+    checked,
     row_of_ids,
+    with_special_tokens,
 )
 
-_MAX_IDS_IN_PYTHON = 100  # a shorter list is decoded faster than it is converted to an array
-_PYTHON_BYTES_PER_SECOND = 3e6  # rough speed in plain Python: encoding text with new words, decoding
+if TYPE_CHECKING:
+    import tiktoken
 
 
-class Tokenizer:
-    """Byte-level byte-pair encoding. Every text has ids, and `decode(encode(text)) == text`.
+class Tokenizer(Codec):
+    """Byte-pair encoding of texts.
 
+    Byte-level tokenizers, such as all that this package trains, have ids for every text, and
+    `decode(encode(text)) == text`. Those of others may have another form, which changes a text first.
     Threads may use one tokenizer, or several, at the same time.
 
     Args:
@@ -59,6 +56,8 @@ class Tokenizer:
             (`ignore_merges` in Hugging Face's files, used by Llama 3).
         tokenizer_config: settings that change no ids and are kept for other programs, under their names in
             Hugging Face's `tokenizer_config.json`: `pad_token`, `chat_template` and such.
+        form: takes the place of `special_tokens` and `pattern`. Readers of files make it, with a checked
+            `vocab` that has the added tokens too, and ids that need not be 0 to n - 1.
 
     Raises:
         DataError: a vocabulary or merges that cannot be used.
@@ -74,27 +73,16 @@ class Tokenizer:
         pattern: str | Sequence[Split] = GPT2_PATTERN,
         whole_words: bool = False,
         tokenizer_config: Mapping[str, Any] | None = None,
+        form: Form | None = None,
     ) -> None:
-        fault = find_vocab_fault([(token, token_id) for token_id, token in vocab.items()])
-        if fault:
-            raise DataError(f"vocab: {fault.what}")
-        fault = find_merges_fault(merges, vocab)
-        if fault:
-            raise DataError(f"merges[{fault.index}]: {fault.what}")
-        self.pretokenizer = Pretokenizer(pattern, special_tokens or ())
-        self._id_of = {token: token_id for token_id, token in vocab.items()}
-        self.special_token_ids: dict[str, int] = {
-            token: self._id_of.setdefault(token.encode(), len(self._id_of))
-            for token in self.pretokenizer.special_tokens
-        }
-        self.vocab: Vocab = {token_id: token for token, token_id in self._id_of.items()}
-        self.whole_words = whole_words
+        if form is None:
+            tokens = Pretokenizer(pattern, special_tokens or ()).special_tokens
+            vocab, ids = with_special_tokens(checked(vocab, merges), tokens)
+            form = plain_form(ids, pattern)
+        super().__init__(vocab, merges, form, whole_words=whole_words)
         self.tokenizer_config: Mapping[str, Any] = kept_settings(
             tokenizer_config or {}, self.special_token_ids
         )
-        self.merges: Merges = [(left, right) for left, right in merges]
-        self.dtype = id_dtype(self.vocab_size)
-        self._python_bytes = 0
 
     @classmethod
     def from_files(
@@ -130,6 +118,33 @@ class Tokenizer:
         return cls._from_parts(read_tokenizer_json(path), Path(path).parent)
 
     @classmethod
+    def from_tiktoken(
+        cls,
+        source: str | Path | tiktoken.Encoding,
+        *,
+        pattern: str | None = None,
+        special_token_ids: Mapping[str, int] | None = None,
+    ) -> Tokenizer:
+        """Load a tokenizer of tiktoken: an `Encoding`, or a `.tiktoken` file.
+
+        Args:
+            source: the object, or the path of the file.
+            pattern: pre-tokenization pattern of a file, which does not hold it.
+            special_token_ids: special token -> id, likewise.
+
+        Raises:
+            DataError: a file that cannot be used, or a pattern that may mean something else here.
+            ConfigError: a file without a pattern.
+        """
+        if not isinstance(source, str | Path):
+            parts = from_encoding(source)
+        elif pattern is None:
+            raise ConfigError(f"from_tiktoken: {source} does not hold its pattern: expected one, got None")
+        else:
+            parts = read_tiktoken(source, pattern, special_token_ids or {})
+        return cls(parts.vocab, parts.merges, form=parts.form, whole_words=parts.whole_words)
+
+    @classmethod
     def from_dir(cls, directory: str | Path) -> Tokenizer:
         """Load a folder written by `save`, or one with a `tokenizer.json` or GPT-2's two files.
 
@@ -153,55 +168,42 @@ class Tokenizer:
 
     @classmethod
     def _from_parts(cls, parts: TokenizerParts, folder: Path) -> Tokenizer:
-        settings: dict[str, Any] = {"pattern": parts.pattern, "whole_words": parts.whole_words}
-        settings |= {"tokenizer_config": read_tokenizer_config(folder)}
-        return cls(parts.vocab, parts.merges, parts.special_tokens, **settings)
+        settings: dict[str, Any] = {"whole_words": parts.whole_words, "form": parts.form}
+        return cls(parts.vocab, parts.merges, **settings, tokenizer_config=read_tokenizer_config(folder))
 
     def save(self, directory: str | Path, made_from: Mapping[str, Any] | None = None) -> None:
-        """Write `vocab.json`, `merges.txt` and `manifest.json` into `directory`.
+        """Write the tokenizer into `directory`: `vocab.json`, `merges.txt` and `manifest.json`.
 
-        If there is a `tokenizer_config`, also `tokenizer_config.json`.
+        One whose form these cannot hold has a `tokenizer.json` instead of the first two. If there is a
+        `tokenizer_config`, there is also a `tokenizer_config.json`.
 
         Args:
             made_from: origin of the tokenizer (corpus, settings); stored in the manifest.
         """
-        pattern = self.pretokenizer.pattern
-        assert isinstance(pattern, str)  # the constructor takes no other
-        manifest = gpt2_files.Manifest(
-            pattern=pattern,
-            whole_words=self.whole_words,
-            special_tokens=list(self.special_token_ids),
-            vocab_size=self.vocab_size,
-            fingerprint=self.fingerprint,
-            made_from=dict(made_from or {}),
-        )
-        gpt2_files.write_tokenizer(directory, self.vocab, self.merges, manifest, self.tokenizer_config)
+        write_saved(directory, self, self.fingerprint, dict(made_from or {}))
 
     def export_tokenizer_json(self, directory: str | Path, *, eos_token: str | None = None) -> None:
         """Write a folder for `tokenizers` and `transformers.AutoTokenizer`; see `write_tokenizer_json`."""
-        write_tokenizer_json(directory, self, eos_token=eos_token)
+        write_tokenizer_json(directory, self, eos_token=eos_token, keeps_post_processor=True)
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, special tokens included."""
-        return len(self.vocab)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of everything that the ids of a text depend on."""
-        return next(self._fingerprints())
-
-    def encode(self, text: str, *, allowed_special: AllowedSpecial = "all") -> list[int]:
+    def encode(
+        self, text: str, *, allowed_special: AllowedSpecial = "all", add_special_tokens: bool = False
+    ) -> list[int]:
         """Return the ids of a text as a list.
 
         Args:
             allowed_special: special tokens that are encoded as one id; others are ordinary text.
+            add_special_tokens: put tokens around the text, such as one that begins it, if the file that the
+                tokenizer was read from says so.
 
         Raises:
             DataError: an unpaired surrogate in the text, or something that is no text.
             ConfigError: `allowed_special` names a string that is not a special token.
         """
         ids: list[int] = self.encode_array(text, allowed_special=allowed_special).tolist()
+        if add_special_tokens:
+            number_of = self.added_token_ids.__getitem__
+            return [*map(number_of, self.form.before), *ids, *map(number_of, self.form.after)]
         return ids
 
     def encode_array(self, text: str, *, allowed_special: AllowedSpecial = "all") -> Ids:
@@ -211,7 +213,7 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise DataError(f"encode: expected text, got {text!r:.60}; encode_batch takes several texts")
-        return self._encoder(len(text)).encode(text, self.pretokenizer.allowing(allowed_special))
+        return self._encode(text, allowed_special)
 
     def encode_with_offsets(
         self, text: str, *, allowed_special: AllowedSpecial = "all"
@@ -220,9 +222,21 @@ class Tokenizer:
 
         A token that holds part of a character covers all of it. Arguments and errors as in `encode`.
         """
-        ids = self.encode_array(text, allowed_special=allowed_special)
-        lengths = np.fromiter(map(len, map(self.vocab.__getitem__, ids.tolist())), np.int64, len(ids))
-        return ids, character_offsets(text, lengths)
+        form = self.form
+        is_plain = not (form.characters or form.late or form.drops_text or form.trim_offsets)
+        if is_plain and self._is_kept(text):
+            ids = self.encode_array(text, allowed_special=allowed_special)
+            lengths = np.fromiter(map(len, map(self.spelled.__getitem__, ids.tolist())), np.int64, len(ids))
+            return ids, character_offsets(text, lengths)
+        found = self._encode_aligned(text, allowed_special)
+        ids = np.array([token.token_id for token in found], self.dtype)
+        offsets = np.array([(token.start, token.end) for token in found], np.int64).reshape(-1, 2)
+        if form.trim_offsets:
+            tokens = [
+                self.token_text(token.token_id) if token.text is None else token.text for token in found
+            ]
+            offsets = trimmed_offsets(offsets, tokens, keeps_prefix_space=form.keeps_prefix_space)
+        return ids, offsets
 
     def encode_bytes(self, content: bytes, *, allowed_special: AllowedSpecial = "all") -> Ids:
         """Return the ids of any bytes, `[num_ids]`; in the pattern, invalid UTF-8 counts as other characters.
@@ -230,7 +244,7 @@ class Tokenizer:
         Raises:
             ConfigError: `allowed_special` names a string that is not a special token.
         """
-        return self._encoder(len(content)).encode(content, self.pretokenizer.allowing(allowed_special))
+        return self._encode(content, allowed_special)
 
     def encode_batch(
         self, texts: Sequence[str], *, allowed_special: AllowedSpecial = "all", num_threads: int | None = None
@@ -257,27 +271,39 @@ class Tokenizer:
 
         Memory: a few pieces of `piece_size` characters, or the longest part of the text without a safe cut.
         """
-        for piece in self.pretokenizer.allowing(allowed_special).pieces(chunks, piece_size):
-            yield from self.encode(piece, allowed_special=allowed_special)
+        if self.form.keeps_text:
+            pieces = self._allowing(allowed_special).pieces(chunks, piece_size)
+        else:
+            pieces = pieces_of(chunks, piece_size, self._cuts(allowed_special).continued_cut)
+        for index, piece in enumerate(pieces):
+            yield from self._encode(piece, allowed_special, is_first=index == 0).tolist()
 
-    def decode(self, ids: Iterable[int] | Ids) -> str:
+    def decode(self, ids: Iterable[int] | Ids, *, skip_special_tokens: bool = False) -> str:
         """Return the text of ids; invalid UTF-8 becomes U+FFFD.
 
         Args:
             ids: a list or another iterable, an array, a tensor on any device; or one id.
+            skip_special_tokens: leave out special tokens.
 
         Raises:
             DataError: an id that is not in the vocabulary, numbers that are not whole, a list of lists.
         """
-        return str(self._decoded(ids), "utf-8", errors="replace")
+        row = row_of_ids(ids, self.vocab_size)
+        if skip_special_tokens:
+            special = set(self.special_token_ids.values())
+            row = [token_id for token_id in map(int, row) if token_id not in special]
+        if self.form.decoder is None:
+            return str(self._decoded(row), "utf-8", errors="replace")
+        decoder = TextDecoder(self.form.decoder)
+        return decoder.feed([self.token_text(token_id) for token_id in map(int, row)]) + decoder.flush()
 
     def decode_bytes(self, ids: Iterable[int] | Ids) -> bytes:
-        """Return the bytes of ids, which need not be UTF-8.
+        """Return the bytes of ids, which need not be UTF-8, as they are within a text.
 
         Raises:
             DataError: an id that is not in the vocabulary.
         """
-        return bytes(self._decoded(ids))
+        return bytes(self._decoded(row_of_ids(ids, self.vocab_size)))
 
     def decode_batch(
         self, batch: Sequence[Sequence[int] | Ids], *, num_threads: int | None = None
@@ -289,52 +315,6 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[Any, ...]]:
         # Without the encoders and their caches: a worker process builds its own.
-        settings: dict[str, Any] = {"pattern": self.pretokenizer.pattern, "whole_words": self.whole_words}
+        settings: dict[str, Any] = {"form": self.form, "whole_words": self.whole_words}
         make = functools.partial(Tokenizer, **settings, tokenizer_config=self.tokenizer_config)
-        return make, (self.vocab, self.merges, list(self.special_token_ids))
-
-    def _fingerprints(self) -> Iterator[str]:
-        tokens, pattern = map(self.vocab.__getitem__, range(self.vocab_size)), self.pretokenizer.pattern
-        return fingerprints(pattern, self.whole_words, self.special_token_ids, [*tokens], self.merges)
-
-    def _decoded(self, ids: Iterable[int] | Ids) -> bytes | memoryview:
-        row = row_of_ids(ids, self.vocab_size)
-        if isinstance(row, np.ndarray):
-            return self._encoder(row.size).decode_bytes(row)
-        if len(row) > _MAX_IDS_IN_PYTHON and self.uses_kernels(len(row)):
-            array = np.array(row)
-            if array.dtype.kind in "iu":
-                return self._kernel_encoder.decode_bytes(array)
-        return self._python_encoder.decode_bytes(row)
-
-    def uses_kernels(self, size: int) -> bool:
-        """Return True if the compiled kernels are used, given `size` more characters or ids to process.
-
-        Once they are used, they are used for all later calls.
-        """
-        if "_kernel_encoder" not in self.__dict__:
-            python_seconds = (self._python_bytes + size) / _PYTHON_BYTES_PER_SECOND
-            if not (kernel_library.should_use(python_seconds) and self._has_kernels):
-                return False
-            _ = self._kernel_encoder  # small texts use it from now on too
-        return True
-
-    def _encoder(self, size: int) -> PythonEncoder | KernelEncoder:
-        if self.uses_kernels(size):
-            return self._kernel_encoder
-        self._python_bytes += size
-        return self._python_encoder
-
-    @functools.cached_property
-    def _has_kernels(self) -> bool:
-        return self.vocab_size < 1 << ID_BITS and has_kernels(self.pretokenizer.pattern)
-
-    @functools.cached_property
-    def _kernel_encoder(self) -> KernelEncoder:
-        parts = (self.vocab, self._id_of, self.merges, self.special_token_ids, self.dtype)
-        return KernelEncoder(*parts, self.pretokenizer.pattern, whole_words=self.whole_words)
-
-    @functools.cached_property
-    def _python_encoder(self) -> PythonEncoder:
-        parts = (self.vocab, self._id_of, self.merges, self.special_token_ids, self.dtype)
-        return PythonEncoder(*parts, whole_words=self.whole_words)
+        return make, (self.spelled, self.merges)

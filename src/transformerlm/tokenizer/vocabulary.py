@@ -9,7 +9,7 @@ import hashlib
 import json
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from transformerlm.errors import DataError
 from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.form import Form
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.splits import Pattern, pattern_to_json
 
@@ -30,12 +31,24 @@ class TokenizerDefinition(Protocol):
     `Tokenizer` implements it; exporters need no more.
     """
 
-    vocab: Vocab
+    form: Form
+    spelled: Vocab
+    """id -> token, as the merges have it."""
     merges: Merges
-    special_token_ids: dict[str, int]
-    pretokenizer: Pretokenizer
     whole_words: bool
     tokenizer_config: Mapping[str, Any]
+
+    @property
+    def vocab(self) -> Vocab: ...
+
+    @property
+    def special_token_ids(self) -> dict[str, int]: ...
+
+    @property
+    def added_token_ids(self) -> dict[str, int]: ...
+
+    @property
+    def pretokenizer(self) -> Pretokenizer: ...
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,50 @@ def find_merges_fault(merges: Iterable[tuple[bytes, bytes]], vocab: Mapping[int,
     return None
 
 
+def checked(vocab: Vocab, merges: Merges) -> Vocab:
+    """Return a byte-level vocabulary with the ids 0 to n - 1.
+
+    Raises:
+        DataError: another vocabulary, or merges that do not belong to it.
+    """
+    fault = find_vocab_fault([(token, token_id) for token_id, token in vocab.items()])
+    if fault:
+        raise DataError(f"vocab: {fault.what}")
+    fault = find_merges_fault(merges, vocab)
+    if fault:
+        raise DataError(f"merges[{fault.index}]: {fault.what}")
+    return vocab
+
+
+def with_special_tokens(vocab: Vocab, special_tokens: Sequence[str]) -> tuple[Vocab, dict[str, int]]:
+    """Return the vocabulary with all special tokens, and their ids: those it lacks get the next free ones."""
+    id_of = {token: token_id for token_id, token in vocab.items()}
+    ids = {token: id_of.setdefault(token.encode(), len(id_of)) for token in special_tokens}
+    return {token_id: token for token, token_id in id_of.items()}, ids
+
+
+def ids_of(vocab: Vocab, form: Form) -> dict[bytes, int]:
+    """Return token -> id of the model's vocabulary; of equal tokens one that is no added token."""
+    added = set(form.added_token_ids.values())
+    id_of = {token: token_id for token_id, token in vocab.items() if token_id not in added}
+    for token_id in added - form.outside:
+        id_of.setdefault(vocab[token_id], token_id)
+    return id_of
+
+
+def merges_are_ordered(merges: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return True if each merge makes a new token out of bytes and results of earlier merges.
+
+    This holds for every list that was learned. Merging one occurrence at a time, the earliest-learned pair
+    first, then gives the same tokens as merging all occurrences of a pair at once.
+    """
+    order = {bytes([byte]): -1 for byte in range(256)}
+    for rank, (left, right) in enumerate(merges):
+        if order.setdefault(left + right, rank) != rank or left not in order or right not in order:
+            return False
+    return True
+
+
 def fingerprints(
     pattern: Pattern,
     whole_words: bool,
@@ -122,6 +179,24 @@ def fingerprints(
             digest.update(np.fromiter(map(len, part), "<u8").tobytes())  # marks the boundaries
             digest.update(b"".join(part))
         yield digest.hexdigest()
+
+
+def form_fingerprint(form: Form, whole_words: bool, tokens: Vocab, merges: Merges) -> str:
+    """Return the SHA-256 digest of everything that ids depend on, of a tokenizer that changes its texts."""
+    added = sorted(
+        (number, *astuple(replace(token, special=False))) for token, number in form.added_token_ids.items()
+    )
+    steps = [form.sections.get(name) for name in ("normalizer", "pre_tokenizer")]
+    characters = form.characters and astuple(form.characters)
+    settings = json.dumps(
+        [steps, characters, whole_words, added, sorted(tokens), sorted(form.outside)], sort_keys=True
+    )
+    digest = hashlib.sha256(settings.encode())
+    parts = [token for _, token in sorted(tokens.items())]
+    for part in (parts, [left for left, _ in merges], [right for _, right in merges]):
+        digest.update(np.fromiter(map(len, part), "<u8").tobytes())  # marks the boundaries
+        digest.update(b"".join(part))
+    return digest.hexdigest()
 
 
 def id_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:

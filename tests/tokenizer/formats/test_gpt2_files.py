@@ -334,7 +334,7 @@ def test_missing_files_are_named(tmp_path, small_dir):
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        (b'"format_version": 1', b'"format_version": 3', "expected format 2 or older, got 3: a newer"),
+        (b'"format_version": 1', b'"format_version": 4', "expected format 3 or older, got 4: a newer"),
         (b'"format_version": 1', b'"format_version": 2', "its own checksum is missing, which format 2"),
         (b'"format_version": 1', b'"format_version": "1"', '"format_version" is missing or of a wrong type'),
         (b'"format_version": 1', b'"format_version": true', '"format_version" is missing or of a wrong type'),
@@ -480,5 +480,5 @@ def test_a_manifest_of_a_later_format_is_refused_though_its_seal_is_another(trai
     trained.save(tmp_path)
     path = tmp_path / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b'"format_version": 2', b'"format_version": 12'))
-    with pytest.raises(DataError, match=r"manifest\.json:1: expected format 2 or older, got 12: a newer"):
+    with pytest.raises(DataError, match=r"manifest\.json:1: expected format 3 or older, got 12: a newer"):
         Tokenizer.from_dir(tmp_path)

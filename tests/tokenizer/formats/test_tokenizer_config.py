@@ -55,7 +55,11 @@ def test_the_tokens_before_a_text_are_those_that_transformers_adds(
     ("post_processor", "what"),
     [
         (template(BOS, TEXT, EOS), "expected tokens before a text alone, got '</s>' behind it"),
-        ({"type": "RobertaProcessing"}, "expected TemplateProcessing or ByteLevel, got RobertaProcessing"),
+        ({"type": "BertProcessing"}, "expected ByteLevel, TemplateProcessing.*, got BertProcessing"),
+        (
+            {"type": "RobertaProcessing", "cls": ["<s>", 0], "sep": ["</s>", 1]},
+            "expected tokens before a text alone, got '</s>' behind it",
+        ),
         (template(7, TEXT), "single: expected an object, got 7"),
         ({"type": "TemplateProcessing", "single": 7}, "single: expected a list, got 7"),
     ],

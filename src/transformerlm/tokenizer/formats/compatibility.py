@@ -9,24 +9,23 @@ order by Hugging Face's tokenizers and llama.cpp; tiktoken has none and goes by 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import regex
 
 from transformerlm.errors import DataError
-from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, Vocab, apply_merges
+from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.reachable import UNMADE, last_merges, reachable_merges
 from transformerlm.tokenizer.splits import Pattern
-from transformerlm.tokenizer.vocabulary import Fault
-
-Merge = tuple[bytes, bytes]
+from transformerlm.tokenizer.vocabulary import merges_are_ordered
 
 # The parts of which an accepted pattern consists.
 _PROPERTY = (
     r"\\[pP]\{(?:[LMNPSZ][a-z]?|Arabic|Cyrillic|Greek|Han|Hangul|Hebrew|Hiragana|Katakana|Latin|Thai)\}"
 )
 _ESCAPE = r"""\\[dDsSnrt]|\\[-\\.^$*+?()\[\]{}|/&~#!@%=:;,"]"""
-_IN_SET = r"[^-\[\]\\^&~]"
+_IN_SET = r"(?:[^-\[\]\\&~]|&(?!&)|~(?!~))"
 _PARTS = [
     _PROPERTY,
     _ESCAPE,
@@ -65,12 +64,12 @@ def merges_for(program: str, merges: Merges) -> Merges:
     """Return the merges that are ever applied, for a program that goes by the ids of their results.
 
     Raises:
-        IncompatibleTokenizerError: merges that may give other tokens there.
+        IncompatibleTokenizerError: a merge that comes before one that makes a part of it.
     """
-    kept, fault = select_merges(merges, check_all=True)
-    if fault:
-        raise IncompatibleTokenizerError(program, f"merges[{fault.index}]: {fault.what}")
-    return [merges[index] for index in kept]
+    reachable = reachable_merges(merges)
+    if not merges_are_ordered(reachable):
+        raise IncompatibleTokenizerError(program, "merges: one comes before another that makes a part of it")
+    return reachable
 
 
 def find_pattern_fault(pattern: str) -> str | None:
@@ -120,67 +119,14 @@ def _can_be_empty(parts: Sequence[str]) -> bool:
     return bool(regex.fullmatch("".join(taken), ""))
 
 
-def select_merges(merges: Sequence[Merge], *, check_all: bool = False) -> tuple[list[int], Fault | None]:
-    """Select one merge for each token, the one that is ever applied.
-
-    If each token is made by one merge, of tokens made before, then no merge depends on a later one, as in a
-    list that was learned. Lists converted from tiktoken's files hold every division of a token in two. Only
-    one of them is ever applied, the one whose parts the earlier merges produce: the bytes of a token are
-    always merged as if they stood alone.
-
-    Args:
-        merges: both parts and the result of each are tokens, and none occurs twice.
-        check_all: also check that a token with a single merge is what its bytes are merged to.
-
-    Returns:
-        Indices of the selected merges, and the first fault.
-    """
-    tokens = [bytes([byte]) for byte in range(NUM_BYTES)]
-    id_of = {token: token_id for token_id, token in enumerate(tokens)}
-    rules = MergeRules({}, [])
-    kept: list[int] = []
-    for result, group in groupby(enumerate(merges), key=lambda item: b"".join(item[1])):
-        ways: dict[tuple[bytes, ...], int] = {pair: index for index, pair in group}
-        parts = next(iter(ways))
-        if check_all or len(ways) > 1:
-            parts = tuple(tokens[token_id] for token_id in apply_merges(list(result), rules))
-        what = _merge_fault(parts, result, ways, id_of)
-        if what:
-            return kept, Fault(min(ways.values()), what)
-        rules.ranks[id_of[parts[0]], id_of[parts[1]]] = len(kept)
-        rules.results.append(len(tokens))
-        id_of[result] = len(tokens)
-        tokens.append(result)
-        kept.append(ways[parts])
-    return kept, None
-
-
 def find_unmade_token(vocab: Vocab, merges: Merges, special_tokens: Iterable[str]) -> bytes | None:
     """Return a token that is not what its own bytes are merged to; None if there is none.
 
     Without one it makes no difference if a pre-token that is a token is taken as it is (`whole_words`).
     Special tokens, and tokens that no text has as a pre-token, do not count.
     """
-    id_of = {token: token_id for token_id, token in vocab.items()}
-    ranks = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(merges)}
-    rules = MergeRules(ranks, [id_of[left + right] for left, right in merges])
     special = {token.encode() for token in special_tokens}
-    unmade = (
-        token
-        for token, token_id in id_of.items()
-        if token not in special
-        and apply_merges([id_of[bytes([byte])] for byte in token], rules) != [token_id]
-        and token.decode(errors="replace").encode() == token
-    )
-    return next(unmade, None)
-
-
-def _merge_fault(
-    parts: tuple[bytes, ...], result: bytes, ways: Mapping[tuple[bytes, ...], int], id_of: Mapping[bytes, int]
-) -> str | None:
-    if result in id_of:
-        return f"{result!r} is made a second time, and not just after the first"
-    if parts not in ways:
-        return f"no merge of {result!r} fits what the merges before it make of these bytes, {parts!r:.100}"
-    unmade = [part for part in parts if part not in id_of]
-    return f"{parts[0]!r} + {parts[1]!r}: no merge before this one makes {unmade[0]!r}" if unmade else None
+    tokens = [token for token in vocab.values() if token not in special]
+    found = last_merges(tokens, merges)
+    unmade = (tokens[index] for index in np.flatnonzero(found == UNMADE))
+    return next((token for token in unmade if token.decode(errors="replace").encode() == token), None)

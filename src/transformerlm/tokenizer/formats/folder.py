@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformerlm.config import GPT2_PATTERN
-from transformerlm.tokenizer.bpe import Vocab
+from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.form import plain_form
 from transformerlm.tokenizer.formats import gpt2_files
 from transformerlm.tokenizer.formats.gpt2_files import MERGES_FILE, VOCAB_FILE, Manifest
 from transformerlm.tokenizer.formats.text_file import FileError
@@ -17,11 +19,13 @@ from transformerlm.tokenizer.formats.tokenizer_json_reader import (
     TokenizerParts,
     read_tokenizer_json,
 )
+from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
 from transformerlm.tokenizer.formats.transformers_settings import (
     read_added_tokens,
     read_special_tokens,
 )
-from transformerlm.tokenizer.pretokenize import utf8
+from transformerlm.tokenizer.pretokenize import Pretokenizer, utf8
+from transformerlm.tokenizer.vocabulary import TokenizerDefinition, find_vocab_fault, with_special_tokens
 
 _OTHER_FORMATS = (
     *(
@@ -48,9 +52,44 @@ def read_saved(directory: Path, manifest: Manifest) -> TokenizerParts:
     Raises:
         DataError: files that cannot be used.
     """
+    if manifest.has_form:
+        return read_tokenizer_json(directory / TOKENIZER_JSON)
     vocab = gpt2_files.read_vocab(directory / VOCAB_FILE, manifest.special_tokens)
     merges = gpt2_files.read_merges(directory / MERGES_FILE, vocab)
-    return TokenizerParts(vocab, merges, manifest.special_tokens, manifest.pattern, manifest.whole_words)
+    return _plain_parts(vocab, merges, manifest.special_tokens, manifest.pattern, manifest.whole_words)
+
+
+def _plain_parts(
+    vocab: Vocab, merges: Merges, special_tokens: list[str], pattern: str, whole_words: bool
+) -> TokenizerParts:
+    vocab, ids = with_special_tokens(vocab, Pretokenizer(pattern, special_tokens).special_tokens)
+    return TokenizerParts(vocab, merges, plain_form(ids, pattern), whole_words)
+
+
+def write_saved(
+    directory: str | Path, tokenizer: TokenizerDefinition, fingerprint: str, made_from: dict[str, Any]
+) -> None:
+    """Write a folder that `read_saved` reads.
+
+    Raises:
+        DataError: a tokenizer that no file can hold.
+    """
+    form, tokens = tokenizer.form, tokenizer.spelled
+    has_form = not form.is_plain or find_vocab_fault([(token, number) for number, token in tokens.items()])
+    manifest = Manifest(
+        pattern=form.pattern if isinstance(form.pattern, str) else "",
+        whole_words=tokenizer.whole_words,
+        special_tokens=list(tokenizer.special_token_ids),
+        vocab_size=max(tokens) + 1,
+        fingerprint=fingerprint,
+        made_from=made_from,
+        has_form=bool(has_form),
+    )
+    if has_form:
+        files = {TOKENIZER_JSON: tokenizer_json(tokenizer, keeps_post_processor=True).encode()}
+    else:
+        files = gpt2_files.dump_tokenizer(tokens, tokenizer.merges)
+    gpt2_files.write_tokenizer(directory, files, manifest, tokenizer.tokenizer_config)
 
 
 def read_folder(directory: Path) -> TokenizerParts:
@@ -99,7 +138,7 @@ def _read_gpt2(directory: Path) -> TokenizerParts:
     found = gpt2_files.special_tokens_of(vocab, merges, merges_path, named)
     _check_ids(vocab, named, vocab_path)
     in_order = sorted(named, key=lambda token: named[token] or 0)
-    return TokenizerParts(vocab, merges, [*found, *in_order], GPT2_PATTERN, whole_words=False)
+    return _plain_parts(vocab, merges, [*found, *in_order], GPT2_PATTERN, whole_words=False)
 
 
 def _check_ids(vocab: Vocab, named: Mapping[str, int | None], vocab_path: Path) -> None:

@@ -7,7 +7,6 @@ special tokens, pattern, the origin of the tokenizer, checksums of the two files
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from transformerlm.errors import DataError
 from transformerlm.storage.checksummed_json import RecordError, RecordFormat, dump, load, members_of
 from transformerlm.storage.files import write_files
 from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.byte_alphabet import BYTES, text_to_token, token_to_text
 from transformerlm.tokenizer.formats.json_file import line_of, parse_json
 from transformerlm.tokenizer.formats.text_file import FileError, read_bytes, read_utf8
 from transformerlm.tokenizer.formats.tokenizer_config import TOKENIZER_CONFIG, dump_tokenizer_config
@@ -27,21 +27,10 @@ from transformerlm.tokenizer.vocabulary import Fault, find_merges_fault, find_vo
 VOCAB_FILE, MERGES_FILE, MANIFEST_FILE = "vocab.json", "merges.txt", "manifest.json"
 FORMAT_VERSION = 2
 """2: the manifest has a checksum. 1: it has none, and the earliest manifests lack `whole_words`."""
-
-
-def _gpt2_alphabet() -> str:
-    """Return a printable character for each byte: its own in Latin-1, or the next one from U+0100 on."""
-    own = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    other = itertools.count(0x100)
-    return "".join(chr(byte if byte in own else next(other)) for byte in range(256))
-
+FORM_VERSION = 3
+"""3: a `tokenizer.json` is in the place of `vocab.json` and `merges.txt`."""
 
 _PARTS_OF_CONTRACTIONS = (b"'l", b"'r", b"'v")  # of 'll, 're, 've
-_CHARACTERS = dict(enumerate(_gpt2_alphabet()))
-_BYTES = {character: byte for byte, character in _CHARACTERS.items()}
-# Translates the alphabet to bytes as Latin-1 characters, and every other Latin-1 character to U+FFFF, which
-# cannot be encoded as Latin-1.
-_LATIN_1 = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for character, byte in _BYTES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,47 +47,41 @@ class Manifest:
     """`Tokenizer.fingerprint`."""
     made_from: dict[str, Any] = field(default_factory=dict)
     """Origin of the tokenizer (corpus, settings), as given to `Tokenizer.save`."""
+    has_form: bool = False
+    """True: `tokenizer.json` says how texts are encoded, and `pattern` is empty."""
 
 
-def token_to_text(token: bytes) -> str:
-    """Return a token in GPT-2's spelling, a printable character for each byte: b" the" is "Ġthe"."""
-    return token.decode("latin-1").translate(_CHARACTERS)
-
-
-def text_to_token(text: str) -> bytes:
-    """Return the token that is spelled `text` in GPT-2's alphabet.
-
-    Raises:
-        ValueError: a character that is not in the alphabet.
-    """
-    try:
-        return text.translate(_LATIN_1).encode("latin-1")
-    except UnicodeEncodeError as error:
-        character = text[error.start]
-        raise ValueError(f"{character!a} in {text!a} is not in GPT-2's alphabet of bytes") from None
+def dump_tokenizer(vocab: Vocab, merges: Merges) -> dict[str, bytes]:
+    """Return the content of `merges.txt` and `vocab.json`."""
+    spelled = {token_to_text(token): token_id for token_id, token in vocab.items()}
+    lines = ["#version: 0.2", *(f"{token_to_text(left)} {token_to_text(right)}" for left, right in merges)]
+    # One token per line: errors can name a line, and diff can compare two versions.
+    vocab_content = json.dumps(spelled, ensure_ascii=False, indent=0).encode() + b"\n"
+    return {MERGES_FILE: "\n".join([*lines, ""]).encode(), VOCAB_FILE: vocab_content}
 
 
 def write_tokenizer(
     directory: str | Path,
-    vocab: Vocab,
-    merges: Merges,
+    files: Mapping[str, bytes],
     manifest: Manifest,
     tokenizer_config: Mapping[str, Any],
 ) -> None:
-    """Write the three files into `directory`, atomically where it is empty or does not exist.
+    """Write the files of a tokenizer with a manifest, atomically if `directory` is empty or does not exist.
 
-    `tokenizer_config.json` is a fourth one if there is something to keep in it.
-    Otherwise they are replaced one by one, `vocab.json` last: after an interruption the folder holds no
-    tokenizer, or files that do not match the manifest, which `read_manifest` notices.
+    `tokenizer_config.json` is another one if there is something to keep in it.
+    Otherwise they are replaced one by one, the last of `files` last: after an interruption the folder holds
+    no tokenizer, or files that do not match the manifest, which `read_manifest` notices.
     """
-    spelled = {token_to_text(token): token_id for token_id, token in vocab.items()}
-    lines = ["#version: 0.2", *(f"{token_to_text(left)} {token_to_text(right)}" for left, right in merges)]
-    merges_content = "\n".join([*lines, ""]).encode()
-    # One token per line: errors can name a line, and diff can compare two versions.
-    vocab_content = json.dumps(spelled, ensure_ascii=False, indent=0).encode() + b"\n"
-    hashes = {VOCAB_FILE: _identity(vocab_content), MERGES_FILE: _identity(merges_content)}
-    record = dump({"format_version": FORMAT_VERSION, **asdict(manifest), "files": hashes})
-    members = {MERGES_FILE: merges_content, MANIFEST_FILE: record, VOCAB_FILE: vocab_content}
+    hashes = {name: _identity(content) for name, content in files.items()}
+    fields = asdict(manifest)
+    if not fields.pop("has_form"):
+        version = FORMAT_VERSION
+    else:
+        version, fields["has_form"] = FORM_VERSION, True
+    *first, last = files
+    members = {name: files[name] for name in first}
+    members[MANIFEST_FILE] = dump({"format_version": version, **fields, "files": hashes})
+    members[last] = files[last]
     if tokenizer_config or (Path(directory) / TOKENIZER_CONFIG).exists():
         members = {TOKENIZER_CONFIG: dump_tokenizer_config(tokenizer_config), **members}
     write_files(directory, members)
@@ -215,16 +198,17 @@ def read_manifest(directory: str | Path) -> Manifest | None:
     if not all(isinstance(token, str) for token in content["special_tokens"]):
         raise DataError(f"{path}:1: special_tokens: expected text, got {content['special_tokens']!r:.60}")
     files = content.pop("files")
-    for name in (VOCAB_FILE, MERGES_FILE):
+    for name in ("tokenizer.json",) if content["has_form"] else (VOCAB_FILE, MERGES_FILE):
         _check_identity(path.with_name(name), files.get(name))
     return Manifest(**content)
 
 
 MANIFEST_FORMAT = RecordFormat(
-    version=FORMAT_VERSION,
+    version=FORM_VERSION,
     checksum_since=2,
     members={**members_of(Manifest), "files": dict},
     defaults={"whole_words": False},
+    added={"has_form": False},
 )
 
 
@@ -240,7 +224,7 @@ def _check_identity(path: Path, expected: Any) -> None:
 
 
 def _token_of(key: str, special_tokens: Sequence[str]) -> bytes:
-    stands_for_itself = key in special_tokens and not _BYTES.keys() >= set(key)
+    stands_for_itself = key in special_tokens and not BYTES.keys() >= set(key)
     return key.encode() if stands_for_itself else text_to_token(key)
 
 

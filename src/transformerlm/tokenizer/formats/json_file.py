@@ -56,7 +56,12 @@ class JsonFile:
 
     def fields(self, *place: str | int) -> dict[str, Any]:
         """Return the object at `place` as a dictionary; a key that occurs twice is an error."""
-        members = self.members(*place)
+        return self.fields_of(self.members(*place), *place)
+
+    def fields_of(self, members: Any, *place: str | int) -> dict[str, Any]:
+        """Return `members`, the object at `place`, as a dictionary; without going there from the root."""
+        if not isinstance(members, JsonObject):
+            raise self.error(f"expected an object, got {describe(members)}", *place)
         fields: dict[str, Any] = {}
         for index, (key, value) in enumerate(members):
             if key in fields:

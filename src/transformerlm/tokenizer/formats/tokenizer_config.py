@@ -11,8 +11,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformerlm.tokenizer.formats.json_file import JsonFile, describe, parse_json
+from transformerlm.tokenizer.formats.json_file import JsonFile, parse_json
 from transformerlm.tokenizer.formats.text_file import FileError, read_utf8
+from transformerlm.tokenizer.formats.tokenizer_json_steps import read_post_processor
 
 TOKENIZER_CONFIG, CHAT_TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 MORE_CHAT_TEMPLATES = "additional_chat_templates"
@@ -80,7 +81,8 @@ def read_added_prefix(tokenizer_json: Path, config: Mapping[str, Any]) -> list[s
         DataError: a damaged file, or tokens that are put behind a text, where a prompt could not go on.
     """
     file = JsonFile(tokenizer_json)
-    before, after = _tokens_around(file, "post_processor")
+    post = read_post_processor(file)
+    before, after = [*post.before], [*post.after]
     if "add_bos_token" in config or "add_eos_token" in config:
         before = [config["bos_token"]] if config.get("add_bos_token") and config.get("bos_token") else []
         after = [config["eos_token"]] if config.get("add_eos_token") and config.get("eos_token") else []
@@ -88,34 +90,3 @@ def read_added_prefix(tokenizer_json: Path, config: Mapping[str, Any]) -> list[s
         what = f"expected tokens before a text alone, got {after[0]!a} behind it, where a prompt goes on here"
         raise file.error(what, "post_processor")
     return before
-
-
-def _tokens_around(file: JsonFile, *place: str | int) -> tuple[list[str], list[str]]:
-    """Return the special tokens that a post-processor puts before and behind a single text."""
-    if file.get(*place) is None:
-        return [], []
-    kind = file.fields(*place).get("type")
-    if kind == "ByteLevel":
-        return [], []
-    if kind == "Sequence":
-        count = len(file.items(*place, "processors"))
-        parts = [_tokens_around(file, *place, "processors", index) for index in range(count)]
-        # Each step wraps what the steps before it have made.
-        before = [token for own, _ in reversed(parts) for token in own]
-        return before, [token for _, own in parts for token in own]
-    if kind == "TemplateProcessing":
-        return _tokens_of_template(file, *place)
-    raise file.error(f"expected TemplateProcessing or ByteLevel, got {describe(file.get(*place))}", *place)
-
-
-def _tokens_of_template(file: JsonFile, *place: str | int) -> tuple[list[str], list[str]]:
-    before: list[str] = []
-    after: list[str] = []
-    side = before
-    for index in range(len(file.items(*place, "single"))):
-        item = file.fields(*place, "single", index)
-        if "Sequence" in item:
-            side = after
-        else:
-            side.append(str(file.get(*place, "single", index, "SpecialToken", "id")))
-    return before, after

@@ -7,22 +7,25 @@ programs. A tokenizer for which this is not possible is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Callable, Set
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError
 from transformerlm.storage.files import write_files
+from transformerlm.tokenizer.added_tokens import AddedToken
 from transformerlm.tokenizer.bpe import NUM_BYTES
+from transformerlm.tokenizer.byte_alphabet import token_to_text
+from transformerlm.tokenizer.form import Characters, Form
 from transformerlm.tokenizer.formats.compatibility import (
     IncompatibleTokenizerError,
     check_pattern,
 )
-from transformerlm.tokenizer.formats.gpt2_files import token_to_text
 from transformerlm.tokenizer.formats.tokenizer_config import TOKENIZER_CONFIG, dump_tokenizer_config
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TOKENIZER_JSON
-from transformerlm.tokenizer.splits import Pattern
+from transformerlm.tokenizer.splits import Pattern, splits_of
 from transformerlm.tokenizer.vocabulary import TokenizerDefinition
 
 _PROGRAM = "tokenizers"
@@ -37,6 +40,7 @@ def write_tokenizer_json(
     eos_token: str | None = None,
     bos_token: str | None = None,
     model_max_length: int | None = None,
+    keeps_post_processor: bool = False,
 ) -> None:
     """Write the two files that `transformers.AutoTokenizer.from_pretrained(directory)` reads.
 
@@ -45,6 +49,7 @@ def write_tokenizer_json(
             with it if there is no prompt. Without a `pad_token` they fill up with it.
         bos_token: special token that is put before each text.
         model_max_length: context length of the model, in tokens.
+        keeps_post_processor: see `tokenizer_json`.
 
     Raises:
         DataError: a tokenizer that `tokenizers` cannot represent.
@@ -63,7 +68,9 @@ def write_tokenizer_json(
         **token_roles(tokenizer, eos_token, bos_token),
     }
     members = {
-        TOKENIZER_JSON: tokenizer_json(tokenizer, bos_token=bos_token).encode(),
+        TOKENIZER_JSON: tokenizer_json(
+            tokenizer, bos_token=bos_token, keeps_post_processor=keeps_post_processor
+        ).encode(),
         TOKENIZER_CONFIG: dump_tokenizer_config({k: v for k, v in config.items() if v is not None}),
     }
     write_files(directory, members)
@@ -84,29 +91,42 @@ def token_roles(
     return {**roles, **tokenizer.tokenizer_config, **{k: v for k, v in own.items() if v is not None}}
 
 
-def tokenizer_json(tokenizer: TokenizerDefinition, *, bos_token: str | None = None) -> str:
+def tokenizer_json(
+    tokenizer: TokenizerDefinition, *, bos_token: str | None = None, keeps_post_processor: bool = False
+) -> str:
     """Return the content of the `tokenizer.json` with which `tokenizers` gives the same ids.
 
     Args:
         bos_token: special token that is put before each text, unless the user asks for none.
+        keeps_post_processor: instead of that, what the file said that the tokenizer was read from.
 
     Raises:
         DataError: a tokenizer that `tokenizers` cannot represent.
     """
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
-    special = sorted((token_id, token) for token, token_id in tokenizer.special_token_ids.items())
+    form = tokenizer.form
+    in_order = sorted(form.added_token_ids.items(), key=lambda item: item[1])
     content = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(token, token_id) for token_id, token in special],
-        "normalizer": None,
-        "pre_tokenizer": _pre_tokenizer(tokenizer.pretokenizer.pattern, byte_level),
-        "post_processor": None if bos_token is None else _post_processor(tokenizer, bos_token),
-        "decoder": {**byte_level, "use_regex": True},
+        "added_tokens": [_added_token(token, token_id) for token, token_id in in_order],
+        **(form.sections or _sections(form)),
         "model": _model(tokenizer),
     }
+    if not keeps_post_processor and form.before != ((bos_token,) if bos_token else ()):
+        content["post_processor"] = _post_processor(tokenizer, bos_token) if bos_token else None
     return f"{json.dumps(content, ensure_ascii=False, indent=2)}\n"
+
+
+def _sections(form: Form) -> dict[str, Any]:
+    """Return the steps of a form that was not read from a file."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    return {
+        "normalizer": None,
+        "pre_tokenizer": _pre_tokenizer(form.pattern, byte_level),
+        "post_processor": None,
+        "decoder": {**byte_level, "use_regex": True},
+    }
 
 
 def _post_processor(tokenizer: TokenizerDefinition, bos_token: str) -> dict[str, Any]:
@@ -125,31 +145,59 @@ def _post_processor(tokenizer: TokenizerDefinition, bos_token: str) -> dict[str,
     }
 
 
-def _added_token(token: str, token_id: int) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": token_id, "content": token, **flags}
+def _added_token(token: AddedToken, token_id: int) -> dict[str, Any]:
+    return {"id": token_id, **asdict(token)}
 
 
 def _pre_tokenizer(pattern: Pattern, byte_level: dict[str, Any]) -> dict[str, Any]:
     if pattern == GPT2_PATTERN:
         return {**byte_level, "use_regex": True}
-    expression = check_pattern(pattern, _PROGRAM)
-    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, {**byte_level, "use_regex": False}]}
+    steps = [
+        {
+            "type": "Split",
+            "pattern": {"Regex": check_pattern(split.pattern, _PROGRAM)},
+            "behavior": split.behavior.replace("_", " ").title().replace(" ", ""),
+            "invert": split.invert,
+        }
+        for split in splits_of(pattern)
+    ]
+    return {"type": "Sequence", "pretokenizers": [*steps, {**byte_level, "use_regex": False}]}
 
 
 def _model(tokenizer: TokenizerDefinition) -> dict[str, Any]:
-    ordinary = {*_BYTES, *(left + right for left, right in tokenizer.merges)}
-    special = set(tokenizer.special_token_ids.values())
-    vocab = {
-        _special_key(token, ordinary) if token_id in special else token_to_text(token): token_id
-        for token_id, token in sorted(tokenizer.vocab.items())
-    }
+    characters = tokenizer.form.characters
+    spell = token_to_text if characters is None else bytes.decode
+    own = characters or Characters()
     # Every version of tokenizers reads merges as "left right"; newer ones also as lists of two.
-    spelled = [f"{token_to_text(left)} {token_to_text(right)}" for left, right in tokenizer.merges]
-    unused = dict.fromkeys(["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"])
-    flags = {"fuse_unk": False, "byte_fallback": False, "ignore_merges": tokenizer.whole_words}
-    return {"type": "BPE", **unused, **flags, "vocab": vocab, "merges": spelled}
+    pairs = [(spell(left), spell(right)) for left, right in tokenizer.merges]
+    has_spaces = any(" " in left or " " in right for left, right in pairs)
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": own.unk_token,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": own.fuse_unk,
+        "byte_fallback": own.byte_fallback,
+        "ignore_merges": tokenizer.whole_words,
+        "vocab": _vocab(tokenizer, spell),
+        "merges": pairs if has_spaces else [f"{left} {right}" for left, right in pairs],
+    }
+
+
+def _vocab(tokenizer: TokenizerDefinition, spell: Callable[[bytes], str]) -> dict[str, int]:
+    ordinary = {*_BYTES, *(left + right for left, right in tokenizer.merges)}
+    added = {token_id: token for token, token_id in tokenizer.added_token_ids.items()}
+    is_own = not tokenizer.form.sections
+    keys: dict[str, int] = {}
+    for token_id, token in sorted(tokenizer.spelled.items()):
+        if token_id in tokenizer.form.outside:
+            continue
+        if token_id not in added:
+            keys[spell(token)] = token_id
+        else:
+            keys[_special_key(token, ordinary) if is_own else added[token_id]] = token_id
+    return keys
 
 
 def _special_key(token: bytes, ordinary: Set[bytes]) -> str:

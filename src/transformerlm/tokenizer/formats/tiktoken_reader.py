@@ -1,0 +1,102 @@
+"""Reading tokenizers of tiktoken: `.tiktoken` files, and `Encoding` objects.
+
+tiktoken has no merges: of all neighbours that form a token it joins those whose token has the smallest id.
+That is a list of merges with every division of each token in two, in the order of ids, of which only one
+division of each is ever applied.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformerlm.errors import DataError
+from transformerlm.tokenizer.added_tokens import AddedToken
+from transformerlm.tokenizer.bpe import Merges
+from transformerlm.tokenizer.form import Form
+from transformerlm.tokenizer.formats.compatibility import find_unmade_token
+from transformerlm.tokenizer.formats.text_file import FileError, read_bytes
+from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts
+from transformerlm.tokenizer.formats.tokenizer_json_steps import pattern_of
+from transformerlm.tokenizer.reachable import reachable_merges
+from transformerlm.tokenizer.splits import splits_of
+from transformerlm.tokenizer.text_steps import ByteAlphabet
+
+if TYPE_CHECKING:
+    import tiktoken
+
+Ranks = Mapping[bytes, int]
+
+
+def read_tiktoken(path: str | Path, pattern: str, special_token_ids: Mapping[str, int]) -> TokenizerParts:
+    """Read a `.tiktoken` file: on each line a token in base64 and its id.
+
+    The file has neither the pattern nor the special tokens: the program that uses it does.
+
+    Raises:
+        DataError: another line, an id or a token that is there twice, a byte without a token, or a pattern
+            that may mean something else here; `path:line: reason`.
+    """
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(read_bytes(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            token, rank = line.split()
+            content = base64.b64decode(token, validate=True)
+            token_id = int(rank)
+        except (ValueError, binascii.Error):
+            raise FileError(
+                path, f"expected a token in base64 and its id, got {line!r:.60}", number
+            ) from None
+        if content in ranks or not content or token_id < 0:
+            raise FileError(path, f"token {content!r:.40} with the id {token_id} cannot be used", number)
+        ranks[content] = token_id
+    try:
+        return parts_of_ranks(ranks, pattern, special_token_ids)
+    except DataError as error:
+        raise FileError(path, str(error)) from None
+
+
+def from_encoding(encoding: tiktoken.Encoding) -> TokenizerParts:
+    """Return the parts of the tokenizer that gives the ids of an `Encoding`, all special tokens allowed.
+
+    Raises:
+        DataError: a pattern that may mean something else here.
+    """
+    return parts_of_ranks(encoding._mergeable_ranks, encoding._pat_str, encoding._special_tokens)
+
+
+def parts_of_ranks(ranks: Ranks, pattern: str, special_token_ids: Mapping[str, int]) -> TokenizerParts:
+    """Return the parts of a tokenizer from token -> id.
+
+    Raises:
+        DataError: a byte without a token, an id that two tokens have, or a pattern that may mean something
+            else here.
+    """
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if missing:
+        raise DataError(f"expected a token for every byte, got none for 0x{missing[0]:02x}")
+    ids = [*ranks.values(), *special_token_ids.values()]
+    if len(set(ids)) < len(ids):
+        raise DataError("expected an id for each token, got one that two tokens have")
+    merges = reachable_merges(_divisions(ranks))
+    vocab = {token_id: token for token, token_id in ranks.items()}
+    vocab |= {token_id: token.encode() for token, token_id in special_token_ids.items()}
+    added = {AddedToken(token): token_id for token, token_id in special_token_ids.items()}
+    steps = (*splits_of(pattern_of(pattern)), ByteAlphabet())
+    whole_words = find_unmade_token(vocab, merges, special_token_ids) is not None
+    return TokenizerParts(vocab, merges, Form(added, pretokenizer=steps), whole_words)
+
+
+def _divisions(ranks: Ranks) -> Merges:
+    """Return every division of each token into two tokens, in the order of ids."""
+    return [
+        (token[:cut], token[cut:])
+        for token, _ in sorted(ranks.items(), key=lambda item: item[1])
+        for cut in range(1, len(token))
+        if token[:cut] in ranks and token[cut:] in ranks
+    ]

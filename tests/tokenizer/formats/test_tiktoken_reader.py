@@ -1,0 +1,81 @@
+"""Tokenizers of tiktoken, read from files and from objects."""
+
+import base64
+import random
+
+import pytest
+import tiktoken
+
+from tests.tokenizer.families import LLAMA3, texts
+from transformerlm.errors import ConfigError, DataError
+from transformerlm.tokenizer import Tokenizer, to_tiktoken, train_bpe_from_texts
+
+END = {"<|end|>": 700, "<|start|>": 704}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels():
+    """Tokenizers encode as they do by default."""
+
+
+@pytest.fixture(scope="module")
+def encoding():
+    """With holes in the ids, and tokens that no text leads to."""
+    vocab, _ = train_bpe_from_texts(list(texts(0, 400)), 640, [], pattern=LLAMA3)
+    ranks = {token: token_id for token_id, token in vocab.items()}
+    ranks |= {b"zqzq": 650, b"qz": 660}
+    return tiktoken.Encoding("x", pat_str=LLAMA3, mergeable_ranks=ranks, special_tokens=END)
+
+
+def test_an_encoding_gives_its_ids(encoding):
+    ours = Tokenizer.from_tiktoken(encoding)
+    assert ours.vocab_size == 705
+    for text in [*texts(1, 200, list(END)), "zqzq qzqz zq"]:
+        ids = encoding.encode(text, allowed_special="all")
+        assert ours.encode(text) == ids
+        assert ours.decode(ids) == text
+    with pytest.raises(DataError, match="got 701"):
+        ours.decode([701])
+
+
+def test_a_file_gives_the_same(encoding, tmp_path):
+    path = tmp_path / "x.tiktoken"
+    ranks = encoding._mergeable_ranks
+    path.write_text("".join(f"{base64.b64encode(t).decode()} {ranks[t]}\n" for t in ranks))
+    ours = Tokenizer.from_tiktoken(path, pattern=LLAMA3, special_token_ids=END)
+    assert ours.fingerprint == Tokenizer.from_tiktoken(encoding).fingerprint
+    ours.save(tmp_path / "saved")
+    copy = Tokenizer.from_dir(tmp_path / "saved")
+    text = "".join(texts(2, 50, list(END)))
+    assert copy.encode(text) == ours.encode(text) == encoding.encode(text, allowed_special="all")
+    with pytest.raises(ConfigError, match="does not hold its pattern"):
+        Tokenizer.from_tiktoken(path)
+
+
+def test_there_and_back(encoding):
+    vocab, merges = train_bpe_from_texts(list(texts(0, 100)), 400, [], pattern=LLAMA3)
+    own = Tokenizer(vocab, merges, ["<|end|>"], pattern=LLAMA3)
+    back = Tokenizer.from_tiktoken(to_tiktoken(own))
+    assert back.merges == own.merges
+    for text in texts(3, 50, ["<|end|>"]):
+        assert back.encode(text) == own.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("YQ==", ":257: expected a token in base64"),
+        ("!! 300", ":257: expected a token in base64"),
+        ("YQ== 300", ":257: token b'a' with the id 300"),
+        ("YWI= 7", ": expected an id for each token"),
+    ],
+)
+def test_faults_of_files_are_one_line(tmp_path, line, what):
+    path = tmp_path / "x.tiktoken"
+    lines = [f"{base64.b64encode(bytes([byte])).decode()} {byte}" for byte in range(256)]
+    path.write_text("\n".join([*lines, line]))
+    with pytest.raises(DataError, match=what):
+        Tokenizer.from_tiktoken(path, pattern=LLAMA3)
+    path.write_text("\n".join(random.Random(0).sample(lines, 200)))
+    with pytest.raises(DataError, match="expected a token for every byte"):
+        Tokenizer.from_tiktoken(path, pattern=LLAMA3)
