@@ -21,7 +21,7 @@ class Key(tuple[str, ...]):
 
     __slots__ = ()
 
-    def __new__(cls, *parts: str) -> Self:
+    def __new__(cls, *parts: str) -> Self:  # noqa: D102
         return super().__new__(cls, parts)
 
     def __getnewargs__(self) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ class ConnectedRanks(Ranks):
     """One of several ranks. `Ranks` documents the methods."""
 
     @contextlib.contextmanager
-    def connected(self, backend: Backend = "gloo") -> Iterator[None]:
+    def connected(self, backend: Backend = "gloo") -> Iterator[None]:  # noqa: D102
         import torch
         import torch.distributed as dist
 
@@ -65,7 +65,7 @@ class ConnectedRanks(Ranks):
             yield
 
     @contextlib.contextmanager
-    def collective_errors(self) -> Iterator[None]:
+    def collective_errors(self) -> Iterator[None]:  # noqa: D102
         try:
             yield
         except (AgreedError, LostRankError):
@@ -77,12 +77,12 @@ class ConnectedRanks(Ranks):
                 pass
 
     @contextlib.contextmanager
-    def while_rank_0_works(self) -> Iterator[None]:
+    def while_rank_0_works(self) -> Iterator[None]:  # noqa: D102
         with self.collective_errors(), self._heartbeats() if self.is_main else contextlib.nullcontext():
             yield
 
     @contextlib.contextmanager
-    def fail_together(self) -> Iterator[None]:
+    def fail_together(self) -> Iterator[None]:  # noqa: D102
         try:
             with _broken_connections_as_lost_ranks():
                 yield
@@ -96,7 +96,7 @@ class ConnectedRanks(Ranks):
             _store_error(_dumped(error))
             raise
 
-    def all_gather_bytes(self, data: bytes) -> list[bytes]:
+    def all_gather_bytes(self, data: bytes) -> list[bytes]:  # noqa: D102
         sizes = self._sizes(len(data))
         if not any(sizes):
             return [b""] * self.size
@@ -109,7 +109,7 @@ class ConnectedRanks(Ranks):
             dist.all_gather(parts, own)
         return [part.numpy()[:size].tobytes() for part, size in zip(parts, sizes, strict=True)]
 
-    def all_gather_numbers(self, numbers: Sequence[float]) -> list[list[float]]:
+    def all_gather_numbers(self, numbers: Sequence[float]) -> list[list[float]]:  # noqa: D102
         import torch
         import torch.distributed as dist
 
@@ -119,7 +119,7 @@ class ConnectedRanks(Ranks):
             dist.all_gather(found, own)
         return [row.tolist() for row in found]
 
-    def broadcast_bytes(self, data: bytes) -> bytes:
+    def broadcast_bytes(self, data: bytes) -> bytes:  # noqa: D102
         size = self._sizes(len(data))[0]
         if not size:
             return b""
@@ -131,10 +131,10 @@ class ConnectedRanks(Ranks):
             dist.broadcast(tensor, 0)
         return tensor.numpy().tobytes()
 
-    def barrier(self) -> None:
+    def barrier(self) -> None:  # noqa: D102
         self.all_gather_numbers([0])
 
-    def leave(self) -> None:
+    def leave(self) -> None:  # noqa: D102
         with contextlib.suppress(LostRankError):
             if not _stored_error():
                 self.barrier()

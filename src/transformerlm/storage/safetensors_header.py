@@ -59,11 +59,11 @@ class Described(Protocol):
     """Entry of a header for a tensor; a `Tensor` has all of it."""
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
     @property
-    def shape(self) -> Sequence[int]: ...
+    def shape(self) -> Sequence[int]: ...  # noqa: D102
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int: ...  # noqa: D102
 
 
 def make_header(tensors: Sequence[tuple[str, Described]], metadata: dict[str, str]) -> bytes:

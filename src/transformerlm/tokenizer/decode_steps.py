@@ -34,6 +34,7 @@ class MakeDecodeStep:
     arguments: tuple[str | int | bool, ...] = ()
 
     def __call__(self) -> DecodeStep:
+        """Return a step that has seen nothing yet."""
         return self.kind(*self.arguments)
 
 

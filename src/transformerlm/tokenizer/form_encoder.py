@@ -29,7 +29,8 @@ Allowed = frozenset[str] | None
 class Encoder(Protocol):
     """Encoder of texts that are not changed."""
 
-    def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids: ...
+    def encode(self, text: str | bytes, pretokenizer: Pretokenizer) -> Ids:
+        """Return the ids of a text, or of any bytes; `[num_ids]`."""
 
 
 class FormEncoder:

@@ -39,16 +39,20 @@ class TokenizerDefinition(Protocol):
     tokenizer_config: Mapping[str, Any]
 
     @property
-    def vocab(self) -> Vocab: ...
+    def vocab(self) -> Vocab:
+        """id -> the bytes that it stands for."""
 
     @property
-    def special_token_ids(self) -> dict[str, int]: ...
+    def special_token_ids(self) -> dict[str, int]:
+        """Special token -> id."""
 
     @property
-    def added_token_ids(self) -> dict[str, int]: ...
+    def added_token_ids(self) -> dict[str, int]:
+        """Added token, special or not -> id."""
 
     @property
-    def pretokenizer(self) -> Pretokenizer: ...
+    def pretokenizer(self) -> Pretokenizer:
+        """What divides a text into pre-tokens."""
 
 
 @dataclass(frozen=True)
