@@ -3,7 +3,7 @@
 In reading order: `sampling` (logits to a token), `batch` (each text's window of context, with a key-value
 cache), `decoder` (one step of a batch), `static_decoder` (a step as a CUDA graph), `generate` (ids to ids),
 `running_batch` and `continuous` (texts that join and leave a batch), `stopping` (ends of texts), `completion`
-(text to text).
+(text to text), `chat_template` and `chat` (conversations to text and ids).
 """
 
 from transformerlm.infer.batch import window_start
