@@ -27,6 +27,7 @@ from transformerlm.language_model import LanguageModel
 from transformerlm.logging import names, read_samples
 from transformerlm.training import samples, train
 from transformerlm.training.learner import Learner
+from transformerlm.training.prepare import with_start
 
 PROMPTS = "The ", "A fox"
 DUE = [2, 4, 6, 8]
@@ -194,11 +195,11 @@ def test_texts_start_where_the_model_has_seen_beginnings(config, tmp_path, num_d
     with TokenWriter.create(tmp_path / "train.memmap", vocab_size=64, fingerprint="f") as writer:
         writer.write(np.zeros(64, np.uint16), num_documents=num_documents, num_bytes=64)
     data = TokenData(TokenFile.open(tmp_path / "train.memmap"), None)
-    assert samples.with_start(config, data).generation.start == start
+    assert with_start(config, data).generation.start == start
     chosen = dataclasses.replace(config, generation=dataclasses.replace(config.generation, start="Once"))
-    assert samples.with_start(chosen, data) == chosen
+    assert with_start(chosen, data) == chosen
     unmarked = dataclasses.replace(config, data=dataclasses.replace(config.data, document_separator=""))
-    assert samples.with_start(unmarked, data).generation.start == "\n"
+    assert with_start(unmarked, data).generation.start == "\n"
 
 
 def test_a_run_on_one_document_writes_from_a_line_break_wherever_it_is_used(config, tmp_path):

@@ -55,7 +55,7 @@ from transformerlm.training.report import (
     start_facts,
     write_page,
 )
-from transformerlm.training.samples import Samples, sampling_seconds, with_start
+from transformerlm.training.samples import Samples, sampling_seconds
 from transformerlm.training.torch_settings import temporary_torch_settings
 from transformerlm.training.trainer import Trainer
 from transformerlm.training.verify_resume import verify_resume
@@ -79,8 +79,7 @@ class Assembly:
         owns_process: bool,
         control: RunControl | None = None,
     ) -> None:
-        config, self.tokenizer, self.data, self.xz, _, self.choice = prepared
-        self.config = with_start(config, self.data)
+        self.config, self.tokenizer, self.data, self.xz, _, self.choice = prepared
         self.control = control or RunControl()
         self.to_go_on = ["--training.resume=auto"] if self.config.training.resume == "never" else []
         """Options that the same command needs to continue the run after a stop."""

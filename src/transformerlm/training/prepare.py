@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from transformerlm.config import TrainConfig
+from transformerlm.config.generation import AUTO_START
 from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import ConfigError, Key, Problem
 from transformerlm.progress import Reporter
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from transformerlm.tokenizer import Tokenizer
 
 
+FEW_DOCUMENTS = 20
+"""Documents below which a model has hardly seen their beginnings; `data/split.py` calls as many few."""
 MIN_TOLD_SECONDS = 1.0
 """Duration from which preparing the text is told apart from the run's time; opening its files is shorter."""
 
@@ -58,7 +61,7 @@ def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
             tokenizer, data = _open(config)
     complete = with_vocabulary(config, tokenizer, data)
     data = with_shares(complete, data)
-    complete = with_passes(complete, data)
+    complete = with_start(with_passes(complete, data), data)
     with ranks.while_rank_0_works():
         if ranks.is_main:
             xz = _baseline(config, tokenizer, data, reporter)
@@ -69,6 +72,15 @@ def prepare(config: TrainConfig, reporter: Reporter, ranks: Ranks) -> Prepared:
         what = f"in addition to the {config.training.max_time} of training"
         reporter.say(f"reading text and making tokens: {duration(seconds)}, {what}")
     return Prepared(complete, tokenizer, data, xz, seconds)
+
+
+def with_start(config: TrainConfig, data: TokenData) -> TrainConfig:
+    """Return the config with what an empty prompt starts from, which the text decides."""
+    if config.generation.start != AUTO_START:
+        return config
+    is_known = config.data.document_separator and data.train.num_documents >= FEW_DOCUMENTS
+    generation = dataclasses.replace(config.generation, start="" if is_known else "\n")
+    return dataclasses.replace(config, generation=generation)
 
 
 def _baseline(

@@ -11,9 +11,7 @@ import time
 
 import torch
 
-from transformerlm.config import GenerationConfig, TrainConfig
-from transformerlm.config.generation import AUTO_START
-from transformerlm.data import TokenData
+from transformerlm.config import GenerationConfig
 from transformerlm.errors import TransformerLMError
 from transformerlm.evaluation.loss import Validation
 from transformerlm.infer import Completion, complete, completion_values
@@ -25,8 +23,6 @@ from transformerlm.training.timers import SAMPLING
 from transformerlm.training.trainer import Trainer
 from transformerlm.training.validating import TRIALS
 
-FEW_DOCUMENTS = 20
-"""Documents below which a model has hardly seen their beginnings; `data/split.py` calls as many few."""
 TRIAL_TOKENS = 9
 """Tokens of each text that are written to find out how long the samples will take."""
 
@@ -80,15 +76,6 @@ class Samples:
             values = completion_values(completion, generation)
             self._logger.log(values, trainer.step)
             self._file.add(values, step, trainer.clock.elapsed)
-
-
-def with_start(config: TrainConfig, data: TokenData) -> TrainConfig:
-    """Return the config with what an empty prompt starts from, which the text decides."""
-    if config.generation.start != AUTO_START:
-        return config
-    is_known = config.data.document_separator and data.train.num_documents >= FEW_DOCUMENTS
-    generation = dataclasses.replace(config.generation, start="" if is_known else "\n")
-    return dataclasses.replace(config, generation=generation)
 
 
 def continued(
