@@ -240,8 +240,9 @@ def _silent_callback() -> Any:
 
 def _kind(tensor: Tensor | QuantizedMatrix) -> str:
     """Return GGML's name of a tensor's type."""
-    is_quantized = isinstance(tensor, QuantizedMatrix)
-    return _KINDS[tensor.storage if is_quantized else str(tensor.dtype).removeprefix("torch.")]
+    if isinstance(tensor, QuantizedMatrix):
+        return _KINDS[tensor.storage]
+    return _KINDS[str(tensor.dtype).removeprefix("torch.")]
 
 
 def _raw(tensor: Tensor | QuantizedMatrix) -> NDArray[Any]:
