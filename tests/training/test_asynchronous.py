@@ -162,3 +162,24 @@ def test_a_run_that_is_stopped_between_two_records_goes_on_to_the_same_bits(data
         assert torch.equal(left, right)
     logged = [without_speed(records(tmp_path / name, names.LOSS)) for name in "ab"]
     assert [record for record in logged[1] if record["step"] in (5, 10, 12)] == logged[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_step_on_a_gpu_waits_for_nothing(name, dtype, data, tmp_path):
+    config = changed(CONFIG, optimizer={"name": name}, runtime={"device": "cuda", "dtype": dtype})
+    trainer = make(config, data, tmp_path)
+    trainer.prepare()
+    for _ in range(2):  # libraries are loaded, and the optimizer's state is made
+        trainer.take_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with trainer.batches.prepared_ahead():
+            for _ in range(3):
+                trainer.take_step()
+                trainer.decide_steps(NullLogger(), all_of_them=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.state().step == 5

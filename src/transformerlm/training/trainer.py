@@ -192,6 +192,8 @@ class Trainer:
             if is_fault and self.decide(step, result) == "rollback":
                 self.roll_back(step, result, logger)
                 return False
+        if self.runtime.asynchronous:
+            self.clock.spend_on_step(times=0)  # the wait is part of the steps
         return True
 
     def count_step(self) -> tuple[int, StepResult]:
