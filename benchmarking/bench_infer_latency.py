@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from benchmarking.infer_jobs import Job, Prompts, first_token, whole_text
 from benchmarking.timing import NO_BFLOAT16, Contestants, Outcome, Task, has_bfloat16, nothing
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from transformerlm.runtime import Runtime
 
 OURS, LLAMA_CPP = "transformerlm", "llama.cpp"
+BYTES_PER_WEIGHT = {"int8": 34 / 32, "int4": 18 / 32}
+"""Of quantized matrices, scales included."""
 MODULES = {"transformers": ("transformers",), LLAMA_CPP: ("llama_cpp", "gguf")}
 """Packages that each peer needs."""
 
@@ -54,8 +56,9 @@ class BenchSection(Section):
 
     batch_sizes: tuple[PositiveInt, ...] = (1, 8)
     """Batch sizes."""
-    dtypes: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32", "bfloat16")
-    """Precisions of weights, cache and products; they replace [runtime].dtype."""
+    dtypes: tuple[Literal["float32", "bfloat16", "float16", "int8", "int4"], ...] = ("float32", "bfloat16")
+    """Precisions of weights, cache and products; they replace [runtime].dtype and weights. In int8 and int4
+    the cache and products are in float32."""
     prompt_length: PositiveInt = 16
     """Tokens of each prompt."""
     max_new_tokens: PositiveInt = 200
@@ -76,7 +79,8 @@ class BenchSection(Section):
     """Time limit of the preparation and of a round; a slower contestant is named and left out."""
     peers: tuple[Literal["transformers", "llama.cpp"], ...] = ("transformers", "llama.cpp")
     """Peers to compare with; one that is not installed is named and left out. llama.cpp (llama-cpp-python)
-    writes one text at a time; where ours is in bfloat16 it is in float16, its fastest precision."""
+    writes one text at a time; where ours is in bfloat16 it is in float16, its fastest precision, and for int8
+    and int4 in q8_0 and q4_0, with the same values. transformers takes no part in int8 and int4."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,14 +130,24 @@ def bench(config: BenchInferConfig) -> int:
         if dtype == "bfloat16" and not has_bfloat16(config.runtime.device):
             say(NO_BFLOAT16)
             continue
-        chosen = dataclasses.replace(config.runtime, dtype=dtype)
+        chosen, peers = in_precision(config.runtime, dtype), names_of_peers
+        if dtype in BYTES_PER_WEIGHT:
+            peers = [name for name in names_of_peers if name != "transformers"]
         runtime = prepare_process(chosen)
         rate = bytes_per_second(runtime)
         with tempfile.TemporaryDirectory() as folder, Contestants(say) as contestants:
-            race = Race(config, chosen, Path(folder), [OURS, *names_of_peers], contestants)
-            for values in race.records(bytes_read_a_step(config.model, runtime) / rate):
-                logger.log({**values, "bench.device": str(runtime)})
+            race = Race(config, chosen, Path(folder), [OURS, *peers], contestants)
+            size = BYTES_PER_WEIGHT.get(dtype, runtime.dtype.itemsize)
+            for values in race.records(size * weights_read_a_step(config.model) / rate):
+                logger.log({**values, "bench.weights": dtype, "bench.device": str(runtime)})
     return 0
+
+
+def in_precision(runtime: RuntimeConfig, name: str) -> RuntimeConfig:
+    """Return [runtime] for a precision of [bench].dtypes."""
+    if name in BYTES_PER_WEIGHT:
+        return dataclasses.replace(runtime, dtype="float32", weights=cast(Any, name))
+    return dataclasses.replace(runtime, dtype=cast(Any, name))
 
 
 def say(line: str) -> None:
@@ -272,12 +286,12 @@ def bytes_per_second(runtime: Runtime) -> float:
     return numbers.nbytes / min(seconds() for _ in range(8))
 
 
-def bytes_read_a_step(shape: ModelConfig, runtime: Runtime) -> int:
-    """Return the bytes read per token: every weight once, but one row of an embedding that is not tied."""
+def weights_read_a_step(shape: ModelConfig) -> int:
+    """Return the weights read per token: every one once, but one row of an embedding that is not tied."""
     from transformerlm.nn import num_parameters
 
     unread = 0 if shape.tie_embeddings else shape.vocabulary_rows * shape.d_model
-    return (num_parameters(shape) - unread) * runtime.dtype.itemsize
+    return num_parameters(shape) - unread
 
 
 if __name__ == "__main__":

@@ -70,11 +70,22 @@ def our_model(shape: ModelConfig, runtime: RuntimeConfig) -> Any:
     return TransformerLM(shape, backend=backend, device=resolved.device, dtype=resolved.dtype)
 
 
+@functools.cache
+def our_stored_model(shape: ModelConfig, runtime: RuntimeConfig) -> Any:
+    """Return `our_model` with its weights stored as [runtime].weights says."""
+    from transformerlm.nn.quantization import quantize, quantize_
+
+    model, storage = our_model(shape, runtime), runtime.weights
+    if storage in ("int8", "int4"):
+        quantize_(model, lambda name, weight: quantize(weight, storage))
+    return model
+
+
 def ours(job: Job) -> Run:
     """Use this package's model and `generate`."""
     from transformerlm.infer import generate
 
-    model = our_model(job.model, job.runtime)
+    model = our_stored_model(job.model, job.runtime)
     return lambda: generate(
         model,
         job.prompts,
@@ -120,7 +131,9 @@ def llama_cpp_model(shape: ModelConfig, runtime: RuntimeConfig, folder: Path) ->
     import torch
     from llama_cpp import Llama
 
-    dtype = "float32" if process_runtime(runtime).dtype == torch.float32 else "float16"
+    names = {"int8": "q8_0", "int4": "q4_0"}
+    plain = "float32" if process_runtime(runtime).dtype == torch.float32 else "float16"
+    dtype = names.get(runtime.weights, plain)
     path, threads = gguf_of(our_model(shape, runtime), dtype, folder), torch.get_num_threads()
     return Llama(
         str(path), n_ctx=shape.context_length, n_threads=threads, n_threads_batch=threads, verbose=False

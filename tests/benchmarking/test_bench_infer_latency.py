@@ -6,6 +6,7 @@ from tests.benchmarking.tiny_bench import MODEL, run_bench
 
 SHORT = ("prompt_length=4", "max_new_tokens=5", "rounds=2", "warmup_rounds=0", "batch_sizes=[1, 3]")
 SHORT += ("long_prompt_length=9", "num_different=6")
+SHORT += ('dtypes=["float32", "bfloat16"]',)
 ARGUMENTS = [*(f"--model.{value}" for value in MODEL), *(f"--bench.{value}" for value in SHORT)]
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -44,6 +45,19 @@ def test_a_table_of_two_models_and_their_difference():
     assert f"x {math.exp(-17 / 50):.4f} (" in lines[4]
     assert lines[-1].startswith("the first needs fewer bits, by ")
     assert list(table(compare("a text", SECOND, FIRST)))[-1].startswith("the second needs fewer bits, by ")
+
+
+def test_what_fewer_bits_cost_is_told_in_percent_of_the_same_model():
+    stored = dataclasses.replace(
+        scored("runs/a", [40.5, 90.2, 20.1], [10, 30, 10], [40, 100, 60]), weights="int4"
+    )
+    lines = list(table(compare("a text", FIRST, stored)))
+    assert lines[3].startswith("runs/a (int4) ")
+    percent = 100 * 0.8 / 150
+    assert lines[-1].startswith(f"int4 instead of float32: +{percent:.3f} % ± ")
+    assert record(compare("a text", FIRST, stored))[names.COMPARED_WITH] == "runs/a (int4)"
+    other = dataclasses.replace(SECOND, weights="int4")
+    assert not any("instead of" in line for line in table(compare("a text", FIRST, other)))
 
 
 def test_other_tokens_leave_their_cells_empty():

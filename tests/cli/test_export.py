@@ -62,6 +62,7 @@ def test_beside_the_run_where_nothing_is_said(trained, tmp_path, capfd):
             "nowhere: expected a run's folder or a checkpoint",
         ),
         (["--to", "hf", "out", "--export.dtype=int8"], 2, "[export].dtype: expected"),
+        (["--to", "hf", "out", "--export.dtype=q8_0"], 2, '"float16" with to = "hf", got "q8_0"'),
     ],
 )
 def test_mistakes_are_one_line_with_their_status(words, status, message, run_dir, workplace, capfd):

@@ -78,3 +78,16 @@ def test_both_are_scored_in_one_precision(config, monkeypatch):
     heard = Heard()
     evaluate(dataclasses.replace(config, runtime=RuntimeConfig(device="cpu")), heard)
     assert [", bfloat16" in line for line in heard.messages if " parameters, on " in line] == [True, True]
+
+
+def test_a_model_is_compared_with_itself_in_fewer_bits(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    section = EvalSection(checkpoint="runs/fables", compare_weights="bfloat16", max_documents=2)
+    runtime = RuntimeConfig(device="cpu", dtype="float32")
+    found = evaluate(EvalConfig(eval=section, data=CorpusConfig(corpus="fables"), runtime=runtime))
+    assert found.first.checkpoint == found.second.checkpoint
+    assert (found.first.name, found.second.name) == (
+        str(found.first.checkpoint.path),
+        f"{found.first.checkpoint.path} (bfloat16)",
+    )
+    assert 0 < abs(found.difference.loss.value) < 0.01

@@ -54,7 +54,7 @@ from transformerlm.kernels.generation_layout import (
     Q,
     V,
 )
-from transformerlm.kernels.generation_products import INPUTS, WEIGHTS, Matrix, number_at, project
+from transformerlm.kernels.generation_products import INPUTS, WEIGHTS, Matrix, add_rows, number_at, project
 from transformerlm.kernels.primitives import (
     MEMORY,
     ONE,
@@ -120,29 +120,23 @@ def apply_rope(x, at, cos, sin, angles, pairs):
 
 
 @compiled
-def attend(x, q, keys, values, at, length, d_head, scale, powers):
-    """softmax(q k^T scale) v of one head over `length` keys, contiguous from offset `at`.
+def attend(x, q, keys, values, first, length, d_head, scale, powers):
+    """softmax(q k^T scale) v of one head over `length` keys, contiguous from number `first` on.
 
     `q` and `powers` are offsets in `x`; the result overwrites q.
     """
+    project(keys, first, first + length, x, q, 1, d_head, x, powers - first, 0, x, powers)
     highest = -f32(np.inf)
     for key in range(length):
-        score = ZERO
-        for i in range(d_head):
-            score += x[q + i] * wide(keys[at + key * d_head + i])
-        x[powers + key] = score * scale
-        highest = max(highest, score * scale)
+        highest = max(highest, x[powers + key])
     for key in range(length):
-        x[powers + key] = exp(x[powers + key] - highest)
+        x[powers + key] = exp((x[powers + key] - highest) * scale)
     total = ZERO
     for key in range(length):
         total += x[powers + key]
+    add_rows(values, first * d_head, d_head, x, powers, length, x, q)
     for i in range(d_head):
-        x[q + i] = ZERO
-    for key in range(length):
-        share = x[powers + key] / total
-        for i in range(d_head):
-            x[q + i] += share * wide(values[at + key * d_head + i])
+        x[q + i] /= total
 
 
 @compiled
@@ -362,11 +356,10 @@ def attention(model, cache, work, layer):
         query = work.qkv + (token * (model.heads + 2 * model.kv_heads) + head) * model.d_head
         row = layer * cache.rows + cache.row_of[token]
         row = row * model.kv_heads + head // (model.heads // model.kv_heads)
-        length = cache.positions[token] + 1
+        keys, length = Matrix(cache.keys, model.head.scales), cache.positions[token] + 1
         first_key = max(length - window, 0) if window != 0 else i64(0)
         attend(
-            work.scratch, query, cache.keys, cache.values,
-            (row * cache.capacity + first_key) * model.d_head,
+            work.scratch, query, keys, cache.values, row * cache.capacity + first_key,
             length - first_key, model.d_head, scale, work.exponentials,
         )  # fmt: skip
         store(work.inputs, work.attended + one * model.d_head, work.scratch, query, model.d_head)

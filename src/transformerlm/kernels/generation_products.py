@@ -48,6 +48,8 @@ MAX_PREFETCH_TOKENS = 2
 """Number of tokens up to which products wait for memory."""
 BYTES_AHEAD = 8192
 """Prefetch distance, in bytes of a matrix."""
+LINE_BYTES = 64
+"""Size of a cache line."""
 FUSED = ("contract",)
 """LLVM flag: a product and a sum may be fused into one instruction."""
 
@@ -240,14 +242,20 @@ def broadcast(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(FLOATS, ir.Undefined), ir.Constant(WORDS, [0] * LANES))
 
 
-def prefetch(builder: Any, kind: Any, numbers: Any, at: Any) -> None:
-    """Prefetch the cache line that is needed some time after number `at` of a matrix.
+def prefetch(builder: Any, kind: Any, numbers: Any, at: Any, number: int) -> None:
+    """Prefetch the cache lines of `number` numbers that are needed some time after number `at` of a matrix.
 
     Into the second-level cache: in the first level it would evict the inputs of the tokens.
     """
-    place = builder.lshr(at, NUMBER(1)) if bits_of_weight(kind) == 4 else at
-    ahead = builder.add(place, NUMBER(BYTES_AHEAD * 8 // max(8, bits_of_weight(kind))))
-    address = builder.gep(numbers, [ahead])
+    bits = bits_of_weight(kind)
+    place = builder.lshr(at, NUMBER(1)) if bits == 4 else at
+    for line in range(0, number * bits // 8, LINE_BYTES):
+        ahead = builder.add(place, NUMBER((BYTES_AHEAD + line) * 8 // max(8, bits)))
+        prefetch_line(builder, builder.gep(numbers, [ahead]))
+
+
+def prefetch_line(builder: Any, address: Any) -> None:
+    """Prefetch a cache line into the second-level cache."""
     byte = BYTE.as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [byte, WORD, WORD, WORD])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
@@ -305,11 +313,13 @@ def build_tile(builder: Any, kind: Any, x_kind: Any, num_rows: int, num_tokens: 
     totals = {place: cgutils.alloca_once_value(builder, FLOATS([0.0] * LANES)) for place in places}
     with cgutils.for_range(builder, builder.udiv(width, NUMBER(step))) as loop:
         i = builder.mul(loop.index, NUMBER(step))
+        if num_tokens <= MAX_PREFETCH_TOKENS:
+            prefetch(
+                builder, kind, numbers, builder.add(at, builder.mul(i, NUMBER(num_rows))), num_rows * step
+            )
         rows = []
         for start, scale_start in zip(row_starts, scale_starts, strict=True):
             place = builder.add(start, i)
-            if num_tokens <= MAX_PREFETCH_TOKENS:
-                prefetch(builder, kind, numbers, place)
             scale = builder.gep(scales, [builder.add(scale_start, loop.index)])
             if as_pairs:
                 rows.append([pairs_at(builder, numbers, place)])
@@ -397,6 +407,63 @@ def widen(
         return context.get_dummy_value()
 
     return types.void(numbers, at, scales, scales_at, number, out, out_at), build
+
+
+def make_weighted_sum(num_vectors: int) -> Any:
+    """Return a function that adds up `num_vectors` vectors of each of several rows, times its weight.
+
+    out[i] = sum of weights[row] * rows[row, i], in registers, from the first row to the last.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows, at, width, weights, weights_at, number, out, out_at = arguments
+        totals = [cgutils.alloca_once_value(builder, FLOATS([0.0] * LANES)) for _ in range(num_vectors)]
+        with cgutils.for_range(builder, number) as loop:
+            weight = builder.load(builder.gep(weights, [builder.add(weights_at, loop.index)]))
+            factor, start = broadcast(builder, weight), builder.add(at, builder.mul(loop.index, width))
+            for part, total in enumerate(totals):
+                values = vector_at(builder, rows, builder.add(start, NUMBER(part * LANES)))
+                builder.store(add_numbers(builder, builder.load(total), values, factor), total)
+        for part, total in enumerate(totals):
+            address = builder.gep(out, [builder.add(out_at, NUMBER(part * LANES))])
+            builder.store(builder.load(total), builder.bitcast(address, FLOATS.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    def weighted_sum(
+        context: Any,
+        rows: Any,
+        at: Any,
+        width: Any,
+        weights: Any,
+        weights_at: Any,
+        number: Any,
+        out: Any,
+        out_at: Any,
+    ) -> Any:
+        return types.void(rows, at, width, weights, weights_at, number, out, out_at), build
+
+    return intrinsic(weighted_sum)
+
+
+four_vectors, one_vector = make_weighted_sum(4), make_weighted_sum(1)
+
+
+@compiled
+def add_rows(rows, at, width, weights, weights_at, number, out, out_at):
+    """out[i] = sum of weights[row] * rows[row, i], for rows of `width` numbers from number `at` on."""
+    i = i64(0)
+    while i + 4 * LANES <= width:
+        four_vectors(rows, at + i, width, weights, weights_at, number, out, out_at + i)
+        i += 4 * LANES
+    while i + LANES <= width:
+        one_vector(rows, at + i, width, weights, weights_at, number, out, out_at + i)
+        i += LANES
+    while i < width:
+        total = ZERO
+        for row in range(number):
+            total += weights[weights_at + row] * wide(rows[at + row * width + i])
+        out[out_at + i] = total
+        i += 1
 
 
 two_by_eight, one_by_eight = make_tile(2, 8), make_tile(1, 8)
