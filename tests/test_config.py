@@ -35,6 +35,10 @@ from transformerlm.schema import from_dict
         ),
         ({"optimizer": {"betas": [0.9, 1.0]}}, "[optimizer].betas: expected two numbers from 0 to below 1"),
         (
+            {"runtime": {"weights": "int8"}},
+            '[runtime].weights: expected "auto" in training, which keeps float32, got "int8"',
+        ),
+        (
             {"tokenizer": {"vocab_size": 256}},
             "[tokenizer].vocab_size: expected at least 257 (256 bytes and 1",
         ),

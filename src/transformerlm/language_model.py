@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Self, cast, overload
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ from transformerlm.nn.quantization import (
     quantize_,
 )
 from transformerlm.runtime import Runtime, choose_precision
-from transformerlm.runtime.device import resolve_device
+from transformerlm.runtime.device import DtypeName, resolve_device
 from transformerlm.runtime.precision import Precision
 from transformerlm.schema import NonNegativeInt, from_dict
 from transformerlm.schema.values import show
@@ -203,7 +203,7 @@ def load_model(
     if config.weights in ("int8", "int4"):
         return _quantized_model(shape, config, config.weights, checkpoint)
     if config.weights != "auto":
-        config = dataclasses.replace(config, dtype=config.weights)
+        config = dataclasses.replace(config, dtype=cast(DtypeName, config.weights))
     model = _stored_model(shape, config.attention, checkpoint)
     precision = choose_precision(config, shape, generation_seconds)
     if precision.warning:

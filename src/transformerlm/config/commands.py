@@ -71,7 +71,7 @@ class TrainConfig(Section):
             yield from self._warmup_problems()
         yield from self._mixture_problems()
         if self.runtime.weights != "auto":
-            what = f'expected "auto" in training, which keeps float32, got {self.runtime.weights!r}'
+            what = f'expected "auto" in training, which keeps float32, got "{self.runtime.weights}"'
             yield Problem(Key("runtime", "weights"), what)
         if self.training.resume == "must" and self.is_named_by_time:
             yield Problem(Key("logging", "run_name"), NEEDS_RUN_NAME)
