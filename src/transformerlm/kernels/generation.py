@@ -356,9 +356,8 @@ def attention(model, cache, work, layer):
         query = work.qkv + (token * (model.heads + 2 * model.kv_heads) + head) * model.d_head
         row = layer * cache.rows + cache.row_of[token]
         row = row * model.kv_heads + head // (model.heads // model.kv_heads)
-        length = cache.positions[token] + 1
+        keys, length = Matrix(cache.keys, model.head.scales), cache.positions[token] + 1
         first_key = max(length - window, 0) if window != 0 else i64(0)
-        keys = Matrix(cache.keys, model.head.scales)
         attend(
             work.scratch, query, keys, cache.values, row * cache.capacity + first_key,
             length - first_key, model.d_head, scale, work.exponentials,
