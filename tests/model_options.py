@@ -8,7 +8,7 @@ LLAMA3 = {"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_length": 
 OPTIONS = {
     "wide heads": {"d_head": 12},
     "biases": {"qkv_bias": True},
-    "linear": {"rope_scaling": "linear", "rope_factor": 3.0},
+    "linear": {"rope_scaling": "linear", "rope_factor": 4.0},
     "llama3": LLAMA3,
     "yarn": YARN,
     "window": {"sliding_window": 5},
