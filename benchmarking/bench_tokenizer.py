@@ -14,12 +14,13 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from benchmarking.corpora import Corpus, gather, identical_letters, outside_path, random_letters, write
+from benchmarking.pattern_families import FAMILIES, IN_ONE_PATTERN
 from benchmarking.timing import Contestants, Outcome, Task
 from benchmarking.tokenizer_jobs import Job, make_vocabulary
 from benchmarking.tokenizer_report import Result, Results, record, report
@@ -49,6 +50,8 @@ WorkName = Literal[
     "encode_short",
     "encode_letters",
 ]
+FAMILY_WORKS: tuple[WorkName, ...] = ("train", "encode_array", "encode_batch", "decode_bytes")
+"""Works that are measured for other families than GPT-2's."""
 Peer = Literal["tokenizers", "tiktoken", "rustbpe", "gigatoken"]
 
 
@@ -83,6 +86,9 @@ class BenchSection(Section):
         "encode_letters",
     )
     """Works to measure. "train_memory" is one more training, in a fresh process."""
+    families: tuple[Text, ...] = ()
+    """Families of tokenizers, besides GPT-2, that are measured too, each with a vocabulary that is
+    trained on the first corpus: keys of `pattern_families.FAMILIES`."""
     train_vocab_size: PositiveInt = 10000
     """Ids that training learns."""
     num_workers: PositiveInt | None = None
@@ -106,6 +112,9 @@ class BenchSection(Section):
         """Yield a vocab.json without merges.txt, or the reverse."""
         if (self.vocab_path is None) != (self.merges_path is None):
             yield Problem(Key("merges_path"), "expected both vocab_path and merges_path, or neither")
+        for family in self.families:
+            if family not in FAMILIES:
+                yield Problem(Key("families"), f"expected some of {', '.join(FAMILIES)}, got {family!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,10 +136,16 @@ def bench(config: BenchTokenizerConfig) -> int:
     # Read by the Rust libraries when their threads start; what is to run on one thread is asked for so.
     os.environ.update(RAYON_NUM_THREADS=str(num_threads), TOKENIZERS_PARALLELISM="true")
     with tempfile.TemporaryDirectory(prefix="bench_tokenizer.") as directory, Contestants(say) as contestants:
+        texts = texts_of(settings, Path(directory))
         meeting = Meeting(settings, num_threads, Path(directory), contestants)
-        results = Results(list(meeting.results()))
-    say(f"{report(results, num_threads)}\n\n{conditions(settings)}")
-    return 0 if meeting.is_complete else 1
+        found = list(meeting.results(texts, settings.work))
+        meetings = [meeting]
+        for family in settings.families:
+            meeting = Meeting(settings, num_threads, Path(directory), contestants, family)
+            found += meeting.results(texts, [name for name in settings.work if name in FAMILY_WORKS])
+            meetings.append(meeting)
+    say(f"{report(Results(found), num_threads)}\n\n{conditions(settings)}")
+    return 0 if all(meeting.is_complete for meeting in meetings) else 1
 
 
 def conditions(settings: BenchSection) -> str:
@@ -147,20 +162,29 @@ class Meeting:
     """All races, and their common settings."""
 
     def __init__(
-        self, settings: BenchSection, num_threads: int, directory: Path, contestants: Contestants
+        self,
+        settings: BenchSection,
+        num_threads: int,
+        directory: Path,
+        contestants: Contestants,
+        family: str = "gpt2",
     ) -> None:
         self.settings, self.num_threads = settings, num_threads
         self.directory, self.contestants = directory, contestants
         self.packages = {OURS, *installed(settings.peers)}
+        self.family = family
+        if family != "gpt2":
+            self.packages -= {"gigatoken"}
+        if not isinstance(IN_ONE_PATTERN.get(family, FAMILIES[family]), str):
+            self.packages -= {"tiktoken", "rustbpe"}
         self.is_complete = True
         """True if this package has completed all works."""
 
-    def results(self) -> Iterator[Result]:
+    def results(self, texts: Mapping[str, list[Corpus]], works: Sequence[WorkName]) -> Iterator[Result]:
         """Run the races, and print each result as a record."""
-        texts = texts_of(self.settings, self.directory)
         self.make_vocabulary(texts["corpora"][0])
         logger = ConsoleLogger()
-        for work_name in self.settings.work:
+        for work_name in works:
             for corpus in texts[WORKS[work_name].texts]:
                 results = self.race(work_name, corpus)
                 ours = next((result for result in results if result.contestant == OURS), None)
@@ -173,7 +197,8 @@ class Meeting:
 
     def make_vocabulary(self, corpus: Corpus) -> None:
         """Make our process write the vocabulary of all contestants, and compile the kernels."""
-        paths = self.settings.vocab_path, self.settings.merges_path
+        given = self.settings.vocab_path, self.settings.merges_path
+        paths = given if self.family == "gpt2" else (None, None)
         vocab_path, merges_path = (path and outside_path(path) for path in paths)
         if vocab_path and merges_path and not (Path(vocab_path).exists() and Path(merges_path).exists()):
             say(f"{vocab_path}, {merges_path}: not found, a vocabulary is trained instead")
@@ -192,7 +217,7 @@ class Meeting:
         outcomes = self.outcomes(work_name, corpus, tasks)
         expected = self.expected(work_name, corpus, set(sizes.values()), outcomes)
         return [
-            Result(work_name, corpus.name, name, sizes[name], outcome, expected.get(sizes[name]))
+            Result(work_name, self.name(corpus), name, sizes[name], outcome, expected.get(sizes[name]))
             for name, outcome in outcomes.items()
         ]
 
@@ -211,7 +236,7 @@ class Meeting:
 
     def outcomes(self, work_name: WorkName, corpus: Corpus, tasks: dict[str, Task]) -> dict[str, Outcome]:
         """Run the tasks, in turn or each alone."""
-        title, settings = f"{work_name}, {corpus.name}", self.settings
+        title, settings = f"{work_name}, {self.name(corpus)}", self.settings
         if not WORKS[work_name].is_alone:
             warmup_rounds, rounds = settings.warmup_rounds, settings.rounds
             return self.contestants.race(title, tasks, warmup_rounds=warmup_rounds, rounds=rounds)
@@ -233,16 +258,21 @@ class Meeting:
         limit = settings.letters_time_limit_seconds if is_letters else settings.time_limit_seconds
         return task(work_name, name, self.job(corpus, num_bytes), limit)
 
+    def name(self, corpus: Corpus) -> str:
+        """Return the name of a text, with that of the family if it is another one's than GPT-2's."""
+        return corpus.name if self.family == "gpt2" else f"{corpus.name}, {self.family}"
+
     def job(self, corpus: Corpus, num_bytes: int) -> Job:
         """Return the job of a contestant: text, sizes, vocabulary."""
         return Job(
             path=corpus.path,
             num_bytes=num_bytes,
             document_bytes=self.settings.document_kilobytes * 1000,
-            vocabulary_dir=self.directory / "vocabulary",
+            vocabulary_dir=self.directory / "vocabulary" / self.family,
             vocab_size=self.settings.train_vocab_size,
             num_threads=self.num_threads,
             scratch_dir=self.directory / "scratch",
+            family=self.family,
         )
 
 

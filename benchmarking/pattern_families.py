@@ -24,6 +24,7 @@ _DEEPSEEK = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"""
     rf" ?[\p{{P}}\p{{S}}]+[\r\n]*|{_REST}"
 )
+_BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 
 FAMILIES: dict[str, Pattern] = {
     "gpt2": GPT2_PATTERN,
@@ -39,7 +40,14 @@ FAMILIES: dict[str, Pattern] = {
     "tekken": _TEKKEN.replace("END", ""),
     "deepseek": (Split(r"\p{N}{1,3}"), Split(r"[一-龥\u3040-ゟ゠-ヿ]+"), Split(_DEEPSEEK)),
     "olmo2": (Split(_CL100K.replace("|\\s++$", ""), "removed", invert=True),),
-    "bloom": r" ?[^(\s|.,!?…。，、।۔،)]+",
+    "bloom": _BLOOM,
 }
 """Name -> pattern or splits. Llama 3's is also that of SmolLM 3 and of many others, cl100k's that of Phi-4,
 SmolLM's that of StarCoder 2 and of Command-R, Qwen 2's that of Qwen 2.5 and 3."""
+
+IN_ONE_PATTERN = {
+    "smollm": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
+    "olmo2": _CL100K.replace("|\\s++$", ""),
+    "bloom": rf"{_BLOOM}|(?:(?!{_BLOOM})[\s\S])+",
+}
+"""Name -> one pattern that divides as several splits do, for programs that take no splits."""

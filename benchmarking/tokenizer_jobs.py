@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from benchmarking.pattern_families import FAMILIES
 from benchmarking.timing import Run
 
 SPECIAL_TOKENS = ["<|endoftext|>"]
@@ -35,6 +36,8 @@ class Job:
     """Number of threads or processes in works that may use all cores."""
     scratch_dir: Path
     """Folder for files."""
+    family: str = "gpt2"
+    """Whose pre-tokenizer divides the text: a key of `FAMILIES`."""
 
     def text(self) -> str:
         """Return the whole text."""
@@ -67,7 +70,8 @@ def make_vocabulary(job: Job, vocab_path: str | None, merges_path: str | None) -
     if vocab_path and merges_path:
         tokenizer = Tokenizer.from_files(vocab_path, merges_path, SPECIAL_TOKENS)
     else:
-        learned = train_bpe_from_texts(job.documents(), job.vocab_size, SPECIAL_TOKENS)
+        pattern = FAMILIES[job.family]
+        learned = train_bpe_from_texts(job.documents(), job.vocab_size, SPECIAL_TOKENS, pattern=pattern)
         tokenizer = Tokenizer(*learned, SPECIAL_TOKENS)
     return lambda: tokenizer.save(job.vocabulary_dir)
 

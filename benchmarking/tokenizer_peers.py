@@ -10,12 +10,37 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from benchmarking.pattern_families import FAMILIES, IN_ONE_PATTERN
 from benchmarking.timing import Run
 from benchmarking.tokenizer_jobs import SPECIAL_TOKENS, Job, empty_directory, run_module
 from transformerlm.config import GPT2_PATTERN
+from transformerlm.tokenizer.splits import splits_of
 
 FIRST_TEXT = "\N{SNOWMAN} " * 250_000
 """Long enough to trigger preparations that are made on the first long text."""
+
+
+def single_pattern(family: str) -> str:
+    """Return the pattern of a family, for a program that takes one."""
+    pattern = IN_ONE_PATTERN.get(family, FAMILIES[family])
+    assert isinstance(pattern, str)
+    return pattern
+
+
+def huggingface_pre_tokenizer(family: str) -> Any:
+    """Return the pre-tokenizer of a family as `tokenizers` has it."""
+    from tokenizers import Regex, pre_tokenizers
+
+    if FAMILIES[family] == GPT2_PATTERN:
+        return pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # There, "+" after "{1,3}" repeats it again.
+    steps: list[Any] = [
+        pre_tokenizers.Split(Regex(split.pattern.replace("{1,3}+", "{1,3}")), split.behavior, split.invert)
+        for split in splits_of(FAMILIES[family])
+    ]
+    return pre_tokenizers.Sequence(
+        [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
 
 
 class Contestant:
@@ -36,7 +61,9 @@ class Ours(Contestant):
         """The tokenizer."""
         from transformerlm.tokenizer import Tokenizer
 
-        return Tokenizer.from_dir(self.job.vocabulary_dir)
+        vocab_path, merges_path = (self.job.vocabulary_dir / name for name in ("vocab.json", "merges.txt"))
+        pattern = FAMILIES[self.job.family]
+        return Tokenizer.from_files(vocab_path, merges_path, SPECIAL_TOKENS, pattern=pattern)
 
     def use_once(self) -> None:
         """Its tables."""
@@ -47,7 +74,8 @@ class Ours(Contestant):
         from transformerlm.tokenizer import train_bpe
 
         job = self.job
-        return lambda: len(train_bpe(job.path, job.vocab_size, [], num_workers=job.num_threads)[1])
+        options: dict[str, Any] = {"num_workers": job.num_threads, "pattern": FAMILIES[job.family]}
+        return lambda: len(train_bpe(job.path, job.vocab_size, [], **options)[1])
 
     def encode_array(self) -> Run:
         """To an array."""
@@ -108,7 +136,8 @@ class Tiktoken(Contestant):
         ranks = {token: token_id for token_id, token in tokenizer.vocab.items()}
         for token in special:
             del ranks[token.encode()]
-        return Encoding("bench", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+        pattern = single_pattern(self.job.family)
+        return Encoding("bench", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
     def encode_array(self) -> Run:
         """To an array of 32 bits an id."""
@@ -147,11 +176,11 @@ class HuggingFace(Contestant):
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The tokenizer, with the common vocabulary."""
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from tokenizers import Tokenizer, decoders, models
 
         files = [str(self.job.vocabulary_dir / name) for name in ("vocab.json", "merges.txt")]
         tokenizer = Tokenizer(models.BPE.from_file(*files))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.pre_tokenizer = huggingface_pre_tokenizer(self.job.family)
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.add_special_tokens(SPECIAL_TOKENS)
         return tokenizer
@@ -164,7 +193,7 @@ class HuggingFace(Contestant):
 
         def run() -> int:
             tokenizer = Tokenizer(models.BPE())
-            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            tokenizer.pre_tokenizer = huggingface_pre_tokenizer(self.job.family)
             size = self.job.vocab_size
             trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
             tokenizer.train_from_iterator(self.job.stored_documents(), trainer)
@@ -208,7 +237,8 @@ class RustBPE(Contestant):
 
         def run() -> int:
             tokenizer, texts = rustbpe.Tokenizer(), self.job.stored_documents()
-            tokenizer.train_from_iterator(texts, size, buffer_size=64, pattern=GPT2_PATTERN)
+            pattern = single_pattern(self.job.family)
+            tokenizer.train_from_iterator(texts, size, buffer_size=64, pattern=pattern)
             return int(tokenizer.vocab_size) - 256
 
         return run

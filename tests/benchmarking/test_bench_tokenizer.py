@@ -28,6 +28,7 @@ def test_every_contestant_does_every_work_as_we_do(tmp_path, monkeypatch, capsys
         "document_kilobytes": 1,
         "huggingface_megabytes": 0.002,
         "letters_megabytes": [0.001, 0.002],
+        "families": ["olmo2", "bloom"],
         "rounds": 1,
         "warmup_rounds": 0,
         "train_vocab_size": 400,
@@ -50,6 +51,7 @@ def test_every_contestant_does_every_work_as_we_do(tmp_path, monkeypatch, capsys
         if package_of(contestant) not in absent
     }
     assert [line for line in lines if not line["bench.equal_to_ours"]] == []
+    assert {line["bench.corpus"] for line in lines} > {f"{corpus}, olmo2", f"{corpus}, bloom"}
     assert all(line["metrics.megabytes_per_second"] > 0 for line in lines)
     assert all(line["bench.peak_megabytes"] > 1 for line in lines if line["bench.work"] == "train_memory")
     assert f"{tmp_path / 'nowhere'}: not found or empty, left out" in said

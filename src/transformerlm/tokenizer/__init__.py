@@ -3,7 +3,8 @@
 Files, in the order in which to read them:
 
     reference.py       the definition of byte-pair encoding, slow and short
-    pretokenize.py     dividing text into pre-tokens
+    pretokenize.py     dividing text into pre-tokens          splits.py    the same in several steps
+    patterns/          the same by automata, and where a text may be cut
     bpe.py             learning and applying merges in plain Python, without recounting
     train.py           from text to merges        train_kernels.py    the same on compiled kernels
     encode.py          text to ids and back       encode_kernels.py   the same on compiled kernels

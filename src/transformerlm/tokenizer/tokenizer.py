@@ -91,7 +91,7 @@ class Tokenizer(Codec):
         merges_path: str | Path,
         special_tokens: Sequence[str] | None = None,
         *,
-        pattern: str = GPT2_PATTERN,
+        pattern: str | Sequence[Split] = GPT2_PATTERN,
         whole_words: bool = False,
         tokenizer_config: Mapping[str, Any] | None = None,
     ) -> Tokenizer:

@@ -9,7 +9,8 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarking.pattern_families import FAMILIES
+from benchmarking.pattern_families import FAMILIES, IN_ONE_PATTERN
+from benchmarking.tokenizer_peers import huggingface_pre_tokenizer
 from tests.tokenizer.patterns.texts import FRAGMENTS, plainly_counted, random_text
 from transformerlm.kernels.bpe_layout import WINDOW
 from transformerlm.tokenizer.patterns.compiled import compile_cuts, compile_pattern, why_unsupported
@@ -28,6 +29,12 @@ OTHERS = {
     "two runs": (Split(r"\p{L}+"), Split(r"[\d_]{1,2}"), Split(r"[\p{Lu}\p{M}]+|\p{Z}+(?!\p{L})")),
 }
 ALL = FAMILIES | OTHERS
+FALCON = (
+    Split(r"\p{P}", "contiguous"),
+    Split(FAMILIES["gpt2"]),
+    Split(r"\p{Nd}", "contiguous"),
+    Split("[0-9][0-9][0-9]"),
+)
 SPECIAL = ["<|e|>", "中", "'s"]
 
 
@@ -51,7 +58,9 @@ def test_kernels_divide_as_plain_python_does(name):
 @pytest.mark.endurance
 @pytest.mark.parametrize("name", ALL)
 def test_kernels_divide_100_000_texts_as_plain_python_does(name):
-    check_many(ALL[name], random.Random(1), 100_000)
+    draw = random.Random(1)
+    for _ in range(500):  # special tokens are between the texts
+        check(ALL[name], "<|e|>".join(random_text(draw) for _ in range(200)), ["<|e|>"])
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -98,14 +107,8 @@ def test_real_texts_have_many_safe_cuts(name, corpus):
 
 
 def test_the_first_of_several_splits_serves_for_cuts():
-    falcon = (
-        Split(r"\p{P}", "contiguous"),
-        Split(FAMILIES["gpt2"]),
-        Split(r"\p{Nd}", "contiguous"),
-        Split("[0-9][0-9][0-9]"),
-    )
-    assert compile_pattern(falcon) is None
-    assert compile_cuts(falcon).last_cut("so, 1234 and then. x") == len("so, 1234 and then.")
+    assert compile_pattern(FALCON) is None
+    assert compile_cuts(FALCON).last_cut("so, 1234 and then. x") == len("so, 1234 and then.")
     assert compile_cuts((Split(r"\s", "removed"), Split("a"))).last_cut("ab cd") == len("ab ")
     assert compile_cuts((Split(r"a", "merged_with_next"), Split("a"))) is None
 
@@ -128,6 +131,7 @@ def test_the_first_of_several_splits_serves_for_cuts():
         (r"(?i:é)", "case"),
         (r"(?:a{900}){900}", "size"),
         (r"[ab]*a[ab]{14}", "states"),
+        ("(?:" * 900 + "a" + ")" * 900, "groups"),
         ((Split(r"\p{L}+", "removed"),), "removed"),
         ((Split(r"\p{L}+", "removed", invert=True),), "removing"),
         ((Split(r"a+b"), Split("a")), "several steps"),
@@ -145,3 +149,30 @@ def test_symbols_of_bytes_that_are_not_utf8():
     assert np.all(table[0xD800:0xE000] == 255)
     assert np.all(table[0x110000:] == 255)
     assert np.all(table[:0xD800] < 255)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_divide_as_in_tokenizers(name, hard_texts, corpus):
+    divide = huggingface_pre_tokenizer(name).pre_tokenize_str
+    for text in [*hard_texts, corpus[:50_000]]:
+        theirs = [text[begin:end] for _, (begin, end) in divide(text)]
+
+        assert Pretokenizer(FAMILIES[name]).pretokens(text) == theirs
+
+
+@pytest.mark.parametrize("name", IN_ONE_PATTERN)
+def test_one_pattern_divides_as_several_splits(name):
+    draw = random.Random(2)
+    for text in (random_text(draw) for _ in range(300)):
+        several, one = Pretokenizer(FAMILIES[name]), Pretokenizer(IN_ONE_PATTERN[name])
+        assert several.pretokens(text) == one.pretokens(text)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "falcon"])
+def test_a_stream_is_divided_into_pieces_of_the_size_asked_for(name, corpus):
+    pretokenizer = Pretokenizer((FAMILIES | {"falcon": FALCON})[name], ["<|e|>"])
+    text = corpus[:100_000]
+    chunks = (text[start : start + 700] for start in range(0, len(text), 700))
+    pieces = list(pretokenizer.pieces(chunks, 2000))
+    assert "".join(pieces) == text
+    assert max(map(len, pieces)) < 3500

@@ -71,7 +71,7 @@ def compile_pattern(pattern: Pattern) -> CompiledPattern | None:
     """Return the automaton of a pre-tokenizer; None if it has none, and plain Python is to divide texts."""
     try:
         return _compiled(splits_of(pattern))
-    except UnsupportedError:
+    except (UnsupportedError, RecursionError):
         return None
 
 
@@ -105,6 +105,8 @@ def why_unsupported(pattern: Pattern) -> str | None:
         _compiled(splits_of(pattern))
     except UnsupportedError as error:
         return str(error)
+    except RecursionError:
+        return "groups within groups, too many of them"
     return None
 
 
