@@ -14,6 +14,7 @@ import regex
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
+from transformerlm.tokenizer.added_tokens import longest_match_pattern
 from transformerlm.tokenizer.patterns.compiled import compile_cuts
 from transformerlm.tokenizer.splits import Split, as_pattern, split_text, splits_of
 
@@ -60,7 +61,7 @@ class Pretokenizer:
         self._allowing: dict[frozenset[str], Pretokenizer] = {}
         self._patterns = [_compile(split.pattern) for split in splits_of(self.pattern)]
         longest_first = sorted(self.special_tokens, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._special = re.compile(longest_match_pattern(longest_first)) if longest_first else None
         self._reach = max(map(len, longest_first), default=0)
         self._beginnings = {token[:end] for token in longest_first for end in range(1, len(token))}
 

@@ -39,7 +39,7 @@ def last_merges(tokens: Sequence[bytes], merges: Merges) -> Array:
     active = np.flatnonzero(lengths > 1)
     ids = np.frombuffer(b"".join(token for token in tokens if len(token) > 1), np.uint8).astype(np.int64)
     words = np.repeat(active, lengths[active])
-    ranks = table.ranks_at(ids, words, np.arange(len(ids)))
+    ranks = table.ranks_of_bytes(ids, words)
     while len(ids):
         starts = np.flatnonzero(np.r_[True, words[1:] != words[:-1]])
         sizes = np.diff(np.append(starts, len(words)))
@@ -71,7 +71,7 @@ def _first_of_each(marks: Array, words: Array) -> Array:
 def reachable_merges(merges: Merges) -> Merges:
     """Return the merges that are ever applied, in order."""
     results = list(dict.fromkeys(left + right for left, right in merges))
-    return [merges[index] for index in sorted(set(last_merges(results, merges).tolist()) - {UNMADE})]
+    return [merges[index] for index in sorted(set(last_merges(results, merges).tolist()) - {UNMADE, BYTE})]
 
 
 class _MergeTable:
@@ -90,6 +90,16 @@ class _MergeTable:
         keys = left << 32 | right
         self._order = np.argsort(keys)
         self._keys = np.append(keys[self._order], _NO_RANK)
+        self._of_bytes = np.full(NUM_BYTES**2, _NO_RANK)
+        are_bytes = np.flatnonzero((left < NUM_BYTES) & (right < NUM_BYTES))
+        self._of_bytes[left[are_bytes] * NUM_BYTES + right[are_bytes]] = are_bytes
+
+    def ranks_of_bytes(self, ids: Array, words: Array) -> Array:
+        """Return the rank of each byte with the next byte of its word; _NO_RANK without a merge."""
+        ranks = np.full(len(ids), _NO_RANK)
+        ranks[:-1] = self._of_bytes[ids[:-1] * NUM_BYTES + ids[1:]]
+        ranks[:-1][words[:-1] != words[1:]] = _NO_RANK
+        return ranks
 
     def ranks_at(self, ids: Array, words: Array, places: Array) -> Array:
         """Return the rank of the id at each place with the next id of its word; _NO_RANK without a merge.

@@ -129,4 +129,9 @@ def find_unmade_token(vocab: Vocab, merges: Merges, special_tokens: Iterable[str
     tokens = [token for token in vocab.values() if token not in special]
     found = last_merges(tokens, merges)
     unmade = (tokens[index] for index in np.flatnonzero(found == UNMADE))
-    return next((token for token in unmade if token.decode(errors="replace").encode() == token), None)
+    return next(filter(is_pretoken, unmade), None)
+
+
+def is_pretoken(token: bytes) -> bool:
+    """Return True if a text can have the token as a pre-token: it is UTF-8."""
+    return token.decode(errors="replace").encode() == token

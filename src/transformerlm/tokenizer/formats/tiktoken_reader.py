@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from transformerlm.errors import DataError
 from transformerlm.tokenizer.added_tokens import AddedToken
 from transformerlm.tokenizer.bpe import Merges
-from transformerlm.tokenizer.form import Form
+from transformerlm.tokenizer.form import Form, PretokenStep
 from transformerlm.tokenizer.formats.compatibility import find_unmade_token
 from transformerlm.tokenizer.formats.text_file import FileError, read_bytes
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts
@@ -87,7 +87,7 @@ def parts_of_ranks(ranks: Ranks, pattern: str, special_token_ids: Mapping[str, i
     vocab = {token_id: token for token, token_id in ranks.items()}
     vocab |= {token_id: token.encode() for token, token_id in special_token_ids.items()}
     added = {AddedToken(token): token_id for token, token_id in special_token_ids.items()}
-    steps = (*splits_of(pattern_of(pattern)), ByteAlphabet())
+    steps: tuple[PretokenStep, ...] = (*splits_of(pattern_of(pattern)), ByteAlphabet())
     whole_words = find_unmade_token(vocab, merges, special_token_ids) is not None
     return TokenizerParts(vocab, merges, Form(added, pretokenizer=steps), whole_words)
 

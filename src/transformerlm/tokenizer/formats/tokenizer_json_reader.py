@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.form import Characters, Form, plain_form
-from transformerlm.tokenizer.formats.compatibility import find_unmade_token
+from transformerlm.tokenizer.formats.compatibility import is_pretoken
 from transformerlm.tokenizer.formats.json_file import JsonFile, JsonObject, describe
 from transformerlm.tokenizer.formats.tokenizer_json_steps import (
     read_decoder,
@@ -21,7 +23,7 @@ from transformerlm.tokenizer.formats.tokenizer_json_steps import (
     read_pretokenizer,
 )
 from transformerlm.tokenizer.formats.tokenizer_json_vocab import Tokens, read_tokens
-from transformerlm.tokenizer.reachable import reachable_merges
+from transformerlm.tokenizer.reachable import BYTE, UNMADE, last_merges
 from transformerlm.tokenizer.text_steps import ByteAlphabet, apply_steps
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -100,10 +102,12 @@ def _plain_json(value: Any) -> Any:
 
 def _simplified(tokens: Tokens, whole_words: bool) -> tuple[Merges, bool]:
     """Return the merges that are ever applied, and whether whole words matter."""
-    added = {token.content for token in tokens.added}
-    if whole_words:
-        whole_words = find_unmade_token(tokens.vocab, tokens.merges, added) is not None
-    return reachable_merges(tokens.merges), whole_words
+    own = list(tokens.vocab.values())
+    last = last_merges(own, tokens.merges)
+    merges = [tokens.merges[index] for index in sorted(set(last.tolist()) - {UNMADE, BYTE})]
+    added = {token.content.encode() for token in tokens.added}
+    unmade = (own[index] for index in np.flatnonzero(last == UNMADE))
+    return merges, whole_words and any(is_pretoken(token) and token not in added for token in unmade)
 
 
 def _check_settings(file: JsonFile) -> None:
