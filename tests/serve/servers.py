@@ -113,12 +113,14 @@ def serving(run, *arguments):
     command = [sys.executable, "-m", "transformerlm.cli.serve", str(run), "--port", "0", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as popen:
         said = []
-        for line in popen.stderr:
-            said.append(line)
-            if found := re.match(r"http://\S+:(\d+)/", line):
-                yield Process(popen, int(found[1]), said)
-                break
-        popen.kill()
+        try:
+            for line in popen.stderr:
+                said.append(line)
+                if found := re.match(r"http://\S+:(\d+)/", line):
+                    yield Process(popen, int(found[1]), said)
+                    break
+        finally:
+            popen.kill()
 
 
 @contextlib.contextmanager
