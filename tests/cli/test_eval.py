@@ -44,6 +44,7 @@ def others(trained, tmp_path_factory):
     (folder / "val.txt").write_text("A wolf met a lamb. “Good day”, said the lamb, é.\n" * 7)
     plain = ["--tokenizer.special_tokens=[]", "--data.document_separator=", "--generation.eos_token="]
     of_bytes = [*plain, "--tokenizer.vocab_size=256", f"--data.validation_corpus={folder}/val.txt"]
+    of_bytes.append("--runtime.attention=kernels")  # training would measure which is faster; scoring does not
     settings = {
         "coarse": ["--tokenizer.vocab_size=280"],
         "float32": of_bytes,

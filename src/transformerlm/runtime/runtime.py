@@ -68,7 +68,7 @@ class Runtime:
         # The kernels do not support float16, and torch.compile generates its own.
         can_serve = device.type == "cpu" and dtype != torch.float16 and config.compile is not True
         asynchronous = device.type == "cuda"
-        return cls(device, dtype, config.kernels and can_serve, precision.reason, asynchronous)
+        return cls(device, dtype, config.kernels and can_serve, precision.reason, asynchronous=asynchronous)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Matrix products in `dtype`, all else in float32; does nothing where `dtype` is float32."""
