@@ -85,7 +85,7 @@ def count(config: DryRunConfig) -> Counted:
     from transformerlm.runtime.device import DTYPES
 
     number = config.dry_run.num_ranks
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=number)  # type: ignore[no-untyped-call]
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=number)
     try:
         loss = NextTokenLoss(TransformerLM(config.model, device="meta"))
         whole = sum(parameter.numel() for parameter in loss.parameters())
