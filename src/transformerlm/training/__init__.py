@@ -3,9 +3,9 @@
 Read `run.py` (a whole run), `assembly.py` (its parts), `trainer.py` (the loop) and `learner.py` (one step) in
 this order. `budget.py`, `pauses.py` and `timers.py` determine the length of a run, `memory.py` and
 `microbatch.py` the size of micro-batches, `batches.py` what is in them, `step_guard.py` the steps to skip,
-`step_values.py` what is logged of one, `run_state.py` the content of a checkpoint, `rank_sync.py` common
-decisions of several ranks; `plan.py` estimates a run, and `verify_resume.py` verifies that a resumed run
-computes the same bits.
+`faults.py` what follows those that are not finite, `step_values.py` what is logged of a step, `run_state.py`
+the content of a checkpoint, `rank_sync.py` common decisions of several ranks; `plan.py` estimates a run, and
+`verify_resume.py` verifies that a resumed run computes the same bits.
 
 Names are imported when they are first used: importing this package needs no torch.
 """

@@ -30,11 +30,12 @@ from transformerlm.schema import to_dict
 from transformerlm.storage.files import make_directory
 from transformerlm.training.batches import Batches
 from transformerlm.training.budget import make_budget
+from transformerlm.training.faults import decide, roll_back
 from transformerlm.training.learner import Learner, StepResult
 from transformerlm.training.rank_sync import make_rank_sync
 from transformerlm.training.run_state import RunState
 from transformerlm.training.steering import obey
-from transformerlm.training.step_guard import StepGuard, Verdict, first_not_finite
+from transformerlm.training.step_guard import StepGuard, Verdict
 from transformerlm.training.step_values import step_values
 from transformerlm.training.timers import SAMPLING, SAVING, STARTING, VALIDATING, Clock
 from transformerlm.training.validating import evaluate_split, measured_seconds, validation_values
@@ -189,8 +190,8 @@ class Trainer:
         while len(self.undecided) > (0 if all_of_them else 1):
             step, result = self.count_step()
             is_fault = result.decision is not None and result.decision.verdict is Verdict.NONFINITE
-            if is_fault and self.decide(step, result) == "rollback":
-                self.roll_back(step, result, logger)
+            if is_fault and decide(self, step, result) == "rollback":
+                roll_back(self, step, result, logger)
                 return False
         if self.runtime.asynchronous:
             self.clock.spend_on_step(times=0)  # the wait is part of the steps
@@ -248,37 +249,6 @@ class Trainer:
         self.clock.spend(STARTING)
         self.last_lap = self.clock.lap()
         make_directory(self.run.path)
-
-    def decide(self, step: int, result: StepResult) -> str:
-        """Return "skip" or "rollback" for a step that was not finite; NumericalError to stop."""
-        numbers = f"loss {result.loss.item()}, gradient norm {result.grad_norm.item()}"
-        whole = self.learner.parallelism.whole
-        first = f"the first that is not: {first_not_finite(self.model, result.grad_norms, whole)}"
-        scaler = self.learner.scaler
-        scale = f", loss scale {scaler.get_scale():g}" if scaler.is_enabled() else ""
-        description = f"step {step}: not finite: {numbers}{scale}; {first}"
-        with self.ranks.collective_errors():
-            policy = self.step_guard.decide(description)
-        self.reporter.say(f"warning: {description}: {policy}")
-        return policy
-
-    def roll_back(self, step: int, result: StepResult, logger: Logger) -> None:
-        """Return to the newest checkpoint, and skip the batches since, up to that of `step`.
-
-        A later step may have been taken: it is forgotten, and its batch comes again.
-
-        Source: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022, section 5.1.
-        """
-        found = self.run.resume_point("must", self.reporter, self.ranks)
-        assert found
-        self.step_guard.leave_out(step - found.step)
-        self.undecided.clear()
-        if result.window is not None:
-            self.step_guard.window = result.window
-        self.load(found)
-        self.reporter.say(f"back to step {self.step}; {self.step_guard.num_left_out} batches are left out")
-        with self.ranks.while_rank_0_works():
-            logger.rewind(self.step)
 
     def log_step(self, result: StepResult, logger: Logger, bar: Bar) -> None:
         """Fetch a step's numbers and log them (host sync)."""
