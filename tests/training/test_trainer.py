@@ -429,7 +429,9 @@ def test_it_ends_early_where_validations_are_no_better(data, tmp_path):
     rates = {r["step"]: r[names.LR] for r in records(tmp_path, names.LOSS)}
     assert rates[begin] == pytest.approx(3.0)
     assert rates[last] == pytest.approx(0.3)
-    assert (trainer.best.step, trainer.since_best > 0) == (min(losses, key=losses.__getitem__), last > best)
+    # The fall of the learning rate may have found a better one.
+    best_of_all = min(losses, key=losses.__getitem__)
+    assert (trainer.best.step, trainer.since_best > 0) == (best_of_all, last > best_of_all)
     what = f"no lower than at step {best} in 3 validations: the learning rate falls from now on"
     assert heard.messages == [f"validation loss: {what}, until step {last} at the latest"]
     assert read_checkpoint(checkpoint_paths(trainer.run.checkpoints)[-1]).about["is_complete"] is True
