@@ -275,7 +275,9 @@ def _quantized_model(
     state = checkpoint.model_state(convert)
     check_size(shape, state, checkpoint)
     model = TransformerLM(shape, backend=config.attention, device="meta", dtype=torch.float32)
-    sizes = {name: torch.empty(value.shape, device="meta") for name, value in state.items()}
+    sizes = {
+        name: torch.empty(value.shape, dtype=torch.float32, device="meta") for name, value in state.items()
+    }
     check_model_state(model, sizes, str(checkpoint.path))
     quantize_(model, lambda name, weight: state.pop(name))
     model.load_state_dict(state, strict=False, assign=True)

@@ -128,7 +128,9 @@ def decode(dtype: str) -> dict[str, object]:
         (D_MODEL,),
     ]
     shapes += [(D_FF, D_MODEL), (D_FF, D_MODEL), (D_MODEL, D_FF), (D_HEAD,), (D_HEAD,)]
-    assert len(shapes) == NUM_MATRICES
+    shapes += [(D_MODEL,), (keys,), (keys,)]  # biases
+    window, has_rope = 5, 1
+    assert len(shapes) + 2 == NUM_MATRICES
     layers = [[memory.random(*shape, scale=0.2) for shape in shapes] for _ in range(LAYERS)]
     KEPT.extend(layers)
     cache = (LAYERS, TEXTS, KV_HEADS, CAPACITY, D_HEAD)
@@ -136,7 +138,16 @@ def decode(dtype: str) -> dict[str, object]:
         **{"ids": integers(5, 17, 100, 31), "row_of": integers(0, 1, 2, 2), "wanted": integers(0, 1, 3)},
         "positions": integers(0, 7, CAPACITY - 2, CAPACITY - 1),
         "embedding": memory.random(VOCABULARY, D_MODEL),
-        "weights": integers(*(matrix.ctypes.data for layer in layers for matrix in layer)),
+        "weights": integers(
+            *(
+                number
+                for layer in layers
+                for number in (*(matrix.ctypes.data for matrix in layer), window, has_rope)
+            )
+        ),
+        # Of stored floats there are no scales.
+        **{name: np.zeros(1, np.uint16) for name in ("embedding_scales", "head_scales")},
+        "scales": integers(*[0] * LAYERS * NUM_MATRICES),
         "final_norm": memory.random(D_MODEL),
         "head": memory.random(VOCABULARY, D_MODEL, scale=0.2),
         **{"keys": memory.random(*cache), "values": memory.random(*cache)},

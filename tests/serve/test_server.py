@@ -8,6 +8,7 @@ import pytest
 from tests.serve.servers import KEY, in_a_thread, serving
 from tests.small_models import language_model, save_run
 from transformerlm.cli import serve
+from transformerlm.config import RuntimeConfig
 from transformerlm.language_model import LanguageModel
 
 
@@ -17,10 +18,11 @@ def run(tmp_path_factory, lm):
 
 
 def test_a_run_is_served_until_ctrl_c(run):
-    with serving(run) as process:
+    # "auto" measures which precision is faster, in each process.
+    with serving(run, "--runtime.dtype=float32") as process:
         assert process.said[0].startswith("fables: ")
         answer = process.complete(prompt="The fox", max_tokens=20, seed=3, model="fables")
-        own = LanguageModel.load(run)
+        own = LanguageModel.load(run, RuntimeConfig(dtype="float32"))
         how = {"max_new_tokens": 20, "temperature": 1.0, "top_p": 1.0, "seed": 3}
         assert answer["choices"][0]["text"] == own.generate("The fox", **how)
         stream = process.begin_stream(prompt="The secret fox", max_tokens=4096, temperature=5.0)

@@ -91,7 +91,8 @@ def test_weights_gradients_optimizer_and_checkpoint_are_what_they_are(name, tied
     ids = torch.randint(2000, (8, 128))
     learner.accumulate_gradients(ids, ids, 8)
     assert estimate.gradients == sum(p.grad.nbytes for p in learner.model.parameters())
-    learner.step_optimizer(torch.zeros(()), learner.clip_gradients())
+    grad_norm, _ = learner.clip_gradients()
+    learner.step_optimizer(torch.zeros(()), grad_norm, None)
     state = [
         v for s in learner.optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.dim()
     ]

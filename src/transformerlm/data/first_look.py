@@ -20,14 +20,14 @@ def check_corpora(config: CorpusConfig) -> None:
         DataError: nothing there can be read as text.
     """
     for name, own in corpora_of(config).items():
-        if own.corpus == STDLIB or _is_large(own.corpus) or _is_large(own.validation_corpus or ""):
+        if own.corpus == STDLIB or _is_large(own.corpus) or _is_large(own.validation_corpus):
             continue
         with naming_corpus(config, name):
             find_corpora(own)
 
 
-def _is_large(corpus: str) -> bool:
-    path = Path(corpus).expanduser()
-    if not path.is_dir():
+def _is_large(corpus: str | None) -> bool:
+    path = Path(corpus or "").expanduser()
+    if not corpus or not path.is_dir():
         return False
     return any(number >= MAX_FILES for number, _ in enumerate(path.rglob("*")))

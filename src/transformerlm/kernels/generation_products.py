@@ -472,69 +472,54 @@ four_by_two, one_by_two = make_tile(4, 2), make_tile(1, 2)
 four_by_one, one_by_one = make_tile(4, 1), make_tile(1, 1)
 
 
+def _rows_of(many: Any, num_rows: int, one: Any) -> Any:
+    """Return a kernel that multiplies rows with some tokens, `num_rows` at a time, then one by one."""
+
+    @compiled
+    def rows_of(numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width):
+        groups, row = width // GROUP, i64(0)
+        while row + num_rows - 1 < rows:
+            many(
+                numbers, at + row * width, scales, scales_at + row * groups,
+                x, source, width, out, to + row, out_width,
+            )  # fmt: skip
+            row += num_rows
+        while row < rows:
+            one(
+                numbers, at + row * width, scales, scales_at + row * groups,
+                x, source, width, out, to + row, out_width,
+            )  # fmt: skip
+            row += 1
+
+    return rows_of
+
+
+rows_by_eight = _rows_of(two_by_eight, 2, one_by_eight)
+rows_by_four = _rows_of(three_by_four, 3, one_by_four)
+rows_by_two = _rows_of(four_by_two, 4, one_by_two)
+# Of four rows the sums do not wait for each other.
+rows_by_one = _rows_of(four_by_one, 4, one_by_one)
+
+
 @compiled
 def project_block(
     numbers, at, scales, scales_at, rows, x, x_at, tokens, width, out, out_at, out_width
 ):  # fmt: skip
     """out[token, row] = row . x[token], without the remainder of the width, for rows from number `at` on."""
-    groups, token = width // GROUP, i64(0)
+    token = i64(0)
     while token < tokens:
-        source, to, left, row = x_at + token * width, out_at + token * out_width, tokens - token, i64(0)
+        source, to, left = x_at + token * width, out_at + token * out_width, tokens - token
         if HAS_LARGE_REGISTERS and left >= 8:
-            while row + 1 < rows:
-                two_by_eight(
-                    numbers, at + row * width, scales, scales_at + row * groups,
-                    x, source, width, out, to + row, out_width,
-                )  # fmt: skip
-                row += 2
-            while row < rows:
-                one_by_eight(
-                    numbers, at + row * width, scales, scales_at + row * groups,
-                    x, source, width, out, to + row, out_width,
-                )  # fmt: skip
-                row += 1
+            rows_by_eight(numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width)
             token += 8
         elif left >= 4:
-            while row + 2 < rows:
-                three_by_four(
-                    numbers, at + row * width, scales, scales_at + row * groups,
-                    x, source, width, out, to + row, out_width,
-                )  # fmt: skip
-                row += 3
-            while row < rows:
-                one_by_four(
-                    numbers, at + row * width, scales, scales_at + row * groups,
-                    x, source, width, out, to + row, out_width,
-                )  # fmt: skip
-                row += 1
+            rows_by_four(numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width)
             token += 4
         elif left >= 2:
-            while row + 3 < rows:
-                four_by_two(
-                    numbers, at + row * width, scales, scales_at + row * groups,
-                    x, source, width, out, to + row, out_width,
-                )  # fmt: skip
-                row += 4
-            while row < rows:
-                one_by_two(
-                    numbers, at + row * width, scales, scales_at + row * groups,
-                    x, source, width, out, to + row, out_width,
-                )  # fmt: skip
-                row += 1
+            rows_by_two(numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width)
             token += 2
         else:
-            while row + 3 < rows:  # sums of four rows that do not wait for each other
-                four_by_one(
-                    numbers, at + row * width, scales, scales_at + row * groups,
-                    x, source, width, out, to + row, out_width,
-                )  # fmt: skip
-                row += 4
-            while row < rows:
-                one_by_one(
-                    numbers, at + row * width, scales, scales_at + row * groups,
-                    x, source, width, out, to + row, out_width,
-                )  # fmt: skip
-                row += 1
+            rows_by_one(numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width)
             token += 1
 
 

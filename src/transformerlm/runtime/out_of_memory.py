@@ -24,7 +24,7 @@ micro-batches do not remedy."""
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if PyTorch found no memory for a tensor."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
@@ -39,7 +39,7 @@ def memory_for(what: str, advice: str = SMALLER_MODEL) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
             raise
         raise TransformerLMError(f"out of memory for {what}: {advice} ({first_line(error)})") from None
 
