@@ -156,23 +156,36 @@ def unpack(packed: Tensor) -> Tensor:
     return ((halves ^ 8) - 8).reshape(len(packed), -1)
 
 
-class QuantizedLinear(Linear):
+class _Quantized(nn.Module):
+    """A module with a matrix in eight or four bits. Its tensors are buffers, which move with the module."""
+
+    numbers: Tensor
+    scales: Tensor
+
+    def hold(self, matrix: QuantizedMatrix) -> None:
+        """Use a matrix."""
+        self._storage: Storage = matrix.storage
+        self.register_buffer("numbers", matrix.numbers)
+        self.register_buffer("scales", matrix.scales)
+
+    @property
+    def matrix(self) -> QuantizedMatrix:
+        """The matrix as it is stored."""
+        return QuantizedMatrix(self._storage, self.numbers, self.scales)
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix in float32, computed at each access."""
+        return self.matrix.dequantize()
+
+
+class QuantizedLinear(_Quantized, Linear):  # type: ignore[misc]  # `weight` is computed
     """`Linear` whose matrix is stored in eight or four bits; its bias stays as it is."""
 
     def __init__(self, matrix: QuantizedMatrix, bias: nn.Parameter | None = None) -> None:
         nn.Module.__init__(self)
         self.bias = bias
-        _hold(self, matrix)
-
-    @property
-    def matrix(self) -> QuantizedMatrix:
-        """The matrix as it is stored."""
-        return _held(self)
-
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        """The matrix in float32, computed at each access."""
-        return self.matrix.dequantize()
+        self.hold(matrix)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
@@ -180,44 +193,23 @@ class QuantizedLinear(Linear):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
-class QuantizedEmbedding(Embedding):
+class QuantizedEmbedding(_Quantized, Embedding):  # type: ignore[misc]  # the same
     """`Embedding` whose table is stored in eight or four bits."""
 
     def __init__(self, matrix: QuantizedMatrix, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
         self.dtype = dtype
-        _hold(self, matrix)
-
-    @property
-    def matrix(self) -> QuantizedMatrix:
-        """The table as it is stored."""
-        return _held(self)
-
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        """The table in float32, computed at each access."""
-        return self.matrix.dequantize()
+        self.hold(matrix)
 
     def tie_to(self, head: Linear) -> None:
         """Use the matrix of the head."""
         assert isinstance(head, QuantizedLinear)
-        _hold(self, head.matrix)
+        self.hold(head.matrix)
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Ids [...] of int32 or int64 -> [..., embedding_dim], in `dtype`."""
         rows = self.matrix.rows(token_ids.flatten()).dequantize(self.dtype)
         return rows.view(*token_ids.shape, rows.shape[1])
-
-
-def _hold(module: nn.Module, matrix: QuantizedMatrix) -> None:
-    module.storage = matrix.storage  # type: ignore[assignment]
-    module.register_buffer("numbers", matrix.numbers)
-    module.register_buffer("scales", matrix.scales)
-
-
-def _held(module: nn.Module) -> QuantizedMatrix:
-    storage, numbers, scales = (getattr(module, name) for name in ("storage", "numbers", "scales"))
-    return QuantizedMatrix(storage, numbers, scales)
 
 
 def quantize_(model: TransformerLM, matrix_of: Callable[[str, Tensor], QuantizedMatrix]) -> None:
