@@ -17,7 +17,13 @@ from transformerlm.infer.static_decoder import StaticDecoder, graph_size
 from transformerlm.nn import KVCache
 
 LENGTHS = [5, 1, 9, 3, 3, 7]
-MODELS = {"grouped": {}, "tied": {"tie_embeddings": True}, "qk_norm": {"qk_norm": True, "num_kv_heads": 4}}
+MODELS = {
+    "grouped": {},
+    "tied": {"tie_embeddings": True},
+    "qk_norm": {"qk_norm": True, "num_kv_heads": 4},
+    "windows": {"sliding_window": 4, "full_attention_layers": (1,), "nope_layers": (0,), "qkv_bias": True},
+    "scaled": {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_length": 8, "d_head": 10},
+}
 
 
 def filled(model, kind, rows=9):
