@@ -39,10 +39,14 @@ a line        is continued; one that ends in \\ goes on in the next; "//" begins
 
 
 class Interrupts:
-    """Ctrl-C handler: raises KeyboardInterrupt while a line is being read, and otherwise only counts."""
+    """Ctrl-C handler: raises KeyboardInterrupt while a line is being read, and otherwise only notes it.
+
+    Attributes:
+        came: whether Ctrl-C came since the last line was read.
+    """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.came = False
         self._is_reading = False
 
     @contextlib.contextmanager
@@ -61,7 +65,7 @@ class Interrupts:
             EOFError: at the end of stdin.
         """
         try:
-            self._is_reading = True
+            self.came, self._is_reading = False, True
             line = input(prompt)
             self._is_reading = False
         except KeyboardInterrupt:
@@ -71,7 +75,7 @@ class Interrupts:
         return line
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
-        self.count += 1
+        self.came = True
         if self._is_reading:
             raise KeyboardInterrupt
 
@@ -136,17 +140,17 @@ class Session:
 
     def show(self, generation: GenerationConfig, text: Continuation, begun: str) -> str:
         """Write a text on stdout behind its beginning, with the next seed; return what came behind it."""
-        started, seed, count = time.perf_counter(), self.seed, self.interrupts.count
+        started, seed = time.perf_counter(), self.seed
         self.seed = seed + 1
         print_text(begun)
         for _, piece in self.lm.extend(generation, [text], seed):
             print_text(piece)
-            if self.interrupts.count > count:
+            if self.interrupts.came:
                 print_text(text.end())
                 break
-        completion, was_stopped = text.completion(), self.interrupts.count > count
+        completion = text.completion()
         print_text("" if (begun + completion.text).endswith("\n") else "\n")
-        say(_summary(completion, was_stopped, seed, time.perf_counter() - started))
+        say(_summary(completion, self.interrupts.came, seed, time.perf_counter() - started))
         return completion.text
 
     def _read(self) -> str:
