@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.config import ModelConfig, OptimizerConfig, RuntimeConfig, TrainConfig, TrainingConfig
 from transformerlm.schema import PositiveInt, Section
 
@@ -60,9 +60,8 @@ class Counted:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    return run_command(
-        DryRunConfig, dry_run, description="Count memory and communication of several ranks.", argv=argv
-    )
+    command = Command(DryRunConfig, dry_run, description="Count memory and communication of several ranks.")
+    return run_command(command, argv)
 
 
 def dry_run(config: DryRunConfig) -> int:

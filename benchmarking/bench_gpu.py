@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarking.gpu_parts import Job, Numbers, parts
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.config import ModelConfig
 from transformerlm.schema import PositiveFloat, PositiveInt, Section, Text, to_dict
 
@@ -64,9 +64,8 @@ class BenchGpuConfig(Section):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    return run_command(
-        BenchGpuConfig, bench, description="Measure everything that needs a GPU, in minutes.", argv=argv
-    )
+    command = Command(BenchGpuConfig, bench, description="Measure everything that needs a GPU, in minutes.")
+    return run_command(command, argv)
 
 
 def bench(config: BenchGpuConfig) -> int:

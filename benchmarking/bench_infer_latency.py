@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from benchmarking.infer_jobs import Job, Prompts, first_token, whole_text
 from benchmarking.timing import NO_BFLOAT16, Contestants, Outcome, Task, has_bfloat16, nothing
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.config import ModelConfig, RuntimeConfig
 from transformerlm.errors import Key
 from transformerlm.logging import names
@@ -115,9 +115,8 @@ class Work:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    return run_command(
-        BenchInferConfig, bench, description="Measure tokens per second of generation.", argv=argv
-    )
+    command = Command(BenchInferConfig, bench, description="Measure tokens per second of generation.")
+    return run_command(command, argv)
 
 
 def bench(config: BenchInferConfig) -> int:

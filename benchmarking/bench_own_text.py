@@ -24,7 +24,7 @@ from benchmarking.own_text_report import Row, record, table, verdict
 from benchmarking.own_text_texts import Split, Text, find_text
 from benchmarking.timing import LeftOutError
 from transformerlm.cli.arguments import typed
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.config.training import IsTime, seconds_of
 from transformerlm.errors import ConfigError, DataError, Key, Problem
 from transformerlm.limits import available_cores
@@ -136,8 +136,12 @@ class BenchOwnTextConfig(Section):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    description = "Compare what is chosen for a text and a time with compressors and other trainings."
-    return run_command(BenchOwnTextConfig, bench, description=description, argv=argv)
+    command = Command(
+        BenchOwnTextConfig,
+        bench,
+        description="Compare what is chosen for a text and a time with compressors and other trainings.",
+    )
+    return run_command(command, argv)
 
 
 def bench(config: BenchOwnTextConfig) -> int:

@@ -23,7 +23,7 @@ from typing import Literal
 
 from benchmarking.corpora import gather
 from benchmarking.timing import Contestants, Outcome, Run, Task
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.config import CorpusConfig
 from transformerlm.data.documents import Chunk
 from transformerlm.schema import FilePath, PositiveFloat, PositiveInt, Section, Text
@@ -62,9 +62,8 @@ class BenchReadConfig(Section):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    return run_command(
-        BenchReadConfig, bench, description="Measure the reading of compressed text.", argv=argv
-    )
+    command = Command(BenchReadConfig, bench, description="Measure the reading of compressed text.")
+    return run_command(command, argv)
 
 
 def bench(config: BenchReadConfig) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarking.timing import Contestants, Run, Task, nothing
-from transformerlm.cli.command import Arguments, load_config, run_command
+from transformerlm.cli.command import Arguments, Command, load_config, run_command
 from transformerlm.config import ModelConfig, ScheduleConfig, TrainConfig, TrainingConfig
 from transformerlm.schema import PositiveInt, Section
 
@@ -55,9 +55,8 @@ class BenchSavingConfig(Section):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    return run_command(
-        BenchSavingConfig, bench, description="Measure what saving and checking cost.", argv=argv
-    )
+    command = Command(BenchSavingConfig, bench, description="Measure what saving and checking cost.")
+    return run_command(command, argv)
 
 
 def bench(config: BenchSavingConfig) -> int:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarking.serve_jobs import Text, ask, free_port, llama_command, our_command, running, write_models
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.config import ModelConfig, RuntimeConfig
 from transformerlm.logging import names
 from transformerlm.schema import FilePath, NonNegativeFloat, NonNegativeInt, PositiveInt, Section
@@ -87,7 +87,8 @@ class Round:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    return run_command(BenchServeConfig, bench, description="Measure servers under load.", argv=argv)
+    command = Command(BenchServeConfig, bench, description="Measure servers under load.")
+    return run_command(command, argv)
 
 
 def bench(config: BenchServeConfig) -> int:

@@ -25,7 +25,7 @@ from benchmarking.timing import Contestants, Outcome, Task
 from benchmarking.tokenizer_jobs import Job, make_vocabulary
 from benchmarking.tokenizer_report import Result, Results, record, report
 from benchmarking.tokenizer_works import OURS, WORKS, package_of, task
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.errors import DataError, Key
 from transformerlm.limits import available_cores
 from transformerlm.logging import ConsoleLogger, say
@@ -126,7 +126,8 @@ class BenchTokenizerConfig(Section):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    return run_command(BenchTokenizerConfig, bench, description="Measure tokenizers.", argv=argv)
+    command = Command(BenchTokenizerConfig, bench, description="Measure tokenizers.")
+    return run_command(command, argv)
 
 
 def bench(config: BenchTokenizerConfig) -> int:

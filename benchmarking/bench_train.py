@@ -27,7 +27,7 @@ from benchmarking.train_jobs import (
     torch_adamw,
 )
 from benchmarking.train_race import time_to_loss
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.config import ModelConfig, RuntimeConfig
 from transformerlm.schema import NonNegativeInt, PositiveFloat, PositiveInt, Section, Text
 
@@ -83,9 +83,8 @@ class BenchTrainConfig(Section):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    return run_command(
-        BenchTrainConfig, bench, description="Measure how fast training is, beside others.", argv=argv
-    )
+    command = Command(BenchTrainConfig, bench, description="Measure how fast training is, beside others.")
+    return run_command(command, argv)
 
 
 def bench(config: BenchTrainConfig) -> int:

@@ -28,7 +28,7 @@ from benchmarking.own_text_cells import Cells, Result
 from benchmarking.own_text_runs import train
 from benchmarking.own_text_texts import Text, find_text
 from transformerlm.cli.arguments import typed
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.config import CorpusConfig, ModelConfig, RuntimeConfig, TokenizerConfig
 from transformerlm.errors import DataError
 from transformerlm.recipe import TextFacts, survey
@@ -107,8 +107,10 @@ class MeasureLawConfig(Section):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    description = "Measure the scaling law that the choice of a config goes by."
-    return run_command(MeasureLawConfig, measure, description=description, argv=argv)
+    command = Command(
+        MeasureLawConfig, measure, description="Measure the scaling law that the choice of a config goes by."
+    )
+    return run_command(command, argv)
 
 
 def measure(config: MeasureLawConfig) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarking.timing import timed_command
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.errors import ConfigError, Key
 from transformerlm.logging import ConsoleLogger, names
 from transformerlm.schema import PositiveInt, Section, Text
@@ -47,9 +47,8 @@ class SearchTrainConfig(Section):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    return run_command(
-        SearchTrainConfig, search, description="Train candidates and compare their losses.", argv=argv
-    )
+    command = Command(SearchTrainConfig, search, description="Train candidates and compare their losses.")
+    return run_command(command, argv)
 
 
 def search(config: SearchTrainConfig) -> int:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformerlm.cli.arguments import parse_value
-from transformerlm.cli.command import Mode, Option, run_command
+from transformerlm.cli.command import Command, Mode, Option, run_command
 from transformerlm.config import (
     InferConfig,
     MakeDataConfig,
@@ -27,7 +27,7 @@ RESUME = Option("resume", ("training.resume",))
 
 
 def run(argv, function=lambda config: 0):
-    return run_command(TrainConfig, function, description="Train.", options=[RESUME], argv=argv)
+    return run_command(Command(TrainConfig, function, description="Train.", options=[RESUME]), argv)
 
 
 def config_of(*argv):
@@ -77,7 +77,7 @@ def test_an_option_given_several_times_makes_a_list_where_its_key_takes_one(caps
     seen, options = [], [Option("prompt", ("infer.prompt",), repeated=True)]
 
     def prompts_of(*words):
-        run_command(InferConfig, seen.append, description="", options=options, argv=list(words))
+        run_command(Command(InferConfig, seen.append, options=options), list(words))
         return seen[-1].infer.prompt
 
     assert prompts_of("--prompt", "a", "--prompt=[1]", "--infer.checkpoint=x", "--prompt=") == (
@@ -87,7 +87,7 @@ def test_an_option_given_several_times_makes_a_list_where_its_key_takes_one(caps
     )
     assert prompts_of("--prompt=None") == ("None",)
     assert prompts_of("--prompt=a", "--infer.prompt=b") == "b"
-    assert run_command(InferConfig, print, description="", options=options, argv=["--help"]) == 0
+    assert run_command(Command(InferConfig, print, options=options), ["--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())  # wrapped at the width of the terminal
     assert "short for --infer.prompt, as often as there are values --" in printed
 
@@ -114,7 +114,7 @@ def test_an_option_given_several_times_makes_a_list_where_its_key_takes_one(caps
 )
 def test_an_option_that_is_given_twice_is_said(words, line, capsys):
     options = [RESUME, Option("prompt", ("generation.prompts",), repeated=True)]
-    assert run_command(TrainConfig, lambda config: 0, description="", options=options, argv=words) == 0
+    assert run_command(Command(TrainConfig, lambda config: 0, options=options), words) == 0
     err = capsys.readouterr().err
     assert err.startswith(f"command line: {line}") if line else not err
     assert err.count("\n") == bool(line)
@@ -123,7 +123,7 @@ def test_an_option_that_is_given_twice_is_said(words, line, capsys):
 def test_two_modes_are_one_too_many(capsys):
     modes = [Mode("plan", print), Mode("replay", print, number="STEPS")]
     words = ["--plan", "--replay", "3"]
-    assert run_command(TrainConfig, print, description="", modes=modes, argv=words) == 2
+    assert run_command(Command(TrainConfig, print, modes=modes), words) == 2
     assert capsys.readouterr() == ("", "command line: --replay: expected it without --plan\n")
 
 
@@ -210,14 +210,12 @@ def test_print_config_loads_again_to_the_same_config(config_class, tmp_path, cap
     def never(config):
         pytest.fail("must not run")
 
-    assert run_command(config_class, never, description="", argv=["--print-config"]) == 0
+    assert run_command(Command(config_class, never), ["--print-config"]) == 0
     printed = capsys.readouterr().out
     assert from_dict(config_class, tomllib.loads(printed)) == config_class()
     file = tmp_path / "printed.toml"
     file.write_text(printed)
-    assert (
-        run_command(config_class, never, description="", argv=["--config", str(file), "--print-config"]) == 0
-    )
+    assert run_command(Command(config_class, never), ["--config", str(file), "--print-config"]) == 0
     assert capsys.readouterr().out == printed
 
 
@@ -240,7 +238,7 @@ def test_a_mode_is_run_in_place_of_the_usual_function(capsys):
 
     def run_with_mode(*argv):
         return run_command(
-            TrainConfig, lambda config: 0, description="Train.", modes=[Mode("check", check)], argv=argv
+            Command(TrainConfig, lambda config: 0, description="Train.", modes=[Mode("check", check)]), argv
         )
 
     assert run_with_mode() == 0
@@ -376,9 +374,7 @@ def test_a_mode_may_take_a_number(words, line, capsys):
         print(steps)
 
     def run(words):
-        return run_command(
-            TrainConfig, print, description="", modes=[Mode("replay", replay, number="STEPS")], argv=words
-        )
+        return run_command(Command(TrainConfig, print, modes=[Mode("replay", replay, number="STEPS")]), words)
 
     assert run(words) == 2
     assert capsys.readouterr().err == line + "\n"
@@ -401,15 +397,25 @@ def test_a_mode_may_take_a_number(words, line, capsys):
 def test_a_shortcut_may_stand_for_several_keys(words, values):
     seen = []
     options = [Option("to", ("data.corpus", "training.run_dir"))]
-    status = run_command(TrainConfig, seen.append, description="", options=options, argv=words)
+    status = run_command(Command(TrainConfig, seen.append, options=options), words)
     assert status == 0
     assert (seen[0].data.corpus, seen[0].training.run_dir) == values
+
+
+def test_an_option_may_stand_for_one_value_of_a_key(capsys):
+    seen, json = [], Option("json", ("infer.output_format",), value="jsonl")
+    command = Command(InferConfig, seen.append, options=[json])
+    assert run_command(command, ["--json", "--infer.checkpoint=x"]) == run_command(command, []) == 0
+    assert [config.infer.output_format for config in seen] == ["jsonl", "auto"]
+    assert run_command(command, ["--help"]) == 0
+    assert "\n  --json                  short for --infer.output_format=jsonl\n" in capsys.readouterr().out
+    assert run_command(command, ["--json=text"]) == run_command(command, ["--json", "text"]) == 2
 
 
 def test_of_more_values_than_keys_the_rest_are_no_arguments(capsys):
     options = [Option("to", ("data.corpus", "training.run_dir"))]
     words = ["--to", "a", "b", "c"]
-    assert run_command(TrainConfig, lambda c: 0, description="", options=options, argv=words) == 2
+    assert run_command(Command(TrainConfig, lambda c: 0, options=options), words) == 2
     assert capsys.readouterr().err.startswith("command line: c: unknown argument")
 
 
@@ -426,7 +432,7 @@ def test_a_command_may_take_words(words, prompts, checkpoint, capsys):
     seen, positional = [], Option("RUN", ("infer.prompt",), repeated=True)
 
     def run(argv):
-        return run_command(InferConfig, seen.append, description="", positional=positional, argv=argv)
+        return run_command(Command(InferConfig, seen.append, positional=positional), argv)
 
     assert run(words) == 0
     assert (seen[0].infer.prompt, seen[0].infer.checkpoint) == (prompts, checkpoint)
@@ -439,7 +445,7 @@ def test_a_command_may_take_words(words, prompts, checkpoint, capsys):
 def test_of_two_words_one_is_too_many_where_one_is_taken(capsys):
     positional = Option("RUN", ("infer.checkpoint",))
     words = ["a", "--oops", "b"]
-    assert run_command(InferConfig, print, description="", positional=positional, argv=words) == 2
+    assert run_command(Command(InferConfig, print, positional=positional), words) == 2
     assert capsys.readouterr().err.startswith("command line: --oops: unknown argument")
 
 
@@ -452,7 +458,7 @@ def test_defaults_go_below_the_file_and_the_command_line(tmp_path):
         asked.append(config.infer.checkpoint)
         return {"generation": {"top_p": 0.1, "top_k": 1, "temperature": 0.3}}
 
-    assert run_command(InferConfig, seen.append, description="", defaults=defaults, argv=words) == 0
+    assert run_command(Command(InferConfig, seen.append, defaults=defaults), words) == 0
     found = seen[0].generation
     assert (found.temperature, found.top_p, found.top_k, found.min_p) == (0.3, 0.5, 9, 0.0)
     assert asked == ["mine"]

@@ -45,7 +45,7 @@ def test_the_short_help_is_two_screens_at_most(command, capsys, monkeypatch):
 
 
 def test_the_short_help_has_the_common_keys_with_their_defaults():
-    text = help_text(Interface(TrainConfig, "Train."), "transformerlm train", every=False)
+    text = help_text(Interface(TrainConfig, description="Train."), "transformerlm train", every=False)
     assert keys_in(text) == [
         f"{table}.{key}"
         for table, section in tables(TrainConfig).items()

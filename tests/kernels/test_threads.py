@@ -15,13 +15,13 @@ from transformerlm.kernels.threads import SleepSoon, best_spins
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
 COMMAND = """
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.config import InferConfig
 
 def use_torch(config):
     import torch
 
-run_command(InferConfig, use_torch, description="", argv=[])
+run_command(Command(InferConfig, use_torch), [])
 """
 needs_openmp = pytest.mark.skipif(openmp_path() is None, reason="PyTorch's OpenMP is another one")
 

@@ -47,13 +47,15 @@ FLAGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """A short option, `--name VALUE`, for a key of the config."""
+    """A short option, `--name VALUE`, for a key of the config; or `--name` alone for one of its values."""
 
     name: str
     keys: tuple[str, ...]
     """Keys that it sets, such as "export.to"; further values on the command line set the others, in order."""
     repeated: bool = False
     """The key becomes a list with one item per occurrence of the option."""
+    value: str = ""
+    """Value that the option stands for, such as "json" for `--json`; "": one has to follow it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +163,11 @@ class _Parser:
         if word == "--help" and self.rest[:1] == ["all"]:
             word = f"{word}={self.rest.pop(0)}"
         name, equals, value = word.removeprefix("--").partition("=")
-        mode = self.modes.get(name)
+        mode, option = self.modes.get(name), self.options.get(name)
         if word in FLAGS:
             setattr(self.arguments, FLAGS[word].field, True)
+        elif option and option.value and word == f"--{name}":
+            self._override(option, option.value)
         elif mode and not mode.number and word == f"--{name}":
             self._choose(mode)
         elif self.positional and not word.startswith("-"):
@@ -187,8 +191,9 @@ class _Parser:
             self.positional = None
 
     def _takes_value(self, name: str) -> bool:
-        mode = self.modes.get(name)
-        return name == CONFIG or name in self.options or "." in name or bool(mode and mode.number)
+        mode, option = self.modes.get(name), self.options.get(name)
+        is_short = option is not None and not option.value
+        return name == CONFIG or is_short or "." in name or bool(mode and mode.number)
 
     def _is_value_next(self) -> bool:
         return bool(self.rest) and not self.rest[0].startswith("--")

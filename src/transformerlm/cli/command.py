@@ -1,7 +1,7 @@
-"""Frame of every command: parse the command line, load the config, run the function, report errors.
+"""A command and its frame: parse the command line, load the config, do the work, report errors.
 
 Imports neither torch nor numpy, so that help and errors appear at once; a command imports heavy modules
-inside the function that it passes to `run_command`.
+inside the function that does its work.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Generic, TypeVar
 
 from transformerlm.cli.arguments import (
     COMMAND_LINE,
@@ -42,72 +43,54 @@ Defaults = Callable[[C], Mapping[str, Any]]
 do set; nested as in TOML."""
 
 
-def run_command(
-    config_class: type[C],
-    function: Callable[[C], int | None],
-    *,
-    description: str,
-    options: Sequence[Option] = (),
-    modes: Sequence[Mode] = (),
-    defaults: Defaults[C] | None = None,
-    automatic: Automatic | None = None,
-    wait: Callable[[], None] = sleep_soon,
-    resolve: Callable[[C], C] | None = None,
-    argv: Sequence[str] | None = None,
-    program: str = "",
-    positional: Option | None = None,
-) -> int:
-    """Parse the command line, build the config, run `function(config)`; return the exit status.
+@dataclass(frozen=True)
+class Command(Interface, Generic[C]):
+    """A command: what it can be given (`Interface`), and what it does with that.
+
+    Args:
+        config_class: see `Interface`, as for all that is not named here.
+        work: does the command's work; returns the exit status, None for 0.
+        program: its name in messages, where it is not as the user typed it.
+        defaults: takes precedence over the defaults of `config_class`; see `load_config`.
+        resolve: called for `--print-config`: finds what `work` would find for keys that are "auto".
+        wait: called before `work`: chooses how threads of PyTorch will wait.
+    """
+
+    config_class: type[C]
+    work: Callable[[C], int | None]
+    _: KW_ONLY
+    program: str = ""
+    defaults: Defaults[C] | None = None
+    resolve: Callable[[C], C] | None = None
+    wait: Callable[[], None] = sleep_soon
+
+
+def run_command(command: Command[C], argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, do what it asks for, and return the exit status.
 
     Errors that the user can correct are printed to stderr, one line each, without a traceback.
 
     Args:
-        description: first lines of the help.
-        options: short options for keys of the config.
-        modes: options that run another function in place of `function`.
-        defaults: takes precedence over the defaults of `config_class`; see `load_config`.
-        automatic: adds keys to those that the user sets; see `load_config`.
-        wait: called before `function`: chooses how threads of PyTorch will wait.
-        resolve: called for `--print-config`: finds what `function` would find for keys that are "auto".
         argv: the arguments; None: those of this process.
-        positional: the keys that words without `--` set, `Option("RUN", ("report.runs",), repeated=True)`;
-            its name is shown by --help. None: such words are answered with the command that was meant.
-        program: name of the command in messages where `argv` is given; that of a process is as it was typed.
     """
     is_process = argv is None
     prepare_streams(restart=is_process)
     argv = sys.argv[1:] if argv is None else list(argv)
-    interface = Interface(config_class, description, options, modes, automatic, positional)
-    program, arguments = program_name(program, is_process), Arguments()
     with interrupts_noted() as interrupts:
         try:
-            arguments = parse(argv, interface, program)
-            if text := _information(arguments, interface, program):
-                print_text(text)
-                return 0
-            config = load_config(config_class, arguments, defaults, automatic)
-            for note in arguments.notes:
-                say(one_line(note))
-            check_environment()
-            if arguments.print_config:
-                print_text(to_toml(resolve(config) if resolve else config, documented=True))
-                return 0
-            wait()
-            status = _call(function, config, arguments) or 0
+            program = program_name(command.program, is_process)
+            status = _answer(command, parse(argv, command, program), program)
             print_text()
-            if is_process and LEAK_CHECKER not in sys.modules:
-                gc.freeze()  # no search for garbage at the end of the process, which takes half a second
-            return status
-        except TransformerLMError as error:
-            error.problems = [_located(problem, arguments) for problem in error.problems]
-            return report(error, debug="--debug" in argv)
-        except (OSError, KeyboardInterrupt) as error:
+        except (TransformerLMError, OSError, KeyboardInterrupt) as error:
             return report(error, debug="--debug" in argv)
         except Exception:
             if not interrupts:
                 raise
             # Ctrl-C arrived inside a library, which turned it into another exception.
             return report(KeyboardInterrupt(), debug="--debug" in argv)
+    if is_process and LEAK_CHECKER not in sys.modules:
+        gc.freeze()  # no search for garbage at the end of the process, which takes half a second
+    return status
 
 
 def parse(argv: Sequence[str], interface: Interface, program: str) -> Arguments:
@@ -122,21 +105,41 @@ def parse(argv: Sequence[str], interface: Interface, program: str) -> Arguments:
         raise with_command_meant(error, argv, interface, program) from None
 
 
-def _information(arguments: Arguments, interface: Interface, program: str) -> str:
+def _answer(command: Command[C], arguments: Arguments, program: str) -> int:
+    """Print what is asked for in place of the command's work, or do the work; return the exit status."""
+    if text := _information(command, arguments, program):
+        print_text(text)
+        return 0
+    try:
+        config = load_config(command.config_class, arguments, command.defaults, command.automatic)
+        for note in arguments.notes:
+            say(one_line(note))
+        check_environment()
+        if arguments.print_config:
+            print_text(to_toml(command.resolve(config) if command.resolve else config, documented=True))
+            return 0
+        command.wait()
+        return _work(command, config, arguments) or 0
+    except TransformerLMError as error:
+        error.problems = [_located(problem, arguments) for problem in error.problems]
+        raise
+
+
+def _information(command: Interface, arguments: Arguments, program: str) -> str:
     """Return the text that is asked for in place of the command's work; "": none is."""
     if arguments.help or arguments.help_all:
-        return help_text(interface, program, every=arguments.help_all)
+        return help_text(command, program, every=arguments.help_all)
     if arguments.version:
         from transformerlm.cli.version import version_text
 
         return version_text()
-    return options_as_json(interface) if arguments.print_options else ""
+    return options_as_json(command) if arguments.print_options else ""
 
 
-def _call(function: Callable[[C], int | None], config: C, arguments: Arguments) -> int | None:
+def _work(command: Command[C], config: C, arguments: Arguments) -> int | None:
     mode = arguments.mode
     if mode is None:
-        return function(config)
+        return command.work(config)
     if not mode.number:
         return mode.function(config)  # type: ignore[call-arg]
     number = parse_literal(arguments.number)
@@ -179,4 +182,13 @@ def _located(problem: Problem, arguments: Arguments) -> Problem:
     return problem._replace(source=arguments.source_of(problem.key))
 
 
-__all__ = ["Arguments", "Mode", "Option", "load_config", "parse_arguments", "report", "run_command"]
+__all__ = [
+    "Arguments",
+    "Command",
+    "Mode",
+    "Option",
+    "load_config",
+    "parse_arguments",
+    "report",
+    "run_command",
+]

@@ -9,8 +9,8 @@ from typing import cast
 
 
 @dataclass(frozen=True)
-class Command:
-    """A command: `transformerlm NAME`, and a program of its own beside it."""
+class Entry:
+    """A command of the table: `transformerlm NAME`, and a program of its own beside it."""
 
     name: str
     """Its word after `transformerlm`."""
@@ -22,7 +22,7 @@ class Command:
     """Another name, which its program has, where the name is shorter than that; "": none."""
     has_program: bool = True
     """True if there is a program `transformerlm-NAME` too (pyproject.toml)."""
-    parts: tuple[Command, ...] = ()
+    parts: tuple[Entry, ...] = ()
     """Commands that the word after the name starts: `transformerlm data inspect`."""
 
     @property
@@ -35,7 +35,7 @@ class Command:
         """Name of its own program."""
         return f"transformerlm-{self.names[-1]}"
 
-    def part(self, name: str) -> Command | None:
+    def part(self, name: str) -> Entry | None:
         """Return the part of this name; None if there is none."""
         return next((part for part in self.parts if part.name == name), None)
 
@@ -46,29 +46,29 @@ class Command:
 
 
 COMMANDS = (
-    Command("tokenizer", "train_tokenizer", "train a tokenizer on text", long_name="train-tokenizer"),
-    Command(
+    Entry("tokenizer", "train_tokenizer", "train a tokenizer on text", long_name="train-tokenizer"),
+    Entry(
         "data",
         "data",
         "inspect text; show, verify or merge token files; by itself: make-data",
         parts=(
-            Command("inspect", "data_inspect", "what is in a text, what is there twice, what leaks"),
-            Command("show", "data_show", "tokens of a token file, told apart"),
-            Command("verify", "data_verify", "token files against their checksums"),
-            Command("merge", "data_merge", "several token files in one"),
+            Entry("inspect", "data_inspect", "what is in a text, what is there twice, what leaks"),
+            Entry("show", "data_show", "tokens of a token file, told apart"),
+            Entry("verify", "data_verify", "token files against their checksums"),
+            Entry("merge", "data_merge", "several token files in one"),
         ),
     ),
-    Command("make-data", "make_data", "make token files from text"),
-    Command("train", "train", "train a model; makes a missing tokenizer and token files first"),
-    Command("sweep", "sweep", "search over keys of the config: grid, random, halving, tpe; compare the best"),
-    Command("status", "status", "show how far runs are; ask a running one to save, validate, stop or anneal"),
-    Command("infer", "infer", "write text with a trained model"),
-    Command("serve", "serve", "serve a model: OpenAI's interface, and a page to write with it"),
-    Command("eval", "eval", "loss and bits per byte of a model on text, or the difference of two models"),
-    Command("report", "report", "write a page about one or several runs"),
-    Command("export", "export", "write a model for Hugging Face or llama.cpp"),
-    Command("import", "import_model", "make a run of a Hugging Face folder"),
-    Command("completion", "completion", "print a script that completes these in a shell", has_program=False),
+    Entry("make-data", "make_data", "make token files from text"),
+    Entry("train", "train", "train a model; makes a missing tokenizer and token files first"),
+    Entry("sweep", "sweep", "search over keys of the config: grid, random, halving, tpe; compare the best"),
+    Entry("status", "status", "show how far runs are; ask a running one to save, validate, stop or anneal"),
+    Entry("infer", "infer", "write text with a trained model"),
+    Entry("serve", "serve", "serve a model: OpenAI's interface, and a page to write with it"),
+    Entry("eval", "eval", "loss and bits per byte of a model on text, or the difference of two models"),
+    Entry("report", "report", "write a page about one or several runs"),
+    Entry("export", "export", "write a model for Hugging Face or llama.cpp"),
+    Entry("import", "import_model", "make a run of a Hugging Face folder"),
+    Entry("completion", "completion", "print a script that completes these in a shell", has_program=False),
 )
 """In the order of `transformerlm --help`, which is that of the work.
 
@@ -77,6 +77,6 @@ the config. The long name works too, so that nobody who knows the program has to
 """
 
 
-def find(name: str) -> Command | None:
+def find(name: str) -> Entry | None:
     """Return the command of this name; None if there is none."""
     return next((command for command in COMMANDS if name in command.names), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from transformerlm.cli import make_data
 from transformerlm.cli.arguments import COMMAND_LINE
-from transformerlm.cli.commands import Command, find
+from transformerlm.cli.commands import Entry, find
 from transformerlm.cli.error_report import report
 from transformerlm.cli.program import program_name
 from transformerlm.cli.standard_streams import prepare_streams
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if problem := _unknown_part(words[0], command):
             prepare_streams(restart=is_process)
             return report(ConfigError([problem]), debug="--debug" in words)
-        return make_data.run(argv, OWN_NAME, _description(command))
+        own = dataclasses.replace(make_data.COMMAND, program=OWN_NAME, description=_description(command))
+        return make_data.main(argv, own)
     if not is_process:
         return part.load()(words[1:])
     # As if the part itself had been started: its messages then name it as it was typed.
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return part.load()(None)
 
 
-def _unknown_part(word: str, command: Command) -> Problem | None:
+def _unknown_part(word: str, command: Entry) -> Problem | None:
     """Return the problem of a word that looks like the name of a part, and is no path of a text."""
     if not re.fullmatch("[a-z][a-z-]*", word) or Path(word).exists():
         return None
@@ -51,7 +53,7 @@ def _unknown_part(word: str, command: Command) -> Problem | None:
     return Problem(Key(), f"{shortened(word)}: {unknown(word, names, 'command')}", source=COMMAND_LINE)
 
 
-def _overview(command: Command, program: str) -> str:
+def _overview(command: Entry, program: str) -> str:
     """Return what the command can do, for whoever has typed no more than its name."""
     lines = [
         _description(command),
@@ -62,11 +64,11 @@ def _overview(command: Command, program: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _description(command: Command) -> str:
+def _description(command: Entry) -> str:
     width = max(len(part.name) for part in command.parts) + 2
     parts = [f"  {part.name:<{width}}{part.summary}" for part in command.parts]
     what = "By itself it is make-data; a word before all options does something else, and has its own --help:"
-    return "\n".join([make_data.DESCRIPTION, what, *parts])
+    return "\n".join([make_data.COMMAND.description, what, *parts])
 
 
 if __name__ == "__main__":

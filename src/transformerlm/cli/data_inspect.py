@@ -8,34 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformerlm.cli.command import Option, run_command
+from transformerlm.cli.command import Command, Option, run_command
 from transformerlm.cli.standard_streams import print_text
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import InspectConfig
 
-DESCRIPTION = """Look at a text before training on it: files, documents, scripts, copies, near copies,
-tokens, and how much of the validation text stands in the training text. CORPUS is a text as in
-[data].corpus, or a token file, or a folder of token files. --json prints an object."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    if argv is None:
-        sys.argv[1:] = with_keys(sys.argv[1:])
-    return run_command(
-        InspectConfig,
-        inspect,
-        description=DESCRIPTION,
-        options=[Option("html", ("inspect.html",))],
-        argv=None if argv is None else with_keys(argv),
-        program="transformerlm-data inspect",
-        positional=Option("CORPUS", ("data.corpus",)),
-    )
-
-
-def with_keys(argv: Sequence[str]) -> list[str]:
-    """Return the command line with --json written as the key that it stands for."""
-    return ["--inspect.output_format=json" if word == "--json" else word for word in argv]
+    return run_command(COMMAND, argv)
 
 
 def inspect(config: InspectConfig) -> None:
@@ -56,6 +37,23 @@ def inspect(config: InspectConfig) -> None:
         terminal.say(f"{path}: written ({size / 1000:,.0f} kB); open it in a browser")
     elif section.output_format == "text":
         print_text("".join(f"{line}\n" for line in lines(found, section.max_examples)))
+
+
+COMMAND = Command(
+    InspectConfig,
+    inspect,
+    program="transformerlm-data inspect",
+    description=(
+        "Look at a text before training on it: files, documents, scripts, copies, near copies,\n"
+        "tokens, and how much of the validation text stands in the training text. CORPUS is a text as in\n"
+        "[data].corpus, or a token file, or a folder of token files. --json prints an object."
+    ),
+    options=(
+        Option("html", ("inspect.html",)),
+        Option("json", ("inspect.output_format",), value="json"),
+    ),
+    positional=Option("CORPUS", ("data.corpus",)),
+)
 
 
 if __name__ == "__main__":

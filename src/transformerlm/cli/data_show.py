@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformerlm.cli.command import Option, run_command
+from transformerlm.cli.command import Command, Option, run_command
 from transformerlm.cli.standard_streams import print_text
 from transformerlm.config import ShowConfig
 from transformerlm.errors import ConfigError, Key
@@ -15,22 +15,7 @@ from transformerlm.errors import ConfigError, Key
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    if argv is None:
-        sys.argv[1:] = with_keys(sys.argv[1:])
-    return run_command(
-        ShowConfig,
-        show,
-        description="Show tokens of a token file, told apart, from a position on; --json prints an object.",
-        options=[Option("at", ("show.at",))],
-        argv=None if argv is None else with_keys(argv),
-        program="transformerlm-data show",
-        positional=Option("TOKENFILE", ("show.file",)),
-    )
-
-
-def with_keys(argv: Sequence[str]) -> list[str]:
-    """Return the command line with --json written as the key that it stands for."""
-    return ["--show.output_format=json" if word == "--json" else word for word in argv]
+    return run_command(COMMAND, argv)
 
 
 def show(config: ShowConfig) -> None:
@@ -59,6 +44,16 @@ def show(config: ShowConfig) -> None:
     where = f"tokens {section.at:,} to {stop - 1:,} of {view.file.num_tokens:,}"
     print_text(f"{view.file.path}: {where}; document {document + 1:,}, which begins at {start:,}\n")
     print_text(f"{apart(tokens)}\n")
+
+
+COMMAND = Command(
+    ShowConfig,
+    show,
+    program="transformerlm-data show",
+    description="Show tokens of a token file, told apart, from a position on; --json prints an object.",
+    options=(Option("at", ("show.at",)), Option("json", ("show.output_format",), value="json")),
+    positional=Option("TOKENFILE", ("show.file",)),
+)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from transformerlm.cli.command import Option, run_command
+from transformerlm.cli.command import Command, Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import VerifyConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run_command(
-        VerifyConfig,
-        verify,
-        description="Read token files and compare every byte with the checksums that were written with them.",
-        argv=argv,
-        program="transformerlm-data verify",
-        positional=Option("PATH", ("verify.paths",), repeated=True),
-    )
+    return run_command(COMMAND, argv)
 
 
 def verify(config: VerifyConfig) -> None:
@@ -28,6 +21,15 @@ def verify(config: VerifyConfig) -> None:
     from transformerlm.data.verify import token_files_of, verify_files
 
     verify_files(token_files_of(config.verify.paths), Terminal())
+
+
+COMMAND = Command(
+    VerifyConfig,
+    verify,
+    program="transformerlm-data verify",
+    description="Read token files and compare every byte with the checksums that were written with them.",
+    positional=Option("PATH", ("verify.paths",), repeated=True),
+)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformerlm.cli.command import Option, run_command
+from transformerlm.cli.command import Command, Option, run_command
 from transformerlm.cli.eval_report import record, table, write_documents
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import CorpusConfig, EvalConfig
@@ -20,26 +20,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    description = (
-        "Loss, perplexity and bits per byte of a trained model on a text, with standard errors by document;\n"
-        "with --compare the difference of two models on the same documents; with --compare-weights\n"
-        "what fewer bits per weight cost."
-    )
-    options = [
-        Option("checkpoint", ("eval.checkpoint",)),
-        Option("text", ("eval.text",)),
-        Option("compare", ("eval.compare",)),
-        Option("compare-weights", ("eval.compare_weights",)),
-    ]
-    return run_command(
-        EvalConfig,
-        evaluate,
-        description=description,
-        options=options,
-        defaults=text_of_run,
-        argv=argv,
-        program="transformerlm-eval",
-    )
+    return run_command(COMMAND, argv)
 
 
 def text_of_run(config: EvalConfig) -> dict[str, Any]:
@@ -85,6 +66,25 @@ def log(evaluation: Evaluation, config: EvalConfig) -> None:
         if config.eval.documents_file is not None:
             path = write_documents(evaluation, Path(config.eval.documents_file).expanduser())
             logger.log_artifact(path, f"documents-{run_dir.name}", "outputs")
+
+
+COMMAND = Command(
+    EvalConfig,
+    evaluate,
+    program="transformerlm-eval",
+    description=(
+        "Loss, perplexity and bits per byte of a trained model on a text, with standard errors by document;\n"
+        "with --compare the difference of two models on the same documents; with --compare-weights\n"
+        "what fewer bits per weight cost."
+    ),
+    options=(
+        Option("checkpoint", ("eval.checkpoint",)),
+        Option("text", ("eval.text",)),
+        Option("compare", ("eval.compare",)),
+        Option("compare-weights", ("eval.compare_weights",)),
+    ),
+    defaults=text_of_run,
+)
 
 
 if __name__ == "__main__":

@@ -7,26 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformerlm.cli.command import Option, run_command
+from transformerlm.cli.command import Command, Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import ExportConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    description = "Write a trained model for other programs: `--to hf FOLDER` or `--to gguf FILE`."
-    options = [
-        Option("to", ("export.to", "export.output")),
-        Option("checkpoint", ("export.checkpoint",)),
-    ]
-    return run_command(
-        ExportConfig,
-        export,
-        description=description,
-        options=options,
-        argv=argv,
-        program="transformerlm-export",
-    )
+    return run_command(COMMAND, argv)
 
 
 def export(config: ExportConfig) -> None:
@@ -53,6 +41,18 @@ def output_path(config: ExportConfig, run_dir: Path) -> Path:
     if section.output is not None:
         return Path(section.output).expanduser()
     return run_dir.with_name(run_dir.name + {"hf": "-hf", "gguf": ".gguf"}[section.to])
+
+
+COMMAND = Command(
+    ExportConfig,
+    export,
+    program="transformerlm-export",
+    description="Write a trained model for other programs: `--to hf FOLDER` or `--to gguf FILE`.",
+    options=(
+        Option("to", ("export.to", "export.output")),
+        Option("checkpoint", ("export.checkpoint",)),
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def options_as_json(interface: Interface) -> str:
 
 
 def _common_keys(interface: Interface, program: str) -> Iterator[str]:
-    keys, defaults = interface.keys(), interface.defaults()
+    keys, defaults = interface.keys(), interface.default_config()
     common = [key for key in keys if key.is_common]
     if len(common) == len(keys):
         yield "keys [and their defaults]:"
@@ -79,7 +79,7 @@ def _table(options: Sequence[ListedOption], column: int) -> Iterator[str]:
 
 
 def _every_key(interface: Interface) -> Iterator[str]:
-    chosen = interface.defaults()
+    chosen = interface.default_config()
     for table, section in tables(interface.config_class).items():
         yield from _table_lines(table, section, getattr(chosen, table))
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformerlm.cli.command import Option, run_command
+from transformerlm.cli.command import Command, Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import ImportConfig
 from transformerlm.errors import ConfigError, Key
@@ -14,16 +14,7 @@ from transformerlm.errors import ConfigError, Key
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    description = "Make a run's folder of a Hugging Face folder: `--from FOLDER RUN_DIR`."
-    options = [Option("from", ("import_model.source", "import_model.run_dir"))]
-    return run_command(
-        ImportConfig,
-        import_model,
-        description=description,
-        options=options,
-        argv=argv,
-        program="transformerlm-import",
-    )
+    return run_command(COMMAND, argv)
 
 
 def import_model(config: ImportConfig) -> None:
@@ -40,6 +31,15 @@ def import_model(config: ImportConfig) -> None:
     config_path = run_dir / "config.toml"
     terminal.say(f'text: transformerlm-infer --infer.checkpoint="{run_dir}" --prompt "The"')
     terminal.say(f'training on: transformerlm-train --config "{config_path}" --data.corpus=YOUR_TEXT')
+
+
+COMMAND = Command(
+    ImportConfig,
+    import_model,
+    program="transformerlm-import",
+    description="Make a run's folder of a Hugging Face folder: `--from FOLDER RUN_DIR`.",
+    options=(Option("from", ("import_model.source", "import_model.run_dir")),),
+)
 
 
 if __name__ == "__main__":

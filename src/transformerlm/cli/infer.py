@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformerlm.cli.command import Mode, Option, run_command
+from transformerlm.cli.command import Command, Mode, Option, run_command
 from transformerlm.cli.infer_input import read_prompts
 from transformerlm.cli.infer_output import is_live_on_stdout, open_results, start_live_output
 from transformerlm.cli.terminal import Terminal
@@ -22,22 +22,7 @@ CHAT_KEYS = ("system_prompt", "chat_template", "chat_template_kwargs")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    description = "Continue prompts with a trained model; a run's folder is all it needs."
-    options = [
-        Option("checkpoint", ("infer.checkpoint",)),
-        Option("prompt", ("infer.prompt",), repeated=True),
-    ]
-    modes = [Mode("interactive", interactive), Mode("chat", chat)]
-    return run_command(
-        InferConfig,
-        infer,
-        description=description,
-        options=options,
-        modes=modes,
-        defaults=settings_of_run,
-        argv=argv,
-        program="transformerlm-infer",
-    )
+    return run_command(COMMAND, argv)
 
 
 def settings_of_run(config: InferConfig) -> dict[str, Any]:
@@ -116,6 +101,20 @@ def check_no_chat(config: InferConfig) -> None:
     keys = [key for key in CHAT_KEYS if getattr(config.infer, key)]
     if keys:
         raise ConfigError([Problem(Key("infer", key), "expected --chat with it") for key in keys])
+
+
+COMMAND = Command(
+    InferConfig,
+    infer,
+    program="transformerlm-infer",
+    description="Continue prompts with a trained model; a run's folder is all it needs.",
+    options=(
+        Option("checkpoint", ("infer.checkpoint",)),
+        Option("prompt", ("infer.prompt",), repeated=True),
+    ),
+    modes=(Mode("interactive", interactive), Mode("chat", chat)),
+    defaults=settings_of_run,
+)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from transformerlm.schema import (
 )
 
 Automatic = Callable[[Mapping[str, Any]], dict[str, Any]]
-"""Function from the keys that the user has set to these and others; nested as in TOML."""
+"""Function from the keys that the user has set to these and those that go with them; nested as in TOML."""
 
 ANY_FILE, TOML_FILE = "*", "*.toml"
 
@@ -61,11 +61,15 @@ class Interface:
 
     Args:
         description: first lines of the help.
-        automatic: see `transformerlm.cli.command.load_config`.
-        positional: see `transformerlm.cli.command.run_command`.
+        options: short options for keys of the config.
+        modes: options that make the command run another function.
+        automatic: adds keys to those that the user sets.
+        positional: the keys that words without `--` set, `Option("RUN", ("report.runs",), repeated=True)`;
+            its name is shown by --help. None: such words are answered with the command that was meant.
     """
 
     config_class: type[Section]
+    _: dataclasses.KW_ONLY
     description: str = ""
     options: Sequence[Option] = ()
     modes: Sequence[Mode] = ()
@@ -80,7 +84,7 @@ class Interface:
             for key, hint in field_types(section).items()
         }
 
-    def defaults(self) -> Section:
+    def default_config(self) -> Section:
         """Return the config of a command line that sets nothing."""
         return from_dict(self.config_class, self.automatic({})) if self.automatic else self.config_class()
 
@@ -112,6 +116,8 @@ class Interface:
 
     def _short(self, option: Option) -> ListedOption:
         hint = self.key_types().get(option.keys[0], str)
+        if option.value:
+            return ListedOption(f"--{option.name}", f"short for --{option.keys[0]}={option.value}")
         keys = " and, with a second value, --".join(option.keys)
         again = ", as often as there are values" if option.repeated else ""
         item = _key(option.name, hint, f"short for --{keys}{again}", True)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from transformerlm.cli.arguments import COMMAND_LINE
-from transformerlm.cli.commands import COMMANDS, Command, find
+from transformerlm.cli.commands import COMMANDS, Entry, find
 from transformerlm.cli.error_report import report
 from transformerlm.cli.meant import quoted
 from transformerlm.cli.program import program_name
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.load()(None)
 
 
-def _command(words: Sequence[str], program: str) -> Command | None:
+def _command(words: Sequence[str], program: str) -> Entry | None:
     """Return the command to run; None if the words ask about the program itself.
 
     Raises:
@@ -95,7 +95,7 @@ def overview(program: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _summary(command: Command) -> str:
+def _summary(command: Entry) -> str:
     return command.summary + (f" (also: {command.long_name})" if command.long_name else "")
 
 

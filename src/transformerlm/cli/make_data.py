@@ -8,32 +8,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from transformerlm.cli.command import Mode, run_command
+from transformerlm.cli.command import Command, Mode, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import MakeDataConfig
 from transformerlm.distributed.collectives import ranks_from_environment
 
-DESCRIPTION = "Encode a corpus into train.memmap and val.memmap, through worker processes."
 
+def main(argv: Sequence[str] | None = None, command: Command[MakeDataConfig] | None = None) -> int:
+    """Run the command and return its exit status.
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the console command."""
-    return run(argv, "transformerlm-make-data", DESCRIPTION)
-
-
-def run(argv: Sequence[str] | None, program: str, description: str) -> int:
-    """Run the command under one of its names."""
-    return on_ranks(
-        lambda: run_command(
-            MakeDataConfig,
-            make_data,
-            description=description,
-            modes=[Mode("verify", verify)],
-            argv=argv,
-            program=program,
-        )
-    )
+    Args:
+        command: the command under another name; None: `COMMAND`.
+    """
+    return on_ranks(lambda: run_command(command or COMMAND, argv))
 
 
 def make_data(config: MakeDataConfig) -> None:
@@ -56,6 +44,15 @@ def verify(config: MakeDataConfig) -> None:
     with ranks.while_rank_0_works():
         if ranks.is_main:
             verify_token_files(config.data, Terminal())
+
+
+COMMAND = Command(
+    MakeDataConfig,
+    make_data,
+    program="transformerlm-make-data",
+    description="Encode a corpus into train.memmap and val.memmap, through worker processes.",
+    modes=(Mode("verify", verify),),
+)
 
 
 if __name__ == "__main__":

@@ -6,27 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformerlm.cli.command import Mode, Option, run_command
+from transformerlm.cli.command import Command, Mode, Option, run_command
 from transformerlm.config import ReportConfig
 from transformerlm.logging import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    description = (
-        "A page about one or several runs, in one file that needs no network; with --png DIR its curves as\n"
-        "pictures; with --serve the page of a run that is going on."
-    )
-    return run_command(
-        ReportConfig,
-        report,
-        description=description,
-        options=[Option("png", ("report.png_dir",))],
-        modes=[Mode("serve", serve)],
-        argv=argv,
-        program="transformerlm-report",
-        positional=Option("RUN", ("report.runs",), repeated=True),
-    )
+    return run_command(COMMAND, argv)
 
 
 def report(config: ReportConfig) -> None:
@@ -53,6 +40,20 @@ def serve(config: ReportConfig) -> None:
     from transformerlm.report.serve import serve_run
 
     serve_run(Path(config.report.runs[0]).expanduser(), config.report.port, say)
+
+
+COMMAND = Command(
+    ReportConfig,
+    report,
+    program="transformerlm-report",
+    description=(
+        "A page about one or several runs, in one file that needs no network; with --png DIR its curves as\n"
+        "pictures; with --serve the page of a run that is going on."
+    ),
+    options=(Option("png", ("report.png_dir",)),),
+    modes=(Mode("serve", serve),),
+    positional=Option("RUN", ("report.runs",), repeated=True),
+)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from transformerlm.cli.command import Option, run_command
+from transformerlm.cli.command import Command, Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import ServeConfig
 from transformerlm.errors import TransformerLMError
@@ -18,24 +18,7 @@ PACKAGES = ("starlette", "uvicorn")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    description = (
-        "Serve a trained model on this machine: OpenAI's interface for completions at /v1, and a page to\n"
-        "write with it."
-    )
-    options = [
-        Option("checkpoint", ("serve.checkpoint",)),
-        Option("host", ("serve.host",)),
-        Option("port", ("serve.port",)),
-    ]
-    return run_command(
-        ServeConfig,
-        serve,
-        description=description,
-        options=options,
-        argv=argv,
-        program="transformerlm-serve",
-        positional=Option("RUN", ("serve.checkpoint",)),
-    )
+    return run_command(COMMAND, argv)
 
 
 def serve(config: ServeConfig) -> None:
@@ -53,6 +36,23 @@ def serve(config: ServeConfig) -> None:
     # model's thread has it: with Python's own 5 ms, the pieces for 64 clients could take it 0.3 s.
     sys.setswitchinterval(SWITCH_SECONDS)
     serve_model(config, Terminal().say)
+
+
+COMMAND = Command(
+    ServeConfig,
+    serve,
+    program="transformerlm-serve",
+    description=(
+        "Serve a trained model on this machine: OpenAI's interface for completions at /v1, and a page to\n"
+        "write with it."
+    ),
+    options=(
+        Option("checkpoint", ("serve.checkpoint",)),
+        Option("host", ("serve.host",)),
+        Option("port", ("serve.port",)),
+    ),
+    positional=Option("RUN", ("serve.checkpoint",)),
+)
 
 
 if __name__ == "__main__":

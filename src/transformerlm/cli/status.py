@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from transformerlm.cli.command import Mode, Option, run_command
+from transformerlm.cli.command import Command, Mode, Option, run_command
 from transformerlm.cli.standard_streams import print_text
 from transformerlm.cli.status_report import Screen, changed_lines, lines
 from transformerlm.config import StatusConfig
@@ -17,35 +17,10 @@ from transformerlm.errors import ConfigError, Key, TransformerLMError
 from transformerlm.logging.jsonl import to_line
 from transformerlm.logging.terminal import say
 
-DESCRIPTION = """Show how far a run is, or all runs below runs/; --json prints objects, one a line.
-With --save, --validate, --stop or --anneal ask a running job to do that, and wait for its answer."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    if argv is None:
-        sys.argv[1:] = with_keys(sys.argv[1:])
-    modes = [
-        Mode("follow", follow),
-        Mode("save", asking("save", "Ask the run to save a checkpoint now.")),
-        Mode("validate", asking("validate", "Ask the run to validate now.")),
-        Mode("stop", asking("stop", "Ask the run to save and end, as SIGTERM does; it can be resumed.")),
-        Mode("anneal", asking("anneal", "Ask the run to let the learning rate fall from now on, and end.")),
-    ]
-    return run_command(
-        StatusConfig,
-        show,
-        description=DESCRIPTION,
-        modes=modes,
-        argv=None if argv is None else with_keys(argv),
-        program="transformerlm-status",
-        positional=Option("RUN", ("status.run",)),
-    )
-
-
-def with_keys(argv: Sequence[str]) -> list[str]:
-    """Return the command line with --json written as the key that it stands for."""
-    return ["--status.output_format=json" if word == "--json" else word for word in argv]
+    return run_command(COMMAND, argv)
 
 
 def show(config: StatusConfig) -> None:
@@ -122,6 +97,26 @@ def runs(config: StatusConfig) -> list[Path]:
         where = "" if folder.is_dir() else ", which is no folder"
         raise ConfigError(f"{what}{where}", key=Key("status", "run"))
     return found
+
+
+COMMAND = Command(
+    StatusConfig,
+    show,
+    program="transformerlm-status",
+    description=(
+        "Show how far a run is, or all runs below runs/; --json prints objects, one a line.\n"
+        "With --save, --validate, --stop or --anneal ask a running job to do that, and wait for its answer."
+    ),
+    options=(Option("json", ("status.output_format",), value="json"),),
+    modes=(
+        Mode("follow", follow),
+        Mode("save", asking("save", "Ask the run to save a checkpoint now.")),
+        Mode("validate", asking("validate", "Ask the run to validate now.")),
+        Mode("stop", asking("stop", "Ask the run to save and end, as SIGTERM does; it can be resumed.")),
+        Mode("anneal", asking("anneal", "Ask the run to let the learning rate fall from now on, and end.")),
+    ),
+    positional=Option("RUN", ("status.run",)),
+)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from transformerlm.cli.arguments import CONFIG
-from transformerlm.cli.command import Mode, Option, run_command
+from transformerlm.cli.command import Command, Mode, Option, run_command
 from transformerlm.cli.sweep_report import printer
 from transformerlm.cli.terminal import Terminal
 from transformerlm.config import SweepConfig
@@ -19,20 +19,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    description = (
-        "Search over keys of a training's config: FILE.toml is one of transformerlm-train with [sweep] and\n"
-        "[sweep.space]. Each trial is a run of its own. The same command goes on after a stop or a kill."
-    )
-    return run_command(
-        SweepConfig,
-        search,
-        description=description,
-        modes=[Mode("plan", plan)],
-        automatic=with_automatic,
-        argv=argv,
-        program="transformerlm-sweep",
-        positional=Option("FILE.toml", (CONFIG,)),
-    )
+    return run_command(COMMAND, argv)
 
 
 def search(config: SweepConfig) -> int:
@@ -69,6 +56,20 @@ def _report(result: SweepResult, terminal: Terminal) -> None:
         terminal.say(f"no trial is complete: {paths.sweep_dir}/trials/*.log say why")
     else:
         terminal.say(f"done: {paths.best}; train with it: transformerlm-train --config {paths.best}")
+
+
+COMMAND = Command(
+    SweepConfig,
+    search,
+    program="transformerlm-sweep",
+    description=(
+        "Search over keys of a training's config: FILE.toml is one of transformerlm-train with [sweep] and\n"
+        "[sweep.space]. Each trial is a run of its own. The same command goes on after a stop or a kill."
+    ),
+    modes=(Mode("plan", plan),),
+    automatic=with_automatic,
+    positional=Option("FILE.toml", (CONFIG,)),
+)
 
 
 if __name__ == "__main__":

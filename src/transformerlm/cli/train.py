@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from transformerlm.cli.command import Mode, Option, run_command
+from transformerlm.cli.command import Command, Mode, Option, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainConfig
@@ -23,31 +23,33 @@ from transformerlm.training.timers import process_start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the console command."""
+    """Run the command and return its exit status."""
     # Called as a function, it is not the whole process, which may be old.
     started = process_start() if argv is None else time.perf_counter()
-    description = (
-        "Train a language model; a tokenizer and token files that are missing are made first.\n"
-        'What is not set is chosen ("auto") for the text, this machine and the time, unless [training] has\n'
-        "max_steps, max_tokens or start_from."
-    )
-    options = [Option("resume", ("training.resume",))]
+    return on_ranks(lambda: run_command(command(started), argv), backend="nccl")
+
+
+def command(started: float) -> Command[TrainConfig]:
+    """Return the command.
+
+    Args:
+        started: see `run.train`.
+    """
     planned = functools.update_wrapper(functools.partial(plan, started=started), plan)  # with its docstring
-    modes = [Mode("plan", planned), Mode("verify-resume", verify_resume, number="STEPS")]
-    return on_ranks(
-        lambda: run_command(
-            TrainConfig,
-            functools.partial(train, started=started),
-            description=description,
-            options=options,
-            modes=modes,
-            automatic=with_automatic,
-            wait=wait_for_work,
-            resolve=resolve_runtime,
-            argv=argv,
-            program="transformerlm-train",
+    return Command(
+        TrainConfig,
+        functools.partial(train, started=started),
+        program="transformerlm-train",
+        description=(
+            "Train a language model; a tokenizer and token files that are missing are made first.\n"
+            'What is not set is chosen ("auto") for the text, this machine and the time, unless [training]\n'
+            "has max_steps, max_tokens or start_from."
         ),
-        backend="nccl",
+        options=(Option("resume", ("training.resume",)),),
+        modes=(Mode("plan", planned), Mode("verify-resume", verify_resume, number="STEPS")),
+        automatic=with_automatic,
+        resolve=resolve_runtime,
+        wait=wait_for_work,
     )
 
 

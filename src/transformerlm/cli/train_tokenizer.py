@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from transformerlm.cli.command import Mode, run_command
+from transformerlm.cli.command import Command, Mode, run_command
 from transformerlm.cli.terminal import Terminal
 from transformerlm.cli.torchrun import on_ranks
 from transformerlm.config import TrainTokenizerConfig
@@ -16,17 +16,8 @@ from transformerlm.distributed.collectives import ranks_from_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the console command."""
-    return on_ranks(
-        lambda: run_command(
-            TrainTokenizerConfig,
-            train_tokenizer,
-            description="Train a byte-level BPE tokenizer on the training part of a corpus.",
-            modes=[Mode("verify", verify)],
-            argv=argv,
-            program="transformerlm-train-tokenizer",
-        )
-    )
+    """Run the command and return its exit status."""
+    return on_ranks(lambda: run_command(COMMAND, argv))
 
 
 def train_tokenizer(config: TrainTokenizerConfig) -> None:
@@ -49,6 +40,15 @@ def verify(config: TrainTokenizerConfig) -> None:
         if ranks.is_main:
             tokenizer = prepare_tokenizer(config.data, config.tokenizer, terminal)
             verify_tokenizer(config.data, config.tokenizer, tokenizer, terminal)
+
+
+COMMAND = Command(
+    TrainTokenizerConfig,
+    train_tokenizer,
+    program="transformerlm-train-tokenizer",
+    description="Train a byte-level BPE tokenizer on the training part of a corpus.",
+    modes=(Mode("verify", verify),),
+)
 
 
 if __name__ == "__main__":

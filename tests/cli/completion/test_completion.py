@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from tests.cli.completion.real_shell import RealShell, require
-from transformerlm.cli.commands import COMMANDS, Command
+from transformerlm.cli.commands import COMMANDS, Entry
 from transformerlm.cli.completion import main
 from transformerlm.cli.completion.command import SHELLS
 from transformerlm.cli.completion.words import CommandWords, all_commands, in_one_line
@@ -82,8 +82,8 @@ def test_fish_completes_the_parts_of_a_command(folder, capsys):
 
 
 WITH_WORDS = [
-    CommandWords(Command("show", "show", "show runs"), [ListedOption("--all", "every run")], ["*"]),
-    CommandWords(Command("say", "say", "say a word"), [], ["hello", "goodbye"]),
+    CommandWords(Entry("show", "show", "show runs"), [ListedOption("--all", "every run")], ["*"]),
+    CommandWords(Entry("say", "say", "say a word"), [], ["hello", "goodbye"]),
 ]
 """Commands that take words: files, and some of a list."""
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformerlm.cli.commands import COMMANDS, Command
+from transformerlm.cli.commands import COMMANDS, Entry
 from transformerlm.cli.interface import ListedOption
 
 SHELLS = ("bash", "zsh", "fish")
@@ -19,7 +19,7 @@ SHELLS = ("bash", "zsh", "fish")
 class CommandWords:
     """A command and what may follow it."""
 
-    command: Command
+    command: Entry
     options: Sequence[ListedOption]
     arguments: Sequence[str] = ()
     """Words that are no options, of which one may follow; a pattern such as "*" stands for files."""
@@ -32,7 +32,7 @@ def all_commands() -> list[CommandWords]:
     return [_words(command) for command in COMMANDS]
 
 
-def _words(command: Command) -> CommandWords:
+def _words(command: Entry) -> CommandWords:
     if not command.has_program:
         return CommandWords(command, (), SHELLS)
     parts = [_part(command, part) for part in command.parts]
@@ -40,11 +40,11 @@ def _words(command: Command) -> CommandWords:
     return CommandWords(command, options, [*words, *(part.name for part in command.parts)], parts)
 
 
-def _part(command: Command, part: Command) -> CommandWords:
+def _part(command: Entry, part: Entry) -> CommandWords:
     return CommandWords(dataclasses.replace(part, name=f"{command.name} {part.name}"), *_listed(part))
 
 
-def _listed(command: Command) -> tuple[list[ListedOption], list[str]]:
+def _listed(command: Entry) -> tuple[list[ListedOption], list[str]]:
     """Return the options of a command, and the words that are none."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
