@@ -184,29 +184,11 @@ def test_a_loss_that_is_not_finite_is_not_hidden():
         assert not fused.nats_and_gradient_(logits, torch.tensor([1, 2, 3]), 1.0).isfinite()
 
 
+SIZES = {"vocab_size": 97, "context_length": 48, "d_model": 48, "num_layers": 2, "num_heads": 4, "d_ff": 120}
 SHAPES = {
-    "plain": ModelConfig(vocab_size=97, context_length=48, d_model=48, num_layers=2, num_heads=4, d_ff=120),
-    "grouped, tied, normed": ModelConfig(
-        vocab_size=97,
-        context_length=48,
-        d_model=48,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        d_ff=120,
-        tie_embeddings=True,
-        qk_norm=True,
-    ),
-    "all options": ModelConfig(
-        vocab_size=97,
-        context_length=48,
-        d_model=48,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        d_ff=120,
-        **TOGETHER,
-    ),
+    "plain": ModelConfig(**SIZES),
+    "grouped, tied, normed": ModelConfig(**SIZES, num_kv_heads=2, tie_embeddings=True, qk_norm=True),
+    "all options": ModelConfig(**SIZES, num_kv_heads=2, **TOGETHER),
 }
 
 

@@ -12,22 +12,17 @@ from transformerlm.errors import ConfigError, Key, Problem
 from transformerlm.infer.chat import ChatFormat, Conversation
 from transformerlm.infer.chat_template import Messages
 from transformerlm.schema import (
-    Fraction,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
-    Probability,
-    Section,
 )
 from transformerlm.schema.values import is_unicode, show
 from transformerlm.serve.errors import ApiError, bad_request
 from transformerlm.serve.request import (
     MAX_LOGPROBS,
+    CommonFields,
     CompletionRequest,
     Fields,
     checked_fields,
-    common_conflicts,
     json_object,
 )
 
@@ -55,41 +50,17 @@ _NEUTRAL_OF_MESSAGE = ("refusal", "audio", "tool_calls", "function_call", "annot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChatFields(Section):
-    """The fields of a request beside its messages. Defaults are OpenAI's."""
+class ChatFields(CommonFields):
+    """The fields of a request beside its messages."""
 
-    model: str | None = None
-    """The name that /v1/models gives; None: the model that is served."""
     max_tokens: PositiveInt | None = None
     """Older name of max_completion_tokens."""
     max_completion_tokens: PositiveInt | None = None
     """Largest number of tokens to write; None: as many as the context and the server allow."""
-    temperature: NonNegativeFloat = 1.0
-    """Divisor of the logits; 0 takes the likeliest token."""
-    top_p: Probability = 1.0
-    """Sample from the smallest set of tokens with this total probability."""
-    top_k: PositiveInt | None = None
-    """Sample from this many of the likeliest tokens. Not of OpenAI."""
-    min_p: Fraction = 0.0
-    """Sample from tokens at least this fraction as likely as the likeliest. Not of OpenAI."""
-    repetition_penalty: PositiveFloat = 1.0
-    """Divides positive logits of tokens that occur already. Not of OpenAI."""
-    n: PositiveInt = 1
-    """Number of answers."""
-    stop: str | tuple[str, ...] = ()
-    """Strings that end an answer."""
-    seed: NonNegativeInt | None = None
-    """Seed of the random numbers; None: another one for each request."""
     logprobs: bool = False
     """Return the log-probability of each token."""
     top_logprobs: NonNegativeInt | None = None
     """Number of the likeliest tokens to return beside each token; needs logprobs."""
-    stream: bool = False
-    """Answer with events, one for each token."""
-    include_usage: bool = False
-    """End a stream with the numbers of tokens: `stream_options.include_usage`."""
-    user: str | None = None
-    """The client's own name for its user; not kept."""
     safety_identifier: str | None = None
     """Newer name of `user`."""
     prompt_cache_key: str | None = None
@@ -103,7 +74,7 @@ class ChatFields(Section):
             yield Problem(Key("top_logprobs"), f"expected at most {MAX_LOGPROBS}, got {self.top_logprobs}")
         if None not in (self.max_tokens, self.max_completion_tokens):
             yield Problem(Key("max_tokens"), "expected nothing beside max_completion_tokens")
-        yield from common_conflicts(self.stop, self.stream, self.include_usage)
+        yield from CommonFields.conflicts(self)
 
     def as_completion(self, max_tokens: int) -> Fields:
         """Return the fields of a request for a completion.

@@ -43,13 +43,14 @@ Prompt = str | tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fields(Section):
-    """The fields of a request beside its prompt. Defaults are OpenAI's."""
+class CommonFields(Section):
+    """Fields that requests for completions and for answers in a conversation have in common.
+
+    Defaults are OpenAI's.
+    """
 
     model: str | None = None
     """The name that /v1/models gives; None: the model that is served."""
-    max_tokens: NonNegativeInt = 16
-    """Largest number of tokens to write; 0 with `echo`, to score the prompt."""
     temperature: NonNegativeFloat = 1.0
     """Divisor of the logits; 0 takes the likeliest token."""
     top_p: Probability = 1.0
@@ -61,17 +62,11 @@ class Fields(Section):
     repetition_penalty: PositiveFloat = 1.0
     """Divides positive logits of tokens that occur already. Not of OpenAI."""
     n: PositiveInt = 1
-    """Texts for each prompt."""
-    best_of: PositiveInt | None = None
-    """Only n itself: of the texts that are written, none is left out."""
+    """Number of texts for each prompt or conversation."""
     stop: str | tuple[str, ...] = ()
     """Strings that end a text."""
     seed: NonNegativeInt | None = None
     """Seed of the random numbers; None: another one for each request."""
-    logprobs: NonNegativeInt | None = None
-    """Number of the likeliest tokens to return beside each token, with log-probabilities."""
-    echo: bool = False
-    """Return the prompt before each text."""
     stream: bool = False
     """Answer with events, one for each token."""
     include_usage: bool = False
@@ -81,9 +76,32 @@ class Fields(Section):
 
     def conflicts(self) -> Iterator[Problem]:
         """Yield values that do not go together, and those beyond the server's limits."""
+        if not isinstance(self.stop, str) and len(self.stop) > MAX_STOPS:
+            yield Problem(Key("stop"), f"expected at most {MAX_STOPS} strings, got {len(self.stop)}")
+        if not isinstance(self.stop, str) and "" in self.stop:
+            yield Problem(Key("stop"), "expected strings of at least one character")
+        if self.include_usage and not self.stream:
+            yield Problem(Key("stream_options"), "expected nothing without stream")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fields(CommonFields):
+    """The fields of a request for completions beside its prompt."""
+
+    max_tokens: NonNegativeInt = 16
+    """Largest number of tokens to write; 0 with `echo`, to score the prompt."""
+    best_of: PositiveInt | None = None
+    """Only n itself: of the texts that are written, none is left out."""
+    logprobs: NonNegativeInt | None = None
+    """Number of the likeliest tokens to return beside each token, with log-probabilities."""
+    echo: bool = False
+    """Return the prompt before each text."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield values that do not go together, and those beyond the server's limits."""
         if self.logprobs is not None and self.logprobs > MAX_LOGPROBS:
             yield Problem(Key("logprobs"), f"expected at most {MAX_LOGPROBS}, got {self.logprobs}")
-        yield from common_conflicts(self.stop, self.stream, self.include_usage)
+        yield from CommonFields.conflicts(self)  # super() of a class with slots is another class
         if self.best_of not in (None, self.n):
             what = f"expected {self.n}, the same as n, since every text that is written is returned"
             yield Problem(Key("best_of"), f"{what}; got {self.best_of}")
@@ -94,16 +112,6 @@ class Fields(Section):
     def stop_strings(self) -> tuple[str, ...]:
         """The strings that end a text."""
         return (self.stop,) if isinstance(self.stop, str) and self.stop else tuple(self.stop)
-
-
-def common_conflicts(stop: str | tuple[str, ...], stream: bool, include_usage: bool) -> Iterator[Problem]:
-    """Yield values of fields that requests of every form have which do not go together."""
-    if not isinstance(stop, str) and len(stop) > MAX_STOPS:
-        yield Problem(Key("stop"), f"expected at most {MAX_STOPS} strings, got {len(stop)}")
-    if not isinstance(stop, str) and "" in stop:
-        yield Problem(Key("stop"), "expected strings of at least one character")
-    if include_usage and not stream:
-        yield Problem(Key("stream_options"), "expected nothing without stream")
 
 
 @dataclass(frozen=True, slots=True)
