@@ -1,6 +1,8 @@
 """Shared by all tests: GPU detection, a reproducible environment, and one tiny trained run."""
 
+import random
 import signal
+import sys
 
 import hypothesis
 import pytest
@@ -47,6 +49,14 @@ def no_inherited_wandb_run(monkeypatch):
     # A suite started by a wandb agent must not write into the agent's run.
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def the_same_random_numbers_in_any_order():
+    # A test that sets no seed of its own would draw other numbers after other tests.
+    random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture

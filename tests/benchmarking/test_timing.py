@@ -30,7 +30,7 @@ def test_contestants_that_fail_or_take_too_long_are_left_out_and_can_enter_again
         }
         outcomes = contestants.race("a race", tasks, warmup_rounds=1, rounds=3)
         again = contestants.race("another", {"slow": slow(0.01, 30), "quick": slow(0.02, 30)})
-    assert time.perf_counter() - start < 30
+    assert time.perf_counter() - start < 90  # of the 100 that the slow one would take
     assert said == [
         "a race: unprepared failed (its own words are above): left out",
         "a race: slow took more than 0.5 seconds: left out",

@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,15 @@ class Person:
             assert self._more(), f"waited for {until!r}, saw the end after {self.shown[-300:]!r}"
         before, self.shown = self.shown[: found.end()], self.shown[found.end() :]
         return before
+
+    def until_it_waits(self):
+        """Return once the process sleeps, as it does while it waits for a key."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        if not stat.exists():  # no Linux
+            time.sleep(0.5)
+            return
+        while stat.read_text().rpartition(")")[2].split()[0] != "S":
+            time.sleep(0.01)
 
     def leaves(self):
         """The exit status, and what was shown last."""
@@ -121,7 +131,7 @@ def test_a_conversation_with_ctrl_c_in_the_middle_of_a_text(person, lm):
     person.types("half a li")
     person.reads("half a li")
     # A Ctrl-C in the instant before Python waits for the next key would be heeded only with that key.
-    time.sleep(0.5)
+    person.until_it_waits()
     person.types("\x03")
     person.reads("\n> ")
     person.types("/again\n")

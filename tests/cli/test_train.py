@@ -301,7 +301,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(workplace, capfd):
         if json.loads(line).get("step", 0) >= 20:
             break
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 143, err
     stopped = latest_checkpoint(workplace / "runs/fables/checkpoints", pytest.fail)
     assert f"stopped after step {stopped.step}; the same command goes on from there" in err
@@ -332,7 +332,7 @@ def test_two_signals_end_it_at_once_and_leave_what_was_saved(workplace):
             break
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode in (130, -signal.SIGINT), err  # to a shell, both are 130
     assert "Traceback" not in err
     assert latest_checkpoint(workplace / "runs/fables/checkpoints", pytest.fail).step >= 15
@@ -364,7 +364,7 @@ def test_a_disk_that_fills_while_it_trains_costs_checkpoints_and_the_last_one_74
             if json.loads(line).get("step", 0) >= 2:
                 fill(workplace / "disk", leave=needed // 2)
                 break
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 74, err
         assert re.search(r"warning: step \d is not saved: .*step_\d+: cannot be written: No space left", err)
         last = err.splitlines()[-1]
@@ -460,7 +460,7 @@ def files_of(folder):
 @pytest.mark.slow
 def test_two_ranks_train_what_one_process_trains(workplace, trained):
     process = start_ranks()
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     kept = {
         folder: lines_of((folder / "runs/fables/metrics.jsonl").read_text())
@@ -488,7 +488,7 @@ def test_two_nodes_train_what_one_process_trains(workplace, trained):
         start_ranks("--runtime.sharding=full", num_ranks=1, where=[*address, "--node-rank", number])
         for number in "01"
     ]
-    (out, _), (other_out, _) = (node.communicate(timeout=120) for node in nodes)
+    (out, _), (other_out, _) = (node.communicate(timeout=300) for node in nodes)
     assert [node.returncode for node in nodes] == [0, 0]
     theirs = lines_of((trained / "runs/fables/metrics.jsonl").read_text())
     for name in (names.LOSS, names.VAL_LOSS):
@@ -517,7 +517,7 @@ def test_sigterm_to_one_rank_or_to_torchrun_saves_once(whose, workplace, capfd):
         if json.loads(line).get("step", 0) >= 20:
             break
     os.kill(ranks_of(process)[1] if whose == "a rank's" else process.pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     stopped = latest_checkpoint(workplace / "runs/fables/checkpoints", pytest.fail)
     assert err.count(f"stopped after step {stopped.step}; the same command goes on from there") == 1
@@ -534,7 +534,7 @@ def test_a_killed_rank_ends_the_run_with_one_line(workplace):
         if json.loads(line).get("step", 0) >= 20:
             break
     os.kill(ranks_of(process)[1], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert err.count("another rank has ended, or cannot be reached") == 1
     assert err.partition("another rank has ended")[0].count("Traceback") == 0

@@ -29,9 +29,10 @@ def test_it_waits_for_who_holds_the_folder_and_says_so_once(tmp_path, monkeypatc
     with locked(tmp_path / "tokens"):
         thread = threading.Thread(target=wait)
         thread.start()
-        time.sleep(0.2)
+        while not listener.messages:
+            time.sleep(0.001)
         events.append("let go")
-    thread.join(5)
+    thread.join(60)
     assert events == ["let go", "had"]
     (line,) = listener.messages
     assert line.startswith(f"{tmp_path / 'tokens'}: in use by process ")
@@ -55,7 +56,7 @@ def test_many_in_turn(tmp_path, monkeypatch):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert most == [1] * 10
 
 

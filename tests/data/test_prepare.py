@@ -662,7 +662,7 @@ def test_who_has_waited_finds_all_made(road, tmp_path, monkeypatch):
         for path in make_data(data, tokenizer, tmp_path / "elsewhere").train.path.parent.iterdir():
             if path.name != ".lock":
                 shutil.copy(path, tmp_path / "stories")
-    waiter.join(20)
+    waiter.join(300)
     assert "; waiting" in listener.messages[0]
     assert "reused" in listener.messages[1]
     assert listener.bars == []

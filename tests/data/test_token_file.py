@@ -329,13 +329,13 @@ def test_opening_reads_no_ids(path):
     except OSError:
         pytest.skip("this file system has no files of 100 GB")
     edit_sidecar(num_tokens=num_tokens)(path)
-    started = time.perf_counter()
+    started = time.process_time()  # which other work on the machine does not lengthen
     assert TokenFile.open(path).tokens[num_tokens - 1] == 0
     for wrong in (2 * num_tokens - 1, 2 * num_tokens + 1):
         os.truncate(path, wrong)
         with pytest.raises(DataError, match=f"= {2 * num_tokens} bytes, got {wrong} bytes"):
             TokenFile.open(path)
-    assert time.perf_counter() - started < 0.1  # reading it would take a minute at the least
+    assert time.process_time() - started < 1  # reading it would take a minute at the least
 
 
 def test_one_that_is_open_stays_what_it_is_when_it_is_replaced(path):

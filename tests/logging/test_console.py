@@ -39,7 +39,7 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env={**BUFFERED, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 300
 START = {
     "bash": (
         ["bash", "--noprofile", "--norc", "-i"],
