@@ -33,7 +33,7 @@ SHORTER = {
     "transformerlm-make-data": TINY_DATA,
     "transformerlm-sweep": [
         *(*TINY_DATA, *TINY_RUN),
-        *("--sweep.max_trials=2", "--sweep.rungs=1", "--sweep.finalists=0", "--training.checkpoint_every=4"),
+        *("--sweep.max_trials=1", "--sweep.rungs=1", "--sweep.finalists=0", "--training.checkpoint_every=4"),
     ],
     "transformerlm-data inspect": TINY_DATA,
     "transformerlm-data inspect data/": [],

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.doc_pages import PAGES, PARSED_ONLY, ROOT, TINY_RUN, Command, blocks, commands, main_of
+from tests.tiny_run import shorten_measurements
 from transformerlm import errors
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,6 +50,7 @@ def run(command: Command) -> None:
 def test_every_command_works_in_the_order_of_the_pages_and_then_the_python(clone, monkeypatch, capsys):
     monkeypatch.chdir(clone)
     monkeypatch.setattr(sys, "stdin", sys.stdin)
+    shorten_measurements(monkeypatch)
     for command in OUR_OWN:
         run(command)
         printed = capsys.readouterr().out

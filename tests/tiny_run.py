@@ -1,6 +1,7 @@
 """A small corpus, a small config and a run trained with them; fixtures in conftest.py share one such run."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 CONFIG = """
@@ -65,3 +66,17 @@ def train_in(folder: Path) -> None:
 
     with contextlib.chdir(folder):
         assert train.main(["--config", "config.toml"]) == 0
+
+
+def shorten_measurements(patch) -> None:
+    """Let what is measured to choose a config for a text and a time take little time itself.
+
+    Args:
+        patch: pytest's MonkeyPatch.
+    """
+    from transformerlm.recipe import pilot, speed
+
+    sizes = {"context_length": 32, "d_model": 32, "num_layers": 1, "num_heads": 1, "d_ff": 64}
+    patch.setattr(pilot, "SHAPE", dataclasses.replace(pilot.SHAPE, **sizes))
+    patch.setattr(speed, "WIDTHS", (64,))
+    patch.setattr(speed, "TOKENS", {**speed.TOKENS, "cpu": 256})

@@ -14,6 +14,7 @@ import pytest
 
 from tests.logging.screens import screen, terminal
 from tests.small_disk import small_disk
+from tests.tiny_run import shorten_measurements
 from transformerlm.checkpoint.store import checkpoint_paths, latest_checkpoint, read_checkpoint
 from transformerlm.cli import eval as evaluation
 from transformerlm.cli import infer, make_data, train, train_tokenizer
@@ -116,17 +117,18 @@ def test_a_plan_says_what_a_run_would_take_and_leaves_none(workplace, capfd):
 
 
 @pytest.mark.slow
-def test_a_time_as_the_budget(workplace, capfd):
-    words = ["--training.max_steps=None", "--training.max_time=2s", "--schedule.warmup_steps=2"]
+def test_a_time_as_the_budget(workplace, capfd, monkeypatch):
+    shorten_measurements(monkeypatch)
+    words = ["--training.max_steps=None", "--training.max_time=1s", "--schedule.warmup_steps=2"]
     status, out, err = run(capfd, *words)
     assert status == 0
-    assert "training: 2s of steps of 128 tokens, on " in err
+    assert "training: 1s of steps of 128 tokens, on " in err
     steps = [r["step"] for r in lines_of(out) if names.LOSS in r]
-    assert f"trained: {steps[-1]} steps in 2s" in err
+    assert f"trained: {steps[-1]} steps in 1s" in err
     status, out, err = run(capfd, *words)
     assert status == 0
-    # The last step may have ended later than that.
-    assert re.search(rf"resumed: runs/fables, [2-9]s of 2s done, {steps[-1]} steps", err), err
+    # The last step may have ended later than that, on a busy machine much later.
+    assert re.search(rf"resumed: runs/fables, \w+ of 1s done, {steps[-1]} steps", err), err
     assert not [r for r in lines_of(out) if names.LOSS in r]
 
 

@@ -13,7 +13,7 @@ CRASHES, FULL = ("crash", "power"), ("full", "full-once")
 @pytest.mark.parametrize(
     "every",
     [
-        pytest.param([28, 16, 5], id="some calls"),
+        pytest.param([40, 20, 6], id="some calls"),
         pytest.param([1], marks=pytest.mark.endurance, id="every call"),
     ],
 )

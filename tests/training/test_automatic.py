@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from tests.tiny_run import shorten_measurements
 from tests.training.tiny_runs import Heard
 from transformerlm import training
 from transformerlm.config import TrainConfig
@@ -14,7 +15,7 @@ from transformerlm.config.automatic import with_automatic
 from transformerlm.distributed.ranks import SINGLE_PROCESS
 from transformerlm.errors import DataError
 from transformerlm.progress import SilentReporter
-from transformerlm.recipe import pilot, speed, survey
+from transformerlm.recipe import survey
 from transformerlm.recipe.text import VOCABULARIES
 from transformerlm.schema import from_dict, from_toml
 from transformerlm.training import plan_run, train
@@ -41,9 +42,7 @@ def automatic(folder, max_time="6s", **tables) -> TrainConfig:
 @pytest.fixture(scope="module", autouse=True)
 def short_measurements():
     with pytest.MonkeyPatch.context() as patch:
-        sizes = {"context_length": 32, "d_model": 32, "num_layers": 1, "num_heads": 1, "d_ff": 64}
-        patch.setattr(pilot, "SHAPE", dataclasses.replace(pilot.SHAPE, **sizes))
-        patch.setattr(speed, "WIDTHS", (64,))
+        shorten_measurements(patch)
         yield
 
 

@@ -107,9 +107,12 @@ class Choice:
 def make_choice(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget) -> Choice:
     """Choose everything that is "auto", for the text and the time, and for half and twice the time."""
 
+    among = list(models(config.model, facts))
+
     @functools.cache
     def at(times: float) -> Candidate:
-        return choose(config, facts, speed, dataclasses.replace(budget, seconds=budget.seconds * times))
+        of_time = dataclasses.replace(budget, seconds=budget.seconds * times)
+        return choose(config, facts, speed, of_time, among)
 
     enough = next((2.0**n for n in range(20) if is_sensible(at(2.0**n), facts, budget)), math.inf)
     return Choice(completed(config, at(1), facts, budget), facts, at(1), at(0.5), at(2), enough)
@@ -121,13 +124,23 @@ def is_sensible(one: Candidate, facts: TextFacts, budget: Budget) -> bool:
     return steps >= MIN_STEPS and one.bits_per_byte <= facts.ngram_bits
 
 
-def choose(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget) -> Candidate:
+def choose(
+    config: TrainConfig,
+    facts: TextFacts,
+    speed: TrainingSpeed,
+    budget: Budget,
+    among: Sequence[ModelConfig] | None = None,
+) -> Candidate:
     """Return the candidate with the lowest expected loss; what the config sets is kept.
+
+    Args:
+        among: the models to choose from; None: all, which takes long where many times are compared.
 
     Raises:
         ConfigError: what is set leaves no valid model.
     """
-    fitting = [candidate(config, model, facts, speed, budget) for model in models(config.model, facts)]
+    among = list(models(config.model, facts)) if among is None else among
+    fitting = [candidate(config, model, facts, speed, budget) for model in among]
     if not fitting:
         what = f"expected heads that divide a width of at most {max(WIDTHS)}, got {config.model.num_heads}"
         raise ConfigError(what, key=Key("model", "num_heads"))

@@ -7,6 +7,7 @@ the difference between the two.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -72,7 +73,13 @@ class Pilot(NamedTuple):
     @property
     def shape(self) -> ModelConfig:
         """The model, but for a context that a very short text shortens."""
-        return dataclasses.replace(SHAPE, vocab_size=self.vocab_size)
+        return _with_vocabulary(SHAPE, self.vocab_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _with_vocabulary(shape: ModelConfig, vocab_size: int) -> ModelConfig:
+    # Asked for with every candidate; a config is checked whenever one is made.
+    return dataclasses.replace(shape, vocab_size=vocab_size)
 
 
 def run_pilot(text: PilotText, num_tokens: float, runtime: Runtime, config: RuntimeConfig) -> Pilot:
