@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarking.gpu_parts import Job, Numbers, parts
+from benchmarking.gpu_job import Job, Numbers
+from benchmarking.gpu_parts import beside, parts
 from transformerlm.cli.command import run_command
 from transformerlm.config import ModelConfig
 from transformerlm.schema import PositiveFloat, PositiveInt, Section, Text, to_dict
@@ -135,9 +136,8 @@ def run_part(job: Job, name: str, section: BenchSection, limit: float) -> Number
 
 def table(found: dict[str, Numbers]) -> list[str]:
     """Return the lines of the table: part, speed, share of the ceiling, memory, words."""
-    ceiling = found["machine"]
     rows = [("part", "tokens/s", "of ceiling", "memory", "")]
-    rows += [row(name, numbers, ceiling) for name, numbers in found.items()]
+    rows += [row(name, found) for name in found]
     widths = [max(len(cells[column]) for cells in rows) for column in range(4)]
     lines = []
     for first, *others, words in rows:
@@ -146,8 +146,9 @@ def table(found: dict[str, Numbers]) -> list[str]:
     return lines
 
 
-def row(name: str, numbers: Numbers, ceiling: Numbers) -> tuple[str, str, str, str, str]:
+def row(name: str, found: dict[str, Numbers]) -> tuple[str, str, str, str, str]:
     """Return the cells of a part."""
+    numbers, ceiling = found[name], found["machine"]
 
     def number(key: str, of: Numbers = numbers) -> float:
         return float(of.get(key, 0.0))
@@ -165,6 +166,10 @@ def row(name: str, numbers: Numbers, ceiling: Numbers) -> tuple[str, str, str, s
     words += [f"first step {number('first_step_seconds'):.0f} s"] if number("first_step_seconds") >= 1 else []
     words += [f"loss scale {number('loss_scale'):g}"] if "loss_scale" in numbers else []
     words += [f"steps {number('gain'):+.1%} faster with it"] if "gain" in numbers else []
+    other = found.get(beside(name), {}) if beside(name) != name else {}
+    if speed and "tokens_per_second" in other:
+        ratio = number("tokens_per_second", other) / number("tokens_per_second")
+        words.append(f'"{beside(name)}" is {ratio:.2f} x as fast')
     return name, speed, share, memory, ", ".join(words)
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarking import bench_gpu
-from benchmarking.gpu_parts import Job, parts
+from benchmarking.gpu_job import Job
+from benchmarking.gpu_parts import parts
 from transformerlm.config import ModelConfig
 from transformerlm.schema import from_dict
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.distributed.divided_checkpoints import check_exchange, check_parts
 from tests.distributed.ranks_that_train import compare_configs, exchange_gradients_once, run_case
 from tests.distributed.sharded_optimizers import difference
 from transformerlm.distributed import collectives
@@ -71,6 +72,8 @@ def main(folder):
             wait_for_rank_0(ranks)
             compare_configs(ranks)
             compare_optimizers(ranks, folder)
+            check_exchange(ranks)
+            check_parts(ranks, folder / "divided")
         for name, (command, arguments) in work["commands"].items():
             run_command(ranks, folder / f"{name}.{ranks.rank}", command, arguments)
         torch.set_num_threads(1)

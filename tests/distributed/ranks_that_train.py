@@ -17,6 +17,7 @@ from transformerlm.checkpoint.run_directory import RunDirectory, check_same_on_a
 from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.config import RuntimeConfig, TrainConfig
 from transformerlm.data import TokenData, TokenFile, TokenGroup, TokenWriter
+from transformerlm.distributed import exchange
 from transformerlm.errors import ConfigError, TransformerLMError
 from transformerlm.logging import CombinedLogger, MetricsFile, NullLogger
 from transformerlm.progress import SilentReporter
@@ -44,6 +45,7 @@ def run_case(
     no_memory=None,
     signal_at=None,
     killed=None,
+    killed_saving=None,
     clock=None,
     nan=False,
     lost=None,
@@ -52,7 +54,7 @@ def run_case(
 
     begun: another run's folder, seen from FOLDER, of which a copy goes on.
     no_memory: [rank, sequences above which it has none, the first step for which that holds].
-    signal_at, killed: [rank, step]. lost: the same, where its loss is no number, once.
+    signal_at, killed, killed_saving: [rank, step]. lost: the same, where its loss is no number, once.
     clock: seconds between two looks at rank 0's; those of others run faster.
     """
     run = RunDirectory(folder / name)
@@ -71,6 +73,7 @@ def run_case(
                 made.restore(found)
             disturb(made, ranks, folder, no_memory, signal_at, nan, killed)
             lose(made, ranks, lost)
+            die_saving(made, ranks, folder, killed_saving)
             status = train(made, ranks)
     except TransformerLMError as error:
         return {"error": error.lines, "status": error.exit_status, "heard": heard.messages}
@@ -134,6 +137,21 @@ def disturb(made, ranks, folder, no_memory, signal_at, nan, killed):
     if nan:
         with torch.no_grad():
             made.model.final_norm.weight.mul_(float("nan"))
+
+
+def die_saving(made, ranks, folder, killed_saving):
+    """End the process in the middle of writing its part of a checkpoint."""
+    sound = exchange._received
+
+    def received(wanted, ranks):
+        whole = sound(wanted, ranks)
+        if killed_saving == [ranks.rank, made.step]:
+            (folder / "killed").write_text(str(time.time()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole
+
+    if killed_saving:
+        exchange._received = received
 
 
 def lose(made, ranks, lost):

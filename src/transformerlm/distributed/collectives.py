@@ -1,7 +1,7 @@
 """Communication of several ranks, which torchrun starts on one machine or many, by torch.distributed.
 
-Only this module and sharding.py import torch.distributed. torch is imported when ranks are connected, so that
-a single process does not wait for it.
+Only this module, exchange.py and sharding.py import torch.distributed. torch is imported when ranks are
+connected, so that a single process does not wait for it.
 """
 
 from __future__ import annotations
