@@ -190,8 +190,9 @@ def compare_configs(ranks):
         check_same_on_all_ranks(ranks, TrainConfig(), {"train data": str(ranks.rank)})
 
 
-def exchange_gradients_once(ranks, folder, tables):
-    """Compare a step of several micro-batches with one of one: gradients are exchanged as often."""
+def count_exchanges_of_gradients(ranks, folder, tables):
+    """Compare a step of several micro-batches with one of one: copies exchange gradients as often, and
+    divided ones in every micro-batch."""
     counts = []
     for size in (8 // ranks.size, 1):
         config = from_dict(TrainConfig, {**tables, "training": {"batch_size": 8, "micro_batch_size": size}})
@@ -202,5 +203,8 @@ def exchange_gradients_once(ranks, folder, tables):
             made.take_step()
         operations = [event.name for event in profiled.events() if event.name.startswith("c10d::")]
         counts.append(Counter(name for name in operations if "reduce" in name))
-    assert counts[0] == counts[1]
     assert counts[0].total() > 1
+    divided = [sum(n for name, n in count.items() if "scatter" in name) for count in counts]
+    assert divided[1] == divided[0] * 8 // ranks.size
+    assert bool(divided[0]) == (tables["runtime"]["sharding"] == "full")
+    assert counts[0].total() - divided[0] == counts[1].total() - divided[1]

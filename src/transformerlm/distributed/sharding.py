@@ -80,7 +80,7 @@ class Parallelism:
     def micro_batch(self, module: nn.Module, *, synchronised: bool) -> AbstractContextManager[None]:
         """Context manager for the passes of a micro-batch.
 
-        Gradients are exchanged only if `synchronised`, in the last micro-batch of a step; before, they
+        Copies exchange gradients only if `synchronised`, in the last micro-batch of a step; before, they
         accumulate.
         """
         return contextlib.nullcontext()
@@ -209,11 +209,10 @@ class Sharded(Replicated):
 
     @contextlib.contextmanager
     def micro_batch(self, module: nn.Module, *, synchronised: bool) -> Iterator[None]:
-        """Make FSDP2 exchange gradients, or accumulate them."""
+        """Have gradients exchanged in every micro-batch: until then a rank holds those of the whole model."""
         from torch.distributed.fsdp import FSDPModule
 
         assert isinstance(module, FSDPModule)
-        module.set_requires_gradient_sync(synchronised)
         module.set_is_last_backward(synchronised)
         yield
 

@@ -295,11 +295,12 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """Return all that a resumed run needs, besides the weights, to compute the same bits; divided as
         `model_state`."""
-        on_cuda = self.runtime.device.type == "cuda"
+        # Of its own device alone: what it holds for the others has never moved.
+        on_cuda = [torch.cuda.get_rng_state()] if self.runtime.device.type == "cuda" else []
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if on_cuda else []},
+            "rng": {"cpu": torch.get_rng_state(), "cuda": on_cuda},
             "micro_batch_limit": self.micro_batches.limit,
         }
 
@@ -322,8 +323,8 @@ class Learner:
                 group.update(own)  # betas, decay and others come from the config, which may have changed
             self._load_loss_scale(state["scaler"])
             torch.set_rng_state(state["rng"]["cpu"])
-            if len(state["rng"]["cuda"]) == torch.cuda.device_count() > 0:
-                torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+            if state["rng"]["cuda"] and self.runtime.device.type == "cuda":
+                torch.cuda.set_rng_state(state["rng"]["cuda"][0])  # rank 0's: all draw equally often
             self.micro_batches.restrict(state.get("micro_batch_limit"))
 
     def _load_loss_scale(self, state: dict[str, Any]) -> None:
