@@ -100,14 +100,15 @@ def generation(job: Job, num_texts: int, name: str = "ours") -> Numbers:
 
 def few_bits() -> Numbers:
     """Weights in few bits: there are none on a GPU."""
-    raise LeftOutError("weights in eight and four bits are in the CPU kernels alone")
+    raise LeftOutError("for CPUs alone")
 
 
 def beside(name: str) -> str:
     """Return the part whose tokens/s those of a part are compared with: it is the same but for one thing."""
     if name.startswith("generate "):
         return name.partition(":")[0]
-    return "train" if name.endswith(("compile", "nanoGPT", "transformers")) else "train without compile"
+    is_compiled = name == "train" or name.endswith(("compile", "nanoGPT", "transformers"))
+    return "train" if is_compiled else "train without compile"
 
 
 def parts(job: Job, batch_sizes: tuple[int, ...]) -> dict[str, Callable[[], Numbers]]:

@@ -12,11 +12,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from benchmarking.gpu_job import Job, LeftOutError, Numbers, batch, learner_of, measured, speed
 from transformerlm.config import OptimizerConfig, ScheduleConfig, TrainConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from transformerlm.training.trainer import Trainer
 
 
@@ -202,9 +205,14 @@ def sharded(job: Job) -> Numbers:
     from transformerlm.distributed.world import World
     from transformerlm.training import learner as module
 
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    ranks = ConnectedRanks(World(0, 1, 0, 1))
-    with ranks.connected("nccl" if job.device == "cuda" else "gloo"):
-        # One rank would need no sharding; this is a process of its own.
-        vars(module)["make_parallelism"] = lambda kind, _, dtype: Sharded(ranks, dtype)
+    ranks, address = ConnectedRanks(World(0, 1, 0, 1)), {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+
+    def make_parallelism(kind: str, _: object, dtype: torch.dtype | None) -> Sharded:
+        return Sharded(ranks, dtype)  # though one rank needs none
+
+    with (
+        patch.dict(os.environ, address),
+        ranks.connected("nccl" if job.device == "cuda" else "gloo"),
+        patch.object(module, "make_parallelism", make_parallelism),
+    ):
         return training(job, {"kernels": False})
