@@ -30,6 +30,7 @@ SHAPES = {
 def whole_tensors():
     generator = torch.Generator().manual_seed(0)
     found = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+    found |= {f"large {number}": torch.randn((64, 100), generator=generator) for number in range(4)}
     return found | {"half": found["even"].bfloat16(), "double": found["uneven"].double()}
 
 
@@ -82,7 +83,10 @@ def check_parts(ranks, folder):
     model = {**divided, "tied": divided["even"]}
     training = {"optimizer": {"m": divided, "step": torch.tensor(3.0)}, "rng": torch.arange(9), "n": (1, "a")}
     write = parts.write_checkpoint_in_parts
-    write(folder, 1, model, training, {"n": 1}, sharded)
+    with LiveMemory() as memory:
+        write(folder, 1, model, training, {"n": 1}, sharded)
+    largest = max(tensor.nbytes for tensor in whole_tensors().values())
+    assert largest <= memory.peak < 1.3 * largest  # with what is exchanged beside tensors
     found = read_checkpoint(folder / "step_00000001")
     again = sharded.read(found.training_state, below="optimizer.")
     assert isinstance(again["optimizer"]["m"]["uneven"], DTensor)

@@ -149,6 +149,7 @@ def write_member(path: Path, chunks: Iterator[bytes | memoryview], *, flush: boo
             file.write(chunk)
             digest.update(chunk)
             num_bytes += len(chunk)
+            del chunk  # before the next tensor is made: one at a time
         if flush:
             file.flush()
             os.fsync(file.fileno())

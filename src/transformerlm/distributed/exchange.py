@@ -7,7 +7,7 @@ rank that receives its tensor. All ranks receive at the same time, so that all c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -29,7 +29,7 @@ class DividedTensor(DeferredTensor):
 
     own: Tensor
     """This rank's rows, contiguous, on its device."""
-    make: object = _not_received  # type: ignore[assignment]
+    make: Callable[[], Tensor] = _not_received
 
 
 def rows_of(rank: int, num_ranks: int, num_rows: int) -> slice:
