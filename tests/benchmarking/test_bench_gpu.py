@@ -44,7 +44,7 @@ SIZES = {**JOB.model, "context_length": 16, "num_layers": 1, "d_ff": 32}
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["train", "train float16", "train muon", "train sharded", "prefetch", "resume", "generate 8"],
+    ["train", "train float16", "train muon", "prefetch", "resume", "generate 8"],
 )
 def test_parts_run_without_a_gpu(name):
     config = bench_gpu.BenchGpuConfig(tiny=from_dict(ModelConfig, SIZES, source=""))

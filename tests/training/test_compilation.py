@@ -17,6 +17,7 @@ CASES = {  # few, since tracing one takes seconds
         "training": {"micro_batch_size": 4},
     },
     "reference, float16, dropout, checkpointing": {
+        "model": {"num_layers": 1},
         "runtime": {"attention": "reference", "dtype": "float16", "activation_checkpointing": True},
         "training": {"dropout": 0.2},
     },
