@@ -121,13 +121,13 @@ def kept(num_blocks: int) -> list[bool]:
 def sent_bytes(config: DryRunConfig, units: Sequence[tuple[int, bool]], itemsize: int) -> int:
     """Return what a rank sends in a step: its part of each unit, to all others, whenever it is gathered.
 
-    A unit is gathered before its forward pass, and before its backward pass unless it is kept; after the last
-    micro-batch its gradient is summed in float32.
+    A unit is gathered before its forward pass, and before its backward pass unless it is kept; after that its
+    gradient is summed in float32.
     """
     run, others = config.dry_run, config.dry_run.num_ranks - 1
     passes = run.batch_size // run.num_ranks // run.micro_batch_size
     gathered = sum(size * (1 if is_kept else 2) for size, is_kept in units)
-    return others * (passes * itemsize * gathered + 4 * sum(size for size, _ in units))
+    return others * passes * (itemsize * gathered + 4 * sum(size for size, _ in units))
 
 
 def report(config: DryRunConfig, counted: Counted) -> list[str]:
@@ -152,7 +152,7 @@ def report(config: DryRunConfig, counted: Counted) -> list[str]:
     memory = training_memory(train, runtime, run.micro_batch_size, ranks)
     number, passes = run.num_ranks, run.batch_size // run.num_ranks // run.micro_batch_size
     parameters = counted.parameters
-    sent = (2 * dtype.itemsize * passes + 4) * parameters * (number - 1) // number
+    sent = (2 * dtype.itemsize + 4) * passes * parameters * (number - 1) // number
     rows: list[tuple[str, Any, Any]] = [
         ("weights, each rank", counted.weights, 4 * parameters // number),
         ("gradients", counted.weights, 4 * parameters // number),

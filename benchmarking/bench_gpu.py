@@ -19,12 +19,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarking.gpu_parts import Job, Numbers, parts
+from benchmarking.gpu_job import Job, Numbers
+from benchmarking.gpu_parts import beside, parts
 from transformerlm.cli.command import Command, run_command
 from transformerlm.config import ModelConfig
 from transformerlm.schema import PositiveFloat, PositiveInt, Section, Text, to_dict
 
 ROOT = Path(__file__).parents[1]
+WIDTH = 110
+"""Characters of a line of the table; what is longer is whole in the lines before it, on stderr."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,27 +136,32 @@ def run_part(job: Job, name: str, section: BenchSection, limit: float) -> Number
 
 
 def table(found: dict[str, Numbers]) -> list[str]:
-    """Return the lines of the table: part, speed, share of the ceiling, memory, words."""
-    ceiling = found["machine"]
+    """Return the lines of the table: the machine; part, speed, share of the ceiling, memory, words."""
     rows = [("part", "tokens/s", "of ceiling", "memory", "")]
-    rows += [row(name, numbers, ceiling) for name, numbers in found.items()]
+    rows += [row(name, found) for name in found if name != "machine"]
     widths = [max(len(cells[column]) for cells in rows) for column in range(4)]
-    lines = []
+    lines = [machine_line(found["machine"])]
     for first, *others, words in rows:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *cells, words]).rstrip())
-    return lines
+    return [line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..." for line in lines]
 
 
-def row(name: str, numbers: Numbers, ceiling: Numbers) -> tuple[str, str, str, str, str]:
+def machine_line(numbers: Numbers) -> str:
+    """Return the machine with its ceilings, or why these are not known."""
+    if "flops" not in numbers:
+        return f"machine: {numbers}"
+    flops, rate = float(numbers["flops"]) / 1e12, float(numbers["bytes_per_second"]) / 1e9
+    return f"{numbers['device']}, torch {numbers['torch']}: {flops:.3g} TFLOP/s, {rate:,.0f} GB/s"
+
+
+def row(name: str, found: dict[str, Numbers]) -> tuple[str, str, str, str, str]:
     """Return the cells of a part."""
+    numbers, ceiling = found[name], found["machine"]
 
     def number(key: str, of: Numbers = numbers) -> float:
         return float(of.get(key, 0.0))
 
-    if name == "machine" and "flops" in numbers:
-        rates = f"{number('flops') / 1e12:.3g} TFLOP/s, {number('bytes_per_second') / 1e9:.3g} GB/s"
-        return name, "", "", "", f"{numbers['device']}, torch {numbers['torch']}: {rates}"
     speed = f"{number('tokens_per_second'):,.0f}" if "tokens_per_second" in numbers else ""
     key = next((key for key in ("flops", "bytes_per_second") if key in numbers and key in ceiling), None)
     share = f"{number(key) / number(key, ceiling):.0%}" if key else ""
@@ -164,6 +172,10 @@ def row(name: str, numbers: Numbers, ceiling: Numbers) -> tuple[str, str, str, s
     words += [f"first step {number('first_step_seconds'):.0f} s"] if number("first_step_seconds") >= 1 else []
     words += [f"loss scale {number('loss_scale'):g}"] if "loss_scale" in numbers else []
     words += [f"steps {number('gain'):+.1%} faster with it"] if "gain" in numbers else []
+    other = found.get(beside(name), {}) if beside(name) != name else {}
+    if speed and "tokens_per_second" in other:
+        ratio = number("tokens_per_second", other) / number("tokens_per_second")
+        words.append(f'"{beside(name)}" is {ratio:.2f} x as fast')
     return name, speed, share, memory, ", ".join(words)
 
 

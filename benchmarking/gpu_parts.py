@@ -1,82 +1,33 @@
-"""Parts of bench_gpu: each runs in a process of its own and returns rows of the table.
+"""Parts of bench_gpu: each runs in a process of its own and returns a row of the table.
 
-    python -m benchmarking.gpu_parts PART JOB
+    python -m benchmarking.gpu_parts PART JOB BATCH_SIZES
 
 JOB is a `Job` as JSON. The last line on stdout is a JSON object of the part's numbers. Only what is needed is
-imported, inside the functions; what is not installed is an error of its part alone.
+imported, inside the functions; what is not installed is named, and left out.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
-import math
-import os
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from transformerlm.config import (
-    ModelConfig,
-    OptimizerConfig,
-    RuntimeConfig,
-    ScheduleConfig,
-    TrainConfig,
-    TrainingConfig,
+from benchmarking.gpu_job import Job, LeftOutError, Numbers, measured
+from benchmarking.gpu_training import (
+    muon,
+    out_of_memory,
+    peer_training,
+    prefetch,
+    resume,
+    sharded,
+    training,
 )
-from transformerlm.schema import from_dict
 
-if TYPE_CHECKING:
-    from transformerlm.training.learner import Learner
-    from transformerlm.training.trainer import Trainer
-
-Numbers = dict[str, float | str]
 ROOT = Path(__file__).parents[1]
-
-
-class LeftOutError(Exception):
-    """A part that this machine cannot run, with the reason."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """Sizes of all parts."""
-
-    model: dict[str, Any]
-    device: str
-    """"cuda" or "cpu"."""
-    dtype: str
-    batch_size: int
-    micro_batch_size: int
-    seconds: float
-    """Duration of a measurement."""
-    new_tokens: int
-    nanogpt_dir: str | None
-
-    @property
-    def shape(self) -> ModelConfig:
-        """The model."""
-        return from_dict(ModelConfig, self.model, source="")
-
-    def runtime(self, **changes: Any) -> RuntimeConfig:
-        """[runtime] of this job."""
-        return from_dict(
-            RuntimeConfig, {"device": self.device, "dtype": self.dtype, "compile": False} | changes, source=""
-        )
-
-    def config(self, runtime: Mapping[str, Any] | None = None, **training: Any) -> TrainConfig:
-        """Return the config of a training."""
-        sizes = {"batch_size": self.batch_size, "micro_batch_size": self.micro_batch_size}
-        section = from_dict(TrainingConfig, {"max_steps": 1_000_000, **sizes, **training}, source="")
-        own = self.runtime(**(runtime or {}))
-        schedule = ScheduleConfig(warmup_steps=1)
-        return TrainConfig(model=self.shape, schedule=schedule, training=section, runtime=own)
 
 
 def machine(job: Job) -> Numbers:
@@ -99,248 +50,18 @@ def machine(job: Job) -> Numbers:
     }
 
 
-def measured(work: Callable[[], object], synchronize: Callable[[], None], seconds: float) -> float:
-    """Return the mean seconds of `work`, after two times that do not count."""
-    for _ in range(2):
-        work()
-    synchronize()
-    number, start = 0, time.perf_counter()
-    while not number or time.perf_counter() - start < seconds:
-        work()
-        number += 1
-        if number % 4 == 0:  # a queue without end would be measured in place of the device
-            synchronize()
-    synchronize()
-    return (time.perf_counter() - start) / number
-
-
 def tests(job: Job) -> Numbers:
     """Run the tests that need a GPU."""
     if job.device != "cuda":
         raise LeftOutError("no GPU")
+    if find_spec("pytest") is None:
+        raise LeftOutError("pytest is not installed")
     options = ["-q", "-m", "gpu", "-n", "0", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, "tests"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]]
     failed = [line for line in lines if line.startswith("FAILED")]
     return {"said": lines[-1], **({"failed": "; ".join(failed)[:200]} if failed else {})}
-
-
-def learner_of(config: TrainConfig) -> Learner:
-    """Return a learner, ready for its first step."""
-    import torch
-
-    from transformerlm.progress import SilentReporter
-    from transformerlm.runtime import prepare_process
-    from transformerlm.training.learner import Learner
-
-    runtime = prepare_process(config.runtime)
-    torch.manual_seed(0)
-    learner = Learner(config, runtime, SilentReporter())
-    learner.prepare()
-    return learner
-
-
-def training(
-    job: Job, runtime: Mapping[str, Any] | None = None, *, guarded: bool = True, **options: Any
-) -> Numbers:
-    """Measure whole steps of this package."""
-    from transformerlm.training.step_guard import StepGuard
-
-    config = job.config(runtime, **options)
-    learner = learner_of(config)
-    ids = batch(job, learner.runtime.device)
-    guard = StepGuard(config.training, learner.runtime.device) if guarded else None
-    start = time.perf_counter()
-    learner.learn(*ids, 1.0, guard=guard)
-    learner.runtime.synchronize()
-    first = time.perf_counter() - start
-    work = functools.partial(learner.learn, *ids, 1.0, guard=guard)
-    seconds = measured(work, learner.runtime.synchronize, job.seconds)
-    scale = {"loss_scale": learner.scaler.get_scale()} if learner.scaler.is_enabled() else {}
-    loss = learner.learn(*ids, 1.0).loss.item()
-    if not math.isfinite(loss):
-        raise ValueError(f"loss: expected a finite number, got {loss}")
-    return {**speed(job, seconds), "first_step_seconds": first, "loss": loss, **scale}
-
-
-def speed(job: Job, seconds: float) -> Numbers:
-    """Return the numbers of training steps of `seconds`."""
-    import torch
-
-    from transformerlm.nn import training_flops_per_token
-
-    tokens = job.batch_size * job.shape.context_length / seconds
-    flops = tokens * training_flops_per_token(job.shape, job.shape.context_length)
-    peak = {"peak_bytes": torch.cuda.max_memory_allocated()} if job.device == "cuda" else {}
-    return {"tokens_per_second": tokens, "flops": flops, **peak}
-
-
-def batch(job: Job, device: Any) -> tuple[Any, Any]:
-    """Return random tokens, and random targets."""
-    import torch
-
-    size = 2, job.batch_size, job.shape.context_length
-    ids = torch.randint(job.shape.vocab_size or 1, size, dtype=torch.long, device=device)
-    return ids[0], ids[1]
-
-
-def peer_training(job: Job, name: str) -> Numbers:
-    """Measure whole steps of nanoGPT, compiled, or Hugging Face's Llama, with micro-batches like ours."""
-    import torch
-
-    from benchmarking.peers import hugging_face_llama
-    from transformerlm.runtime import Runtime
-
-    runtime, shape = Runtime.from_config(job.runtime()), job.shape
-    if name == "nanoGPT":
-        if job.nanogpt_dir is None:
-            raise LeftOutError("--bench.nanogpt_dir= names a checkout")
-        sys.path.insert(0, job.nanogpt_dir)
-        from model import GPT, GPTConfig  # type: ignore[import-not-found]
-
-        sizes = {"n_layer": shape.num_layers, "n_head": shape.num_heads, "n_embd": shape.d_model}
-        config = GPTConfig(
-            block_size=shape.context_length,
-            vocab_size=shape.vocabulary_rows,
-            dropout=0.0,
-            bias=False,
-            **sizes,
-        )
-        model: Any = GPT(config).to(runtime.device)
-        optimizer = model.configure_optimizers(0.1, 3e-4, (0.9, 0.95), runtime.device.type)
-        forward: Any = torch.compile(model) if job.device == "cuda" else model
-
-        def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            return forward(x, y)[1]  # type: ignore[no-any-return]
-    else:
-        model = hugging_face_llama(shape)
-        if model is None:
-            raise LeftOutError("transformers is not installed")
-        model.to(runtime.device)
-        is_fused = job.device == "cuda"
-        optimizer = torch.optim.AdamW(model.parameters(), 3e-4, (0.9, 0.95), weight_decay=0.1, fused=is_fused)
-
-        def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            logits = model(input_ids=x, use_cache=False).logits
-            return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), y.flatten())
-
-    ids, number = batch(job, runtime.device), job.batch_size // job.micro_batch_size
-
-    def step() -> None:
-        for x, y in zip(*(part.split(job.micro_batch_size) for part in ids), strict=True):
-            with runtime.autocast():
-                value = loss(x, y) / number
-            torch.autograd.backward(value)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return speed(job, measured(step, runtime.synchronize, job.seconds))
-
-
-def trainer_of(config: TrainConfig, folder: Path, name: str) -> Trainer:
-    """Return a trainer on random tokens, resumed if there is a checkpoint."""
-    import numpy as np
-    import torch
-
-    from transformerlm.checkpoint.run_directory import RunDirectory
-    from transformerlm.data import TokenData, TokenFile, TokenWriter
-    from transformerlm.progress import SilentReporter
-    from transformerlm.runtime import prepare_process
-    from transformerlm.training.trainer import Trainer
-
-    path, vocabulary = folder / "tokens.memmap", config.model.vocab_size or 1
-    if not path.exists():
-        with TokenWriter.create(path, vocab_size=vocabulary, fingerprint="f") as writer:
-            number = 200 * config.model.context_length
-            ids = np.random.default_rng(0).integers(0, vocabulary, number).astype(np.uint16)
-            writer.write(ids, num_documents=1, num_bytes=2 * number)
-    runtime, run = prepare_process(config.runtime), RunDirectory(folder / name)
-    found = run.resume_point("auto", SilentReporter())
-    torch.manual_seed(0)
-    trainer = Trainer(config, TokenData(TokenFile.open(path), None), run, runtime, SilentReporter())
-    if found:
-        trainer.restore(found)
-    return trainer
-
-
-def resume(job: Job) -> Numbers:
-    """Train straight and with a stop, deterministically, and compare the bits."""
-    import torch
-
-    from transformerlm.logging import NullLogger
-
-    def train(name: str, steps: int) -> Trainer:
-        training = {"max_steps": steps, "log_every": 4, "validate_every": 0, "checkpoint_every": 0}
-        config = job.config({"deterministic": True}, **training)
-        # The same learning rates, wherever the run stops.
-        config = dataclasses.replace(config, schedule=ScheduleConfig(warmup_steps=1, cosine_steps=10))
-        trainer = trainer_of(config, folder, name)
-        trainer.train(NullLogger())
-        return trainer
-
-    with tempfile.TemporaryDirectory() as path:
-        folder = Path(path)
-        straight = train("straight", 10)
-        train("stopped", 5)
-        stopped = train("stopped", 10)
-        pairs = [*zip(straight.model.parameters(), stopped.model.parameters(), strict=True)]
-        distance = max((a - b).abs().max().item() for a, b in pairs)
-        is_equal = all(torch.equal(a, b) for a, b in pairs)
-    return {"said": "the same bits" if is_equal else f"differs by at most {distance:.2g}"}
-
-
-def prefetch(job: Job) -> Numbers:
-    """Measure steps with batches made when they are wanted, and ahead."""
-    found: Numbers = {}
-    with tempfile.TemporaryDirectory() as name:
-        trainer = trainer_of(job.config(validate_every=0, checkpoint_every=0), Path(name), "run")
-        trainer.learner.prepare()
-
-        def step() -> None:
-            trainer.take_step()
-            trainer.undecided.clear()
-
-        seconds = measured(step, trainer.runtime.synchronize, job.seconds / 2)
-        with trainer.batches.prepared_ahead():
-            ahead = measured(step, trainer.runtime.synchronize, job.seconds / 2)
-        found |= {"without_seconds": seconds, "with_seconds": ahead, "gain": seconds / ahead - 1}
-    return found
-
-
-def out_of_memory(job: Job) -> Numbers:
-    """Let memory run out, for real: a micro-batch of everything, in a small part of the memory."""
-    import torch
-
-    if job.device != "cuda":
-        raise LeftOutError("no GPU")
-    automatic = learner_of(job.config(micro_batch_size="auto")).micro_batches.size
-    torch.cuda.empty_cache()
-    size = 64 * job.micro_batch_size
-    wide = dataclasses.replace(job, batch_size=size, micro_batch_size=size)
-    learner = learner_of(wide.config())
-    total = torch.cuda.get_device_properties(learner.runtime.device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, 12 * 2**30 / total))
-    loss = learner.learn(*batch(wide, learner.runtime.device), 1.0).loss.item()
-    return {
-        "said": f"auto: {automatic} at a time; {size} became {learner.micro_batches.size}, loss {loss:.3f}"
-    }
-
-
-def sharded(job: Job) -> Numbers:
-    """Take steps with sharding = "full" on one device."""
-    from transformerlm.distributed.collectives import ConnectedRanks
-    from transformerlm.distributed.sharding import Sharded
-    from transformerlm.distributed.world import World
-    from transformerlm.training import learner as module
-
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    ranks = ConnectedRanks(World(0, 1, 0, 1))
-    with ranks.connected("nccl" if job.device == "cuda" else "gloo"):
-        # One rank would need no sharding; this is a process of its own.
-        vars(module)["make_parallelism"] = lambda kind, _, dtype: Sharded(ranks, dtype)
-        return training(job, {"kernels": False})
 
 
 def generation(job: Job, num_texts: int, name: str = "ours") -> Numbers:
@@ -361,6 +82,8 @@ def generation(job: Job, num_texts: int, name: str = "ours") -> Numbers:
         work: Callable[[], object] = functools.partial(
             generate, model, prompts, max_new_tokens=new_tokens, temperature=0.8, kernels=runtime.kernels
         )
+    elif find_spec("transformers") is None:
+        raise LeftOutError("transformers is not installed")
     else:
         text_job = TextJob(
             name, job.shape, job.runtime(), prompts, new_tokens, temperature=0.8, top_p=1.0, folder=Path()
@@ -373,6 +96,19 @@ def generation(job: Job, num_texts: int, name: str = "ours") -> Numbers:
         "tokens_per_second": num_texts * new_tokens / seconds,
         "bytes_per_second": weights * new_tokens / seconds,
     }
+
+
+def few_bits() -> Numbers:
+    """Weights in few bits: there are none on a GPU."""
+    raise LeftOutError("for CPUs alone")
+
+
+def beside(name: str) -> str:
+    """Return the part whose tokens/s those of a part are compared with: it is the same but for one thing."""
+    if name.startswith("generate "):
+        return name.partition(":")[0]
+    is_compiled = name == "train" or name.endswith(("compile", "nanoGPT", "transformers"))
+    return "train" if is_compiled else "train without compile"
 
 
 def parts(job: Job, batch_sizes: tuple[int, ...]) -> dict[str, Callable[[], Numbers]]:
@@ -399,16 +135,8 @@ def parts(job: Job, batch_sizes: tuple[int, ...]) -> dict[str, Callable[[], Numb
         "train muon": lambda: muon(job),
         "out of memory": lambda: out_of_memory(job),
         "train sharded": lambda: sharded(job),
+        "int8, int4": few_bits,
     }
-
-
-def muon(job: Job) -> Numbers:
-    """Measure steps with Muon."""
-    config = dataclasses.replace(job.config(), optimizer=OptimizerConfig(name="muon"))
-    learner = learner_of(config)
-    ids = batch(job, learner.runtime.device)
-    work = functools.partial(learner.learn, *ids, 1.0)
-    return speed(job, measured(work, learner.runtime.synchronize, job.seconds))
 
 
 def main(argv: list[str]) -> int:

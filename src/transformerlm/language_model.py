@@ -43,6 +43,7 @@ from transformerlm.runtime.device import DtypeName, resolve_device
 from transformerlm.runtime.precision import Precision
 from transformerlm.schema import NonNegativeInt, from_dict
 from transformerlm.schema.values import show
+from transformerlm.storage.safetensors_header import Entry
 from transformerlm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -264,12 +265,12 @@ def _quantized_model(
         precision = choose_precision(config, shape)
     runtime = dataclasses.replace(Runtime.of(config, precision), weights=storage)
 
-    def convert(name: str, tensor: Tensor) -> Tensor | QuantizedMatrix:
+    def convert(entry: Entry, tensor: Tensor) -> Tensor | QuantizedMatrix:
         try:
             return quantize(tensor, storage) if tensor.dim() == 2 else tensor.to(runtime.dtype)
         except ValueError as error:
             raise CheckpointError(
-                f"{checkpoint.path}: {name}: cannot be stored in {storage}: {error}"
+                f"{checkpoint.path}: {entry.name}: cannot be stored in {storage}: {error}"
             ) from None
 
     state = checkpoint.model_state(convert)

@@ -17,8 +17,8 @@ def test_what_is_counted_is_what_the_formulas_say():
     parameters = counted.parameters
     assert counted.weights == pytest.approx(4 * parameters / 8, rel=0.01)
     assert counted.optimizer == pytest.approx(8 * parameters / 8, rel=0.01)
-    # All but what stays whole is gathered twice for each of two micro-batches, and summed once.
-    most = 4 * (2 * 2 + 1) * parameters * 7 / 8
+    # In each of two micro-batches all but what stays whole is gathered twice, and summed once.
+    most = 2 * 4 * (2 + 1) * parameters * 7 / 8
     assert 0.7 * most < counted.sent < most
     lines = dry_run.report(CONFIG, counted)
     assert lines[0].startswith(f"{parameters:,} parameters on 8 ranks, 2 micro-batches")

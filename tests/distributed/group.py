@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.distributed.ranks_that_train import compare_configs, exchange_gradients_once, run_case
+from tests.distributed.divided_checkpoints import check_exchange, check_parts
+from tests.distributed.ranks_that_train import compare_configs, count_exchanges_of_gradients, run_case
 from tests.distributed.sharded_optimizers import difference
 from transformerlm.distributed import collectives
 from transformerlm.distributed.collectives import ranks_from_environment
@@ -71,12 +72,14 @@ def main(folder):
             wait_for_rank_0(ranks)
             compare_configs(ranks)
             compare_optimizers(ranks, folder)
+            check_exchange(ranks)
+            check_parts(ranks, folder / "divided")
         for name, (command, arguments) in work["commands"].items():
             run_command(ranks, folder / f"{name}.{ranks.rank}", command, arguments)
         torch.set_num_threads(1)
         for case in ("plain_none", "plain_full"):
             if case in work["trainings"]:
-                exchange_gradients_once(ranks, folder, work["trainings"][case]["tables"])
+                count_exchanges_of_gradients(ranks, folder, work["trainings"][case]["tables"])
         for name, options in work["trainings"].items():
             result = run_case(ranks, folder, name, **options)
             (folder / f"{name}.{ranks.rank}.json").write_text(json.dumps(result))

@@ -17,6 +17,7 @@ from transformerlm.checkpoint.run_directory import RunDirectory, check_same_on_a
 from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
 from transformerlm.config import RuntimeConfig, TrainConfig
 from transformerlm.data import TokenData, TokenFile, TokenGroup, TokenWriter
+from transformerlm.distributed import exchange
 from transformerlm.errors import ConfigError, TransformerLMError
 from transformerlm.logging import CombinedLogger, MetricsFile, NullLogger
 from transformerlm.progress import SilentReporter
@@ -44,6 +45,7 @@ def run_case(
     no_memory=None,
     signal_at=None,
     killed=None,
+    killed_saving=None,
     clock=None,
     nan=False,
     lost=None,
@@ -52,7 +54,7 @@ def run_case(
 
     begun: another run's folder, seen from FOLDER, of which a copy goes on.
     no_memory: [rank, sequences above which it has none, the first step for which that holds].
-    signal_at, killed: [rank, step]. lost: the same, where its loss is no number, once.
+    signal_at, killed, killed_saving: [rank, step]. lost: the same, where its loss is no number, once.
     clock: seconds between two looks at rank 0's; those of others run faster.
     """
     run = RunDirectory(folder / name)
@@ -71,6 +73,7 @@ def run_case(
                 made.restore(found)
             disturb(made, ranks, folder, no_memory, signal_at, nan, killed)
             lose(made, ranks, lost)
+            die_saving(made, ranks, folder, killed_saving)
             status = train(made, ranks)
     except TransformerLMError as error:
         return {"error": error.lines, "status": error.exit_status, "heard": heard.messages}
@@ -136,6 +139,21 @@ def disturb(made, ranks, folder, no_memory, signal_at, nan, killed):
             made.model.final_norm.weight.mul_(float("nan"))
 
 
+def die_saving(made, ranks, folder, killed_saving):
+    """End the process in the middle of writing its part of a checkpoint."""
+    sound = exchange._received
+
+    def received(wanted, ranks):
+        whole = sound(wanted, ranks)
+        if killed_saving == [ranks.rank, made.step]:
+            (folder / "killed").write_text(str(time.time()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole
+
+    if killed_saving:
+        exchange._received = received
+
+
 def lose(made, ranks, lost):
     sound, left = made.learner.accumulate_gradients, [lost]
 
@@ -172,8 +190,9 @@ def compare_configs(ranks):
         check_same_on_all_ranks(ranks, TrainConfig(), {"train data": str(ranks.rank)})
 
 
-def exchange_gradients_once(ranks, folder, tables):
-    """Compare a step of several micro-batches with one of one: gradients are exchanged as often."""
+def count_exchanges_of_gradients(ranks, folder, tables):
+    """Compare a step of several micro-batches with one of one: copies exchange gradients as often, and
+    divided ones in every micro-batch."""
     counts = []
     for size in (8 // ranks.size, 1):
         config = from_dict(TrainConfig, {**tables, "training": {"batch_size": 8, "micro_batch_size": size}})
@@ -184,5 +203,8 @@ def exchange_gradients_once(ranks, folder, tables):
             made.take_step()
         operations = [event.name for event in profiled.events() if event.name.startswith("c10d::")]
         counts.append(Counter(name for name in operations if "reduce" in name))
-    assert counts[0] == counts[1]
     assert counts[0].total() > 1
+    divided = [sum(n for name, n in count.items() if "scatter" in name) for count in counts]
+    assert divided[1] == divided[0] * 8 // ranks.size
+    assert bool(divided[0]) == (tables["runtime"]["sharding"] == "full")
+    assert counts[0].total() - divided[0] == counts[1].total() - divided[1]

@@ -99,7 +99,11 @@ def test_ranks_plan_train_and_verify_resuming(ranks2, tmp_path):
     written = [read_samples(folder / "ranks/run/samples.jsonl") for folder in (ranks2, tmp_path)]
     assert [sample.step for sample in written[0]] == [2, 4, 6]  # rank 0 alone
     assert [sample.text for sample in written[0]] == [sample.text for sample in written[1]]
-    assert content_of(ranks2 / "ranks").keys() == content_of(tmp_path / "ranks").keys()
+    ours, theirs = (
+        {path for path in content_of(folder / "ranks") if ".safetensors" not in path.name}
+        for folder in (ranks2, tmp_path)
+    )
+    assert ours == theirs  # but for the parts of divided checkpoints
 
 
 SLOW_BUILD = """

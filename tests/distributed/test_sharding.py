@@ -5,14 +5,19 @@ import shutil
 import time
 
 import pytest
+import safetensors
 import torch
 
 from tests.distributed import group
 from tests.distributed.cases import SAME, STRAIGHT, case
+from tests.distributed.divided_checkpoints import check_read_by_others
 from tests.distributed.ranks_that_train import run_case, write_tokens
-from transformerlm.checkpoint.store import checkpoint_paths, read_checkpoint
+from transformerlm.checkpoint.manifest import make_manifest, read_manifest
+from transformerlm.checkpoint.store import checkpoint_paths, latest_checkpoint, read_checkpoint
 from transformerlm.distributed.ranks import SINGLE_PROCESS
+from transformerlm.errors import CheckpointError
 from transformerlm.logging import names
+from transformerlm.storage.files import remove_dead_temporaries
 from transformerlm.storage.tree import flatten
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -118,6 +123,38 @@ def test_as_many_ranks_go_on_to_the_same_bits(place, sharding):
     assert left.members == right.members
 
 
+def test_parts_are_read_whole_and_in_the_rows_of_any_number_of_ranks(ranks2):
+    check_read_by_others(ranks2 / "divided")
+
+
+def test_other_programs_read_the_parts(ranks2):
+    folder = ranks2 / "divided" / "step_00000001"
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    ours = read_checkpoint(folder).model_state()
+    assert index["metadata"]["total_size"] == sum(t.nbytes for name, t in ours.items() if name != "tied")
+    assert index["weight_map"].keys() == ours.keys() - {"tied"}
+    for name, file in index["weight_map"].items():
+        with safetensors.safe_open(folder / file, "pt") as theirs:
+            assert theirs.metadata()["format"] == "pt"
+            assert torch.equal(theirs.get_tensor(name), ours[name])
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown"])
+def test_a_checkpoint_without_all_its_parts_is_refused(ranks2, tmp_path, change):
+    folder = shutil.copytree(ranks2 / "divided" / "step_00000001", tmp_path / "step_00000001")
+    if change == "missing":
+        (folder / "training-00002-of-00002.safetensors").unlink()
+        with pytest.raises(CheckpointError, match=r"training-00002-of-00002\.safetensors: expected a file"):
+            read_checkpoint(folder)
+        return
+    manifest = read_manifest(folder)
+    del manifest.members["model-00002-of-00002.safetensors"]
+    written = make_manifest(folder, 1, manifest.about, manifest.members)
+    (folder / "manifest.json").write_bytes(written)
+    with pytest.raises(CheckpointError, match="or all parts of both"):
+        read_checkpoint(folder)
+
+
 @several
 @both
 def test_one_process_finishes_what_ranks_have_begun(place, alone, sharding, tmp_path):
@@ -201,6 +238,18 @@ def test_a_batch_that_cannot_be_shared_is_one_line(place):
         assert found.startswith("[training]." + line.format(ranks=len(everybody), share=8 // len(everybody)))
 
 
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.endurance)])
+def test_a_rank_that_is_killed_while_it_saves_leaves_the_former_checkpoint(tmp_path, rank):
+    errors, ended = lone_case(tmp_path, sharding="full", killed_saving=[rank, 4])
+    assert ended - float((tmp_path / "killed").read_text()) < 30
+    (left,) = results(tmp_path, "case")
+    assert "another rank has ended, or cannot be reached" in left["error"][0], errors
+    checkpoints = tmp_path / "case" / "checkpoints"
+    assert latest_checkpoint(checkpoints, pytest.fail).step == 3
+    remove_dead_temporaries(checkpoints)  # as each start does
+    assert [path.name for path in checkpoints.iterdir()] == ["step_00000003"]
+
+
 def lone_case(folder, **options):
     """One case, with two ranks and nothing after it; what they have printed, and when they had ended."""
     write_tokens(folder)
@@ -218,7 +267,7 @@ def test_memory_that_runs_out_on_one_rank_later_is_one_line_for_all(tmp_path, sh
     assert own["error"][0].startswith(line)
 
 
-@pytest.mark.parametrize("sharding", [pytest.param("none", marks=pytest.mark.endurance), "full"])
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.endurance)])
 def test_a_killed_rank_ends_the_others_within_seconds(tmp_path, sharding):
     errors, ended = lone_case(tmp_path, sharding=sharding, killed=[1, 3])
     assert ended - float((tmp_path / "killed").read_text()) < 30

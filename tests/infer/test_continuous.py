@@ -55,7 +55,7 @@ def some_texts(num_texts, seed=0, longest=40, **settings):
     return texts
 
 
-def run(batch, texts, seed=0, removed=()):
+def run(batch, texts, seed=0, removed=(), at_most=1):
     """Submit texts at random steps; return what each got. Those in `removed` go away after some tokens."""
     draw = random.Random(seed)
     waiting, found = list(enumerate(texts)), [[] for _ in texts]
@@ -64,7 +64,7 @@ def run(batch, texts, seed=0, removed=()):
             if waiting:
                 index, (prompt, settings) = waiting.pop(0)
                 batch.submit(index, prompt, settings, owner=index % 4)
-        for index, token in batch.step().items():
+        for index, token in (pair for step in batch.steps(at_most) for pair in step.items()):
             found[index].append(token[:2])
             if index in removed and len(found[index]) >= removed[index]:
                 batch.remove(index)
@@ -124,6 +124,28 @@ def test_texts_that_are_removed_change_nothing_for_the_others(make_model, kernel
     for index, (prompt, settings) in enumerate(texts):
         end = max(removed[index], 1) if index in removed else None
         assert found[index] == alone(model, prompt, settings)[:end]
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "torch"])
+@pytest.mark.parametrize("log_probs", [False, None], ids=["all ahead", "some ahead"])
+def test_steps_ahead_write_the_same_texts(make_model, kernels, log_probs, monkeypatch):
+    monkeypatch.setattr(batch_module, "ROOM", 20)
+    model = make_model(torch.float32 if kernels else torch.float64, context_length=48)
+    own = {} if log_probs is None else {"log_probs": log_probs, "sampling": Sampling(0.8, 0.9)}
+    texts = some_texts(20, 7, kernels=kernels, **own)
+    removed = {index: index % 9 for index in range(1, 20, 4)}
+    num_reads, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(
+        torch.Tensor, "tolist", lambda tensor: num_reads.append(tensor.dim()) or tolist(tensor)
+    )
+    found = run(ContinuousBatch(model, 4, kernels=kernels), texts, removed=removed, at_most=6)
+    reads = num_reads.count(2)
+    for index, (prompt, settings) in enumerate(texts):
+        end = max(removed[index], 1) if index in removed else None
+        assert found[index] == alone(model, prompt, settings)[:end]
+    num_reads.clear()
+    run(ContinuousBatch(model, 4, kernels=kernels), texts, removed=removed)
+    assert reads < num_reads.count(2) / (1 if log_probs is None else 2)
 
 
 def test_a_removed_text_frees_its_row_in_the_next_step(make_model):

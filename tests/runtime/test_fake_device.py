@@ -5,15 +5,20 @@ The backward pass cannot run so, for which PyTorch wants a real device.
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from transformerlm.config import ModelConfig, OptimizerConfig, TrainingConfig
+from transformerlm.data import validation_windows
+from transformerlm.evaluation.documents import nats_at, token_nats
+from transformerlm.evaluation.loss import total_nats
 from transformerlm.infer.sampling import Sampling, sample_rows
 from transformerlm.infer.static_decoder import StaticDecoder
 from transformerlm.nn import KVCache, NextTokenLoss, TransformerLM, embedding, linear
 from transformerlm.optim import clip_grad_norm_, make_optimizer
+from transformerlm.runtime import Runtime
 from transformerlm.training.dropout import add_dropout
 from transformerlm.training.loss_scale import LossScaler
 from transformerlm.training.step_guard import StepGuard
@@ -63,6 +68,34 @@ def test_generation(gpu, name):
         logits = decoder(ids(3))
         new_ids = sample_rows(logits, sampling, uniforms, seen)
     assert (logits.device.type, new_ids.device.type) == ("cuda", "cuda")
+
+
+def windows_on(device, num_targets):
+    """Validation windows; fake tensors have no pinned memory, by way of which they come to CUDA."""
+    tokens = np.zeros(num_targets + 1, dtype=np.uint16)
+    return [(x.to(device), y.to(device)) for x, y in validation_windows(tokens, 16, 2)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_validation(gpu, name):
+    """`evaluate` and the spread over held-out tokens, up to where their numbers come to the host."""
+    model = TransformerLM(dataclasses.replace(MODEL, **MODELS[name]), device=gpu).eval()
+    runtime = Runtime(gpu, torch.float32)
+    with torch.no_grad():
+        total, count = total_nats(NextTokenLoss(model), windows_on(gpu, 40), runtime)
+        assert (total.device.type, count) == ("cuda", 40)
+        for inputs, targets in windows_on(gpu, 40):
+            hidden = model.hidden_states(inputs)
+            assert token_nats(model, hidden.flatten(0, 1), targets.flatten()).device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_of_documents(gpu, name):
+    model = TransformerLM(dataclasses.replace(MODEL, **MODELS[name]), device=gpu, dtype=torch.bfloat16)
+    inputs, places, targets = (torch.zeros(s, dtype=torch.long, device="cpu") for s in ((3, 9), (20, 2), 20))
+    with torch.no_grad():
+        nats = nats_at(model, inputs, places, targets, Runtime(gpu, torch.float32))
+    assert (nats.device.type, *nats.shape) == ("cuda", 20)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

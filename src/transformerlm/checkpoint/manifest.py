@@ -1,7 +1,7 @@
 """Reading of a run's checkpoint folder: its manifest, and the check of its members against it.
 
 `store` writes checkpoints and chooses among several. A folder may come from anybody: a manifest can name only
-two files of fixed names, and these have to be regular files, not links.
+files of fixed names, and these have to be regular files, not links.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from transformerlm.errors import CheckpointError
 from transformerlm.storage.checksummed_json import RecordFormat, dump, load
-from transformerlm.storage.safetensors import Convert
+from transformerlm.storage.safetensors import Convert, Rows
 from transformerlm.storage.tree import load_tree
 from transformerlm.storage.untrusted import open_regular, printable
 
@@ -25,6 +25,8 @@ MANIFEST_FORMAT = RecordFormat(
     version=2, checksum_since=2, members={"step": int, "about": dict, "members": dict}
 )
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.safetensors", "manifest.json"
+INDEX = "model.safetensors.index.json"
+"""Of a model in several files: the one that has each tensor."""
 MAX_MANIFEST_BYTES = 2**22
 """A thousand times the usual size. Parsed JSON takes many times the memory of its text."""
 REPLACED = ".replaced"
@@ -45,13 +47,25 @@ class Checkpoint:
     members: dict[str, dict[str, Any]]
     """File name -> its num_bytes and sha256."""
 
-    def model_state(self, convert: Convert | None = None) -> dict[str, Any]:
-        """Load the weights by name, on the CPU: tensors, or what `convert` makes of each as it is read."""
-        return self._load(MODEL, convert)
+    @property
+    def num_parts(self) -> int:
+        """Number of files of the weights, and as many of the rest: one per rank that wrote its own."""
+        return num_parts(self.members)
 
-    def training_state(self) -> dict[str, Any]:
-        """Load all else that training needs to continue: optimizer, random number generators, counters."""
-        return self._load(TRAINING)
+    def model_state(self, convert: Convert | None = None, rows: Rows | None = None) -> dict[str, Any]:
+        """Load the weights by name, on the CPU: tensors, or what `convert` makes of each as it is read.
+
+        Args:
+            rows: chooses the rows that are read of each tensor; None: all.
+        """
+        return self._load(MODEL, convert, rows)
+
+    def training_state(self, convert: Convert | None = None, rows: Rows | None = None) -> dict[str, Any]:
+        """Load all else that training needs to continue: optimizer, random number generators, counters.
+
+        `convert` and `rows` get the path of each tensor as its name, such as "optimizer.state.0.exp_avg".
+        """
+        return self._load(TRAINING, convert, rows)
 
     def require(self, *keys: str) -> Any:
         """Return the value in `about` under nested keys.
@@ -83,11 +97,30 @@ class Checkpoint:
                 what = f"expected SHA-256 {expected['sha256']}, got {digest}"
                 raise CheckpointError(f"{self.path / name}: {what}")
 
-    def _load(self, name: str, convert: Convert | None = None) -> dict[str, Any]:
-        tree = load_file(self.path / name, follow_link=False, convert=convert)
+    def _load(self, name: str, convert: Convert | None, rows: Rows | None) -> dict[str, Any]:
+        paths = [self.path / part for part in part_names(name, self.num_parts)]
+        tree = load_file(*paths, follow_link=False, convert=convert, rows=rows)
         if not isinstance(tree, dict):
-            raise CheckpointError(f"{self.path / name}: expected a table, got a {type(tree).__name__}")
+            raise CheckpointError(f"{paths[0]}: expected a table, got a {type(tree).__name__}")
         return tree
+
+
+def part_names(name: str, number: int) -> list[str]:
+    """Return the names of `number` files in the place of one: model-00001-of-00002.safetensors, ..."""
+    stem = name.removesuffix(".safetensors")
+    several = [f"{stem}-{part:05d}-of-{number:05d}.safetensors" for part in range(1, number + 1)]
+    return several if number > 1 else [name]
+
+
+def num_parts(members: Collection[str]) -> int:
+    """Return the number of files of the weights among these names of files."""
+    return max(1, sum(name.startswith("model-") for name in members))
+
+
+def member_names(number: int) -> set[str]:
+    """Return the names of the members of a checkpoint whose weights are in `number` files."""
+    index = {INDEX} if number > 1 else set()
+    return {*part_names(MODEL, number), *part_names(TRAINING, number), *index}
 
 
 def make_manifest(path: Path, step: int, about: Mapping[str, Any], members: Mapping[str, Any]) -> bytes:
@@ -143,8 +176,9 @@ def _parse_manifest(content: bytes, path: Path) -> Checkpoint:
     named = NAME.fullmatch(path.name)
     if named and int(named[1]) != step:
         raise ValueError(f"expected step {int(named[1])}, as its folder says, got {step}")
-    if members.keys() != {MODEL, TRAINING}:
-        raise ValueError(f"expected the members {MODEL} and {TRAINING}, got {printable(members, 80)}")
+    if members.keys() != member_names(num_parts(members)):
+        what = f"expected the members {MODEL} and {TRAINING}, or all parts of both and {INDEX}"
+        raise ValueError(f"{what}, got {printable(members, 80)}")
     if not all(map(_is_description, members.values())):
         raise ValueError("expected num_bytes and sha256 of each member")
     return Checkpoint(path, step, about, members)
@@ -155,15 +189,18 @@ def _is_description(member: Any) -> bool:
     return is_table and type(member["num_bytes"]) is int and isinstance(member["sha256"], str)
 
 
-def load_file(path: Path, *, follow_link: bool, convert: Convert | None = None) -> Any:
+def load_file(
+    *paths: Path, follow_link: bool, convert: Convert | None = None, rows: Rows | None = None
+) -> Any:
     """Read a tree like `load_tree`.
 
     Raises:
-        CheckpointError: not a whole file of a tree, or one that cannot be read.
+        CheckpointError: not whole files of a tree, or ones that cannot be read.
     """
     try:
-        return load_tree(path, follow_link=follow_link, convert=convert)
+        return load_tree(*paths, follow_link=follow_link, convert=convert, rows=rows)
     except OSError as error:
+        path = error.filename or paths[0]
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 

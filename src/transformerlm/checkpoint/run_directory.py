@@ -13,17 +13,19 @@ run_dir/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from transformerlm import __version__
+from transformerlm.checkpoint.parts import write_checkpoint_in_parts
 from transformerlm.checkpoint.store import (
     Checkpoint,
     checkpoint_paths,
@@ -39,6 +41,9 @@ from transformerlm.progress import Reporter
 from transformerlm.schema import to_dict, to_toml
 from transformerlm.storage.files import committed_file, system_error
 from transformerlm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformerlm.distributed.sharding import Parallelism
 
 SAME_ON_ALL_RANKS = ("model", "optimizer", "schedule", "training", "runtime", "logging")
 """Tables of the config that must be equal on all ranks, since they determine the sequence of collectives."""
@@ -89,25 +94,42 @@ class RunDirectory:
         about: Mapping[str, Any],
         keep: int,
         best_step: int | None,
-    ) -> Checkpoint:
+        parallelism: Parallelism | None = None,
+    ) -> None:
         """Write a checkpoint, and remove all but the newest `keep` and the one of `best_step`.
+
+        All ranks call it. Rank 0 writes where it has the whole model, else each rank its part.
+
+        Args:
+            parallelism: of this rank; None: a single process.
 
         Raises:
             NumericalError: a weight is not finite, as a result of the last step.
             OutputError: it cannot be written, or the run's folder is gone.
         """
+        ranks = parallelism.ranks if parallelism else SINGLE_PROCESS
+        content = step, model, training, about
+        with ranks.collective_errors():
+            self._check_content(step, model, parallelism)
+        if parallelism and not parallelism.keeps_model_whole:
+            write_checkpoint_in_parts(self.checkpoints, *content, parallelism)
+        else:
+            with ranks.while_rank_0_works(), _as_output_error():
+                if ranks.is_main:
+                    write_checkpoint(self.checkpoints, *content)
+        with ranks.while_rank_0_works(), _as_output_error():
+            if ranks.is_main:
+                self.own_steps = {own for own in self.own_steps if own < step} | {step}
+                prune_checkpoints(self.checkpoints, keep, best_step, self.own_steps)
+
+    def _check_content(self, step: int, model: Mapping[str, Tensor], parallelism: Parallelism | None) -> None:
         for name, weight in model.items():
-            if not weight.isfinite().all():
+            own = parallelism.own_part(weight) if parallelism else weight
+            if not own.isfinite().all():
                 raise NumericalError(f"step {step}: not finite: {name}; no checkpoint has it")
-        if not self.path.is_dir():
+        is_main = parallelism is None or parallelism.ranks.is_main
+        if is_main and not self.path.is_dir():
             raise OutputError(f"{self.path}: expected the run's folder, which has been removed meanwhile")
-        try:
-            written = write_checkpoint(self.checkpoints, step, model, training, about)
-            self.own_steps = {own for own in self.own_steps if own < step} | {step}
-            prune_checkpoints(self.checkpoints, keep, best_step, self.own_steps)
-        except OSError as error:
-            raise OutputError(system_error(error)) from error
-        return written
 
     def resume_point(
         self, resume: str, reporter: Reporter, ranks: Ranks = SINGLE_PROCESS
@@ -122,9 +144,7 @@ class RunDirectory:
         """
         with ranks.while_rank_0_works():
             found = self._resume_point(resume, reporter) if ranks.is_main else None
-        fields = [str(found.path), found.step, found.about, found.members] if found else []
-        path, *others = json.loads(ranks.broadcast_bytes(json.dumps(fields).encode())) or [None]
-        return Checkpoint(Path(path), *others) if path else None
+        return on_all_ranks(found, ranks)
 
     def _resume_point(self, resume: str, reporter: Reporter) -> Checkpoint | None:
         if resume == "never" and checkpoint_paths(self.checkpoints):
@@ -136,6 +156,22 @@ class RunDirectory:
             raise CheckpointError(f"{self.path}: {what}")
         self.own_steps |= {found.step} if found else set()
         return found
+
+
+def on_all_ranks(found: Checkpoint | None, ranks: Ranks) -> Checkpoint | None:
+    """Return the manifest that rank 0 has read, on all ranks."""
+    fields = [str(found.path.absolute()), found.step, found.about, found.members] if found else []
+    path, *others = json.loads(ranks.broadcast_bytes(json.dumps(fields).encode())) or [None]
+    return Checkpoint(Path(path), *others) if path else None
+
+
+@contextlib.contextmanager
+def _as_output_error() -> Iterator[None]:
+    """Context manager that turns the system's errors into OutputErrors, also in a single process."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(system_error(error)) from error
 
 
 def identity(config: TrainConfig, data: TokenData) -> dict[str, Any]:

@@ -6,6 +6,7 @@
         continue
         manifest.json          step, config, fingerprints, size and SHA-256 of the other two; its own checksum
 
+Ranks among which a model is divided write it in parts (parts.py).
 A folder appears in one step. Its manifest has the checksums of its members and one of itself, so that every
 changed bit in the three files is detected. Nothing is pickled: loading a foreign checkpoint executes no code
 from it. A checksum does not vouch for the behaviour of foreign weights.
@@ -25,6 +26,7 @@ from torch import nn
 
 from transformerlm.checkpoint.load_state import check_model_state, load_model_state, load_optimizer_state
 from transformerlm.checkpoint.manifest import (
+    INDEX,
     MANIFEST,
     MODEL,
     NAME,
@@ -129,21 +131,39 @@ def write_checkpoint(
     target = directory / checkpoint_name(step)
     files = {MODEL: tree_chunks(dict(model_state)), TRAINING: tree_chunks(dict(training_state))}
     num_bytes = sum(size for size, _ in files.values())
-    with _replaced(target), committed_directory(target, num_bytes) as temporary:
-        members = {name: _write(temporary / name, chunks) for name, (_, chunks) in files.items()}
+    with committed_checkpoint(target, num_bytes) as temporary:
+        members = {name: write_member(temporary / name, chunks) for name, (_, chunks) in files.items()}
         (temporary / MANIFEST).write_bytes(make_manifest(target, step, about, members))
     return Checkpoint(target, step, dict(about), members)
 
 
-def _write(path: Path, chunks: Iterator[bytes | memoryview]) -> dict[str, Any]:
-    """Write a member; return its size and SHA-256, computed while writing."""
+def write_member(path: Path, chunks: Iterator[bytes | memoryview], *, flush: bool = False) -> dict[str, Any]:
+    """Write a member; return its size and SHA-256, computed while writing.
+
+    Args:
+        flush: flush it to the disk, where the process that commits the folder may be on another machine.
+    """
     digest, num_bytes = hashlib.sha256(), 0
     with path.open("xb") as file:
         for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)
             num_bytes += len(chunk)
+            del chunk  # before the next tensor is made: one at a time
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
     return {"num_bytes": num_bytes, "sha256": digest.hexdigest()}
+
+
+@contextlib.contextmanager
+def committed_checkpoint(target: Path, num_bytes: int) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `target` when the block ends without an error.
+
+    A checkpoint that is there is replaced, and can be read until then. See `committed_directory`.
+    """
+    with _replaced(target), committed_directory(target, num_bytes) as temporary:
+        yield temporary
 
 
 @contextlib.contextmanager
@@ -245,7 +265,7 @@ def open_checkpoint(path: Path, warn: Callable[[str], object]) -> Checkpoint:
         what = "a Hugging Face folder, which has to become a run first"
         advice = f'transformerlm-import --from "{path}" runs/{path.absolute().name}-imported'
         raise CheckpointError(f"{path}: {what}: {advice}")
-    if any(os.path.lexists(path / name) for name in (MANIFEST, MODEL, TRAINING)):
+    if any(os.path.lexists(path / name) for name in (MANIFEST, MODEL, TRAINING, INDEX)):
         return read_checkpoint(path)
     found = latest_checkpoint(path / "checkpoints", warn)
     if found is None:

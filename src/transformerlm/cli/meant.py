@@ -182,6 +182,6 @@ class _Guess:
 
 def is_run(path: str) -> bool:
     """Return True if the path is the folder of a run or of one checkpoint."""
-    return os.path.isdir(os.path.join(path, "checkpoints")) or os.path.isfile(
-        os.path.join(path, "model.safetensors")
-    )
+    files = "model.safetensors", "model.safetensors.index.json"
+    is_checkpoint = any(os.path.isfile(os.path.join(path, name)) for name in files)
+    return is_checkpoint or os.path.isdir(os.path.join(path, "checkpoints"))

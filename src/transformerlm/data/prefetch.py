@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -34,7 +34,7 @@ class Prefetcher:
 
     def __init__(self, make: Callable[[int], Batch], device: torch.device, depth: int = DEPTH) -> None:
         self._make, self._device, self._depth = make, device, depth
-        self._thread = ThreadPoolExecutor(1, "batches")
+        self._thread = ThreadPoolExecutor(1, "batches", *_thread_device(device))
         self._ahead: deque[tuple[int, Future[Batch]]] = deque()
 
     def batch(self, step: int) -> Batch:
@@ -75,3 +75,10 @@ class Prefetcher:
     def _drop(self) -> None:
         while self._ahead:
             self._ahead.pop()[1].cancel()
+
+
+def _thread_device(device: torch.device) -> tuple[Any, ...]:
+    """Return what a new thread has to call, and with what: it begins with CUDA's first device as its own."""
+    if device.type != "cuda":
+        return ()
+    return torch.cuda.set_device, (torch.cuda.current_device() if device.index is None else device.index,)

@@ -1,7 +1,7 @@
 """Communication of several ranks, which torchrun starts on one machine or many, by torch.distributed.
 
-Only this module and sharding.py import torch.distributed. torch is imported when ranks are connected, so that
-a single process does not wait for it.
+Only this module, exchange.py and sharding.py import torch.distributed. torch is imported when ranks are
+connected, so that a single process does not wait for it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ConnectedRanks(Ranks):
                 with _broken_connections_as_lost_ranks():
                     backends = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"
                     dist.init_process_group(backends, timeout=TIMEOUT, world_size=self.size, rank=self.rank)
-                stack.callback(dist.destroy_process_group)
+                stack.push(_disconnect_gpus if has_gpus else _disconnect)
                 # Gloo's threads release a tensor a moment after its exchange. A thread that does so while
                 # Python is shutting down aborts the process.
                 stack.callback(time.sleep, 0.1)
@@ -167,6 +167,23 @@ class ConnectedRanks(Ranks):
             finally:
                 done.set()
                 beating.result()  # if that raised an error, the other ranks have left the block already
+
+
+def _disconnect(kind: type[BaseException] | None, *_: object) -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _disconnect_gpus(kind: type[BaseException] | None, *_: object) -> None:
+    """Disconnect ranks with NCCL: after an error, without waiting for exchanges that others do not join."""
+    import torch.distributed as dist
+
+    if kind is not None:
+        with contextlib.suppress(RuntimeError):
+            dist.distributed_c10d._abort_process_group()
+    _disconnect(kind)
 
 
 def _dumped(error: TransformerLMError | OSError) -> bytes:

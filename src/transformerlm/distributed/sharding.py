@@ -16,9 +16,10 @@ import contextlib
 import inspect
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -26,8 +27,18 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
+from transformerlm.distributed.exchange import DividedTensor, rows_of
 from transformerlm.distributed.ranks import Ranks
-from transformerlm.storage.tree import flatten, unflatten
+from transformerlm.storage.safetensors import Convert, Rows
+from transformerlm.storage.safetensors_header import Entry
+from transformerlm.storage.tree import flatten, map_tensors, unflatten
+
+
+class ReadTree(Protocol):
+    """Function that reads a tree from files, such as `Checkpoint.model_state`."""
+
+    def __call__(self, convert: Convert | None = None, rows: Rows | None = None) -> Mapping[str, Any]:
+        """See `Checkpoint.model_state`."""
 
 
 def make_parallelism(
@@ -69,7 +80,7 @@ class Parallelism:
     def micro_batch(self, module: nn.Module, *, synchronised: bool) -> AbstractContextManager[None]:
         """Context manager for the passes of a micro-batch.
 
-        Gradients are exchanged only if `synchronised`, in the last micro-batch of a step; before, they
+        Copies exchange gradients only if `synchronised`, in the last micro-batch of a step; before, they
         accumulate.
         """
         return contextlib.nullcontext()
@@ -90,21 +101,27 @@ class Parallelism:
         """Return the L2 norms of whole tensors, `[tensors]`, from those of this rank's parts."""
         return norms
 
-    def model_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the full weights by name; valid on rank 0 only."""
-        return model.state_dict()
+    def to_rank_0(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return full weights by name; valid on rank 0 only."""
+        return dict(state)
 
-    def to_rank_0(self, tree: Any) -> Any:
-        """Return a tree of dicts, lists, values and tensors with full tensors; valid on rank 0 only."""
+    def divided(self, tree: Any) -> Any:
+        """Return a tree of dicts, lists, values and tensors with `DividedTensor`s in place of divided ones.
+
+        A tensor that occurs twice (tied weights) becomes one.
+        """
         return tree
 
-    def weights_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
-        """Return rank 0's weights by name, divided among the ranks in the way of the parameter `like`."""
-        return state
+    def read(self, read: ReadTree, below: str = "") -> Mapping[str, Any]:
+        """Read a tree that all ranks need, with the tensors divided as the model's are; collective.
 
-    def training_state_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
-        """Return rank 0's training state; tensors under "optimizer" are divided in the way of `like`."""
-        return state
+        Args:
+            below: tensors whose path in the tree begins so are those that may be divided.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        return read()
 
 
 class Replicated(Parallelism):
@@ -138,21 +155,11 @@ class Replicated(Parallelism):
         all_norms = ((square * self.ranks.size).sqrt() for square in squares)
         return loss, dict(zip(norms, all_norms, strict=True))
 
-    def weights_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
-        """Broadcast the tensors one after the other."""
-        return _from_rank_0(self.ranks, state, lambda path, tensor: self._part(tensor, like))
-
-    def training_state_from_rank_0(self, state: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
-        """Broadcast the other values, then the tensors one after the other."""
-
-        def place(path: str, tensor: Tensor) -> Tensor:
-            return self._part(tensor, like) if path.startswith("optimizer.") else tensor
-
-        return _from_rank_0(self.ranks, state, place)
-
-    def _part(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """Return this rank's part of a full tensor if the parameter `like` is divided, else the tensor."""
-        return tensor
+    def read(self, read: ReadTree, below: str = "") -> Mapping[str, Any]:
+        """Read it on rank 0, and broadcast it."""
+        with self.ranks.while_rank_0_works():
+            tree = read() if self.ranks.is_main else {}
+        return _from_rank_0(self.ranks, tree)
 
 
 class Sharded(Replicated):
@@ -180,7 +187,8 @@ class Sharded(Replicated):
         """Convert the parameters to DTensors, in place."""
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        mesh = init_device_mesh(device.type, (self.ranks.size,))
+        self._device, self._mesh = device, init_device_mesh(device.type, (self.ranks.size,))
+        mesh = self._mesh
         policy = MixedPrecisionPolicy(self.dtype, torch.float32, cast_forward_inputs=False)
         parts = list(blocks)
         for block in parts:
@@ -201,11 +209,10 @@ class Sharded(Replicated):
 
     @contextlib.contextmanager
     def micro_batch(self, module: nn.Module, *, synchronised: bool) -> Iterator[None]:
-        """Make FSDP2 exchange gradients, or accumulate them."""
+        """Have gradients exchanged in every micro-batch: until then a rank holds those of the whole model."""
         from torch.distributed.fsdp import FSDPModule
 
         assert isinstance(module, FSDPModule)
-        module.set_requires_gradient_sync(synchronised)
         module.set_is_last_backward(synchronised)
         yield
 
@@ -227,52 +234,64 @@ class Sharded(Replicated):
         dist.all_reduce(squares)
         return squares.sqrt()
 
-    def model_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Gather the weights on rank 0."""
-        return dict(self.to_rank_0(model.state_dict(keep_vars=True)))
+    def to_rank_0(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gather the weights one after the other: a device holds one full tensor at a time."""
 
-    def to_rank_0(self, tree: Any) -> Any:
-        """Gather the tensors one after the other: a device holds one full tensor at a time."""
-        done: dict[int, Tensor | None] = {}  # a tensor that occurs twice (tied weights) is gathered once
+        def gathered(tensor: Tensor) -> Tensor | None:
+            whole = self.whole(tensor.detach())
+            return whole.cpu() if self.ranks.is_main else None
 
-        def visit(node: Any) -> Any:
-            if isinstance(node, dict):
-                return {key: visit(value) for key, value in node.items()}
-            if isinstance(node, list | tuple):
-                return type(node)(map(visit, node))
-            if not isinstance(node, Tensor):
-                return node
-            if id(node) not in done:
-                tensor = self.whole(node.detach())
-                done[id(node)] = tensor.cpu() if self.ranks.is_main else None
-            return done[id(node)]
+        return dict(map_tensors(gathered, state))
 
-        return visit(tree)
+    def divided(self, tree: Any) -> Any:
+        """Replace DTensors."""
+        from torch.distributed.tensor import DTensor
 
-    def _part(self, tensor: Tensor, like: Tensor) -> Tensor:
-        from torch.distributed.tensor import DTensor, distribute_tensor
+        def divided(tensor: Tensor) -> Tensor | DividedTensor:
+            if not isinstance(tensor, DTensor):
+                return tensor
+            own = tensor.to_local().detach().contiguous()
+            return DividedTensor(tuple(tensor.shape), tensor.dtype, own=own)
 
-        if not isinstance(like, DTensor) or not tensor.dim():
-            return tensor
-        whole = tensor.to(like.device)
-        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+        return map_tensors(divided, tree)
+
+    def read(self, read: ReadTree, below: str = "") -> Mapping[str, Any]:
+        """Read this rank's rows of each tensor; all ranks read the files."""
+        from torch.distributed.tensor import DTensor, Shard
+
+        def is_divided(entry: Entry) -> bool:
+            return bool(entry.shape) and entry.name.startswith(below)
+
+        def rows(entry: Entry) -> slice:
+            if not is_divided(entry):
+                return slice(None)
+            return rows_of(self.ranks.rank, self.ranks.size, entry.shape[0])
+
+        def convert(entry: Entry, own: Tensor) -> Tensor:
+            if not is_divided(entry):
+                return own
+            sizes: dict[str, Any] = {"shape": torch.Size(entry.shape), "stride": _strides(entry.shape)}
+            return DTensor.from_local(own.to(self._device), self._mesh, [Shard(0)], run_check=False, **sizes)
+
+        with self.ranks.collective_errors():
+            return read(convert=convert, rows=rows)
 
 
-def _from_rank_0(
-    ranks: Ranks, tree: Mapping[str, Any], place: Callable[[str, Tensor], Tensor]
-) -> Mapping[str, Any]:
-    """Broadcast a tree from rank 0; each tensor is replaced by `place(path in the tree, tensor)`.
+def _strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor."""
+    return tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
 
-    Tensors are sent one after the other: ranks other than 0 hold one full tensor on the CPU at a time.
-    """
+
+def _from_rank_0(ranks: Ranks, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Broadcast a tree from rank 0, one tensor after the other."""
     tensors, metadata = flatten(tree) if ranks.is_main else ({}, {})
     rows = [[path, str(t.dtype).removeprefix("torch."), list(t.shape)] for path, t in tensors.items()]
     metadata, rows = json.loads(ranks.broadcast_bytes(json.dumps([metadata, rows]).encode()))
-    placed = {}
+    received = {}
     for path, dtype, shape in rows:
         own = tensors.get(path)
         tensor = own if own is not None else torch.empty(shape, dtype=getattr(torch, dtype), device="cpu")
         dist.broadcast(tensor.view(-1).view(torch.uint8), 0)
-        placed[path] = place(path, tensor)
-    found: dict[str, Any] = unflatten(placed, metadata)
+        received[path] = tensor
+    found: dict[str, Any] = unflatten(received, metadata)
     return found

@@ -301,14 +301,27 @@ def target_nats(
     ids, counts = _padded(batch)
     inputs, targets, counts = ids[:, :-1], ids[:, 1:], counts[:, 1:]
     places = counts.nonzero()  # on the host: no device sync
-    with runtime.autocast():
-        hidden = model.hidden_states(inputs.to(runtime.device))
-        rows = hidden[tuple(place.to(runtime.device) for place in places.T)]
-        nats = token_nats(model, rows, targets[counts].to(runtime.device))
+    nats = nats_at(model, inputs, places, targets[counts], runtime)
     values = nats.cpu().double().numpy()  # host sync, once per batch
     if not np.isfinite(values).all():
         raise NumericalError("the model's logits are not numbers (NaN): nothing can be scored with them")
     return places[:, 0].numpy(), values
+
+
+def nats_at(
+    model: TransformerLM, inputs: Tensor, places: Tensor, targets: Tensor, runtime: Runtime
+) -> Tensor:
+    """Return the nats of the targets [targets] behind certain places of the inputs, on the device.
+
+    Args:
+        inputs: [batch, time], on the CPU like the others.
+        places: [targets, 2], row and column of each target's last input.
+        targets: [targets]
+    """
+    with runtime.autocast():
+        hidden = model.hidden_states(inputs.to(runtime.device))
+        rows = hidden[tuple(place.to(runtime.device) for place in places.T)]
+        return token_nats(model, rows, targets.to(runtime.device))
 
 
 def token_nats(model: TransformerLM, hidden: Tensor, targets: Tensor) -> Tensor:

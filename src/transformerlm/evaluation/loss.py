@@ -71,15 +71,8 @@ def evaluate(
     """
     was_training = loss.training
     loss.eval()
-    # mps has no float64; the sums of batches are added on the host instead.
-    device = torch.device("cpu") if runtime.device.type == "mps" else runtime.device
-    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
     try:
-        for inputs, targets in batches:
-            with runtime.autocast():
-                nats = loss(inputs, targets)
-            total += nats.to(device, torch.float64) * targets.numel()
-            count += targets.numel()
+        total, count = total_nats(loss, batches, runtime)
         for _ in range(padding_passes):
             padding = torch.zeros((1, 1), dtype=torch.long, device=runtime.device)
             with runtime.autocast():
@@ -89,6 +82,21 @@ def evaluate(
     totals = ranks.all_gather_numbers([total.item(), count])
     mean = sum(nats for nats, _ in totals) / sum(targets for _, targets in totals)
     return MeanLoss(mean, mean / math.log(2) * tokens_per_byte)
+
+
+def total_nats(
+    loss: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime
+) -> tuple[Tensor, int]:
+    """Return the sum of the nats of all targets, float64 [], on the device, and the number of targets."""
+    # mps has no float64; the sums of batches are added on the host instead.
+    device = torch.device("cpu") if runtime.device.type == "mps" else runtime.device
+    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
+    for inputs, targets in batches:
+        with runtime.autocast():
+            nats = loss(inputs, targets)
+        total += nats.to(device, torch.float64) * targets.numel()
+        count += targets.numel()
+    return total, count
 
 
 def rank_share(num_tokens: int, context_length: int, batch_size: int, world: World) -> tuple[int, int, int]:

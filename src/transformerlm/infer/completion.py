@@ -18,7 +18,7 @@ from transformerlm.config.generation import NOTHING_TO_START_FROM
 from transformerlm.errors import ConfigError, Key
 from transformerlm.infer.batch import window_start
 from transformerlm.infer.continuous import ContinuousBatch
-from transformerlm.infer.generate import DecodingSettings, NewToken, steps
+from transformerlm.infer.generate import STEPS_AHEAD, DecodingSettings, NewToken, steps
 from transformerlm.infer.sampling import Sampling
 from transformerlm.infer.stopping import FinishReason, StopConditions, StopStrings, special_id
 from transformerlm.logging import names
@@ -197,9 +197,10 @@ def completions(
     for index, text in enumerate(texts):
         text.num_cut_tokens = window_start(len(text.prompt_ids), model.config.context_length)
         batch.submit(index, text.prompt_ids, dataclasses.replace(settings, first_row=text.row))
-    num_yielded = 0
+    num_yielded, on_cuda = 0, model.embedding.weight.device.type == "cuda"
+    at_most = STEPS_AHEAD if on_cuda and on_text is None else 1  # who streams wants each token as it comes
     while num_yielded < len(texts):
-        for index, token in batch.step().items():
+        for index, token in (pair for step in batch.steps(at_most) for pair in step.items()):
             text = texts[index]
             pieces = [text.add(token)]
             text.latency_ms = 1000 * token.seconds

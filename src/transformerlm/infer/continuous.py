@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from transformerlm.errors import NumericalError
 from transformerlm.infer.generate import (
+    NOT_A_TOKEN,
     NUMBERS_AT_A_TIME,
     DecodingSettings,
     Ids,
@@ -32,6 +33,8 @@ from transformerlm.nn import TransformerLM
 from transformerlm.nn.fused import uses_kernels, with_kernels
 
 K = TypeVar("K", bound=Hashable)
+LogProbs = dict[K, tuple[float, tuple[tuple[int, float], ...]]]
+"""Log-probability of a text's new token, and of the likeliest ones, by the text's key."""
 
 
 class _Text(Generic[K]):
@@ -99,8 +102,8 @@ class ContinuousBatch(Generic[K]):
         self._writing: list[_Text[K]] = []
         """Texts in the order of the batch's rows."""
         self._texts: dict[K, _Text[K]] = {}
-        self._new_ids: tuple[Tensor, list[int]] | None = None
-        """What the last step has drawn, for all rows."""
+        self._new_ids: list[tuple[Tensor, list[int]]] = []
+        """What the last steps have drawn, for all rows."""
 
     def __contains__(self, key: K) -> bool:
         """Return True while a text has not ended."""
@@ -148,12 +151,20 @@ class ContinuousBatch(Generic[K]):
             if not queue:
                 del self._waiting[text.owner]
 
-    @torch.inference_mode()
     def step(self) -> dict[K, NewToken]:
-        """Write one token of each text that has a row; return the new tokens.
+        """Write one token of each text that has a row; return the new tokens. See `steps`."""
+        return next(self.steps(), {})
+
+    @torch.inference_mode()
+    def steps(self, at_most: int = 1) -> Iterator[dict[K, NewToken]]:
+        """Write some tokens of each text that has a row; yield the new tokens of each step. Take all of them.
 
         The last token of a text is the one that ended it, or number `max_new_tokens`. A text whose prompt is
-        still being read has none.
+        still being read has none. Several steps are taken where none is needed to go on: the host then waits
+        for the device once. A text that ends among them keeps its row until the last.
+
+        Args:
+            at_most: largest number of steps.
 
         Raises:
             NumericalError: where the model's logits are NaN.
@@ -162,12 +173,17 @@ class ContinuousBatch(Generic[K]):
             self._leave()
             self._join()
             if not self._writing and not self._joining:
-                return {}
+                return
             logits = self._batch.next_logits()
             num_joined = len(logits) - len(self._writing)
             self._writing += self._joining[:num_joined]
             del self._joining[:num_joined]
-            return self._draw(logits) if self._writing else {}
+            if not self._writing:
+                return
+            log_probs = self._draw(logits, at_most)
+        now = time.perf_counter()
+        for _, host_ids in self._new_ids:
+            yield self._tokens(host_ids, log_probs, now)
 
     def _leave(self) -> None:
         """Free the rows of texts that have ended or were removed, and take in the others' new tokens."""
@@ -175,12 +191,15 @@ class ContinuousBatch(Generic[K]):
             self._batch.cancel_reading()
             self._joining.remove(text)
             self._free_row(text)
-        if self._new_ids is None:
+        if not self._new_ids:
             return
         for text in self._writing:
             if not self._goes_on(text):
                 self._free_row(text)
-        (new_ids, host_ids), self._new_ids = self._new_ids, None
+        *before, (new_ids, host_ids) = self._new_ids
+        self._new_ids = []
+        for earlier_ids, earlier_host_ids in before:  # the rows of all texts hold these already
+            self._batch.append(earlier_ids, earlier_host_ids)
         going = fill_gaps([index for index, text in enumerate(self._writing) if self._goes_on(text)])
         self._batch.select(going)
         self._writing = [self._writing[index] for index in going]
@@ -210,17 +229,37 @@ class ContinuousBatch(Generic[K]):
             text.join(self._model.config.vocabulary_rows, self._batch.device)
             self._joining.append(text)
 
-    def _draw(self, logits: Tensor) -> dict[K, NewToken]:
-        """Draw the next token of each text that is being written."""
-        new_ids = self._drawn(logits)
-        host_ids: list[int] = new_ids.tolist()  # host sync: a text may end at its token
-        if -1 in host_ids:
+    def _draw(self, logits: Tensor, at_most: int) -> LogProbs[K]:
+        """Draw the next tokens of each text that is being written; return the log-probabilities of the
+        first."""
+        drawn = [self._drawn(logits)]
+        for _ in range(1, self._steps_ahead(at_most)):
+            # What is not a token is found below; looked up in the embedding it would end the process.
+            drawn.append(self._drawn(self._batch.logits_after(drawn[-1].clamp(min=0))))
+        host_ids: list[list[int]] = torch.stack(drawn).tolist()  # host sync: a text may end at its token
+        if any(NOT_A_TOKEN in ids for ids in host_ids):
             raise NumericalError("the model's logits are not numbers (NaN): no text can be drawn from them")
-        log_probs = self._log_probs(logits, new_ids)
-        self._new_ids = new_ids, host_ids
-        now = time.perf_counter()
+        self._new_ids = [*zip(drawn, host_ids, strict=True)]
+        return self._log_probs(logits, drawn[0])
+
+    def _steps_ahead(self, at_most: int) -> int:
+        """Return the steps, from 1, that need nothing from the host: no text could join or reaches its last
+        token before, no window moves, and no text asks for what the host makes of each token."""
+        could_join = self._joining or (self._waiting and len(self._writing) < self._batch.num_rows)
+        settings = [text.settings for text in self._writing]
+        if at_most == 1 or could_join or any(one.log_probs for one in settings):
+            return 1
+        if any(text.seen is not None for text in self._writing):
+            return 1
+        left = min(text.settings.max_new_tokens - text.num_new for text in self._writing)
+        return min(left, self._batch.steps_ahead(at_most))
+
+    def _tokens(self, host_ids: list[int], log_probs: LogProbs[K], now: float) -> dict[K, NewToken]:
+        """Return the new tokens of texts that have not ended, and end those that end with them."""
         tokens: dict[K, NewToken] = {}
         for text, token_id in zip(self._writing, host_ids, strict=True):
+            if not self._goes_on(text):
+                continue
             is_end = token_id in text.settings.end_ids
             log_prob, alternatives = log_probs.get(text.key, (None, ()))
             tokens[text.key] = NewToken(token_id, is_end, log_prob, alternatives, now - text.joined_at)
@@ -265,9 +304,7 @@ class ContinuousBatch(Generic[K]):
         rows = [seen[:vocab_size] for index in some if (seen := self._writing[index].seen) is not None]
         return torch.stack(rows) if rows else None
 
-    def _log_probs(
-        self, logits: Tensor, new_ids: Tensor
-    ) -> dict[K, tuple[float, tuple[tuple[int, float], ...]]]:
+    def _log_probs(self, logits: Tensor, new_ids: Tensor) -> LogProbs[K]:
         """Return the log-probability of the new token, and of the likeliest ones, of texts that want them."""
         some = [index for index, text in enumerate(self._writing) if text.settings.log_probs]
         if not some:

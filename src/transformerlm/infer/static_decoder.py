@@ -129,7 +129,8 @@ class StaticDecoder(TorchDecoder):
             for _ in range(WARM_UP_STEPS):
                 self.step(size)
         torch.cuda.current_stream(self._device).wait_stream(stream)
-        with precision, torch.cuda.graph(graph):
+        # Other threads, which pin memory or watch NCCL, may call CUDA meanwhile without ending the recording.
+        with precision, torch.cuda.graph(graph, capture_error_mode="thread_local"):
             logits = self.step(size)
         return graph, logits
 

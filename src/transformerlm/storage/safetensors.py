@@ -33,8 +33,10 @@ from transformerlm.storage.safetensors_header import (
 from transformerlm.storage.untrusted import LFS_ADVICE, LFS_POINTER, open_regular, printable
 
 _CHUNK_BYTES = 2**20
-Convert = Callable[[str, Tensor], Any]
-"""Function from the name and the tensor that was read to what is kept of it."""
+Convert = Callable[[Entry, Tensor], Any]
+"""Function from a tensor's entry in the header and what was read of it to what is kept of it."""
+Rows = Callable[[Entry], slice]
+"""Function from a tensor's entry in the header to the rows (of its first dimension) that are read."""
 
 
 @dataclass(frozen=True)
@@ -123,21 +125,23 @@ def read_tensor(path: Path, name: str) -> Tensor:
 
 
 def read_tensors(
-    file: BinaryIO, name: str, convert: Convert | None = None
+    file: BinaryIO, name: str, convert: Convert | None = None, rows: Rows | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Read the rest of an open file, which can seek, as tensors by name, on the CPU, and metadata.
 
     Args:
         name: name of the file in error messages.
         convert: called with each tensor as soon as it has been read, of which what it returns is kept.
+        rows: chooses the rows that are read of each tensor; those of scalars are not asked for. None: all.
 
     Raises:
         CheckpointError: not a whole safetensors file, or something behind it.
     """
     entries, metadata = _checked_header(file, name)
     with invalid_as_checkpoint_error(name):
-        tensors = ((entry.name, _read_tensor(file, entry)) for entry in entries)
-        return {key: convert(key, tensor) if convert else tensor for key, tensor in tensors}, metadata
+        tensors = ((entry, _read_rows(file, entry, rows)) for entry in entries)
+        found = {entry.name: convert(entry, tensor) if convert else tensor for entry, tensor in tensors}
+        return found, metadata
 
 
 @contextlib.contextmanager
@@ -180,6 +184,19 @@ def _read_header(file: BinaryIO, size: int) -> tuple[list[Entry], dict[str, str]
     length = int.from_bytes(beginning[:8], "little")
     check_length(length, min(size - 8, MAX_HEADER_BYTES))
     return parse_header(file.read(length), size - 8 - length)
+
+
+def _read_rows(file: BinaryIO, entry: Entry, rows: Rows | None) -> Tensor:
+    """Read the wanted rows of a tensor, which follow one another in the file, and pass over the others."""
+    if rows is None or not entry.shape or entry.begin == entry.end:
+        return _read_tensor(file, entry)
+    first, last, _ = rows(entry).indices(entry.shape[0])
+    row_bytes = (entry.end - entry.begin) // entry.shape[0]
+    begin, end = entry.begin + first * row_bytes, entry.begin + last * row_bytes
+    file.seek(begin - entry.begin, os.SEEK_CUR)
+    tensor = _read_tensor(file, Entry(begin, end, entry.name, entry.dtype, [last - first, *entry.shape[1:]]))
+    file.seek(entry.end - end, os.SEEK_CUR)
+    return tensor
 
 
 def _read_tensor(file: BinaryIO, entry: Entry) -> Tensor:

@@ -9,53 +9,68 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from transformerlm.errors import CheckpointError
 from transformerlm.storage.safetensors import (
     Convert,
     DeferredTensor,
+    Rows,
     invalid_as_checkpoint_error,
     read_tensors,
     tensor_chunks,
 )
 from transformerlm.storage.safetensors_header import METADATA, parse_json
-from transformerlm.storage.untrusted import open_regular
+from transformerlm.storage.untrusted import open_regular, printable
 
 
 def load_tree(
-    path: str | os.PathLike[str], *, follow_link: bool = True, convert: Convert | None = None
+    path: str | os.PathLike[str],
+    *more: str | os.PathLike[str],
+    follow_link: bool = True,
+    convert: Convert | None = None,
+    rows: Rows | None = None,
 ) -> Any:
     """Read the tree in the file `path`, with tensors on the CPU.
 
     Args:
+        more: further files with tensors of the tree, whose structure is in the first one.
         convert: called with each tensor as soon as it has been read; the tree has what it returns.
+        rows: see `read_tensors`.
 
     Raises:
-        CheckpointError: not a whole file of a tree.
-        OSError: it cannot be read.
+        CheckpointError: not whole files of a tree.
+        OSError: one cannot be read.
     """
-    with open_regular(Path(path), follow_link=follow_link) as file:
-        return read_tree(file, str(path), convert)
+    tensors, structure = dict[str, Any](), dict[str, str]()
+    for part in (path, *more):
+        with open_regular(Path(part), follow_link=follow_link) as file:
+            found, metadata = read_tensors(file, str(part), convert, rows)
+        if twice := tensors.keys() & found.keys():
+            raise CheckpointError(f"{part}: {printable(min(twice))}: is in another part already")
+        tensors |= found
+        structure = structure or metadata
+    with invalid_as_checkpoint_error(str(path)):
+        return unflatten(tensors, structure)
 
 
-def read_tree(file: BinaryIO, name: str, convert: Convert | None = None) -> Any:
+def read_tree(file: BinaryIO, name: str) -> Any:
     """Read the rest of an open binary file as a tree, with tensors on the CPU.
 
     Args:
         name: name of the file in error messages.
-        convert: see `load_tree`.
 
     Raises:
         CheckpointError: not a whole file of a tree, or something behind it.
     """
     if not file.seekable():
         file = io.BytesIO(file.read())
-    tensors, metadata = read_tensors(file, name, convert)
+    tensors, metadata = read_tensors(file, name)
     with invalid_as_checkpoint_error(name):
         return unflatten(tensors, metadata)
 
@@ -70,6 +85,24 @@ def tree_chunks(tree: Any) -> tuple[int, Iterator[bytes | memoryview]]:
         CheckpointError: more tensors than a header can hold.
     """
     return tensor_chunks(*flatten(tree))
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    """Return a tree with `function(tensor)` in place of each tensor; one that occurs twice is one again."""
+    done: dict[int, Any] = {}
+
+    def visit(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {key: visit(value) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return type(node)(map(visit, node))
+        if not isinstance(node, Tensor):
+            return node
+        if id(node) not in done:
+            done[id(node)] = function(node)
+        return done[id(node)]
+
+    return visit(tree)
 
 
 def flatten(tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:

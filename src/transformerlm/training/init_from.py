@@ -9,7 +9,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from transformerlm.checkpoint.run_directory import differences
+from transformerlm.checkpoint.load_state import load_model_state
+from transformerlm.checkpoint.run_directory import differences, on_all_ranks
 from transformerlm.checkpoint.store import Checkpoint, open_checkpoint
 from transformerlm.config import ModelConfig, TrainConfig
 from transformerlm.data import fill_placeholders
@@ -58,15 +59,16 @@ def starting_point(config: TrainConfig, reporter: Reporter) -> Checkpoint:
 
 
 def load_initial_weights(learner: Learner, config: TrainConfig, reporter: Reporter) -> None:
-    """Load the weights of [training].start_from into a learner; rank 0 alone reads them."""
-    state, ranks = {}, learner.ranks
+    """Load the weights of [training].start_from into a learner; called by all ranks."""
+    ranks = learner.ranks
     with ranks.while_rank_0_works():
-        if ranks.is_main:
-            found = starting_point(config, reporter)
-            state = found.model_state()
-            reporter.say(f"starting from the weights of {found.path}")
+        found = starting_point(config, reporter) if ranks.is_main else None
+    found = on_all_ranks(found, ranks)
+    assert found
+    state = learner.parallelism.read(found.model_state)
     with ranks.collective_errors():
-        learner.load_weights(state, str(config.training.start_from))
+        load_model_state(learner.model, state, str(config.training.start_from))
+    reporter.say(f"starting from the weights of {found.path}")
 
 
 def _shape(model: ModelConfig, num_ids: int) -> ModelConfig:

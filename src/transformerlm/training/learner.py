@@ -274,14 +274,15 @@ class Learner:
         return {name: self.parallelism.whole(norm) for name, norm in weight_norms(self.model).items()}
 
     def model_state(self) -> dict[str, Tensor]:
-        """Return the full weights by name; with sharding, valid on rank 0 only."""
-        return self.parallelism.model_state(self.model)
+        """Return the weights by name; with sharding, divided as the model's are."""
+        # With `keep_vars` weights that are tied are one object, also where they are divided.
+        return self.model.state_dict(keep_vars=not self.parallelism.keeps_model_whole)
 
     def whole_model(self) -> TransformerLM:
         """Return an unsharded model; with sharding, valid on rank 0 only."""
         if self.parallelism.keeps_model_whole:
             return self.model
-        state = self.model_state()
+        state = self.parallelism.to_rank_0(self.model_state())
         if not self.ranks.is_main:
             return self.model
         backend, device = self.model.backend, self.runtime.device
@@ -292,34 +293,29 @@ class Learner:
         return model
 
     def state(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, besides the weights, to compute the same bits; full as
+        """Return all that a resumed run needs, besides the weights, to compute the same bits; divided as
         `model_state`."""
-        on_cuda = self.runtime.device.type == "cuda"
+        # Of its own device alone: what it holds for the others has never moved.
+        on_cuda = [torch.cuda.get_rng_state()] if self.runtime.device.type == "cuda" else []
         return {
-            "optimizer": self.parallelism.to_rank_0(self.optimizer.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if on_cuda else []},
+            "rng": {"cpu": torch.get_rng_state(), "cuda": on_cuda},
             "micro_batch_limit": self.micro_batches.limit,
         }
 
-    def load(
-        self, model_state: Mapping[str, Tensor], state: Mapping[str, Any], name: str
-    ) -> Mapping[str, Any]:
-        """Restore weights and the result of `state`; on several ranks, from rank 0's.
+    def load(self, model_state: Mapping[str, Tensor], state: Mapping[str, Any], name: str) -> None:
+        """Restore weights and the result of `state`.
 
         Args:
-            model_state: the weights by name.
+            model_state: the weights by name; like `state`, as `parallelism.read` returns them.
             state: the result of `state`; other members are ignored.
             name: name of the file, for errors.
-
-        Returns:
-            Rank 0's `state`, on all ranks.
 
         Raises:
             CheckpointError: they are of another model.
         """
-        self.load_weights(model_state, name)
-        state = self.parallelism.training_state_from_rank_0(state, self.model.head.weight)
+        load_model_state(self.model, model_state, name)
         with as_checkpoint_error(f"{name}: the training state"):
             numbers = [dict(group) for group in self.optimizer.param_groups]
             load_optimizer_state(self.optimizer, state["optimizer"], name)
@@ -327,10 +323,9 @@ class Learner:
                 group.update(own)  # betas, decay and others come from the config, which may have changed
             self._load_loss_scale(state["scaler"])
             torch.set_rng_state(state["rng"]["cpu"])
-            if len(state["rng"]["cuda"]) == torch.cuda.device_count() > 0:
-                torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+            if state["rng"]["cuda"] and self.runtime.device.type == "cuda":
+                torch.cuda.set_rng_state(state["rng"]["cuda"][0])  # rank 0's: all draw equally often
             self.micro_batches.restrict(state.get("micro_batch_limit"))
-        return state
 
     def _load_loss_scale(self, state: dict[str, Any]) -> None:
         if self.scaler.is_enabled() and not state:
@@ -338,8 +333,3 @@ class Learner:
         elif state and not self.scaler.is_enabled():
             self.reporter.say("the checkpoint's loss scale, of float16, is not needed and left out")
         self.scaler.load_state_dict(state)
-
-    def load_weights(self, model_state: Mapping[str, Tensor], name: str) -> None:
-        """Load weights alone; on several ranks, rank 0's."""
-        model_state = self.parallelism.weights_from_rank_0(model_state, self.model.head.weight)
-        load_model_state(self.model, model_state, name)

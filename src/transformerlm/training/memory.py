@@ -62,7 +62,7 @@ def training_memory(
     if checkpointing:
         # Activations inside a block exist for one block at a time, together with their gradients.
         block, copies = 2 * block, copies // model.num_layers
-    weights, gradients, optimizer = _state_bytes(config, micro_batch_size, ranks)
+    weights, gradients, optimizer = _state_bytes(config, ranks)
     logits = _logit_bytes(config, runtime, tokens)
     return TrainingMemory(
         weights=weights,
@@ -128,7 +128,7 @@ def device_memory(device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> int | 
     return None if memory is None else memory // ranks.world.local_size
 
 
-def _state_bytes(config: TrainConfig, micro_batch_size: int, ranks: Ranks) -> tuple[int, int, int]:
+def _state_bytes(config: TrainConfig, ranks: Ranks) -> tuple[int, int, int]:
     """Return the bytes of weights, gradients, optimizer. Sharded parameters are gathered while they are
     used."""
     model = config.model
@@ -138,13 +138,10 @@ def _state_bytes(config: TrainConfig, micro_batch_size: int, ranks: Ranks) -> tu
         return weights, weights, optimizer
     block = 4 * accounting.num_hidden_matrix_parameters(model) // model.num_layers
     outside = weights - model.num_layers * block
-    # Gradients that accumulate over micro-batches are divided only after the last one.
-    is_one = micro_batch_size * ranks.size == config.training.batch_size
-    gathered = outside + block if is_one else weights
     # Two blocks: the next one is gathered while the first computes.
     return (
         weights // ranks.size + outside + 2 * block,
-        weights // ranks.size + gathered,
+        weights // ranks.size + outside + block,
         optimizer // ranks.size,
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformerlm.checkpoint.load_state import as_checkpoint_error
 from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.checkpoint.store import BEST_VALIDATION, IS_COMPLETE, NEWEST_VALIDATION, Checkpoint
+from transformerlm.distributed.sharding import Parallelism
 from transformerlm.evaluation.loss import Validation
 
 
@@ -74,10 +75,11 @@ class RunState:
             "completed_seconds": self.completed_seconds,
         }
 
-    def write(self, run: RunDirectory, keep: int) -> Checkpoint:
+    def write(self, run: RunDirectory, keep: int, parallelism: Parallelism | None = None) -> None:
         """Commit a checkpoint, and remove all but the newest `keep` and the best one; see `run.save`."""
         best_step = self.best.step if self.best else None
-        return run.save(self.step, self.weights, self.training(), self.about(), keep, best_step)
+        content = self.step, self.weights, self.training(), self.about()
+        run.save(*content, keep, best_step, parallelism)
 
     @classmethod
     def read(cls, found: Checkpoint, weights: Mapping[str, Any], training: Mapping[str, Any]) -> Self:

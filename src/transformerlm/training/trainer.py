@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from transformerlm.checkpoint.load_state import as_checkpoint_error
 from transformerlm.checkpoint.run_directory import RunDirectory, check_same_run, environment, identity
-from transformerlm.checkpoint.store import Checkpoint
+from transformerlm.checkpoint.store import Checkpoint, checkpoint_name
 from transformerlm.config import TrainConfig
 from transformerlm.control import RunControl
 from transformerlm.data import TokenData, make_sampler
@@ -293,10 +293,10 @@ class Trainer:
         self.clock.spend_on_step(times=0)
         state = self.state()
         try:
+            state.write(self.run, self.config.training.keep_checkpoints, self.learner.parallelism)
             with self.ranks.while_rank_0_works():
-                if self.ranks.is_main:
-                    written = state.write(self.run, self.config.training.keep_checkpoints)
-                    logger.log_artifact(written.path, f"checkpoint-{self.run.path.name}", "checkpoint")
+                path = self.run.checkpoints / checkpoint_name(self.step)
+                logger.log_artifact(path, f"checkpoint-{self.run.path.name}", "checkpoint")
             self.saved = self.step, self.is_complete
         except TransformerLMError as error:
             if is_last or error.exit_status != OutputError.exit_status:
@@ -306,7 +306,7 @@ class Trainer:
         self.rank_sync.sync()
 
     def state(self) -> RunState:
-        """Return the content of a checkpoint; called by all ranks, valid on rank 0."""
+        """Return the content of a checkpoint, divided as the model is."""
         while self.undecided:
             self.count_step()
         return RunState(
@@ -347,12 +347,12 @@ class Trainer:
 
     def load(self, found: Checkpoint) -> RunState:
         """Load model, optimizer, random state and validations from a checkpoint; return its state."""
-        weights, training = {}, {}
-        with self.ranks.while_rank_0_works():
-            if self.ranks.is_main:
-                weights, training = found.model_state(), found.training_state()
+        parallelism = self.learner.parallelism
+        weights = parallelism.read(found.model_state)
+        training = parallelism.read(found.training_state, below="optimizer.")
         with self.ranks.collective_errors():
-            state = RunState.read(found, weights, self.learner.load(weights, training, str(found.path)))
+            self.learner.load(weights, training, str(found.path))
+            state = RunState.read(found, weights, training)
             with as_checkpoint_error(f"{found.path}: the training state"):
                 self.budget.load(state.budget)
         self.best, self.newest, self.since_best = state.best, state.newest, state.since_best

@@ -1,14 +1,15 @@
 """Verification, on the user's machine and data, that a resumed run computes the same bits.
 
 From the newest checkpoint the same steps are taken twice: without a stop, and with a stop in the middle, at
-which a checkpoint is written and loaded into a new model. Nothing in the run's folder changes.
+which a checkpoint is written and loaded into a new model. What is in the run's folder stays as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import tempfile
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.checkpoint.store import Checkpoint
+from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import CheckpointError
 from transformerlm.logging import NullLogger, names
-from transformerlm.storage.tree import flatten
+from transformerlm.storage.files import temporary_beside
+from transformerlm.storage.tree import flatten, map_tensors
 from transformerlm.training.trainer import Trainer
 
 
@@ -40,19 +43,37 @@ def verify_resume(make: Callable[[RunDirectory], Trainer], run: RunDirectory, st
     stopped, middle = make(run), steps // 2
     _resume(stopped)
     losses_until_stop = _take(stopped, middle)
-    with tempfile.TemporaryDirectory() as folder:
-        stopped.run, stopped.saved = RunDirectory(Path(folder)), None
+    with _temporary_run(run, stopped.ranks) as folder:
+        stopped.run, stopped.saved = folder, None
         stopped.save(NullLogger(), is_last=True)
         again = make(stopped.run)
         _resume(again)
     losses_since = _take(again, steps - middle)
-    found = state_differences(_state(straight), _state(again))
+    found = _all_of(straight.ranks, state_differences(_state(straight), _state(again)))
     found += _loss_differences("a stop", newest.step, losses, [*losses_until_stop, *losses_since])
     recorded = _recorded_losses(run.metrics, newest.step, steps)
     found += _loss_differences(str(run.metrics), newest.step, losses[: len(recorded)], recorded)
     _report(
         straight, f"{newest.path}: {steps} steps, straight and with a stop after {middle}", recorded, found
     )
+
+
+@contextlib.contextmanager
+def _temporary_run(run: RunDirectory, ranks: Ranks) -> Iterator[RunDirectory]:
+    """Yield a folder that all ranks see, in the run's own; it is removed at the end."""
+    path = Path(ranks.broadcast_bytes(str(temporary_beside(run.path / "verified")).encode()).decode())
+    with contextlib.ExitStack() as stack:
+        with ranks.collective_errors():
+            if ranks.is_main:
+                path.mkdir()
+                stack.callback(shutil.rmtree, path, ignore_errors=True)
+        yield RunDirectory(path)
+
+
+def _all_of(ranks: Ranks, lines: list[str]) -> list[str]:
+    """Return the lines of all ranks, each once."""
+    found = [json.loads(others) for others in ranks.all_gather_bytes(json.dumps(lines).encode())]
+    return [*dict.fromkeys(line for own in found for line in own)]
 
 
 def _resume(trainer: Trainer) -> Checkpoint:
@@ -68,8 +89,10 @@ def _take(trainer: Trainer, steps: int) -> list[float]:
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:
-    state = trainer.state()
-    return {"model": state.weights, "training": state.training()}
+    """Return this rank's part of the state."""
+    state, own_part = trainer.state(), trainer.learner.parallelism.own_part
+    tree = {"model": state.weights, "training": state.training()}
+    return dict(map_tensors(own_part, tree))
 
 
 def state_differences(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
