@@ -22,7 +22,7 @@ gguf = pytest.importorskip("gguf")
 
 
 NAMES = {name: pattern for (pattern, _), name in gguf_file.PATTERNS.items()}
-USUAL = ["gpt-2", "smollm", "llama-bpe", "qwen2"]
+USUAL = ["gpt-2", "smollm", "llama-bpe", "qwen2", "bloom"]
 
 
 SPECIAL = list(tokenizer().special_token_ids)

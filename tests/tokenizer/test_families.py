@@ -25,6 +25,7 @@ from tests.tokenizer.families import (
 from transformerlm.conversion.gguf import _tokenizer_fields
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import StreamDecoder, Tokenizer
+from transformerlm.tokenizer.kernel_library import CHOICE_VARIABLE
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -269,3 +270,30 @@ def test_the_table_says_what_gguf_files_can_hold(tmp_path, family):
     fields = _tokenizer_fields(ours, gguf)
     assert fields["tokenizer.ggml.pre"] == expected
     assert len(fields["tokenizer.ggml.tokens"]) == len(fields["tokenizer.ggml.token_type"]) == ours.vocab_size
+
+
+CHARACTERS = ["Llama 2", "Mistral 7B", "Gemma"]
+
+
+@pytest.mark.parametrize("family", CHARACTERS)
+def test_characters_in_the_kernels_are_as_in_tokenizers(tmp_path, family, monkeypatch):
+    monkeypatch.setenv(CHOICE_VARIABLE, "always")
+    ours, theirs = loaded(tmp_path, family), tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    long = "".join(texts(6, 200, contents(ours)))
+    for text in [*texts(5, 150, contents(ours)), long, long.replace(" ", ""), "é" * 3000, "▁ " * 50]:
+        assert_alike(ours, theirs, text)
+    assert "_kernel_encoder" in ours.__dict__
+
+
+def test_bytes_that_are_no_characters_are_tokens_of_their_own_in_the_kernels_too(tmp_path, monkeypatch):
+    monkeypatch.setenv(CHOICE_VARIABLE, "always")
+    ours = loaded(tmp_path, "Llama 2")
+    content = b"a \xff\xfe caf\xc3\xa9 \xc3 \xe2\x96 \xe2\x96\x81 \xe6\x97 \xf0\x9f\x91 \x80b"
+    plain = ours._form_encoder.encode(
+        content.decode(errors="surrogateescape"),
+        ours._python_encoder,
+        ours.pretokenizer.allowing("none"),
+        None,
+    )
+    assert ours.encode_bytes(content).tolist() == plain.tolist()
+    assert "_kernel_encoder" in ours.__dict__

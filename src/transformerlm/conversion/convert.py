@@ -163,7 +163,7 @@ def import_folder(source: Path, run_dir: Path, reporter: Reporter) -> None:
 def run_config(folder: Folder, run_dir: Path) -> TrainConfig:
     """Return the config of a run that starts from an imported model; the user adds the corpus."""
     tokenizer, eos = folder.tokenizer, folder.eos_token
-    special_tokens, pattern = tuple(tokenizer.special_token_ids), tokenizer.pretokenizer.pattern
+    special_tokens, pattern = tuple(tokenizer.special_token_ids), tokenizer.form.pattern
     return TrainConfig(
         data=DataConfig(document_separator=eos or "", token_dir=f"{run_dir}-{{corpus}}/data"),
         tokenizer=TokenizerConfig(

@@ -13,7 +13,8 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.form import Form
 from transformerlm.tokenizer.formats.compatibility import find_unmade_token
 from transformerlm.tokenizer.formats.tokenizer_json_steps import (
+    BLOOM_PATTERN,
     GPT2_BETWEEN_DIGITS,
     LLAMA3_PATTERN,
     QWEN_PATTERN,
@@ -63,6 +65,7 @@ PATTERNS: dict[tuple[Pattern, bool], str] = {
     (LLAMA3_PATTERN, False): "dbrx",
     (QWEN_PATTERN, False): "qwen2",
     (_DEEPSEEK3, False): "deepseek-v3",
+    (BLOOM_PATTERN, False): "bloom",
 }
 """Pre-tokenisation pattern, and the `whole_words` setting that llama.cpp combines with it -> its name there.
 Of two names for a pattern, the first is the usual one."""
@@ -83,13 +86,30 @@ _KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "Q8_0"
 
 
 @dataclass(frozen=True)
+class Deferred:
+    """A tensor of a file, made when it is written."""
+
+    shape: tuple[int, ...]
+    kind: str
+    """GGML's name of its type."""
+    make: Callable[[], Tensor | QuantizedMatrix]
+
+    def content(self) -> NDArray[np.uint8]:
+        """Return its bytes, a row of the tensor in each row."""
+        tensor = self.make()
+        if isinstance(tensor, QuantizedMatrix):
+            return blocks(tensor).numpy()
+        return tensor.contiguous().view(torch.uint8).numpy()
+
+
+@dataclass(frozen=True)
 class Contents:
     """Contents of a GGUF file."""
 
     architecture: str
     fields: dict[str, Any]
     """Key -> a number, a string, a bool, or a list of one of these."""
-    tensors: dict[str, Tensor | QuantizedMatrix]
+    tensors: dict[str, Deferred]
     """GGUF name -> tensor in the row order of the format; norms in float32, matrices in the chosen dtype."""
 
 
@@ -122,31 +142,38 @@ def make(
     fields |= {"general.file_type": int(gguf.LlamaFileType[_FILE_TYPES[dtype]])}
     fields |= _tokenizer_fields(tokenizer, gguf)
     fields |= _role_fields(tokenizer, eos_token, generation or GenerationConfig())
-    tensors: dict[str, Tensor | QuantizedMatrix] = {**rope_tensors(config)}
+    tensors = {name: _deferred(name, value, "float32") for name, value in rope_tensors(config).items()}
     for spec in tensor_specs(config):
         if spec.ours == "head.weight" and config.tie_embeddings:
             continue  # llama.cpp uses the embedding if there is no head
         value = state[spec.ours].detach()
         if spec.ours in ("embedding.weight", "head.weight"):
             value = value[: tokenizer.vocab_size]  # rows beyond the vocabulary are never chosen
-        value = to_theirs(spec, value, config) if architecture in ROTATES_HALVES else value
+        order = functools.partial(to_theirs, spec, config=config) if architecture in ROTATES_HALVES else None
         name = tensor_name(spec.ours)
-        tensors[name] = in_dtype(value, dtype, name) if value.dim() > 1 else value.contiguous()
+        tensors[name] = _deferred(name, value, dtype if value.dim() > 1 else "float32", order)
     return Contents(architecture, fields, tensors)
+
+
+def _deferred(
+    name: str, value: Tensor, dtype: str, order: Callable[[Tensor], Tensor] | None = None
+) -> Deferred:
+    """Return a tensor, called `name`, as a file of this dtype has it, with its rows in this order."""
+    if dtype in STORAGES and not can_quantize(value.shape[1]):
+        what = f"expected rows of a multiple of 32 numbers for {dtype}, got {value.shape[1]} in {name}"
+        raise ConfigError(what, key=Key("export", "dtype"))
+    kind = _KINDS[STORAGES.get(dtype, dtype)]
+    return Deferred(tuple(value.shape), kind, lambda: in_dtype(order(value) if order else value, dtype, name))
 
 
 def in_dtype(matrix: Tensor, dtype: str, name: str) -> Tensor | QuantizedMatrix:
     """Return a matrix, called `name`, as a file of this dtype has it.
 
     Raises:
-        ConfigError: its rows are no multiples of 32 numbers, which q8_0 and q4_0 need.
         CheckpointError: a number that the dtype cannot hold.
     """
     if dtype not in STORAGES:
         return cast(matrix, dtype, name).contiguous()
-    if not can_quantize(matrix.shape[1]):
-        what = f"expected rows of a multiple of 32 numbers for {dtype}, got {matrix.shape[1]} in {name}"
-        raise ConfigError(what, key=Key("export", "dtype"))
     try:
         return quantize(matrix, STORAGES[dtype])
     except ValueError as error:
@@ -169,17 +196,26 @@ def blocks(matrix: QuantizedMatrix) -> Tensor:
 
 
 def write(path: Path, contents: Contents) -> None:
-    """Write a GGUF file."""
+    """Write a GGUF file, one tensor at a time.
+
+    Raises:
+        CheckpointError: a number that the file's dtype cannot hold.
+    """
     gguf = _gguf()
     writer = gguf.GGUFWriter(path, contents.architecture)
     try:
         for key, value in contents.fields.items():
             _add_field(writer, key, value)
         for name, tensor in contents.tensors.items():
-            writer.add_tensor(name, _raw(tensor), raw_dtype=gguf.GGMLQuantizationType[_kind(tensor)])
+            kind = gguf.GGMLQuantizationType[tensor.kind]
+            block, size = gguf.GGML_QUANT_SIZES[kind]
+            shape = *tensor.shape[:-1], tensor.shape[-1] // block * size
+            writer.add_tensor_info(name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in contents.tensors.values():
+            writer.write_tensor_data(tensor.content())
     finally:
         writer.close()
 
@@ -199,7 +235,7 @@ def check_written(path: Path, contents: Contents) -> None:
             raise CheckpointError(f"{key}: read back from GGUF as something else: {found.get(key)!r:.80}")
     back = {tensor.name: tensor for tensor in reader.tensors}
     for name, tensor in contents.tensors.items():
-        if name not in back or not _is_same(back[name], tensor):
+        if name not in back or not _is_same(path, back[name], tensor):
             raise CheckpointError(f"{name}: read back from GGUF as something else")
     if len(back) != len(contents.tensors):
         raise CheckpointError(f"expected {len(contents.tensors)} tensors, read back {len(back)} from GGUF")
@@ -229,23 +265,12 @@ def _silent_callback() -> Any:
     return importlib.import_module("llama_cpp").llama_log_callback(lambda level, text, data: None)
 
 
-def _kind(tensor: Tensor | QuantizedMatrix) -> str:
-    """Return GGML's name of a tensor's type."""
-    if isinstance(tensor, QuantizedMatrix):
-        return _KINDS[tensor.storage]
-    return _KINDS[str(tensor.dtype).removeprefix("torch.")]
-
-
-def _raw(tensor: Tensor | QuantizedMatrix) -> NDArray[Any]:
-    """Return a tensor's memory; as bytes where numpy does not have its type."""
-    if isinstance(tensor, QuantizedMatrix):
-        return blocks(tensor).numpy()
-    return tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
-
-
-def _is_same(found: Any, tensor: Tensor | QuantizedMatrix) -> bool:
-    is_alike = found.tensor_type.name == _kind(tensor) and list(found.shape) == list(tensor.shape)[::-1]
-    return is_alike and np.ascontiguousarray(found.data).tobytes() == _raw(tensor).tobytes()
+def _is_same(path: Path, found: Any, tensor: Deferred) -> bool:
+    if found.tensor_type.name != tensor.kind or list(found.shape) != list(tensor.shape)[::-1]:
+        return False
+    # Read, not mapped: pages of the file would count as memory of this process.
+    content = np.fromfile(path, np.uint8, count=found.n_bytes, offset=found.data_offset)
+    return np.array_equal(content, tensor.content().reshape(-1))
 
 
 def _pattern_name(tokenizer: Tokenizer) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 
 def _gpt2_alphabet() -> str:
@@ -18,6 +21,9 @@ BYTES = {character: byte for byte, character in _CHARACTERS.items()}
 # Translates the alphabet to bytes as Latin-1 characters, and every other Latin-1 character to U+FFFF, which
 # cannot be encoded as Latin-1.
 _LATIN_1 = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for character, byte in BYTES.items()}
+_NO_BYTE = 256
+_BYTE_OF_CODE = np.full(max(map(ord, BYTES)) + 2, _NO_BYTE, np.uint16)
+_BYTE_OF_CODE[[*map(ord, BYTES)]] = [*BYTES.values()]
 
 
 def token_to_text(token: bytes) -> str:
@@ -36,3 +42,22 @@ def text_to_token(text: str) -> bytes:
     except UnicodeEncodeError as error:
         character = text[error.start]
         raise ValueError(f"{character!a} in {text!a} is not in GPT-2's alphabet of bytes") from None
+
+
+def texts_to_tokens(texts: Sequence[str]) -> list[bytes]:
+    """Return the token of each text, as `text_to_token` does, for many texts in a fraction of the time.
+
+    Raises:
+        ValueError: a character that is not in the alphabet.
+    """
+    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
+    found = _BYTE_OF_CODE[np.minimum(codes, len(_BYTE_OF_CODE) - 1)]
+    if found.max(initial=0) == _NO_BYTE:
+        return [*map(text_to_token, texts)]  # raises for the first text that has such a character
+    return divided(found.astype(np.uint8).tobytes(), map(len, texts))
+
+
+def divided(content: bytes, lengths: Iterable[int]) -> list[bytes]:
+    """Return the parts of these lengths that bytes consist of."""
+    bounds = itertools.pairwise(itertools.accumulate(lengths, initial=0))
+    return [content[start:end] for start, end in bounds]

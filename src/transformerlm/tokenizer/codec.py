@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from transformerlm.kernels.bpe_layout import ID_BITS
 from transformerlm.tokenizer import kernel_library
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.byte_alphabet import token_to_text
-from transformerlm.tokenizer.decode_steps import bytes_within_text
+from transformerlm.tokenizer.character_bytes import ByteVocabulary, CharacterEncoder, byte_vocabulary
+from transformerlm.tokenizer.decode_steps import MakeDecodeStep, TextDecoder, bytes_within_text, joins_tokens
 from transformerlm.tokenizer.encode import PythonEncoder, whole_word_ids
 from transformerlm.tokenizer.encode_kernels import KernelEncoder
 from transformerlm.tokenizer.form import Form
-from transformerlm.tokenizer.form_cuts import WORDS, FormCuts, are_words_apart
+from transformerlm.tokenizer.form_cuts import FormCuts, word_pattern
 from transformerlm.tokenizer.form_encoder import AlignedId, FormEncoder
 from transformerlm.tokenizer.model import Model
 from transformerlm.tokenizer.patterns.compiled import has_kernels
@@ -53,10 +54,9 @@ class Codec:
         self.special_token_ids: dict[str, int] = {
             token.content: number for token, number in form.added_token_ids.items() if token.special
         }
-        self.spelled, self._id_of = vocab, ids_of(vocab, form)
-        self._words_are_apart = are_words_apart(form, self._id_of, self.merges, whole_words)
-        pattern = WORDS if self._words_are_apart else form.pattern
-        self.pretokenizer = Pretokenizer(pattern, list(self.added_token_ids))
+        self.spelled = vocab
+        if not form.characters:
+            _ = self.pretokenizer  # checks the pattern
         self.vocab_size = max(vocab) + 1
         """Number of ids, special tokens included; some may stand for no token."""
         self.dtype = id_dtype(self.vocab_size)
@@ -68,7 +68,20 @@ class Codec:
         decoder = self.form.decoder
         if decoder is None:
             return self.spelled | self._normalized_tokens()
-        return {number: bytes_within_text(decoder, self.token_text(number)) for number in self.spelled}
+        tokens = bytes_within_text(decoder, list(map(self.token_text, self.spelled)))
+        return dict(zip(self.spelled, tokens, strict=True))
+
+    @functools.cached_property
+    def pretokenizer(self) -> Pretokenizer:
+        """What divides a text into pre-tokens, or a text of characters where no merge goes over the cut."""
+        words = None
+        if self.form.characters:
+            words = word_pattern(self.form, self._id_of, self.merges, whole_words=self.whole_words)
+        return Pretokenizer(words or self.form.pattern, list(self.added_token_ids))
+
+    @functools.cached_property
+    def _id_of(self) -> dict[bytes, int]:
+        return ids_of(self.spelled, self.form)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -146,8 +159,23 @@ class Codec:
         return others.union(names)  # type: ignore[return-value]
 
     def _cuts(self, allowed: AllowedSpecial) -> FormCuts:
-        bare, apart = self.pretokenizer.allowing("none"), self._words_are_apart
-        return FormCuts(self._form_encoder, bare, self._allowed(allowed), words_are_apart=apart)
+        return FormCuts(self._form_encoder, self.pretokenizer.allowing("none"), self._allowed(allowed))
+
+    def _decoded_by_steps(self, row: list[int] | Ids, steps: Sequence[MakeDecodeStep]) -> str:
+        """Return the text of ids that are decoded by steps."""
+        decoder = TextDecoder(steps)
+        if joins_tokens(steps):
+            return decoder.feed([self.token_text(number) for number in map(int, row)]) + decoder.flush()
+        text, start = "", 0
+        while start < len(row) and not text:
+            text = decoder.feed([self.token_text(int(row[start]))])
+            start += 1
+        # Behind its first characters a text is the bytes of its tokens, as long as these are UTF-8.
+        try:
+            return text + str(self._decoded(row[start:]), "utf-8") if text else decoder.flush()
+        except UnicodeDecodeError:
+            rest = decoder.feed([self.token_text(number) for number in map(int, row[start:])])
+            return text + rest + decoder.flush()
 
     def _decoded(self, row: list[int] | Ids) -> bytes | memoryview:
         if self.form.decoder is not None or len(self.spelled) < self.vocab_size:
@@ -172,7 +200,7 @@ class Codec:
             _ = self._kernel_encoder  # small texts use it from now on too
         return True
 
-    def _encoder(self, size: int) -> PythonEncoder | KernelEncoder:
+    def _encoder(self, size: int) -> PythonEncoder | KernelEncoder | CharacterEncoder:
         if self.uses_kernels(size):
             return self._kernel_encoder
         self._python_bytes += size
@@ -180,14 +208,27 @@ class Codec:
 
     @functools.cached_property
     def _has_kernels(self) -> bool:
-        are_bytes = not (self.form.characters or self.form.late)
-        return are_bytes and self.vocab_size < 1 << ID_BITS and has_kernels(self.pretokenizer.pattern)
+        if self.form.late or (self.form.characters and not self._byte_vocabulary):
+            return False
+        size = len(self._byte_vocabulary.vocab) if self._byte_vocabulary else self.vocab_size
+        return size < 1 << ID_BITS and has_kernels(self.pretokenizer.pattern)
 
     @functools.cached_property
-    def _kernel_encoder(self) -> KernelEncoder:
+    def _byte_vocabulary(self) -> ByteVocabulary | None:
+        """A vocabulary of bytes in the place of one of characters."""
+        if not self.form.characters:
+            return None
+        return byte_vocabulary(self._id_of, self.merges, self.form.characters, self.vocab_size)
+
+    @functools.cached_property
+    def _kernel_encoder(self) -> KernelEncoder | CharacterEncoder:
+        pattern, added = self.pretokenizer.pattern, self.added_token_ids
+        if self._byte_vocabulary:
+            words = {"whole_words": self.whole_words}
+            return CharacterEncoder(self._byte_vocabulary, added, self.dtype, pattern, **words)
         vocab = {number: self.vocab.get(number, b"") for number in range(self.vocab_size)}
-        parts = (vocab, self._id_of, self.merges, self.added_token_ids, self.dtype)
-        return KernelEncoder(*parts, self.pretokenizer.pattern, whole_words=self.whole_words)
+        parts = (vocab, self._id_of, self.merges, added, self.dtype)
+        return KernelEncoder(*parts, pattern, whole_words=self.whole_words)
 
     @functools.cached_property
     def _python_encoder(self) -> PythonEncoder:

@@ -46,7 +46,11 @@ class TextDecoder:
 
     def feed(self, tokens: list[str]) -> str:
         """Return the text that these tokens complete."""
-        return "".join(self._through(tokens, 0))
+        return "".join(self.pieces(tokens))
+
+    def pieces(self, tokens: list[str]) -> list[str]:
+        """Return the text that these tokens complete, as the last step has it."""
+        return self._through(tokens, 0)
 
     def flush(self) -> str:
         """Return the rest of the text."""
@@ -59,8 +63,25 @@ class TextDecoder:
         return tokens
 
 
-def bytes_within_text(steps: Sequence[MakeDecodeStep], token: str) -> bytes:
-    """Return the bytes that a token stands for behind other tokens."""
+def bytes_within_text(steps: Sequence[MakeDecodeStep], tokens: Sequence[str]) -> list[bytes]:
+    """Return the bytes that each token stands for behind other tokens."""
+    if not joins_tokens(steps):
+        decoder = TextDecoder(steps)
+        decoder.feed(["x"])
+        found = [byte_of(token) if MakeDecodeStep(JoinBytes) in steps else None for token in tokens]
+        texts = iter(
+            decoder.pieces([token for token, byte in zip(tokens, found, strict=True) if byte is None])
+        )
+        return [next(texts).encode() if byte is None else bytes([byte]) for byte in found]
+    return [_bytes_behind(steps, token) for token in tokens]
+
+
+def joins_tokens(steps: Sequence[MakeDecodeStep]) -> bool:
+    """Return True if a step makes one text of several tokens, those such as <0xE4> apart."""
+    return any(step.kind is AlphabetToText for step in steps)
+
+
+def _bytes_behind(steps: Sequence[MakeDecodeStep], token: str) -> bytes:
     byte = byte_of(token) if MakeDecodeStep(JoinBytes) in steps else None
     if byte is not None:
         return bytes([byte])

@@ -155,8 +155,3 @@ def _touches(ones: set[str], others: set[str]) -> bool:
         or any(text[start:end] in others for start, end in itertools.combinations(range(len(text) + 1), 2))
         for text in ones
     )
-
-
-def crosses(merges: Iterable[tuple[bytes, bytes]], character: str) -> bool:
-    """Return True if a merge makes a token that has `character` behind another character."""
-    return any(character in (left + right).decode().lstrip(character) for left, right in merges)

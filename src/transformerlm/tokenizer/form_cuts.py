@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import regex
 
 from transformerlm.tokenizer.bpe import Merges
-from transformerlm.tokenizer.form import Form, crosses
+from transformerlm.tokenizer.character_bytes import byte_tokens
+from transformerlm.tokenizer.form import Form
 from transformerlm.tokenizer.form_encoder import Allowed, FormEncoder
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.text_steps import (
@@ -24,8 +26,6 @@ from transformerlm.tokenizer.text_steps import (
 
 META = "\u2581"
 """The sign that stands for a space in vocabularies of characters."""
-WORDS = f"{META}*[^{META}]+|{META}+"
-"""Division of such texts into words; right where no merge joins a word and the space after it."""
 
 _MAX_TRIES = 20  # cuts that are tried in a window before it is given up
 
@@ -37,16 +37,12 @@ class FormCuts:
         encoder: finds the added tokens.
         bare: pre-tokenizer without added tokens.
         allowed: contents of the special tokens that count; None: all.
-        words_are_apart: pre-tokens end before each space.
     """
 
-    def __init__(
-        self, encoder: FormEncoder, bare: Pretokenizer, allowed: Allowed, *, words_are_apart: bool
-    ) -> None:
+    def __init__(self, encoder: FormEncoder, bare: Pretokenizer, allowed: Allowed) -> None:
         self._form, self._encoder, self._bare, self._allowed = encoder.form, encoder, bare, allowed
         form = encoder.form
         self._steps = [step for step in (*form.normalizer, *form.prepare) if not isinstance(step, Prepend)]
-        self._words_are_apart = words_are_apart
         self._has_cuts = form.finds_at_once and all(map(_is_local, self._steps))
         self._reach = max((len(token.content) for token in form.added_token_ids), default=0)
 
@@ -78,17 +74,11 @@ class FormCuts:
             return 0  # the changed text may have added tokens
         end = len(changed)
         for _ in range(_MAX_TRIES):
-            end = self._cut_of_changed(changed[:end])
+            end = self._bare.safe_cut(changed[:end])
             cut = origins[end] if 0 < end < len(origins) else 0
             if not cut or (self._is_boundary(text, cut) and origins[end - 1] < cut):
                 return cut
         return 0
-
-    def _cut_of_changed(self, changed: str) -> int:
-        if not self._words_are_apart:
-            return self._bare.safe_cut(changed)
-        found = _BETWEEN_WORDS.search(changed)
-        return found.start() + 1 if found else 0
 
     def _changed(self, text: str) -> tuple[str, Sequence[int]]:
         if apply_steps(self._steps, text) == text:
@@ -100,13 +90,58 @@ class FormCuts:
         return not forms or _begins_anew(text[cut])
 
 
-_BETWEEN_WORDS = regex.compile(f"(?r)[^{META}]{META}")
+def word_pattern(form: Form, id_of: Mapping[bytes, int], merges: Merges, *, whole_words: bool) -> str | None:
+    """Return a pattern that divides texts of characters where no merge joins the characters on both sides.
+
+    Words begin with the signs before them, and a character that no merge joins to another stands alone. None
+    if the form divides texts itself, or no such pattern is known.
+    """
+    if form.characters is None or form.late or not _is_undivided(form):
+        return None
+    if whole_words:  # a whole text may be one token
+        return r"[\s\S]+"
+    last = {token: token.decode()[-1] for token in {left for left, _ in merges}}
+    first = {token: token.decode()[0] for token in {right for _, right in merges}}
+    pairs = {(last[left], first[right]) for left, right in merges}
+    before_signs = {one for one, other in pairs if other == META} - {META}
+    if byte_tokens(id_of, form.characters) is None:  # unknown characters in a row may be one token
+        return None if before_signs or META.encode() not in id_of else f"{META}*[^{META}]+|{META}+"
+    inner = {*itertools.chain(*pairs)} - {META}
+    if not inner:
+        return f"{META}+|[^{META}]"
+    inside = _set(inner)
+    if before_signs:
+        inside = f"(?:{inside}|(?<={_set(before_signs)}){META}+)"
+    return f"{META}*{inside}+|{META}+|{_set({*inner, META}, is_negated=True)}"
 
 
-def are_words_apart(form: Form, id_of: Mapping[bytes, int], merges: Merges, whole_words: bool) -> bool:
-    """Return True if texts of characters may be divided by `WORDS`: no token goes on behind a word."""
-    is_undivided = form.characters is not None and not form.late and form.pattern == ()
-    return is_undivided and not whole_words and META.encode() in id_of and not crosses(merges, META)
+def _is_undivided(form: Form) -> bool:
+    """Return True if a form does not divide texts: it has no splits, or only at what it has replaced."""
+    replaced = {
+        step.pattern
+        for step in (*form.normalizer, *form.prepare)
+        if isinstance(step, Replace) and step.pattern not in step.content
+    }
+    return isinstance(form.pattern, tuple) and all(
+        split.pattern in replaced and split.behavior != "removed" and not split.invert
+        for split in form.pattern
+    )
+
+
+def _set(characters: Iterable[str], *, is_negated: bool = False) -> str:
+    """Return a set of a regular expression, with ranges."""
+    codes = sorted(map(ord, characters))
+    starts = [code for index, code in enumerate(codes) if index == 0 or codes[index - 1] < code - 1]
+    ends = [code for code, after in itertools.zip_longest(codes, codes[1:]) if after != code + 1]
+    ranges = (
+        _escaped(start) if start == end else f"{_escaped(start)}-{_escaped(end)}"
+        for start, end in zip(starts, ends, strict=True)
+    )
+    return f"[{'^' * is_negated}{''.join(ranges)}]"
+
+
+def _escaped(code: int) -> str:
+    return chr(code) if code > 0xFF or chr(code).isalnum() else f"\\x{code:02x}"
 
 
 def pieces_of(chunks: Iterable[str], size: int, cut_of: Callable[[str], int]) -> Iterator[str]:

@@ -6,6 +6,7 @@ independent of merges and ids.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
@@ -60,10 +61,16 @@ class Pretokenizer:
             raise ConfigError("special tokens: expected text that is not empty, got an empty one")
         self._allowing: dict[frozenset[str], Pretokenizer] = {}
         self._patterns = [_compile(split.pattern) for split in splits_of(self.pattern)]
-        longest_first = sorted(self.special_tokens, key=len, reverse=True)
-        self._special = re.compile(longest_match_pattern(longest_first)) if longest_first else None
-        self._reach = max(map(len, longest_first), default=0)
-        self._beginnings = {token[:end] for token in longest_first for end in range(1, len(token))}
+        self._reach = max(map(len, self.special_tokens), default=0)
+
+    # Thousands of special tokens take a while, and the kernels have a search of their own.
+    @functools.cached_property
+    def _special(self) -> re.Pattern[str] | None:
+        return re.compile(longest_match_pattern(self.special_tokens)) if self.special_tokens else None
+
+    @functools.cached_property
+    def _beginnings(self) -> set[str]:
+        return {token[:end] for token in self.special_tokens for end in range(1, len(token))}
 
     def allowing(self, allowed: AllowedSpecial) -> Pretokenizer:
         """Return a pre-tokenizer that recognises only the allowed special tokens; others are ordinary text.

@@ -8,8 +8,8 @@ that are the last of none are never applied: a list without them gives the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,22 @@ from transformerlm.tokenizer.bpe import NUM_BYTES, Merges
 Array = NDArray[Any]
 
 UNMADE, BYTE = -1, -2
-_NO_RANK = np.iinfo(np.int64).max
+_NO_RANK = np.iinfo(np.int32).max
+_EMPTY = -1
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+class MergeIds(NamedTuple):
+    """Merges by the ids of their tokens, `[num_merges]` each, in the order in which they were learned."""
+
+    left: Array
+    right: Array
+    result: Array
+
+    @property
+    def keys(self) -> Array:
+        """The pairs as numbers, left id << 32 | right id."""
+        return self.left << 32 | self.right
 
 
 def last_merges(tokens: Sequence[bytes], merges: Merges) -> Array:
@@ -31,15 +46,98 @@ def last_merges(tokens: Sequence[bytes], merges: Merges) -> Array:
         tokens: none is empty.
         merges: in the order in which they were learned; each pair once.
     """
-    table = _MergeTable(merges)
+    lefts, rights = [left for left, _ in merges], [right for _, right in merges]
+    results = [left + right for left, right in merges]
+    every_byte = [bytes([byte]) for byte in range(NUM_BYTES)]
+    id_of = {
+        token: number for number, token in enumerate(dict.fromkeys([*every_byte, *lefts, *rights, *results]))
+    }
+    parts = (np.fromiter(map(id_of.__getitem__, part), np.int64) for part in (lefts, rights, results))
+    last = last_merges_by_id(dict(enumerate(id_of)), MergeIds(*parts), np.arange(NUM_BYTES))
+    return np.append(last, UNMADE)[[id_of.get(token, -1) for token in tokens]]
+
+
+def last_merges_by_id(tokens: Mapping[int, bytes], merges: MergeIds, byte_ids: Array) -> Array:
+    """Return the index of the merge that makes each token, as `last_merges` does; `[largest id + 1]`.
+
+    Args:
+        tokens: id -> token, of all ids that the merges have.
+        merges: each pair once.
+        byte_ids: byte -> id, `[256]`.
+    """
+    table = _RankTable(merges)
+    last, uncertain = _made_in_order(tokens, merges, byte_ids, table)
+    if len(uncertain):
+        content = [tokens[number] for number in uncertain.tolist()]
+        if (_encoded(content, merges, byte_ids, table) != UNMADE).any():
+            numbers = np.fromiter(tokens, np.int64)
+            last[numbers] = _encoded([*tokens.values()], merges, byte_ids, table)
+    return last
+
+
+def _made_in_order(
+    tokens: Mapping[int, bytes], merges: MergeIds, byte_ids: Array, table: _RankTable
+) -> tuple[Array, Array]:
+    """Return what `last_merges_by_id` does, as far as each token is made of those that earlier merges make.
+
+    In nearly all lists all are. Also returns the ids of tokens that may be made otherwise: if none of them is
+    made, the first result is right.
+    """
+    numbers = np.fromiter(tokens, np.int64)
+    lengths = np.zeros(numbers.max(initial=0) + 1, np.int64)
+    lengths[numbers] = np.fromiter(map(len, tokens.values()), np.int64)
+    last = np.full(len(lengths), UNMADE)
+    last[byte_ids] = BYTE
+    is_uncertain = np.zeros(len(lengths), bool)
+    order = np.argsort(lengths[merges.result], kind="stable")
+    of_length = np.flatnonzero(np.diff(lengths[merges.result[order]])) + 1
+    for ranks in np.split(order, of_length):  # what a token is made of is shorter
+        made_left, made_right = last[merges.left[ranks]], last[merges.right[ranks]]
+        are_made = (made_left != UNMADE) & (made_right != UNMADE)
+        are_earlier = (made_left < ranks) & (made_right < ranks)
+        is_uncertain[merges.result[ranks[are_made & ~are_earlier]]] = True
+        ranks = ranks[are_made & are_earlier]
+        ranks = ranks[_meet(ranks, last, merges, table)]
+        last[merges.result[ranks]] = ranks
+    return last, np.flatnonzero(is_uncertain & (last == UNMADE))
+
+
+def _meet(ranks: Array, last: Array, merges: MergeIds, table: _RankTable) -> Array:
+    """Return for each merge whether its two parts, both made by earlier merges, come about side by side.
+
+    Going back in time, the tokens at the border of the two parts are divided again. No merge may join two of
+    them before the next merge within the parts: of equal ranks, the leftmost is merged first.
+    """
+    left, right = merges.left[ranks], merges.right[ranks]
+    until_left, until_right = ranks.copy(), ranks.copy()
+    meets = np.ones(len(ranks), bool)
+    active = np.arange(len(ranks))
+    while len(active):
+        made_left, made_right = last[left], last[right]
+        is_left = made_left > made_right
+        is_right = ~is_left & (made_right >= 0)
+        until_left[is_left], until_right[is_right] = made_left[is_left], made_right[is_right]
+        left[is_left] = merges.right[made_left[is_left]]
+        right[is_right] = merges.left[made_right[is_right]]
+        joined = table.ranks_of(left << 32 | right)
+        is_joined = (is_left | is_right) & (joined < until_left) & (joined <= until_right)
+        meets[active[is_joined]] = False
+        goes_on = (is_left | is_right) & ~is_joined
+        active, left, right = active[goes_on], left[goes_on], right[goes_on]
+        until_left, until_right = until_left[goes_on], until_right[goes_on]
+    return meets
+
+
+def _encoded(tokens: Sequence[bytes], merges: MergeIds, byte_ids: Array, table: _RankTable) -> Array:
+    """Return the last merge of each token, `[num_tokens]`, by encoding it: right for every list of merges."""
     found = np.full(len(tokens), UNMADE, np.int64)
     lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
     found[lengths == 1] = BYTE
     last = found.copy()
     active = np.flatnonzero(lengths > 1)
-    ids = np.frombuffer(b"".join(token for token in tokens if len(token) > 1), np.uint8).astype(np.int64)
-    words = np.repeat(active, lengths[active])
-    ranks = table.ranks_of_bytes(ids, words)
+    content = np.frombuffer(b"".join(token for token in tokens if len(token) > 1), np.uint8)
+    ids, words = byte_ids[content], np.repeat(active, lengths[active])
+    ranks = table.ranks_at(ids, words, np.arange(len(ids)))
     while len(ids):
         starts = np.flatnonzero(np.r_[True, words[1:] != words[:-1]])
         sizes = np.diff(np.append(starts, len(words)))
@@ -51,7 +149,7 @@ def last_merges(tokens: Sequence[bytes], merges: Merges) -> Array:
             continue
         places = _first_of_each(ranks == np.repeat(lowest, sizes), words)
         last[words[places]] = lowest
-        ids[places] = table.results[lowest]
+        ids[places] = merges.result[lowest]
         is_kept = np.ones(len(ids), bool)
         is_kept[places + 1] = False
         ids, words, ranks = ids[is_kept], words[is_kept], ranks[is_kept]
@@ -74,32 +172,21 @@ def reachable_merges(merges: Merges) -> Merges:
     return [merges[index] for index in sorted(set(last_merges(results, merges).tolist()) - {UNMADE, BYTE})]
 
 
-class _MergeTable:
-    """Merges by the ids of their parts. Bytes are their own ids."""
+class _RankTable:
+    """Rank of each pair of ids: a hash table with open addressing."""
 
-    def __init__(self, merges: Merges) -> None:
-        lefts, rights = [left for left, _ in merges], [right for _, right in merges]
-        results = [left + right for left, right in merges]
-        id_of = {bytes([byte]): byte for byte in range(NUM_BYTES)}
-        others = set(lefts).union(rights, results) - id_of.keys()
-        id_of.update(zip(others, range(NUM_BYTES, NUM_BYTES + len(others)), strict=True))
-        left, right, self.results = (
-            np.fromiter(map(id_of.__getitem__, part), np.int64, len(merges))
-            for part in (lefts, rights, results)
-        )
-        keys = left << 32 | right
-        self._order = np.argsort(keys)
-        self._keys = np.append(keys[self._order], _NO_RANK)
-        self._of_bytes = np.full(NUM_BYTES**2, _NO_RANK)
-        are_bytes = np.flatnonzero((left < NUM_BYTES) & (right < NUM_BYTES))
-        self._of_bytes[left[are_bytes] * NUM_BYTES + right[are_bytes]] = are_bytes
-
-    def ranks_of_bytes(self, ids: Array, words: Array) -> Array:
-        """Return the rank of each byte with the next byte of its word; _NO_RANK without a merge."""
-        ranks = np.full(len(ids), _NO_RANK)
-        ranks[:-1] = self._of_bytes[ids[:-1] * NUM_BYTES + ids[1:]]
-        ranks[:-1][words[:-1] != words[1:]] = _NO_RANK
-        return ranks
+    def __init__(self, merges: MergeIds) -> None:
+        keys = merges.keys
+        self._bits = max(4, (2 * len(keys)).bit_length())
+        self._keys = np.full(1 << self._bits, _EMPTY)
+        self._ranks = np.full(1 << self._bits, _NO_RANK, np.int32)
+        ranks, slots = np.arange(len(keys), dtype=np.int32), self._first_slots(keys)
+        while len(ranks):
+            is_free = self._keys[slots] == _EMPTY
+            self._keys[slots[is_free]] = keys[ranks[is_free]]
+            is_placed = self._keys[slots] == keys[ranks]  # of several for one slot, the last one
+            self._ranks[slots[is_placed]] = ranks[is_placed]
+            ranks, slots = ranks[~is_placed], self._next_slots(slots[~is_placed])
 
     def ranks_at(self, ids: Array, words: Array, places: Array) -> Array:
         """Return the rank of the id at each place with the next id of its word; _NO_RANK without a merge.
@@ -110,9 +197,25 @@ class _MergeTable:
             places: indices into these.
         """
         following = np.minimum(places + 1, len(ids) - 1)
-        keys = ids[places] << 32 | ids[following]
-        index = np.searchsorted(self._keys, keys)
-        is_merge = (self._keys[index] == keys) & (words[places] == words[following]) & (following > places)
-        ranks = np.full(len(places), _NO_RANK)
-        ranks[is_merge] = self._order[index[is_merge]]
+        ranks = self.ranks_of(ids[places] << 32 | ids[following])
+        ranks[(words[places] != words[following]) | (following == places)] = _NO_RANK
         return ranks
+
+    def ranks_of(self, keys: Array) -> Array:
+        """Return the rank of each pair, left id << 32 | right id; _NO_RANK without a merge."""
+        slots = self._first_slots(keys)
+        found, ranks = self._keys[slots], self._ranks[slots]
+        others = np.flatnonzero((found != keys) & (found != _EMPTY))
+        slots, keys = slots[others], keys[others]
+        while len(others):
+            slots = self._next_slots(slots)
+            found, ranks[others] = self._keys[slots], self._ranks[slots]
+            goes_on = (found != keys) & (found != _EMPTY)
+            others, slots, keys = others[goes_on], slots[goes_on], keys[goes_on]
+        return ranks
+
+    def _first_slots(self, keys: Array) -> Array:
+        return (keys.view(np.uint64) * _MIX >> np.uint64(64 - self._bits)).view(np.int64)
+
+    def _next_slots(self, slots: Array) -> Array:
+        return (slots + 1) & ((1 << self._bits) - 1)

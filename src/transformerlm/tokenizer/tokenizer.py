@@ -15,7 +15,6 @@ from transformerlm.errors import ConfigError, DataError
 from transformerlm.parallel import threaded_map
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.codec import Codec
-from transformerlm.tokenizer.decode_steps import TextDecoder
 from transformerlm.tokenizer.form import Form, plain_form
 from transformerlm.tokenizer.form_cuts import pieces_of
 from transformerlm.tokenizer.formats import gpt2_files
@@ -294,8 +293,7 @@ class Tokenizer(Codec):
             row = [token_id for token_id in map(int, row) if token_id not in special]
         if self.form.decoder is None:
             return str(self._decoded(row), "utf-8", errors="replace")
-        decoder = TextDecoder(self.form.decoder)
-        return decoder.feed([self.token_text(token_id) for token_id in map(int, row)]) + decoder.flush()
+        return self._decoded_by_steps(row, self.form.decoder)
 
     def decode_bytes(self, ids: Iterable[int] | Ids) -> bytes:
         """Return the bytes of ids, which need not be UTF-8, as they are within a text.

@@ -62,11 +62,13 @@ class JsonFile:
         """Return `members`, the object at `place`, as a dictionary; without going there from the root."""
         if not isinstance(members, JsonObject):
             raise self.error(f"expected an object, got {describe(members)}", *place)
-        fields: dict[str, Any] = {}
-        for index, (key, value) in enumerate(members):
-            if key in fields:
-                raise self.error(f"key {key!a:.40} is there twice", *place, index)
-            fields[key] = value
+        fields: dict[str, Any] = dict(members)
+        if len(fields) < len(members):
+            seen: set[str] = set()
+            for index, (key, _) in enumerate(members):
+                if key in seen:
+                    raise self.error(f"key {key!a:.40} is there twice", *place, index)
+                seen.add(key)
         return fields
 
     def items(self, *place: str | int) -> list[Any]:

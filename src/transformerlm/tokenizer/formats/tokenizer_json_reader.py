@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.form import Characters, Form, plain_form
 from transformerlm.tokenizer.formats.compatibility import is_pretoken
@@ -23,7 +21,6 @@ from transformerlm.tokenizer.formats.tokenizer_json_steps import (
     read_pretokenizer,
 )
 from transformerlm.tokenizer.formats.tokenizer_json_vocab import Tokens, read_tokens
-from transformerlm.tokenizer.reachable import BYTE, UNMADE, last_merges
 from transformerlm.tokenizer.text_steps import ByteAlphabet, apply_steps
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -75,20 +72,20 @@ def read_tokenizer_json(path: str | Path) -> TokenizerParts:
     )
     _check_form(file, form)
     whole_words = bool(file.get("model", "ignore_merges"))
-    merges = tokens.merges
-    if are_bytes:
-        merges, whole_words = _simplified(tokens, whole_words)
-    return TokenizerParts(tokens.vocab, merges, _with_sections(form, tokens, file), whole_words)
+    if whole_words and are_bytes:  # else it makes no difference
+        added = {token.content.encode() for token in tokens.added}
+        whole_words = any(is_pretoken(token) and token not in added for token in tokens.unmade)
+    return TokenizerParts(tokens.vocab, tokens.merges, _with_sections(form, tokens, file), whole_words)
 
 
 def _with_sections(form: Form, tokens: Tokens, file: JsonFile) -> Form:
     """Return the form with what else is kept for other programs; a plain one needs nothing."""
-    contents = {token.content: number for token, number in form.added_token_ids.items()}
-    if isinstance(form.pattern, str) and sorted(tokens.vocab) == list(range(len(tokens.vocab))):
+    are_plain = all(token.special and token.is_plain and not token.normalized for token in tokens.added)
+    if are_plain and isinstance(form.pattern, str) and max(tokens.vocab) == len(tokens.vocab) - 1:
+        contents = {token.content: number for token, number in form.added_token_ids.items()}
         plain = plain_form(contents, form.pattern)
-        if plain == replace(form, outside=plain.outside) and len(set(tokens.vocab.values())) == len(
-            tokens.vocab
-        ):
+        is_same = plain == replace(form, outside=plain.outside)
+        if is_same and len(set(tokens.vocab.values())) == len(tokens.vocab):
             return plain
     return replace(form, sections={name: _plain_json(file.get(name)) for name in SECTIONS})
 
@@ -98,16 +95,6 @@ def _plain_json(value: Any) -> Any:
     if isinstance(value, JsonObject):
         return {key: _plain_json(part) for key, part in value}
     return [_plain_json(part) for part in value] if isinstance(value, list) else value
-
-
-def _simplified(tokens: Tokens, whole_words: bool) -> tuple[Merges, bool]:
-    """Return the merges that are ever applied, and whether whole words matter."""
-    own = list(tokens.vocab.values())
-    last = last_merges(own, tokens.merges)
-    merges = [tokens.merges[index] for index in sorted(set(last.tolist()) - {UNMADE, BYTE})]
-    added = {token.content.encode() for token in tokens.added}
-    unmade = (own[index] for index in np.flatnonzero(last == UNMADE))
-    return merges, whole_words and any(is_pretoken(token) and token not in added for token in unmade)
 
 
 def _check_settings(file: JsonFile) -> None:

@@ -37,10 +37,11 @@ from transformerlm.tokenizer.text_steps import (
 Place = tuple[str | int, ...]
 
 _GPT2_SPELLED_OUT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+BLOOM_PATTERN = r" ?[^(\s|.,!?…。，、।۔،)]+"
 _SAME_PATTERNS = {
     _GPT2_SPELLED_OUT: GPT2_PATTERN,
     # BLOOM's: a set within a set, which Oniguruma joins to the outer one.
-    r" ?[^(\s|[.,!?…。，、।۔،])]+": r" ?[^(\s|.,!?…。，、।۔،)]+",
+    r" ?[^(\s|[.,!?…。，、।۔،])]+": BLOOM_PATTERN,
 }
 """Patterns that the syntax of `regex` has in another way -> the equivalent there."""
 

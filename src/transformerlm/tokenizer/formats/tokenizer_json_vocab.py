@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from transformerlm.tokenizer.added_tokens import AddedToken
 from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
-from transformerlm.tokenizer.byte_alphabet import BYTES, text_to_token, token_to_text
+from transformerlm.tokenizer.byte_alphabet import BYTES, texts_to_tokens, token_to_text
 from transformerlm.tokenizer.formats.json_file import JsonFile, describe
+from transformerlm.tokenizer.formats.text_file import FileError
+from transformerlm.tokenizer.reachable import UNMADE, MergeIds, last_merges_by_id
 
 MAX_ID = (1 << 24) - 1
 """Ids need not be 0 to n - 1, but arrays have a place for each up to the largest."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-
-SpelledMerges = Sequence[tuple[str, str]]
-"""Pairs of tokens as the file spells them."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,12 @@ class Tokens:
     vocab: Vocab
     """id -> token: bytes, or the UTF-8 of the text that the file has; added tokens included."""
     merges: Merges
+    """Of bytes: those that are ever applied."""
     added: dict[AddedToken, int]
     outside: frozenset[int]
     """Ids of added tokens that the vocabulary of the file lacks."""
+    unmade: tuple[bytes, ...] = ()
+    """Of bytes: the tokens of the file's vocabulary that no merge makes."""
 
 
 def read_tokens(file: JsonFile, *, are_bytes: bool) -> Tokens:
@@ -45,20 +51,33 @@ def read_tokens(file: JsonFile, *, are_bytes: bool) -> Tokens:
     """
     ids = _read_ids(file)
     added = _read_added_tokens(file, ids)
-    spelled = _read_merges(file)
+    try:
+        merges = _read_merges(file, ids)
+    except FileError:
+        if are_bytes:  # of a key that is misspelled, merges are missed too
+            _bytes_of_keys(file, ids, {token.content for token in added})
+        raise
     if are_bytes:
-        contents = {token.content for token in added}
-        used = contents & {*itertools.chain(*spelled), *map("".join, spelled), *BYTES}
-        of_key = _bytes_of_keys(file, ids, contents - used)
-        _check_bytes(file, of_key)
+        vocab = _bytes_of_keys(file, ids, _as_they_are(added, ids, merges))
+        merges, unmade = _applied(merges, vocab, _byte_ids(file, ids, vocab))
     else:
-        of_key = {key: key.encode() for key in ids}
-    _check_merges(file, spelled, ids)
-    vocab = {number: of_key[key] for key, number in ids.items()}
-    merges = [(of_key[left], of_key[right]) for left, right in spelled]
+        vocab, unmade = {number: key.encode() for key, number in ids.items()}, ()
+    lefts, rights = (map(vocab.__getitem__, part.tolist()) for part in (merges.left, merges.right))
+    pairs = list(zip(lefts, rights, strict=True))
     for token, number in added.items():
         vocab.setdefault(number, token.content.encode())
-    return Tokens(vocab, merges, added, frozenset(added.values()).difference(ids.values()))
+    return Tokens(vocab, pairs, added, frozenset(added.values()).difference(ids.values()), unmade)
+
+
+def _applied(
+    merges: MergeIds, vocab: Vocab, byte_ids: NDArray[np.int64]
+) -> tuple[MergeIds, tuple[bytes, ...]]:
+    """Return the merges that are ever applied, and the tokens that none of them makes."""
+    last = last_merges_by_id(vocab, merges, byte_ids)
+    is_applied = np.zeros(len(merges.result), bool)
+    is_applied[last[last >= 0]] = True
+    unmade = (vocab.get(number) for number in np.flatnonzero(last == UNMADE).tolist())
+    return MergeIds(*(part[is_applied] for part in merges)), tuple(filter(None, unmade))
 
 
 def _read_ids(file: JsonFile) -> dict[str, int]:
@@ -67,11 +86,8 @@ def _read_ids(file: JsonFile) -> dict[str, int]:
     ids = dict(members)
     if set(map(type, ids.values())) <= {int} and not _SURROGATE.search("".join(ids)):
         numbers = set(ids.values())
-        if (
-            len(numbers) == len(members)
-            and min(numbers, default=0) >= 0
-            and max(numbers, default=0) <= MAX_ID
-        ):
+        are_in_range = min(numbers, default=0) >= 0 and max(numbers, default=0) <= MAX_ID
+        if len(numbers) == len(members) and are_in_range:
             return ids
     seen: dict[str, int] = {}
     keys: dict[int, str] = {}
@@ -114,51 +130,92 @@ def _read_added_tokens(file: JsonFile, ids: Mapping[str, int]) -> dict[AddedToke
     return dict(found.values())
 
 
-def _read_merges(file: JsonFile) -> SpelledMerges:
-    """Return the merges in the file's spelling. The format has them as "a b" or as lists of two."""
-    merges: list[tuple[str, str]] = []
-    for index, merge in enumerate(file.items("model", "merges")):
-        parts = merge.split(" ") if isinstance(merge, str) else merge
-        is_pair = isinstance(parts, list) and len(parts) == 2
-        if not is_pair or not (isinstance(parts[0], str) and isinstance(parts[1], str) and all(parts)):
-            what = f"expected two tokens with one space between them or in a list, got {describe(merge)}"
-            raise file.error(what, "model", "merges", index)
-        merges.append((parts[0], parts[1]))
-    return merges
-
-
-def _check_merges(file: JsonFile, merges: SpelledMerges, ids: Mapping[str, int]) -> None:
-    """Check that parts and results are tokens, and that no pair occurs twice."""
-    tokens = ids.keys()
-    are_known = tokens >= set(itertools.chain(*merges)) and tokens >= set(map("".join, merges))
-    if are_known and len(set(merges)) == len(merges):
-        return
+def _read_merges(file: JsonFile, ids: Mapping[str, int]) -> MergeIds:
+    """Return the merges: parts and results are tokens, and no pair occurs twice."""
+    lefts, rights, results = _parts_of_merges(file, file.items("model", "merges"))
+    try:
+        parts = (np.fromiter(map(ids.__getitem__, part), np.int64) for part in (lefts, rights, results))
+        merges = MergeIds(*parts)
+        if np.diff(np.sort(merges.keys)).all():
+            return merges
+    except KeyError:
+        pass
     seen: set[tuple[str, str]] = set()
-    for index, (left, right) in enumerate(merges):
-        unknown = [token for token in (left, right, left + right) if token not in tokens]
+    for index, (left, right) in enumerate(zip(lefts, rights, strict=True)):
+        unknown = [token for token in (left, right, left + right) if token not in ids]
         if unknown:
             what = f"{left!a} + {right!a}: {unknown[0]!a} is not in the vocabulary"
             raise file.error(what, "model", "merges", index)
         if (left, right) in seen:
             raise file.error(f"{left!a} + {right!a} is there twice", "model", "merges", index)
         seen.add((left, right))
+    raise AssertionError
 
 
-def _bytes_of_keys(file: JsonFile, ids: Mapping[str, int], as_they_are: set[str]) -> dict[str, bytes]:
-    """Return key -> bytes. Keys of added tokens that no merge uses stand for themselves."""
+def _parts_of_merges(file: JsonFile, merges: Sequence[Any]) -> tuple[list[str], list[str], list[str]]:
+    """Return the left parts, the right parts and the results of merges, as the file spells them.
+
+    The format has a merge as "a b" or as a list of two.
+    """
+    kinds = set(map(type, merges))
+    lines = "\n".join(merges) if kinds == {str} else ""
+    if _are_lines(lines, len(merges)):
+        parts = lines.replace("\n", " ").split(" ")
+        if all(parts):
+            return parts[::2], parts[1::2], lines.replace(" ", "").split("\n")
+    if kinds == {list} and set(map(len, merges)) == {2}:
+        parts = [*itertools.chain(*merges)]
+        if set(map(type, parts)) == {str} and all(parts):
+            return parts[::2], parts[1::2], [*map("".join, merges)]
+    pairs = [_pair(file, index, merge) for index, merge in enumerate(merges)]
+    return [left for left, _ in pairs], [right for _, right in pairs], [*map("".join, pairs)]
+
+
+def _are_lines(text: str, number: int) -> bool:
+    """Return True if a text has this number of lines, each with one space."""
+    content = np.frombuffer(text.encode(errors="surrogatepass"), np.uint8)
+    signs = content[(content == ord(" ")) | (content == ord("\n"))]
+    are_spaces, are_ends = (signs[::2] == ord(" ")).all(), (signs[1::2] == ord("\n")).all()
+    return bool(len(signs) == 2 * number - 1 and are_spaces and are_ends)
+
+
+def _pair(file: JsonFile, index: int, merge: Any) -> tuple[str, str]:
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    is_pair = isinstance(parts, list) and len(parts) == 2
+    if not is_pair or not (isinstance(parts[0], str) and isinstance(parts[1], str) and all(parts)):
+        what = f"expected two tokens with one space between them or in a list, got {describe(merge)}"
+        raise file.error(what, "model", "merges", index)
+    return parts[0], parts[1]
+
+
+def _as_they_are(added: Iterable[AddedToken], ids: Mapping[str, int], merges: MergeIds) -> set[str]:
+    """Return the keys that stand for themselves: those of added tokens that no merge uses."""
+    is_used = np.zeros(max(ids.values(), default=0) + 1, bool)
+    for part in merges:
+        is_used[part] = True
+    contents = {token.content for token in added if token.content in ids} - BYTES.keys()
+    return {content for content in contents if not is_used[ids[content]]}
+
+
+def _bytes_of_keys(file: JsonFile, ids: Mapping[str, int], as_they_are: set[str]) -> Vocab:
+    """Return id -> bytes."""
+    spelled = [key for key in ids if key not in as_they_are] if as_they_are else [*ids]
     try:
-        return {key: key.encode() if key in as_they_are else text_to_token(key) for key in ids}
-    except ValueError:
-        for index, key in enumerate(ids):
-            try:
-                _ = key in as_they_are or text_to_token(key)
-            except ValueError as error:
-                raise file.error(str(error), "model", "vocab", index) from None
-        raise
+        tokens = texts_to_tokens(spelled)
+    except ValueError as error:
+        wrong = next(key for key in spelled if not BYTES.keys() >= set(key))
+        raise file.error(str(error), "model", "vocab", [*ids].index(wrong)) from None
+    if not as_they_are:
+        return dict(zip(ids.values(), tokens, strict=True))
+    following = iter(tokens)
+    return {number: key.encode() if key in as_they_are else next(following) for key, number in ids.items()}
 
 
-def _check_bytes(file: JsonFile, of_key: Mapping[str, bytes]) -> None:
-    for byte in range(NUM_BYTES):
-        if of_key.get(token_to_text(bytes([byte]))) != bytes([byte]):
+def _byte_ids(file: JsonFile, ids: Mapping[str, int], vocab: Vocab) -> NDArray[np.int64]:
+    """Return byte -> id, `[256]`."""
+    numbers = [ids.get(token_to_text(bytes([byte])), -1) for byte in range(NUM_BYTES)]
+    for byte, number in enumerate(numbers):
+        if vocab.get(number) != bytes([byte]):
             what = f"expected a token for every byte, got none for 0x{byte:02x}"
             raise file.error(what, "model", "vocab")
+    return np.array(numbers)
