@@ -50,8 +50,6 @@ WorkName = Literal[
     "encode_short",
     "encode_letters",
 ]
-FAMILY_WORKS: tuple[WorkName, ...] = ("train", "encode_array", "encode_batch", "decode_bytes")
-"""Works that are measured for other families than GPT-2's."""
 Peer = Literal["tokenizers", "tiktoken", "rustbpe", "gigatoken"]
 
 
@@ -89,6 +87,8 @@ class BenchSection(Section):
     families: tuple[Text, ...] = ()
     """Families of tokenizers, besides GPT-2, that are measured too, each with a vocabulary that is
     trained on the first corpus: keys of `pattern_families.FAMILIES`."""
+    family_works: tuple[WorkName, ...] = ("train", "encode_array", "encode_batch", "decode_bytes")
+    """Works that are measured for them."""
     train_vocab_size: PositiveInt = 10000
     """Ids that training learns."""
     num_workers: PositiveInt | None = None
@@ -143,7 +143,7 @@ def bench(config: BenchTokenizerConfig) -> int:
         meetings = [meeting]
         for family in settings.families:
             meeting = Meeting(settings, num_threads, Path(directory), contestants, family)
-            found += meeting.results(texts, [name for name in settings.work if name in FAMILY_WORKS])
+            found += meeting.results(texts, settings.family_works)
             meetings.append(meeting)
     say(f"{report(Results(found), num_threads)}\n\n{conditions(settings)}")
     return 0 if all(meeting.is_complete for meeting in meetings) else 1

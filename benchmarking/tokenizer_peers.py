@@ -7,6 +7,7 @@ Each contestant runs in a process of its own, whose memory is measured: it impor
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -110,7 +111,7 @@ class Ours(Contestant):
 
     def make_data(self) -> Run:
         """The command, as a user starts it: loading and checking are part of it."""
-        directory = empty_directory(self.job.scratch_dir / "transformerlm")
+        directory = empty_directory(self.job.scratch_dir / f"transformerlm-{self.job.num_threads}")
         options = {
             "data.corpus": self.job.path,
             "data.document_separator": "",
@@ -121,6 +122,13 @@ class Ours(Contestant):
         }
         arguments = [f"--{key}={value}" for key, value in options.items()]
         return lambda: run_module("transformerlm.cli.make_data", arguments, directory / "train.memmap")
+
+
+class OursOnOneThread(Ours):
+    """This package where only one thread may work: what several threads gain shows beside it."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(dataclasses.replace(job, num_threads=1))
 
 
 class Tiktoken(Contestant):
@@ -313,6 +321,7 @@ class GigatokenBytes(Gigatoken):
 CONTESTANTS: dict[str, type[Contestant]] = {
     "transformerlm": Ours,
     "transformerlm (new)": Ours,
+    "transformerlm (one thread)": OursOnOneThread,
     "tokenizers": HuggingFace,
     "tiktoken": Tiktoken,
     "rustbpe": RustBPE,

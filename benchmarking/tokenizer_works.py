@@ -16,6 +16,7 @@ from benchmarking.tokenizer_jobs import Job
 from benchmarking.tokenizer_peers import CONTESTANTS
 
 OURS = "transformerlm"
+ONE_THREAD = "transformerlm (one thread)"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def of_file(path: Path) -> str:
 
 # Of training, the number of merges is compared: which ones are learned depends on how ties are broken.
 WORKS = {
-    "train": Work((OURS, "tokenizers", "rustbpe", "gigatoken"), str, is_parallel=True),
+    "train": Work((OURS, ONE_THREAD, "tokenizers", "rustbpe", "gigatoken"), str, is_parallel=True),
     "train_memory": Work(
         (OURS, "tokenizers", "rustbpe", "gigatoken"),
         str,
@@ -107,15 +108,17 @@ WORKS = {
     ),
     "encode_list": Work((OURS, "tokenizers", "tiktoken", "gigatoken"), of_ids, is_long=True),
     "encode_batch": Work(
-        (OURS, "tokenizers", "tiktoken", "gigatoken", "gigatoken (bytes)"),
+        (OURS, ONE_THREAD, "tokenizers", "tiktoken", "gigatoken", "gigatoken (bytes)"),
         of_batch,
         is_parallel=True,
         is_long=True,
     ),
     "decode_bytes": Work((OURS, "tiktoken", "gigatoken"), of_text),
     "decode_text": Work((OURS, "tokenizers", "tiktoken", "gigatoken"), of_text, is_long=True),
-    "decode_batch": Work((OURS, "tokenizers", "tiktoken"), of_texts, is_parallel=True, is_long=True),
-    "make_data": Work((OURS, "gigatoken"), of_file, is_parallel=True, is_fresh=True),
+    "decode_batch": Work(
+        (OURS, ONE_THREAD, "tokenizers", "tiktoken"), of_texts, is_parallel=True, is_long=True
+    ),
+    "make_data": Work((OURS, ONE_THREAD, "gigatoken"), of_file, is_parallel=True, is_fresh=True),
     "encode_short": Work(
         (OURS, "tokenizers", "tiktoken", "gigatoken"),
         of_ids,

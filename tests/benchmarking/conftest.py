@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 
 from benchmarking import timing
@@ -8,3 +10,6 @@ from tests.benchmarking.tiny_bench import LocalContestant
 def in_this_process(monkeypatch):
     """Contestants work in this process, which has imported what they need."""
     monkeypatch.setattr(timing, "Contestant", LocalContestant)
+    gc.freeze()  # before each measurement garbage is collected: not among all that this process holds
+    yield
+    gc.unfreeze()

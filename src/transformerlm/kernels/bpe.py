@@ -1,8 +1,8 @@
 """The tokenizer's compiled kernels, on raw memory.
 
 The readable equivalents are `pretokenize.py`, `bpe.py` and `encode.py` in `tokenizer/`; read them first.
-Sections: vector instructions; dividing text by GPT-2's pattern; hash tables of words; encoding; decoding;
-counting words; learning merges. A kernel neither allocates nor raises: the caller provides the memory
+Sections: dividing text by GPT-2's pattern; hash tables of words; encoding; decoding; counting words; learning
+merges. A kernel neither allocates nor raises: the caller provides the memory
 (`tokenizer/kernel_memory.py`), and a kernel that needs more of it returns a status and is called again.
 
 Importing this module imports numba, which is needed to compile only: see `tokenizer/kernel_library.py`.
@@ -15,11 +15,17 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
-from transformerlm.kernels.bpe_automaton import UNDECIDED, Automaton, divide, start_after, unit_end
+from transformerlm.kernels.bpe_automaton import (
+    UNDECIDED,
+    Automaton,
+    divide,
+    is_safe_cut,
+    safe_cuts,
+    start_after,
+    unit_end,
+)
 from transformerlm.kernels.bpe_layout import (
     ARENA_BYTES,
     BATCH,
@@ -35,6 +41,7 @@ from transformerlm.kernels.bpe_layout import (
     LETTER,
     LONG,
     MASKS,
+    MAX_STRETCH,
     NEEDED,
     NONE,
     NUM_PAIRS,
@@ -52,9 +59,18 @@ from transformerlm.kernels.bpe_layout import (
     SHORT_MERGE,
     SPACE,
     SPILLED,
+    TAG,
     TOO_LONG,
     WINDOW,
     WORD_BYTES,
+)
+from transformerlm.kernels.bpe_memory import (
+    classes_of_64,
+    equal_in_64,
+    load64,
+    lowest_bit,
+    prefetch,
+    store64,
 )
 
 u64 = np.uint64
@@ -62,113 +78,8 @@ i64 = np.int64
 
 ONE, TOP, WORD = u64(1), u64(63), u64(64)
 LOW32, LOW56, RANKS = u64(0xFFFFFFFF), u64((1 << 56) - 1), u64((1 << RANK_BITS) - 1)
+PRETOKEN, NO_TAG = u64(TAG), u64(0)
 MIX1, MIX2 = u64(0x9E3779B97F4A7C15), u64(0xD6E8FEB86659FD93)
-
-# ---- vector and memory instructions ----------------------------------------------------------------
-
-_BITS = {width: ir.IntType(width) for width in (1, 8, 32, 64)}
-
-
-def _address(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
-    return builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def load64(context: Any, pointer: Any, index: Any) -> Any:
-    """Load the eight bytes at `pointer[index]` as one number (little-endian); they need not be aligned."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = builder.load(_address(builder, *arguments, _BITS[64]))
-        value.align = 1
-        return value
-
-    return types.uint64(pointer, index), build
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def store64(context: Any, pointer: Any, index: Any, value: Any) -> Any:
-    """Store a number as the eight bytes at `pointer[index]`; they need not be aligned."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, index, value = arguments
-        store = builder.store(value, _address(builder, pointer, index, _BITS[64]))
-        store.align = 1
-        return context.get_dummy_value()
-
-    return types.void(pointer, index, types.uint64), build
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(context: Any, pointer: Any, index: Any) -> Any:
-    """Prefetch the cache line of `pointer[index]`."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        where = builder.gep(arguments[0], [arguments[1]])
-        kinds = [where.type, *[_BITS[32]] * 3]
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch", [where.type], ir.FunctionType(ir.VoidType(), kinds)
-        )
-        builder.call(function, [where, *(ir.Constant(_BITS[32], number) for number in (0, 3, 1))])
-        return context.get_dummy_value()
-
-    return types.void(pointer, index), build
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def lowest_bit(context: Any, mask: Any) -> Any:
-    """Return the index of the lowest set bit, 64 for zero."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(_BITS[1], 0))
-
-    return types.int64(types.uint64), build
-
-
-def _compare(builder: Any, block: Any, first: int, number: int) -> Any:
-    """Return the lanes of a byte vector that are in first ... first + number - 1."""
-    constants = [ir.Constant(block.type, [value] * 64) for value in (first, number)]
-    return builder.icmp_unsigned("<", builder.sub(block, constants[0]), constants[1])
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def classes_of_64(context: Any, pointer: Any, index: Any) -> Any:
-    """Return masks of pointer[index : index + 64]: letters, numbers, spaces, " ", "'", not ASCII."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        block = builder.load(_address(builder, *arguments, ir.VectorType(_BITS[8], 64)))
-        block.align = 1
-        lower = builder.or_(block, ir.Constant(block.type, [0x20] * 64))
-        blanks = _compare(builder, block, ord(" "), 1)
-        masks = [
-            _compare(builder, lower, ord("a"), 26),
-            _compare(builder, block, ord("0"), 10),
-            builder.or_(blanks, _compare(builder, block, ord("\t"), 5)),
-            blanks,
-            _compare(builder, block, ord("'"), 1),
-            _compare(builder, block, 128, 128),
-        ]
-        bits = [builder.bitcast(mask, _BITS[64]) for mask in masks]
-        return context.make_tuple(builder, signature.return_type, bits)
-
-    return types.UniTuple(types.uint64, 6)(pointer, index), build
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def equal_in_64(context: Any, pointer: Any, index: Any, byte: Any) -> Any:
-    """Compare pointer[index : index + 64] with `byte`, one bit per byte."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, index, byte = arguments
-        vector = ir.VectorType(_BITS[8], 64)
-        block = builder.load(_address(builder, pointer, index, vector))
-        block.align = 1
-        one = builder.insert_element(ir.Constant(vector, ir.Undefined), byte, ir.Constant(_BITS[32], 0))
-        lanes = ir.Constant(ir.VectorType(_BITS[32], 64), [0] * 64)
-        every = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
-        return builder.bitcast(builder.icmp_unsigned("==", block, every), _BITS[64])
-
-    return types.uint64(pointer, index, types.uint8), build
-
 
 # ---- dividing text into pre-tokens -----------------------------------------------------------------
 
@@ -183,8 +94,12 @@ class Window(NamedTuple):
     """u8[WINDOW + PADDING]: copy of the text, followed by zeros."""
     masks: Any
     """u64[MASKS] for each 64 bytes."""
+    flags: Any
+    """u8[WINDOW + PADDING]: scratch."""
     starts: Any
-    """i32: starts of the pre-tokens, and the end of the last one."""
+    """i32: starts of the pre-tokens or stretches, and the end of the last one."""
+    pieces: Any
+    """i32: starts of the pre-tokens of one stretch, and its end."""
     classes: Any
     """u8: class of each code point, of GPT-2's pattern."""
     automaton: Any
@@ -435,16 +350,29 @@ def long_pretoken_end(classes, text, position, stop):
 
 @njit
 def divide_window(text, position, end, is_end, window, begin):
-    """Find the pre-tokens of text[position : end], which the window holds; return the number of certain ones.
+    """Divide text[position : end], which the window holds.
 
-    The text, or the part of it that is without special tokens, begins at `begin`.
+    Returns the number of parts that are certain, and True if they are stretches, False if pre-tokens. The
+    text, or the part of it that is without special tokens, begins at `begin`.
     """
     num_bytes = fill_window(window, text, position, end)
     automaton = window.automaton
     if automaton.end == 0:
-        return find_pretokens(window, num_bytes, is_end)
+        return find_pretokens(window, num_bytes, is_end), False
+    if is_safe_cut(automaton, text, begin, position, end):
+        number = safe_cuts(automaton, window.bytes, num_bytes, is_end, window.flags, window.starts)
+        if number > 0:
+            return number, True
     row = start_after(automaton, text, begin, automaton.starts[automaton.end], position)
-    return divide(automaton, window.bytes, row, num_bytes, is_end, window.starts)
+    return divide(automaton, window.bytes, 0, row, num_bytes, is_end, window.starts), False
+
+
+@njit
+def divide_stretch(window, start, end):
+    """Find the pre-tokens of a stretch in the window, and return their number."""
+    automaton = window.automaton
+    row = automaton.starts[automaton.end]  # begins as at the beginning of a text, since the cut is safe
+    return divide(automaton, window.bytes, start, row, end, True, window.pieces)
 
 
 @njit
@@ -472,9 +400,10 @@ def long_unit_end(text, position, stop, window, specials, begin):
 
 
 def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], special_kernel: Any) -> Any:
-    """Return a loop over a text that passes its pre-tokens, long pre-tokens and special tokens to kernels.
+    """Return a loop over a text that passes its parts, long pre-tokens and special tokens to kernels.
 
-    All of them take `sink`. The loop stops when a kernel reports that it needs more memory.
+    Parts are stretches or pre-tokens, see `divide_window`. All kernels take `sink`. The loop stops when a
+    kernel reports that it needs more memory.
     """
 
     @njit
@@ -491,14 +420,14 @@ def scanner(window_kernel: Callable[..., Any], long_kernel: Callable[..., Any], 
             end = next_special(specials, text, position, min(stop, position + WINDOW), stop)
             # Before a special token a text ends; a full window may continue.
             is_end = end < position + WINDOW
-            number = divide_window(text, position, end, is_end, window, state[BEGIN])
+            number, are_stretches = divide_window(text, position, end, is_end, window, state[BEGIN])
             if number == 0:
                 end = long_unit_end(text, position, stop, window, specials, state[BEGIN])
                 if end - position <= WINDOW:
                     window.starts[0], window.starts[1] = 0, fill_window(window, text, position, end)
                     number = 1
             if number > 0:
-                done = window_kernel(sink, window, number)
+                done = window_kernel(sink, window, number, are_stretches)
                 state[POSITION] += window.starts[done]
                 if done < number:
                     return FULL
@@ -548,26 +477,32 @@ def hash_bytes(text, start, length):
 
 
 @njit
-def hash_batch(words, window, first, number):
+def tag_of(window, are_stretches):
+    """Return what marks the keys of the parts of a text: of a pre-token that may also be a stretch."""
+    return PRETOKEN if window.automaton.end > 0 and not are_stretches else NO_TAG
+
+
+@njit
+def hash_batch(words, window, first, number, tag):
     """Compute keys and entries of `number` pre-tokens from `first` on, and prefetch the entries."""
     for i in range(number):
         start = i64(window.starts[first + i])
         length = i64(window.starts[first + i + 1]) - start
-        key0, key1 = key_of(window.bytes, start, length)
+        key0, key1 = key_of(window.bytes, start, length, tag)
         slot = slot_of(key0, key1, words.capacity)
         words.keys[4 * i], words.keys[4 * i + 1], words.keys[4 * i + 2] = key0, key1, u64(slot)
         prefetch(words.table, slot * ENTRY)
 
 
 @njit
-def key_of(text, start, length):
-    """Return the key of a pre-token; 16 bytes from its start must be readable."""
+def key_of(text, start, length, tag):
+    """Return the key of a word; 16 bytes from its start must be readable."""
     if length > SHORT_BYTES:
-        return hash_bytes(text, start, length), LONG
+        return hash_bytes(text, start, length) ^ tag, LONG
     # Shifts instead of branches on the length, which would be mispredicted.
     first = load64(text, start) & (~u64(0) >> (WORD - u64(min(length, 8) * 8)))
     rest = load64(text, start + 8) & ((ONE << u64(max(length - 8, 0) * 8)) - ONE)
-    return first, rest | u64(length) << u64(56)
+    return first, rest | u64(length) << u64(56) | tag
 
 
 @njit
@@ -823,7 +758,7 @@ def merge_word(encoder, text, start, length):
     """Encode a pre-token into encoder.ids and return the number of ids."""
     whole = encoder.whole
     if whole.capacity > 1:
-        key0, key1 = key_of(text, start, length)
+        key0, key1 = key_of(text, start, length, NO_TAG)
         at = find_word(whole, text, start, length, key0, key1, slot_of(key0, key1, whole.capacity))
         if whole.table[at + 1] != 0:
             encoder.ids[0] = whole.table[at + 2]
@@ -843,13 +778,32 @@ def write_id(encoder, at, token):
 
 
 @njit
-def encode_and_insert(encoder, at, text, start, length, key0, key1):
-    """Encode a word and insert it at its empty entry; False if there is no room."""
+def encode_stretch(encoder, window, start, length):
+    """Encode a stretch into encoder.ids and return the number of ids; room for them in `spill` is used."""
+    spill, first = encoder.spill, encoder.state[SPILLED]
+    number = 0
+    for i in range(divide_stretch(window, start, start + length)):
+        begin = i64(window.pieces[i])
+        added = merge_word(encoder, window.bytes, begin, i64(window.pieces[i + 1]) - begin)
+        for j in range(added):
+            spill[first + number + j] = encoder.ids[j]
+        number += added
+    for j in range(number):
+        encoder.ids[j] = spill[first + j]
+    return number
+
+
+@njit
+def encode_and_insert(encoder, at, window, start, length, key0, key1, is_stretch):
+    """Encode a word or a stretch and insert it at its empty entry; False if there is no room."""
     state = encoder.state
     if not has_room(encoder.words, length) or state[SPILLED] + length > encoder.spill_size:
         return False
-    number = merge_word(encoder, text, start, length)
-    add_word(encoder.words, at, text, start, length, key0, key1)
+    if is_stretch:
+        number = encode_stretch(encoder, window, start, length)
+    else:
+        number = merge_word(encoder, window.bytes, start, length)
+    add_word(encoder.words, at, window.bytes, start, length, key0, key1)
     ids, table = encoder.ids, encoder.words.table
     if number <= INLINE_IDS:
         for i in range(number, INLINE_IDS):
@@ -881,37 +835,58 @@ def write_word_ids(encoder, at, out):
 
 
 @njit
-def encode_window(encoder, window, number):
-    """Write the ids of the window's pre-tokens; return how many were encoded, fewer if a table is full."""
+def encode_window(encoder, window, number, are_stretches):
+    """Write the ids of the window's parts; return how many were encoded, fewer if a table is full."""
     state, words = encoder.state, encoder.words
     out = state[OUTPUT]
+    tag = tag_of(window, are_stretches)
     for first in range(0, number, BATCH):
         size = min(BATCH, number - first)
-        hash_batch(words, window, first, size)
+        hash_batch(words, window, first, size, tag)
         for i in range(size):
             key0, key1, at = words.keys[4 * i], words.keys[4 * i + 1], i64(words.keys[4 * i + 2]) * ENTRY
-            if not holds_short_word(words.table, at, key0, key1):
-                at = find_or_encode_word(encoder, window, first + i, key0, key1, i64(words.keys[4 * i + 2]))
-                if at < 0:
-                    state[OUTPUT] = out
-                    return first + i
-            out = write_word_ids(encoder, at, out)
+            if holds_short_word(words.table, at, key0, key1):
+                out = write_word_ids(encoder, at, out)
+                continue
+            start = i64(window.starts[first + i])
+            length = i64(window.starts[first + i + 1]) - start
+            if are_stretches and length > MAX_STRETCH:
+                after = encode_long_stretch(encoder, window, start, length, out)
+            else:
+                slot = i64(words.keys[4 * i + 2])
+                after = encode_part(encoder, window, start, length, key0, key1, slot, are_stretches, out)
+            if after < 0:
+                state[OUTPUT] = out
+                return first + i
+            out = after
     state[OUTPUT] = out
     return number
 
 
 @njit
-def find_or_encode_word(encoder, window, index, key0, key1, slot):
-    """Return the entry of a pre-token that is not at its preferred entry; -1 if a new one does not fit."""
+def encode_part(encoder, window, start, length, key0, key1, slot, is_stretch, out):
+    """Write the ids of a part of the window; return the output position after them, -1 if a table is full."""
     words = encoder.words
-    start = i64(window.starts[index])
-    length = i64(window.starts[index + 1]) - start
     at = find_word(words, window.bytes, start, length, key0, key1, slot)
     if words.table[at + 1] == 0 and not encode_and_insert(
-        encoder, at, window.bytes, start, length, key0, key1
+        encoder, at, window, start, length, key0, key1, is_stretch
     ):
         return -1
-    return at
+    return write_word_ids(encoder, at, out)
+
+
+@njit
+def encode_long_stretch(encoder, window, start, length, out):
+    """Write the ids of a stretch too long to be remembered as a whole; results as of `encode_part`."""
+    for i in range(divide_stretch(window, start, start + length)):
+        begin = i64(window.pieces[i])
+        size = i64(window.pieces[i + 1]) - begin
+        key0, key1 = key_of(window.bytes, begin, size, PRETOKEN)
+        slot = slot_of(key0, key1, encoder.words.capacity)
+        out = encode_part(encoder, window, begin, size, key0, key1, slot, False, out)
+        if out < 0:
+            break
+    return out
 
 
 @njit
@@ -957,11 +932,15 @@ def encode(
     keys,
     window,
     masks,
+    flags,
     starts,
+    pieces,
     classes,
     automaton,
     start_rows,
     groups_of_symbols,
+    safe_pairs,
+    safe_ascii,
     end_symbol,
     whole_table,
     whole_capacity,
@@ -989,8 +968,9 @@ def encode(
     specials = Specials(
         special_text, special_bounds, special_ids, firsts, num_specials, num_firsts, num_shared
     )
-    tables = Automaton(automaton, start_rows, classes, groups_of_symbols, end_symbol)
-    return scan_and_encode(text, stop, encoder, Window(window, masks, starts, classes, tables), specials)
+    tables = Automaton(automaton, start_rows, classes, groups_of_symbols, safe_pairs, safe_ascii, end_symbol)
+    parts = Window(window, masks, flags, starts, pieces, classes, tables)
+    return scan_and_encode(text, stop, encoder, parts, specials)
 
 
 def rehash_words(old, old_capacity, table, capacity):
@@ -1010,7 +990,7 @@ def fill_whole_words(text, begins, ends, ids, number, state, table, capacity, ar
     words = Words(table, capacity, arena, arena_size, keys, state)
     for i in range(number):
         start, length = begins[i], ends[i] - begins[i]
-        key0, key1 = key_of(text, start, length)
+        key0, key1 = key_of(text, start, length, NO_TAG)
         at = find_word(words, text, start, length, key0, key1, slot_of(key0, key1, capacity))
         if table[at + 1] == 0:
             add_word(words, at, text, start, length, key0, key1)
@@ -1060,48 +1040,78 @@ def decode(ids16, ids32, is_wide, number, spans, text, out):
 
 
 class Counts(NamedTuple):
-    """Table of words with their count as the first value."""
+    """Tables of words and of stretches, with their counts as the first value."""
 
     words: Any
+    stretches: Any
     state: Any
 
 
 @njit
-def count_word(counts, text, start, length, key0, key1, slot):
-    """Count one occurrence; False if the word is new and does not fit."""
-    words = counts.words
+def count_word(words, text, start, length, key0, key1, slot, weight):
+    """Count a word `weight` times; False if it is new and does not fit."""
     at = find_word(words, text, start, length, key0, key1, slot)
     if words.table[at + 1] == 0:
         if not has_room(words, length):
             return False
         add_word(words, at, text, start, length, key0, key1)
-    words.table[at + 2] += ONE
+    words.table[at + 2] += u64(weight)
     return True
 
 
 @njit
-def count_window(counts, window, number):
-    """Count the window's pre-tokens; return how many were counted, fewer if the table is full."""
-    words = counts.words
+def count_window(counts, window, number, are_stretches):
+    """Count the window's parts; return how many were counted, fewer if a table is full."""
+    if are_stretches:
+        return count_parts(counts, counts.stretches, window, number, MAX_STRETCH)
+    return count_parts(counts, counts.words, window, number, WINDOW)
+
+
+@njit
+def count_parts(counts, table, window, number, most):
+    """Count parts of up to `most` bytes in a table; longer ones are stretches, of which words are counted."""
     for first in range(0, number, BATCH):
         size = min(BATCH, number - first)
-        hash_batch(words, window, first, size)
+        hash_batch(table, window, first, size, NO_TAG)
         for i in range(size):
-            key0, key1, slot = words.keys[4 * i], words.keys[4 * i + 1], i64(words.keys[4 * i + 2])
+            key0, key1, slot = table.keys[4 * i], table.keys[4 * i + 1], i64(table.keys[4 * i + 2])
             start = i64(window.starts[first + i])
             length = i64(window.starts[first + i + 1]) - start
-            if not count_word(counts, window.bytes, start, length, key0, key1, slot):
+            if length > most:
+                is_counted = count_words_of(counts, window, start, length, 1)
+            else:
+                is_counted = count_word(table, window.bytes, start, length, key0, key1, slot, 1)
+            if not is_counted:
                 return first + i
     return number
 
 
 @njit
+def count_words_of(counts, window, start, length, weight):
+    """Count the words of a stretch in the window `weight` times; False, and nothing counted, without room."""
+    words, state = counts.words, counts.state
+    number = divide_stretch(window, start, start + length)
+    # A word of the arena has at least 16 bytes, and takes 8 more for its length.
+    needed = 2 * length + 16
+    if 2 * (state[NUM_WORDS] + number) > words.capacity or state[ARENA_BYTES] + needed > words.arena_size:
+        state[NEEDED] = needed
+        return False
+    for i in range(number):
+        begin = i64(window.pieces[i])
+        size = i64(window.pieces[i + 1]) - begin
+        key0, key1 = key_of(window.bytes, begin, size, NO_TAG)
+        slot = slot_of(key0, key1, words.capacity)
+        count_word(words, window.bytes, begin, size, key0, key1, slot, weight)
+    return True
+
+
+@njit
 def count_long(counts, text, start, end):
     """Count one long pre-token."""
-    key0, key1 = key_of(text, start, end - start)
+    key0, key1 = key_of(text, start, end - start, NO_TAG)
     slot = slot_of(key0, key1, counts.words.capacity)
     counts.state[NEEDED] = end - start
-    return DONE if count_word(counts, text, start, end - start, key0, key1, slot) else FULL
+    return DONE if count_word(counts.words, text, start, end - start, key0, key1, slot, 1) else FULL
 
 
 @njit
@@ -1120,14 +1130,23 @@ def count(
     capacity,
     arena,
     arena_size,
+    stretch_state,
+    stretch_table,
+    stretch_capacity,
+    stretch_arena,
+    stretch_arena_size,
     keys,
     window,
     masks,
+    flags,
     starts,
+    pieces,
     classes,
     automaton,
     start_rows,
     groups_of_symbols,
+    safe_pairs,
+    safe_ascii,
     end_symbol,
     special_text,
     special_bounds,
@@ -1137,13 +1156,68 @@ def count(
     num_firsts,
     num_shared,
 ):
-    """Count the pre-tokens of text[state[POSITION] : stop]."""
-    counts = Counts(Words(table, capacity, arena, arena_size, keys, state), state)
+    """Count the stretches of text[state[POSITION] : stop], and the pre-tokens that are not in stretches."""
+    words = Words(table, capacity, arena, arena_size, keys, state)
+    stretches = Words(stretch_table, stretch_capacity, stretch_arena, stretch_arena_size, keys, stretch_state)
     specials = Specials(
         special_text, special_bounds, special_ids, firsts, num_specials, num_firsts, num_shared
     )
-    tables = Automaton(automaton, start_rows, classes, groups_of_symbols, end_symbol)
-    return scan_and_count(text, stop, counts, Window(window, masks, starts, classes, tables), specials)
+    tables = Automaton(automaton, start_rows, classes, groups_of_symbols, safe_pairs, safe_ascii, end_symbol)
+    parts = Window(window, masks, flags, starts, pieces, classes, tables)
+    return scan_and_count(text, stop, Counts(words, stretches, state), parts, specials)
+
+
+def settle(
+    state,
+    table,
+    capacity,
+    arena,
+    arena_size,
+    stretch_table,
+    stretch_capacity,
+    stretch_arena,
+    keys,
+    window,
+    masks,
+    flags,
+    starts,
+    pieces,
+    classes,
+    automaton,
+    start_rows,
+    groups_of_symbols,
+    safe_pairs,
+    safe_ascii,
+    end_symbol,
+):
+    """Count the pre-tokens of all stretches from entry state[POSITION] on, as often as those were counted."""
+    words = Words(table, capacity, arena, arena_size, keys, state)
+    tables = Automaton(automaton, start_rows, classes, groups_of_symbols, safe_pairs, safe_ascii, end_symbol)
+    parts = Window(window, masks, flags, starts, pieces, classes, tables)
+    counts = Counts(words, words, state)
+    while state[POSITION] < stretch_capacity:
+        entry = state[POSITION] * ENTRY
+        if stretch_table[entry + 1]:
+            length = copy_word(stretch_table, entry, stretch_arena, window, 0)
+            if not count_words_of(counts, parts, 0, length, stretch_table[entry + 2]):
+                return FULL
+        state[POSITION] += 1
+    return DONE
+
+
+@njit
+def copy_word(table, entry, arena, text, at):
+    """Copy the bytes of a word to text[at:], with up to 15 more after them; return their number."""
+    key0, key1 = table[entry], table[entry + 1]
+    if key1 <= LONG:
+        store64(text, at, key0)
+        store64(text, at + 8, key1)
+        return i64(key1 >> u64(56))
+    start = i64(key1 & LOW56)
+    length = i64(load64(arena, start - 8))
+    for i in range(length):
+        text[at + i] = arena[start + i]
+    return length
 
 
 def add_counts(other, other_capacity, other_arena, state, table, capacity, arena, arena_size, keys):
@@ -1179,18 +1253,7 @@ def write_words(table, arena, entries, number, text, gaps):
     text[0], gaps[0] = 0, 0
     at = 1
     for i in range(number):
-        entry = entries[i]
-        key0, key1 = table[entry], table[entry + 1]
-        if key1 > LONG:
-            start = i64(key1 & LOW56)
-            length = i64(load64(arena, start - 8))
-            for j in range(length):
-                text[at + j] = arena[start + j]
-        else:
-            length = i64(key1 >> u64(56))
-            store64(text, at, key0)
-            store64(text, at + 8, key1)
-        at += length
+        at += copy_word(table, entries[i], arena, text, at)
         text[at], gaps[i + 1] = 0, at
         at += 1
     return at
@@ -1577,13 +1640,14 @@ def rehash_pairs(old, old_capacity, pairs, capacity):
 # ---- the library's entries -------------------------------------------------------------------------
 
 _TYPES = {
-    "u8*": "text out arena other_arena whole_arena window classes groups_of_symbols special_text firsts",
+    "u8*": "text out arena other_arena whole_arena stretch_arena window flags classes groups_of_symbols"
+    " safe_pairs safe_ascii special_text firsts",
     "u16*": "out16 ids16",
     "u32*": "out32 ids32 places automaton",
-    "i32*": "spill ids starts byte_ids lengths results links special_ids start_rows"
+    "i32*": "spill ids starts pieces byte_ids lengths results links special_ids start_rows"
     " left_touched right_touched",
-    "u64*": "table whole_table other heap keys masks pairs old spans prefixes merges",
-    "i64*": "state special_bounds begins ends entries counts gaps groups weights stash examples"
+    "u64*": "table whole_table stretch_table other heap keys masks pairs old spans prefixes merges",
+    "i64*": "state stretch_state special_bounds begins ends entries counts gaps groups weights stash examples"
     " left_weights left_numbers right_weights right_numbers",
 }
 _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names.split()}
@@ -1592,7 +1656,7 @@ ENTRIES = {
     function.__name__: function
     for function in (
         *(encode, rehash_words, fill_whole_words, fill_pair_table, decoded_size, decode),
-        *(count, add_counts, list_words, write_words, learn_merges, rehash_pairs),
+        *(count, settle, add_counts, list_words, write_words, learn_merges, rehash_pairs),
     )
 }
 """Kernels by name. Each returns an integer."""

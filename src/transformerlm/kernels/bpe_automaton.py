@@ -1,8 +1,11 @@
 """Kernels that divide a text by an automaton of a pre-tokenisation pattern; `kernels/bpe.py` uses them.
 
-The table and its entries are described in `bpe_layout.py`, their origin in `tokenizer/patterns/table.py`. A
-match is found as a machine does that reads each character once. Only where it has to go back by more than a
-character, or where there is no match, the loop is left for `match_end`.
+First into stretches: what lies between two neighbouring safe cuts (`safe_cuts`). These show in pairs of
+characters, which needs no state, and what is known of a stretch holds wherever it occurs. Only a stretch
+that is new is divided into pre-tokens (`divide`), by a machine that reads each character once. Where that has
+to go back by more than a character, or where there is no match, the loop is left for `match_end`.
+
+The table and its entries are described in `bpe_layout.py`, their origin in `tokenizer/patterns/table.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +16,13 @@ import numpy as np
 from numba import njit
 
 from transformerlm.kernels.bpe_layout import ACCEPTS, BEYOND, EMITS, EMITS_BACK, GOES_BACK, ROW
+from transformerlm.kernels.bpe_memory import equal_in_64, load16, load64, lowest_bit
 
 u32 = np.uint32
 i64 = np.int64
+u8 = np.uint8
+
+ONE, NOT_ASCII = np.uint64(1), np.uint64(0x8080808080808080)
 
 UNDECIDED = -1
 """Instead of a position: more of the text has to be known."""
@@ -32,6 +39,10 @@ class Automaton(NamedTuple):
     """u8: symbol of each code point."""
     groups: Any
     """u8: a number for each symbol. Text without a match is divided where the number changes."""
+    safe: Any
+    """u8: [end, end]: 1 if a text may be cut between two symbols."""
+    safe_ascii: Any
+    """u8: the same for two ASCII characters, first | second << 8."""
     end: Any
 
 
@@ -55,16 +66,79 @@ def symbol_at(classes, text, at, stop):
 
 
 @njit
+def symbol_before(classes, text, begin, at):
+    """Return the symbol of the character that ends at `at`, in a text that begins at `begin` < `at`."""
+    for length in range(1, 5):
+        if at - length >= begin:
+            symbol, found = symbol_at(classes, text, at - length, at)
+            if found == length and (length > 1 or text[at - 1] < 0x80):
+                return symbol
+    return 0
+
+
+@njit
 def start_after(automaton, text, begin, first_row, at):
     """Return the row in which a match begins at `at`: `first_row` at `begin`, before which is nothing."""
     if at <= begin:
         return i64(first_row)
-    for length in range(1, 5):
-        if at - length >= begin:
-            symbol, found = symbol_at(automaton.classes, text, at - length, at)
-            if found == length and (length > 1 or text[at - 1] < 0x80):
-                return i64(automaton.starts[symbol])
-    return i64(automaton.starts[0])
+    return i64(automaton.starts[symbol_before(automaton.classes, text, begin, at)])
+
+
+@njit
+def is_safe_cut(automaton, text, begin, at, stop):
+    """Return True if the text that begins at `begin` may be cut at `at`."""
+    if at <= begin:
+        return True
+    left = symbol_before(automaton.classes, text, begin, at)
+    symbol, _ = symbol_at(automaton.classes, text, at, stop)
+    return automaton.safe[left * automaton.end + symbol] != 0
+
+
+@njit
+def safe_cuts(automaton, text, stop, is_end, flags, starts):
+    """Write the starts of the stretches of text[0 : stop], and the end of the last one; return their number.
+
+    Those that are certain, whatever follows if not `is_end`. The text begins at a safe cut. `flags`: scratch.
+    """
+    checked = mark_safe_cuts(automaton, text, stop if is_end else stop - 3, stop, flags)
+    for i in range(checked, checked + 64):
+        flags[i] = 0
+    starts[0] = number = 0
+    for block in range(0, checked, 64):
+        found = ~equal_in_64(flags, block, u8(0))
+        while found:
+            number += 1
+            starts[number] = block + lowest_bit(found)
+            found &= found - ONE
+    if is_end:
+        number += 1
+        starts[number] = stop
+    return number
+
+
+@njit
+def mark_safe_cuts(automaton, text, limit, stop, flags):
+    """Write 1 to `flags` for each byte before `limit` at which a cut is safe, else 0; return how many."""
+    left, at = symbol_at(automaton.classes, text, 0, stop)
+    for i in range(at):
+        flags[i] = 0
+    while at < limit:
+        if at + 8 <= limit and (load64(text, at - 1) | load64(text, at)) & NOT_ASCII == 0:
+            for i in range(at, at + 8):
+                flags[i] = automaton.safe_ascii[load16(text, i - 1)]
+            at += 8
+            left = i64(automaton.classes[text[at - 1]])
+            continue
+        for _ in range(8):
+            if at >= limit:
+                break
+            symbol, length = symbol_at(automaton.classes, text, at, stop)
+            flags[at] = automaton.safe[left * automaton.end + symbol]
+            for i in range(at + 1, at + length):
+                flags[i] = 0
+            left = symbol
+            at += length
+    return at
 
 
 @njit
@@ -113,15 +187,15 @@ def unit_end(automaton, text, row, at, stop, is_end):
 
 
 @njit
-def divide(automaton, text, first_row, stop, is_end, starts):
-    """Write the starts of the pre-tokens of text[0 : stop], and the end of the last one.
+def divide(automaton, text, begin, first_row, stop, is_end, starts):
+    """Write the starts of the pre-tokens of text[begin : stop], and the end of the last one.
 
-    Returns the number of pre-tokens that are certain, whatever follows if not `is_end`. A match at 0 begins
-    in `first_row`.
+    Returns the number of pre-tokens that are certain, whatever follows if not `is_end`. A match at `begin`
+    begins in `first_row`.
     """
     limit = stop if is_end else stop - 3  # the last character may be incomplete
-    at = before = last = number = 0
-    starts[0] = 0
+    at = before = last = starts[0] = begin
+    number = 0
     row = first_row
     while True:
         while at < limit:
@@ -146,12 +220,12 @@ def divide(automaton, text, first_row, stop, is_end, starts):
                 return number
             if automaton.table[row + automaton.end] & u32(ACCEPTS):
                 last = at
-        begin = i64(starts[number])
-        if last <= begin:
-            row = start_after(automaton, text, 0, first_row, begin)
-            last = unit_end(automaton, text, row, begin, stop, is_end)
+        start = i64(starts[number])
+        if last <= start:
+            row = start_after(automaton, text, begin, first_row, start)
+            last = unit_end(automaton, text, row, start, stop, is_end)
             if last == UNDECIDED:
                 return number
         number += 1
         starts[number] = at = before = last
-        row = start_after(automaton, text, 0, first_row, at)
+        row = start_after(automaton, text, begin, first_row, at)

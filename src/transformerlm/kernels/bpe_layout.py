@@ -36,6 +36,10 @@ BEYOND = 255
 ENTRY = 4
 SHORT_BYTES = 15
 LONG = 255 << 56
+TAG = 1 << 62
+"""Marks a pre-token in a table of stretches, by which its key differs from that of an equal stretch."""
+MAX_STRETCH = 48
+"""Longest stretch, in bytes, that is remembered as a whole."""
 
 # Values of an encoder's table: up to three ids, or the position of more ids in `spill`; the number of ids in
 # the top half of the second value.

@@ -73,8 +73,8 @@ def pattern_arrays(pattern: Pattern) -> Arguments:
     """Return what the kernels divide text by: an automaton, or for GPT-2's pattern classes of characters."""
     if pattern == GPT2_PATTERN:
         nothing: Arguments = {"automaton": np.zeros(1, np.uint32), "start_rows": np.zeros(1, np.int32)}
-        nothing |= {"groups_of_symbols": np.zeros(1, np.uint8), "end_symbol": 0}
-        return {**nothing, "classes": classes()}
+        nothing |= dict.fromkeys(["groups_of_symbols", "safe_pairs", "safe_ascii"], np.zeros(1, np.uint8))
+        return {**nothing, "end_symbol": 0, "classes": classes()}
     compiled = compile_pattern(pattern)
     assert compiled is not None
     return compiled.arguments
@@ -85,9 +85,9 @@ def window_arrays() -> Arguments:
     return {
         "state": np.zeros(STATE, np.int64),
         "keys": np.zeros(4 * BATCH, np.uint64),
-        "window": np.zeros(WINDOW + PADDING, np.uint8),
+        **{name: np.zeros(WINDOW + PADDING, np.uint8) for name in ("window", "flags")},
         "masks": np.zeros((WINDOW // 64 + 2) * MASKS, np.uint64),
-        "starts": np.zeros(WINDOW + PADDING, np.int32),
+        **{name: np.zeros(WINDOW + PADDING, np.int32) for name in ("starts", "pieces")},
     }
 
 

@@ -20,6 +20,7 @@ from transformerlm.kernels.bpe_layout import (
     BEGIN,
     FULL,
     GAP,
+    MAX_STRETCH,
     NEEDED,
     NONE,
     NUM_TOKENS,
@@ -46,6 +47,7 @@ from transformerlm.tokenizer.pretokenize import bytes_of
 from transformerlm.tokenizer.splits import Pattern
 
 _FIRST_CAPACITY, _FIRST_PAIRS = 1 << 16, 1 << 17  # initial capacities of the tables of words and of pairs
+_MAX_STRETCHES = 1 << 19  # largest capacity of the table of stretches: 16 MB, and 2 MB of long ones
 _MERGES_PER_CALL = 256  # between two calls progress is reported and Ctrl-C takes effect
 _MAX_BYTES = 1 << 31  # places are stored as uint32
 _BYTE_PAIRS = 1 << 16  # counters of all pairs of bytes, in arrays that later hold one entry per token
@@ -82,6 +84,9 @@ class WordList:
 class WordCounter:
     """Counter of pre-tokens, for one thread.
 
+    With an automaton stretches are counted (`kernels/bpe_automaton.py`); each is divided once, when the words
+    are asked for or the table is full.
+
     Args:
         special_tokens: strings that divide a text and are not counted.
         pattern: `patterns.compile_pattern` has an automaton for it.
@@ -92,6 +97,9 @@ class WordCounter:
         fixed |= special_arrays(dict.fromkeys(special_tokens, 0))
         self._state: Array = fixed["state"]  # type: ignore[assignment]
         self._fixed, self._words = fixed, word_table(_FIRST_CAPACITY)
+        self._has_stretches = fixed["end_symbol"] != 0
+        self._stretches = word_table(_FIRST_CAPACITY if self._has_stretches else 1)
+        self._stretch_state = np.zeros(STATE, np.int64)
 
     def add(self, text: str | bytes) -> int:
         """Count the pre-tokens of a text, or of any bytes, and return the number of bytes."""
@@ -99,13 +107,20 @@ class WordCounter:
             address, num_bytes = utf8_buffer(text)
         except DataError:
             return self.add(bytes_of(str(text)))  # surrogates may stand for invalid bytes
-        self._state[POSITION] = self._state[BEGIN] = 0
-        while kernels().count(text=address, stop=num_bytes, **self._fixed, **self._words) == FULL:
-            self._grow(int(self._state[NUM_WORDS]) + 1, int(self._state[NEEDED]))
-        return num_bytes
+        given: Arguments = {"text": address, "stop": num_bytes, "stretch_state": self._stretch_state}
+        state = self._state
+        state[POSITION] = state[BEGIN] = 0
+        while True:
+            tables = self._words | {f"stretch_{name}": table for name, table in self._stretches.items()}
+            if kernels().count(**given, **self._fixed, **tables) != FULL:
+                return num_bytes
+            if not self._relieve_stretches():
+                self._grow(int(state[NUM_WORDS]) + WINDOW, int(state[NEEDED]))
 
     def absorb(self, other: WordCounter) -> None:
         """Add the counts of another counter."""
+        self._settle()
+        other._settle()
         self._grow(int(other._state[NUM_WORDS]), int(other._state[ARENA_BYTES]))
         kernels().add_counts(
             other=other._words["table"],
@@ -118,6 +133,7 @@ class WordCounter:
 
     def words(self) -> WordList:
         """Return the words of at least two bytes: nothing merges in shorter ones."""
+        self._settle()
         number, num_bytes = int(self._state[NUM_WORDS]), int(self._state[WORD_BYTES])
         table = {"table": self._words["table"]}
         entries, counts = np.empty(number, np.int64), np.empty(number, np.int64)
@@ -135,6 +151,33 @@ class WordCounter:
             gaps=gaps,
         )
         return WordList(text[:end], gaps, counts[order])
+
+    def _relieve_stretches(self) -> bool:
+        """Enlarge or empty the table of stretches if it is full; return False if it is not."""
+        state, capacity = self._stretch_state, int(self._stretches["capacity"])
+        used, arena_size = int(state[ARENA_BYTES]), int(self._stretches["arena_size"])
+        if 2 * state[NUM_WORDS] < capacity and used + MAX_STRETCH + 16 <= arena_size:
+            return False
+        if capacity < _MAX_STRETCHES:
+            grow_words(self._stretches, capacity, 2 * arena_size, used)
+        else:
+            self._settle()
+        return True
+
+    def _settle(self) -> None:
+        """Count the words of all stretches, and forget these."""
+        position = int(self._state[POSITION])
+        self._state[POSITION] = 0
+        names = kernels().settle.parameters.keys() & self._fixed.keys()
+        fixed = {name: self._fixed[name] for name in names}
+        stretches = {f"stretch_{name}": self._stretches[name] for name in ("table", "capacity", "arena")}
+        while self._stretch_state[NUM_WORDS]:
+            if kernels().settle(**fixed, **self._words, **stretches) != FULL:
+                self._stretches["table"][:] = 0  # type: ignore[index]
+                self._stretch_state[:] = 0
+            else:
+                self._grow(int(self._state[NUM_WORDS]) + WINDOW, int(self._state[NEEDED]))
+        self._state[POSITION] = position
 
     def _grow(self, num_words: int, arena_bytes: int) -> None:
         """Enlarge the table for at least `num_words` more words and `arena_bytes` more bytes of long ones."""

@@ -50,15 +50,22 @@ def characters(text: str) -> CharacterSet:
 
 
 def with_property(name: str) -> CharacterSet:
-    r"""Return the characters of a general category, as of \p{Lu} or \p{L}.
+    r"""Return the characters of a property, as of \p{Lu}, \p{L} or \p{Han}."""
+    if is_category(name):
+        return CharacterSet(properties=frozenset(one for one in _CATEGORIES if one.startswith(name)))
+    return matched_by(rf"\p{{{name}}}")
 
-    Raises:
-        KeyError: another property.
-    """
-    found = frozenset(category for category in _CATEGORIES if category.startswith(name))
-    if not found or not 1 <= len(name) <= 2:
-        raise KeyError(name)
-    return CharacterSet(properties=found)
+
+def is_category(name: str) -> bool:
+    """Return True if a property is a general category, or a class of them such as L."""
+    return name in {*_CATEGORIES, *(category[0] for category in _CATEGORIES)}
+
+
+@functools.cache
+def matched_by(expression: str) -> CharacterSet:
+    r"""Return the characters that an expression of the `regex` package matches, such as \w."""
+    found = regex.finditer(f"{expression}+", _every_character())
+    return CharacterSet(tuple((match.start(), match.end() - 1) for match in found))
 
 
 WHITE_SPACE = CharacterSet(properties=frozenset({"s"}))
@@ -121,10 +128,14 @@ class Alphabet:
         return ~found if one.is_negated else found
 
 
+def _every_character() -> str:
+    return "".join(map(chr, range(NUM_CODES)))
+
+
 @functools.cache
 def _properties() -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
     """Return first code point, white space or not, and category of each run of equal characters."""
-    every = "".join(map(chr, range(NUM_CODES)))
+    every = _every_character()
     groups = "|".join(rf"(\p{{{name}}}+)" for name in _CATEGORIES)
     runs = [(match.start(), match.lastindex or 0) for match in regex.finditer(groups, every)]
     firsts, kinds = np.array(runs, np.int64).T

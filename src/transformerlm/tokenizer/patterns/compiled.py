@@ -62,8 +62,15 @@ class CompiledPattern:
             "start_rows": starts,
             "classes": classes,
             "groups_of_symbols": self.groups,
+            "safe_pairs": self.automaton.safe_pairs.astype(np.uint8).reshape(-1),
+            "safe_ascii": self._safe_ascii(classes[:128]),
             "end_symbol": self.automaton.end,
         }
+
+    def _safe_ascii(self, symbols: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        pairs = np.zeros((256, 256), np.uint8)  # [second, first]
+        pairs[:128, :128] = self.automaton.safe_pairs[np.ix_(symbols, symbols)].T
+        return pairs.reshape(-1)
 
 
 @functools.lru_cache(maxsize=64)
@@ -142,6 +149,8 @@ def _tree(split: Split, is_last: bool) -> Node:
             return tree
         case "contiguous":
             return Repeat(Characters(_run_of(tree).members), 1, None, "greedy")
+        case "merged_with_previous" | "merged_with_next":
+            return _merged(_run_of(tree), is_before=(split.behavior == "merged_with_next") != split.invert)
     raise UnsupportedError(f"a split of behavior {split.behavior}")
 
 
@@ -166,6 +175,13 @@ def _run_of(tree: Node) -> _Run:
         case Repeat(Repeat() as inner, 1, 1, _) | Sequence((inner,)):
             return _run_of(inner)
     raise UnsupportedError("several steps, of which an early one is not of one class of characters")
+
+
+def _merged(run: _Run, *, is_before: bool) -> Node:
+    """Return a tree for runs that are joined to the text after them, or to that before them."""
+    text = Repeat(Characters(run.members.negated()), 1, None, "greedy")
+    optional = Repeat(run.tree, 0, 1, "greedy")
+    return Alternatives((Sequence((optional, text) if is_before else (text, optional)), run.tree))
 
 
 def _joined(runs: list[_Run], last: Node) -> Node:

@@ -13,6 +13,8 @@ from transformerlm.tokenizer.patterns.characters import (
     CharacterSet,
     case_variants,
     characters,
+    is_category,
+    matched_by,
     with_property,
 )
 
@@ -181,6 +183,8 @@ class _Parser:
             return WHITE_SPACE if letter == "s" else WHITE_SPACE.negated()
         if letter in "dD":
             return with_property("Nd") if letter == "d" else with_property("Nd").negated()
+        if letter in "wW":
+            return matched_by(r"\w") if letter == "w" else matched_by(r"\w").negated()
         if letter in "pP" and self.take("{"):
             return self.property(letter == "P", ignores_case)
         if letter in _ESCAPED:
@@ -199,12 +203,9 @@ class _Parser:
 
     def property(self, is_negated: bool, ignores_case: bool) -> CharacterSet:
         name = self.until("}")
-        if ignores_case and name[:1] == "L":
+        if ignores_case and (name[:1] == "L" or not is_category(name)):
             raise UnsupportedError(f"\\p{{{name}}} without regard to case")
-        try:
-            found = with_property(name)
-        except KeyError:
-            raise UnsupportedError(f"\\p{{{name}}}") from None
+        found = with_property(name)
         return found.negated() if is_negated else found
 
     def set(self, ignores_case: bool) -> CharacterSet:
