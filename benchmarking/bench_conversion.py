@@ -21,7 +21,7 @@ from typing import Literal
 
 from benchmarking.corpora import gather
 from benchmarking.timing import Contestants, Outcome, Run, Task, nothing
-from transformerlm.cli.command import run_command
+from transformerlm.cli.command import Command, run_command
 from transformerlm.config import ModelConfig
 from transformerlm.logging import ConsoleLogger, say
 from transformerlm.schema import PositiveFloat, PositiveInt, Section, Text
@@ -62,8 +62,8 @@ class BenchConversionConfig(Section):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    description = "Measure the import and the export of a model."
-    return run_command(BenchConversionConfig, bench, description=description, argv=argv)
+    command = Command(BenchConversionConfig, bench, description="Measure the import and the export of a model.")
+    return run_command(command, argv)
 
 
 def bench(config: BenchConversionConfig) -> int:
