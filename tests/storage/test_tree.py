@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tests.storage.trees import dump_tree, numbers, parse_tree, same, save_tree
 from transformerlm.errors import CheckpointError
+from transformerlm.storage.safetensors import tensor_chunks
 from transformerlm.storage.safetensors_header import DTYPES
-from transformerlm.storage.tree import load_tree, read_tree
+from transformerlm.storage.tree import flatten, load_tree, read_tree
 
 leaves = (
     st.none()
@@ -137,3 +138,29 @@ def test_a_stream_is_read_to_its_end_from_where_it_stands():
     os.close(writer)
     with os.fdopen(reader, "rb") as file:
         assert torch.equal(read_tree(file, "x")["a"], torch.arange(5))
+
+
+@pytest.mark.parametrize("chosen", [slice(None), slice(1, 3), slice(2, 2), slice(3, 99)], ids=str)
+def test_rows_are_those_of_the_whole_tensor(chosen, tmp_path):
+    dtypes = {"a": torch.float64, "b": torch.bfloat16, "c": torch.bool, "d": torch.uint8}
+    tree = {name: (torch.arange(20).view(5, 2, 2) % 3).to(dtype) for name, dtype in dtypes.items()}
+    tree |= {"scalar": torch.tensor(2.0), "empty": torch.zeros(0, 3), "vector": torch.arange(7.0)}
+    save_tree(tree, tmp_path / "t")
+    found = load_tree(tmp_path / "t", rows=lambda entry: chosen)
+    assert torch.equal(found.pop("scalar"), tree.pop("scalar"))
+    for name, tensor in tree.items():
+        assert torch.equal(found[name], tensor[chosen])
+
+
+def test_parts_are_one_tree_and_none_has_what_another_has(tmp_path):
+    tensors, structure = flatten({"a": torch.ones(2), "b": [torch.zeros(3), 5]})
+    for name, path in (("a", "1"), ("b.0", "2")):
+        _, chunks = tensor_chunks({name: tensors[name]}, structure if path == "1" else {"format": "pt"})
+        (tmp_path / path).write_bytes(b"".join(chunks))
+    found = load_tree(tmp_path / "1", tmp_path / "2")
+    assert torch.equal(found["b"][0], torch.zeros(3))
+    assert found["b"][1] == 5
+    with pytest.raises(CheckpointError, match="a: is in another part already"):
+        load_tree(tmp_path / "1", tmp_path / "1")
+    with pytest.raises(CheckpointError, match="1: not a whole checkpoint file"):
+        load_tree(tmp_path / "1")

@@ -160,7 +160,7 @@ class RunDirectory:
 
 def on_all_ranks(found: Checkpoint | None, ranks: Ranks) -> Checkpoint | None:
     """Return the manifest that rank 0 has read, on all ranks."""
-    fields = [str(found.path.absolute()), found.step, found.about, found.members] if found else []
+    fields = [str(found.path), found.step, found.about, found.members] if found else []
     path, *others = json.loads(ranks.broadcast_bytes(json.dumps(fields).encode())) or [None]
     return Checkpoint(Path(path), *others) if path else None
 
