@@ -83,23 +83,21 @@ def _made_in_order(
     In nearly all lists all are. Also returns the ids of tokens that may be made otherwise: if none of them is
     made, the first result is right.
     """
-    numbers = np.fromiter(tokens, np.int64)
-    lengths = np.zeros(numbers.max(initial=0) + 1, np.int64)
-    lengths[numbers] = np.fromiter(map(len, tokens.values()), np.int64)
-    last = np.full(len(lengths), UNMADE)
+    last = np.full(max(tokens, default=0) + 1, UNMADE)
     last[byte_ids] = BYTE
-    is_uncertain = np.zeros(len(lengths), bool)
-    order = np.argsort(lengths[merges.result], kind="stable")
-    of_length = np.flatnonzero(np.diff(lengths[merges.result[order]])) + 1
-    for ranks in np.split(order, of_length):  # what a token is made of is shorter
-        made_left, made_right = last[merges.left[ranks]], last[merges.right[ranks]]
+    is_uncertain = np.zeros(len(last), bool)
+    waiting = np.arange(len(merges.result))
+    while True:
+        made_left, made_right = last[merges.left[waiting]], last[merges.right[waiting]]
         are_made = (made_left != UNMADE) & (made_right != UNMADE)
-        are_earlier = (made_left < ranks) & (made_right < ranks)
-        is_uncertain[merges.result[ranks[are_made & ~are_earlier]]] = True
-        ranks = ranks[are_made & are_earlier]
+        ranks, waiting = waiting[are_made], waiting[~are_made]
+        if not len(ranks):
+            return last, np.flatnonzero(is_uncertain & (last == UNMADE))
+        are_earlier = np.maximum(made_left, made_right)[are_made] < ranks
+        is_uncertain[merges.result[ranks[~are_earlier]]] = True
+        ranks = ranks[are_earlier]
         ranks = ranks[_meet(ranks, last, merges, table)]
         last[merges.result[ranks]] = ranks
-    return last, np.flatnonzero(is_uncertain & (last == UNMADE))
 
 
 def _meet(ranks: Array, last: Array, merges: MergeIds, table: _RankTable) -> Array:
