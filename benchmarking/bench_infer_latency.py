@@ -1,6 +1,7 @@
 """Generation speed: ours beside Hugging Face's `generate`, and llama.cpp, on a Llama of the same shape.
 
     python -m benchmarking.bench_infer_latency --config configs/bench_infer.toml
+    python -m benchmarking.bench_infer_latency --config configs/bench_infer_llama_cpp.toml  # in ten minutes
 
 Weights and prompts are random: what is measured is the machine's work, not the text. For each precision
 and each work the contestants, each in a process of its own, generate in turn, and the medians are compared:
@@ -58,7 +59,9 @@ class BenchSection(Section):
     """Batch sizes."""
     dtypes: tuple[Literal["float32", "bfloat16", "float16", "int8", "int4"], ...] = ("float32", "bfloat16")
     """Precisions of weights, cache and products; they replace [runtime].dtype and weights. In int8 and int4
-    the cache and products are in float32."""
+    the cache is in float32."""
+    sizes: tuple[Literal["model", "larger"], ...] = ("model",)
+    """Sections of the models to generate with, one after the other."""
     prompt_length: PositiveInt = 16
     """Tokens of each prompt."""
     max_new_tokens: PositiveInt = 200
@@ -80,7 +83,8 @@ class BenchSection(Section):
     peers: tuple[Literal["transformers", "llama.cpp"], ...] = ("transformers", "llama.cpp")
     """Peers to compare with; one that is not installed is named and left out. llama.cpp (llama-cpp-python)
     writes one text at a time; where ours is in bfloat16 it is in float16, its fastest precision, and for int8
-    and int4 in q8_0 and q4_0, with the same values. transformers takes no part in int8 and int4."""
+    and int4 in q8_0 and q4_0, with the same values. transformers takes no part in int8 and int4, nor in
+    bfloat16 where the processor has no instructions for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,19 +93,25 @@ class BenchInferConfig(Section):
 
     bench: BenchSection = field(default_factory=BenchSection)
     model: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=10000))
+    larger: ModelConfig = field(default_factory=lambda: ModelConfig(vocab_size=10000))
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def conflicts(self) -> Iterator[Problem]:
         """Yield texts longer than the context, beyond which contestants behave differently."""
-        room = self.model.context_length - self.bench.prompt_length
+        context_length = min(shape.context_length for shape in self.shapes())
+        room = context_length - self.bench.prompt_length
         if self.bench.max_new_tokens > room:
             what = (
                 f"expected at most {room} (context_length - prompt_length), got {self.bench.max_new_tokens}"
             )
             yield Problem(Key("bench", "max_new_tokens"), what)
-        if self.bench.long_prompt_length >= self.model.context_length:
+        if self.bench.long_prompt_length >= context_length:
             what = f"expected less than context_length, got {self.bench.long_prompt_length}"
             yield Problem(Key("bench", "long_prompt_length"), what)
+
+    def shapes(self) -> list[ModelConfig]:
+        """Return the models of [bench].sizes."""
+        return [self.model if size == "model" else self.larger for size in self.bench.sizes]
 
 
 @dataclass(frozen=True)
@@ -120,26 +130,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def bench(config: BenchInferConfig) -> int:
-    """Run every precision and work, all contestants in turn."""
+    """Run every model, precision and work, all contestants in turn."""
+    peers = installed(config.bench.peers)
+    for shape in config.shapes():
+        for dtype in config.bench.dtypes:
+            bench_precision(dataclasses.replace(config, model=shape), dtype, peers)
+    return 0
+
+
+def bench_precision(config: BenchInferConfig, dtype: str, peers: list[str]) -> None:
+    """Run every work in one precision, and log the results."""
     from transformerlm.logging import ConsoleLogger
+    from transformerlm.nn import num_parameters
     from transformerlm.runtime import prepare_process
 
-    logger, names_of_peers = ConsoleLogger(), installed(config.bench.peers)
-    for dtype in config.bench.dtypes:
-        if dtype == "bfloat16" and not has_bfloat16(config.runtime.device):
-            say(NO_BFLOAT16)
-            continue
-        chosen, peers = in_precision(config.runtime, dtype), names_of_peers
-        if dtype in BYTES_PER_WEIGHT:
-            peers = [name for name in names_of_peers if name != "transformers"]
-        runtime = prepare_process(chosen)
-        rate = bytes_per_second(runtime)
-        with tempfile.TemporaryDirectory() as folder, Contestants(say) as contestants:
-            race = Race(config, chosen, Path(folder), [OURS, *peers], contestants)
-            size = BYTES_PER_WEIGHT.get(dtype, runtime.dtype.itemsize)
-            for values in race.records(size * weights_read_a_step(config.model) / rate):
-                logger.log({**values, "bench.weights": dtype, "bench.device": str(runtime)})
-    return 0
+    logger, chosen = ConsoleLogger(), in_precision(config.runtime, dtype)
+    is_slow = dtype == "bfloat16" and not has_bfloat16(config.runtime.device)
+    if is_slow and "transformers" in peers:
+        say(f"transformers: {NO_BFLOAT16}")
+    if is_slow or dtype in BYTES_PER_WEIGHT:
+        peers = [name for name in peers if name != "transformers"]
+    runtime = prepare_process(chosen)
+    rate = bytes_per_second(runtime)
+    about = {
+        "bench.parameters": num_parameters(config.model),
+        "bench.weights": dtype,
+        "bench.device": str(runtime),
+    }
+    with tempfile.TemporaryDirectory() as folder, Contestants(say) as contestants:
+        race = Race(config, chosen, Path(folder), [OURS, *peers], contestants)
+        size = BYTES_PER_WEIGHT.get(dtype, runtime.dtype.itemsize)
+        for values in race.records(size * weights_read_a_step(config.model) / rate):
+            logger.log({**values, **about})
 
 
 def in_precision(runtime: RuntimeConfig, name: str) -> RuntimeConfig:

@@ -72,7 +72,7 @@ CONFIG_CLASSES = (
     configs.VerifyConfig,
     configs.MergeConfig,
 )
-KERNEL_SOURCES = {"bpe", "bpe_layout", "generation", "generation_layout", "training", "primitives"}
+KERNEL_SOURCES = {"bpe", "bpe_layout", "generation", "generation_layout", "training", "primitives", "vectors"}
 """Modules of transformerlm.kernels that numba compiles: they have no public names."""
 SOURCE_LINE = re.compile(r"^Source: ")
 

@@ -259,7 +259,7 @@ def _quantized_model(
 
     On a CPU all else is float32, unless [runtime].dtype says otherwise.
     """
-    check_widths(shape, storage)
+    check_widths(shape, storage, Key("runtime", "weights"))
     precision = Precision("float32") if config.dtype == "auto" else Precision(config.dtype)
     if resolve_device(config.device).type != "cpu":
         precision = choose_precision(config, shape)
@@ -287,8 +287,11 @@ def _quantized_model(
     return model.eval(), runtime
 
 
-def check_widths(shape: ModelConfig, storage: Storage) -> None:
+def check_widths(shape: ModelConfig, storage: Storage, key: Key) -> None:
     """Check that the rows of all matrices can be divided into groups that share a scale.
+
+    Args:
+        key: the key that asks for this storage.
 
     Raises:
         ConfigError: with the widths of those that cannot.
@@ -303,7 +306,7 @@ def check_widths(shape: ModelConfig, storage: Storage) -> None:
         what = (
             f"{storage} needs a model whose widths are multiples of {GROUP}; this one has {', '.join(others)}"
         )
-        raise ConfigError(what, key=Key("runtime", "weights"))
+        raise ConfigError(what, key=key)
 
 
 def _moved(tensor: Tensor, runtime: Runtime) -> Tensor:

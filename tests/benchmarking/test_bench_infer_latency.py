@@ -17,10 +17,14 @@ def test_each_precision_work_and_contestant_is_one_line(capsys, in_this_process)
     status, lines, said = run_bench(main, "bench_infer.toml", *ARGUMENTS, *peers, capsys=capsys)
     assert status == 0, said
     assert (NO_BFLOAT16 in said) == (not has_bfloat16("auto"))
-    works = ["1 x 4", "3 x 4", "first token after 9", "6 of 1 to 11"] * (1 + has_bfloat16("auto"))
-    contestants = ["transformerlm"] if "is not installed" in said else ["transformerlm", "transformers"]
-    assert [(line["bench.work"], line["bench.contestant"]) for line in lines] == [
-        (work, name) for work in works for name in contestants
+    works = ["1 x 4", "3 x 4", "first token after 9", "6 of 1 to 11"]
+    peers = [] if "is not installed" in said else ["transformers"]
+    entrants = {"float32": peers, "bfloat16": peers if has_bfloat16("auto") else []}
+    assert [tuple(line[f"bench.{key}"] for key in ("weights", "work", "contestant")) for line in lines] == [
+        (dtype, work, name)
+        for dtype, others in entrants.items()
+        for work in works
+        for name in ("transformerlm", *others)
     ]
     for line in lines:
         if line["bench.contestant"] == "transformerlm":

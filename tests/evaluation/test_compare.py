@@ -3,6 +3,7 @@ import dataclasses
 
 import pytest
 
+from tests.small_models import language_model, save_run
 from transformerlm.config import CorpusConfig, EvalConfig, EvalSection, RuntimeConfig
 from transformerlm.errors import CheckpointError, ConfigError, Key
 from transformerlm.evaluation.compare import compare, evaluate
@@ -78,6 +79,17 @@ def test_both_are_scored_in_one_precision(config, monkeypatch):
     heard = Heard()
     evaluate(dataclasses.replace(config, runtime=RuntimeConfig(device="cpu")), heard)
     assert [", bfloat16" in line for line in heard.messages if " parameters, on " in line] == [True, True]
+
+
+def test_widths_that_do_not_fit_are_reported_before_anything_is_scored(tmp_path):
+    run = save_run(language_model(), tmp_path / "run")
+    (tmp_path / "text.txt").write_text("The fox.")
+    section = EvalSection(checkpoint=str(run), compare_weights="int8", text=str(tmp_path / "text.txt"))
+    heard = Heard()
+    with pytest.raises(ConfigError, match="multiples of 32") as error:
+        evaluate(EvalConfig(eval=section, runtime=RuntimeConfig(device="cpu", dtype="float32")), heard)
+    assert error.value.problems[0].key == Key("eval", "compare_weights")
+    assert not [line for line in heard.messages if " parameters, on " in line]
 
 
 def test_a_model_is_compared_with_itself_in_fewer_bits(trained, monkeypatch):

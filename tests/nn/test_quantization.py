@@ -11,6 +11,7 @@ from transformerlm.nn.quantization import (
     pack,
     quantize,
     quantize_,
+    round_inputs,
     storage_of,
     unpack,
 )
@@ -60,10 +61,10 @@ def test_four_bits_in_pairs_and_back():
     packed = pack(integers)
     assert (packed.dtype, packed.shape) == (torch.uint8, (5, 32))
     assert torch.equal(unpack(packed), integers)
-    words = packed.numpy().view(np.uint32).reshape(5, 2, 4)
+    words = packed.numpy().view(np.uint16).reshape(5, 2, 8)
     for row, group, number in [(0, 0, 0), (1, 1, 5), (4, 0, 31), (2, 1, 18)]:
-        word = int(words[row, group, number % 4])
-        nibble = word >> (number // 4 * 4) & 15
+        word = int(words[row, group, number % 8])
+        nibble = word >> (number // 8 * 4) & 15
         assert nibble == int(integers[row, group * 32 + number]) % 16
 
 
@@ -83,6 +84,22 @@ def test_what_no_scale_can_hold_is_refused(storage, change, message):
         quantize(values, storage)
 
 
+def test_inputs_are_rounded_to_16_bits_of_the_largest():
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 96) * torch.logspace(-20, 20, 12).view(4, 3, 1)
+    steps = x.double() / x.double().abs().amax(-1, keepdim=True) * 32767
+    found = round_inputs(x).double() / x.double().abs().amax(-1, keepdim=True) * 32767
+    assert float((found - found.round()).abs().max()) < 0.01  # whole steps
+    assert float((found - steps).abs().max()) < 0.51
+
+
+def test_inputs_of_nothing_and_of_no_number_stay_so():
+    x = torch.tensor([[0.0, 0.0], [1e-40, -1e-38], [1.0, float("nan")], [1.0, float("inf")]])
+    zero, tiny, nan, infinite = round_inputs(x)
+    assert zero.tolist() == tiny.tolist() == [0.0, 0.0]
+    assert bool(torch.stack([nan, infinite]).isnan().all())
+
+
 def test_rows_of_no_whole_groups_are_refused():
     with pytest.raises(ValueError, match="multiple of 32, got 50"):
         quantize(torch.ones(3, 50), "int8")
@@ -100,7 +117,7 @@ def test_a_quantized_model_is_the_model_of_its_rounded_matrices(storage, tied):
                 parameter.copy_(quantize(parameter, storage).dequantize())
         expected = model(ids)
         quantize_(model, lambda name, value: quantize(value, storage))
-        assert torch.equal(model(ids), expected)
+        assert float((model(ids) - expected).abs().max()) < 2e-4 * float(expected.abs().max())
         model.to("cpu")  # moves a tied pair as one
     assert storage_of(model) == storage
     assert isinstance(model.blocks[1].feedforward.w2, QuantizedLinear)

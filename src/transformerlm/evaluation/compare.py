@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformerlm.checkpoint.store import Checkpoint, open_checkpoint
-from transformerlm.config import EvalConfig
+from transformerlm.config import EvalConfig, ModelConfig
 from transformerlm.data.corpus import refuse_overlap
 from transformerlm.errors import DataError, Key
 from transformerlm.evaluation.documents import (
@@ -19,10 +19,11 @@ from transformerlm.evaluation.documents import (
 from transformerlm.evaluation.leaks import find_leaked_tokens
 from transformerlm.evaluation.statistics import Difference, DocumentScores, difference
 from transformerlm.evaluation.text import Text
-from transformerlm.language_model import LanguageModel
+from transformerlm.language_model import LanguageModel, check_widths
 from transformerlm.nn import num_parameters
 from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.runtime.device import DtypeName, dtype_name
+from transformerlm.schema import from_dict
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Evaluation
         : 1 + config.eval.has_second
     ]
     checkpoints = [open_checkpoint(Path(path).expanduser(), reporter.say) for path in paths]
+    if config.eval.compare_weights in ("int8", "int4"):
+        about = checkpoints[-1].require("config", "model")
+        shape = from_dict(ModelConfig, about, str(checkpoints[-1].path))
+        check_widths(shape, config.eval.compare_weights, Key("eval", "compare_weights"))
     first, dtype = _scored(checkpoints[0].path, text, config, reporter)
     # "auto" may choose otherwise for another size, and two models may differ by no more than rounding does.
     weights = config.eval.compare_weights or config.runtime.weights

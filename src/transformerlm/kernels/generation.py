@@ -13,9 +13,8 @@ multiplied with eight by other instructions, but not in another order.
 
 Sums and intermediate values are float32 for any storage of the weights. Only the inputs of matrix products,
 `inputs`, are rounded to bfloat16, if the weights are bfloat16 and the processor multiplies pairs of such
-numbers (twice as many per instruction); PyTorch rounds there too. With weights in eight or four bits the
-gains of norms and the cache are float32, and the results are, to the last bit, those of the same matrices
-widened to float32.
+numbers (twice as many per instruction), PyTorch rounds there too; and to 16 bits for weights in eight or four
+bits. The gains of norms and the cache are float32 then.
 
 nn and infer/sampling.py define the results; tests compare the two. Importing this file imports numba, which
 is needed only to compile: see library.py.
@@ -29,9 +28,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from transformerlm.kernels.generation_layout import (
+    ALIGNED,
     BIN_BITS,
     GROUP,
     HAS_ROPE,
@@ -54,7 +54,19 @@ from transformerlm.kernels.generation_layout import (
     Q,
     V,
 )
-from transformerlm.kernels.generation_products import INPUTS, WEIGHTS, Matrix, add_rows, number_at, project
+from transformerlm.kernels.generation_products import (
+    INPUTS,
+    WEIGHTS,
+    Inputs,
+    Matrix,
+    add_rows,
+    floats_of,
+    has_scales,
+    number_at,
+    project,
+    round_inputs,
+    shorts_of,
+)
 from transformerlm.kernels.primitives import (
     MEMORY,
     ONE,
@@ -72,6 +84,7 @@ from transformerlm.kernels.primitives import (
     u32,
     wide,
 )
+from transformerlm.kernels.vectors import are_integers
 from transformerlm.kernels.waiting import barrier
 
 __all__ = ["ENTRIES", "OPTIONS", "parameters"]
@@ -125,7 +138,7 @@ def attend(x, q, keys, values, first, length, d_head, scale, powers):
 
     `q` and `powers` are offsets in `x`; the result overwrites q.
     """
-    project(keys, first, first + length, x, q, 1, d_head, x, powers - first, 0, x, powers)
+    project(keys, first, first + length, Inputs(x, x), q, 1, d_head, x, powers - first, 0, x, powers)
     highest = -f32(np.inf)
     for key in range(length):
         highest = max(highest, x[powers + key])
@@ -210,6 +223,8 @@ class Workspace(NamedTuple):
     """The normalised stream: [tokens, d_model], this thread's own copy, in `inputs`."""
     tile: Any
     """Rows of a matrix in float32 and their scales: [tile_size], this thread's own."""
+    rounded: Any
+    """Inputs in 16 bits and their scales: [rounded_size], this thread's own."""
     part: Any
     parts: Any
 
@@ -218,6 +233,12 @@ class Workspace(NamedTuple):
 def tile_size(widest):
     """`generation_layout.tile_size`, for kernels."""
     return TILE_ROWS * (widest + widest // GROUP)
+
+
+@compiled
+def rounded_size(tokens, widest):
+    """`generation_layout.rounded_size`, for kernels."""
+    return tokens * (widest // 2 + ALIGNED)
 
 
 @compiled
@@ -230,14 +251,17 @@ def make_workspace(scratch, inputs, barrier_state, tokens, model, capacity, part
     branch = up + tokens * model.d_ff
     exponentials = branch + tokens * model.d_model + part * capacity
     widest = max(model.d_model, model.d_ff, model.heads * model.d_head)
-    tile = branch + tokens * model.d_model + parts * capacity + part * tile_size(widest)
+    tiles = branch + tokens * model.d_model + parts * capacity
+    tile = tiles + part * tile_size(widest)
+    rounded = tiles + parts * tile_size(widest) + part * rounded_size(tokens, widest)
+    scales = floats_of(scratch, rounded + tokens * (widest // 2))
     attended = i64(0)
     activated = attended + tokens * model.heads * model.d_head
     normed = activated + tokens * model.d_ff + part * tokens * model.d_model
     return Workspace(
         scratch, inputs, barrier_state, tokens,
         stream, qkv, gate, up, branch, exponentials, attended, activated, normed, tile,
-        part, parts,
+        Inputs(shorts_of(scratch, rounded), scales), part, parts,
     )  # fmt: skip
 
 
@@ -256,12 +280,32 @@ def gain(model, layer, which):
 
 
 @compiled
+def prepare(source, tokens, width, model, work):
+    """Round the inputs at offset `source` to 16 bits, where the matrices are multiplied with such.
+
+    Each thread rounds all of them: cheaper than a barrier.
+    """
+    if has_scales(model.head.numbers):
+        for token in range(tokens):
+            round_inputs(work.inputs, source + token * width, width, work.rounded, token)
+
+
+def prepared(numbers, source, work):
+    """Return the inputs of a matrix of such `numbers` as `project` takes them, and their offset."""
+
+
+@overload(prepared, inline="always")
+def _prepared(numbers, source, work):
+    if are_integers(numbers):
+        return lambda numbers, source, work: (work.rounded, i64(0))
+    return lambda numbers, source, work: (Inputs(work.inputs, work.scratch), source)
+
+
+@compiled
 def multiply(weight, first, last, source, tokens, width, model, work, out, out_at, out_width):
-    """`project` with inputs at offset `source`."""
-    project(
-        weight, first, last, work.inputs, source, tokens, width, out, out_at, out_width,
-        work.scratch, work.tile,
-    )  # fmt: skip
+    """`project` with the inputs at offset `source`, after `prepare`."""
+    x, x_at = prepared(weight.numbers, source, work)
+    project(weight, first, last, x, x_at, tokens, width, out, out_at, out_width, work.scratch, work.tile)
 
 
 @compiled
@@ -294,12 +338,14 @@ def norm_input(gains, model, work):
     normalise(
         work.scratch, work.stream, gains, work.inputs, work.normed, work.tokens, model.d_model, model.eps
     )
+    prepare(work.normed, work.tokens, model.d_model, model, work)
 
 
 @compiled
 def project_and_add(which, source, width, model, work, layer):
     """Barrier, then add the product of a matrix and the inputs at offset `source` to the residual stream."""
     barrier(work.barrier_state, work.parts)
+    prepare(source, work.tokens, width, model, work)
     first, last = share_of(model.d_model, work.part, work.parts)
     memory, by = work.scratch, model.d_model
     weight = matrix(model, layer, which)
@@ -412,6 +458,7 @@ def decode(
     for place in range(num_wanted):
         at, to = work.stream + wanted[place] * d_model, work.normed + place * d_model
         normalise(work.scratch, at, final_norm, work.inputs, to, 1, d_model, model.eps)
+    prepare(work.normed, num_wanted, d_model, model, work)
     first, last = share_of(vocabulary, part, parts)
     multiply(model.head, first, last, work.normed, num_wanted, d_model, model, work, logits, 0, vocabulary)
     return 0

@@ -17,6 +17,8 @@ GROUP = 32
 """Numbers of a matrix row that share a scale, where a number is stored in eight or four bits."""
 TILE_ROWS = 24
 """Rows of a matrix that stay in a cache while they are multiplied with all tokens."""
+ALIGNED = 16
+"""Float32 numbers in a cache line: more than a token's scale needs, so that vectors do not cross lines."""
 
 BIN_BITS = 10
 """Bits per round of radix selection: the order of floats from 0 to 1 is that of their bits, and three rounds
@@ -34,11 +36,17 @@ def tile_size(config: ModelConfig) -> int:
     return TILE_ROWS * (widest + widest // GROUP)
 
 
+def rounded_size(config: ModelConfig, tokens: int) -> int:
+    """Return the size of inputs in 16 bits and of their scales, in float32 numbers."""
+    widest = max(config.d_model, config.d_ff, config.num_heads * config.head_dim)
+    return tokens * (widest // 2 + ALIGNED)
+
+
 def scratch_size(config: ModelConfig, tokens: int, capacity: int, threads: int) -> int:
     """Return the size of `scratch`, the intermediate results of a pass, in float32 numbers."""
     heads = config.num_heads + 2 * config.kv_heads
     shared = tokens * (2 * config.d_model + heads * config.head_dim + 2 * config.d_ff)
-    return shared + threads * (capacity + tile_size(config))
+    return shared + threads * (capacity + tile_size(config) + rounded_size(config, tokens))
 
 
 def inputs_size(config: ModelConfig, tokens: int, threads: int) -> int:

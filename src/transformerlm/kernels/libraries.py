@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from transformerlm.kernels.library import Library
 
-TRAINING = Library("training", "transformerlm.kernels.training", [], 10)
-GENERATION = Library("generation", "transformerlm.kernels.generation", [], 15)
-QUANTIZED = Library("quantized", "transformerlm.kernels.generation_quantized", [], 15)
+TRAINING = Library("training", "transformerlm.kernels.training", [], 15)
+GENERATION = Library("generation", "transformerlm.kernels.generation", [], 30)
+QUANTIZED = Library("quantized", "transformerlm.kernels.generation_quantized", [], 30)
 """Generation with weights in eight and four bits."""
 THREAD = Library("thread", "transformerlm.kernels.team", [], 3)
 """Threads that wait for work (teams.py)."""

@@ -5,8 +5,10 @@ of scales: from -127 to 127 in eight bits, from -8 to 7 in four. These are the v
 so that a GGUF file can hold exactly what is computed with here. In four bits the scale is not that of GGML's
 own quantisation but the best of several: the one with the smallest squared error.
 
-Only matrices are quantized; the gains of norms stay as they are. Products have float inputs: the results are
-those of a model whose matrices were rounded, and nothing else is rounded.
+Only matrices are quantized; the gains of norms stay as they are. Inputs in float32 are rounded to 16 bits
+(`round_inputs`), so that a CPU can multiply integers. Relative to a product with random weights that is an
+error of some 0.00003 with inputs of similar size; if one is far larger than all others, as in some large
+models, sqrt(width) / 113,000: 0.001 with 14,336 numbers. Rounding the matrix to eight bits costs 0.005.
 
 Source: https://github.com/ggml-org/ggml, ggml-quants.c (Q8_0, Q4_0); Dettmers et al., "8-bit Optimizers via
 Block-wise Quantization", 2021, on scales for blocks.
@@ -33,6 +35,10 @@ LIMITS = {"int8": 127, "int4": 8}
 _DIVISORS = tuple(7 + step / 2 for step in range(7))
 """Candidates for the magnitude of a group's largest number in four bits, in scales. Beyond 8 the largest
 number is cut off, and the others are rounded less; below, the opposite."""
+MAX_INPUT = 32767
+"""Largest magnitude of a rounded input, in scales."""
+SMALLEST_INPUT = 2.0**-100
+"""A token whose inputs are no larger has inputs of 0."""
 _CHUNK_ROWS = 32
 """Rows that are quantized at a time: what is computed with stays in a cache."""
 
@@ -140,20 +146,30 @@ def _inverse(scale: Tensor) -> Tensor:
 def pack(integers: Tensor) -> Tensor:
     """Pack numbers from -8 to 7, int8 [rows, width], in pairs: uint8 [rows, width / 2].
 
-    A group's 32 numbers are four words of 32 bits, from the lowest bits up in two's complement: word j has
-    numbers j, j + 4, j + 8 ... So a kernel widens numbers 4 m to 4 m + 3 by one shift of all four words.
+    A group's 32 numbers are eight words of 16 bits, from the lowest bits up in two's complement: word j has
+    numbers j, j + 8, j + 16 and j + 24. So a kernel widens numbers 8 m to 8 m + 7 by one shift of all words.
     """
-    eight_by_four = integers.view(len(integers), -1, 4, 2, 4)  # [rows, groups, byte, half, word]
-    low, high = eight_by_four.unbind(-2)
+    four_by_eight = integers.view(len(integers), -1, 2, 2, 8)  # [rows, groups, byte, half, word]
+    low, high = four_by_eight.unbind(-2)
     packed = (low & 15) | (high & 15) << 4
     return packed.view(torch.uint8).transpose(-1, -2).reshape(len(integers), -1)
 
 
 def unpack(packed: Tensor) -> Tensor:
     """Inverse of `pack`."""
-    words = packed.view(len(packed), -1, 4, 4).transpose(-1, -2)  # [rows, groups, byte, word]
+    words = packed.view(len(packed), -1, 8, 2).transpose(-1, -2)  # [rows, groups, byte, word]
     halves = torch.stack([words & 15, words >> 4], -2).view(torch.int8)
     return ((halves ^ 8) - 8).reshape(len(packed), -1)
+
+
+def round_inputs(x: Tensor) -> Tensor:
+    """Round the inputs of each token, float32 [..., width], to whole multiples of 1/32767 of the largest one.
+
+    Two neighbours may be equally near; either may be taken.
+    """
+    largest = x.abs().amax(-1, keepdim=True)
+    inverse = torch.where(largest > SMALLEST_INPUT, MAX_INPUT / largest, 0.0)
+    return (x * inverse).round() * (largest / MAX_INPUT)
 
 
 class _Quantized(nn.Module):
@@ -189,6 +205,7 @@ class QuantizedLinear(_Quantized, Linear):  # type: ignore[misc]  # `weight` is 
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
+        x = round_inputs(x) if x.dtype == torch.float32 else x
         y = x @ self.matrix.dequantize(x.dtype).T
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
