@@ -1,10 +1,9 @@
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
+from tests.lone_ranks import start_lone_ranks
 from transformerlm.cli import export, import_model, infer, train
 from transformerlm.cli.command import Arguments, load_config
 from transformerlm.config import TrainConfig
@@ -95,14 +94,12 @@ def test_two_ranks_start_from_the_same_weights(source, workplace, capfd, shardin
     assert import_model.main(["--from", source, "runs/imported"]) == 0
     assert train.main(TRAINING) == 0
     found, _ = records(capfd)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     words = [*TRAINING, "--training.run_dir=runs/two", f"--runtime.sharding={sharding}"]
-    done = subprocess.run(
-        [*command, "-m", "transformerlm.cli.train", *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "starting from the weights of" in done.stderr
-    two = losses([json.loads(line) for line in done.stdout.splitlines()])
+    ranks = start_lone_ranks(*words)
+    (out, err), _ = (rank.communicate(timeout=300) for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [0, 0], err
+    assert "starting from the weights of" in err
+    two = losses([json.loads(line) for line in out.splitlines()])
     assert two == pytest.approx(losses(found), rel=1e-4)
 
 

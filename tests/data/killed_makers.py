@@ -117,6 +117,7 @@ def poll(folder, whole, results):
     ended = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
     while not ended:
+        time.sleep(0.0005)  # else it takes a processor from those that it watches
         for name in NAMES:
             try:
                 file = TokenFile.open(folder / name)
