@@ -92,9 +92,8 @@ class _Part:
         """Write the file; return its size and SHA-256. Collective."""
         rounds = exchanged(self.divided, self.ranks)
         try:
-            metadata = (self.structure if self.ranks.is_main else {}) | {
-                "format": "pt"
-            }  # as others expect it
+            structure = self.structure if self.ranks.is_main else {}
+            metadata = {"format": "pt", **structure}  # the format, since other readers ask for it
             _, chunks = tensor_chunks(self._content(rounds), metadata)
             return write_member(path, chunks, flush=True)
         finally:

@@ -285,8 +285,7 @@ def window_nats(model: TransformerLM, batch: Sequence[Window], runtime: Runtime)
     Raises:
         NumericalError: if the model's logits are NaN.
     """
-    rows, nats = target_nats(model, batch, runtime)
-    return np.bincount(rows, weights=nats, minlength=len(batch)).astype(np.float64)
+    return np.bincount(*target_nats(model, batch, runtime), minlength=len(batch)).astype(np.float64)
 
 
 @torch.no_grad()
@@ -299,9 +298,8 @@ def target_nats(
         NumericalError: if the model's logits are NaN.
     """
     ids, counts = _padded(batch)
-    inputs, targets, counts = ids[:, :-1], ids[:, 1:], counts[:, 1:]
-    places = counts.nonzero()  # on the host: no device sync
-    nats = nats_at(model, inputs, places, targets[counts], runtime)
+    places = counts[:, 1:].nonzero()  # on the host: no device sync
+    nats = nats_at(model, ids[:, :-1], places, ids[:, 1:][counts[:, 1:]], runtime)
     values = nats.cpu().double().numpy()  # host sync, once per batch
     if not np.isfinite(values).all():
         raise NumericalError("the model's logits are not numbers (NaN): nothing can be scored with them")
@@ -311,13 +309,7 @@ def target_nats(
 def nats_at(
     model: TransformerLM, inputs: Tensor, places: Tensor, targets: Tensor, runtime: Runtime
 ) -> Tensor:
-    """Return the nats of the targets [targets] behind certain places of the inputs, on the device.
-
-    Args:
-        inputs: [batch, time], on the CPU like the others.
-        places: [targets, 2], row and column of each target's last input.
-        targets: [targets]
-    """
+    """Return the nats of targets [targets] behind places [targets, 2] of inputs [batch, time]."""
     with runtime.autocast():
         hidden = model.hidden_states(inputs.to(runtime.device))
         rows = hidden[tuple(place.to(runtime.device) for place in places.T)]
