@@ -48,8 +48,15 @@ class BenchSection(Section):
 
 def tiny_llama() -> ModelConfig:
     """Return the shape of TinyLlama: 1.1 billion parameters."""
-    sizes = {"d_model": 2048, "num_layers": 22, "num_heads": 32, "num_kv_heads": 4, "d_ff": 5632}
-    return ModelConfig(vocab_size=32000, context_length=2048, **sizes)
+    return ModelConfig(
+        vocab_size=32000,
+        context_length=2048,
+        d_model=2048,
+        num_layers=22,
+        num_heads=32,
+        num_kv_heads=4,
+        d_ff=5632,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -184,7 +184,7 @@ class Replace:
 
     def apply(self, text: str, *, is_first: bool = False) -> str:
         """Return the changed text."""
-        if len(self.pattern) == 1 and self.pattern == regex.escape(self.pattern):
+        if regex.escape(self.pattern, special_only=True, literal_spaces=True) == self.pattern:
             return text.replace(self.pattern, self.content)
         return regex.sub(self.pattern, lambda _: self.content, text)
 

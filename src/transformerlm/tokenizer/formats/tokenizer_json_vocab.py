@@ -84,7 +84,7 @@ def _read_ids(file: JsonFile) -> dict[str, int]:
     """Return key -> id of the model's vocabulary."""
     members = file.members("model", "vocab")
     ids = dict(members)
-    if set(map(type, ids.values())) <= {int} and not _SURROGATE.search("".join(ids)):
+    if set(map(type, ids.values())) <= {int} and _is_text("".join(ids)):
         numbers = set(ids.values())
         are_in_range = min(numbers, default=0) >= 0 and max(numbers, default=0) <= MAX_ID
         if len(numbers) == len(members) and are_in_range:
@@ -105,6 +105,15 @@ def _read_ids(file: JsonFile) -> dict[str, int]:
             continue
         raise file.error(what, "model", "vocab", index)
     raise AssertionError
+
+
+def _is_text(text: str) -> bool:
+    """Return True if there is no surrogate in a text; a search takes many times as long."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_added_tokens(file: JsonFile, ids: Mapping[str, int]) -> dict[AddedToken, int]:
