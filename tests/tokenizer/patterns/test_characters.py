@@ -12,12 +12,16 @@ from transformerlm.tokenizer.patterns.characters import (
     CharacterSet,
     case_variants,
     characters,
+    matched_by,
     with_property,
 )
 
 EVERY = "".join(map(chr, range(NUM_CODES)))
 SETS = {
     r"\p{L}": with_property("L"),
+    r"\p{Han}": with_property("Han"),
+    r"\P{Script=Latin}": with_property("Script=Latin").negated(),
+    r"\w": matched_by(r"\w"),
     r"\p{Lu}": with_property("Lu"),
     r"\P{N}": with_property("N").negated(),
     r"\s": WHITE_SPACE,
@@ -44,6 +48,6 @@ def test_case_variants_are_all_characters_that_match(letter):
 
 
 def test_other_properties_are_unknown():
-    for name in ("Han", "Q", "Xx", ""):
-        with pytest.raises(KeyError):
+    for name in ("Q", "Xx", "Hanx"):
+        with pytest.raises(regex.error):
             with_property(name)

@@ -146,7 +146,7 @@ def test_the_first_of_several_splits_serves_for_cuts():
     assert compile_pattern(FALCON) is None
     assert compile_cuts(FALCON).last_cut("so, 1234 and then. x") == len("so, 1234 and then.")
     assert compile_cuts((Split(r"\s", "removed"), Split("a"))).last_cut("ab cd") == len("ab ")
-    assert compile_cuts((Split(r"a", "merged_with_next"), Split("a"))) is None
+    assert compile_cuts((Split(r"ab", "merged_with_next"), Split("a"))) is None
 
 
 @pytest.mark.parametrize(

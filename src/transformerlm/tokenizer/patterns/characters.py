@@ -50,7 +50,11 @@ def characters(text: str) -> CharacterSet:
 
 
 def with_property(name: str) -> CharacterSet:
-    r"""Return the characters of a property, as of \p{Lu}, \p{L} or \p{Han}."""
+    r"""Return the characters of a property, as of \p{Lu}, \p{L} or \p{Han}.
+
+    Raises:
+        regex.error: no property of the `regex` package.
+    """
     if is_category(name):
         return CharacterSet(properties=frozenset(one for one in _CATEGORIES if one.startswith(name)))
     return matched_by(rf"\p{{{name}}}")
