@@ -152,7 +152,7 @@ def bench_precision(config: BenchInferConfig, dtype: str, peers: list[str]) -> N
         peers = [name for name in peers if name != "transformers"]
     runtime = prepare_process(chosen)
     rate = bytes_per_second(runtime)
-    about = {
+    about: dict[str, float | int | str] = {
         "bench.parameters": num_parameters(config.model),
         "bench.weights": dtype,
         "bench.device": str(runtime),
