@@ -69,7 +69,9 @@ class BenchConversionConfig(Section):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    command = Command(BenchConversionConfig, bench, description="Measure the import and the export of a model.")
+    command = Command(
+        BenchConversionConfig, bench, description="Measure the import and the export of a model."
+    )
     return run_command(command, argv)
 
 
