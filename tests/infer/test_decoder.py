@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.model_options import OPTIONS, TOGETHER
+from transformerlm.infer import generate
 from transformerlm.infer.decoder import KernelDecoder, TorchDecoder, make_decoder
 from transformerlm.nn import KVCache
 from transformerlm.nn.fused import with_kernels
-from transformerlm.nn.quantization import quantize, quantize_
+from transformerlm.nn.quantization import QuantizedMatrix, quantize, quantize_
 
 # 15 = 8 + 4 + 2 + 1 texts: every block size in which the kernel multiplies a matrix row with texts
 LENGTHS = [5, 1, 9, 3, 3, 7, 2, 11, 4, 6, 1, 8, 2, 10, 5]
@@ -233,3 +234,12 @@ def test_what_is_no_number_stays_none_in_eight_and_four_bits(make_model, storage
     decoder = KernelDecoder(model, KVCache.for_model(model.config, 1))
     model.blocks[0].feedforward_norm.weight[3] = float("nan")
     assert decoder.fill([0], [[5, 6]]).isnan().all()
+
+
+def test_no_matrix_is_widened_whole_while_a_text_is_written(make_model, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("widened")
+
+    model, _ = quantized(make_model, "int4", context_length=64)
+    monkeypatch.setattr(QuantizedMatrix, "dequantize", refuse)
+    assert len(generate(model, [[1, 2, 3]], max_new_tokens=2, kernels=True)) == 1

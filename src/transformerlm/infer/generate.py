@@ -149,7 +149,7 @@ def generate(
     prompts = cast(Sequence[Ids], [prompt_ids] if is_one_text else prompt_ids)
     new_ids: list[list[int]] = [[] for _ in prompts]
     settings = DecodingSettings.from_options(**options)
-    if model.embedding.weight.device.type == "cuda":
+    if model.final_norm.weight.device.type == "cuda":
         settings = replace(settings, steps_ahead=STEPS_AHEAD)
     for step in steps(model, prompts, settings):
         for prompt, token in step.items():

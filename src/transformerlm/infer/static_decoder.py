@@ -137,7 +137,7 @@ class StaticDecoder(TorchDecoder):
 
 def decoder_for(model: TransformerLM, cache: KVCache) -> Decoder:
     """Return the decoder that is fastest on the model's device."""
-    if model.embedding.weight.device.type == "cuda":
+    if model.final_norm.weight.device.type == "cuda":
         return StaticDecoder(model, cache)
     return make_decoder(model, cache)
 
