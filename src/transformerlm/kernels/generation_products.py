@@ -289,11 +289,11 @@ def make_tile(num_rows: int, num_tokens: int) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def widen(context: Any, numbers: Any, at: Any, number: Any, out: Any) -> Any:
+def widen(context: Any, numbers: Any, at: Any, number: Any, out: Any, out_at: Any) -> Any:
     """Convert numbers of a matrix, without a remainder of less than a step, to 16 bits or float32."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        numbers, at, number, out = arguments
+        numbers, at, number, out, out_at = arguments
         kind, out_kind = signature.args[0], signature.args[3]
         size = step_of(kind, out_kind)
         with cgutils.for_range(builder, builder.udiv(number, NUMBER(size))) as loop:
@@ -304,11 +304,12 @@ def widen(context: Any, numbers: Any, at: Any, number: Any, out: Any) -> Any:
             else:
                 vectors = [vector_at(builder, numbers, place)]
             for part, vector in enumerate(vectors):
-                to = builder.gep(out, [builder.add(first, NUMBER(part * vector.type.count))])
-                builder.store(vector, builder.bitcast(to, vector.type.as_pointer()), align=2)
+                to = builder.add(builder.add(out_at, first), NUMBER(part * vector.type.count))
+                address = builder.gep(out, [to])
+                builder.store(vector, builder.bitcast(address, vector.type.as_pointer()), align=2)
         return context.get_dummy_value()
 
-    return types.void(numbers, at, number, out), build
+    return types.void(numbers, at, number, out, out_at), build
 
 
 def make_weighted_sum(num_vectors: int) -> Any:
@@ -444,7 +445,8 @@ def project(matrix, first, last, x, x_at, tokens, width, out, out_at, out_width,
             widen_scales(matrix, block, rows, width, tile, tile_at)
         if may_be_widened(numbers, x.numbers) and tokens >= MIN_WIDENED_TOKENS:
             copy = widened_view(numbers, tile, tile_at + TILE_ROWS * groups)
-            widen(numbers, at, rows * width, copy)
+            for row in range(rows):  # each for itself: the steps of a tile begin at a row
+                widen(numbers, at + row * width, width, copy, row * width)
             project_block(
                 copy, i64(0), tile, tile_at, rows, x, x_at, tokens, width, out, out_at + block, out_width
             )
