@@ -38,6 +38,17 @@ def test_attention_is_the_faster_one_and_stays(torchs, expected):
     assert choose_attention(RuntimeConfig(), MODEL, CPU, unmeasured) == expected
 
 
+def test_of_two_processes_that_measure_at_a_time_both_use_what_is_kept_first():
+    theirs = Measured(kernels=1.0, torch=2.0)
+
+    def ours(model, runtime):
+        assert choose_attention(RuntimeConfig(), MODEL, CPU, theirs) == "kernels"
+        return {"kernels": 1.0, "torch": 0.5}
+
+    ours.__qualname__ = theirs.__qualname__  # the same measurement
+    assert choose_attention(RuntimeConfig(), MODEL, CPU, ours) == "kernels"
+
+
 def test_attention_by_name_or_without_kernels_is_not_measured():
     assert choose_attention(RuntimeConfig(attention="reference"), MODEL, CPU, unmeasured) == "reference"
     assert choose_attention(RuntimeConfig(), MODEL, GPU, unmeasured) == "torch"
