@@ -269,7 +269,9 @@ def _is_same(path: Path, found: Any, tensor: Deferred) -> bool:
     if found.tensor_type.name != tensor.kind or list(found.shape) != list(tensor.shape)[::-1]:
         return False
     # Read, not mapped: pages of the file would count as memory of this process.
-    content = np.fromfile(path, np.uint8, count=found.n_bytes, offset=found.data_offset)
+    with path.open("rb") as file:
+        file.seek(found.data_offset)
+        content = np.frombuffer(file.read(found.n_bytes), np.uint8)
     return np.array_equal(content, tensor.content().reshape(-1))
 
 

@@ -323,8 +323,9 @@ class Learner:
                 group.update(own)  # betas, decay and others come from the config, which may have changed
             self._load_loss_scale(state["scaler"])
             torch.set_rng_state(state["rng"]["cpu"])
-            if state["rng"]["cuda"] and self.runtime.device.type == "cuda":
-                torch.cuda.set_rng_state(state["rng"]["cuda"][0])  # rank 0's: all draw equally often
+            on_cuda = [*state["rng"]["cuda"]]
+            if on_cuda and self.runtime.device.type == "cuda":
+                torch.cuda.set_rng_state(on_cuda[0])  # rank 0's: all draw equally often
             self.micro_batches.restrict(state.get("micro_batch_limit"))
 
     def _load_loss_scale(self, state: dict[str, Any]) -> None:
