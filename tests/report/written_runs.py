@@ -10,7 +10,7 @@ from transformerlm.logging.jsonl import to_line
 TOKENS_PER_STEP = 512
 FACTS = {
     "parameters": 1_234_567,
-    "device": "cpu, float32, 1 threads",
+    "device": "cpu, float32, 1 thread",
     "environment": {"torch": "2.15.0", "num_ranks": 1},
     "data": {
         "train": {"documents": 3, "bytes": 1_000_000, "tokens": 400_000},

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from transformerlm.kernels.measured import measured_once
+from transformerlm.progress import counted
 from transformerlm.runtime.device import DTYPES, DtypeName
 from transformerlm.runtime.speed import best_seconds, has_emulation, layer_products, probe, undisturbed
 
@@ -50,7 +51,7 @@ class Machine:
         return "" if self.spins is None else f"waiting threads poll {self.spins:,} times"
 
     def __str__(self) -> str:
-        threads = f"{self.num_threads} thread{'s' if self.num_threads > 1 else ''}"
+        threads = counted(self.num_threads, "thread")
         return ", ".join(filter(None, (self.products, threads, self.waiting)))
 
 

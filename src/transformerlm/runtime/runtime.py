@@ -16,7 +16,7 @@ from torch import nn
 
 from transformerlm.config import ModelConfig, RuntimeConfig
 from transformerlm.kernels.dispatch import compute_on_one_thread_after_forks, keep_freed_memory, num_threads
-from transformerlm.progress import Reporter
+from transformerlm.progress import Reporter, counted
 from transformerlm.runtime.device import DTYPES, resolve_device
 from transformerlm.runtime.out_of_memory import is_out_of_memory
 from transformerlm.runtime.precision import Precision, choose_precision
@@ -88,7 +88,7 @@ class Runtime:
         precision = f"{self.weights} weights, {precision}" if self.weights else precision
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {precision}"
-        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        threads = f", {counted(torch.get_num_threads(), 'thread')}" if self.device.type == "cpu" else ""
         return f"{self.device.type}, {precision}{threads}"
 
 
