@@ -23,6 +23,7 @@ from transformerlm.cli.command import load_config, parse_arguments
 from transformerlm.config import TrainConfig
 from transformerlm.data.listing import RECORD_FILE
 from transformerlm.logging import factory, names, read_samples
+from transformerlm.progress import counted
 from transformerlm.schema import from_dict
 from transformerlm.training import run as whole_run
 from transformerlm.training.folders import check_folders
@@ -125,7 +126,7 @@ def test_a_time_as_the_budget(workplace, capfd, monkeypatch):
     assert status == 0
     assert "training: 1s of steps of 128 tokens, on " in err
     steps = [r["step"] for r in lines_of(out) if names.LOSS in r]
-    assert f"trained: {steps[-1]} steps in 1s" in err
+    assert f"trained: {counted(steps[-1], 'step')} in 1s" in err
     status, out, err = run(capfd, *words)
     assert status == 0
     # The last step may have ended later than that, on a busy machine much later.

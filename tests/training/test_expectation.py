@@ -17,3 +17,10 @@ def test_a_missing_or_damaged_file_is_none(tmp_path, content):
     if content is not None:
         (tmp_path / FILE_NAME).write_bytes(content)
     assert Expectation.read(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("bits", "is_within"), [(2.0049, False), (2.0051, True), (2.5, True), (2.516, False)]
+)
+def test_what_is_printed_as_an_end_of_the_interval_is_within_it(bits, is_within):
+    assert (bits in Expectation(2.2, 2.0144, 2.5093)) is is_within

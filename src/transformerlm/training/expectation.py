@@ -23,6 +23,10 @@ class Expectation:
     def __str__(self) -> str:
         return f"{self.bits_per_byte:.3f} bits per byte ({self.low:.2f} to {self.high:.2f})"
 
+    def __contains__(self, bits_per_byte: float) -> bool:
+        """Return True if a result is within the interval, to the two digits that are shown of it."""
+        return round(self.low, 2) <= round(bits_per_byte, 2) <= round(self.high, 2)
+
     def write(self, run_dir: Path) -> None:
         """Write the file into a run's folder.
 

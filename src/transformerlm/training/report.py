@@ -14,7 +14,7 @@ from transformerlm.evaluation.loss import Validation
 from transformerlm.evaluation.xz import XzBaseline
 from transformerlm.limits import processor_name
 from transformerlm.nn import TransformerLM, num_parameters
-from transformerlm.progress import Reporter
+from transformerlm.progress import Reporter, counted
 from transformerlm.recipe import Choice, choice_rows, warnings
 from transformerlm.runtime import Runtime
 from transformerlm.training.expectation import Expectation
@@ -37,7 +37,7 @@ def report_expectation(found: Validation | None, run_dir: Path, reporter: Report
     expected = Expectation.read(run_dir)
     if expected and found:
         got = found.evaluation.bits_per_byte
-        where = "within" if expected.low <= got <= expected.high else "outside"
+        where = "within" if got in expected else "outside"
         reporter.say(f"expected: {expected}; got {got:.3f}, {where} that range")
 
 
@@ -63,7 +63,7 @@ def report_end(trainer: Trainer, reporter: Reporter) -> None:
     if training.max_time is not None:
         taken = duration(trainer.clock.elapsed)
         in_time = training.max_time if ended_by == "budget" else f"{taken} of {training.max_time}"
-        reporter.say(f"trained: {step} steps in {in_time}")
+        reporter.say(f"trained: {counted(step, 'step')} in {in_time}")
     if ended_by == "passes":
         passes = step * budget.tokens_per_step / trainer.data.pass_tokens
         reporter.say(f"the text is used up: {passes:.3g} passes; more time would not help, more text would")
