@@ -11,6 +11,7 @@ import pytest
 
 import transformerlm.data
 from tests.outside_data import outside_data
+from tests.tokenizer.families import FAMILIES
 from transformerlm.config import CorpusConfig, DataConfig, TokenizerConfig
 from transformerlm.data import (
     TokenFile,
@@ -559,6 +560,22 @@ def test_a_tokenizer_that_a_program_has_saved_is_taken_as_it_is(road, tokenizer)
     data, config = road
     tokenizer.save(fill_placeholders(config.tokenizer_dir, data))
     assert prepare_tokenizer(data, config).fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("family", "warning"),
+    [
+        ("SmolLM 2", "no tokens for the bytes 04 06 13 14 16 1d f1 f2 (hexadecimal), which are left out"),
+        ("Pythia", None),
+    ],
+)
+def test_bytes_that_a_tokenizer_has_no_tokens_for_are_named(road, tmp_path, family, warning):
+    data, config = road
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "tokenizer.json").write_text(json.dumps(FAMILIES[family]()))
+    listener = Listener()
+    prepare_tokenizer(data, dataclasses.replace(config, tokenizer_dir=str(tmp_path / "others")), listener)
+    assert [warning in line for line in listener.messages if "warning" in line] == [True] * bool(warning)
 
 
 def test_a_corpus_too_small_for_the_vocabulary_is_no_error_but_said(road):

@@ -10,6 +10,8 @@ import random
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
+from transformerlm.tokenizer.byte_alphabet import token_to_text
+
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -139,6 +141,29 @@ def bytes_file(pre_tokenizer, tokens=END, **settings):
     return with_template_ids(file)
 
 
+def without_bytes(file, missing, unk_token=None, *, fuse_unk=False):
+    """The file without these bytes, as of a vocabulary that was learned from a text without them."""
+    model, letters = file["model"], {token_to_text(bytes([byte])) for byte in missing}
+    kept = [token for token in model["vocab"] if letters.isdisjoint(token)]
+    for token in file["added_tokens"]:
+        token["id"] += len(kept) - len(model["vocab"])
+    if unk_token:
+        kept.append(unk_token)
+        for token in file["added_tokens"]:
+            token["id"] += 1
+        file["added_tokens"].insert(0, added(unk_token, len(kept) - 1))
+    model["vocab"] = {token: number for number, token in enumerate(kept)}
+    model["merges"] = [pair for pair in model["merges"] if letters.isdisjoint("".join(pair))]
+    model |= {"unk_token": unk_token, "fuse_unk": fuse_unk}
+    return file
+
+
+NOT_IN_UTF8 = [0xC0, 0xC1, *range(0xF5, 0x100)]
+SMOLLM_LACKS = [0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xF1, 0xF2, *NOT_IN_UTF8]
+LEARNER_LACKS = [*range(9), *range(11, 32), *b"[]{}-", 0x7F, 0xE3, 0xF0, *NOT_IN_UTF8]
+"""Bytes without which people train tokenizers on a text of their own, some of them of characters in use."""
+
+
 def with_template_ids(file):
     """The file with what a TemplateProcessing says of its special tokens."""
     ids = {token["content"]: token["id"] for token in file["added_tokens"]}
@@ -206,11 +231,29 @@ FAMILIES = {
     ),
     "CodeGen": lambda: bytes_file(byte_level(), codegen_tokens()),
     "Phi-2": lambda: bytes_file(byte_level(), codegen_tokens()),
-    "Pythia": lambda: bytes_file(
-        byte_level(), {**END, "<|padding|>": {}, "  ": {"normalized": True, "special": False}}, normalizer=NFC
+    "Pythia": lambda: without_bytes(
+        bytes_file(
+            byte_level(),
+            {**END, "<|padding|>": {}, "  ": {"normalized": True, "special": False}},
+            normalizer=NFC,
+        ),
+        NOT_IN_UTF8,
+    ),
+    "bytes left out": lambda: without_bytes(bytes_file(byte_level()), LEARNER_LACKS),
+    "unknown bytes": lambda: without_bytes(bytes_file(byte_level()), LEARNER_LACKS, "[UNK]"),
+    "unknown bytes, fused": lambda: without_bytes(
+        bytes_file(splits(split(LLAMA3))), LEARNER_LACKS, "[UNK]", fuse_unk=True
+    ),
+    "characters in words": lambda: characters_file(
+        pre_tokenizer={"type": "Whitespace"},
+        normalizer=sequence(
+            {"type": "NFD"}, {"type": "StripAccents"}, {"type": "Lowercase"}, key="normalizers"
+        ),
+        decoder=None,
+        model={"unk_token": "<unk>", "fuse_unk": False, "byte_fallback": False},
     ),
     "StarCoder2": lambda: bytes_file(sequence(DIGITS, byte_level())),
-    "SmolLM 2": lambda: bytes_file(sequence(DIGITS, byte_level()), CHAT),
+    "SmolLM 2": lambda: without_bytes(bytes_file(sequence(DIGITS, byte_level()), CHAT), SMOLLM_LACKS),
     "SmolLM 3": lambda: bytes_file(splits(split(LLAMA3)), {**CHAT, **THINK}, model={"ignore_merges": True}),
     "Llama 3": lambda: bytes_file(
         splits(split(LLAMA3)),
@@ -302,6 +345,7 @@ ALPHABETS = [
     "👩\u200d👧🏳️🌈👍🏽🇩🇪\ufe0f",
     "ﬁﬂ㎏ｆ①™Åİıſ",
     "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
+    "a!\x04\x06\x1d\x00b'\x13s",
 ]
 
 

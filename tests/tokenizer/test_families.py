@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests.tokenizer.families import (
 from transformerlm.conversion.gguf import _tokenizer_fields
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import StreamDecoder, Tokenizer
+from transformerlm.tokenizer.formats.tiktoken_encoding import to_tiktoken
 from transformerlm.tokenizer.kernel_library import CHOICE_VARIABLE
 
 
@@ -232,7 +234,9 @@ def test_bytes_that_are_not_utf8_come_back_where_tokens_are_bytes(ours):
     content = b"a \xff\xfe caf\xc3\xa9 \xc3 \x80b"
     ids = ours.encode_bytes(content)
     assert ours.encode_bytes("ab é".encode()).tolist() == ours.encode("ab é")
-    if not (ours.form.depends_on_beginning or ours.form.characters):
+    if ours.form.missing:
+        assert not ours.form.missing.occur_in(ours.decode_bytes(ids).replace(b"[UNK]", b""))
+    elif not (ours.form.depends_on_beginning or ours.form.characters):
         assert ours.decode_bytes(ids) == content
 
 
@@ -307,3 +311,37 @@ def test_bytes_that_are_no_characters_are_tokens_of_their_own_in_the_kernels_too
     )
     assert ours.encode_bytes(content).tolist() == plain.tolist()
     assert "_kernel_encoder" in ours.__dict__
+
+
+@pytest.mark.parametrize("family", ["SmolLM 2", "bytes left out", "unknown bytes"])
+def test_bytes_without_tokens_are_left_out_or_unknown_in_the_kernels_too(tmp_path, family, monkeypatch):
+    monkeypatch.setenv(CHOICE_VARIABLE, "always")
+    ours, theirs = loaded(tmp_path, family), tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    missing = "".join(chr(byte) for byte in ours.form.missing.content if byte < 0x80)
+    long = "".join(texts(6, 200, [*contents(ours), missing]))
+    for text in [*texts(5, 150, [*contents(ours), *missing]), long, missing, missing * 500, f"a!{missing}!b"]:
+        assert_alike(ours, theirs, text)
+    assert "_kernel_encoder" in ours.__dict__
+
+
+def test_a_token_that_is_empty_is_not_that_of_unknown_bytes(tmp_path):
+    file = FAMILIES["bytes left out"]()
+    file["model"]["vocab"][""] = file["added_tokens"][0]["id"]
+    file["added_tokens"][0]["id"] += 1
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(file))
+    assert_alike(Tokenizer.from_file(path), tokenizers.Tokenizer.from_file(str(path)), "a\x04[b]")
+
+
+def test_bytes_without_tokens_that_would_become_others_are_refused(tmp_path):
+    file, path = FAMILIES["unknown bytes"](), tmp_path / "tokenizer.json"
+    for key, value, what in (
+        ("byte_fallback", True, "expected false, since the byte 0x00 is no token, got true"),
+        ("unk_token", "<missing>", 'expected a token, got "<missing>"'),
+    ):
+        path.write_text(json.dumps({**file, "model": {**file["model"], key: value}}))
+        with pytest.raises(DataError, match=re.escape(what)):
+            Tokenizer.from_file(path)
+    path.write_text(json.dumps(file))
+    with pytest.raises(DataError, match="0x00 is no token, and every byte is one there"):
+        to_tiktoken(Tokenizer.from_file(path))

@@ -300,6 +300,8 @@ def _check_form(form: Form) -> None:
     """
     if form.characters:
         raise _refusal("its tokens are characters, with merges in order, and scores are expected there")
+    if form.missing and form.missing.unk_token:
+        raise _refusal("llama.cpp leaves out bytes that are no tokens, which are unknown ones here")
     changes = [step for step in form.normalizer if not isinstance(step, Normalize)]
     if changes or form.prepare:
         raise _refusal(f"{[*changes, *form.prepare][0]}: texts are changed before they are encoded")

@@ -213,6 +213,8 @@ class _WantedTokenizer:
             self._check(manifest.made_from, tokenizer.vocab_size)
             note = self._differences(manifest.made_from, tokenizer.vocab_size)
         self.reporter.say(f"tokenizer {self.directory}: reused ({tokenizer.vocab_size} ids){note}")
+        if tokenizer.form.missing and (warning := tokenizer.form.missing.warning):
+            self.reporter.say(f"warning: tokenizer {self.directory}: {warning}")
         return tokenizer
 
     def _check(self, made_from: Mapping[str, Any], vocab_size: int) -> None:

@@ -574,7 +574,7 @@ class Rules(NamedTuple):
     """u64[capacity]: hash table of pairs and their ranks; `bpe_layout.py` describes its entries."""
     capacity: Any
     byte_ids: Any
-    """i32[256]."""
+    """i32[256]; -1 for a byte that is left out."""
     lengths: Any
     """i32: length of each token in bytes."""
     results: Any
@@ -647,6 +647,18 @@ def heap_pop(heap, size):
 
 
 @njit
+def byte_tokens(rules, ids, text, start, length):
+    """Write the tokens of bytes into ids and return their number; a byte without a token is left out."""
+    number = 0
+    for i in range(length):
+        token = rules.byte_ids[text[start + i]]
+        ids[number] = token
+        if token >= 0:
+            number += 1
+    return number
+
+
+@njit
 def merge_short(encoder, text, start, length):
     """Encode a pre-token of at most SHORT_MERGE bytes into encoder.ids and return the number of ids.
 
@@ -655,8 +667,10 @@ def merge_short(encoder, text, start, length):
     """
     rules, ids, ranks = encoder.rules, encoder.ids, encoder.heap
     links = encoder.links
+    length = byte_tokens(rules, ids, text, start, length)
+    if length == 0:
+        return 0
     for i in range(length):
-        ids[i] = rules.byte_ids[text[start + i]]
         links[i] = i + 1
         links[SHORT_MERGE + i] = i - 1
     for i in range(length - 1):
@@ -707,8 +721,7 @@ def merge_long(encoder, text, start, length):
     rules, ids, heap = encoder.rules, encoder.ids, encoder.heap
     lengths = rules.lengths
     size = 0
-    for i in range(length):
-        ids[i] = rules.byte_ids[text[start + i]]
+    length = byte_tokens(rules, ids, text, start, length)
     for i in range(length - 1):
         size = push_pair(rules, heap, size, ids[i], ids[i + 1], i)
     while size > 0:

@@ -111,7 +111,7 @@ class Codec:
         return self._cuts("all").safe_cut(text, is_tail=is_tail)
 
     def _fingerprints(self) -> Iterator[str]:
-        if not self.form.keeps_text:
+        if not self.form.keeps_text or self.form.missing:
             yield form_fingerprint(self.form, self.whole_words, self.spelled, self.merges)
             return
         tokens = [self.spelled.get(number, b"") for number in range(self.vocab_size)]
@@ -210,8 +210,19 @@ class Codec:
     def _has_kernels(self) -> bool:
         if self.form.late or (self.form.characters and not self._byte_vocabulary):
             return False
+        if self.form.missing and self._joins_unknown:
+            return False
         size = len(self._byte_vocabulary.vocab) if self._byte_vocabulary else self.vocab_size
         return size < 1 << ID_BITS and has_kernels(self.pretokenizer.pattern)
+
+    @property
+    def _joins_unknown(self) -> bool:
+        """True if the token of missing bytes may become a part of another, or stand for several of them."""
+        missing = self.form.missing
+        if not missing or not missing.unk_token:
+            return False
+        token = missing.unk_token.encode()
+        return missing.fuse_unk or any(token in pair for pair in self.merges)
 
     @functools.cached_property
     def _byte_vocabulary(self) -> ByteVocabulary | None:
@@ -228,14 +239,14 @@ class Codec:
             return CharacterEncoder(self._byte_vocabulary, added, self.dtype, pattern, **words)
         vocab = {number: self.vocab.get(number, b"") for number in range(self.vocab_size)}
         parts = (vocab, self._id_of, self.merges, added, self.dtype)
-        return KernelEncoder(*parts, pattern, whole_words=self.whole_words)
+        return KernelEncoder(*parts, pattern, whole_words=self.whole_words, missing=self.form.missing)
 
     @functools.cached_property
     def _python_encoder(self) -> PythonEncoder:
         form, words = self.form, {}
         if self.whole_words:
             words = whole_word_ids(self._id_of, self.merges, self.added_token_ids)
-        steps: dict[str, Any] = {"characters": form.characters, "late": form.late}
+        steps: dict[str, Any] = {"characters": form.characters, "missing": form.missing, "late": form.late}
         model = Model(self._id_of, self.merges, whole_words=words, **steps)
         return PythonEncoder(self.vocab, model, self.added_token_ids, self.dtype)
 

@@ -117,6 +117,25 @@ class Fuse:
         return []
 
 
+class PutSpaces:
+    """A space before each token but the first."""
+
+    def __init__(self) -> None:
+        self._before = ""
+
+    def feed(self, tokens: list[str]) -> list[str]:
+        """Return the changed tokens that are known."""
+        known: list[str] = []
+        for token in tokens:
+            known.append(self._before + token)
+            self._before = " "
+        return known
+
+    def flush(self) -> list[str]:
+        """Return what was held back."""
+        return []
+
+
 class JoinBytes:
     """Runs of tokens such as <0xE4> joined to text; a run that is not UTF-8 becomes U+FFFD for each byte."""
 

@@ -27,8 +27,9 @@ from transformerlm.kernels.bpe_layout import (
     WINDOW,
     WORD_BYTES,
 )
-from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
+from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.encode import whole_word_ids
+from transformerlm.tokenizer.form import MissingBytes
 from transformerlm.tokenizer.kernel_library import Arguments, Array, kernels
 from transformerlm.tokenizer.kernel_memory import (
     extended,
@@ -42,7 +43,7 @@ from transformerlm.tokenizer.kernel_memory import (
 )
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.splits import Pattern
-from transformerlm.tokenizer.vocabulary import Ids, unknown_id_error
+from transformerlm.tokenizer.vocabulary import Ids, byte_ids, id_dtype, unknown_id_error
 
 _FIRST_CAPACITY, _MAX_WORDS = 1 << 14, 1 << 20
 """Smallest and largest capacity of a thread's cache of words, in entries: 0.5 MB to 32 MB."""
@@ -60,6 +61,7 @@ class KernelEncoder:
         dtype: of the arrays that `encode` returns, uint16 or uint32.
         pattern: `patterns.compile_pattern` has an automaton for it.
         whole_words: see `Tokenizer`.
+        missing: bytes that are no tokens; they are not fused.
     """
 
     def __init__(
@@ -72,17 +74,24 @@ class KernelEncoder:
         pattern: Pattern = GPT2_PATTERN,
         *,
         whole_words: bool = False,
+        missing: MissingBytes | None = None,
     ) -> None:
         self.dtype, self.special_token_ids = dtype, special_token_ids
         self._lengths = np.array([len(vocab[token_id]) for token_id in range(len(vocab))], np.int32)
+        own_ids = np.array(byte_ids(id_of, missing), np.int32)
+        self._unknown = id_of[missing.unk_token.encode()] if missing and missing.unk_token else None
+        if self._unknown is not None:  # an id of its own, whose length is that of a byte
+            own_ids[own_ids < 0] = len(vocab)
+            dtype = id_dtype(len(vocab) + 1)
         self._rules: Arguments = {
             **_pair_table(merges, id_of),
-            "byte_ids": np.array([id_of[bytes([byte])] for byte in range(NUM_BYTES)], np.int32),
-            "lengths": self._lengths,
+            "byte_ids": own_ids,
+            "lengths": np.append(self._lengths, np.int32(1)),
             **pattern_arrays(pattern),
             **whole_word_table(whole_word_ids(id_of, merges, special_token_ids) if whole_words else {}),
             "is_wide": int(dtype.itemsize == 4),
         }
+        self._own_dtype = dtype
         self._text = np.frombuffer(b"".join(map(vocab.__getitem__, range(len(vocab)))) + bytes(16), np.uint8)
         begins = np.cumsum(self._lengths, dtype=np.uint64) - self._lengths.astype(np.uint64)
         self._spans = begins << np.uint64(32) | self._lengths.astype(np.uint64)
@@ -102,11 +111,14 @@ class KernelEncoder:
         try:
             workspace = self._idle.pop()  # the last one used, whose memory is in the processor's caches
         except IndexError:
-            workspace = _Workspace(self._rules, self.dtype)
+            workspace = _Workspace(self._rules, self._own_dtype)
         try:
-            return workspace.encode(text, specials)
+            found = workspace.encode(text, specials)
         finally:
             self._idle.append(workspace)
+        if self._unknown is not None:
+            found[found == len(self._lengths)] = self._unknown
+        return found.astype(self.dtype, copy=False)
 
     def decode_bytes(self, ids: Ids) -> memoryview:
         """Return the concatenated bytes of the tokens of `ids`, an array of any integer dtype.

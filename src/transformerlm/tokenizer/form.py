@@ -19,6 +19,8 @@ from transformerlm.tokenizer.text_steps import ByteAlphabet, Prepend, TextStep, 
 
 PretokenStep = Split | TextStep
 
+_NOT_IN_UTF8 = frozenset([0xC0, 0xC1, *range(0xF5, 0x100)])
+
 
 @dataclass(frozen=True)
 class Characters:
@@ -33,6 +35,33 @@ class Characters:
 
 
 @dataclass(frozen=True)
+class MissingBytes:
+    """Bytes that a vocabulary of bytes has no tokens for, and what becomes of them in a pre-token.
+
+    A vocabulary that was learned without all bytes has those of its text: that of SmolLM lacks six control
+    characters, that of GPT-NeoX the bytes that UTF-8 never has.
+    """
+
+    content: bytes
+    """The bytes."""
+    unk_token: str | None = None
+    """The token that each of them becomes; without one they are left out."""
+    fuse_unk: bool = False
+    """Such bytes in a row become one `unk_token`."""
+
+    @property
+    def warning(self) -> str | None:
+        """A line about those that a text may have; None if there are none."""
+        numbers = " ".join(f"{byte:02x}" for byte in self.content if byte not in _NOT_IN_UTF8)
+        fate = "left out of texts" if self.unk_token is None else f"{self.unk_token} in texts"
+        return f"no tokens for the bytes {numbers} (hexadecimal), which are {fate}" if numbers else None
+
+    def occur_in(self, content: bytes) -> bool:
+        """Return True if a text has one of these bytes."""
+        return len(content.translate(None, self.content)) < len(content)
+
+
+@dataclass(frozen=True)
 class Form:
     """How a text becomes pre-tokens and ids become a text, in the order of the steps."""
 
@@ -42,6 +71,8 @@ class Form:
     pretokenizer: tuple[PretokenStep, ...] = (ByteAlphabet(),)
     characters: Characters | None = None
     """None: bytes are the smallest tokens."""
+    missing: MissingBytes | None = None
+    """None: every byte is a token."""
     decoder: tuple[MakeDecodeStep, ...] | None = None
     """None: a text is the bytes of its tokens."""
     outside: frozenset[int] = frozenset()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, apply_merges, merge_in_place
 from transformerlm.tokenizer.byte_alphabet import BYTES, text_to_token
-from transformerlm.tokenizer.form import Characters, PretokenStep
+from transformerlm.tokenizer.form import Characters, MissingBytes, PretokenStep
 from transformerlm.tokenizer.pretokenize import bytes_of
 from transformerlm.tokenizer.splits import Split, split_text
+from transformerlm.tokenizer.vocabulary import byte_ids
 
 Symbols = tuple[list[int], list[int]]
 """Ids of the smallest tokens of a pre-token, and the number of its bytes that each stands for."""
@@ -22,6 +24,7 @@ class Model:
         merges: in the order in which they were learned.
         whole_words: pre-tokens that are not divided -> id.
         characters: None: bytes are the smallest tokens.
+        missing: bytes that are no tokens.
         late: steps that each pre-token goes through first.
     """
 
@@ -32,16 +35,20 @@ class Model:
         *,
         whole_words: Mapping[bytes, int],
         characters: Characters | None = None,
+        missing: MissingBytes | None = None,
         late: Sequence[PretokenStep] = (),
     ) -> None:
         ranks = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(merges)}
         self._rules = MergeRules(ranks, [id_of[left + right] for left, right in merges])
         self._id_of, self._words, self._late, self._characters = id_of, whole_words, late, characters
+        self._missing = missing
+        unk_token = (characters or missing or Characters()).unk_token
+        # Not of "": that may be a token too.
+        self._unknown = None if unk_token is None else id_of[unk_token.encode()]
         if characters is None:
-            self._byte_ids = [id_of[bytes([byte])] for byte in range(NUM_BYTES)]
+            self._byte_ids = byte_ids(id_of, missing)
         else:
-            fallback = (id_of.get(b"<0x%02X>" % byte) for byte in range(NUM_BYTES))
-            self._byte_ids = [-1 if token_id is None else token_id for token_id in fallback]
+            self._byte_ids = [id_of.get(b"<0x%02X>" % byte, -1) for byte in range(NUM_BYTES)]
 
     def encode(self, pretoken: str) -> list[int]:
         """Return the ids of a pre-token; bytes that are not UTF-8 are surrogates in it."""
@@ -50,7 +57,10 @@ class Model:
             if content in self._words:
                 return [self._words[content]]
             if self._characters is None:
-                return apply_merges([self._byte_ids[byte] for byte in content], self._rules)
+                ids = [self._byte_ids[byte] for byte in content]
+                if self._missing:
+                    ids, _ = self._known(ids, [1] * len(ids))
+                return apply_merges(ids, self._rules)
             return apply_merges(self._character_symbols(pretoken)[0], self._rules)
         return [token_id for piece in self._pieces(pretoken) for token_id, _ in self.tokens(piece)]
 
@@ -83,7 +93,25 @@ class Model:
         return pieces
 
     def _spelled_symbols(self, piece: str) -> Symbols:
-        return [self._byte_ids[BYTES[letter]] for letter in piece], [len(letter.encode()) for letter in piece]
+        ids = [self._byte_ids[BYTES[letter]] for letter in piece]
+        sizes = [len(letter.encode()) for letter in piece]
+        return self._known(ids, sizes) if self._missing else (ids, sizes)
+
+    def _known(self, ids: list[int], sizes: list[int]) -> Symbols:
+        """Return the ids of bytes, -1 for those that are missing, as tokens."""
+        assert self._missing
+        unknown = self._unknown
+        known: Symbols = [], []
+        for is_known, group in itertools.groupby(zip(ids, sizes, strict=True), lambda one: one[0] >= 0):
+            found, lengths = map(list, zip(*group, strict=True))
+            if not is_known:
+                found = [] if unknown is None else [unknown] * len(found)
+                lengths = [] if unknown is None else lengths
+                if self._missing.fuse_unk:
+                    found, lengths = found[:1], [sum(lengths)] * bool(found)
+            known[0].extend(found)
+            known[1].extend(lengths)
+        return known
 
     def _character_symbols(self, piece: str) -> Symbols:
         """Return the smallest tokens as `tokenizers` has them, even where an unknown character is put off.
@@ -94,7 +122,7 @@ class Model:
         assert characters
         ids: list[int] = []
         sizes: list[int] = []
-        unknown = self._id_of.get((characters.unk_token or "").encode())
+        unknown = self._unknown
         pending = 0  # bytes of unknown characters that are not written yet
         for character in piece:
             content = bytes_of(character)

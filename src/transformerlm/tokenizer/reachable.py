@@ -84,7 +84,7 @@ def _made_in_order(
     made, the first result is right.
     """
     last = np.full(max(tokens, default=0) + 1, UNMADE)
-    last[byte_ids] = BYTE
+    last[byte_ids[byte_ids >= 0]] = BYTE
     is_uncertain = np.zeros(len(last), bool)
     waiting = np.arange(len(merges.result))
     while True:

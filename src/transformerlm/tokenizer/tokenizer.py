@@ -25,7 +25,7 @@ from transformerlm.tokenizer.formats.tokenizer_config import kept_settings, read
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts, read_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
 from transformerlm.tokenizer.offsets import character_offsets, trimmed_offsets
-from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer
+from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer, bytes_of
 from transformerlm.tokenizer.splits import Split
 from transformerlm.tokenizer.vocabulary import (
     Ids,
@@ -42,7 +42,8 @@ class Tokenizer(Codec):
     """Byte-pair encoding of texts.
 
     Byte-level tokenizers, such as all that this package trains, have ids for every text, and
-    `decode(encode(text)) == text`. Those of others may have another form, which changes a text first.
+    `decode(encode(text)) == text`. Those of others may have another form, which changes a text first, or no
+    tokens for some bytes, which are then left out as `tokenizers` leaves them out.
     Threads may use one tokenizer, or several, at the same time.
 
     Args:
@@ -223,6 +224,8 @@ class Tokenizer(Codec):
         """
         form = self.form
         is_plain = not (form.characters or form.late or form.drops_text or form.trim_offsets)
+        if form.missing and isinstance(text, str) and form.missing.occur_in(bytes_of(text)):
+            is_plain = False
         if is_plain and self._is_kept(text):
             ids = self.encode_array(text, allowed_special=allowed_special)
             lengths = np.fromiter(map(len, map(self.spelled.__getitem__, ids.tolist())), np.int64, len(ids))

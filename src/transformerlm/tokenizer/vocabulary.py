@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transformerlm.errors import DataError
-from transformerlm.tokenizer.bpe import Merges, Vocab
-from transformerlm.tokenizer.form import Form
+from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
+from transformerlm.tokenizer.form import Form, MissingBytes
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.splits import Pattern, pattern_to_json
 
@@ -151,6 +151,12 @@ def ids_of(vocab: Vocab, form: Form) -> dict[bytes, int]:
     return id_of
 
 
+def byte_ids(id_of: Mapping[bytes, int], missing: MissingBytes | None = None) -> list[int]:
+    """Return the id of each byte, `[256]`; -1 for those that are missing."""
+    lacking = missing.content if missing else b""
+    return [-1 if byte in lacking else id_of[bytes([byte])] for byte in range(NUM_BYTES)]
+
+
 def merges_are_ordered(merges: Iterable[tuple[bytes, bytes]]) -> bool:
     """Return True if each merge makes a new token out of bytes and results of earlier merges.
 
@@ -192,9 +198,10 @@ def form_fingerprint(form: Form, whole_words: bool, tokens: Vocab, merges: Merge
     )
     steps = [form.sections.get(name) for name in ("normalizer", "pre_tokenizer")]
     characters = form.characters and astuple(form.characters)
-    settings = json.dumps(
-        [steps, characters, whole_words, added, sorted(tokens), sorted(form.outside)], sort_keys=True
-    )
+    parts_of_form = [steps, characters, whole_words, added, sorted(tokens), sorted(form.outside)]
+    if form.missing:
+        parts_of_form.append([form.missing.unk_token, form.missing.fuse_unk])
+    settings = json.dumps(parts_of_form, sort_keys=True)
     digest = hashlib.sha256(settings.encode())
     parts = [token for _, token in sorted(tokens.items())]
     for part in (parts, [left for left, _ in merges], [right for _, right in merges]):

@@ -42,6 +42,9 @@ def to_tiktoken(tokenizer: TokenizerDefinition, name: str = "transformerlm") -> 
     if tokenizer.whole_words:
         what = "whole_words is on, and tokens that no merge makes would be lost there"
         raise IncompatibleTokenizerError(_PROGRAM, what)
+    if tokenizer.form.missing:
+        what = f"the byte 0x{tokenizer.form.missing.content[0]:02x} is no token, and every byte is one there"
+        raise IncompatibleTokenizerError(_PROGRAM, what)
     pattern = tokenizer.pretokenizer.pattern
     if pattern != GPT2_PATTERN:
         pattern = check_pattern(pattern, _PROGRAM)

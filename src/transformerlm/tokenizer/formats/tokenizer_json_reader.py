@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transformerlm.tokenizer.bpe import Merges, Vocab
-from transformerlm.tokenizer.form import Characters, Form, plain_form
+from transformerlm.tokenizer.form import Characters, Form, MissingBytes, plain_form
 from transformerlm.tokenizer.formats.compatibility import is_pretoken
 from transformerlm.tokenizer.formats.json_file import JsonFile, JsonObject, describe
 from transformerlm.tokenizer.formats.tokenizer_json_steps import (
@@ -63,7 +63,8 @@ def read_tokenizer_json(path: str | Path) -> TokenizerParts:
         read_normalizer(file),
         pretokenizer,
         None if are_bytes else _read_characters(file),
-        read_decoder(file),
+        _read_missing(file, tokens) if tokens.missing else None,
+        read_decoder(file, are_bytes=are_bytes),
         tokens.outside,
         post.before,
         post.after,
@@ -112,11 +113,25 @@ def _check_settings(file: JsonFile) -> None:
 
 def _read_characters(file: JsonFile) -> Characters:
     model = file.fields("model")
-    unk_token = model.get("unk_token")
-    tokens = [key for key, _ in file.members("model", "vocab")]
-    if unk_token is not None and unk_token not in tokens:
+    return Characters(bool(model.get("byte_fallback")), _read_unk_token(file), bool(model.get("fuse_unk")))
+
+
+def _read_missing(file: JsonFile, tokens: Tokens) -> MissingBytes:
+    """Return what becomes of the bytes that are no tokens."""
+    model, unk_token = file.fields("model"), _read_unk_token(file)
+    if model.get("byte_fallback"):
+        what = f"expected false, since the byte 0x{tokens.missing[0]:02x} is no token, got true"
+        raise file.error(what, "model", "byte_fallback")
+    if unk_token is not None and unk_token.encode() not in tokens.vocab.values():
+        raise file.error(f"expected an added token, got {unk_token!a}", "model", "unk_token")
+    return MissingBytes(tokens.missing, unk_token, bool(model.get("fuse_unk")))
+
+
+def _read_unk_token(file: JsonFile) -> str | None:
+    unk_token = file.fields("model").get("unk_token")
+    if unk_token is not None and unk_token not in dict(file.members("model", "vocab")):
         raise file.error(f"expected a token, got {describe(unk_token)}", "model", "unk_token")
-    return Characters(bool(model.get("byte_fallback")), unk_token, bool(model.get("fuse_unk")))
+    return unk_token
 
 
 def _check_form(file: JsonFile, form: Form) -> None:

@@ -17,6 +17,7 @@ from transformerlm.tokenizer.decode_steps import (
     JoinBytes,
     MakeDecodeStep,
     Metaspaces,
+    PutSpaces,
     ReplaceInTokens,
     StripBeginning,
 )
@@ -108,13 +109,15 @@ def _read_normalizer(file: JsonFile, *place: str | int) -> TextStep:
             return Normalize(form)
         case "Lowercase":
             return Lowercase()
+        case "StripAccents":
+            return Replace(r"\p{M}", "")
         case "Strip":
             return Strip(bool(fields.get("strip_left")), bool(fields.get("strip_right")))
         case "Prepend":
             return Prepend(_text(file, *place, "prepend"))
         case "Replace":
             return Replace(_read_pattern(file, *place), _text(file, *place, "content"))
-    known = "NFC, NFD, NFKC, NFKD, Lowercase, Strip, Prepend, Replace or a Sequence of them"
+    known = "NFC, NFD, NFKC, NFKD, Lowercase, Strip, StripAccents, Prepend, Replace or a Sequence of them"
     raise file.error(f"expected {known}, got {describe(file.get(*place))}", *place)
 
 
@@ -231,16 +234,23 @@ def _text(file: JsonFile, *place: str | int) -> str:
     return found
 
 
-def read_decoder(file: JsonFile) -> tuple[MakeDecodeStep, ...] | None:
+def read_decoder(file: JsonFile, *, are_bytes: bool) -> tuple[MakeDecodeStep, ...] | None:
     """Return the steps of the decoder; None for `ByteLevel` alone, which joins the bytes of tokens.
+
+    Without a decoder there are spaces between tokens; those that are bytes are joined all the same.
+
+    Args:
+        are_bytes: the vocabulary spells bytes in GPT-2's alphabet.
 
     Raises:
         DataError: one that is not supported.
     """
     places = list(places_of(file, "decoders", "decoder"))
     kinds = [file.fields(*place).get("type") for place in places]
-    if kinds in ([], ["ByteLevel"]):
+    if kinds == ["ByteLevel"] or (are_bytes and not kinds):
         return None
+    if not kinds:
+        return (MakeDecodeStep(PutSpaces),)
     steps: list[MakeDecodeStep] = []
     for place, kind in zip(places, kinds, strict=True):
         is_fused = "Fuse" in kinds[: len(steps) + 1]

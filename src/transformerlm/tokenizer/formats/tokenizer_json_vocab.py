@@ -38,6 +38,8 @@ class Tokens:
     """Ids of added tokens that the vocabulary of the file lacks."""
     unmade: tuple[bytes, ...] = ()
     """Of bytes: the tokens of the file's vocabulary that no merge makes."""
+    missing: bytes = b""
+    """Of bytes: those that are no tokens."""
 
 
 def read_tokens(file: JsonFile, *, are_bytes: bool) -> Tokens:
@@ -59,14 +61,17 @@ def read_tokens(file: JsonFile, *, are_bytes: bool) -> Tokens:
         raise
     if are_bytes:
         vocab = _bytes_of_keys(file, ids, _as_they_are(added, ids, merges))
-        merges, unmade = _applied(merges, vocab, _byte_ids(file, ids, vocab))
+        byte_ids = _byte_ids(ids, vocab)
+        merges, unmade = _applied(merges, vocab, byte_ids)
+        missing = bytes(np.flatnonzero(byte_ids < 0).tolist())
     else:
-        vocab, unmade = {number: key.encode() for key, number in ids.items()}, ()
+        vocab, unmade, missing = {number: key.encode() for key, number in ids.items()}, (), b""
     lefts, rights = (map(vocab.__getitem__, part.tolist()) for part in (merges.left, merges.right))
     pairs = list(zip(lefts, rights, strict=True))
     for token, number in added.items():
         vocab.setdefault(number, token.content.encode())
-    return Tokens(vocab, pairs, added, frozenset(added.values()).difference(ids.values()), unmade)
+    outside = frozenset(added.values()).difference(ids.values())
+    return Tokens(vocab, pairs, added, outside, unmade, missing)
 
 
 def _applied(
@@ -220,11 +225,8 @@ def _bytes_of_keys(file: JsonFile, ids: Mapping[str, int], as_they_are: set[str]
     return {number: key.encode() if key in as_they_are else next(following) for key, number in ids.items()}
 
 
-def _byte_ids(file: JsonFile, ids: Mapping[str, int], vocab: Vocab) -> NDArray[np.int64]:
-    """Return byte -> id, `[256]`."""
+def _byte_ids(ids: Mapping[str, int], vocab: Vocab) -> NDArray[np.int64]:
+    """Return byte -> id, `[256]`; -1 for a byte that is no token."""
     numbers = [ids.get(token_to_text(bytes([byte])), -1) for byte in range(NUM_BYTES)]
-    for byte, number in enumerate(numbers):
-        if vocab.get(number) != bytes([byte]):
-            what = f"expected a token for every byte, got none for 0x{byte:02x}"
-            raise file.error(what, "model", "vocab")
-    return np.array(numbers)
+    are_bytes = [vocab.get(number) == bytes([byte]) for byte, number in enumerate(numbers)]
+    return np.where(are_bytes, numbers, -1)

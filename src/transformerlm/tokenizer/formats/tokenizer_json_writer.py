@@ -167,7 +167,7 @@ def _pre_tokenizer(pattern: Pattern, byte_level: dict[str, Any]) -> dict[str, An
 def _model(tokenizer: TokenizerDefinition) -> dict[str, Any]:
     characters = tokenizer.form.characters
     spell = token_to_text if characters is None else bytes.decode
-    own = characters or Characters()
+    own = characters or tokenizer.form.missing or Characters()
     # Every version of tokenizers reads merges as "left right"; newer ones also as lists of two.
     pairs = [(spell(left), spell(right)) for left, right in tokenizer.merges]
     has_spaces = any(" " in left or " " in right for left, right in pairs)
@@ -178,7 +178,7 @@ def _model(tokenizer: TokenizerDefinition) -> dict[str, Any]:
         "continuing_subword_prefix": None,
         "end_of_word_suffix": None,
         "fuse_unk": own.fuse_unk,
-        "byte_fallback": own.byte_fallback,
+        "byte_fallback": bool(characters and characters.byte_fallback),
         "ignore_merges": tokenizer.whole_words,
         "vocab": _vocab(tokenizer, spell),
         "merges": pairs if has_spaces else [f"{left} {right}" for left, right in pairs],
