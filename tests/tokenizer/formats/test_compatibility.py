@@ -15,7 +15,7 @@ from transformerlm.config import GPT2_PATTERN
 from transformerlm.tokenizer import Pretokenizer
 from transformerlm.tokenizer.bpe import MergeRules, apply_merges, train_from_counts
 from transformerlm.tokenizer.byte_alphabet import token_to_text
-from transformerlm.tokenizer.formats.compatibility import find_pattern_fault
+from transformerlm.tokenizer.formats.compatibility import find_pattern_fault, without_idle_possessives
 from transformerlm.tokenizer.reachable import BYTE, UNMADE, last_merges, reachable_merges
 
 BYTES = [bytes([byte]) for byte in range(256)]
@@ -187,6 +187,28 @@ def test_faults_of_patterns_are_one_line(pattern, what):
     fault = find_pattern_fault(pattern)
     assert re.search(what, fault)
     assert "\n" not in fault
+
+
+def test_white_space_to_the_end_of_the_text_is_the_same_everywhere():
+    pattern = r"a|\s++$|\s+(?!\S)|\s"
+    assert find_pattern_fault(pattern) is None
+    for text in ("a \n", "a\n\n a", " \n a\n", "\n", "a\n \n"):
+        assert Pretokenizer(pattern).pretokens(text) == oniguruma(pattern, text) == fancy_regex(pattern, text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "plain"),
+    [
+        (r"\p{N}{1,3}+|a{2}+", r"\p{N}{1,3}|a{2}"),
+        (r"(?:a|\p{N}{1,3}+)b", r"(?:a|\p{N}{1,3}+)b"),
+        (r"\({1,3}+|[(){1,3}+|]{2}+", r"\({1,3}|[(){1,3}+|]{2}"),
+        (r"a{1,3}+b|c++", r"a{1,3}+b|c++"),
+    ],
+)
+def test_possessives_with_nothing_behind_them_are_plain_repeats(pattern, plain):
+    assert without_idle_possessives(pattern) == plain
+    for text in ("12345", "1b12b", "aaaab", "(((((", "cc{{|}}"):
+        assert Pretokenizer(plain).pretokens(text) == Pretokenizer(pattern).pretokens(text)
 
 
 def test_some_of_what_is_refused_really_differs():

@@ -5,10 +5,13 @@ import random
 
 import pytest
 import tiktoken
+import tokenizers
+from tiktoken_ext import openai_public
 
 from tests.tokenizer.families import LLAMA3, texts
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.tokenizer import Tokenizer, to_tiktoken, train_bpe_from_texts
+from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
 
 END = {"<|end|>": 700, "<|start|>": 704}
 
@@ -36,6 +39,22 @@ def test_an_encoding_gives_its_ids(encoding):
         assert ours.decode(ids) == text
     with pytest.raises(DataError, match="got 701"):
         ours.decode([701])
+
+
+@pytest.mark.parametrize("name", openai_public.ENCODING_CONSTRUCTORS)
+def test_the_encodings_that_tiktoken_knows_can_be_read(encoding, monkeypatch, name):
+    """Their patterns and special tokens; the ranks, which it would download, are others."""
+    for loader in ("load_tiktoken_bpe", "data_gym_to_mergeable_bpe_ranks"):
+        monkeypatch.setattr(openai_public, loader, lambda *arguments, **settings: encoding._mergeable_ranks)
+    known = openai_public.ENCODING_CONSTRUCTORS[name]()
+    known.pop("explicit_n_vocab", None)
+    theirs = tiktoken.Encoding(**known)
+    ours = Tokenizer.from_tiktoken(theirs)
+    exported = tokenizers.Tokenizer.from_str(tokenizer_json(ours))
+    for text in [*texts(4, 200, ["<|endoftext|>"]), "a  \n ", " \n\n", "1234567 12", "it's IT'S\r\n"]:
+        ids = theirs.encode(text, allowed_special="all")
+        assert ours.encode(text) == ids, repr(text)
+        assert exported.encode(text, add_special_tokens=False).ids == ids, repr(text)
 
 
 def test_a_file_gives_the_same(encoding, tmp_path):

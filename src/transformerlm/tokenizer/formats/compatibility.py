@@ -27,6 +27,7 @@ _PROPERTY = (
 _ESCAPE = r"""\\[dDsSnrt]|\\[-\\.^$*+?()\[\]{}|/&~#!@%=:;,"]"""
 _IN_SET = r"(?:[^-\[\]\\&~]|&(?!&)|~(?!~))"
 _PARTS = [
+    r"\\s\+\+\$",  # no line ends behind white space that is all taken: the end of the text for every program
     _PROPERTY,
     _ESCAPE,
     rf"\[\^?(?:{_PROPERTY}|{_ESCAPE}|{_IN_SET}-{_IN_SET}|{_IN_SET})+\]",
@@ -35,6 +36,7 @@ _PARTS = [
     r"[*+?][+?]?|\{\d+(?:,\d*)?\}(?![*+?])",
     r"[^\\\[\](){}*+?|^$]",
 ]
+_IDLE_POSSESSIVE = re.compile(r"\\.|\[(?:\\.|[^\]])*\]|[()]|\{\d+(?:,\d*)?\}\+(?=\||$)")
 # Not accepted: \w and \b (Oniguruma counts U+00B2 and others as letters), ^ and $ (they match at every line
 # in Oniguruma), {2,3}+ (possessive in regex, repeated in Oniguruma), sets within sets, one-letter properties
 # such as \pL, look-behind, flags, references. Ignoring case is accepted in contractions alone: Oniguruma lets
@@ -90,6 +92,22 @@ def find_pattern_fault(pattern: str) -> str | None:
     if _can_be_empty(parts):
         return f"expected that it, and all that is repeated in it, match at least a character: {pattern}"
     return None
+
+
+def without_idle_possessives(pattern: str) -> str:
+    """Return a pattern with `{1,3}` for each `{1,3}+` at the end of an alternative that no group holds.
+
+    Nothing follows that it could give back to, so that both match the same, in every program.
+    """
+    depth = 0
+
+    def replaced(match: re.Match[str]) -> str:
+        nonlocal depth
+        part = match.group()
+        depth += (part == "(") - (part == ")")
+        return part[:-1] if part.startswith("{") and not depth else part
+
+    return _IDLE_POSSESSIVE.sub(replaced, pattern)
 
 
 def _can_be_empty(parts: Sequence[str]) -> bool:

@@ -17,7 +17,7 @@ from transformerlm.errors import DataError
 from transformerlm.tokenizer.added_tokens import AddedToken
 from transformerlm.tokenizer.bpe import Merges
 from transformerlm.tokenizer.form import Form, PretokenStep
-from transformerlm.tokenizer.formats.compatibility import find_unmade_token
+from transformerlm.tokenizer.formats.compatibility import find_unmade_token, without_idle_possessives
 from transformerlm.tokenizer.formats.text_file import FileError, read_bytes
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts
 from transformerlm.tokenizer.formats.tokenizer_json_steps import pattern_of
@@ -73,10 +73,14 @@ def from_encoding(encoding: tiktoken.Encoding) -> TokenizerParts:
 def parts_of_ranks(ranks: Ranks, pattern: str, special_token_ids: Mapping[str, int]) -> TokenizerParts:
     """Return the parts of a tokenizer from token -> id.
 
+    Of special tokens with one id (o200k_harmony has two) the first one is taken; the others are ordinary text.
+
     Raises:
         DataError: a byte without a token, an id that two tokens have, or a pattern that may mean something
             else here.
     """
+    token_of = {token_id: token for token, token_id in reversed([*special_token_ids.items()])}
+    special_token_ids = {token: token_id for token_id, token in reversed([*token_of.items()])}
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
         raise DataError(f"expected a token for every byte, got none for 0x{missing[0]:02x}")
@@ -87,7 +91,8 @@ def parts_of_ranks(ranks: Ranks, pattern: str, special_token_ids: Mapping[str, i
     vocab = {token_id: token for token, token_id in ranks.items()}
     vocab |= {token_id: token.encode() for token, token_id in special_token_ids.items()}
     added = {AddedToken(token): token_id for token, token_id in special_token_ids.items()}
-    steps: tuple[PretokenStep, ...] = (*splits_of(pattern_of(pattern)), ByteAlphabet())
+    pattern = pattern_of(without_idle_possessives(pattern))
+    steps: tuple[PretokenStep, ...] = (*splits_of(pattern), ByteAlphabet())
     whole_words = find_unmade_token(vocab, merges, special_token_ids) is not None
     return TokenizerParts(vocab, merges, Form(added, pretokenizer=steps), whole_words)
 
