@@ -22,6 +22,7 @@ from transformerlm.tokenizer.form_encoder import AlignedId, FormEncoder
 from transformerlm.tokenizer.model import Model
 from transformerlm.tokenizer.patterns.compiled import has_kernels
 from transformerlm.tokenizer.pretokenize import AllowedSpecial, Pretokenizer, text_of, utf8
+from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.text_steps import apply_steps
 from transformerlm.tokenizer.vocabulary import (
     Ids,
@@ -41,13 +42,14 @@ class Codec:
 
     Args:
         vocab: id -> token, as the merges have it; added tokens included.
-        merges: pairs of tokens in the order in which they were learned.
+        merges: pairs of tokens in the order in which they were learned, or their ids.
         form: how a text becomes pre-tokens, and ids a text.
         whole_words: see `Tokenizer`.
     """
 
-    def __init__(self, vocab: Vocab, merges: Merges, form: Form, *, whole_words: bool) -> None:
-        self.form, self.whole_words, self.merges = form, whole_words, [*merges]
+    def __init__(self, vocab: Vocab, merges: Merges | MergeIds, form: Form, *, whole_words: bool) -> None:
+        self.form, self.whole_words = form, whole_words
+        self._merges = merges if isinstance(merges, MergeIds) else [*merges]
         self.added_token_ids: dict[str, int] = {
             token.content: number for token, number in form.added_token_ids.items()
         }
@@ -61,6 +63,11 @@ class Codec:
         """Number of ids, special tokens included; some may stand for no token."""
         self.dtype = id_dtype(self.vocab_size)
         self._python_bytes = 0
+
+    @functools.cached_property
+    def merges(self) -> Merges:
+        """Pairs of tokens in the order in which they were learned."""
+        return self._merges.pairs(self.spelled) if isinstance(self._merges, MergeIds) else self._merges
 
     @functools.cached_property
     def vocab(self) -> Vocab:

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transformerlm.tokenizer.bpe import NUM_BYTES, Merges
+from transformerlm.tokenizer.token_table import ABSENT, NumberTable, Strings, TokenTable
 
 Array = NDArray[Any]
 
 UNMADE, BYTE = -1, -2
-_NO_RANK = np.iinfo(np.int32).max
-_EMPTY = -1
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+_NO_RANK = ABSENT
 
 
 class MergeIds(NamedTuple):
@@ -35,6 +34,34 @@ class MergeIds(NamedTuple):
     def keys(self) -> Array:
         """The pairs as numbers, left id << 32 | right id."""
         return self.left << 32 | self.right
+
+    def pairs(self, vocab: Mapping[int, bytes]) -> Merges:
+        """Return the parts as bytes."""
+        lefts, rights = (map(vocab.__getitem__, part.tolist()) for part in (self.left, self.right))
+        return list(zip(lefts, rights, strict=True))
+
+
+def merges_of_lines(lines: tuple[Array, Array], tokens: TokenTable) -> MergeIds | None:
+    """Return the merges of lines of two tokens with a space between them.
+
+    None if a line has another form, a token is not found or a pair occurs twice: the caller finds out where.
+
+    Args:
+        lines: as from `lines_of`.
+        tokens: ids of the tokens as they are spelled in the lines.
+    """
+    content, ends = lines
+    spaces = np.flatnonzero(content == ord(" "))
+    if len(spaces) != len(ends):
+        return None
+    in_turn = np.column_stack([spaces, ends]).ravel()
+    parts = Strings.between(content, in_turn)
+    if parts.sizes.min(initial=1) <= 0:  # two spaces in a line, or one at an end
+        return None
+    joined = Strings.between(content[content != ord(" ")], ends - np.arange(1, len(ends) + 1))
+    found = MergeIds(*map(tokens.find, (parts.take(np.s_[::2]), parts.take(np.s_[1::2]), joined)))
+    are_sound = min(part.min(initial=0) for part in found) >= 0
+    return found if are_sound and np.diff(np.sort(found.keys)).all() else None
 
 
 def last_merges(tokens: Sequence[bytes], merges: Merges) -> Array:
@@ -117,7 +144,7 @@ def _meet(ranks: Array, last: Array, merges: MergeIds, table: _RankTable) -> Arr
         until_left[is_left], until_right[is_right] = made_left[is_left], made_right[is_right]
         left[is_left] = merges.right[made_left[is_left]]
         right[is_right] = merges.left[made_right[is_right]]
-        joined = table.ranks_of(left << 32 | right)
+        joined = table.find(left << 32 | right)
         is_joined = (is_left | is_right) & (joined < until_left) & (joined <= until_right)
         meets[active[is_joined]] = False
         goes_on = (is_left | is_right) & ~is_joined
@@ -170,21 +197,11 @@ def reachable_merges(merges: Merges) -> Merges:
     return [merges[index] for index in sorted(set(last_merges(results, merges).tolist()) - {UNMADE, BYTE})]
 
 
-class _RankTable:
-    """Rank of each pair of ids: a hash table with open addressing."""
+class _RankTable(NumberTable):
+    """Rank of each pair of ids; _NO_RANK without a merge."""
 
     def __init__(self, merges: MergeIds) -> None:
-        keys = merges.keys
-        self._bits = max(4, (2 * len(keys)).bit_length())
-        self._keys = np.full(1 << self._bits, _EMPTY)
-        self._ranks = np.full(1 << self._bits, _NO_RANK, np.int32)
-        ranks, slots = np.arange(len(keys), dtype=np.int32), self._first_slots(keys)
-        while len(ranks):
-            is_free = self._keys[slots] == _EMPTY
-            self._keys[slots[is_free]] = keys[ranks[is_free]]
-            is_placed = self._keys[slots] == keys[ranks]  # of several for one slot, the last one
-            self._ranks[slots[is_placed]] = ranks[is_placed]
-            ranks, slots = ranks[~is_placed], self._next_slots(slots[~is_placed])
+        super().__init__(merges.keys)
 
     def ranks_at(self, ids: Array, words: Array, places: Array) -> Array:
         """Return the rank of the id at each place with the next id of its word; _NO_RANK without a merge.
@@ -195,25 +212,6 @@ class _RankTable:
             places: indices into these.
         """
         following = np.minimum(places + 1, len(ids) - 1)
-        ranks = self.ranks_of(ids[places] << 32 | ids[following])
+        ranks = self.find(ids[places] << 32 | ids[following])
         ranks[(words[places] != words[following]) | (following == places)] = _NO_RANK
         return ranks
-
-    def ranks_of(self, keys: Array) -> Array:
-        """Return the rank of each pair, left id << 32 | right id; _NO_RANK without a merge."""
-        slots = self._first_slots(keys)
-        found, ranks = self._keys[slots], self._ranks[slots]
-        others = np.flatnonzero((found != keys) & (found != _EMPTY))
-        slots, keys = slots[others], keys[others]
-        while len(others):
-            slots = self._next_slots(slots)
-            found, ranks[others] = self._keys[slots], self._ranks[slots]
-            goes_on = (found != keys) & (found != _EMPTY)
-            others, slots, keys = others[goes_on], slots[goes_on], keys[goes_on]
-        return ranks
-
-    def _first_slots(self, keys: Array) -> Array:
-        return (keys.view(np.uint64) * _MIX >> np.uint64(64 - self._bits)).view(np.int64)
-
-    def _next_slots(self, slots: Array) -> Array:
-        return (slots + 1) & ((1 << self._bits) - 1)

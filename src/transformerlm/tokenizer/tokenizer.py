@@ -26,6 +26,7 @@ from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
 from transformerlm.tokenizer.offsets import character_offsets, trimmed_offsets
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer
+from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.splits import Split
 from transformerlm.tokenizer.vocabulary import (
     Ids,
@@ -66,7 +67,7 @@ class Tokenizer(Codec):
     def __init__(
         self,
         vocab: Vocab,
-        merges: Merges,
+        merges: Merges | MergeIds,
         special_tokens: Sequence[str] | None = None,
         *,
         pattern: str | Sequence[Split] = GPT2_PATTERN,
@@ -76,6 +77,7 @@ class Tokenizer(Codec):
     ) -> None:
         if form is None:
             tokens = Pretokenizer(pattern, special_tokens or ()).special_tokens
+            merges = merges.pairs(vocab) if isinstance(merges, MergeIds) else merges
             vocab, ids = with_special_tokens(checked(vocab, merges), tokens)
             form = plain_form(ids, pattern)
         super().__init__(vocab, merges, form, whole_words=whole_words)

@@ -34,9 +34,12 @@ class TokenizerDefinition(Protocol):
     form: Form
     spelled: Vocab
     """id -> token, as the merges have it."""
-    merges: Merges
     whole_words: bool
     tokenizer_config: Mapping[str, Any]
+
+    @property
+    def merges(self) -> Merges:
+        """Pairs of tokens in the order in which they were learned."""
 
     @property
     def vocab(self) -> Vocab:
