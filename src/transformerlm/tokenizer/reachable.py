@@ -35,30 +35,36 @@ class MergeIds(NamedTuple):
         """The pairs as numbers, left id << 32 | right id."""
         return self.left << 32 | self.right
 
+    @classmethod
+    def of(cls, merges: Merges, id_of: Mapping[bytes, int]) -> MergeIds:
+        """Return the ids of pairs of bytes."""
+        rows = [(id_of[left], id_of[right], id_of[left + right]) for left, right in merges]
+        return cls(*np.array(rows, np.int64).reshape(-1, 3).T)
+
     def pairs(self, vocab: Mapping[int, bytes]) -> Merges:
         """Return the parts as bytes."""
         lefts, rights = (map(vocab.__getitem__, part.tolist()) for part in (self.left, self.right))
         return list(zip(lefts, rights, strict=True))
 
 
-def merges_of_lines(lines: tuple[Array, Array], tokens: TokenTable) -> MergeIds | None:
+def merges_of_lines(content: Array, spaces: Array, ends: Array, tokens: TokenTable) -> MergeIds | None:
     """Return the merges of lines of two tokens with a space between them.
 
     None if a line has another form, a token is not found or a pair occurs twice: the caller finds out where.
 
     Args:
-        lines: as from `lines_of`.
+        content: of all lines, with padding as in `Strings`.
+        spaces: places of the spaces in it, and of the ends of lines.
+        ends: see there.
         tokens: ids of the tokens as they are spelled in the lines.
     """
-    content, ends = lines
-    spaces = np.flatnonzero(content == ord(" "))
     if len(spaces) != len(ends):
         return None
     in_turn = np.column_stack([spaces, ends]).ravel()
     parts = Strings.between(content, in_turn)
     if parts.sizes.min(initial=1) <= 0:  # two spaces in a line, or one at an end
         return None
-    joined = Strings.between(content[content != ord(" ")], ends - np.arange(1, len(ends) + 1))
+    joined = Strings.between(np.delete(content, spaces), ends - np.arange(1, len(ends) + 1))
     found = MergeIds(*map(tokens.find, (parts.take(np.s_[::2]), parts.take(np.s_[1::2]), joined)))
     are_sound = min(part.min(initial=0) for part in found) >= 0
     return found if are_sound and np.diff(np.sort(found.keys)).all() else None

@@ -14,6 +14,8 @@ EMPTY, ABSENT = -1, np.iinfo(np.int32).max
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 LINE_END = 0xFF
 _WORD = 8  # bytes that are read at a time
+PADDING = _WORD
+"""Bytes behind the content of `Strings`."""
 _MASKS = np.array([(1 << 8 * size) - 1 for size in range(_WORD + 1)], "<u8")
 
 
@@ -60,7 +62,7 @@ class Strings(NamedTuple):
     """Byte strings that are parts of one content."""
 
     content: Array
-    """uint8, with `_WORD` bytes behind the last string."""
+    """uint8, with `PADDING` bytes behind the last string."""
     starts: Array
     sizes: Array
 
@@ -101,7 +103,7 @@ def lines_of(texts: Iterable[str]) -> tuple[Array, Array]:
 
 def padded(content: bytes) -> Array:
     """Return bytes as an array, with padding behind them."""
-    return np.frombuffer(content + bytes(_WORD), np.uint8)
+    return np.frombuffer(content + bytes(PADDING), np.uint8)
 
 
 class TokenTable:

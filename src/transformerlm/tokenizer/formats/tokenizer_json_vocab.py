@@ -23,7 +23,7 @@ MAX_ID = (1 << 24) - 1
 """Ids need not be 0 to n - 1, but arrays have a place for each up to the largest."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_FLAGS = AddedToken._fields[1:]
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _read_added_tokens(file: JsonFile, ids: Mapping[str, int]) -> dict[AddedToke
         if type(fields.get("id")) is not int or fields["id"] != expected:
             what = f"expected {expected} for {content!a}, got {describe(fields.get('id'))}"
             raise file.error(what, "added_tokens", index, "id")
-        token = AddedToken(content, **{flag: bool(fields.get(flag)) for flag in _FLAGS})
+        token = AddedToken(content, *map(bool, map(fields.get, _FLAGS)))
         found[content] = token, expected
     return dict(found.values())
 
@@ -169,10 +169,11 @@ def _merges_at_once(merges: Sequence[Any], ids: Mapping[str, int]) -> MergeIds |
             merges = [*map(" ".join, merges)]
         elif kinds != {str}:
             return None
-        lines = lines_of(merges)
+        content, ends = lines_of(merges)
     except (TypeError, UnicodeEncodeError):
         return None
-    return merges_of_lines(lines, TokenTable(Strings.between(*lines_of(ids)), ids.values()))
+    spaces = np.flatnonzero(content == ord(" "))
+    return merges_of_lines(content, spaces, ends, TokenTable(Strings.between(*lines_of(ids)), ids.values()))
 
 
 def _pair(file: JsonFile, index: int, merge: Any) -> tuple[str, str]:
