@@ -91,6 +91,10 @@ class Codec:
         return ids_of(self.spelled, self.form)
 
     @functools.cached_property
+    def _merge_ids(self) -> MergeIds:
+        return self._merges if isinstance(self._merges, MergeIds) else MergeIds.of(self._merges, self._id_of)
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of everything that the ids of a text depend on."""
         return next(self._fingerprints())
@@ -234,14 +238,14 @@ class Codec:
             words = {"whole_words": self.whole_words}
             return CharacterEncoder(self._byte_vocabulary, added, self.dtype, pattern, **words)
         vocab = {number: self.vocab.get(number, b"") for number in range(self.vocab_size)}
-        parts = (vocab, self._id_of, self.merges, added, self.dtype)
+        parts = (vocab, self._id_of, self._merge_ids, added, self.dtype)
         return KernelEncoder(*parts, pattern, whole_words=self.whole_words)
 
     @functools.cached_property
     def _python_encoder(self) -> PythonEncoder:
         form, words = self.form, {}
         if self.whole_words:
-            words = whole_word_ids(self._id_of, self.merges, self.added_token_ids)
+            words = whole_word_ids(self._id_of, self._merge_ids, self.added_token_ids)
         steps: dict[str, Any] = {"characters": form.characters, "late": form.late}
         model = Model(self._id_of, self.merges, whole_words=words, **steps)
         return PythonEncoder(self.vocab, model, self.added_token_ids, self.dtype)

@@ -27,7 +27,7 @@ from transformerlm.kernels.bpe_layout import (
     WINDOW,
     WORD_BYTES,
 )
-from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
+from transformerlm.tokenizer.bpe import NUM_BYTES, Vocab
 from transformerlm.tokenizer.encode import whole_word_ids
 from transformerlm.tokenizer.kernel_library import Arguments, Array, kernels
 from transformerlm.tokenizer.kernel_memory import (
@@ -41,6 +41,7 @@ from transformerlm.tokenizer.kernel_memory import (
     word_table,
 )
 from transformerlm.tokenizer.pretokenize import Pretokenizer
+from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.splits import Pattern
 from transformerlm.tokenizer.vocabulary import Ids, unknown_id_error
 
@@ -55,7 +56,7 @@ class KernelEncoder:
     Args:
         vocab: id -> token.
         id_of: token -> id.
-        merges: in the order in which they were learned.
+        merges: their ids, in the order in which they were learned.
         special_token_ids: special token -> id.
         dtype: of the arrays that `encode` returns, uint16 or uint32.
         pattern: `patterns.compile_pattern` has an automaton for it.
@@ -66,7 +67,7 @@ class KernelEncoder:
         self,
         vocab: Vocab,
         id_of: Mapping[bytes, int],
-        merges: Merges,
+        merges: MergeIds,
         special_token_ids: Mapping[str, int],
         dtype: np.dtype[np.unsignedinteger[Any]],
         pattern: Pattern = GPT2_PATTERN,
@@ -76,7 +77,7 @@ class KernelEncoder:
         self.dtype, self.special_token_ids = dtype, special_token_ids
         self._lengths = np.array([len(vocab[token_id]) for token_id in range(len(vocab))], np.int32)
         self._rules: Arguments = {
-            **_pair_table(merges, id_of),
+            **_pair_table(merges),
             "byte_ids": np.array([id_of[bytes([byte])] for byte in range(NUM_BYTES)], np.int32),
             "lengths": self._lengths,
             **pattern_arrays(pattern),
@@ -208,13 +209,10 @@ class _Workspace:
         self._ids = np.empty(size, np.int32)
 
 
-def _pair_table(merges: Merges, id_of: Mapping[bytes, int]) -> Arguments:
+def _pair_table(merges: MergeIds) -> Arguments:
     """Return the merges as a hash table, pair -> rank and result, for the kernels."""
-    number = len(merges)
-    left, right, merged = (
-        np.fromiter(map(id_of.__getitem__, tokens), np.uint64, number)
-        for tokens in ([left for left, _ in merges], [right for _, right in merges], map(b"".join, merges))
-    )
+    number = len(merges.result)
+    left, right = merges.left.astype(np.uint64), merges.right.astype(np.uint64)
     capacity = 1 << max(4, (2 * number).bit_length())
     pairs = np.full(capacity, NONE, np.uint64)
     kernels().fill_pair_table(
@@ -223,4 +221,4 @@ def _pair_table(merges: Merges, id_of: Mapping[bytes, int]) -> Arguments:
         pairs=pairs,
         pairs_capacity=capacity,
     )
-    return {"pairs": pairs, "pairs_capacity": capacity, "results": merged.astype(np.int32)}
+    return {"pairs": pairs, "pairs_capacity": capacity, "results": merges.result.astype(np.int32)}

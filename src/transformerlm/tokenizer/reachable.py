@@ -8,6 +8,7 @@ that are the last of none are never applied: a list without them gives the same 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -38,8 +39,8 @@ class MergeIds(NamedTuple):
     @classmethod
     def of(cls, merges: Merges, id_of: Mapping[bytes, int]) -> MergeIds:
         """Return the ids of pairs of bytes."""
-        rows = [(id_of[left], id_of[right], id_of[left + right]) for left, right in merges]
-        return cls(*np.array(rows, np.int64).reshape(-1, 3).T)
+        parts = [left for left, _ in merges], [right for _, right in merges], map(b"".join, merges)
+        return cls(*(np.fromiter(map(id_of.__getitem__, part), np.int64, len(merges)) for part in parts))
 
     def pairs(self, vocab: Mapping[int, bytes]) -> Merges:
         """Return the parts as bytes."""
@@ -79,14 +80,10 @@ def last_merges(tokens: Sequence[bytes], merges: Merges) -> Array:
         tokens: none is empty.
         merges: in the order in which they were learned; each pair once.
     """
-    lefts, rights = [left for left, _ in merges], [right for _, right in merges]
-    results = [left + right for left, right in merges]
     every_byte = [bytes([byte]) for byte in range(NUM_BYTES)]
-    id_of = {
-        token: number for number, token in enumerate(dict.fromkeys([*every_byte, *lefts, *rights, *results]))
-    }
-    parts = (np.fromiter(map(id_of.__getitem__, part), np.int64) for part in (lefts, rights, results))
-    last = last_merges_by_id(dict(enumerate(id_of)), MergeIds(*parts), np.arange(NUM_BYTES))
+    known = dict.fromkeys([*every_byte, *itertools.chain(*merges), *map(b"".join, merges)])
+    id_of = {token: number for number, token in enumerate(known)}
+    last = last_merges_by_id(dict(enumerate(id_of)), MergeIds.of(merges, id_of), np.arange(NUM_BYTES))
     return np.append(last, UNMADE)[[id_of.get(token, -1) for token in tokens]]
 
 
@@ -195,6 +192,23 @@ def _first_of_each(marks: Array, words: Array) -> Array:
     places = np.flatnonzero(marks)
     owners = words[places]
     return places[np.r_[True, owners[1:] != owners[:-1]]]
+
+
+def applied_merges(
+    vocab: Mapping[int, bytes], merges: MergeIds, byte_ids: Array
+) -> tuple[MergeIds, tuple[bytes, ...]]:
+    """Return the merges that are ever applied, and the tokens that none of them makes.
+
+    Args:
+        vocab: id -> token, of all ids that the merges have.
+        merges: each pair once.
+        byte_ids: byte -> id, `[256]`.
+    """
+    last = last_merges_by_id(vocab, merges, byte_ids)
+    is_applied = np.zeros(len(merges.result), bool)
+    is_applied[last[last >= 0]] = True
+    unmade = (vocab.get(number) for number in np.flatnonzero(last == UNMADE).tolist())
+    return MergeIds(*(part[is_applied] for part in merges)), tuple(filter(None, unmade))
 
 
 def reachable_merges(merges: Merges) -> Merges:

@@ -16,7 +16,7 @@ from transformerlm.tokenizer.bpe import NUM_BYTES, Vocab
 from transformerlm.tokenizer.byte_alphabet import BYTES, texts_to_tokens, token_to_text
 from transformerlm.tokenizer.formats.json_file import JsonFile, describe
 from transformerlm.tokenizer.formats.text_file import FileError
-from transformerlm.tokenizer.reachable import UNMADE, MergeIds, last_merges_by_id, merges_of_lines
+from transformerlm.tokenizer.reachable import MergeIds, applied_merges, merges_of_lines
 from transformerlm.tokenizer.token_table import Strings, TokenTable, lines_of
 
 MAX_ID = (1 << 24) - 1
@@ -60,23 +60,12 @@ def read_tokens(file: JsonFile, *, are_bytes: bool) -> Tokens:
         raise
     if are_bytes:
         vocab = _bytes_of_keys(file, ids, _as_they_are(added, ids, merges))
-        merges, unmade = _applied(merges, vocab, _byte_ids(file, ids, vocab))
+        merges, unmade = applied_merges(vocab, merges, _byte_ids(file, ids, vocab))
     else:
         vocab, unmade = {number: key.encode() for key, number in ids.items()}, ()
     for token, number in added.items():
         vocab.setdefault(number, token.content.encode())
     return Tokens(vocab, merges, added, frozenset(added.values()).difference(ids.values()), unmade)
-
-
-def _applied(
-    merges: MergeIds, vocab: Vocab, byte_ids: NDArray[np.int64]
-) -> tuple[MergeIds, tuple[bytes, ...]]:
-    """Return the merges that are ever applied, and the tokens that none of them makes."""
-    last = last_merges_by_id(vocab, merges, byte_ids)
-    is_applied = np.zeros(len(merges.result), bool)
-    is_applied[last[last >= 0]] = True
-    unmade = (vocab.get(number) for number in np.flatnonzero(last == UNMADE).tolist())
-    return MergeIds(*(part[is_applied] for part in merges)), tuple(filter(None, unmade))
 
 
 def _read_ids(file: JsonFile) -> dict[str, int]:
