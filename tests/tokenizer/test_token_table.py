@@ -25,10 +25,38 @@ def test_tokens_have_the_ids_of_a_dictionary(seed):
     assert found.tolist() == [id_of.get(token, EMPTY) for token in known + others]
 
 
-def test_strings_of_equal_hashes_are_told_apart_or_not_found(monkeypatch):
-    monkeypatch.setattr(token_table, "_hashes", lambda strings: np.zeros(len(strings.sizes), np.int64))
-    tokens = Strings.of([b"abcdefgh1", b"abcdefgh2", b"a"])
-    assert TokenTable(tokens, range(3)).find(tokens).tolist() == [EMPTY, EMPTY, 2]
+@pytest.mark.parametrize(
+    ("hashes", "expected"),
+    [
+        (lambda strings, seed: strings.sizes % (seed + 2), [0, 1, 2, EMPTY]),  # all different for one seed
+        (lambda strings, seed: np.zeros_like(strings.sizes), [EMPTY, EMPTY, 2, EMPTY]),
+    ],
+)
+def test_strings_of_equal_hashes_are_told_apart(monkeypatch, hashes, expected):
+    monkeypatch.setattr(token_table, "_hashes", hashes)
+    tokens = Strings.of([b"abcdefgh1", b"abcdefgh234", b"a"])
+    found = TokenTable(tokens, range(3)).find(Strings.of([b"abcdefgh1", b"abcdefgh234", b"a", b"b"]))
+    assert found.tolist() == expected
+
+
+def test_hashes_that_agree_for_one_seed_differ_for_another():
+    one = bytes(16)
+    for word in range(1, 3):
+        changed = word.to_bytes(8, "little") + bytes(8)
+        first, second = (_after_first_word(content, 0) for content in (one, changed))
+        other = changed[:8] + (first ^ second).to_bytes(8, "little")
+        tokens = Strings.of([one, other])
+        assert len(set(token_table._hashes(tokens, 0).tolist())) == 1
+        assert len(set(token_table._hashes(tokens, 1).tolist())) == 2
+        assert TokenTable(tokens, [5, 6]).find(tokens).tolist() == [5, 6]
+
+
+def _after_first_word(content, seed):
+    """State of the hash behind the first word, from its definition."""
+    mix, size = int(token_table._MIX), 1 << 64
+    state = (len(content) << 8 | seed) * mix % size
+    state = (state ^ int.from_bytes(content[:8], "little")) * mix % size
+    return state ^ state >> 32
 
 
 def test_of_equal_numbers_the_last_counts_and_others_are_absent():

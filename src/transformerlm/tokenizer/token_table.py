@@ -16,6 +16,7 @@ LINE_END = 0xFF
 _WORD = 8  # bytes that are read at a time
 PADDING = _WORD
 """Bytes behind the content of `Strings`."""
+_MAX_SEEDS = 16
 _MASKS = np.array([(1 << 8 * size) - 1 for size in range(_WORD + 1)], "<u8")
 
 
@@ -110,31 +111,31 @@ class TokenTable:
     """Ids of byte strings.
 
     Args:
-        tokens: the strings.
+        tokens: the strings, all different.
         ids: of each.
     """
 
     def __init__(self, tokens: Strings, ids: Iterable[int]) -> None:
         self._tokens = tokens
         self._ids = np.append(np.fromiter(ids, np.int64, len(tokens.sizes)), EMPTY)
-        self._table = NumberTable(_hashes(tokens))
+        for self._seed in range(_MAX_SEEDS):
+            hashes = _hashes(tokens, self._seed)
+            if np.diff(np.sort(hashes)).all():  # else one of two tokens could not be found
+                break
+        self._table = NumberTable(hashes)
 
     def find(self, strings: Strings) -> Array:
-        """Return the id of each string, int64; EMPTY for one that is no token.
-
-        Strings of one hash may hide each other, so that one that is a token is not found: the caller has a
-        slow way for those that are absent. What is found is right.
-        """
-        found = np.minimum(self._table.find(_hashes(strings)), len(self._ids) - 1)
+        """Return the id of each string, int64; EMPTY for one that is no token."""
+        found = np.minimum(self._table.find(_hashes(strings, self._seed)), len(self._ids) - 1)
         places = np.flatnonzero(found < len(self._ids) - 1)
         differ = _differ(strings.take(places), self._tokens.take(found[places]))
         found[places[differ]] = len(self._ids) - 1
         return self._ids[found]
 
 
-def _hashes(strings: Strings) -> Array:
+def _hashes(strings: Strings, seed: int) -> Array:
     """Return a number from 0 on for each string."""
-    hashes = strings.sizes.astype(np.uint64) * _MIX
+    hashes = (strings.sizes.astype(np.uint64) << np.uint64(8) | np.uint64(seed)) * _MIX
     places, rest, place = np.arange(len(hashes)), strings, 0
     while len(places):
         mixed = (hashes[places] ^ rest.words(place)) * _MIX
