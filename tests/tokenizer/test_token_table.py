@@ -28,8 +28,11 @@ def test_tokens_have_the_ids_of_a_dictionary(seed):
 @pytest.mark.parametrize(
     ("hashes", "expected"),
     [
-        (lambda strings, seed: strings.sizes % (seed + 2), [0, 1, 2, EMPTY]),  # all different for one seed
-        (lambda strings, seed: np.zeros_like(strings.sizes), [EMPTY, EMPTY, 2, EMPTY]),
+        (
+            lambda strings, first, seed: strings.sizes % (seed + 2),
+            [0, 1, 2, EMPTY],
+        ),  # all different for one seed
+        (lambda strings, first, seed: np.zeros_like(strings.sizes), [EMPTY, EMPTY, 2, EMPTY]),
     ],
 )
 def test_strings_of_equal_hashes_are_told_apart(monkeypatch, hashes, expected):
@@ -46,8 +49,8 @@ def test_hashes_that_agree_for_one_seed_differ_for_another():
         first, second = (_after_first_word(content, 0) for content in (one, changed))
         other = changed[:8] + (first ^ second).to_bytes(8, "little")
         tokens = Strings.of([one, other])
-        assert len(set(token_table._hashes(tokens, 0).tolist())) == 1
-        assert len(set(token_table._hashes(tokens, 1).tolist())) == 2
+        assert len(set(token_table._hashes(tokens, tokens.words(0), 0).tolist())) == 1
+        assert len(set(token_table._hashes(tokens, tokens.words(0), 1).tolist())) == 2
         assert TokenTable(tokens, [5, 6]).find(tokens).tolist() == [5, 6]
 
 
@@ -57,6 +60,10 @@ def _after_first_word(content, seed):
     state = (len(content) << 8 | seed) * mix % size
     state = (state ^ int.from_bytes(content[:8], "little")) * mix % size
     return state ^ state >> 32
+
+
+def test_without_tokens_none_is_found():
+    assert TokenTable(Strings.of([]), []).find(Strings.of([b"", b"a"])).tolist() == [EMPTY, EMPTY]
 
 
 def test_of_equal_numbers_the_last_counts_and_others_are_absent():

@@ -140,20 +140,23 @@ def _meet(ranks: Array, last: Array, merges: MergeIds, table: _RankTable) -> Arr
     until_left, until_right = ranks.copy(), ranks.copy()
     meets = np.ones(len(ranks), bool)
     active = np.arange(len(ranks))
-    while len(active):
+    while True:
         made_left, made_right = last[left], last[right]
+        goes_on = np.flatnonzero(meets[active] & (np.maximum(made_left, made_right) >= 0))
+        if not len(goes_on):
+            return meets
+        active, left, right, made_left, made_right, until_left, until_right = (
+            part[goes_on] for part in (active, left, right, made_left, made_right, until_left, until_right)
+        )
         is_left = made_left > made_right
-        is_right = ~is_left & (made_right >= 0)
-        until_left[is_left], until_right[is_right] = made_left[is_left], made_right[is_right]
-        left[is_left] = merges.right[made_left[is_left]]
-        right[is_right] = merges.left[made_right[is_right]]
+        until_left, until_right = (
+            np.where(is_left, made_left, until_left),
+            np.where(is_left, until_right, made_right),
+        )
+        left = np.where(is_left, merges.right[made_left], left)
+        right = np.where(is_left, right, merges.left[made_right])
         joined = table.find(left << 32 | right)
-        is_joined = (is_left | is_right) & (joined < until_left) & (joined <= until_right)
-        meets[active[is_joined]] = False
-        goes_on = (is_left | is_right) & ~is_joined
-        active, left, right = active[goes_on], left[goes_on], right[goes_on]
-        until_left, until_right = until_left[goes_on], until_right[goes_on]
-    return meets
+        meets[active[(joined < until_left) & (joined <= until_right)]] = False
 
 
 def _encoded(tokens: Sequence[bytes], merges: MergeIds, byte_ids: Array, table: _RankTable) -> Array:

@@ -116,42 +116,47 @@ class TokenTable:
     """
 
     def __init__(self, tokens: Strings, ids: Iterable[int]) -> None:
-        self._tokens = tokens
-        self._ids = np.append(np.fromiter(ids, np.int64, len(tokens.sizes)), EMPTY)
+        self._tokens, self._first = tokens, tokens.words(0)
+        self._ids = np.fromiter(ids, np.int64, len(tokens.sizes))
         for self._seed in range(_MAX_SEEDS):
-            hashes = _hashes(tokens, self._seed)
+            hashes = _hashes(tokens, self._first, self._seed)
             if np.diff(np.sort(hashes)).all():  # else one of two tokens could not be found
                 break
         self._table = NumberTable(hashes)
 
     def find(self, strings: Strings) -> Array:
         """Return the id of each string, int64; EMPTY for one that is no token."""
-        found = np.minimum(self._table.find(_hashes(strings, self._seed)), len(self._ids) - 1)
-        places = np.flatnonzero(found < len(self._ids) - 1)
-        differ = _differ(strings.take(places), self._tokens.take(found[places]))
-        found[places[differ]] = len(self._ids) - 1
-        return self._ids[found]
+        if not len(self._ids):
+            return np.full(len(strings.sizes), EMPTY)
+        first = strings.words(0)
+        found = self._table.find(_hashes(strings, first, self._seed))
+        is_known = found != ABSENT
+        found[~is_known] = 0
+        is_known &= (self._first[found] == first) & (self._tokens.sizes[found] == strings.sizes)
+        places, place = np.flatnonzero(is_known & (strings.sizes > _WORD)), _WORD
+        while len(places):
+            same = strings.take(places).words(place) == self._tokens.take(found[places]).words(place)
+            is_known[places[~same]] = False
+            place += _WORD
+            places = places[same & (strings.sizes[places] > place)]
+        return np.where(is_known, self._ids[found], EMPTY)
 
 
-def _hashes(strings: Strings, seed: int) -> Array:
-    """Return a number from 0 on for each string."""
+def _hashes(strings: Strings, first: Array, seed: int) -> Array:
+    """Return a number from 0 on for each string, given the first word of each."""
     hashes = (strings.sizes.astype(np.uint64) << np.uint64(8) | np.uint64(seed)) * _MIX
-    places, rest, place = np.arange(len(hashes)), strings, 0
+    hashes = _mixed(hashes, first)
+    places, place = np.flatnonzero(strings.sizes > _WORD), _WORD
+    rest = strings.take(places)
     while len(places):
-        mixed = (hashes[places] ^ rest.words(place)) * _MIX
-        hashes[places] = mixed ^ mixed >> np.uint64(32)
+        hashes[places] = _mixed(hashes[places], rest.words(place))
         place += _WORD
         goes_on = rest.sizes > place
         places, rest = places[goes_on], rest.take(goes_on)
     return (hashes >> np.uint64(1)).view(np.int64)
 
 
-def _differ(ones: Strings, others: Strings) -> Array:
-    """Return the indices of the strings that differ."""
-    differ = ones.sizes != others.sizes
-    places, place = np.flatnonzero(~differ), 0
-    while len(places):
-        differ[places] = ones.take(places).words(place) != others.take(places).words(place)
-        place += _WORD
-        places = places[(ones.sizes[places] > place) & ~differ[places]]
-    return np.flatnonzero(differ)
+def _mixed(hashes: Array, words: Array) -> Array:
+    mixed = (hashes ^ words) * _MIX
+    mixed ^= mixed >> np.uint64(32)
+    return mixed

@@ -65,6 +65,8 @@ def read_tokens(file: JsonFile, *, are_bytes: bool) -> Tokens:
         vocab, unmade = {number: key.encode() for key, number in ids.items()}, ()
     for token, number in added.items():
         vocab.setdefault(number, token.content.encode())
+    if not vocab:
+        raise file.error("expected tokens, got none", "model", "vocab")
     return Tokens(vocab, merges, added, frozenset(added.values()).difference(ids.values()), unmade)
 
 
@@ -152,7 +154,7 @@ def _merges_at_once(merges: Sequence[Any], ids: Mapping[str, int]) -> MergeIds |
 
     The format has a merge as "a b" or as a list of two.
     """
-    kinds = set(map(type, merges))
+    kinds = set(map(type, merges)) if ids else set()
     try:
         if kinds == {list} and set(map(len, merges)) == {2}:
             merges = [*map(" ".join, merges)]
