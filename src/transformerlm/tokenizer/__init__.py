@@ -9,7 +9,7 @@ Files, in the order in which to read them:
     train.py           from text to merges        train_kernels.py    the same on compiled kernels
     encode.py          text to ids and back       encode_kernels.py   the same on compiled kernels
     tokenizer.py       `Tokenizer`, which puts them together and chooses between the two
-    stream_decoder.py, offsets.py, verify.py, vocabulary.py
+    stream_decoder.py, offsets.py, verify.py, vocabulary.py, token_table.py
     formats/           reading and writing files of this package, of Hugging Face and of tiktoken
 
 The kernels themselves are in `transformerlm.kernels.bpe`; `kernel_library.py` compiles and loads them, and

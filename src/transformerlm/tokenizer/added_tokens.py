@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import regex
@@ -15,8 +14,7 @@ import regex
 _MAX_DEPTH = 40  # of nested groups; Python's compiler of patterns recurses
 
 
-@dataclass(frozen=True)
-class AddedToken:
+class AddedToken(NamedTuple):
     """A string that is one id. It is found before a text is normalized and divided."""
 
     content: str

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def _gpt2_alphabet() -> str:
@@ -21,8 +22,8 @@ BYTES = {character: byte for byte, character in _CHARACTERS.items()}
 # Translates the alphabet to bytes as Latin-1 characters, and every other Latin-1 character to U+FFFF, which
 # cannot be encoded as Latin-1.
 _LATIN_1 = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for character, byte in BYTES.items()}
-_NO_BYTE = 256
-_BYTE_OF_CODE = np.full(max(map(ord, BYTES)) + 2, _NO_BYTE, np.uint16)
+NO_BYTE = 256
+_BYTE_OF_CODE = np.full(max(map(ord, BYTES)) + 2, NO_BYTE, np.uint16)
 _BYTE_OF_CODE[[*map(ord, BYTES)]] = [*BYTES.values()]
 
 
@@ -50,11 +51,20 @@ def texts_to_tokens(texts: Sequence[str]) -> list[bytes]:
     Raises:
         ValueError: a character that is not in the alphabet.
     """
-    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
-    found = _BYTE_OF_CODE[np.minimum(codes, len(_BYTE_OF_CODE) - 1)]
-    if found.max(initial=0) == _NO_BYTE:
+    found = bytes_of_codes(codes_of("".join(texts)))
+    if found.max(initial=0) == NO_BYTE:
         return [*map(text_to_token, texts)]  # raises for the first text that has such a character
     return divided(found.astype(np.uint8).tobytes(), map(len, texts))
+
+
+def codes_of(text: str) -> NDArray[np.uint32]:
+    """Return the code point of each character."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def bytes_of_codes(codes: NDArray[np.uint32]) -> NDArray[np.uint16]:
+    """Return the byte that each character stands for, or NO_BYTE."""
+    return _BYTE_OF_CODE[np.minimum(codes, len(_BYTE_OF_CODE) - 1)]
 
 
 def divided(content: bytes, lengths: Iterable[int]) -> list[bytes]:

@@ -17,6 +17,7 @@ from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
 from transformerlm.tokenizer.encode_kernels import KernelEncoder
 from transformerlm.tokenizer.form import Characters
 from transformerlm.tokenizer.pretokenize import Pretokenizer
+from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.splits import Pattern
 from transformerlm.tokenizer.vocabulary import Ids, id_dtype
 
@@ -99,7 +100,7 @@ class CharacterEncoder:
         self._kernels = KernelEncoder(
             vocabulary.vocab,
             vocabulary.id_of,
-            vocabulary.merges,
+            MergeIds.of(vocabulary.merges, vocabulary.id_of),
             special_token_ids,
             id_dtype(number),
             pattern,

@@ -22,6 +22,7 @@ from transformerlm.tokenizer.form_encoder import AlignedId, FormEncoder
 from transformerlm.tokenizer.model import Model
 from transformerlm.tokenizer.patterns.compiled import has_kernels
 from transformerlm.tokenizer.pretokenize import AllowedSpecial, Pretokenizer, text_of, utf8
+from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.text_steps import apply_steps
 from transformerlm.tokenizer.vocabulary import (
     Ids,
@@ -41,13 +42,14 @@ class Codec:
 
     Args:
         vocab: id -> token, as the merges have it; added tokens included.
-        merges: pairs of tokens in the order in which they were learned.
+        merges: pairs of tokens in the order in which they were learned, or their ids.
         form: how a text becomes pre-tokens, and ids a text.
         whole_words: see `Tokenizer`.
     """
 
-    def __init__(self, vocab: Vocab, merges: Merges, form: Form, *, whole_words: bool) -> None:
-        self.form, self.whole_words, self.merges = form, whole_words, [*merges]
+    def __init__(self, vocab: Vocab, merges: Merges | MergeIds, form: Form, *, whole_words: bool) -> None:
+        self.form, self.whole_words = form, whole_words
+        self._merges = merges if isinstance(merges, MergeIds) else [*merges]
         self.added_token_ids: dict[str, int] = {
             token.content: number for token, number in form.added_token_ids.items()
         }
@@ -61,6 +63,11 @@ class Codec:
         """Number of ids, special tokens included; some may stand for no token."""
         self.dtype = id_dtype(self.vocab_size)
         self._python_bytes = 0
+
+    @functools.cached_property
+    def merges(self) -> Merges:
+        """Pairs of tokens in the order in which they were learned."""
+        return self._merges.pairs(self.spelled) if isinstance(self._merges, MergeIds) else self._merges
 
     @functools.cached_property
     def vocab(self) -> Vocab:
@@ -82,6 +89,10 @@ class Codec:
     @functools.cached_property
     def _id_of(self) -> dict[bytes, int]:
         return ids_of(self.spelled, self.form)
+
+    @functools.cached_property
+    def _merge_ids(self) -> MergeIds:
+        return self._merges if isinstance(self._merges, MergeIds) else MergeIds.of(self._merges, self._id_of)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -238,14 +249,14 @@ class Codec:
             words = {"whole_words": self.whole_words}
             return CharacterEncoder(self._byte_vocabulary, added, self.dtype, pattern, **words)
         vocab = {number: self.vocab.get(number, b"") for number in range(self.vocab_size)}
-        parts = (vocab, self._id_of, self.merges, added, self.dtype)
+        parts = (vocab, self._id_of, self._merge_ids, added, self.dtype)
         return KernelEncoder(*parts, pattern, whole_words=self.whole_words, missing=self.form.missing)
 
     @functools.cached_property
     def _python_encoder(self) -> PythonEncoder:
         form, words = self.form, {}
         if self.whole_words:
-            words = whole_word_ids(self._id_of, self.merges, self.added_token_ids)
+            words = whole_word_ids(self._id_of, self._merge_ids, self.added_token_ids)
         steps: dict[str, Any] = {"characters": form.characters, "missing": form.missing, "late": form.late}
         model = Model(self._id_of, self.merges, whole_words=words, **steps)
         return PythonEncoder(self.vocab, model, self.added_token_ids, self.dtype)

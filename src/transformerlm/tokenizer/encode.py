@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.bpe import Vocab
 from transformerlm.tokenizer.model import Model
 from transformerlm.tokenizer.pretokenize import Pretokenizer, text_of, utf8
+from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.vocabulary import Ids, unknown_id_error
 
 _MAX_CACHED = 1 << 18  # pre-tokens; some 50 MB
@@ -77,12 +78,12 @@ class PythonEncoder:
 
 
 def whole_word_ids(
-    id_of: Mapping[bytes, int], merges: Merges, special_token_ids: Mapping[str, int]
+    id_of: Mapping[bytes, int], merges: MergeIds, special_token_ids: Mapping[str, int]
 ) -> dict[bytes, int]:
     """Return the tokens that a whole pre-token may become: all but those that are only special tokens."""
-    made = {left + right for left, right in merges}
+    made = set(merges.result.tolist())
     special = {token.encode() for token in special_token_ids}
-    return {token: token_id for token, token_id in id_of.items() if token in made or token not in special}
+    return {token: token_id for token, token_id in id_of.items() if token not in special or token_id in made}
 
 
 class _Cache(dict[str, bytes]):

@@ -27,7 +27,7 @@ from transformerlm.kernels.bpe_layout import (
     WINDOW,
     WORD_BYTES,
 )
-from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.bpe import Vocab
 from transformerlm.tokenizer.encode import whole_word_ids
 from transformerlm.tokenizer.form import MissingBytes
 from transformerlm.tokenizer.kernel_library import Arguments, Array, kernels
@@ -42,6 +42,7 @@ from transformerlm.tokenizer.kernel_memory import (
     word_table,
 )
 from transformerlm.tokenizer.pretokenize import Pretokenizer
+from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.splits import Pattern
 from transformerlm.tokenizer.vocabulary import Ids, byte_ids, id_dtype, unknown_id_error
 
@@ -56,7 +57,7 @@ class KernelEncoder:
     Args:
         vocab: id -> token.
         id_of: token -> id.
-        merges: in the order in which they were learned.
+        merges: their ids, in the order in which they were learned.
         special_token_ids: special token -> id.
         dtype: of the arrays that `encode` returns, uint16 or uint32.
         pattern: `patterns.compile_pattern` has an automaton for it.
@@ -68,7 +69,7 @@ class KernelEncoder:
         self,
         vocab: Vocab,
         id_of: Mapping[bytes, int],
-        merges: Merges,
+        merges: MergeIds,
         special_token_ids: Mapping[str, int],
         dtype: np.dtype[np.unsignedinteger[Any]],
         pattern: Pattern = GPT2_PATTERN,
@@ -84,7 +85,7 @@ class KernelEncoder:
             own_ids[own_ids < 0] = len(vocab)
             dtype = id_dtype(len(vocab) + 1)
         self._rules: Arguments = {
-            **_pair_table(merges, id_of),
+            **_pair_table(merges),
             "byte_ids": own_ids,
             "lengths": np.append(self._lengths, np.int32(1)),
             **pattern_arrays(pattern),
@@ -220,13 +221,10 @@ class _Workspace:
         self._ids = np.empty(size, np.int32)
 
 
-def _pair_table(merges: Merges, id_of: Mapping[bytes, int]) -> Arguments:
+def _pair_table(merges: MergeIds) -> Arguments:
     """Return the merges as a hash table, pair -> rank and result, for the kernels."""
-    number = len(merges)
-    left, right, merged = (
-        np.fromiter(map(id_of.__getitem__, tokens), np.uint64, number)
-        for tokens in ([left for left, _ in merges], [right for _, right in merges], map(b"".join, merges))
-    )
+    number = len(merges.result)
+    left, right = merges.left.astype(np.uint64), merges.right.astype(np.uint64)
     capacity = 1 << max(4, (2 * number).bit_length())
     pairs = np.full(capacity, NONE, np.uint64)
     kernels().fill_pair_table(
@@ -235,4 +233,4 @@ def _pair_table(merges: Merges, id_of: Mapping[bytes, int]) -> Arguments:
         pairs=pairs,
         pairs_capacity=capacity,
     )
-    return {"pairs": pairs, "pairs_capacity": capacity, "results": merged.astype(np.int32)}
+    return {"pairs": pairs, "pairs_capacity": capacity, "results": merges.result.astype(np.int32)}

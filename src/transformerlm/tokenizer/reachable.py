@@ -8,6 +8,7 @@ that are the last of none are never applied: a list without them gives the same 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transformerlm.tokenizer.bpe import NUM_BYTES, Merges
+from transformerlm.tokenizer.token_table import ABSENT, NumberTable, Strings, TokenTable
 
 Array = NDArray[Any]
 
 UNMADE, BYTE = -1, -2
-_NO_RANK = np.iinfo(np.int32).max
-_EMPTY = -1
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+_NO_RANK = ABSENT
 
 
 class MergeIds(NamedTuple):
@@ -36,6 +36,40 @@ class MergeIds(NamedTuple):
         """The pairs as numbers, left id << 32 | right id."""
         return self.left << 32 | self.right
 
+    @classmethod
+    def of(cls, merges: Merges, id_of: Mapping[bytes, int]) -> MergeIds:
+        """Return the ids of pairs of bytes."""
+        parts = [left for left, _ in merges], [right for _, right in merges], map(b"".join, merges)
+        return cls(*(np.fromiter(map(id_of.__getitem__, part), np.int64, len(merges)) for part in parts))
+
+    def pairs(self, vocab: Mapping[int, bytes]) -> Merges:
+        """Return the parts as bytes."""
+        lefts, rights = (map(vocab.__getitem__, part.tolist()) for part in (self.left, self.right))
+        return list(zip(lefts, rights, strict=True))
+
+
+def merges_of_lines(content: Array, spaces: Array, ends: Array, tokens: TokenTable) -> MergeIds | None:
+    """Return the merges of lines of two tokens with a space between them.
+
+    None if a line has another form, a token is not found or a pair occurs twice: the caller finds out where.
+
+    Args:
+        content: of all lines, with padding as in `Strings`.
+        spaces: places of the spaces in it, and of the ends of lines.
+        ends: see there.
+        tokens: ids of the tokens as they are spelled in the lines.
+    """
+    if len(spaces) != len(ends):
+        return None
+    in_turn = np.column_stack([spaces, ends]).ravel()
+    parts = Strings.between(content, in_turn)
+    if parts.sizes.min(initial=1) <= 0:  # two spaces in a line, or one at an end
+        return None
+    joined = Strings.between(np.delete(content, spaces), ends - np.arange(1, len(ends) + 1))
+    found = MergeIds(*map(tokens.find, (parts.take(np.s_[::2]), parts.take(np.s_[1::2]), joined)))
+    are_sound = min(part.min(initial=0) for part in found) >= 0
+    return found if are_sound and np.diff(np.sort(found.keys)).all() else None
+
 
 def last_merges(tokens: Sequence[bytes], merges: Merges) -> Array:
     """Return the index of the merge that makes each token out of its bytes, `[num_tokens]`.
@@ -46,14 +80,10 @@ def last_merges(tokens: Sequence[bytes], merges: Merges) -> Array:
         tokens: none is empty.
         merges: in the order in which they were learned; each pair once.
     """
-    lefts, rights = [left for left, _ in merges], [right for _, right in merges]
-    results = [left + right for left, right in merges]
     every_byte = [bytes([byte]) for byte in range(NUM_BYTES)]
-    id_of = {
-        token: number for number, token in enumerate(dict.fromkeys([*every_byte, *lefts, *rights, *results]))
-    }
-    parts = (np.fromiter(map(id_of.__getitem__, part), np.int64) for part in (lefts, rights, results))
-    last = last_merges_by_id(dict(enumerate(id_of)), MergeIds(*parts), np.arange(NUM_BYTES))
+    known = dict.fromkeys([*every_byte, *itertools.chain(*merges), *map(b"".join, merges)])
+    id_of = {token: number for number, token in enumerate(known)}
+    last = last_merges_by_id(dict(enumerate(id_of)), MergeIds.of(merges, id_of), np.arange(NUM_BYTES))
     return np.append(last, UNMADE)[[id_of.get(token, -1) for token in tokens]]
 
 
@@ -110,20 +140,23 @@ def _meet(ranks: Array, last: Array, merges: MergeIds, table: _RankTable) -> Arr
     until_left, until_right = ranks.copy(), ranks.copy()
     meets = np.ones(len(ranks), bool)
     active = np.arange(len(ranks))
-    while len(active):
+    while True:
         made_left, made_right = last[left], last[right]
+        goes_on = np.flatnonzero(meets[active] & (np.maximum(made_left, made_right) >= 0))
+        if not len(goes_on):
+            return meets
+        active, left, right, made_left, made_right, until_left, until_right = (
+            part[goes_on] for part in (active, left, right, made_left, made_right, until_left, until_right)
+        )
         is_left = made_left > made_right
-        is_right = ~is_left & (made_right >= 0)
-        until_left[is_left], until_right[is_right] = made_left[is_left], made_right[is_right]
-        left[is_left] = merges.right[made_left[is_left]]
-        right[is_right] = merges.left[made_right[is_right]]
-        joined = table.ranks_of(left << 32 | right)
-        is_joined = (is_left | is_right) & (joined < until_left) & (joined <= until_right)
-        meets[active[is_joined]] = False
-        goes_on = (is_left | is_right) & ~is_joined
-        active, left, right = active[goes_on], left[goes_on], right[goes_on]
-        until_left, until_right = until_left[goes_on], until_right[goes_on]
-    return meets
+        until_left, until_right = (
+            np.where(is_left, made_left, until_left),
+            np.where(is_left, until_right, made_right),
+        )
+        left = np.where(is_left, merges.right[made_left], left)
+        right = np.where(is_left, right, merges.left[made_right])
+        joined = table.find(left << 32 | right)
+        meets[active[(joined < until_left) & (joined <= until_right)]] = False
 
 
 def _encoded(tokens: Sequence[bytes], merges: MergeIds, byte_ids: Array, table: _RankTable) -> Array:
@@ -164,27 +197,34 @@ def _first_of_each(marks: Array, words: Array) -> Array:
     return places[np.r_[True, owners[1:] != owners[:-1]]]
 
 
+def applied_merges(
+    vocab: Mapping[int, bytes], merges: MergeIds, byte_ids: Array
+) -> tuple[MergeIds, tuple[bytes, ...]]:
+    """Return the merges that are ever applied, and the tokens that none of them makes.
+
+    Args:
+        vocab: id -> token, of all ids that the merges have.
+        merges: each pair once.
+        byte_ids: byte -> id, `[256]`.
+    """
+    last = last_merges_by_id(vocab, merges, byte_ids)
+    is_applied = np.zeros(len(merges.result), bool)
+    is_applied[last[last >= 0]] = True
+    unmade = (vocab.get(number) for number in np.flatnonzero(last == UNMADE).tolist())
+    return MergeIds(*(part[is_applied] for part in merges)), tuple(filter(None, unmade))
+
+
 def reachable_merges(merges: Merges) -> Merges:
     """Return the merges that are ever applied, in order."""
     results = list(dict.fromkeys(left + right for left, right in merges))
     return [merges[index] for index in sorted(set(last_merges(results, merges).tolist()) - {UNMADE, BYTE})]
 
 
-class _RankTable:
-    """Rank of each pair of ids: a hash table with open addressing."""
+class _RankTable(NumberTable):
+    """Rank of each pair of ids; _NO_RANK without a merge."""
 
     def __init__(self, merges: MergeIds) -> None:
-        keys = merges.keys
-        self._bits = max(4, (2 * len(keys)).bit_length())
-        self._keys = np.full(1 << self._bits, _EMPTY)
-        self._ranks = np.full(1 << self._bits, _NO_RANK, np.int32)
-        ranks, slots = np.arange(len(keys), dtype=np.int32), self._first_slots(keys)
-        while len(ranks):
-            is_free = self._keys[slots] == _EMPTY
-            self._keys[slots[is_free]] = keys[ranks[is_free]]
-            is_placed = self._keys[slots] == keys[ranks]  # of several for one slot, the last one
-            self._ranks[slots[is_placed]] = ranks[is_placed]
-            ranks, slots = ranks[~is_placed], self._next_slots(slots[~is_placed])
+        super().__init__(merges.keys)
 
     def ranks_at(self, ids: Array, words: Array, places: Array) -> Array:
         """Return the rank of the id at each place with the next id of its word; _NO_RANK without a merge.
@@ -195,25 +235,6 @@ class _RankTable:
             places: indices into these.
         """
         following = np.minimum(places + 1, len(ids) - 1)
-        ranks = self.ranks_of(ids[places] << 32 | ids[following])
+        ranks = self.find(ids[places] << 32 | ids[following])
         ranks[(words[places] != words[following]) | (following == places)] = _NO_RANK
         return ranks
-
-    def ranks_of(self, keys: Array) -> Array:
-        """Return the rank of each pair, left id << 32 | right id; _NO_RANK without a merge."""
-        slots = self._first_slots(keys)
-        found, ranks = self._keys[slots], self._ranks[slots]
-        others = np.flatnonzero((found != keys) & (found != _EMPTY))
-        slots, keys = slots[others], keys[others]
-        while len(others):
-            slots = self._next_slots(slots)
-            found, ranks[others] = self._keys[slots], self._ranks[slots]
-            goes_on = (found != keys) & (found != _EMPTY)
-            others, slots, keys = others[goes_on], slots[goes_on], keys[goes_on]
-        return ranks
-
-    def _first_slots(self, keys: Array) -> Array:
-        return (keys.view(np.uint64) * _MIX >> np.uint64(64 - self._bits)).view(np.int64)
-
-    def _next_slots(self, slots: Array) -> Array:
-        return (slots + 1) & ((1 << self._bits) - 1)

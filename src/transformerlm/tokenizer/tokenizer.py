@@ -18,7 +18,7 @@ from transformerlm.tokenizer.codec import Codec
 from transformerlm.tokenizer.form import Form, plain_form
 from transformerlm.tokenizer.form_cuts import pieces_of
 from transformerlm.tokenizer.formats import gpt2_files
-from transformerlm.tokenizer.formats.folder import read_folder, read_saved, write_saved
+from transformerlm.tokenizer.formats.folder import plain_parts, read_folder, read_saved, write_saved
 from transformerlm.tokenizer.formats.text_file import FileError
 from transformerlm.tokenizer.formats.tiktoken_reader import from_encoding, read_tiktoken
 from transformerlm.tokenizer.formats.tokenizer_config import kept_settings, read_tokenizer_config
@@ -26,6 +26,7 @@ from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
 from transformerlm.tokenizer.offsets import character_offsets, trimmed_offsets
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer, bytes_of
+from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.splits import Split
 from transformerlm.tokenizer.vocabulary import (
     Ids,
@@ -67,7 +68,7 @@ class Tokenizer(Codec):
     def __init__(
         self,
         vocab: Vocab,
-        merges: Merges,
+        merges: Merges | MergeIds,
         special_tokens: Sequence[str] | None = None,
         *,
         pattern: str | Sequence[Split] = GPT2_PATTERN,
@@ -77,6 +78,7 @@ class Tokenizer(Codec):
     ) -> None:
         if form is None:
             tokens = Pretokenizer(pattern, special_tokens or ()).special_tokens
+            merges = merges.pairs(vocab) if isinstance(merges, MergeIds) else merges
             vocab, ids = with_special_tokens(checked(vocab, merges), tokens)
             form = plain_form(ids, pattern)
         super().__init__(vocab, merges, form, whole_words=whole_words)
@@ -104,9 +106,10 @@ class Tokenizer(Codec):
         vocab = gpt2_files.read_vocab(vocab_path, special_tokens or ())
         merges = gpt2_files.read_merges(merges_path, vocab)
         if pattern == GPT2_PATTERN:
-            gpt2_files.check_pattern(merges, Path(merges_path))
-        settings: dict[str, Any] = {"pattern": pattern, "whole_words": whole_words}
-        return cls(vocab, merges, special_tokens, **settings, tokenizer_config=tokenizer_config)
+            gpt2_files.check_pattern(vocab, merges, Path(merges_path))
+        parts = plain_parts(vocab, merges, special_tokens or (), pattern, whole_words)
+        settings: dict[str, Any] = {"whole_words": whole_words, "tokenizer_config": tokenizer_config}
+        return cls(parts.vocab, parts.merges, form=parts.form, **settings)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,9 +34,12 @@ class TokenizerDefinition(Protocol):
     form: Form
     spelled: Vocab
     """id -> token, as the merges have it."""
-    merges: Merges
     whole_words: bool
     tokenizer_config: Mapping[str, Any]
+
+    @property
+    def merges(self) -> Merges:
+        """Pairs of tokens in the order in which they were learned."""
 
     @property
     def vocab(self) -> Vocab:
@@ -139,7 +142,7 @@ def with_special_tokens(vocab: Vocab, special_tokens: Sequence[str]) -> tuple[Vo
     """Return the vocabulary with all special tokens, and their ids: those it lacks get the next free ones."""
     id_of = {token: token_id for token_id, token in vocab.items()}
     ids = {token: id_of.setdefault(token.encode(), len(id_of)) for token in special_tokens}
-    return {token_id: token for token, token_id in id_of.items()}, ids
+    return vocab | {token_id: token.encode() for token, token_id in ids.items()}, ids
 
 
 def ids_of(vocab: Vocab, form: Form) -> dict[bytes, int]:
@@ -193,9 +196,7 @@ def fingerprints(
 
 def form_fingerprint(form: Form, whole_words: bool, tokens: Vocab, merges: Merges) -> str:
     """Return the SHA-256 digest of everything that ids depend on, of a tokenizer that changes its texts."""
-    added = sorted(
-        (number, *astuple(replace(token, special=False))) for token, number in form.added_token_ids.items()
-    )
+    added = sorted((number, *token._replace(special=False)) for token, number in form.added_token_ids.items())
     steps = [form.sections.get(name) for name in ("normalizer", "pre_tokenizer")]
     characters = form.characters and astuple(form.characters)
     parts_of_form = [steps, characters, whole_words, added, sorted(tokens), sorted(form.outside)]

@@ -57,7 +57,7 @@ def test_gpt2s_spelling_of_bytes():
 
 def test_gpt2s_own_files(shared_data):
     vocab = read_vocab(shared_data / "gpt2_vocab.json")
-    merges = read_merges(shared_data / "gpt2_merges.txt", vocab)
+    merges = read_merges(shared_data / "gpt2_merges.txt", vocab).pairs(vocab)
     assert (len(vocab), len(merges)) == (50257, 50000)
     assert merges[:3] == [(b" ", b"t"), (b" ", b"a"), (b"h", b"e")]
     assert vocab[0] == b"!"

@@ -11,6 +11,7 @@ from tiktoken_ext import openai_public
 from tests.tokenizer.families import LLAMA3, texts
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.tokenizer import Tokenizer, to_tiktoken, train_bpe_from_texts
+from transformerlm.tokenizer.formats.tiktoken_reader import _divisions
 from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
 
 END = {"<|end|>": 700, "<|start|>": 704}
@@ -71,6 +72,14 @@ def test_a_file_gives_the_same(encoding, tmp_path):
         Tokenizer.from_tiktoken(path)
 
 
+def test_every_division_of_a_token_is_a_merge(encoding):
+    ranks = encoding._mergeable_ranks
+    tokens = sorted(ranks, key=ranks.__getitem__)
+    found = _divisions(tokens, [ranks[token] for token in tokens]).pairs(dict(map(reversed, ranks.items())))
+    own = ((token[:cut], token[cut:]) for token in tokens for cut in range(1, len(token)))
+    assert found == [pair for pair in own if pair[0] in ranks and pair[1] in ranks]
+
+
 def test_there_and_back(encoding):
     vocab, merges = train_bpe_from_texts(list(texts(0, 100)), 400, [], pattern=LLAMA3)
     own = Tokenizer(vocab, merges, ["<|end|>"], pattern=LLAMA3)
@@ -87,6 +96,7 @@ def test_there_and_back(encoding):
         ("!! 300", ":257: expected a token in base64"),
         ("YQ== 300", ":257: token b'a' with the id 300"),
         ("YWI= 7", ": expected an id for each token"),
+        (f"YWI= {10**30}", ": expected ids from 0 to"),
     ],
 )
 def test_faults_of_files_are_one_line(tmp_path, line, what):

@@ -404,6 +404,16 @@ def test_json_that_is_no_tokenizer(tmp_path, content):
         read_tokenizer_json(written(tmp_path, content))
 
 
+def test_a_file_without_tokens_is_refused(tmp_path):
+    content = {**small_content(), "pre_tokenizer": None, "added_tokens": [], "post_processor": None}
+    content["model"] |= {"vocab": {}, "merges": []}
+    with pytest.raises(DataError, match="model: vocab: expected tokens, got none"):
+        read_tokenizer_json(written(tmp_path, content))
+    content["model"]["merges"] = ["a b"]
+    with pytest.raises(DataError, match="'a' is not in the vocabulary"):
+        read_tokenizer_json(written(tmp_path, content))
+
+
 def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
     text = json.dumps(small_content(), indent=1)
     for end in range(0, len(text), 151):

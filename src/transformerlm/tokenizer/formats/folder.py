@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformerlm.config import GPT2_PATTERN
-from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.bpe import Vocab
 from transformerlm.tokenizer.form import plain_form
 from transformerlm.tokenizer.formats import gpt2_files
 from transformerlm.tokenizer.formats.gpt2_files import MERGES_FILE, VOCAB_FILE, Manifest
@@ -25,6 +25,8 @@ from transformerlm.tokenizer.formats.transformers_settings import (
     read_special_tokens,
 )
 from transformerlm.tokenizer.pretokenize import Pretokenizer, utf8
+from transformerlm.tokenizer.reachable import MergeIds
+from transformerlm.tokenizer.splits import Split
 from transformerlm.tokenizer.vocabulary import TokenizerDefinition, find_vocab_fault, with_special_tokens
 
 _OTHER_FORMATS = (
@@ -56,12 +58,21 @@ def read_saved(directory: Path, manifest: Manifest) -> TokenizerParts:
         return read_tokenizer_json(directory / TOKENIZER_JSON)
     vocab = gpt2_files.read_vocab(directory / VOCAB_FILE, manifest.special_tokens)
     merges = gpt2_files.read_merges(directory / MERGES_FILE, vocab)
-    return _plain_parts(vocab, merges, manifest.special_tokens, manifest.pattern, manifest.whole_words)
+    return plain_parts(vocab, merges, manifest.special_tokens, manifest.pattern, manifest.whole_words)
 
 
-def _plain_parts(
-    vocab: Vocab, merges: Merges, special_tokens: list[str], pattern: str, whole_words: bool
+def plain_parts(
+    vocab: Vocab,
+    merges: MergeIds,
+    special_tokens: Sequence[str],
+    pattern: str | Sequence[Split],
+    whole_words: bool,
 ) -> TokenizerParts:
+    """Return the parts of a tokenizer of a checked vocabulary and merges.
+
+    Raises:
+        ConfigError: a pattern that does not compile, or an empty special token.
+    """
     vocab, ids = with_special_tokens(vocab, Pretokenizer(pattern, special_tokens).special_tokens)
     return TokenizerParts(vocab, merges, plain_form(ids, pattern), whole_words)
 
@@ -134,11 +145,11 @@ def _read_gpt2(directory: Path) -> TokenizerParts:
     named = read_special_tokens(directory)
     vocab = gpt2_files.read_vocab(vocab_path, list(named))
     merges = gpt2_files.read_merges(merges_path, vocab)
-    gpt2_files.check_pattern(merges, merges_path)
+    gpt2_files.check_pattern(vocab, merges, merges_path)
     found = gpt2_files.special_tokens_of(vocab, merges, merges_path, named)
     _check_ids(vocab, named, vocab_path)
     in_order = sorted(named, key=lambda token: named[token] or 0)
-    return _plain_parts(vocab, merges, [*found, *in_order], GPT2_PATTERN, whole_words=False)
+    return plain_parts(vocab, merges, [*found, *in_order], GPT2_PATTERN, whole_words=False)
 
 
 def _check_ids(vocab: Vocab, named: Mapping[str, int | None], vocab_path: Path) -> None:

@@ -21,6 +21,7 @@ from transformerlm.tokenizer.formats.tokenizer_json_steps import (
     read_pretokenizer,
 )
 from transformerlm.tokenizer.formats.tokenizer_json_vocab import Tokens, read_tokens
+from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.text_steps import ByteAlphabet, apply_steps
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -40,7 +41,7 @@ class TokenizerParts:
     """Arguments of `Tokenizer`, checked."""
 
     vocab: Vocab
-    merges: Merges
+    merges: Merges | MergeIds
     form: Form
     whole_words: bool
     """True: a pre-token that is a token is not divided, even if the merges do not produce it."""

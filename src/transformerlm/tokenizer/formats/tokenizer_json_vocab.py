@@ -12,17 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transformerlm.tokenizer.added_tokens import AddedToken
-from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
+from transformerlm.tokenizer.bpe import NUM_BYTES, Vocab
 from transformerlm.tokenizer.byte_alphabet import BYTES, texts_to_tokens, token_to_text
 from transformerlm.tokenizer.formats.json_file import JsonFile, describe
 from transformerlm.tokenizer.formats.text_file import FileError
-from transformerlm.tokenizer.reachable import UNMADE, MergeIds, last_merges_by_id
+from transformerlm.tokenizer.reachable import MergeIds, applied_merges, merges_of_lines
+from transformerlm.tokenizer.token_table import Strings, TokenTable, lines_of
 
 MAX_ID = (1 << 24) - 1
 """Ids need not be 0 to n - 1, but arrays have a place for each up to the largest."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_FLAGS = AddedToken._fields[1:]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Tokens:
 
     vocab: Vocab
     """id -> token: bytes, or the UTF-8 of the text that the file has; added tokens included."""
-    merges: Merges
+    merges: MergeIds
     """Of bytes: those that are ever applied."""
     added: dict[AddedToken, int]
     outside: frozenset[int]
@@ -62,27 +63,16 @@ def read_tokens(file: JsonFile, *, are_bytes: bool) -> Tokens:
     if are_bytes:
         vocab = _bytes_of_keys(file, ids, _as_they_are(added, ids, merges))
         byte_ids = _byte_ids(ids, vocab)
-        merges, unmade = _applied(merges, vocab, byte_ids)
+        merges, unmade = applied_merges(vocab, merges, byte_ids)
         missing = bytes(np.flatnonzero(byte_ids < 0).tolist())
     else:
         vocab, unmade, missing = {number: key.encode() for key, number in ids.items()}, (), b""
-    lefts, rights = (map(vocab.__getitem__, part.tolist()) for part in (merges.left, merges.right))
-    pairs = list(zip(lefts, rights, strict=True))
     for token, number in added.items():
         vocab.setdefault(number, token.content.encode())
+    if not vocab:
+        raise file.error("expected tokens, got none", "model", "vocab")
     outside = frozenset(added.values()).difference(ids.values())
-    return Tokens(vocab, pairs, added, outside, unmade, missing)
-
-
-def _applied(
-    merges: MergeIds, vocab: Vocab, byte_ids: NDArray[np.int64]
-) -> tuple[MergeIds, tuple[bytes, ...]]:
-    """Return the merges that are ever applied, and the tokens that none of them makes."""
-    last = last_merges_by_id(vocab, merges, byte_ids)
-    is_applied = np.zeros(len(merges.result), bool)
-    is_applied[last[last >= 0]] = True
-    unmade = (vocab.get(number) for number in np.flatnonzero(last == UNMADE).tolist())
-    return MergeIds(*(part[is_applied] for part in merges)), tuple(filter(None, unmade))
+    return Tokens(vocab, merges, added, outside, unmade, missing)
 
 
 def _read_ids(file: JsonFile) -> dict[str, int]:
@@ -139,23 +129,20 @@ def _read_added_tokens(file: JsonFile, ids: Mapping[str, int]) -> dict[AddedToke
         if type(fields.get("id")) is not int or fields["id"] != expected:
             what = f"expected {expected} for {content!a}, got {describe(fields.get('id'))}"
             raise file.error(what, "added_tokens", index, "id")
-        token = AddedToken(content, **{flag: bool(fields.get(flag)) for flag in _FLAGS})
+        token = AddedToken(content, *map(bool, map(fields.get, _FLAGS)))
         found[content] = token, expected
     return dict(found.values())
 
 
 def _read_merges(file: JsonFile, ids: Mapping[str, int]) -> MergeIds:
     """Return the merges: parts and results are tokens, and no pair occurs twice."""
-    lefts, rights, results = _parts_of_merges(file, file.items("model", "merges"))
-    try:
-        parts = (np.fromiter(map(ids.__getitem__, part), np.int64) for part in (lefts, rights, results))
-        merges = MergeIds(*parts)
-        if np.diff(np.sort(merges.keys)).all():
-            return merges
-    except KeyError:
-        pass
+    merges = file.items("model", "merges")
+    found = _merges_at_once(merges, ids)
+    if found is not None:
+        return found
+    pairs = [_pair(file, index, merge) for index, merge in enumerate(merges)]
     seen: set[tuple[str, str]] = set()
-    for index, (left, right) in enumerate(zip(lefts, rights, strict=True)):
+    for index, (left, right) in enumerate(pairs):
         unknown = [token for token in (left, right, left + right) if token not in ids]
         if unknown:
             what = f"{left!a} + {right!a}: {unknown[0]!a} is not in the vocabulary"
@@ -163,34 +150,26 @@ def _read_merges(file: JsonFile, ids: Mapping[str, int]) -> MergeIds:
         if (left, right) in seen:
             raise file.error(f"{left!a} + {right!a} is there twice", "model", "merges", index)
         seen.add((left, right))
-    raise AssertionError
+    rows = [(ids[left], ids[right], ids[left + right]) for left, right in pairs]
+    return MergeIds(*np.array(rows, np.int64).reshape(-1, 3).T)
 
 
-def _parts_of_merges(file: JsonFile, merges: Sequence[Any]) -> tuple[list[str], list[str], list[str]]:
-    """Return the left parts, the right parts and the results of merges, as the file spells them.
+def _merges_at_once(merges: Sequence[Any], ids: Mapping[str, int]) -> MergeIds | None:
+    """Return what `_read_merges` does where all is as usual, in a fraction of the time; else None.
 
     The format has a merge as "a b" or as a list of two.
     """
-    kinds = set(map(type, merges))
-    lines = "\n".join(merges) if kinds == {str} else ""
-    if _are_lines(lines, len(merges)):
-        parts = lines.replace("\n", " ").split(" ")
-        if all(parts):
-            return parts[::2], parts[1::2], lines.replace(" ", "").split("\n")
-    if kinds == {list} and set(map(len, merges)) == {2}:
-        parts = [*itertools.chain(*merges)]
-        if set(map(type, parts)) == {str} and all(parts):
-            return parts[::2], parts[1::2], [*map("".join, merges)]
-    pairs = [_pair(file, index, merge) for index, merge in enumerate(merges)]
-    return [left for left, _ in pairs], [right for _, right in pairs], [*map("".join, pairs)]
-
-
-def _are_lines(text: str, number: int) -> bool:
-    """Return True if a text has this number of lines, each with one space."""
-    content = np.frombuffer(text.encode(errors="surrogatepass"), np.uint8)
-    signs = content[(content == ord(" ")) | (content == ord("\n"))]
-    are_spaces, are_ends = (signs[::2] == ord(" ")).all(), (signs[1::2] == ord("\n")).all()
-    return bool(len(signs) == 2 * number - 1 and are_spaces and are_ends)
+    kinds = set(map(type, merges)) if ids else set()
+    try:
+        if kinds == {list} and set(map(len, merges)) == {2}:
+            merges = [*map(" ".join, merges)]
+        elif kinds != {str}:
+            return None
+        content, ends = lines_of(merges)
+    except (TypeError, UnicodeEncodeError):
+        return None
+    spaces = np.flatnonzero(content == ord(" "))
+    return merges_of_lines(content, spaces, ends, TokenTable(Strings.between(*lines_of(ids)), ids.values()))
 
 
 def _pair(file: JsonFile, index: int, merge: Any) -> tuple[str, str]:

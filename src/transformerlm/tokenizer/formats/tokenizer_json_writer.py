@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Set
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +145,7 @@ def _post_processor(tokenizer: TokenizerDefinition, bos_token: str) -> dict[str,
 
 
 def _added_token(token: AddedToken, token_id: int) -> dict[str, Any]:
-    return {"id": token_id, **asdict(token)}
+    return {"id": token_id, **token._asdict()}
 
 
 def _pre_tokenizer(pattern: Pattern, byte_level: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,162 @@
+"""Looking up many byte strings at once, in NumPy: the id of each, without a Python object for any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+EMPTY, ABSENT = -1, np.iinfo(np.int32).max
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+LINE_END = 0xFF
+_WORD = 8  # bytes that are read at a time
+PADDING = _WORD
+"""Bytes behind the content of `Strings`."""
+_MAX_SEEDS = 16
+_MASKS = np.array([(1 << 8 * size) - 1 for size in range(_WORD + 1)], "<u8")
+
+
+class NumberTable:
+    """Index of each of many numbers: a hash table with open addressing.
+
+    Args:
+        keys: int64, none EMPTY, `[num_keys]`. Of equal ones the last counts.
+    """
+
+    def __init__(self, keys: Array) -> None:
+        self._bits = max(4, (2 * len(keys)).bit_length())
+        self._keys = np.full(1 << self._bits, EMPTY)
+        self._indices = np.full(1 << self._bits, ABSENT, np.int32)
+        indices, slots = np.arange(len(keys), dtype=np.int32), self._first_slots(keys)
+        while len(indices):
+            is_free = self._keys[slots] == EMPTY
+            self._keys[slots[is_free]] = keys[indices[is_free]]
+            is_placed = self._keys[slots] == keys[indices]  # of several for one slot, the last one
+            self._indices[slots[is_placed]] = indices[is_placed]
+            indices, slots = indices[~is_placed], self._next_slots(slots[~is_placed])
+
+    def find(self, keys: Array) -> Array:
+        """Return the index of each number, int32; ABSENT for one that is not there."""
+        slots = self._first_slots(keys)
+        found, indices = self._keys[slots], self._indices[slots]
+        others = np.flatnonzero((found != keys) & (found != EMPTY))
+        slots, keys = slots[others], keys[others]
+        while len(others):
+            slots = self._next_slots(slots)
+            found, indices[others] = self._keys[slots], self._indices[slots]
+            goes_on = (found != keys) & (found != EMPTY)
+            others, slots, keys = others[goes_on], slots[goes_on], keys[goes_on]
+        return indices
+
+    def _first_slots(self, keys: Array) -> Array:
+        return (keys.view(np.uint64) * _MIX >> np.uint64(64 - self._bits)).view(np.int64)
+
+    def _next_slots(self, slots: Array) -> Array:
+        return (slots + 1) & ((1 << self._bits) - 1)
+
+
+class Strings(NamedTuple):
+    """Byte strings that are parts of one content."""
+
+    content: Array
+    """uint8, with `PADDING` bytes behind the last string."""
+    starts: Array
+    sizes: Array
+
+    @classmethod
+    def of(cls, tokens: Sequence[bytes]) -> Strings:
+        """Return a list of byte strings, joined."""
+        sizes = np.fromiter(map(len, tokens), np.int64, len(tokens))
+        return cls(padded(b"".join(tokens)), np.cumsum(sizes) - sizes, sizes)
+
+    @classmethod
+    def between(cls, content: Array, ends: Array) -> Strings:
+        """Return what one separator each divides in a content that ends with padding, `[num_ends]`."""
+        starts = np.append(0, ends[:-1] + 1)
+        return cls(content, starts, ends - starts)
+
+    def take(self, indices: Any) -> Strings:
+        """Return some of them."""
+        return Strings(self.content, self.starts[indices], self.sizes[indices])
+
+    def words(self, place: int) -> Array:
+        """Return the eight bytes of each from `place` on as a number; zeros are behind its end."""
+        every: Array = np.ndarray(len(self.content) - _WORD + 1, "<u8", self.content, strides=(1,))
+        found: Array = every[self.starts + place]
+        found &= _MASKS[np.minimum(self.sizes - place, _WORD)]
+        return found
+
+
+def lines_of(texts: Iterable[str]) -> tuple[Array, Array]:
+    """Return UTF-8 with a byte 0xFF behind each text, which no text has, and the places of these bytes.
+
+    Raises:
+        UnicodeEncodeError: an unpaired surrogate. U+DC80 to U+DCFF raise nothing: they become bytes that no
+            UTF-8 has, or one more end.
+    """
+    content = padded(("\udcff".join(texts) + "\udcff").encode(errors="surrogateescape"))
+    return content, np.flatnonzero(content == LINE_END)
+
+
+def padded(content: bytes) -> Array:
+    """Return bytes as an array, with padding behind them."""
+    return np.frombuffer(content + bytes(PADDING), np.uint8)
+
+
+class TokenTable:
+    """Ids of byte strings.
+
+    Args:
+        tokens: the strings, all different.
+        ids: of each.
+    """
+
+    def __init__(self, tokens: Strings, ids: Iterable[int]) -> None:
+        self._tokens, self._first = tokens, tokens.words(0)
+        self._ids = np.fromiter(ids, np.int64, len(tokens.sizes))
+        for self._seed in range(_MAX_SEEDS):
+            hashes = _hashes(tokens, self._first, self._seed)
+            if np.diff(np.sort(hashes)).all():  # else one of two tokens could not be found
+                break
+        self._table = NumberTable(hashes)
+
+    def find(self, strings: Strings) -> Array:
+        """Return the id of each string, int64; EMPTY for one that is no token."""
+        if not len(self._ids):
+            return np.full(len(strings.sizes), EMPTY)
+        first = strings.words(0)
+        found = self._table.find(_hashes(strings, first, self._seed))
+        is_known = found != ABSENT
+        found[~is_known] = 0
+        is_known &= (self._first[found] == first) & (self._tokens.sizes[found] == strings.sizes)
+        places, place = np.flatnonzero(is_known & (strings.sizes > _WORD)), _WORD
+        while len(places):
+            same = strings.take(places).words(place) == self._tokens.take(found[places]).words(place)
+            is_known[places[~same]] = False
+            place += _WORD
+            places = places[same & (strings.sizes[places] > place)]
+        return np.where(is_known, self._ids[found], EMPTY)
+
+
+def _hashes(strings: Strings, first: Array, seed: int) -> Array:
+    """Return a number from 0 on for each string, given the first word of each."""
+    hashes = (strings.sizes.astype(np.uint64) << np.uint64(8) | np.uint64(seed)) * _MIX
+    hashes = _mixed(hashes, first)
+    places, place = np.flatnonzero(strings.sizes > _WORD), _WORD
+    rest = strings.take(places)
+    while len(places):
+        hashes[places] = _mixed(hashes[places], rest.words(place))
+        place += _WORD
+        goes_on = rest.sizes > place
+        places, rest = places[goes_on], rest.take(goes_on)
+    return (hashes >> np.uint64(1)).view(np.int64)
+
+
+def _mixed(hashes: Array, words: Array) -> Array:
+    mixed = (hashes ^ words) * _MIX
+    mixed ^= mixed >> np.uint64(32)
+    return mixed
