@@ -1,6 +1,7 @@
 """Turns of the event loop's tasks."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -28,23 +29,38 @@ async def rounds_of(num_tasks: int) -> list[tuple[int, int]]:
     return came
 
 
-def test_tasks_go_on_in_one_round_while_it_has_time_left(monkeypatch):
-    monkeypatch.setattr(turns, "ROUND_SECONDS", 1000.0)
+@pytest.mark.parametrize(("per_round", "expected"), [(1000, [20]), (8, [8, 8, 4]), (1, [1] * 20)])
+def test_a_round_has_a_few_turns_and_the_others_come_in_the_next_ones_in_order(
+    per_round, expected, monkeypatch
+):
+    monkeypatch.setattr(turns, "TURNS_PER_ROUND", per_round)
     came = in_a_thread(asyncio.run, rounds_of(20))
     assert [task for task, _ in came] == [*range(20)]
-    assert len({number for _, number in came}) == 1
+    assert [*Counter(number for _, number in came).values()] == expected
 
 
-def test_a_round_whose_time_is_over_leaves_the_others_to_the_next_ones_in_order(monkeypatch):
-    monkeypatch.setattr(turns, "ROUND_SECONDS", -1.0)
-    came = in_a_thread(asyncio.run, rounds_of(20))
-    assert [task for task, _ in came] == [*range(20)]
-    first = came[0][1]
-    assert [number for _, number in came] == [*range(first, first + 20)]
+def test_a_task_that_was_cancelled_takes_no_turn(monkeypatch):
+    monkeypatch.setattr(turns, "TURNS_PER_ROUND", 1)
+
+    async def some_cancelled():
+        own, came = Turns(), []
+
+        async def work(task):
+            await own.wait()
+            came.append(task)
+
+        tasks = [asyncio.create_task(work(task)) for task in range(5)]
+        await asyncio.sleep(0)
+        for task in (1, 3):
+            tasks[task].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return came
+
+    assert in_a_thread(asyncio.run, some_cancelled()) == [0, 2, 4]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_answers_are_the_same_however_short_the_rounds_are(lm, monkeypatch, stream):
+def test_answers_are_the_same_however_few_turns_a_round_has(lm, monkeypatch, stream):
     how = {"prompt": ["The fox", "The crow", "a"], "max_tokens": 30, "seed": 2, "n": 4, "stream": stream}
 
     async def ask(port):
@@ -67,5 +83,5 @@ def test_answers_are_the_same_however_short_the_rounds_are(lm, monkeypatch, stre
     with served(lm) as server:
         expected = in_a_thread(asyncio.run, ask(server.port))
         assert all(texts == expected[0] for texts in expected)
-        monkeypatch.setattr(turns, "ROUND_SECONDS", -1.0)
+        monkeypatch.setattr(turns, "TURNS_PER_ROUND", 1)
         assert in_a_thread(asyncio.run, ask(server.port)) == expected
