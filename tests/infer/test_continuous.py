@@ -11,7 +11,7 @@ from transformerlm.errors import NumericalError
 from transformerlm.infer import batch as batch_module
 from transformerlm.infer.continuous import ContinuousBatch
 from transformerlm.infer.generate import DecodingSettings, steps
-from transformerlm.infer.running_batch import common
+from transformerlm.infer.running_batch import RunningBatch, common
 from transformerlm.infer.sampling import Sampling
 
 SAMPLINGS = [Sampling(0.0), Sampling(1.1, 0.9, 40), Sampling(1.2, 0.95, 30, 0.05, 1.5), Sampling(0.9)]
@@ -318,3 +318,19 @@ def test_the_common_beginning_of_two_lists():
         one, other = ([draw.randrange(2) for _ in range(draw.randrange(9))] for _ in range(2))
         expected = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
         assert common(one, other) == (min(len(one), len(other)) if expected is None else expected)
+
+
+def test_a_prompt_begins_behind_the_longest_beginning_that_a_row_holds(make_model, monkeypatch):
+    found, longest_beginning = [], RunningBatch._longest_beginning
+
+    def checked(self, window):
+        lengths = [common(self._held_by(row), window) for row in range(len(self._held))]
+        expected = lengths.index(max(lengths)), min(max(lengths), len(window) - 1)
+        found.append(longest_beginning(self, window))
+        assert found[-1] == expected
+        return found[-1]
+
+    monkeypatch.setattr(RunningBatch, "_longest_beginning", checked)
+    run(ContinuousBatch(make_model(torch.float32, context_length=48), 9, kernels=True), some_texts(60, 5))
+    assert len({row for row, _ in found}) > 3
+    assert len({length for _, length in found}) > 10

@@ -1,15 +1,18 @@
 """The command and its process."""
 
+import gc
 import signal
 import socket
 
 import pytest
+import uvicorn
 
 from tests.serve.servers import KEY, in_a_thread, serving
 from tests.small_models import language_model, save_run
 from transformerlm.cli import serve
-from transformerlm.config import RuntimeConfig
+from transformerlm.config import RuntimeConfig, ServeConfig, ServeSection
 from transformerlm.language_model import LanguageModel
+from transformerlm.serve import server
 
 
 @pytest.fixture(scope="module")
@@ -83,4 +86,37 @@ def test_an_end_token_that_the_tokenizer_lacks_is_said_at_the_start(tmp_path, ca
 
     run = save_run(language_model(bytes_only(), vocab_size=256), tmp_path / "run")
     assert in_a_thread(serve.main, [str(run), "--port", "0"]) == 2
-    assert "eos_token" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "eos_token" in said
+    assert "http://" not in said
+
+
+def test_while_requests_are_served_the_objects_from_before_are_not_collected(run, monkeypatch):
+    before, frozen = gc.get_freeze_count(), []
+
+    async def note(*_):
+        frozen.append(gc.get_freeze_count())
+
+    monkeypatch.setattr(server, "run", note)
+    section = ServeSection(checkpoint=str(run), port=0)
+    in_a_thread(server.serve, ServeConfig(serve=section, runtime=RuntimeConfig(dtype="float32")), str)
+    assert frozen[0] > 100_000
+    assert gc.get_freeze_count() == before
+
+
+def test_the_address_is_said_once_requests_are_answered(run, monkeypatch):
+    said, startup = [], uvicorn.Server.startup
+
+    async def noted(*arguments):
+        await startup(*arguments)
+        said.append("answers")
+
+    async def end_at_once(*_):
+        pass
+
+    monkeypatch.setattr(uvicorn.Server, "startup", noted)
+    monkeypatch.setattr(uvicorn.Server, "main_loop", end_at_once)
+    section = ServeSection(checkpoint=str(run), port=0)
+    config = ServeConfig(serve=section, runtime=RuntimeConfig(dtype="float32"))
+    in_a_thread(server.serve, config, said.append)
+    assert [line.partition(":")[0] for line in said] == ["fables", "answers", "http"]

@@ -28,9 +28,11 @@ def window_start(num_tokens: int, context_length: int) -> int:
 
         context_length 4, lengths 1 to 9: starts at 0 0 0 0 3 3 3 6 6
     """
+    if num_tokens <= context_length:
+        return 0
     tokens_cut = context_length + 1 - max(1, context_length // 2)
     num_cuts = -((context_length - num_tokens) // tokens_cut)
-    return max(0, num_cuts) * tokens_cut
+    return num_cuts * tokens_cut
 
 
 class Batch:

@@ -169,9 +169,14 @@ class RunningBatch(CachedBatch):
 
         At least one token is left to be computed, since the logits after it are needed.
         """
-        lengths = [common(self._held_by(row), window) for row in range(len(self._held))]
-        longest = max(lengths)
-        return lengths.index(longest), min(longest, len(window) - 1)
+        source = longest = 0
+        for row in range(len(self._held)):
+            held = self._held_by(row)
+            if held[: longest + 1] == window[: longest + 1]:  # no other row has a longer one
+                number = common(held, window)
+                if number > longest:
+                    source, longest = row, number
+        return source, min(longest, len(window) - 1)
 
     def _held_by(self, row: int) -> list[int]:
         """Return the ids whose keys and values a row holds."""
@@ -188,8 +193,8 @@ class RunningBatch(CachedBatch):
 
     def _vacate(self, row: int, source: int, num_copied: int) -> None:
         """Copy what a free row holds to the row that has been free for longest, unless all of it goes on."""
-        free = [one for one in self._freed if one >= self._next_row and one != source]
-        oldest = free[0] if free else row
+        next_row = self._next_row
+        oldest = next((one for one in self._freed if one >= next_row and one != source), row)
         is_kept = len(self._held[row]) > (num_copied if row == source else 0)
         if is_kept and oldest != row:
             self.cache.copy(row, oldest, len(self._held[row]))

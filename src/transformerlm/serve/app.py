@@ -89,6 +89,7 @@ class Service:
 
     async def _job(self, body: bytes, parsed: Callable[[bytes], Job]) -> Job:
         if len(body) < SMALL_BODY_BYTES:
+            await self.engine.turns.wait()
             return parsed(body)
         return await asyncio.to_thread(parsed, body)
 

@@ -24,6 +24,7 @@ from transformerlm.language_model import LanguageModel
 from transformerlm.serve.errors import bad_request, overloaded, stopping, unexpected
 from transformerlm.serve.job import Event, Job
 from transformerlm.serve.statistics import Statistics
+from transformerlm.serve.turns import Turns
 
 MAX_DELIVERIES = 2
 """Steps whose results the event loop may not have taken yet: a fast model waits for it."""
@@ -47,7 +48,7 @@ class _Scoring:
 class Engine:
     """Runs jobs on a model.
 
-    `submit`, `cancel` and `num_open` belong to the event loop's thread.
+    `submit`, `cancel`, `num_open` and `turns` belong to the event loop's thread.
 
     Args:
         lm: the model that writes.
@@ -55,7 +56,7 @@ class Engine:
     """
 
     def __init__(self, lm: LanguageModel, scorer: LanguageModel, limits: ServeSection) -> None:
-        self.lm, self.limits, self.statistics = lm, limits, Statistics()
+        self.lm, self.limits, self.statistics, self.turns = lm, limits, Statistics(), Turns()
         self._scorer = TokenScorer(scorer)
         self._batch = self._new_batch()
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

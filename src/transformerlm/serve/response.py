@@ -112,6 +112,7 @@ class CompletionResponse(Response):
             ClientGone: nobody waits for them.
         """
         await self._job.news.wait()
+        await self._engine.turns.wait()
         if self._is_gone:
             raise ClientGone
         events = self._job.take()
