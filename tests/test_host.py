@@ -1,6 +1,5 @@
 """A program that uses this package: nothing of it is changed, and none of its settings changes a result."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -17,7 +16,6 @@ ALL = ENTRY_POINTS | TRAINING
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    importlib.import_module("torch._dynamo")  # torch's optimizers import it, which sets the environment
     return prepare(tmp_path_factory.mktemp("host"))
 
 

@@ -3,7 +3,6 @@ import shutil
 
 import pytest
 
-from tests.lone_ranks import start_lone_ranks
 from transformerlm.cli import export, import_model, infer, train
 from transformerlm.cli.command import Arguments, load_config
 from transformerlm.config import TrainConfig
@@ -85,22 +84,6 @@ def test_it_trains_on_and_goes_on_without_what_it_started_from(source, workplace
     found, err = records(capfd)
     assert "resumed: runs/imported-fables" in err
     assert "starting from" not in err
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-@pytest.mark.parametrize("sharding", [pytest.param("none", marks=pytest.mark.endurance), "full"])
-def test_two_ranks_start_from_the_same_weights(source, workplace, capfd, sharding):
-    assert import_model.main(["--from", source, "runs/imported"]) == 0
-    assert train.main(TRAINING) == 0
-    found, _ = records(capfd)
-    words = [*TRAINING, "--training.run_dir=runs/two", f"--runtime.sharding={sharding}"]
-    ranks = start_lone_ranks(*words)
-    (out, err), _ = (rank.communicate(timeout=300) for rank in ranks)
-    assert [rank.returncode for rank in ranks] == [0, 0], err
-    assert "starting from the weights of" in err
-    two = losses([json.loads(line) for line in out.splitlines()])
-    assert two == pytest.approx(losses(found), rel=1e-4)
 
 
 def test_the_config_of_an_imported_run_is_one_to_train_with(source, workplace, capfd):

@@ -475,37 +475,22 @@ def files_without_parts(folder):
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_two_ranks_train_what_one_process_trains(workplace, trained):
-    process = start_ranks()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    kept = {
-        folder: lines_of((folder / "runs/fables/metrics.jsonl").read_text())
-        for folder in (workplace, trained)
-    }
+def test_two_nodes_train_what_one_process_trains(workplace, trained):
+    nodes = start_lone_ranks("--config", "config.toml", "--runtime.sharding=full")
+    (out, err), (other_out, _) = (node.communicate(timeout=300) for node in nodes)
+    assert [node.returncode for node in nodes] == [0, 0], err
+    theirs = lines_of((trained / "runs/fables/metrics.jsonl").read_text())
+    records = lines_of(out)
     for name in (names.LOSS, names.VAL_LOSS):
-        ours, theirs = ([r[name] for r in records if name in r] for records in kept.values())
-        assert ours == pytest.approx(theirs, abs=1e-5)
-    assert files_of(workplace) == files_of(trained)
-    records = lines_of(out)  # and nothing twice
+        ours = [r[name] for r in records if name in r]
+        assert ours == pytest.approx([r[name] for r in theirs if name in r], abs=1e-5)
+    assert files_without_parts(workplace) == files_of(trained)
+    assert "runs/fables/checkpoints/step_00000006/model-00002-of-00002.safetensors" in files_of(workplace)
+    # And nothing twice.
     assert [r["step"] for r in records if names.LOSS in r] == [1, 2, 3, 4, 5, 6]
     assert [r[names.PROMPT] for r in records if names.OUTPUT in r] == ["The ", "A fox"]
     assert [err.count(words) for words in ("reused", "made", "model:", "done:")] == [0, 2, 1, 1]
     assert "on 2 x cpu, float32, " in err
-
-
-@pytest.mark.distributed
-@pytest.mark.slow
-def test_two_nodes_train_what_one_process_trains(workplace, trained):
-    nodes = start_lone_ranks("--config", "config.toml", "--runtime.sharding=full")
-    (out, _), (other_out, _) = (node.communicate(timeout=300) for node in nodes)
-    assert [node.returncode for node in nodes] == [0, 0]
-    theirs = lines_of((trained / "runs/fables/metrics.jsonl").read_text())
-    for name in (names.LOSS, names.VAL_LOSS):
-        ours = [r[name] for r in lines_of(out) if name in r]
-        assert ours == pytest.approx([r[name] for r in theirs if name in r], abs=1e-5)
-    assert files_without_parts(workplace) == files_of(trained)
-    assert "runs/fables/checkpoints/step_00000006/model-00002-of-00002.safetensors" in files_of(workplace)
     assert other_out == ""
 
 

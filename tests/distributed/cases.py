@@ -133,6 +133,17 @@ def trainings(folder, alone):
     return cases
 
 
+def ends():
+    """What ends two ranks, or leaves them where they cannot go on together."""
+    cases = {}
+    for sharding in ("none", "full"):
+        cases[f"killed_{sharding}"] = case(sharding=sharding, killed=[1, 3])
+        cases[f"memory_{sharding}"] = case(sharding=sharding, no_memory=[1, 1, 3])
+    for rank in (0, 1):
+        cases[f"saving_{rank}"] = case(sharding="full", killed_saving=[rank, 4])
+    return cases
+
+
 def write_corpus(folder):
     """A corpus, and one with a byte that is not UTF-8."""
     generator = random.Random(0)
@@ -162,6 +173,14 @@ def make_data_words(folder, name, corpus="corpus"):
     ]
 
 
+def start_words(folder, sharding):
+    return [
+        f"--runtime.sharding={sharding}",
+        f"--training.run_dir={folder}/started_{sharding}",
+        f"--training.start_from={folder}/ranks/run",
+    ]
+
+
 def commands(folder):
     """Name -> command, arguments."""
     train = ["--config", str(folder / "ranks.toml")]
@@ -173,6 +192,8 @@ def commands(folder):
         "planned": ("train", [*train, "--plan"]),
         "trained": ("train", train),
         "verified": ("train", [*train, "--verify-resume", "4"]),
+        "started_none": ("train", [*train, *start_words(folder, "none")]),
+        "started_full": ("train", [*train, *start_words(folder, "full")]),
         "unequal": ("train", [*train, "--training.batch_size=5"]),
         "locked": ("train", [*train, f"--training.run_dir={folder}/locked"]),
     }

@@ -59,9 +59,15 @@ def work_on_two_ranks(folder, alone):
     cases.write_corpus(folder)
     cases.write_config(folder, "ranks")
     (folder / "locked").mkdir()
+    last = {"last": cases.case(killed=[1, 3])}  # by torchrun's own rules: rank 1 is killed, and all end
     with locked(folder / "locked"):
-        errors, status = group.start(folder, 2, cases.commands(folder), cases.trainings(folder, alone))
-    assert status == 0, errors
+        errors, status = group.start(
+            folder, 2, cases.trainings(folder, alone) | last, cases.commands(folder), cases.ends()
+        )
+    (folder / "last.ended").write_text(str(time.time()))
+    assert status == 1, errors
+    assert (folder / "last.killed").exists(), errors
+    (folder / "errors").write_text(errors)
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +78,7 @@ def ranks4(alone, ranks2, tmp_path_factory):
 
 def work_on_four_ranks(folder, alone, ranks2):
     write_tokens(folder)
-    errors, status = group.start(folder, 4, trainings=cases.trainings(ranks2, alone))
+    errors, status = group.start(folder, 4, cases.trainings(ranks2, alone))
     assert status == 0, errors
 
 

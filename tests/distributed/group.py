@@ -3,9 +3,11 @@
     torchrun --nproc-per-node 2 -m tests.distributed.group FOLDER
 
 FOLDER/work.json: {"commands": {name: [command, its arguments]}, "trainings": {name: the arguments of
-ranks_that_train.run_case}}. Of each command and rank, FOLDER/NAME.RANK.status and .output tell what came of
-it; of each training FOLDER/NAME.RANK.json, and FOLDER/NAME is the run's folder. {rank} in an argument is
-the rank's number.
+ranks_that_train.run_case}, "forked": {name: [port, such arguments]}}. Of each command and rank,
+FOLDER/NAME.RANK.status and .output tell what came of it; of each training FOLDER/NAME.RANK.json, and
+FOLDER/NAME is the run's folder. {rank} in an argument is the rank's number. What ends a group, or leaves it
+where it cannot go on, is forked: the children of the ranks are a group of their own for one training, and
+FOLDER/NAME.RANK.ended tells when each had ended.
 """
 
 import contextlib
@@ -13,9 +15,11 @@ import importlib
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -29,6 +33,9 @@ from transformerlm.distributed.collectives import ranks_from_environment
 from transformerlm.distributed.ranks import AgreedError
 from transformerlm.errors import DataError, TransformerLMError
 from transformerlm.training import trainer
+
+for _module in ("torch._dynamo", "torch.distributed.fsdp"):  # once, not in each forked child
+    importlib.import_module(_module)
 
 OPTIMIZERS = ("muon", "adamw")
 ROOT = Path(__file__).parents[2]
@@ -50,12 +57,25 @@ def torchrun(num_ranks, *arguments, where=("--standalone",), cwd=ROOT):
     return subprocess.Popen(list(map(str, command)), env=environment, cwd=cwd, **options)
 
 
-def start(folder, num_ranks, commands=None, trainings=None):
+def start(folder, num_ranks, trainings, commands=None, forked=None):
     """Have a group do this; what it has printed to stderr, and torchrun's exit status."""
-    (folder / "work.json").write_text(json.dumps({"commands": commands or {}, "trainings": trainings or {}}))
+    forked = forked or {}
+    ports = dict(zip(forked, free_ports(len(forked)), strict=True))
+    work = {"commands": commands or {}, "trainings": trainings}
+    work["forked"] = {name: [ports[name], options] for name, options in forked.items()}
+    (folder / "work.json").write_text(json.dumps(work))
     process = torchrun(num_ranks, "-m", "tests.distributed.group", folder)
     _, errors = process.communicate(timeout=1200)
     return errors, process.returncode
+
+
+def free_ports(number):
+    """Ports of this machine that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 def main(folder):
@@ -65,6 +85,8 @@ def main(folder):
         1e12
     )  # takes a quarter of a second, and is of no interest
     work = json.loads((folder / "work.json").read_text())
+    for name, (port, options) in work["forked"].items():  # as long as nothing has been computed
+        in_child(ranks, folder, name, port, options)
     with ranks.connected():
         if work["commands"]:
             exchange(ranks)
@@ -81,8 +103,30 @@ def main(folder):
             if case in work["trainings"]:
                 count_exchanges_of_gradients(ranks, folder, work["trainings"][case]["tables"])
         for name, options in work["trainings"].items():
-            result = run_case(ranks, folder, name, **options)
-            (folder / f"{name}.{ranks.rank}.json").write_text(json.dumps(result))
+            work_on_case(ranks, folder, name, options)
+
+
+def work_on_case(ranks, folder, name, options):
+    result = run_case(ranks, folder, name, **options)
+    (folder / f"{name}.{ranks.rank}.json").write_text(json.dumps(result))
+
+
+def in_child(ranks, folder, name, port, options):
+    """Have a forked child work on a case, with the children of the other ranks; wait until it has ended."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        (folder / f"{name}.{ranks.rank}.ended").write_text(str(time.time()))
+        return
+    # Its rank 0 listens itself, not torchrun.
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "0"}
+    try:
+        with ranks.connected():
+            work_on_case(ranks, folder, name, options)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
 
 
 def compare_optimizers(ranks, folder):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,9 +72,9 @@ def run_case(
                 made = make(config, tokens(folder, val), run, heard, now, ranks)
             if found:
                 made.restore(found)
-            disturb(made, ranks, folder, no_memory, signal_at, nan, killed)
+            disturb(made, ranks, no_memory, signal_at, nan, killed)
             lose(made, ranks, lost)
-            die_saving(made, ranks, folder, killed_saving)
+            die_saving(made, ranks, killed_saving)
             status = train(made, ranks)
     except TransformerLMError as error:
         return {"error": error.lines, "status": error.exit_status, "heard": heard.messages}
@@ -121,11 +122,10 @@ def train(made, ranks):
         return made.train(logger)
 
 
-def disturb(made, ranks, folder, no_memory, signal_at, nan, killed):
+def disturb(made, ranks, no_memory, signal_at, nan, killed):
     def before(block, inputs):
         if killed == [ranks.rank, made.step + 1]:
-            (folder / "killed").write_text(str(time.time()))
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_this_one(made)
         rank, enough, first_step = no_memory or (None, 0, 0)
         if ranks.rank == rank and len(inputs[0]) > enough and made.step + 1 >= first_step:
             torch.empty(2**60, dtype=torch.uint8)
@@ -139,19 +139,24 @@ def disturb(made, ranks, folder, no_memory, signal_at, nan, killed):
             made.model.final_norm.weight.mul_(float("nan"))
 
 
-def die_saving(made, ranks, folder, killed_saving):
+def die_saving(made, ranks, killed_saving):
     """End the process in the middle of writing its part of a checkpoint."""
     sound = exchange._received
 
     def received(wanted, ranks):
         whole = sound(wanted, ranks)
         if killed_saving == [ranks.rank, made.step]:
-            (folder / "killed").write_text(str(time.time()))
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_this_one(made)
         return whole
 
     if killed_saving:
         exchange._received = received
+
+
+def kill_this_one(made):
+    """End the process, having written when into NAME.killed."""
+    Path(f"{made.run.path}.killed").write_text(str(time.time()))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def lose(made, ranks, lost):

@@ -106,6 +106,26 @@ def test_ranks_plan_train_and_verify_resuming(ranks2, tmp_path):
     assert ours == theirs  # but for the parts of divided checkpoints
 
 
+@with_ranks
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_ranks_start_from_the_same_weights(ranks2, tmp_path, sharding):
+    statuses, (output, second) = of_ranks(ranks2, f"started_{sharding}")
+    assert (statuses, second) == ([0, 0], "")
+    assert output.count("starting from the weights of") == 1
+    words = ["--config", str(ranks2 / "ranks.toml"), f"--training.start_from={ranks2}/ranks/run"]
+    assert train.main([*words, f"--training.run_dir={tmp_path}/run"]) == 0
+    run = ranks2 / f"started_{sharding}"
+    for name in (names.LOSS, names.VAL_LOSS):
+        ours, theirs, before = (
+            records((folder / "metrics.jsonl").read_text(), name)
+            for folder in (run, tmp_path / "run", ranks2 / "ranks/run")
+        )
+        assert ours == pytest.approx(theirs, rel=1e-4)
+        assert ours[0] < before[0]
+    if sharding == "none":  # one process would have written the same files
+        assert content_of(run).keys() == content_of(tmp_path / "run").keys()
+
+
 SLOW_BUILD = """
 import os, signal, sys, time
 from pathlib import Path

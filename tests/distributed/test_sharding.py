@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import pytest
 import safetensors
@@ -11,7 +10,7 @@ import torch
 from tests.distributed import group
 from tests.distributed.cases import SAME, STRAIGHT, case
 from tests.distributed.divided_checkpoints import check_read_by_others
-from tests.distributed.ranks_that_train import run_case, write_tokens
+from tests.distributed.ranks_that_train import run_case
 from transformerlm.checkpoint.manifest import make_manifest, read_manifest
 from transformerlm.checkpoint.store import checkpoint_paths, latest_checkpoint, read_checkpoint
 from transformerlm.distributed.ranks import SINGLE_PROCESS
@@ -238,39 +237,34 @@ def test_a_batch_that_cannot_be_shared_is_one_line(place):
         assert found.startswith("[training]." + line.format(ranks=len(everybody), share=8 // len(everybody)))
 
 
-@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.endurance)])
-def test_a_rank_that_is_killed_while_it_saves_leaves_the_former_checkpoint(tmp_path, rank):
-    errors, ended = lone_case(tmp_path, sharding="full", killed_saving=[rank, 4])
-    assert ended - float((tmp_path / "killed").read_text()) < 30
-    (left,) = results(tmp_path, "case")
-    assert "another rank has ended, or cannot be reached" in left["error"][0], errors
-    checkpoints = tmp_path / "case" / "checkpoints"
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_while_it_saves_leaves_the_former_checkpoint(ranks2, tmp_path, rank):
+    check_others_have_ended(ranks2, f"saving_{rank}")
+    checkpoints = shutil.copytree(ranks2 / f"saving_{rank}" / "checkpoints", tmp_path / "checkpoints")
     assert latest_checkpoint(checkpoints, pytest.fail).step == 3
     remove_dead_temporaries(checkpoints)  # as each start does
     assert [path.name for path in checkpoints.iterdir()] == ["step_00000003"]
 
 
-def lone_case(folder, **options):
-    """One case, with two ranks and nothing after it; what they have printed, and when they had ended."""
-    write_tokens(folder)
-    errors, _ = group.start(folder, 2, trainings={"case": case(**options)})
-    return errors, time.time()
-
-
-@pytest.mark.parametrize("sharding", [pytest.param("none", marks=pytest.mark.endurance), "full"])
-def test_memory_that_runs_out_on_one_rank_later_is_one_line_for_all(tmp_path, sharding):
-    lone_case(tmp_path, sharding=sharding, no_memory=[1, 1, 3])
-    told, own = results(tmp_path, "case")
+@both
+def test_memory_that_runs_out_on_one_rank_later_is_one_line_for_all(ranks2, sharding):
+    told, own = results(ranks2, f"memory_{sharding}")
     line = "out of memory for 4 sequences at a time: take a smaller [training].micro_batch_size"
     assert told["error"] == own["error"]
     assert (told["status"], own["status"], len(own["error"])) == (1, 1, 1)
     assert own["error"][0].startswith(line)
 
 
-@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.endurance)])
-def test_a_killed_rank_ends_the_others_within_seconds(tmp_path, sharding):
-    errors, ended = lone_case(tmp_path, sharding=sharding, killed=[1, 3])
-    assert ended - float((tmp_path / "killed").read_text()) < 30
-    (left,) = results(tmp_path, "case")
-    assert "another rank has ended, or cannot be reached" in left["error"][0], errors
+@pytest.mark.parametrize("name", ["killed_none", "killed_full", "last"])
+def test_a_killed_rank_ends_the_others_within_seconds(ranks2, name):
+    left = check_others_have_ended(ranks2, name)
     assert len(left["error"]) == 1
+
+
+def check_others_have_ended(folder, name):
+    """Check that the others of a killed rank have soon seen it and said so; what they have said."""
+    ended = max(float(path.read_text()) for path in folder.glob(f"{name}.*ended"))
+    assert ended - float((folder / f"{name}.killed").read_text()) < 30
+    (left,) = results(folder, name)
+    assert "another rank has ended, or cannot be reached" in left["error"][0], (folder / "errors").read_text()
+    return left

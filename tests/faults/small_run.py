@@ -17,11 +17,9 @@ from transformerlm.cli import make_data, train, train_tokenizer
 from transformerlm.logging import names
 from transformerlm.training import trainer
 
-# Imported on first use, which each child would have to do anew. (PyTorch imports the last one when the first
-# optimizer is made.)
-for module in ("infer", "training.learner", "training.plan", "training.verify_resume"):
+# Imported on first use, which each child would have to do anew.
+for module in ("infer", "training.assembly", "training.learner", "training.plan", "training.verify_resume"):
     importlib.import_module(f"transformerlm.{module}")
-importlib.import_module("torch._dynamo")
 
 MAX_STEPS, CHECKPOINT_EVERY = 40, 3
 DATA_CONFIG = """

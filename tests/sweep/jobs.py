@@ -43,6 +43,15 @@ max_attempts = 3
 "optimizer.lr" = [1e-7, 1e-2, 1e-6]
 "training.start_from" = ["None", "nowhere"]
 """
+FEW = """
+[sweep]
+sweep_dir = "sweep"
+method = "grid"
+finalists = 0
+
+[sweep.space]
+"optimizer.lr" = [1e-2, 1e-6]
+"""
 MEMORY = 2**28
 """Bytes that a worker may take beyond what it begins with."""
 
@@ -119,7 +128,7 @@ def full_disk(words, environment, messages):
 
 def stopped_by_the_disk(folder: Path) -> dict:
     """A sweep on a full disk, and then on one with room."""
-    small_sweep.prepare(folder, LR.replace("finalists = 2", "finalists = 0"), max_steps=3)
+    small_sweep.prepare(folder, FEW, max_steps=3)
     try:
         small_sweep.run(folder, full_disk)
         status = 0
@@ -131,7 +140,7 @@ def stopped_by_the_disk(folder: Path) -> dict:
 
 def locked(folder: Path) -> dict:
     """Two schedulers at once: the second is refused."""
-    small_sweep.prepare(folder, LR, max_steps=3)
+    small_sweep.prepare(folder, FEW, max_steps=3)
     marker = folder / "marker"
 
     def second(words, environment, messages):

@@ -2,8 +2,8 @@
 
     python -m tests.sweep.kills --kills 100
 
-Prints what was found as JSON. The first scheduler of each sweep is the real command, whose workers import
-PyTorch for themselves; the others are forked.
+Prints what was found as JSON. The first scheduler of every fourth sweep is the real command, whose workers
+import PyTorch for themselves; the others are forked.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def kill_scheduler(process: int, number: int, found: Found) -> int:
 
 def kill_until_done(folder: Path, rng: random.Random, found: Found, max_kills: int) -> None:
     """Kill a sweep, in one place or another, and start it again until it is through."""
-    is_command, kills = True, 0
+    is_command, kills = found.sweeps % 4 == 0, 0
     while True:
         process = start(folder, is_command=is_command)
         waits = rng.uniform(1.0, 6.0) if is_command else rng.uniform(0.05, 1.2)

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformerlm import __version__
 from transformerlm.data.inspection.facts import Inspection, LeakFacts
-from transformerlm.report.page import part, policy_hash, template_environment
+from transformerlm.report.page import part, policy_hash, template
 from transformerlm.report.text import count, num_bytes, percent, token_text
 from transformerlm.storage.files import committed_file
 
@@ -38,23 +38,19 @@ def write_inspection(found: Inspection, output: Path) -> int:
 def inspection_html(found: Inspection) -> str:
     """Return the page."""
     style = part("page.css") + part("inspection.css")
-    return (
-        template_environment()
-        .from_string(part("inspection.html"))
-        .render(
-            found=found,
-            subtitle=subtitle(found),
-            leaked=f"{leaked(found.leaks)}" if found.leaks else "",
-            figures=key_figures(found),
-            **_corpus_rows(found),
-            **_token_rows(found),
-            exact_heading="Exact copies",
-            near_heading=f"Near copies, similarity from {found.copies.threshold} on" if found.copies else "",
-            max_clusters=MAX_CLUSTERS,
-            policy=f"default-src 'none'; style-src '{policy_hash(style)}'",
-            style=style,
-            version=__version__,
-        )
+    return template("inspection.html").render(
+        found=found,
+        subtitle=subtitle(found),
+        leaked=f"{leaked(found.leaks)}" if found.leaks else "",
+        figures=key_figures(found),
+        **_corpus_rows(found),
+        **_token_rows(found),
+        exact_heading="Exact copies",
+        near_heading=f"Near copies, similarity from {found.copies.threshold} on" if found.copies else "",
+        max_clusters=MAX_CLUSTERS,
+        policy=f"default-src 'none'; style-src '{policy_hash(style)}'",
+        style=style,
+        version=__version__,
     )
 
 

@@ -7,6 +7,7 @@ no tag can end, and the page's own policy forbids every request and any script b
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -78,30 +79,28 @@ def report_html(
     style, script = part("page.css"), part("page.js")
     policy = [f"style-src '{policy_hash(style)}'", f"script-src '{policy_hash(script)}'"]
     policy = ["default-src 'none'", *policy, *(["connect-src 'self'"] if live else [])]
-    return (
-        template_environment()
-        .from_string(part("page.html"))
-        .render(
-            **content(runs, preface),
-            data=embedded({**page_data(runs), "live": live}),
-            policy="; ".join(policy),
-            style=style,
-            script=script,
-        )
+    return template("page.html").render(
+        **content(runs, preface),
+        data=embedded({**page_data(runs), "live": live}),
+        policy="; ".join(policy),
+        style=style,
+        script=script,
     )
 
 
-def template_environment() -> jinja2.Environment:
-    """Return an environment for templates that escapes all text and shows control characters."""
+@functools.cache
+def template(name: str) -> jinja2.Template:
+    """Return a template of this package, compiled; it escapes all text and shows control characters."""
     import jinja2
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         autoescape=True,
         finalize=lambda value: visible(value) if type(value) is str else value,  # not of the page's own parts
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    return environment.from_string(part(name))
 
 
 def part(name: str) -> str:
