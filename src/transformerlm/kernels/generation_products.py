@@ -468,8 +468,8 @@ def project_few(matrix, first, last, x, x_at, tokens, width, out, out_at, out_wi
     """`project` with one or two tokens, without the remainder of the width and of the rows; returns the first
     row that is left.
 
-    A quarter of the rows lies between those of a tile, so that memory is read as four sequences, each in
-    pages of its own: processors prefetch one sequence per page, and reach twice the rate for short rows.
+    The rows of a tile are a quarter of all apart: memory is then read as four sequences, each in pages of its
+    own, which processors prefetch better than neighbouring rows (docs/performance.md).
     """
     apart, groups, at_a_time = (last - first) // 4, width // GROUP, TILE_ROWS // 4
     for block in range(first, first + apart, at_a_time):
