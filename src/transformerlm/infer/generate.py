@@ -268,10 +268,11 @@ class _RowState:
 def _steps(
     batch: Batch, state: _RowState, settings: DecodingSettings, is_finished: Callable[[int], bool]
 ) -> Iterator[dict[int, NewToken]]:
-    left = settings.max_new_tokens
+    left, kernels = settings.max_new_tokens, uses_kernels(batch.model)
     with evaluation_mode(batch.model):
         while left:
-            drawn = _draw(batch, state, settings, min(left, batch.steps_ahead(settings.steps_ahead)))
+            number = min(left, batch.steps_ahead(settings.steps_ahead))
+            drawn = _draw(batch, state, settings, number, kernels)
             left -= len(drawn)
             going = [*range(len(state.prompts))]
             taken: list[list[NewToken]] = []
@@ -299,9 +300,11 @@ Drawn = tuple[Tensor, Tensor | None]
 """New id of each text, LongTensor [texts], and their log-probabilities if wanted; on the device."""
 
 
-def _draw(batch: Batch, state: _RowState, settings: DecodingSettings, number: int) -> list[Drawn]:
+def _draw(
+    batch: Batch, state: _RowState, settings: DecodingSettings, number: int, kernels: bool
+) -> list[Drawn]:
     """Draw the next `number` tokens of each text, for none of which the host waits."""
-    kernels, drawn = uses_kernels(batch.model), list[Drawn]()
+    drawn: list[Drawn] = []
     for _ in range(number):
         if drawn:
             # What is not a token is found later; looked up in the embedding it would end the process.

@@ -356,6 +356,19 @@ def project_and_add(which, source, width, model, work, layer):
 
 
 @compiled
+def project_heads(which, first_head, num_heads, model, work, layer):
+    """Project to those of this thread's heads that are queries, keys or values (`which`): `num_heads` from
+    `first_head` on."""
+    all_heads = model.heads + 2 * model.kv_heads
+    first, last = share_of(all_heads, work.part, work.parts)
+    begin, end = max(first - first_head, 0) * model.d_head, min(last - first_head, num_heads) * model.d_head
+    if begin < end:
+        weight, place = matrix(model, layer, which), work.qkv + first_head * model.d_head
+        width, by = model.d_model, all_heads * model.d_head
+        multiply(weight, begin, end, work.normed, work.tokens, width, model, work, work.scratch, place, by)
+
+
+@compiled
 def qkv_projection(model, cache, work, layer):
     """Project to queries, keys and values, rotate them, and store keys and values in the cache.
 
@@ -363,14 +376,15 @@ def qkv_projection(model, cache, work, layer):
     """
     memory, num_heads = work.scratch, model.heads + 2 * model.kv_heads
     first, last = share_of(num_heads, work.part, work.parts)
+    project_heads(Q, i64(0), model.heads, model, work, layer)
+    project_heads(K, model.heads, model.kv_heads, model, work, layer)
+    project_heads(V, model.heads + model.kv_heads, model.kv_heads, model, work, layer)
     for head in range(first, last):
         kind = Q if head < model.heads else K if head < model.heads + model.kv_heads else V
         bias = Q_BIAS if kind == Q else K_BIAS if kind == K else V_BIAS
         number = head - (i64(0) if kind == Q else model.heads if kind == K else model.heads + model.kv_heads)
         start, at = number * model.d_head, work.qkv + head * model.d_head
-        end, by, width = start + model.d_head, num_heads * model.d_head, model.d_model
-        weight = matrix(model, layer, kind)
-        multiply(weight, start, end, work.normed, work.tokens, width, model, work, memory, at - start, by)
+        by = num_heads * model.d_head
         for token in range(work.tokens):
             place, position = at + token * by, cache.positions[token]
             row = layer * cache.rows + cache.row_of[token]

@@ -29,8 +29,8 @@ INTEGER_PRODUCTS = (
     ("sse4.1", 4, "llvm.x86.sse2.pmadd.wd"),
 )
 """Instructions that multiply two vectors of 16 bits and add pairs of products: where, sums, LLVM's name."""
-BYTES_AHEAD = 16384
-"""Prefetch distance, in bytes of a matrix."""
+BYTES_AHEAD = 1024
+"""Prefetch distance, in bytes of a row and the rows behind it."""
 LINE_BYTES = 64
 """Size of a cache line."""
 FUSED = ("contract",)
@@ -146,23 +146,18 @@ def broadcast(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(FLOATS, ir.Undefined), WORDS([0] * LANES))
 
 
-def prefetch(builder: Any, kind: Any, numbers: Any, at: Any, number: int) -> None:
-    """Prefetch the cache lines of `number` numbers that are needed some time after number `at` of a matrix.
+def prefetch(builder: Any, kind: Any, numbers: Any, at: Any) -> None:
+    """Prefetch the cache line that is needed some time after number `at` of a matrix.
 
     Into the second-level cache: in the first level it would evict the inputs of the tokens.
     """
     bits = bits_of_number(kind)
     place = builder.lshr(at, NUMBER(1)) if bits == 4 else at
-    for line in range(0, number * bits // 8, LINE_BYTES):
-        ahead = builder.add(place, NUMBER((BYTES_AHEAD + line) * 8 // max(8, bits)))
-        prefetch_line(builder, builder.gep(numbers, [ahead]))
-
-
-def prefetch_line(builder: Any, address: Any) -> None:
-    """Prefetch a cache line into the second-level cache."""
+    address = builder.gep(numbers, [builder.add(place, NUMBER(BYTES_AHEAD * 8 // max(8, bits)))])
     byte = BYTE.as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [byte, WORD, WORD, WORD])
-    call(builder, "llvm.prefetch.p0", kind, [builder.bitcast(address, byte), WORD(0), WORD(2), WORD(1)])
+    arguments = [byte, WORD, WORD, WORD]
+    function = ir.FunctionType(ir.VoidType(), arguments)
+    call(builder, "llvm.prefetch.p0", function, [builder.bitcast(address, byte), WORD(0), WORD(2), WORD(1)])
 
 
 def call(builder: Any, name: str, kind: Any, arguments: list[Any]) -> Any:
