@@ -29,7 +29,16 @@ def loaded(folder) -> TransformerLM:
 
 
 def in_transformers(transformers, folder):
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    # It computes them in float32, and with AVX-512 PyTorch's powers are off by more than their rounding:
+    # by 2e-8 of 0.2, which at position 255 is most of what the logits may differ by.
+    frequencies = model.model.rotary_emb.inv_freq
+    exponents = torch.arange(len(frequencies), dtype=torch.float64, device="cpu") / len(frequencies)
+    theta = json.loads((folder / "config.json").read_text()).get("rope_theta", 10000.0)
+    exact = (theta**-exponents).float()
+    if torch.allclose(frequencies, exact, rtol=1e-6, atol=0):  # else they are scaled
+        frequencies.copy_(exact)
+    return model
 
 
 @torch.inference_mode()
