@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import tokenizers
 import torch
 
 from tests.small_models import END, random_model, tokenizer
@@ -14,8 +15,10 @@ from transformerlm.conversion.parity import (
     check_prompts,
     expectations,
     loading,
+    tokenizers_tokenizer,
 )
 from transformerlm.errors import CheckpointError
+from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +166,13 @@ def test_a_tie_is_no_difference(expected):
     check_prompts(tied, Peer(tied, new=lambda ids: [*ids[:3], other, 1, 2]), "peer")
     with pytest.raises(CheckpointError, match="id 3 of the greedy continuation"):
         check_prompts([one], Peer([one], new=lambda ids: [*ids[:3], other, 1, 2]), "peer")
+
+
+def test_a_length_in_the_file_neither_fills_up_nor_cuts_texts(tmp_path):
+    own, path = tokenizer(), tmp_path / "tokenizer.json"
+    peer = tokenizers.Tokenizer.from_str(tokenizer_json(own))
+    peer.enable_padding(length=200)
+    peer.enable_truncation(3)
+    peer.save(str(path))
+    for text in TEXTS:
+        assert tokenizers_tokenizer(path)(text) == own.encode(text)

@@ -273,8 +273,13 @@ def is_installed(package: str) -> bool:
 
 
 def tokenizers_tokenizer(path: Path) -> Encode:
-    """Load a tokenizer.json with tokenizers and return its encoding function (no special tokens added)."""
+    """Load a tokenizer.json with tokenizers and return its encoding function (no special tokens added).
+
+    Fine-tuning often leaves a length in the file to which every text would be filled up or cut.
+    """
     tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
