@@ -24,6 +24,8 @@ LIBRARY, QUANTIZED_LIBRARY = libraries.GENERATION, libraries.QUANTIZED
 
 PASS_TOKENS = 64
 """Tokens of prompts in a pass of the kernel: each weight is read once for all of them."""
+TOKENS_AT_A_TIME = 8
+"""Tokens that the kernel multiplies together: a full pass has a multiple of them."""
 
 
 class Piece(NamedTuple):
@@ -107,7 +109,7 @@ class KernelDecoder:
         blocks = cast(list[TransformerBlock], list(model.blocks))
         cos, sin = _rotations(blocks)
         rows, width = keys.shape[1], config.vocabulary_rows
-        self._max_tokens = rows + PASS_TOKENS
+        self._max_tokens = -(-(rows + PASS_TOKENS) // TOKENS_AT_A_TIME) * TOKENS_AT_A_TIME
         self.tokens_per_step = PASS_TOKENS
         self._num_threads = dispatch.num_threads()
         self._logits = _float32(rows, width)

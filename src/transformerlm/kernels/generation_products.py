@@ -36,6 +36,7 @@ from transformerlm.kernels.primitives import (
     wide,
 )
 from transformerlm.kernels.vectors import (
+    BYTES_AHEAD,
     FLOATS,
     HAS_LARGE_REGISTERS,
     HAS_PAIR_PRODUCTS,
@@ -64,8 +65,8 @@ INPUTS = dict.fromkeys(WEIGHTS, MEMORY["float32"]) | (
 """Storage of a matrix -> memory type of its inputs, before they are rounded for integers."""
 MIN_WIDENED_TOKENS = 8
 """Number of tokens from which it saves time to widen a block of rows first."""
-MAX_PREFETCH_TOKENS = 2
-"""Number of tokens up to which products wait for memory."""
+FEW_TOKENS = 2
+"""Number of tokens up to which rows far apart are multiplied: such products wait for memory."""
 MAX_INPUT = f32(32767)
 """Largest magnitude of a rounded input, in scales."""
 SMALLEST_INPUT = f32(2.0**-100)
@@ -105,6 +106,16 @@ def _step_size(numbers, x):
     return lambda numbers, x: number
 
 
+def numbers_ahead(numbers):
+    """Return how many numbers further on a row is prefetched of which few tokens are multiplied."""
+
+
+@overload(numbers_ahead, inline="always")
+def _numbers_ahead(numbers):
+    number = i64(BYTES_AHEAD * 8 // bits_of_number(numbers))
+    return lambda numbers: number
+
+
 def has_scales(numbers):
     """`are_integers`, for kernels."""
 
@@ -123,6 +134,19 @@ def may_be_widened(numbers, x):
 def _may_be_widened(numbers, x):
     answer = numbers.dtype != types.float32 and not are_pairs(numbers, x)
     return lambda numbers, x: answer
+
+
+def is_prefetched_once(numbers):
+    """Return True if only the first tokens' products prefetch the rows that follow.
+
+    With float32 numbers, all are faster if all do (measured on Zen 4); with others, the rest take longer.
+    """
+
+
+@overload(is_prefetched_once, inline="always")
+def _is_prefetched_once(numbers):
+    answer = numbers.dtype != types.float32
+    return lambda numbers: answer
 
 
 def _make_view(number: Any) -> Any:
@@ -212,9 +236,12 @@ def round_inputs(x, at, width, out, token):
 # ---- tiles -------------------------------------------------------------------------------------------
 
 
-def build_tile(builder: Any, kind: Any, x_kind: Any, num_rows: int, num_tokens: int, arguments: Any) -> None:
-    """Build the body of a tile, whose matrix and inputs are memory of types `kind` and `x_kind`."""
-    numbers, at, apart, scales, scales_at, x, x_at, width, out, out_at, out_width = arguments
+def build_tile(
+    builder: Any, kinds: Any, num_rows: int, num_tokens: int, prefetches: bool, arguments: Any
+) -> None:
+    """Build the body of a tile; `kinds` are the types of the matrix, the inputs, and what is prefetched."""
+    numbers, at, apart, scales, scales_at, x, x_at, width, out, out_at, out_width, later, later_at = arguments
+    kind, x_kind, later_kind = kinds
     as_pairs, size = are_pairs(kind, x_kind), step_of(kind, x_kind)
     groups = builder.udiv(width, NUMBER(GROUP))
     row_places = [builder.mul(NUMBER(row), apart) for row in range(num_rows)]
@@ -239,12 +266,13 @@ def build_tile(builder: Any, kind: Any, x_kind: Any, num_rows: int, num_tokens: 
                 builder.store(add_products(builder, builder.load(total), step, values), total)
 
     def prefetch_rows(index: Any) -> None:
-        for start in row_starts:
-            prefetch(builder, kind, numbers, builder.add(start, builder.mul(index, NUMBER(size))))
+        first = builder.add(later_at, builder.mul(index, NUMBER(size)))
+        for place in row_places:
+            prefetch(builder, later_kind, later, builder.add(first, builder.mul(place, width)))
 
-    steps, waits = builder.udiv(width, NUMBER(size)), num_tokens <= MAX_PREFETCH_TOKENS
-    per_line = max(1, 8 * LINE_BYTES // (size * bits_of_number(kind))) if waits else 1
-    for_steps(builder, steps, per_line, prefetch_rows if waits else None, multiply_step)
+    steps = builder.udiv(width, NUMBER(size))
+    per_line = max(1, 8 * LINE_BYTES // (size * bits_of_number(later_kind))) if prefetches else 1
+    for_steps(builder, steps, per_line, prefetch_rows if prefetches else None, multiply_step)
     sums = sums_of(builder, [builder.load(total) for total in totals.values()])
     for (token, row), total in zip(totals, sums, strict=True):
         place = builder.add(builder.add(out_at, builder.mul(NUMBER(token), out_width)), row_places[row])
@@ -273,7 +301,7 @@ def for_steps(
             step(builder.add(done, loop.index))
 
 
-def make_tile(num_rows: int, num_tokens: int) -> Any:
+def make_tile(num_rows: int, num_tokens: int, prefetches: bool = True) -> Any:
     """Return a function that multiplies `num_rows` rows of a matrix with the inputs of `num_tokens` tokens.
 
     Register tiling: each value that is loaded is used in several products while it is in a register, which a
@@ -283,20 +311,23 @@ def make_tile(num_rows: int, num_tokens: int) -> Any:
 
     The function takes a matrix, of which every `apart`-th row is multiplied, the scales of those rows in
     float32, inputs, and memory for the results, each with the number at which it begins; results have rows of
-    `out_width`. `finish` multiplies with the inputs' scales.
+    `out_width`. `finish` multiplies with the inputs' scales. The last two arguments are a matrix, and the
+    number from which on as many rows of it are prefetched, if the tile `prefetches`.
     """
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         # A function of its own, which is not inlined: the same tile is called from several places.
-        number_kind, x_kind = signature.args[0], signature.args[5]
-        name = f"tile_{num_rows}_{num_tokens}_{number_kind.dtype}_{x_kind.dtype}"
+        kinds = signature.args[0], signature.args[5], signature.args[11]
+        name = "_".join(
+            ["tile", *map(str, (num_rows, num_tokens, prefetches)), *(str(k.dtype) for k in kinds)]
+        )
         kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
         function = cgutils.get_or_insert_function(builder.module, kind, name)
         if function.is_declaration:
             function.linkage = "internal"
             function.attributes.add("noinline")
             inside = ir.IRBuilder(function.append_basic_block())
-            build_tile(inside, number_kind, x_kind, num_rows, num_tokens, function.args)
+            build_tile(inside, kinds, num_rows, num_tokens, prefetches, function.args)
             inside.ret_void()
         builder.call(function, arguments)
         return context.get_dummy_value()
@@ -314,8 +345,10 @@ def make_tile(num_rows: int, num_tokens: int) -> Any:
         out: Any,
         out_at: Any,
         out_width: Any,
+        later: Any,
+        later_at: Any,
     ) -> Any:
-        kinds = numbers, at, apart, scales, scales_at, x, x_at, width, out, out_at, out_width
+        kinds = numbers, at, apart, scales, scales_at, x, x_at, width, out, out_at, out_width, later, later_at
         return types.void(*kinds), build
 
     return intrinsic(tile)
@@ -402,7 +435,9 @@ def add_rows(rows, at, width, weights, weights_at, number, out, out_at):
         i += 1
 
 
-two_by_eight, one_by_eight = make_tile(2, 8), make_tile(1, 8)
+three_by_eight, two_by_eight, one_by_eight = make_tile(3, 8), make_tile(2, 8), make_tile(1, 8)
+more_three_by_eight, more_one_by_eight = make_tile(3, 8, False), make_tile(1, 8, False)
+more_two_by_eight = make_tile(2, 8, False)
 three_by_four, two_by_four, one_by_four = make_tile(3, 4), make_tile(2, 4), make_tile(1, 4)
 four_by_two, one_by_two = make_tile(4, 2), make_tile(1, 2)
 four_by_one, one_by_one = make_tile(4, 1), make_tile(1, 1)
@@ -412,25 +447,30 @@ def _rows_of(many: Any, num_rows: int, one: Any) -> Any:
     """Return a kernel that multiplies rows with some tokens, `num_rows` at a time, then one by one."""
 
     @compiled
-    def rows_of(numbers, at, scales, scales_at, rows, x, x_at, width, out, to, out_width):
+    def rows_of(
+        numbers, at, scales, scales_at, rows, x, x_at, width, out, to, out_width, later, later_at
+    ):  # fmt: skip
         groups, row = width // GROUP, i64(0)
         while row + num_rows - 1 < rows:
             many(
                 numbers, at + row * width, i64(1), scales, scales_at + row * groups,
-                x.numbers, x_at, width, out, to + row, out_width,
+                x.numbers, x_at, width, out, to + row, out_width, later, later_at + row * width,
             )  # fmt: skip
             row += num_rows
         while row < rows:
             one(
                 numbers, at + row * width, i64(1), scales, scales_at + row * groups,
-                x.numbers, x_at, width, out, to + row, out_width,
+                x.numbers, x_at, width, out, to + row, out_width, later, later_at + row * width,
             )  # fmt: skip
             row += 1
 
     return rows_of
 
 
-rows_by_eight = _rows_of(two_by_eight, 2, one_by_eight)
+rows_by_eight = _rows_of(three_by_eight, 3, one_by_eight)
+integer_rows_by_eight = _rows_of(two_by_eight, 2, one_by_eight)
+more_integer_rows_by_eight = _rows_of(more_two_by_eight, 2, more_one_by_eight)
+more_rows_by_eight = _rows_of(more_three_by_eight, 3, more_one_by_eight)  # which others have prefetched
 rows_by_four = _rows_of(three_by_four, 3, one_by_four)
 integer_rows_by_four = _rows_of(two_by_four, 2, one_by_four)
 rows_by_two = _rows_of(four_by_two, 4, one_by_two)
@@ -440,26 +480,54 @@ rows_by_one = _rows_of(four_by_one, 4, one_by_one)
 
 @compiled
 def project_block(
-    numbers, at, scales, scales_at, rows, x, x_at, tokens, width, out, out_at, out_width
+    numbers, at, scales, scales_at, rows, x, x_at, tokens, width, out, out_at, out_width, later, later_at
 ):  # fmt: skip
-    """out[token, row] = row . x[token], without the remainder of the width, for rows from number `at` on."""
+    """out[token, row] = row . x[token], without the remainder of the width, for rows from number `at` on.
+
+    As many rows of the matrix `later`, from number `later_at` on, are prefetched.
+    """
     token = i64(0)
     while token < tokens:
         source, to, left = x_at + token * width, out_at + token * out_width, tokens - token
-        if HAS_LARGE_REGISTERS and left >= 8:
-            rows_by_eight(numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width)
+        if HAS_LARGE_REGISTERS and left >= 8 and has_scales(numbers) and token > 0:
+            more_integer_rows_by_eight(
+                numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width, later, later_at
+            )  # fmt: skip
+            token += 8
+        elif HAS_LARGE_REGISTERS and left >= 8 and has_scales(numbers):
+            integer_rows_by_eight(
+                numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width, later, later_at
+            )  # fmt: skip
+            token += 8
+        elif HAS_LARGE_REGISTERS and left >= 8 and token > 0 and is_prefetched_once(numbers):
+            more_rows_by_eight(
+                numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width, later, later_at
+            )  # fmt: skip
+            token += 8
+        elif HAS_LARGE_REGISTERS and left >= 8:
+            rows_by_eight(
+                numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width, later, later_at
+            )  # fmt: skip
             token += 8
         elif left >= 4 and has_scales(numbers) and not HAS_LARGE_REGISTERS:
-            integer_rows_by_four(numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width)
+            integer_rows_by_four(
+                numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width, later, later_at
+            )  # fmt: skip
             token += 4
         elif left >= 4:
-            rows_by_four(numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width)
+            rows_by_four(
+                numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width, later, later_at
+            )  # fmt: skip
             token += 4
         elif left >= 2:
-            rows_by_two(numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width)
+            rows_by_two(
+                numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width, later, later_at
+            )  # fmt: skip
             token += 2
         else:
-            rows_by_one(numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width)
+            rows_by_one(
+                numbers, at, scales, scales_at, rows, x, source, width, out, to, out_width, later, later_at
+            )  # fmt: skip
             token += 1
 
 
@@ -472,6 +540,7 @@ def project_few(matrix, first, last, x, x_at, tokens, width, out, out_at, out_wi
     own, which processors prefetch better than neighbouring rows (docs/performance.md).
     """
     apart, groups, at_a_time = (last - first) // 4, width // GROUP, TILE_ROWS // 4
+    ahead = numbers_ahead(matrix.numbers)
     for block in range(first, first + apart, at_a_time):
         rows = min(first + apart - block, at_a_time)
         if has_scales(matrix.numbers):
@@ -483,12 +552,12 @@ def project_few(matrix, first, last, x, x_at, tokens, width, out, out_at, out_wi
             if tokens == 2:
                 four_by_two(
                     matrix.numbers, row * width, apart, tile, scales_at,
-                    x.numbers, x_at, width, out, out_at + row, out_width,
+                    x.numbers, x_at, width, out, out_at + row, out_width, matrix.numbers, row * width + ahead,
                 )  # fmt: skip
             else:
                 four_by_one(
                     matrix.numbers, row * width, apart, tile, scales_at,
-                    x.numbers, x_at, width, out, out_at + row, out_width,
+                    x.numbers, x_at, width, out, out_at + row, out_width, matrix.numbers, row * width + ahead,
                 )  # fmt: skip
     return first + 4 * apart
 
@@ -502,12 +571,13 @@ def project(matrix, first, last, x, x_at, tokens, width, out, out_at, out_width,
     tile: memory of this thread for TILE_ROWS rows in float32, from `tile_at` on.
     """
     numbers, start = matrix.numbers, first
-    if tokens <= MAX_PREFETCH_TOKENS:
+    if tokens <= FEW_TOKENS:
         start = project_few(
             matrix, first, last, x, x_at, tokens, width, out, out_at, out_width, tile, tile_at
         )
     for block in range(start, last, TILE_ROWS):
         rows, at, groups = min(last - block, TILE_ROWS), block * width, width // GROUP
+        later_at = at + TILE_ROWS * width
         if has_scales(numbers):
             widen_scales(matrix, block, rows, width, tile, tile_at)
         if may_be_widened(numbers, x.numbers) and tokens >= MIN_WIDENED_TOKENS:
@@ -515,12 +585,14 @@ def project(matrix, first, last, x, x_at, tokens, width, out, out_at, out_width,
             for row in range(rows):  # each for itself: the steps of a tile begin at a row
                 widen(numbers, at + row * width, width, copy, row * width)
             project_block(
-                copy, i64(0), tile, tile_at, rows, x, x_at, tokens, width, out, out_at + block, out_width
-            )
+                copy, i64(0), tile, tile_at, rows, x, x_at, tokens, width, out, out_at + block, out_width,
+                numbers, later_at,
+            )  # fmt: skip
         else:
             project_block(
-                numbers, at, tile, tile_at, rows, x, x_at, tokens, width, out, out_at + block, out_width
-            )
+                numbers, at, tile, tile_at, rows, x, x_at, tokens, width, out, out_at + block, out_width,
+                numbers, later_at,
+            )  # fmt: skip
     finish(matrix, first, last, x, x_at, tokens, width, out, out_at, out_width)
 
 

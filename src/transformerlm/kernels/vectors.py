@@ -30,7 +30,7 @@ INTEGER_PRODUCTS = (
 )
 """Instructions that multiply two vectors of 16 bits and add pairs of products: where, sums, LLVM's name."""
 BYTES_AHEAD = 1024
-"""Prefetch distance, in bytes of a row and the rows behind it."""
+"""Prefetch distance where few tokens are multiplied, in bytes of a row and the rows behind it."""
 LINE_BYTES = 64
 """Size of a cache line."""
 FUSED = ("contract",)
@@ -147,13 +147,12 @@ def broadcast(builder: Any, value: Any) -> Any:
 
 
 def prefetch(builder: Any, kind: Any, numbers: Any, at: Any) -> None:
-    """Prefetch the cache line that is needed some time after number `at` of a matrix.
+    """Prefetch the cache line of number `at` of a matrix.
 
     Into the second-level cache: in the first level it would evict the inputs of the tokens.
     """
-    bits = bits_of_number(kind)
-    place = builder.lshr(at, NUMBER(1)) if bits == 4 else at
-    address = builder.gep(numbers, [builder.add(place, NUMBER(BYTES_AHEAD * 8 // max(8, bits)))])
+    place = builder.lshr(at, NUMBER(1)) if bits_of_number(kind) == 4 else at
+    address = builder.gep(numbers, [place])
     byte = BYTE.as_pointer()
     arguments = [byte, WORD, WORD, WORD]
     function = ir.FunctionType(ir.VoidType(), arguments)
