@@ -507,7 +507,7 @@ def ranks_of(process):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds ranks in /proc")
 @pytest.mark.parametrize("whose", [pytest.param("a rank's", marks=pytest.mark.endurance), "torchrun's"])
-def test_sigterm_to_one_rank_or_to_torchrun_saves_once(whose, prepared, capfd):
+def test_sigterm_to_one_rank_or_to_torchrun_saves_once_and_it_goes_on_from_there(whose, prepared):
     process = start_ranks("--training.max_steps=100000")
     for line in process.stdout:
         if json.loads(line).get("step", 0) >= 20:
@@ -517,7 +517,9 @@ def test_sigterm_to_one_rank_or_to_torchrun_saves_once(whose, prepared, capfd):
     assert process.returncode == 1
     stopped = latest_checkpoint(prepared / "runs/fables/checkpoints", pytest.fail)
     assert err.count(f"stopped after step {stopped.step}; the same command goes on from there") == 1
-    _, out, _ = run(capfd, f"--training.max_steps={stopped.step + 2}")
+    process = start_ranks(f"--training.max_steps={stopped.step + 2}")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
     assert [r["step"] for r in lines_of(out) if names.LOSS in r] == [stopped.step + 1, stopped.step + 2]
 
 
