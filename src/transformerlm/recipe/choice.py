@@ -119,9 +119,10 @@ def make_choice(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, bud
 
 
 def is_sensible(one: Candidate, facts: TextFacts, budget: Budget) -> bool:
-    """Return True if a training has steps enough, and is expected to know more than an n-gram model."""
+    """Return True if a training has steps enough, and may by its interval know more than an n-gram model."""
     steps = one.tokens / (budget.tokens_at_a_time * budget.num_ranks)
-    return steps >= MIN_STEPS and one.bits_per_byte <= facts.ngram_bits
+    low = one.bits_per_byte * (1 - law.margin(facts, one.bits_per_byte))
+    return steps >= MIN_STEPS and low <= facts.ngram_bits
 
 
 def choose(
