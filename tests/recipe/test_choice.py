@@ -1,5 +1,6 @@
 """The choice: what is set stays, all else is chosen, and more time or text never promises less."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from transformerlm.config import ModelConfig, TrainConfig, TrainingConfig
 from transformerlm.config.automatic import with_automatic
 from transformerlm.errors import ConfigError
 from transformerlm.recipe import TrainingSpeed, choose, law, make_choice
-from transformerlm.recipe.choice import candidate, context_length, models, num_heads
+from transformerlm.recipe.choice import candidate, context_length, is_sensible, models, num_heads
 from transformerlm.schema import from_dict
 
 
@@ -124,3 +125,12 @@ def test_without_a_time_nothing_is_chosen():
     )
     with pytest.raises(ConfigError, match="max_time"):
         TrainConfig(model=ModelConfig(d_model="auto"))
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, False), (0.97, True), (1.1, True)])
+def test_what_may_be_better_than_n_grams_by_its_interval_is_sensible(share, expected):
+    known, limits = facts(), budget(10**6)
+    choice = make_choice(automatic(training={"max_passes": 0.3}), known, SPEED, limits)
+    bits = share * choice.chosen.bits_per_byte
+    assert (choice.low <= bits) is expected
+    assert is_sensible(choice.chosen, dataclasses.replace(known, ngram_bits=bits), limits) is expected
