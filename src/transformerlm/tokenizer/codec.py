@@ -221,7 +221,7 @@ class Codec:
     def _has_kernels(self) -> bool:
         if self.form.late or (self.form.characters and not self._byte_vocabulary):
             return False
-        if self.form.missing and self._joins_unknown:
+        if self._joins_unknown:
             return False
         size = len(self._byte_vocabulary.vocab) if self._byte_vocabulary else self.vocab_size
         return size < 1 << ID_BITS and has_kernels(self.pretokenizer.pattern)
