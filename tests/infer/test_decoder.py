@@ -191,7 +191,14 @@ def logits_of(kind, model, windows, new_ids):
 
 
 @pytest.mark.parametrize("storage", ["int8", "int4"])
-@pytest.mark.parametrize("shape", [{}, {"tie_embeddings": True, "qk_norm": True, "num_kv_heads": 4}])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"tie_embeddings": True, "qk_norm": True, "num_kv_heads": 4},
+        {"d_model": 96, "num_heads": 4},  # a thread's heads do not end where blocks of rows do
+    ],
+)
 def test_eight_and_four_bits_are_those_of_the_model(make_model, storage, shape, threads):
     model, _ = quantized(make_model, storage, **shape)
     given = torch.randint(83, (5, 12)).tolist(), torch.arange(5)

@@ -13,7 +13,6 @@ from transformerlm.nn.quantization import (
     quantize_,
     round_inputs,
     storage_of,
-    unpack,
 )
 
 SHAPE = {"vocab_size": 61, "context_length": 16, "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 96}
@@ -56,16 +55,23 @@ def test_a_number_is_off_by_a_step_of_its_group_at_most(storage, step):
     assert bool((off <= 1.26 * step * largest).all())  # scales are rounded, and may cut the largest number
 
 
-def test_four_bits_in_pairs_and_back():
-    integers = torch.randint(-8, 8, (5, 64), dtype=torch.int8)
-    packed = pack(integers)
-    assert (packed.dtype, packed.shape) == (torch.uint8, (5, 32))
-    assert torch.equal(unpack(packed), integers)
-    words = packed.numpy().view(np.uint16).reshape(5, 2, 8)
-    for row, group, number in [(0, 0, 0), (1, 1, 5), (4, 0, 31), (2, 1, 18)]:
-        word = int(words[row, group, number % 8])
-        nibble = word >> (number // 8 * 4) & 15
-        assert nibble == int(integers[row, group * 32 + number]) % 16
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_rows_are_stored_in_blocks_and_back(storage):
+    integers = torch.randint(-8, 8, (21, 64), dtype=torch.int8)
+    scales = torch.rand(21, 2).half()
+    packed = pack(integers, scales, storage)
+    assert (packed.shape, packed.numel()) == ((21, 64), 21 * 64)
+    some = torch.tensor([20, 0, 3, 20])
+    assert all(map(torch.equal, packed.all_rows(), (integers, scales)))
+    assert all(map(torch.equal, packed.rows(some), (integers[some], scales[some])))
+    assert torch.equal(packed.scales[1, 1, :5], scales[16:, 1])
+    for row, column in [(0, 0), (3, 17), (20, 63), (16, 38), (9, 5)]:
+        block, place, number = row // 16, row % 16, int(integers[row, column])
+        if storage == "int8":
+            assert packed.numbers[block, column // 2, place, column % 2] == number
+        else:  # even columns in the first word, odd ones in the second
+            words = packed.numbers[block, column // 8, place].numpy().view(np.uint16)
+            assert int(words[column % 2]) >> (column % 8 // 2 * 4) & 15 == number % 16
 
 
 @pytest.mark.parametrize("storage", ["int8", "int4"])

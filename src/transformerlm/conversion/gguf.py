@@ -36,7 +36,8 @@ from transformerlm.conversion.hf_folder import cast
 from transformerlm.conversion.hf_layout import tensor_specs, to_theirs
 from transformerlm.conversion.parity import FLOAT32_TOLERANCE, MAX_TOKENS, Encode, Logits
 from transformerlm.errors import CheckpointError, ConfigError, DataError, Key
-from transformerlm.nn.quantization import GROUP, QuantizedMatrix, Storage, can_quantize, quantize
+from transformerlm.kernels.generation_layout import GROUP
+from transformerlm.nn.quantization import QuantizedMatrix, Storage, can_quantize, quantize
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.form import Form
 from transformerlm.tokenizer.formats.compatibility import find_unmade_token
@@ -186,13 +187,13 @@ def blocks(matrix: QuantizedMatrix) -> Tensor:
     Each group has its scale and then its numbers: bytes of Q8_0; in Q4_0 byte i has numbers i and i + 16,
     each increased by 8, in its lower and upper half.
     """
-    rows, width = matrix.shape
-    integers = matrix.integers().view(rows, width // GROUP, GROUP)
+    integers, scales = matrix.all_rows()
+    integers = integers.view(*scales.shape, GROUP)
     if matrix.storage == "int4":
         low, high = (integers + 8).chunk(2, -1)
         integers = low | high << 4
-    parts = [matrix.scales.unsqueeze(-1).view(torch.uint8), integers.contiguous().view(torch.uint8)]
-    return torch.cat(parts, -1).view(rows, -1)
+    parts = [scales.unsqueeze(-1).view(torch.uint8), integers.contiguous().view(torch.uint8)]
+    return torch.cat(parts, -1).flatten(1)
 
 
 def write(path: Path, contents: Contents) -> None:

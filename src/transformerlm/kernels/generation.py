@@ -30,10 +30,10 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload
 
+from transformerlm.kernels.generation_integers import round_inputs
 from transformerlm.kernels.generation_layout import (
     ALIGNED,
     BIN_BITS,
-    GROUP,
     HAS_ROPE,
     K_BIAS,
     K_NORM,
@@ -64,7 +64,6 @@ from transformerlm.kernels.generation_products import (
     has_scales,
     number_at,
     project,
-    round_inputs,
     shorts_of,
 )
 from transformerlm.kernels.primitives import (
@@ -222,7 +221,7 @@ class Workspace(NamedTuple):
     normed: Any
     """The normalised stream: [tokens, d_model], this thread's own copy, in `inputs`."""
     tile: Any
-    """Rows of a matrix in float32 and their scales: [tile_size], this thread's own."""
+    """Rows of a matrix in float32, or results of a block: [tile_size], this thread's own."""
     rounded: Any
     """Inputs in 16 bits and their scales: [rounded_size], this thread's own."""
     part: Any
@@ -232,7 +231,7 @@ class Workspace(NamedTuple):
 @compiled
 def tile_size(widest):
     """`generation_layout.tile_size`, for kernels."""
-    return TILE_ROWS * (widest + widest // GROUP)
+    return TILE_ROWS * widest
 
 
 @compiled

@@ -15,8 +15,10 @@ are rotated; and the length of a row."""
 
 GROUP = 32
 """Numbers of a matrix row that share a scale, where a number is stored in eight or four bits."""
+BLOCK_ROWS = 16
+"""Rows of such a matrix that are stored together: one for each lane of the largest registers."""
 TILE_ROWS = 24
-"""Rows of a matrix that stay in a cache while they are multiplied with all tokens."""
+"""Rows of a matrix of floats that stay in a cache while they are multiplied with all tokens."""
 ALIGNED = 16
 """Float32 numbers in a cache line: more than a token's scale needs, so that vectors do not cross lines."""
 
@@ -31,9 +33,8 @@ BARRIER_SIZE = 3
 
 
 def tile_size(config: ModelConfig) -> int:
-    """Return the size of TILE_ROWS rows of any matrix in float32, and of their scales, in numbers."""
-    widest = max(config.d_model, config.d_ff, config.num_heads * config.head_dim)
-    return TILE_ROWS * (widest + widest // GROUP)
+    """Return the size of TILE_ROWS rows of any matrix in float32, in numbers."""
+    return TILE_ROWS * max(config.d_model, config.d_ff, config.num_heads * config.head_dim)
 
 
 def rounded_size(config: ModelConfig, tokens: int) -> int:

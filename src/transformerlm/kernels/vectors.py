@@ -2,18 +2,17 @@
 
 numba compiles loops over single numbers well. Products of matrices need more: which numbers stay in
 registers, and in which order a sum is formed. The functions here write such code with LLVM's `builder`, for
-registers of any size; generation_products.py puts tiles together from them.
+registers of any size; generation_products.py and generation_integers.py put tiles together from them.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from transformerlm.kernels.generation_layout import GROUP
 from transformerlm.kernels.target import target
 
 _INSTRUCTIONS = target().instructions
@@ -60,8 +59,8 @@ def bits_of_number(kind: Any) -> int:
 
 
 def are_integers(kind: Any) -> bool:
-    """Return True for memory of 16, eight or four bits per number, whose groups have scales."""
-    return kind.dtype in (types.int16, types.int8, types.uint8)
+    """Return True for memory of eight or four bits per number, whose groups have scales."""
+    return kind.dtype in (types.int8, types.uint8)
 
 
 def are_pairs(*memory: Any) -> bool:
@@ -71,25 +70,12 @@ def are_pairs(*memory: Any) -> bool:
 
 def step_of(numbers: Any, x: Any) -> int:
     """Return how many numbers of a row are multiplied per step."""
-    if are_integers(numbers):
-        return GROUP
     return 2 * LANES if are_pairs(numbers, x) else LANES
 
 
-class Step(NamedTuple):
-    """Numbers of one step in registers."""
-
-    vectors: list[Any]
-    """One of float32 or of bfloat16 pairs; of integers a whole group, 16 bits each."""
-    scale: Any = None
-    """The scale of a matrix's group, in every lane of a float32 vector; None for others."""
-
-
-def load_step(builder: Any, kind: Any, memory: Any, at: Any, as_pairs: bool) -> Step:
-    """Load the numbers of one step from number `at` of an array of numba's type `kind` on."""
-    if are_integers(kind):
-        return Step(integers_at(builder, kind, memory, at))
-    return Step([(pairs_at if as_pairs else vector_at)(builder, memory, at)])
+def load_step(builder: Any, memory: Any, at: Any, as_pairs: bool) -> Any:
+    """Load the numbers of one step from number `at` of an array on: float32, or pairs of bfloat16."""
+    return (pairs_at if as_pairs else vector_at)(builder, memory, at)
 
 
 def load_as(builder: Any, kind: Any, memory: Any, at: Any, align: int) -> Any:
@@ -111,48 +97,46 @@ def pairs_at(builder: Any, memory: Any, at: Any) -> Any:
     return load_as(builder, PAIRS, memory, at, 2)
 
 
-def integers_at(builder: Any, kind: Any, memory: Any, at: Any) -> list[Any]:
-    """Load a group of integers as vectors of 16 bits."""
-    if bits_of_number(kind) == 4:
-        return nibbles_at(builder, memory, builder.lshr(at, NUMBER(1)))
-    places = [builder.add(at, NUMBER(first)) for first in range(0, GROUP, 2 * LANES)]
-    if bits_of_number(kind) == 16:
-        return [load_as(builder, SHORTS, memory, place, 2) for place in places]
-    bytes_ = ir.VectorType(BYTE, 2 * LANES)
-    return [builder.sext(load_as(builder, bytes_, memory, place, 1), SHORTS) for place in places]
+def signed_bytes_at(builder: Any, memory: Any, at: Any) -> Any:
+    """Load 2 * LANES numbers of eight bits, as 16 bits."""
+    return builder.sext(load_as(builder, ir.VectorType(BYTE, 2 * LANES), memory, at, 1), SHORTS)
 
 
-def nibbles_at(builder: Any, memory: Any, at: Any) -> list[Any]:
-    """Load a group of four bits each, as `nn.quantization.pack` orders them.
+def halves_at(builder: Any, memory: Any, at: Any) -> Any:
+    """Load LANES numbers of float16, none of which is infinite or NaN, as float32."""
+    halves = load_as(builder, ir.VectorType(SHORT, LANES), memory, at, 2)
+    if "f16c" in _INSTRUCTIONS:
+        return builder.fpext(builder.bitcast(halves, ir.VectorType(ir.HalfType(), LANES)), FLOATS)
+    # The exponent is taken for that of a float32, and is too small by 127 - 15.
+    bits = builder.zext(halves, WORDS)
+    sign = builder.shl(builder.and_(bits, WORDS([0x8000] * LANES)), WORDS([16] * LANES))
+    rest = builder.shl(builder.and_(bits, WORDS([0x7FFF] * LANES)), WORDS([13] * LANES))
+    return builder.fmul(builder.bitcast(builder.or_(sign, rest), FLOATS), FLOATS([2.0**112] * LANES))
 
-    Short j of its eight has numbers j, j + 8, j + 16 and j + 24 from the lowest bits up. All eight are loaded
-    into every part of a vector, and each lane shifts its number to the top and back.
-    """
-    eight = ir.VectorType(SHORT, 8)
-    parts = ir.Constant(ir.VectorType(WORD, 2 * LANES), [lane % 8 for lane in range(2 * LANES)])
-    shorts = builder.shuffle_vector(
-        load_as(builder, eight, memory, at, 1), ir.Constant(eight, ir.Undefined), parts
-    )
-    vectors = []
-    for first in range(0, GROUP, 2 * LANES):
-        above = SHORTS([12 - (first + lane) // 8 * 4 for lane in range(2 * LANES)])
-        vectors.append(builder.ashr(builder.shl(shorts, above), SHORTS([12] * (2 * LANES))))
-    return vectors
+
+def broadcast_pair(builder: Any, memory: Any, at: Any) -> Any:
+    """Load two numbers of 16 bits; return a vector that repeats them."""
+    pair = builder.load(builder.bitcast(builder.gep(memory, [at]), WORD.as_pointer()), align=2)
+    return builder.bitcast(splat(builder, pair, WORDS), SHORTS)
 
 
 def broadcast(builder: Any, value: Any) -> Any:
-    """Return a vector of one value."""
-    one = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), value, WORD(0))
-    return builder.shuffle_vector(one, ir.Constant(FLOATS, ir.Undefined), WORDS([0] * LANES))
+    """Return a vector of one float32."""
+    return splat(builder, value, FLOATS)
 
 
-def prefetch(builder: Any, kind: Any, numbers: Any, at: Any) -> None:
-    """Prefetch the cache line of number `at` of a matrix.
+def splat(builder: Any, value: Any, kind: Any) -> Any:
+    """Return a vector of type `kind` of one value."""
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, WORD(0))
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), WORDS([0] * LANES))
+
+
+def prefetch(builder: Any, numbers: Any, at: Any) -> None:
+    """Prefetch the cache line of number `at` of an array.
 
     Into the second-level cache: in the first level it would evict the inputs of the tokens.
     """
-    place = builder.lshr(at, NUMBER(1)) if bits_of_number(kind) == 4 else at
-    address = builder.gep(numbers, [place])
+    address = builder.gep(numbers, [at])
     byte = BYTE.as_pointer()
     arguments = [byte, WORD, WORD, WORD]
     function = ir.FunctionType(ir.VoidType(), arguments)
@@ -168,14 +152,6 @@ def call(builder: Any, name: str, kind: Any, arguments: list[Any]) -> Any:
 # ---- products and sums ---------------------------------------------------------------------------------
 
 
-def add_products(builder: Any, total: Any, row: Step, values: Step) -> Any:
-    """Add the products of a row's step and a token's to a float32 vector."""
-    if row.scale is not None:
-        return add_numbers(builder, total, integer_products(builder, row.vectors, values.vectors), row.scale)
-    (numbers,), (x,) = row.vectors, values.vectors
-    return (add_pairs if numbers.type == PAIRS else add_numbers)(builder, total, numbers, x)
-
-
 def add_numbers(builder: Any, total: Any, row: Any, values: Any) -> Any:
     """total + row * values"""
     return builder.fadd(total, builder.fmul(row, values, flags=FUSED), flags=FUSED)
@@ -185,17 +161,6 @@ def add_pairs(builder: Any, total: Any, row: Any, values: Any) -> Any:
     """total[i] + row[2 i] * values[2 i] + row[2 i + 1] * values[2 i + 1]"""
     kind = ir.FunctionType(FLOATS, [FLOATS, PAIRS, PAIRS])
     return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", kind, [total, row, values])
-
-
-def integer_products(builder: Any, row: list[Any], values: list[Any]) -> Any:
-    """Return the sums over a group's vectors of row[2 i] * values[2 i] + row[2 i + 1] * values[2 i + 1].
-
-    The sums are whole numbers, in float32: four products of eight and sixteen bits stay below 2^24.
-    """
-    first, *others = [pairs_of_products(builder, *pair) for pair in zip(row, values, strict=True)]
-    for other in others:
-        first = builder.add(first, other)
-    return builder.sitofp(first, FLOATS)
 
 
 def pairs_of_products(builder: Any, a: Any, b: Any) -> Any:

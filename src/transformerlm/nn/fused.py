@@ -49,7 +49,7 @@ def use_kernels_(module: nn.Module) -> None:
 def with_kernels(module: Module) -> Module:
     """Return a view of a model that computes with the CPU kernels: new modules with the model's parameters.
 
-    The model itself, which other threads may be using, does not change.
+    The view is in evaluation mode. The model itself, which other threads may be using, does not change.
     """
     dispatch.LIBRARY.kernels()
     views: dict[nn.Module, nn.Module] = {}  # a shared module stays shared
@@ -59,7 +59,7 @@ def with_kernels(module: Module) -> Module:
             kind = _KERNEL_CLASSES.get(type(part), type(part))
             views[part] = copied = kind.__new__(kind)
             children = {name: child and view(child) for name, child in part._modules.items()}
-            copied.__dict__.update(part.__dict__, _modules=children)
+            copied.__dict__.update(part.__dict__, _modules=children, training=False)
         return views[part]
 
     return view(module)  # type: ignore[return-value]

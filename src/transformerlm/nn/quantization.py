@@ -3,7 +3,8 @@
 A row is divided into groups of 32 numbers. A group has a scale in float16, and each number is a whole number
 of scales: from -127 to 127 in eight bits, from -8 to 7 in four. These are the values of GGML's Q8_0 and Q4_0,
 so that a GGUF file can hold exactly what is computed with here. In four bits the scale is not that of GGML's
-own quantisation but the best of several: the one with the smallest squared error.
+own quantisation but the best of several: the one with the smallest squared error. They are stored in another
+order than GGML's, 16 rows at a time (`pack`), for which products need far fewer instructions.
 
 Only matrices are quantized; the gains of norms stay as they are. Inputs in float32 are rounded to 16 bits
 (`round_inputs`), so that a CPU can multiply integers. Relative to a product with random weights that is an
@@ -17,19 +18,18 @@ Block-wise Quantization", 2021, on scales for blocks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, Self, cast
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from transformerlm.kernels.generation_layout import BLOCK_ROWS, GROUP
 from transformerlm.nn.embedding import Embedding
 from transformerlm.nn.linear import Linear
 from transformerlm.nn.transformer import TransformerLM
 
 Storage = Literal["int8", "int4"]
-GROUP = 32
-"""Numbers that share a scale."""
 LIMITS = {"int8": 127, "int4": 8}
 """Largest magnitude of a number, in scales."""
 _DIVISORS = tuple(7 + step / 2 for step in range(7))
@@ -45,37 +45,43 @@ _CHUNK_ROWS = 32
 
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """A matrix [rows, width] in eight or four bits."""
+    """A matrix [rows, width] in eight or four bits, in blocks of 16 rows, of which the last is filled up."""
 
     storage: Storage
     numbers: Tensor
-    """Eight bits: int8 [rows, width]. Four bits: uint8 [rows, width / 2], as `pack` orders them."""
+    """As `pack` orders them: int8 [blocks, width / 2, 16, 2], or uint8 [blocks, width / 8, 16, 4]."""
     scales: Tensor
-    """float16 [rows, width / 32]"""
+    """float16 [blocks, width / 32, 16]"""
+    num_rows: int
 
     @property
     def shape(self) -> torch.Size:
         """[rows, width]"""
-        return torch.Size([self.scales.shape[0], self.scales.shape[1] * GROUP])
+        return torch.Size([self.num_rows, self.scales.shape[1] * GROUP])
 
     def numel(self) -> int:
         """Return the number of weights."""
         return self.shape.numel()
 
-    def integers(self) -> Tensor:
-        """Return the numbers in scales: int8 [rows, width]."""
-        return self.numbers if self.storage == "int8" else unpack(self.numbers)
+    def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows: whole numbers, int8 [indices, width], and scales, float16 [indices, width / 32]."""
+        place = indices // BLOCK_ROWS, slice(None), indices % BLOCK_ROWS
+        numbers = self.numbers[place].flatten(1)
+        return numbers if self.storage == "int8" else unpack_bits(numbers), self.scales[place]
+
+    def all_rows(self) -> tuple[Tensor, Tensor]:
+        """Return `rows` of the whole matrix."""
+        return self.rows(torch.arange(self.num_rows, device=self.scales.device))
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix [rows, width] that this stands for; float32 holds it exactly."""
-        rows, width = self.shape
-        groups = self.integers().view(rows, width // GROUP, GROUP).float()
-        return (groups * self.scales.float().unsqueeze(-1)).view(rows, width).to(dtype)
+        return dequantized(*self.all_rows()).to(dtype)
 
-    def rows(self, indices: Tensor) -> Self:
-        """Return some rows."""
-        numbers, scales = (part.index_select(0, indices) for part in (self.numbers, self.scales))
-        return replace(self, numbers=numbers, scales=scales)
+
+def dequantized(integers: Tensor, scales: Tensor) -> Tensor:
+    """Return what whole numbers [rows, width] and scales [rows, width / 32] stand for, in float32."""
+    groups = integers.view(*scales.shape, GROUP).float()
+    return (groups * scales.float().unsqueeze(-1)).flatten(1)
 
 
 def can_quantize(*widths: int) -> bool:
@@ -97,8 +103,7 @@ def quantize(matrix: Tensor, storage: Storage) -> QuantizedMatrix:
     integers, scales = (torch.cat(part) for part in zip(*parts, strict=True))
     if not bool(scales.isfinite().all()):
         raise ValueError(f"expected finite numbers below {LIMITS[storage]} * 65504, got others")
-    integers = integers.view(rows, width)
-    return QuantizedMatrix(storage, integers if storage == "int8" else pack(integers), scales)
+    return pack(integers.view(rows, width), scales, storage)
 
 
 def _quantize_rows(matrix: Tensor, storage: Storage) -> tuple[Tensor, Tensor]:
@@ -143,23 +148,41 @@ def _inverse(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
 
 
-def pack(integers: Tensor) -> Tensor:
-    """Pack numbers from -8 to 7, int8 [rows, width], in pairs: uint8 [rows, width / 2].
+def pack(integers: Tensor, scales: Tensor, storage: Storage) -> QuantizedMatrix:
+    """Store whole numbers, int8 [rows, width], and their scales, float16 [rows, width / 32].
 
-    A group's 32 numbers are eight words of 16 bits, from the lowest bits up in two's complement: word j has
-    numbers j, j + 8, j + 16 and j + 24. So a kernel widens numbers 8 m to 8 m + 7 by one shift of all words.
+    A block's columns follow each other, and each has a number of every row, so that a register holds numbers
+    of 16 rows, to be multiplied with the same inputs. In eight bits a row's two numbers of a pair of columns
+    are neighbours. In four bits eight columns are together, in four bytes a row (`pack_bits`).
     """
-    four_by_eight = integers.view(len(integers), -1, 2, 2, 8)  # [rows, groups, byte, half, word]
-    low, high = four_by_eight.unbind(-2)
-    packed = (low & 15) | (high & 15) << 4
-    return packed.view(torch.uint8).transpose(-1, -2).reshape(len(integers), -1)
+    width = integers.shape[1]
+    numbers = integers.view(-1, width // 2, 2) if storage == "int8" else pack_bits(integers)
+    return QuantizedMatrix(storage, _in_blocks(numbers), _in_blocks(scales), num_rows=len(integers))
 
 
-def unpack(packed: Tensor) -> Tensor:
-    """Inverse of `pack`."""
-    words = packed.view(len(packed), -1, 8, 2).transpose(-1, -2)  # [rows, groups, byte, word]
+def _in_blocks(rows: Tensor) -> Tensor:
+    """[rows, number, ...] -> [blocks, number, 16, ...]"""
+    missing = rows.new_zeros(-len(rows) % BLOCK_ROWS, *rows.shape[1:])
+    whole = torch.cat([rows, missing])
+    return whole.view(-1, BLOCK_ROWS, *rows.shape[1:]).transpose(1, 2).contiguous()
+
+
+def pack_bits(integers: Tensor) -> Tensor:
+    """Pack numbers from -8 to 7, int8 [rows, width], in pairs: uint8 [rows, width / 8, 4].
+
+    Eight numbers are two words of 16 bits, from the lowest bits up in two's complement: numbers 0, 2, 4, 6
+    and 1, 3, 5, 7. A kernel widens two neighbours to 16 bits by one shift of both words.
+    """
+    eights = integers.view(len(integers), -1, 2, 2, 2)  # [rows, eights, byte of a word, half of it, word]
+    low, high = eights.unbind(-2)
+    return ((low & 15) | (high & 15) << 4).view(torch.uint8).transpose(-1, -2).flatten(-2)
+
+
+def unpack_bits(packed: Tensor) -> Tensor:
+    """Inverse of `pack_bits`: uint8 [rows, width / 2] -> int8 [rows, width]."""
+    words = packed.view(len(packed), -1, 2, 2).transpose(-1, -2)  # [rows, eights, byte, word]
     halves = torch.stack([words & 15, words >> 4], -2).view(torch.int8)
-    return ((halves ^ 8) - 8).reshape(len(packed), -1)
+    return ((halves ^ 8) - 8).flatten(1)
 
 
 def round_inputs(x: Tensor) -> Tensor:
@@ -181,13 +204,14 @@ class _Quantized(nn.Module):
     def hold(self, matrix: QuantizedMatrix) -> None:
         """Use a matrix."""
         self._storage: Storage = matrix.storage
+        self._num_rows = matrix.num_rows
         self.register_buffer("numbers", matrix.numbers)
         self.register_buffer("scales", matrix.scales)
 
     @property
     def matrix(self) -> QuantizedMatrix:
         """The matrix as it is stored."""
-        return QuantizedMatrix(self._storage, self.numbers, self.scales)
+        return QuantizedMatrix(self._storage, self.numbers, self.scales, self._num_rows)
 
     @property
     def weight(self) -> Tensor:
@@ -225,7 +249,7 @@ class QuantizedEmbedding(_Quantized, Embedding):  # type: ignore[misc]  # the sa
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Ids [...] of int32 or int64 -> [..., embedding_dim], in `dtype`."""
-        rows = self.matrix.rows(token_ids.flatten()).dequantize(self.dtype)
+        rows = dequantized(*self.matrix.rows(token_ids.flatten())).to(self.dtype)
         return rows.view(*token_ids.shape, rows.shape[1])
 
 
