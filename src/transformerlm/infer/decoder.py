@@ -213,7 +213,7 @@ def _rotations(blocks: Sequence[TransformerBlock]) -> tuple[Tensor, Tensor]:
 def _matrix(module: Linear | Embedding) -> tuple[Tensor, Tensor]:
     """Return the memory of a matrix: its numbers, and their scales (of floats: nothing)."""
     if isinstance(module, QuantizedLinear | QuantizedEmbedding):
-        return module.matrix.numbers, module.matrix.scales
+        return module.numbers, module.scales
     return module.weight, torch.empty(0, dtype=torch.float16, device="cpu")
 
 
