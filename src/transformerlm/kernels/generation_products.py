@@ -49,8 +49,8 @@ INPUTS = dict.fromkeys(WEIGHTS, MEMORY["float32"]) | (
     {"bfloat16": MEMORY["bfloat16"]} if HAS_PAIR_PRODUCTS else {}
 )
 """Storage of a matrix -> memory type of its inputs, before they are rounded for integers."""
-MIN_WIDENED_TOKENS = 8
-"""Number of tokens from which it saves time to widen a block of rows first."""
+MIN_WIDENED_TOKENS = 32
+"""Number of tokens from which it saves time to widen some rows first."""
 FEW_TOKENS = 2
 """Number of tokens up to which rows far apart are multiplied: such products wait for memory."""
 

@@ -20,8 +20,11 @@ HAS_LARGE_REGISTERS = "avx512f" in _INSTRUCTIONS
 """True: 32 vector registers of 16 floats (AVX-512). Otherwise possibly 16 registers of 8 floats, or less."""
 LANES = 16 if HAS_LARGE_REGISTERS else 8
 """Floats per vector."""
-HAS_PAIR_PRODUCTS = HAS_LARGE_REGISTERS and "avx512bf16" in _INSTRUCTIONS
-"""True: an instruction multiplies two bfloat16 vectors and adds pairs of products to a float32 vector."""
+HAS_PAIR_PRODUCTS = (
+    HAS_LARGE_REGISTERS and "avx512bf16" in _INSTRUCTIONS and target().name.startswith("znver")
+)
+"""True: an instruction multiplies two bfloat16 vectors and adds pairs of products to a float32 vector, and it
+is quick. On Intel's processors it takes about twice as long as products of float32 (docs/performance.md)."""
 INTEGER_PRODUCTS = (
     ("avx512bw", 16, "llvm.x86.avx512.pmaddw.d.512"),
     ("avx2", 8, "llvm.x86.avx2.pmadd.wd"),
