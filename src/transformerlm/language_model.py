@@ -29,9 +29,9 @@ from transformerlm.infer import (
 )
 from transformerlm.infer.completion import start_encoded
 from transformerlm.infer.speed import generation_seconds
+from transformerlm.kernels.generation_layout import GROUP
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.nn.quantization import (
-    GROUP,
     QuantizedMatrix,
     Storage,
     can_quantize,

@@ -2,7 +2,7 @@
 
 numba compiles loops over single numbers well. Products of matrices need more: which numbers stay in
 registers, and in which order a sum is formed. The functions here write such code with LLVM's `builder`, for
-registers of any size; generation_products.py and generation_integers.py put tiles together from them.
+registers of any size; generation_tiles.py and generation_integers.py put tiles together from them.
 """
 
 from __future__ import annotations
