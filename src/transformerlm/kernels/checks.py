@@ -18,7 +18,6 @@ from transformerlm.errors import TransformerLMError
 from transformerlm.kernels.generation_layout import (
     ALIGNED,
     BARRIER_SIZE,
-    GROUP,
     NUM_BINS,
     NUM_MATRICES,
     TILE_ROWS,
@@ -110,7 +109,7 @@ SIZES: Mapping[str, Sizes] = {
         "barrier_state": lambda n: BARRIER_SIZE,
         "scratch": lambda n: (
             n.tokens * (2 * n.d_model + (n.heads + 2 * n.kv_heads) * n.d_head + 2 * n.d_ff)
-            + n.parts * (n.capacity + TILE_ROWS * (_widest(n) + _widest(n) // GROUP))
+            + n.parts * (n.capacity + TILE_ROWS * _widest(n))
             + n.parts * n.tokens * (_widest(n) // 2 + ALIGNED)
         ),
         "inputs": lambda n: n.tokens * (n.heads * n.d_head + n.d_ff + n.parts * n.d_model),
