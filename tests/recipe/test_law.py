@@ -1,5 +1,6 @@
 """The scaling law starts from a pilot."""
 
+import dataclasses
 import itertools
 import math
 
@@ -7,7 +8,15 @@ import pytest
 
 from transformerlm.config import ModelConfig
 from transformerlm.recipe import TextFacts
-from transformerlm.recipe.law import LAW, bits_per_byte, effective_bytes, margin
+from transformerlm.recipe.law import (
+    LAW,
+    MAX_STEEPNESS,
+    MIN_STEEPNESS,
+    bits_per_byte,
+    effective_bytes,
+    interval,
+    steepness,
+)
 from transformerlm.recipe.pilot import Pilot
 
 LARGER = ModelConfig(
@@ -37,6 +46,11 @@ def test_a_text_that_repeats_itself_gains_more():
     assert repetitive < plain
 
 
+def test_what_a_text_gains_has_limits():
+    factors = [steepness(facts(ngram_bits=g), LAW.e) for g in (0.0, 0.1, 1.0, 7.9)]
+    assert factors == [MAX_STEEPNESS, MAX_STEEPNESS, 1.0, MIN_STEEPNESS]
+
+
 def test_read_again_a_text_is_worth_less_and_less():
     worth = [effective_bytes(1e6, passes * 1e6, LAW.R) for passes in (0.5, 1, 2, 4, 100)]
     gains = [after - before for before, after in itertools.pairwise(worth[1:])]
@@ -45,12 +59,25 @@ def test_read_again_a_text_is_worth_less_and_less():
     assert worth[-1] <= (1 + LAW.R) * 1e6
 
 
+def width(of, bits):
+    low, high = interval(of, bits)
+    assert low * high == pytest.approx(bits**2)
+    return high / low
+
+
 def test_the_further_from_the_pilot_the_wider_is_the_interval():
-    assert margin(facts(), 2.3) < margin(facts(), 1.5)
+    assert 1 < width(facts(), 2.3) < width(facts(), 1.5)
+
+
+def test_where_much_of_the_text_is_copied_the_interval_is_wider_except_beside_the_pilot():
+    copied = dataclasses.replace(facts(), copied=0.5)
+    assert width(facts(), 1.5) < width(copied, 1.5)
+    assert width(facts(), 2.4) == width(copied, 2.4)
 
 
 @pytest.mark.parametrize("bits", [0.0, 1e-9, 1e-3, 7.9])
 def test_whatever_the_pilot_found_the_interval_stays_above_zero(bits):
     odd = TextFacts(10**6, 10**5, bits, Pilot(bits, 10**5, 1024), {1024: 2.5})
     expected = bits_per_byte(odd, LARGER, 10**8)
-    assert 0 < expected * (1 - margin(odd, expected)) < expected < math.inf
+    low, high = interval(odd, expected)
+    assert 0 < low < expected < high < math.inf

@@ -53,8 +53,31 @@ def test_it_learns_the_text_and_leaves_the_hosts_random_state():
     ],
 )
 def test_its_length(num_tokens, text_tokens, max_passes, expected, monkeypatch):
-    for name, value in (("BATCH_SIZE", 1), ("MIN_STEPS", 2), ("MAX_STEPS", 5), ("MAX_PASSES", max_passes)):
+    for name in ("MIN_BATCH_SIZE", "BATCH_SIZE"):
+        monkeypatch.setattr(pilot, name, 1)
+    for name, value in (("MIN_STEPS", 2), ("MAX_STEPS", 5), ("MAX_PASSES", max_passes)):
         monkeypatch.setattr(pilot, name, value)
     text = words(text_tokens, seed=2)
     length = text.shape.context_length
     assert run(text, num_tokens).read_bytes == pytest.approx(2 * expected * length)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "batches"), [(0, [2] * 5), (17 * 32, [3] * 6), (20 * 32, [4] * 5), (10**9, [4] * 7)]
+)
+def test_where_there_is_little_time_steps_are_smaller_rather_than_fewer(num_tokens, batches, monkeypatch):
+    limits = {"MIN_BATCH_SIZE": 2, "BATCH_SIZE": 4, "MIN_STEPS": 5, "MAX_STEPS": 7}
+    for name, value in limits.items():
+        monkeypatch.setattr(pilot, name, value)
+    seen = []
+
+    class Counted(pilot.NextTokenLoss):
+        def forward(self, inputs, *others):
+            seen.extend([len(inputs)] * self.training * torch.is_grad_enabled())
+            return super().forward(inputs, *others)
+
+    monkeypatch.setattr(pilot, "NextTokenLoss", Counted)
+    text = words(20_000, seed=1)
+    found = run(text, num_tokens)
+    assert seen == batches
+    assert found.read_bytes == pytest.approx(2 * 32 * sum(batches))

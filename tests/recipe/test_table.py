@@ -3,8 +3,10 @@
 import dataclasses
 
 from tests.recipe.known_facts import SPEED, automatic, budget, facts
-from transformerlm.recipe import make_choice
+from transformerlm.config import RuntimeConfig
+from transformerlm.recipe import choice_rows, make_choice
 from transformerlm.recipe.table import warnings
+from transformerlm.runtime import Runtime
 
 
 def warned(seconds, **tables):
@@ -26,3 +28,14 @@ def test_where_passes_are_the_limit_no_time_is_blamed():
     (line,) = warned(10**6, training={"max_passes": 0.01})
     assert "0.01 passes over this text" in line
     assert "no time" in line
+
+
+def test_copies_are_told_where_there_are_some():
+    runtime, told = Runtime.from_config(RuntimeConfig(device="cpu", dtype="float32")), []
+    for copied in (0.004, 0.37):
+        known = dataclasses.replace(facts(), copied=copied)
+        choice = make_choice(automatic(model={"vocab_size": 1024}), known, SPEED, budget())
+        rows = choice_rows(choice, runtime)
+        told += [value for _, what, value in rows if what == "copies"]
+    (only,) = told
+    assert only.startswith("37 % of the validation text stands in the training text")

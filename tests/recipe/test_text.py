@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import random
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from transformerlm.data.build import corpus_items
 from transformerlm.data.corpus import find_corpora
 from transformerlm.data.documents import Chunk
 from transformerlm.recipe import text
-from transformerlm.recipe.text import chosen_items, read_sample, sample_mixture
+from transformerlm.recipe.text import chosen_items, copied_share, read_sample, sample_mixture
 from transformerlm.tokenizer import Pretokenizer
 
 
@@ -85,3 +86,37 @@ def test_the_sample_stays_small_where_the_text_is_much_larger_than_it_seems(monk
         steps = {two.start - one.start for one, two in pairwise(chosen[:-1])}
         assert len(steps) <= 1  # evenly
     assert chosen_items(iter([]), 1) == []
+
+
+def copied_share_slowly(train: bytes, text: bytes, length: int) -> float:
+    copied = set()
+    for start in range(len(text) - length + 1):
+        if text[start : start + length] in train:
+            copied.update(range(start, start + length))
+    return len(copied) / len(text)
+
+
+def test_the_share_of_copied_text_is_that_of_a_search_at_every_byte(monkeypatch):
+    monkeypatch.setattr(text, "COPY_BYTES", 6)
+    rng = random.Random(0)
+    shares = set()
+    for size in (0, 5, 50, 500):
+        train, other = (bytes(rng.choices(b"abc", k=number)) for number in (size, 300))
+        other += train[3:40] + train[:5]
+        share = copied_share(train, other)
+        assert share == copied_share_slowly(train, other, 6)
+        shares.add(share)
+    assert len(shares) > 2
+    assert copied_share(b"a" * 50, b"") == 0
+
+
+def test_a_survey_tells_how_much_of_the_validation_text_is_copied(tmp_path):
+    rng = random.Random(1)
+    lines = ["".join(rng.choices("abcdefgh", k=60)) + "\n" for _ in range(400)]
+    for name, all_lines in (("other", lines), ("copied", [*lines, *lines])):
+        (tmp_path / f"{name}.txt").write_text("".join(all_lines))
+    found = [
+        text.survey(CorpusConfig(corpus=str(tmp_path / f"{name}.txt")), TokenizerConfig()).facts.copied
+        for name in ("other", "copied")
+    ]
+    assert found == [0, 1]

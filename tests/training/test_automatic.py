@@ -15,7 +15,7 @@ from transformerlm.config.automatic import with_automatic
 from transformerlm.distributed.ranks import SINGLE_PROCESS
 from transformerlm.errors import DataError
 from transformerlm.progress import SilentReporter
-from transformerlm.recipe import survey
+from transformerlm.recipe import pilot, survey
 from transformerlm.recipe.text import VOCABULARIES
 from transformerlm.schema import from_dict, from_toml
 from transformerlm.training import plan_run, train
@@ -128,6 +128,19 @@ def test_the_model_that_is_chosen_is_measured_itself(tmp_path, monkeypatch):
     choice = training.automatic.prepare_automatic(*parts, owns_process=False).choice
     assert [(one.d_model, one.num_layers, tokens) for one, tokens in measured] == [(32, 2, 3 * 32)]
     assert choice.chosen.tokens_per_second == pytest.approx(9.6)
+
+
+def test_a_run_that_will_end_early_leaves_its_time_to_the_pilot(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training.automatic, "PILOT_SHARE", 0.0)
+    monkeypatch.setattr(pilot, "MAX_STEPS", 110)
+    read = []
+    for max_passes in (0.5, 1e9):
+        config = automatic(folder, training={"max_time": "20s", "max_passes": max_passes})
+        dial = training.automatic.Dial.of(config, 1, time.perf_counter(), owns_process=False)
+        read.append(dial.facts.pilot.read_bytes)  # an id is a byte: the text has no merges for 1,024
+    length = pilot.SHAPE.context_length
+    assert read == [16 * 110 * length, 4 * pilot.MIN_STEPS * length]
 
 
 def test_a_plan_tells_the_steps_that_it_has_measured_and_no_others(tmp_path, monkeypatch):

@@ -52,6 +52,11 @@ class Budget:
     """Tokens per step and rank from which the device works at full speed."""
     num_ranks: int = 1
 
+    @property
+    def step_seconds(self) -> float:
+        """Time for steps alone."""
+        return self.seconds * (1 - VALIDATION_SHARE)
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -70,6 +75,11 @@ class Candidate:
     def size(self) -> int:
         """Parameters in the blocks."""
         return num_non_embedding_parameters(self.model)
+
+    @property
+    def seconds(self) -> float:
+        """Time of its steps."""
+        return self.tokens / self.tokens_per_second
 
     @property
     def passes(self) -> float:
@@ -92,16 +102,12 @@ class Choice:
     @property
     def low(self) -> float:
         """Lower end of the interval of the expected bits per byte."""
-        return self.chosen.bits_per_byte * (1 - self._margin)
+        return law.interval(self.facts, self.chosen.bits_per_byte)[0]
 
     @property
     def high(self) -> float:
         """Upper end of the interval of the expected bits per byte."""
-        return self.chosen.bits_per_byte * (1 + self._margin)
-
-    @property
-    def _margin(self) -> float:
-        return law.margin(self.facts, self.chosen.bits_per_byte)
+        return law.interval(self.facts, self.chosen.bits_per_byte)[1]
 
 
 def make_choice(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget) -> Choice:
@@ -121,7 +127,7 @@ def make_choice(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, bud
 def is_sensible(one: Candidate, facts: TextFacts, budget: Budget) -> bool:
     """Return True if a training has steps enough, and may by its interval know more than an n-gram model."""
     steps = one.tokens / (budget.tokens_at_a_time * budget.num_ranks)
-    low = one.bits_per_byte * (1 - law.margin(facts, one.bits_per_byte))
+    low, _ = law.interval(facts, one.bits_per_byte)
     return steps >= MIN_STEPS and low <= facts.ngram_bits
 
 
@@ -165,7 +171,7 @@ def candidate(
     text_tokens = facts.train_bytes / facts.bytes_in_token(model.vocabulary_rows)
     rate = speed.tokens_per_second(model) * budget.num_ranks
     passes = _given(config.training.max_passes, law.MAX_PASSES) or math.inf
-    tokens = min(rate * budget.seconds * (1 - VALIDATION_SHARE), passes * text_tokens)
+    tokens = min(rate * budget.step_seconds, passes * text_tokens)
     bits = law.bits_per_byte(facts, model, tokens)
     return Candidate(model, tokens, text_tokens, rate, bits)
 

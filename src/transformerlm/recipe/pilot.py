@@ -34,8 +34,9 @@ SHAPE = ModelConfig(
     tie_embeddings=True,
     qk_norm=True,
 )
-BATCH_SIZE = 16
-MIN_STEPS, MAX_STEPS = 30, 300
+MIN_BATCH_SIZE, BATCH_SIZE = 4, 16
+"""Sequences per step: where there is little time, fewer rather than that there are fewer steps."""
+MIN_STEPS, MAX_STEPS = 100, 300
 MAX_PASSES = 8.0
 """Passes over a short text, at most: without dropout more of them are learned by heart."""
 WARMUP_FRACTION, DECAY_FRACTION = 0.05, 0.6
@@ -59,6 +60,13 @@ class PilotText(NamedTuple):
         """The model for this text."""
         length = min(SHAPE.context_length, len(self.train) - 1, len(self.validation) - 1)
         return dataclasses.replace(SHAPE, vocab_size=self.vocab_size, context_length=length)
+
+    def num_tokens(self, wanted: float) -> float:
+        """Return the tokens that a pilot trains on where there is time for `wanted`: no fewer than MIN_STEPS
+        have, and no more than MAX_STEPS or MAX_PASSES."""
+        sequence = self.shape.context_length
+        most = min(MAX_STEPS * BATCH_SIZE * sequence, MAX_PASSES * len(self.train))
+        return max(MIN_STEPS * MIN_BATCH_SIZE * sequence, min(wanted, most))
 
 
 class Pilot(NamedTuple):
@@ -86,13 +94,12 @@ def run_pilot(text: PilotText, num_tokens: float, runtime: Runtime, config: Runt
     """Train and validate a small model; random state is restored.
 
     Args:
-        num_tokens: tokens to train on, about: no fewer than MIN_STEPS are taken, no more than MAX_STEPS, nor
-            more than MAX_PASSES have.
+        num_tokens: tokens to train on, about; see `PilotText.num_tokens`.
     """
     shape = text.shape
-    most = MAX_PASSES * len(text.train)
-    tokens_per_step = BATCH_SIZE * shape.context_length
-    steps = round(max(MIN_STEPS, min(MAX_STEPS, min(num_tokens, most) / tokens_per_step)))
+    sequences = text.num_tokens(num_tokens) / shape.context_length
+    batch_size = round(min(BATCH_SIZE, max(MIN_BATCH_SIZE, sequences / MIN_STEPS)))
+    steps = round(sequences / batch_size)
     devices = [runtime.device] if runtime.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
@@ -100,24 +107,32 @@ def run_pilot(text: PilotText, num_tokens: float, runtime: Runtime, config: Runt
         loss = NextTokenLoss(model)
         if runtime.kernels:
             use_kernels_(loss)
-        _train(model, loss, torch.from_numpy(text.train.astype(np.int64)), steps, runtime)
-    read_bytes = steps * tokens_per_step * text.train_bytes / len(text.train)
+        number = len(text.train) - shape.context_length
+        starts = torch.randint(number, (steps, batch_size, 1), dtype=torch.int64, device="cpu")
+        _train(model, loss, torch.from_numpy(text.train.astype(np.int64)), starts, runtime)
+    read_bytes = starts.numel() * shape.context_length * text.train_bytes / len(text.train)
     return Pilot(_validated(loss, text, shape.context_length, runtime), read_bytes, text.vocab_size)
 
 
-def _train(model: TransformerLM, loss: NextTokenLoss, ids: Tensor, num_steps: int, runtime: Runtime) -> None:
+def _train(model: TransformerLM, loss: NextTokenLoss, ids: Tensor, starts: Tensor, runtime: Runtime) -> None:
+    """Train on the sequences of `ids` that begin at `starts`, `[steps, sequences, 1]`.
+
+    As in a run, learning rates go with the square root of the tokens per step.
+    """
+    num_steps, batch_size, _ = starts.shape
+    of_batch = math.sqrt(batch_size / BATCH_SIZE)
     optimizer = make_optimizer(model, OPTIMIZER, runtime.dtype, kernels=runtime.kernels)
     length = model.config.context_length
     places = torch.arange(length + 1, dtype=torch.int64, device="cpu")
     warmup, decay = round(WARMUP_FRACTION * num_steps), round(DECAY_FRACTION * num_steps)
     for step in range(1, num_steps + 1):
-        factor = wsd_schedule(step, 1.0, 0.0, warmup, decay, num_steps)
+        factor = of_batch * wsd_schedule(step, 1.0, 0.0, warmup, decay, num_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        starts = torch.randint(len(ids) - length, (BATCH_SIZE, 1), dtype=torch.int64, device="cpu")
-        windows = ids[starts + places].to(runtime.device)
+        windows = ids[starts[step - 1] + places].to(runtime.device)
+        inputs, targets = windows[:, :-1], windows[:, 1:]
         with runtime.autocast():
-            value = loss(windows[:, :-1], windows[:, 1:], BATCH_SIZE * length)
+            value = loss(inputs, targets, targets.numel())
         value.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

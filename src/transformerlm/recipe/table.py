@@ -8,10 +8,13 @@ from transformerlm.config import TrainConfig
 from transformerlm.nn.accounting import num_parameters
 from transformerlm.progress import counted
 from transformerlm.recipe.choice import Candidate, Choice
+from transformerlm.recipe.text import COPY_BYTES
 from transformerlm.runtime import Runtime
 
 MIN_TEXT_BYTES = 20_000
 """Text from which some words are learned."""
+MIN_COPIED = 0.01
+"""Share of copied text from which it is told."""
 
 Rows = list[tuple[str, str, str]]
 """Topic, what, value."""
@@ -38,6 +41,7 @@ def _rows(choice: Choice, runtime: Runtime) -> Rows:
         ("text", "to train on", f"{facts.train_bytes:,} bytes"),
         ("", "to validate on", f"{facts.validation_bytes:,} bytes"),
         ("", "difficulty", f"{facts.ngram_bits:.2f} bits per byte by an n-gram model of its bytes"),
+        *_copies(facts.copied),
         ("speed", "this model", rate),
         ("chosen", "vocabulary", _vocabulary(choice)),
         ("", "model", _model(config)),
@@ -48,6 +52,11 @@ def _rows(choice: Choice, runtime: Runtime) -> Rows:
         ("", "half the time", _other(choice.half)),
         ("", "twice the time", _other(choice.twice)),
     ]
+
+
+def _copies(copied: float) -> Rows:
+    what = f"{100 * copied:.0f} % of the validation text stands in the training text"
+    return [("", "copies", f"{what}, in runs of {COPY_BYTES} bytes and more")] if copied >= MIN_COPIED else []
 
 
 def warnings(choice: Choice) -> list[str]:

@@ -15,6 +15,7 @@ from transformerlm.data.build import corpus_items
 from transformerlm.data.chunks import SafeCut
 from transformerlm.data.corpus import Corpora, find_corpora
 from transformerlm.data.documents import TRAIN, VAL, Chunk, Split, documents_of
+from transformerlm.data.matches import find_leaks
 from transformerlm.data.mixture import corpora_of, pass_size, shares_of
 from transformerlm.data.split import empty_split_error
 from transformerlm.recipe.ngram import ngram_bits
@@ -31,11 +32,14 @@ SAMPLE_BYTES = 4 * 10**6
 NUM_CHARACTERS = 2**18
 """Text that is encoded with each vocabulary, or scored by the n-grams."""
 _MAX_SAMPLE = 8  # times SAMPLE_BYTES: where the estimate of a corpus' size is far too small
+COPY_BYTES = 32
+"""Length of the shortest run that counts as copied: longer ones than n-grams know, and than chance makes."""
 VOCABULARIES = (257, 512, 1024, 2048, 4096, 8192, 16384)
 """Sizes of vocabularies to choose from; 257 are the bytes and the separator of documents."""
 
 
-NO_PILOT = Pilot(math.nan, math.nan, PILOT_IDS)
+NO_PILOT = Pilot(bits_per_byte=1.0, read_bytes=1e6, vocab_size=PILOT_IDS)
+"""Stands for a pilot before there is one; another changes what is expected of all models by one factor."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class TextFacts:
     """A short training on the text."""
     bytes_per_token: Mapping[int, float]
     """Size of a vocabulary -> bytes per token."""
+    copied: float = 0.0
+    """Share of the validation text that stands in the sample of the training text: see `copied_share`."""
     shortest_bytes: int | None = None
     """Training text of the shortest corpus of a mixture, into which a context has to fit; else None."""
 
@@ -107,11 +113,18 @@ def survey(data: CorpusConfig, config: TokenizerConfig, tokenizer: Tokenizer | N
         ngram_bits=min(bits),
         pilot=NO_PILOT,
         bytes_per_token={each.vocab_size: len(bytes_of(part)) / len(each.encode(part)) for each in tried},
+        copied=copied_share(train, validation[:NUM_CHARACTERS]),
         shortest_bytes=sizes.shortest,
     )
     return Survey(
         facts, pilot_text(sample, next(each for each in reversed(learned) if each.vocab_size <= PILOT_IDS))
     )
+
+
+def copied_share(train: bytes, text: bytes) -> float:
+    """Return the share of the bytes of `text` in runs of at least COPY_BYTES that stand in `train` too."""
+    seen, unseen = (np.frombuffer(each, np.uint8) for each in (train, text))
+    return float(find_leaks(seen, unseen, end_id=None, length=COPY_BYTES).is_leaked.mean()) if text else 0.0
 
 
 class Sizes(NamedTuple):

@@ -52,7 +52,7 @@ VOCAB_SIZE, TOKENIZER_DIR, TOKEN_DIR = (
 TOKENS_AT_A_TIME = {"cpu": 2048, "mps": 8192, "cuda": 16384}
 """Tokens of a step on one rank from which a device works at full speed."""
 PILOT_SHARE = 0.04
-"""Share of the time that the pilot may take."""
+"""Share of the time that the pilot may take, where the run needs all of it."""
 SECONDS_OUTSIDE = 3.0
 """Time that a run takes after the choice for other things than steps and regular validations: preparing the
 first step, the last validation, saving, samples."""
@@ -120,18 +120,23 @@ class Dial:
 
         Raises:
             DataError: the corpus cannot be read.
+            ConfigError: what is set leaves no valid model.
         """
         before, max_seconds = time.perf_counter(), config.training.max_seconds or 0.0
         text = survey(config.data, config.tokenizer, existing_tokenizer(config))
         text_seconds = time.perf_counter() - before
+        end = started + text_seconds + max_seconds - SECONDS_OUTSIDE
         with _runtime(config, owns_process=owns_process) as (_, runtime):
             speed = measure_speed(runtime, config.runtime)
-            pilot_tokens = PILOT_SHARE * max_seconds * speed.tokens_per_second(text.pilot_text.shape)
-            facts = text.measured(pilot_tokens, runtime, config.runtime)
-        elapsed = time.perf_counter() - started - text_seconds
-        seconds = max(max_seconds / 10, max_seconds - elapsed - SECONDS_OUTSIDE)
-        budget = Budget(seconds, TOKENS_AT_A_TIME[runtime.device.type], num_ranks)
-        return cls(facts, speed, budget, text_seconds, owns_process)
+
+            def budget() -> Budget:
+                seconds = max(max_seconds / 10, end - time.perf_counter())
+                return Budget(seconds, TOKENS_AT_A_TIME[runtime.device.type], num_ranks)
+
+            seconds = max(PILOT_SHARE * max_seconds, idle_seconds(config, text.facts, speed, budget()))
+            tokens = seconds * speed.tokens_per_second(text.pilot_text.shape)
+            facts = text.measured(tokens, runtime, config.runtime)
+        return cls(facts, speed, budget(), text_seconds, owns_process)
 
     def with_speed_of(self, choice: Choice) -> Dial:
         """Return the dial with the speed of the model that was chosen, from some of its steps.
@@ -148,6 +153,15 @@ class Dial:
             seconds = step_seconds(*parts, is_typical=True)
         whole = max(1, tokens // model.context_length) * model.context_length
         return dataclasses.replace(self, speed=self.speed.corrected(model, whole / seconds))
+
+
+def idle_seconds(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget) -> float:
+    """Return half of the time that a run leaves over since its text is used up before; else 0.
+
+    Half, since the model that is chosen may be slower than those that were measured. Which one it is does not
+    depend on the pilot, so that `facts` may lack one.
+    """
+    return max(0.0, budget.step_seconds - choose(config, facts, speed, budget).seconds) / 2
 
 
 @contextlib.contextmanager
