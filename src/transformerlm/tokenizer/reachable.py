@@ -76,7 +76,8 @@ def merges_of_lines(content: Array, spaces: Array, ends: Array, tokens: TokenTab
     if parts.sizes.min(initial=1) <= 0:  # two spaces in a line, or one at an end
         return None
     joined = Strings.between(np.delete(content, spaces), ends - np.arange(1, len(ends) + 1))
-    found = MergeIds(*map(tokens.find, (parts.take(np.s_[::2]), parts.take(np.s_[1::2]), joined)))
+    left, right = (tokens.find(parts.take(np.s_[place::2])) for place in range(2))
+    found = MergeIds(left, right, tokens.find_in_order(joined))
     are_sound = min(part.min(initial=0) for part in found) >= 0
     return found if are_sound and np.diff(np.sort(found.keys)).all() else None
 
