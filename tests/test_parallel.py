@@ -11,7 +11,7 @@ import pytest
 
 from tests.worker_functions import die, fail_at_three, own_process, own_process_later, square
 from transformerlm.errors import DataError
-from transformerlm.parallel import ordered_map
+from transformerlm.parallel import ordered_map, threaded_groups, threaded_map
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +39,48 @@ def test_an_error_in_a_worker_reaches_the_caller(num_workers):
         list(ordered_map(fail_at_three, range(10), num_workers))
 
 
+@pytest.mark.parametrize("num_threads", [None, 1, 2, 5])
+def test_threads_return_results_in_the_order_of_the_items(num_threads):
+    assert threaded_map(square, range(50), num_threads, abs) == [x * x for x in range(50)]
+    assert threaded_map(square, [], num_threads, abs) == []
+
+
+def test_work_is_shared_with_other_threads_where_it_is_worth_them():
+    both = threading.Barrier(2)
+
+    def meet(items):
+        if items[0] in (0, 1):
+            both.wait(timeout=60)
+        return [threading.get_ident()] * len(items)
+
+    assert len(set(threaded_groups(meet, range(2), 2, lambda _: 1))) == 2
+    both.abort()
+    sizes = []
+    assert threaded_groups(lambda items: sizes.append(len(items)) or items, [7] * 9, 2, abs, 32) == [7] * 9
+    assert sizes == [9]
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_an_error_in_any_thread_reaches_the_caller_when_all_have_ended(is_own):
+    caller, running, both = threading.get_ident(), set(), threading.Barrier(2)
+
+    def fail(items):
+        running.add(items[0])
+        if items[0] in (0, 3):  # the first two groups
+            both.wait(timeout=60)
+        try:
+            if (threading.get_ident() == caller) == is_own:
+                raise IndexError("three")
+            time.sleep(0.01)
+        finally:
+            running.discard(items[0])
+        return list(items)
+
+    with pytest.raises(IndexError, match="three"):
+        threaded_groups(fail, range(40), 2, lambda _: 1)
+    assert not running
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_an_error_in_words_and_not_a_hang():
     with pytest.raises(DataError, match="worker processes died"):
@@ -48,7 +90,7 @@ def test_a_worker_that_is_killed_is_an_error_in_words_and_not_a_hang():
 WAITING = """
 import itertools, os, sys, time
 from tests.worker_functions import own_process_later
-from transformerlm.parallel import ordered_map
+from transformerlm.parallel import ordered_map, threaded_groups, threaded_map
 
 def items():
     yield from range(8)

@@ -7,6 +7,7 @@ and it needs no semaphores, which systems without /dev/shm lack.
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import os
 import subprocess
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
 from transformerlm.errors import DataError
@@ -24,6 +26,8 @@ from transformerlm.limits import available_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
+_Finished = SimpleQueue[tuple[int, list[R] | BaseException]]
+"""Index of each group that a thread has finished, with its results or an error."""
 
 
 def ordered_map(
@@ -52,25 +56,77 @@ def ordered_map(
 def threaded_map(
     function: Callable[[T], R], items: Sequence[T], num_threads: int | None, size: Callable[[T], int]
 ) -> list[R]:
-    """Return `list(map(function, items))`, computed by threads, for a function that releases the GIL.
+    """Return `list(map(function, items))`, computed by threads; arguments as in `threaded_groups`."""
+    return threaded_groups(lambda group: list(map(function, group)), items, num_threads, size)
 
-    Items are grouped by size, several groups per thread, so that all threads have work to the end.
+
+def threaded_groups(
+    function: Callable[[Sequence[T]], list[R]],
+    items: Sequence[T],
+    num_threads: int | None,
+    size: Callable[[T], int],
+    min_size: int = 1,
+) -> list[R]:
+    """Return the results for all items, computed by threads, for a function that releases the GIL.
+
+    Items are grouped by size, several groups per thread, so that all threads have work to the end. The
+    calling thread is one of them.
 
     Args:
-        num_threads: None: one per core.
+        function: returns the results for some items, in order.
+        num_threads: largest number of threads. None: one per core.
         size: amount of work of an item.
+        min_size: least amount of work for which a thread is started.
     """
-    num_threads = num_threads or available_cores()
-    if num_threads == 1 or len(items) < 2:
-        return list(map(function, items))
-    min_size = 1 + sum(map(size, items)) // (8 * num_threads)
-    groups = _groups(items, min_size, size)
-    with ThreadPoolExecutor(num_threads) as pool:
-        return [
-            result
-            for results in pool.map(lambda group: list(map(function, group)), groups)
-            for result in results
-        ]
+    total = sum(map(size, items))
+    num_threads = min(num_threads or available_cores(), len(items), max(1, total // min_size))
+    if num_threads <= 1:
+        return function(items)
+    groups = _groups(items, 1 + total // (8 * num_threads), size)
+    waiting = enumerate(groups)  # each `next` of it is one step for the interpreter: threads may share it
+    finished: _Finished[R] = SimpleQueue()
+    for _ in range(num_threads - 1):
+        with suppress(RuntimeError):  # no more threads
+            # Not `threading.Thread`, whose `start` waits until the thread runs: on a busy machine this one
+            # has done all by then.
+            _thread.start_new_thread(_work_beside, (function, waiting, finished))
+    return _with_own_share(function, waiting, len(groups), finished)
+
+
+def _work_beside(
+    function: Callable[[Sequence[T]], list[R]],
+    waiting: Iterator[tuple[int, Sequence[T]]],
+    finished: _Finished[R],
+) -> None:
+    """Work on waiting groups until there are none."""
+    for index, group in waiting:
+        try:
+            finished.put((index, function(group)))
+        except BaseException as error:
+            finished.put((index, error))
+
+
+def _with_own_share(
+    function: Callable[[Sequence[T]], list[R]],
+    waiting: Iterator[tuple[int, Sequence[T]]],
+    num_groups: int,
+    finished: _Finished[R],
+) -> list[R]:
+    """Work on waiting groups, and return the results of all when other threads have finished theirs."""
+    results: dict[int, list[R]] = {}
+    own = 0
+    try:
+        for index, group in waiting:
+            own += 1
+            results[index] = function(group)
+    finally:
+        own += sum(1 for _ in waiting)  # after an error nobody begins another
+        others = [finished.get() for _ in range(num_groups - own)]
+    for index, found in others:
+        if isinstance(found, BaseException):
+            raise found
+        results[index] = found
+    return [result for index in range(num_groups) for result in results[index]]
 
 
 def _groups(items: Sequence[T], min_size: int, size: Callable[[T], int]) -> list[list[T]]:
@@ -83,7 +139,7 @@ def _groups(items: Sequence[T], min_size: int, size: Callable[[T], int]) -> list
         if total >= min_size:
             groups.append([])
             total = 0
-    return groups
+    return groups if groups[-1] else groups[:-1]
 
 
 def _windowed_map(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from transformerlm.errors import DataError
 from transformerlm.kernels.bpe_layout import SHORT_MERGE, WINDOW
-from transformerlm.tokenizer import Pretokenizer, Tokenizer, train_bpe_from_texts
+from transformerlm.tokenizer import Pretokenizer, Tokenizer, encode_kernels, train_bpe_from_texts
+from transformerlm.tokenizer import tokenizer as tokenizer_module
 from transformerlm.tokenizer.reference import encode_slowly
 
 SPECIAL = ["<|e|>", "<|e|><|e|>", " s", "é<", "\n"]
@@ -135,11 +136,33 @@ def test_threads_share_a_tokenizer(gpt2, hard_texts):
 
 
 @pytest.mark.parametrize("num_threads", [None, 1, 3])
-def test_batches(gpt2, hard_texts, num_threads):
+@pytest.mark.parametrize("is_worth_a_thread", [True, False])
+def test_batches(gpt2, hard_texts, num_threads, is_worth_a_thread, monkeypatch):
+    if is_worth_a_thread:
+        for name in ("_MIN_CHARACTERS", "_MIN_IDS"):
+            monkeypatch.setattr(tokenizer_module, name, 1)
     batch = gpt2.encode_batch(hard_texts * 5, num_threads=num_threads)
     assert [ids.tolist() for ids in batch] == [gpt2.encode(text) for text in hard_texts * 5]
     assert gpt2.decode_batch(batch, num_threads=num_threads) == hard_texts * 5
     assert gpt2.encode_batch([]) == gpt2.decode_batch([]) == []
+
+
+@pytest.mark.parametrize("max_joined_ids", [0, 1 << 30])
+def test_rows_that_are_decoded_together(gpt2, hard_texts, max_joined_ids, monkeypatch):
+    monkeypatch.setattr(encode_kernels, "_MAX_JOINED_IDS", max_joined_ids)
+    rows = [gpt2.encode_array(text) for text in ["", *hard_texts, "", "é"]]
+    rows += [rows[-1][:1], rows[-1].astype(np.int64), rows[-1].tolist()]  # a part of a character; other types
+    assert gpt2.decode_batch(rows) == [gpt2.decode(row) for row in rows]
+    assert gpt2.decode_batch(rows[:-2]) == [gpt2.decode(row) for row in rows[:-2]]
+    with pytest.raises(DataError, match="got 50257"):
+        gpt2.decode_batch([rows[1], np.array([1, 50257, 60000], np.uint16)])
+
+
+def test_what_is_no_text_in_a_batch_is_named(gpt2):
+    with pytest.raises(DataError, match="encode_batch: expected texts, got 5"):
+        gpt2.encode_batch(["a", 5])
+    with pytest.raises(DataError, match="surrogate"):
+        gpt2.encode_batch(["a", "\ud800"])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int32, np.int64, np.uint64, ">u2"])

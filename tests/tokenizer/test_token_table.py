@@ -7,7 +7,15 @@ import pytest
 
 from transformerlm.tokenizer import token_table
 from transformerlm.tokenizer.reachable import merges_of_lines
-from transformerlm.tokenizer.token_table import ABSENT, EMPTY, NumberTable, Strings, TokenTable, lines_of
+from transformerlm.tokenizer.token_table import (
+    ABSENT,
+    EMPTY,
+    NumberTable,
+    Strings,
+    TokenTable,
+    lines_of,
+    padded,
+)
 
 
 def random_tokens(seed):
@@ -60,6 +68,23 @@ def _after_first_word(content, seed):
     state = (len(content) << 8 | seed) * mix % size
     state = (state ^ int.from_bytes(content[:8], "little")) * mix % size
     return state ^ state >> 32
+
+
+@pytest.mark.parametrize("first", [0, 3, 90])
+@pytest.mark.parametrize("change", [None, "a", "longer"])
+def test_tokens_in_a_row_are_found_as_others_are(first, change):
+    known = [f"{number} token".encode() for number in range(100)]
+    content = b"".join(token + b"\n" for token in known)
+    ends = np.cumsum([len(token) + 1 for token in known]) - 1
+    table = TokenTable(Strings.between(padded(content), ends), range(0, 300, 3))
+    wanted = known[first : first + 40]
+    if change:
+        wanted[-1] = change.encode()
+    ends = np.cumsum([len(token) + 1 for token in wanted]) - 1
+    strings = Strings.between(padded(b"\n".join([*wanted, b""])), ends)
+    expected = [3 * known.index(token) if token in known else EMPTY for token in wanted]
+    assert table.find_in_order(strings).tolist() == table.find(strings).tolist() == expected
+    assert table.find_in_order(Strings.of([])).tolist() == []
 
 
 def test_without_tokens_none_is_found():

@@ -106,7 +106,7 @@ def _branches(texts: Sequence[str], first: int, last: int, at: int, depth: int) 
         stop = start + 1
         while stop < last and texts[stop][at] == texts[start][at]:
             stop += 1
-        common = _common_length(texts[start], texts[stop - 1])
+        common = common_length(texts[start], texts[stop - 1])
         rest = "" if stop == start + 1 else _branches(texts, start, stop, common, depth + 1)
         branches.append(re.escape(texts[start][at:common]) + rest)
         start = stop
@@ -114,7 +114,7 @@ def _branches(texts: Sequence[str], first: int, last: int, at: int, depth: int) 
     return f"(?:{joined}){'?' if is_end else ''}" if len(branches) > 1 or is_end else joined
 
 
-def _common_length(one: str, other: str) -> int:
+def common_length(one: str, other: str) -> int:
     """Return the length of the common beginning; of the first and last of sorted texts, that of all."""
     length = 0
     while length < min(len(one), len(other)) and one[length] == other[length]:

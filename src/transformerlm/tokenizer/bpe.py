@@ -11,7 +11,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from transformerlm.errors import ConfigError
 
@@ -186,12 +186,18 @@ def _descending(token: bytes) -> str:
     return token.translate(_COMPLEMENT).decode("latin-1") + "\u0100"
 
 
+class Ranks(Protocol):
+    """Pair of ids -> rank, its index in the list of merges: a dictionary, or what works ranks out."""
+
+    def get(self, pair: _Ids, /) -> int | None:
+        """Return the rank of a pair; None if it is not merged. The right one of two ids may be negative."""
+
+
 class MergeRules(NamedTuple):
     """Merges on ids, prepared for `apply_merges`."""
 
-    ranks: dict[tuple[int, int], int]
-    """Pair of ids -> rank, its index in the list of merges."""
-    results: list[int]
+    ranks: Ranks
+    results: Sequence[int]
     """Rank -> id of the merged token."""
 
 
@@ -212,20 +218,21 @@ def apply_merges(ids: list[int], rules: MergeRules) -> list[int]:
 
 def merge_in_place(ids: list[int], rules: MergeRules) -> list[int]:
     """Return the ids of `apply_merges`, each at the place of its first byte, negative numbers between."""
-    ranks, ids = rules.ranks, [*ids, _GAP]
+    rank_of, ids = rules.ranks.get, [*ids, _GAP]
     before, after = list(range(-1, len(ids) - 1)), list(range(1, len(ids) + 1))
-    queue = [(ranks[pair], place) for place, pair in enumerate(pairwise(ids)) if pair in ranks]
+    ranks = map(rank_of, pairwise(ids))
+    queue = [(rank, place) for place, rank in enumerate(ranks) if rank is not None]
     heapq.heapify(queue)
     while queue:
         rank, place = heapq.heappop(queue)
         second = after[place]
-        if ids[place] < 0 or ranks.get((ids[place], ids[second])) != rank:
+        if ids[place] < 0 or rank_of((ids[place], ids[second])) != rank:
             continue  # out of date: a token here has changed since
         previous, following = before[place], after[second]
         ids[place], ids[second] = rules.results[rank], _GONE
         after[place], before[following] = following, place
         for left, right in ((previous, place), (place, following)):
-            new = ranks.get((ids[left], ids[right])) if left >= 0 else None
+            new = rank_of((ids[left], ids[right])) if left >= 0 else None
             if new is not None:
                 heapq.heappush(queue, (new, left))
     return ids

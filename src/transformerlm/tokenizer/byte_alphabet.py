@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from transformerlm.tokenizer.token_table import Array, padded
 
 
 def _gpt2_alphabet() -> str:
@@ -22,8 +25,8 @@ BYTES = {character: byte for byte, character in _CHARACTERS.items()}
 # Translates the alphabet to bytes as Latin-1 characters, and every other Latin-1 character to U+FFFF, which
 # cannot be encoded as Latin-1.
 _LATIN_1 = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for character, byte in BYTES.items()}
-NO_BYTE = 256
-_BYTE_OF_CODE = np.full(max(map(ord, BYTES)) + 2, NO_BYTE, np.uint16)
+_NO_BYTE = 256
+_BYTE_OF_CODE = np.full(1 << 16, _NO_BYTE, np.uint16)
 _BYTE_OF_CODE[[*map(ord, BYTES)]] = [*BYTES.values()]
 
 
@@ -51,20 +54,36 @@ def texts_to_tokens(texts: Sequence[str]) -> list[bytes]:
     Raises:
         ValueError: a character that is not in the alphabet.
     """
-    found = bytes_of_codes(codes_of("".join(texts)))
-    if found.max(initial=0) == NO_BYTE:
+    found = _BYTE_OF_CODE[_codes_of("".join(texts))]
+    if found.max(initial=0) == _NO_BYTE:
         return [*map(text_to_token, texts)]  # raises for the first text that has such a character
     return divided(found.astype(np.uint8).tobytes(), map(len, texts))
 
 
-def codes_of(text: str) -> NDArray[np.uint32]:
-    """Return the code point of each character."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+class SpelledLines(NamedTuple):
+    """Lines of tokens in GPT-2's spelling, with a space between two."""
+
+    content: Array
+    """u8: the bytes that they spell, with some number for each space and line end; padded as in `Strings`."""
+    spaces: Array
+    """Places of the spaces."""
+    ends: Array
+    """Places of the line ends."""
 
 
-def bytes_of_codes(codes: NDArray[np.uint32]) -> NDArray[np.uint16]:
-    """Return the byte that each character stands for, or NO_BYTE."""
-    return _BYTE_OF_CODE[np.minimum(codes, len(_BYTE_OF_CODE) - 1)]
+def spelled_lines(text: str) -> SpelledLines | None:
+    """Return what a text of complete lines spells; None if it has other characters."""
+    codes = _codes_of(text)
+    content = np.take(_BYTE_OF_CODE, codes)
+    spaces, ends = np.flatnonzero(codes == ord(" ")), np.flatnonzero(codes == ord("\n"))
+    if np.count_nonzero(content == _NO_BYTE) > len(spaces) + len(ends):
+        return None
+    return SpelledLines(padded(content.astype(np.uint8).tobytes()), spaces, ends)
+
+
+def _codes_of(text: str) -> NDArray[np.uint16]:
+    """Return the codes of a text in UTF-16: for what is not in the alphabet, some that are not either."""
+    return np.frombuffer(text.encode("utf-16-le", "surrogatepass"), "<u2")
 
 
 def divided(content: bytes, lengths: Iterable[int]) -> list[bytes]:

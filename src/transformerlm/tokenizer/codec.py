@@ -19,6 +19,7 @@ from transformerlm.tokenizer.encode_kernels import KernelEncoder
 from transformerlm.tokenizer.form import Form
 from transformerlm.tokenizer.form_cuts import FormCuts, word_pattern
 from transformerlm.tokenizer.form_encoder import AlignedId, FormEncoder
+from transformerlm.tokenizer.listed_merges import ListedMerges
 from transformerlm.tokenizer.model import Model
 from transformerlm.tokenizer.patterns.compiled import has_kernels
 from transformerlm.tokenizer.pretokenize import AllowedSpecial, Pretokenizer, text_of, utf8
@@ -33,6 +34,8 @@ from transformerlm.tokenizer.vocabulary import (
     unknown_id_error,
 )
 
+AnyMerges = Merges | MergeIds | ListedMerges
+
 _MAX_IDS_IN_PYTHON = 100  # a shorter list is decoded faster than it is converted to an array
 _PYTHON_BYTES_PER_SECOND = 3e6  # rough speed in plain Python: encoding text with new words, decoding
 
@@ -42,14 +45,14 @@ class Codec:
 
     Args:
         vocab: id -> token, as the merges have it; added tokens included.
-        merges: pairs of tokens in the order in which they were learned, or their ids.
+        merges: pairs of tokens in the order in which they were learned, their ids, or as a file lists them.
         form: how a text becomes pre-tokens, and ids a text.
         whole_words: see `Tokenizer`.
     """
 
-    def __init__(self, vocab: Vocab, merges: Merges | MergeIds, form: Form, *, whole_words: bool) -> None:
-        self.form, self.whole_words = form, whole_words
-        self._merges = merges if isinstance(merges, MergeIds) else [*merges]
+    def __init__(self, vocab: Vocab, merges: AnyMerges, form: Form, *, whole_words: bool) -> None:
+        self.form, self._whole_words = form, whole_words
+        self._merges = merges if isinstance(merges, MergeIds | ListedMerges) else [*merges]
         self.added_token_ids: dict[str, int] = {
             token.content: number for token, number in form.added_token_ids.items()
         }
@@ -66,8 +69,15 @@ class Codec:
 
     @functools.cached_property
     def merges(self) -> Merges:
-        """Pairs of tokens in the order in which they were learned."""
-        return self._merges.pairs(self.spelled) if isinstance(self._merges, MergeIds) else self._merges
+        """Pairs of tokens in the order in which they were learned; those that are ever applied."""
+        return self._merges if isinstance(self._merges, list) else self._merge_ids.pairs(self.spelled)
+
+    @functools.cached_property
+    def whole_words(self) -> bool:
+        """True: a pre-token that is a token is not divided, even if the merges do not produce it."""
+        if self._whole_words and isinstance(self._merges, ListedMerges):
+            return self._merges.leaves_undivided({*map(utf8, self.added_token_ids)})
+        return self._whole_words
 
     @functools.cached_property
     def vocab(self) -> Vocab:
@@ -92,6 +102,8 @@ class Codec:
 
     @functools.cached_property
     def _merge_ids(self) -> MergeIds:
+        if isinstance(self._merges, ListedMerges):
+            return self._merges.applied
         return self._merges if isinstance(self._merges, MergeIds) else MergeIds.of(self._merges, self._id_of)
 
     @functools.cached_property
@@ -143,6 +155,12 @@ class Codec:
         bare = self.pretokenizer.allowing("none")
         ids = self._form_encoder.encode(text, encoder, bare, self._allowed(allowed), is_first=is_first)
         return ids.astype(self.dtype, copy=False)
+
+    def _encode_all(self, texts: Sequence[str], allowed: AllowedSpecial) -> list[Ids]:
+        encoder = self._encoder(sum(map(len, texts)))
+        if isinstance(encoder, KernelEncoder) and self.form.takes_whole and not self.form.normalizer:
+            return encoder.encode_all(texts, self._allowing(allowed))
+        return [self._encode(text, allowed) for text in texts]
 
     def _encode_aligned(self, text: str, allowed: AllowedSpecial) -> list[AlignedId]:
         model = self._python_encoder.model
@@ -198,6 +216,16 @@ class Codec:
             if array.dtype.kind in "iu":
                 return self._kernel_encoder.decode_bytes(array)
         return self._python_encoder.decode_bytes(row)
+
+    def _decoded_all(self, rows: Sequence[list[int] | Ids]) -> Sequence[bytes | memoryview]:
+        """Return the bytes of each row, of a tokenizer without steps of decoding."""
+        arrays = [row for row in rows if isinstance(row, np.ndarray) and row.dtype == self.dtype]
+        if len(arrays) < len(rows) or len(self.spelled) < self.vocab_size:
+            return [self._decoded(row) for row in rows]
+        encoder = self._encoder(sum(map(len, arrays)))
+        if isinstance(encoder, KernelEncoder) and arrays:
+            return encoder.decode_all(arrays)
+        return [encoder.decode_bytes(row) for row in arrays]
 
     def uses_kernels(self, size: int) -> bool:
         """Return True if the compiled kernels are used, given `size` more characters or ids to process.
@@ -255,10 +283,13 @@ class Codec:
     @functools.cached_property
     def _python_encoder(self) -> PythonEncoder:
         form, words = self.form, {}
-        if self.whole_words:
-            words = whole_word_ids(self._id_of, self._merge_ids, self.added_token_ids)
+        # With merges as they are listed, what they make of a whole pre-token that is an added token is that.
+        merges = self._merges if isinstance(self._merges, ListedMerges) else self._merge_ids
+        if self._whole_words:
+            made = merges.made if isinstance(merges, MergeIds) else ()
+            words = whole_word_ids(self._id_of, made, self.added_token_ids)
         steps: dict[str, Any] = {"characters": form.characters, "missing": form.missing, "late": form.late}
-        model = Model(self._id_of, self.merges, whole_words=words, **steps)
+        model = Model(self._id_of, merges.rules(), whole_words=words, **steps)
         return PythonEncoder(self.vocab, model, self.added_token_ids, self.dtype)
 
     @functools.cached_property

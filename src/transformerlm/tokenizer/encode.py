@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
 from transformerlm.tokenizer.bpe import Vocab
 from transformerlm.tokenizer.model import Model
 from transformerlm.tokenizer.pretokenize import Pretokenizer, text_of, utf8
-from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.vocabulary import Ids, unknown_id_error
 
 _MAX_CACHED = 1 << 18  # pre-tokens; some 50 MB
@@ -78,10 +77,15 @@ class PythonEncoder:
 
 
 def whole_word_ids(
-    id_of: Mapping[bytes, int], merges: MergeIds, special_token_ids: Mapping[str, int]
+    id_of: Mapping[bytes, int], made: Collection[int], special_token_ids: Mapping[str, int]
 ) -> dict[bytes, int]:
-    """Return the tokens that a whole pre-token may become: all but those that are only special tokens."""
-    made = set(merges.result.tolist())
+    """Return the tokens that a whole pre-token may become: all but those that are only special tokens.
+
+    Args:
+        id_of: token -> id.
+        made: ids that merges make.
+        special_token_ids: special token -> id.
+    """
     special = {token.encode() for token in special_token_ids}
     return {token: token_id for token, token_id in id_of.items() if token not in special or token_id in made}
 

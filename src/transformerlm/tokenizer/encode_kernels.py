@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ from transformerlm.tokenizer.vocabulary import Ids, byte_ids, id_dtype, unknown_
 
 _FIRST_CAPACITY, _MAX_WORDS = 1 << 14, 1 << 20
 """Smallest and largest capacity of a thread's cache of words, in entries: 0.5 MB to 32 MB."""
+_MAX_JOINED_IDS = 4096
+"""Rows of fewer ids, on average, are decoded together: a call of the kernels takes some 10 us."""
 _SHORT = 1 << 19  # bytes; ids of shorter texts are written to a reused buffer and copied
 
 
@@ -89,7 +92,7 @@ class KernelEncoder:
             "byte_ids": own_ids,
             "lengths": np.append(self._lengths, np.int32(1)),
             **pattern_arrays(pattern),
-            **whole_word_table(whole_word_ids(id_of, merges, special_token_ids) if whole_words else {}),
+            **whole_word_table(whole_word_ids(id_of, merges.made, special_token_ids) if whole_words else {}),
             "is_wide": int(dtype.itemsize == 4),
         }
         self._own_dtype = dtype
@@ -105,6 +108,10 @@ class KernelEncoder:
         Raises:
             DataError: an unpaired surrogate in a text.
         """
+        return self.encode_all([text], pretokenizer)[0]
+
+    def encode_all(self, texts: Sequence[str | bytes], pretokenizer: Pretokenizer) -> list[Ids]:
+        """Return the ids of each text; errors as in `encode`."""
         specials = self._specials.get(pretokenizer.special_tokens)
         if specials is None:
             ids = {token: self.special_token_ids[token] for token in pretokenizer.special_tokens}
@@ -114,12 +121,24 @@ class KernelEncoder:
         except IndexError:
             workspace = _Workspace(self._rules, self._own_dtype)
         try:
-            found = workspace.encode(text, specials)
+            found = [workspace.encode(text, specials) for text in texts]
         finally:
             self._idle.append(workspace)
-        if self._unknown is not None:
-            found[found == len(self._lengths)] = self._unknown
-        return found.astype(self.dtype, copy=False)
+        if self._unknown is None:
+            return found
+        for row in found:
+            row[row == len(self._lengths)] = self._unknown
+        return [row.astype(self.dtype, copy=False) for row in found]
+
+    def decode_all(self, rows: Sequence[Ids]) -> list[memoryview]:
+        """Return the concatenated bytes of the tokens of each row; dtypes and errors as in `decode_bytes`."""
+        if sum(map(len, rows)) > _MAX_JOINED_IDS * len(rows):
+            return [self.decode_bytes(ids) for ids in rows]
+        ids = np.concatenate(rows)
+        content = self.decode_bytes(ids)
+        ends = np.cumsum([0, *map(len, rows)])
+        bounds = np.append(0, np.cumsum(self._lengths[ids]))[ends].tolist()
+        return [content[start:end] for start, end in pairwise(bounds)]
 
     def decode_bytes(self, ids: Ids) -> memoryview:
         """Return the concatenated bytes of the tokens of `ids`, an array of any integer dtype.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges, apply_merges, merge_in_place
+from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, apply_merges, merge_in_place
 from transformerlm.tokenizer.byte_alphabet import BYTES, text_to_token
 from transformerlm.tokenizer.form import Characters, MissingBytes, PretokenStep
 from transformerlm.tokenizer.pretokenize import bytes_of
@@ -21,7 +21,7 @@ class Model:
 
     Args:
         id_of: token, as the merges have it -> id.
-        merges: in the order in which they were learned.
+        rules: the merges, on ids.
         whole_words: pre-tokens that are not divided -> id.
         characters: None: bytes are the smallest tokens.
         missing: bytes that are no tokens.
@@ -31,17 +31,15 @@ class Model:
     def __init__(
         self,
         id_of: Mapping[bytes, int],
-        merges: Merges,
+        rules: MergeRules,
         *,
         whole_words: Mapping[bytes, int],
         characters: Characters | None = None,
         missing: MissingBytes | None = None,
         late: Sequence[PretokenStep] = (),
     ) -> None:
-        ranks = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(merges)}
-        self._rules = MergeRules(ranks, [id_of[left + right] for left, right in merges])
-        self._id_of, self._words, self._late, self._characters = id_of, whole_words, late, characters
-        self._missing = missing
+        self._rules, self._id_of, self._words, self._late = rules, id_of, whole_words, late
+        self._characters, self._missing = characters, missing
         unk_token = (characters or missing or Characters()).unk_token
         # Not of "": that may be a token too.
         self._unknown = None if unk_token is None else id_of[unk_token.encode()]

@@ -15,7 +15,7 @@ import regex
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
-from transformerlm.tokenizer.added_tokens import longest_match_pattern
+from transformerlm.tokenizer.added_tokens import common_length, longest_match_pattern
 from transformerlm.tokenizer.patterns.compiled import compile_cuts
 from transformerlm.tokenizer.splits import Split, as_pattern, split_text, splits_of
 
@@ -67,6 +67,11 @@ class Pretokenizer:
     @functools.cached_property
     def _special(self) -> re.Pattern[str] | None:
         return re.compile(longest_match_pattern(self.special_tokens)) if self.special_tokens else None
+
+    @functools.cached_property
+    def _common_beginning(self) -> str:
+        tokens = self.special_tokens
+        return tokens[0][: common_length(min(tokens), max(tokens))] if tokens else ""
 
     @functools.cached_property
     def _beginnings(self) -> set[str]:
@@ -151,7 +156,8 @@ class Pretokenizer:
             yield "".join(held)
 
     def _segments(self, text: str, start: int) -> Iterator[tuple[int, int, bool]]:
-        for match in self._special.finditer(text, start) if self._special else ():
+        may_occur = text.find(self._common_beginning, start) >= 0  # else the search is not even prepared
+        for match in self._special.finditer(text, start) if may_occur and self._special else ():
             if match.start() > start:
                 yield start, match.start(), False
             yield match.start(), match.end(), True

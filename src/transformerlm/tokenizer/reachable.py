@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from transformerlm.tokenizer.bpe import NUM_BYTES, Merges
+from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Merges
 from transformerlm.tokenizer.token_table import ABSENT, NumberTable, Strings, TokenTable
 
 Array = NDArray[Any]
@@ -36,6 +36,11 @@ class MergeIds(NamedTuple):
         """The pairs as numbers, left id << 32 | right id."""
         return self.left << 32 | self.right
 
+    @property
+    def made(self) -> set[int]:
+        """The ids of their results."""
+        return set(self.result.tolist())
+
     @classmethod
     def of(cls, merges: Merges, id_of: Mapping[bytes, int]) -> MergeIds:
         """Return the ids of pairs of bytes."""
@@ -46,6 +51,11 @@ class MergeIds(NamedTuple):
         """Return the parts as bytes."""
         lefts, rights = (map(vocab.__getitem__, part.tolist()) for part in (self.left, self.right))
         return list(zip(lefts, rights, strict=True))
+
+    def rules(self) -> MergeRules:
+        """Return the merges as `apply_merges` takes them."""
+        pairs = zip(self.left.tolist(), self.right.tolist(), strict=True)
+        return MergeRules(dict(zip(pairs, range(len(self.result)), strict=True)), self.result.tolist())
 
 
 def merges_of_lines(content: Array, spaces: Array, ends: Array, tokens: TokenTable) -> MergeIds | None:
@@ -66,7 +76,8 @@ def merges_of_lines(content: Array, spaces: Array, ends: Array, tokens: TokenTab
     if parts.sizes.min(initial=1) <= 0:  # two spaces in a line, or one at an end
         return None
     joined = Strings.between(np.delete(content, spaces), ends - np.arange(1, len(ends) + 1))
-    found = MergeIds(*map(tokens.find, (parts.take(np.s_[::2]), parts.take(np.s_[1::2]), joined)))
+    left, right = (tokens.find(parts.take(np.s_[place::2])) for place in range(2))
+    found = MergeIds(left, right, tokens.find_in_order(joined))
     are_sound = min(part.min(initial=0) for part in found) >= 0
     return found if are_sound and np.diff(np.sort(found.keys)).all() else None
 

@@ -83,6 +83,16 @@ class Strings(NamedTuple):
         """Return some of them."""
         return Strings(self.content, self.starts[indices], self.sizes[indices])
 
+    def is_equal(self, other: Strings) -> bool:
+        """Return True if both are the same, and so is what lies between; strings in order of their starts."""
+        if not len(self.sizes) or not np.array_equal(self.sizes, other.sizes):
+            return False
+        (own, own_starts), (content, starts) = (
+            (part.content[part.starts[0] : part.starts[-1] + part.sizes[-1]], part.starts - part.starts[0])
+            for part in (self, other)
+        )
+        return np.array_equal(own_starts, starts) and np.array_equal(own, content)
+
     def words(self, place: int) -> Array:
         """Return the eight bytes of each from `place` on as a number; zeros are behind its end."""
         every: Array = np.ndarray(len(self.content) - _WORD + 1, "<u8", self.content, strides=(1,))
@@ -140,6 +150,14 @@ class TokenTable:
             place += _WORD
             places = places[same & (strings.sizes[places] > place)]
         return np.where(is_known, self._ids[found], EMPTY)
+
+    def find_in_order(self, strings: Strings) -> Array:
+        """Return what `find` does, sooner where they are tokens in a row, as results of merges are."""
+        first = strings.take(np.s_[:1])
+        place = int(self._table.find(_hashes(first, first.words(0), self._seed)).min(initial=ABSENT))
+        stop = place + len(strings.sizes)
+        row = self._tokens.take(np.s_[place:stop])
+        return self._ids[place:stop] if row.is_equal(strings) else self.find(strings)
 
 
 def _hashes(strings: Strings, first: Array, seed: int) -> Array:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
-from transformerlm.parallel import threaded_map
-from transformerlm.tokenizer.bpe import Merges, Vocab
-from transformerlm.tokenizer.codec import Codec
+from transformerlm.parallel import threaded_groups
+from transformerlm.tokenizer.bpe import Vocab
+from transformerlm.tokenizer.codec import AnyMerges, Codec
 from transformerlm.tokenizer.form import Form, plain_form
 from transformerlm.tokenizer.form_cuts import pieces_of
 from transformerlm.tokenizer.formats import gpt2_files
@@ -24,6 +24,7 @@ from transformerlm.tokenizer.formats.tiktoken_reader import from_encoding, read_
 from transformerlm.tokenizer.formats.tokenizer_config import kept_settings, read_tokenizer_config
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts, read_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
+from transformerlm.tokenizer.listed_merges import ListedMerges
 from transformerlm.tokenizer.offsets import character_offsets, trimmed_offsets
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer, bytes_of
 from transformerlm.tokenizer.reachable import MergeIds
@@ -37,6 +38,10 @@ from transformerlm.tokenizer.vocabulary import (
 
 if TYPE_CHECKING:
     import tiktoken
+
+
+_MIN_CHARACTERS, _MIN_IDS = 1 << 18, 1 << 19
+"""Amounts of work of a batch, in characters and in ids, for which a thread is started: some milliseconds."""
 
 
 class Tokenizer(Codec):
@@ -68,7 +73,7 @@ class Tokenizer(Codec):
     def __init__(
         self,
         vocab: Vocab,
-        merges: Merges | MergeIds,
+        merges: AnyMerges,
         special_tokens: Sequence[str] | None = None,
         *,
         pattern: str | Sequence[Split] = GPT2_PATTERN,
@@ -78,6 +83,7 @@ class Tokenizer(Codec):
     ) -> None:
         if form is None:
             tokens = Pretokenizer(pattern, special_tokens or ()).special_tokens
+            assert not isinstance(merges, ListedMerges)
             merges = merges.pairs(vocab) if isinstance(merges, MergeIds) else merges
             vocab, ids = with_special_tokens(checked(vocab, merges), tokens)
             form = plain_form(ids, pattern)
@@ -261,9 +267,12 @@ class Tokenizer(Codec):
         """
         if isinstance(texts, str):
             raise DataError(f"encode_batch: expected several texts, got {texts!r:.60}")
+        for text in texts:
+            if not isinstance(text, str):
+                raise DataError(f"encode_batch: expected texts, got {text!r:.60}")
         with_kernels = self.uses_kernels(sum(map(len, texts)))
-        encode = functools.partial(self.encode_array, allowed_special=allowed_special)
-        return threaded_map(encode, texts, num_threads if with_kernels else 1, len)
+        encode = functools.partial(self._encode_all, allowed=allowed_special)
+        return threaded_groups(encode, texts, num_threads if with_kernels else 1, len, _MIN_CHARACTERS)
 
     def encode_iterable(
         self,
@@ -315,7 +324,12 @@ class Tokenizer(Codec):
         """Return the text of each row of ids; arguments as in `decode` and `encode_batch`."""
         rows = [row_of_ids(ids, self.vocab_size) for ids in batch]
         with_kernels = self.uses_kernels(sum(map(len, rows)))
-        return threaded_map(self.decode, rows, num_threads if with_kernels else 1, len)
+        return threaded_groups(self._decode_all, rows, num_threads if with_kernels else 1, len, _MIN_IDS)
+
+    def _decode_all(self, rows: Sequence[list[int] | Ids]) -> list[str]:
+        if self.form.decoder is None:
+            return [str(content, "utf-8", errors="replace") for content in self._decoded_all(rows)]
+        return [self.decode(row) for row in rows]
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[Any, ...]]:
         # Without the encoders and their caches: a worker process builds its own.

@@ -34,8 +34,11 @@ class TokenizerDefinition(Protocol):
     form: Form
     spelled: Vocab
     """id -> token, as the merges have it."""
-    whole_words: bool
     tokenizer_config: Mapping[str, Any]
+
+    @property
+    def whole_words(self) -> bool:
+        """True: a pre-token that is a token is not divided, even if the merges do not produce it."""
 
     @property
     def merges(self) -> Merges:
@@ -209,6 +212,11 @@ def form_fingerprint(form: Form, whole_words: bool, tokens: Vocab, merges: Merge
         digest.update(np.fromiter(map(len, part), "<u8").tobytes())  # marks the boundaries
         digest.update(b"".join(part))
     return digest.hexdigest()
+
+
+def is_pretoken(token: bytes) -> bool:
+    """Return True if a text can have the token as a pre-token: it is UTF-8."""
+    return token.decode(errors="replace").encode() == token
 
 
 def id_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:

@@ -11,8 +11,10 @@ from tiktoken_ext import openai_public
 from tests.tokenizer.families import LLAMA3, texts
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.tokenizer import Tokenizer, to_tiktoken, train_bpe_from_texts
-from transformerlm.tokenizer.formats.tiktoken_reader import _divisions
+from transformerlm.tokenizer.bpe import apply_merges
+from transformerlm.tokenizer.formats.tiktoken_reader import _ranks_at_once, _ranks_by_line
 from transformerlm.tokenizer.formats.tokenizer_json_writer import tokenizer_json
+from transformerlm.tokenizer.listed_merges import RankedTokens, divisions
 
 END = {"<|end|>": 700, "<|start|>": 704}
 
@@ -75,9 +77,47 @@ def test_a_file_gives_the_same(encoding, tmp_path):
 def test_every_division_of_a_token_is_a_merge(encoding):
     ranks = encoding._mergeable_ranks
     tokens = sorted(ranks, key=ranks.__getitem__)
-    found = _divisions(tokens, [ranks[token] for token in tokens]).pairs(dict(map(reversed, ranks.items())))
+    vocab = {ranks[token]: token for token in tokens}
+    found = divisions(vocab).pairs(vocab)
     own = ((token[:cut], token[cut:]) for token in tokens for cut in range(1, len(token)))
     assert found == [pair for pair in own if pair[0] in ranks and pair[1] in ranks]
+
+
+def test_joined_bytes_give_the_ids_that_the_applied_merges_give(encoding):
+    ranks = encoding._mergeable_ranks
+    merges = RankedTokens(ranks)
+    known, applied = merges.rules(), merges.applied.rules()
+    for word in [*"".join(texts(5, 60)).split(" "), "zqzqz", "q"]:
+        ids = [ranks[bytes([byte])] for byte in word.encode()]
+        assert apply_merges(ids, known) == apply_merges(ids, applied), word
+
+
+ONE, OTHER = b"YQ==", b"YWI="
+
+
+@pytest.mark.parametrize(
+    ("content", "is_usual"),
+    [
+        (ONE + b" 0\n" + OTHER + b" 1\n", True),
+        (ONE + b" 1\n" + OTHER + b" 0", True),
+        (b"", False),
+        (ONE + b" 0\r\n" + OTHER + b" 1\r\n", False),
+        (ONE + b" 0\n\n" + OTHER + b" 1\n", False),
+        (ONE + b"\t0\n" + OTHER + b" 1\n", False),
+        (ONE + b" 0 " + OTHER + b"\n1\n", False),
+        (ONE + b" 0 " + OTHER + b" 1\n", False),
+        (ONE + b" 0\n" + OTHER, False),
+        (ONE + b" 0\n" + ONE + b" 1\n", False),
+        (ONE + b" -1\n", False),
+        (ONE + b" x\n", False),
+        (b"YQ 0\n", False),
+        (b"YQ=\xff 0\n", False),
+        (b"==== 0\n", False),
+    ],
+)
+def test_lines_are_read_at_once_or_left_to_the_slow_way(content, is_usual):
+    found = _ranks_at_once(content)
+    assert found == (_ranks_by_line("x", content) if is_usual else None)
 
 
 def test_there_and_back(encoding):

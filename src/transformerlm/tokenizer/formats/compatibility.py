@@ -18,7 +18,7 @@ from transformerlm.errors import DataError
 from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.reachable import UNMADE, last_merges, reachable_merges
 from transformerlm.tokenizer.splits import Pattern
-from transformerlm.tokenizer.vocabulary import merges_are_ordered
+from transformerlm.tokenizer.vocabulary import is_pretoken, merges_are_ordered
 
 # The parts of which an accepted pattern consists.
 _PROPERTY = (
@@ -148,8 +148,3 @@ def find_unmade_token(vocab: Vocab, merges: Merges, special_tokens: Iterable[str
     found = last_merges(tokens, merges)
     unmade = (tokens[index] for index in np.flatnonzero(found == UNMADE))
     return next(filter(is_pretoken, unmade), None)
-
-
-def is_pretoken(token: bytes) -> bool:
-    """Return True if a text can have the token as a pre-token: it is UTF-8."""
-    return token.decode(errors="replace").encode() == token

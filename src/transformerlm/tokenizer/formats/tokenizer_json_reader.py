@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.bpe import Vocab
 from transformerlm.tokenizer.form import Characters, Form, MissingBytes, plain_form
-from transformerlm.tokenizer.formats.compatibility import is_pretoken
 from transformerlm.tokenizer.formats.json_file import JsonFile, JsonObject, describe
 from transformerlm.tokenizer.formats.tokenizer_json_steps import (
     read_decoder,
@@ -21,6 +20,7 @@ from transformerlm.tokenizer.formats.tokenizer_json_steps import (
     read_pretokenizer,
 )
 from transformerlm.tokenizer.formats.tokenizer_json_vocab import Tokens, read_tokens
+from transformerlm.tokenizer.listed_merges import ListedMerges
 from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.text_steps import ByteAlphabet, apply_steps
 
@@ -41,10 +41,12 @@ class TokenizerParts:
     """Arguments of `Tokenizer`, checked."""
 
     vocab: Vocab
-    merges: Merges | MergeIds
+    merges: MergeIds | ListedMerges
     form: Form
     whole_words: bool
-    """True: a pre-token that is a token is not divided, even if the merges do not produce it."""
+    """True: a pre-token that is a token is not divided, even if the merges do not produce it.
+
+    With listed merges it may turn out later that they produce all."""
 
 
 def read_tokenizer_json(path: str | Path) -> TokenizerParts:
@@ -74,9 +76,6 @@ def read_tokenizer_json(path: str | Path) -> TokenizerParts:
     )
     _check_form(file, form)
     whole_words = bool(file.get("model", "ignore_merges"))
-    if whole_words and are_bytes:  # else it makes no difference
-        added = {token.content.encode() for token in tokens.added}
-        whole_words = any(is_pretoken(token) and token not in added for token in tokens.unmade)
     return TokenizerParts(tokens.vocab, tokens.merges, _with_sections(form, tokens, file), whole_words)
 
 

@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 
 from transformerlm.tokenizer.added_tokens import AddedToken
 from transformerlm.tokenizer.bpe import NUM_BYTES, Vocab
-from transformerlm.tokenizer.byte_alphabet import BYTES, texts_to_tokens, token_to_text
-from transformerlm.tokenizer.formats.json_file import JsonFile, describe
+from transformerlm.tokenizer.byte_alphabet import (
+    BYTES,
+    SpelledLines,
+    spelled_lines,
+    texts_to_tokens,
+    token_to_text,
+)
+from transformerlm.tokenizer.formats.json_file import JsonFile, JsonObject, describe
 from transformerlm.tokenizer.formats.text_file import FileError
-from transformerlm.tokenizer.reachable import MergeIds, applied_merges, merges_of_lines
+from transformerlm.tokenizer.listed_merges import ListedMerges
+from transformerlm.tokenizer.reachable import MergeIds, merges_of_lines
 from transformerlm.tokenizer.token_table import Strings, TokenTable, lines_of
 
 MAX_ID = (1 << 24) - 1
@@ -32,13 +39,10 @@ class Tokens:
 
     vocab: Vocab
     """id -> token: bytes, or the UTF-8 of the text that the file has; added tokens included."""
-    merges: MergeIds
-    """Of bytes: those that are ever applied."""
+    merges: MergeIds | ListedMerges
     added: dict[AddedToken, int]
     outside: frozenset[int]
     """Ids of added tokens that the vocabulary of the file lacks."""
-    unmade: tuple[bytes, ...] = ()
-    """Of bytes: the tokens of the file's vocabulary that no merge makes."""
     missing: bytes = b""
     """Of bytes: those that are no tokens."""
 
@@ -52,38 +56,42 @@ def read_tokens(file: JsonFile, *, are_bytes: bool) -> Tokens:
     Raises:
         DataError: tokens that cannot be used.
     """
-    ids = _read_ids(file)
+    ids, spelled = _read_ids(file, are_bytes=are_bytes)
     added = _read_added_tokens(file, ids)
+    merges: MergeIds | ListedMerges
     try:
-        merges = _read_merges(file, ids)
+        merges = listed = _read_merges(file, ids, spelled)
     except FileError:
         if are_bytes:  # of a key that is misspelled, merges are missed too
-            _bytes_of_keys(file, ids, {token.content for token in added})
+            _bytes_of_keys(file, ids, None, {token.content for token in added})
         raise
     if are_bytes:
-        vocab = _bytes_of_keys(file, ids, _as_they_are(added, ids, merges))
+        vocab = _bytes_of_keys(file, ids, spelled, _as_they_are(added, ids, listed))
         byte_ids = _byte_ids(ids, vocab)
-        merges, unmade = applied_merges(vocab, merges, byte_ids)
+        merges = ListedMerges(vocab, byte_ids, lambda: listed)
         missing = bytes(np.flatnonzero(byte_ids < 0).tolist())
     else:
-        vocab, unmade, missing = {number: key.encode() for key, number in ids.items()}, (), b""
+        vocab, missing = {number: key.encode() for key, number in ids.items()}, b""
     for token, number in added.items():
         vocab.setdefault(number, token.content.encode())
     if not vocab:
         raise file.error("expected tokens, got none", "model", "vocab")
     outside = frozenset(added.values()).difference(ids.values())
-    return Tokens(vocab, merges, added, outside, unmade, missing)
+    return Tokens(vocab, merges, added, outside, missing)
 
 
-def _read_ids(file: JsonFile) -> dict[str, int]:
-    """Return key -> id of the model's vocabulary."""
+def _read_ids(file: JsonFile, *, are_bytes: bool) -> tuple[dict[str, int], SpelledLines | None]:
+    """Return key -> id of the model's vocabulary, and what the keys spell.
+
+    The latter is None for a vocabulary of characters, and if a key has others than those of GPT-2's alphabet.
+    """
     members = file.members("model", "vocab")
-    ids = dict(members)
-    if set(map(type, ids.values())) <= {int} and _is_text("".join(ids)):
-        numbers = set(ids.values())
-        are_in_range = min(numbers, default=0) >= 0 and max(numbers, default=0) <= MAX_ID
-        if len(numbers) == len(members) and are_in_range:
-            return ids
+    ids: dict[str, int] = dict(members)
+    spelled = spelled_lines("\n".join([*ids, ""])) if are_bytes else None
+    if spelled and (len(spelled.spaces) or len(spelled.ends) != len(ids)):
+        spelled = None
+    if len(ids) == len(members) and _are_ids([*ids.values()]) and (spelled or _is_text("".join(ids))):
+        return ids, spelled
     seen: dict[str, int] = {}
     keys: dict[int, str] = {}
     for index, (key, number) in enumerate(members):
@@ -100,6 +108,15 @@ def _read_ids(file: JsonFile) -> dict[str, int]:
             continue
         raise file.error(what, "model", "vocab", index)
     raise AssertionError
+
+
+def _are_ids(numbers: Sequence[Any]) -> bool:
+    """Return True if all are different ids."""
+    if set(map(type, numbers)) != {int}:
+        return not numbers
+    if len(numbers) <= MAX_ID and numbers == [*range(len(numbers))]:
+        return True
+    return len(set(numbers)) == len(numbers) and min(numbers) >= 0 and max(numbers) <= MAX_ID
 
 
 def _is_text(text: str) -> bool:
@@ -120,9 +137,11 @@ def _read_added_tokens(file: JsonFile, ids: Mapping[str, int]) -> dict[AddedToke
     found: dict[str, tuple[AddedToken, int]] = {}
     following = itertools.count(len(ids))
     for index, item in enumerate(file.items("added_tokens")):
-        fields = file.fields_of(item, "added_tokens", index)
+        is_usual = type(item) is JsonObject and len(fields := dict(item)) == len(item)
+        if not is_usual:
+            fields = file.fields_of(item, "added_tokens", index)  # raises an error
         content = fields.get("content")
-        if not isinstance(content, str) or not content or _SURROGATE.search(content):
+        if not isinstance(content, str) or not content or not _is_text(content):
             raise file.error(f"expected text, got {describe(content)}", "added_tokens", index, "content")
         known = found[content][1] if content in found else ids.get(content)
         expected = next(following) if known is None else known
@@ -134,10 +153,10 @@ def _read_added_tokens(file: JsonFile, ids: Mapping[str, int]) -> dict[AddedToke
     return dict(found.values())
 
 
-def _read_merges(file: JsonFile, ids: Mapping[str, int]) -> MergeIds:
+def _read_merges(file: JsonFile, ids: Mapping[str, int], spelled: SpelledLines | None) -> MergeIds:
     """Return the merges: parts and results are tokens, and no pair occurs twice."""
     merges = file.items("model", "merges")
-    found = _merges_at_once(merges, ids)
+    found = _merges_at_once(merges, ids, spelled)
     if found is not None:
         return found
     pairs = [_pair(file, index, merge) for index, merge in enumerate(merges)]
@@ -154,7 +173,9 @@ def _read_merges(file: JsonFile, ids: Mapping[str, int]) -> MergeIds:
     return MergeIds(*np.array(rows, np.int64).reshape(-1, 3).T)
 
 
-def _merges_at_once(merges: Sequence[Any], ids: Mapping[str, int]) -> MergeIds | None:
+def _merges_at_once(
+    merges: Sequence[Any], ids: Mapping[str, int], spelled: SpelledLines | None
+) -> MergeIds | None:
     """Return what `_read_merges` does where all is as usual, in a fraction of the time; else None.
 
     The format has a merge as "a b" or as a list of two.
@@ -165,6 +186,10 @@ def _merges_at_once(merges: Sequence[Any], ids: Mapping[str, int]) -> MergeIds |
             merges = [*map(" ".join, merges)]
         elif kinds != {str}:
             return None
+        lines = spelled_lines("\n".join([*merges, ""])) if spelled else None
+        if spelled and lines:
+            table = TokenTable(Strings.between(spelled.content, spelled.ends), ids.values())
+            return merges_of_lines(*lines, table) if len(lines.ends) == len(merges) else None
         content, ends = lines_of(merges)
     except (TypeError, UnicodeEncodeError):
         return None
@@ -183,15 +208,24 @@ def _pair(file: JsonFile, index: int, merge: Any) -> tuple[str, str]:
 
 def _as_they_are(added: Iterable[AddedToken], ids: Mapping[str, int], merges: MergeIds) -> set[str]:
     """Return the keys that stand for themselves: those of added tokens that no merge uses."""
-    is_used = np.zeros(max(ids.values(), default=0) + 1, bool)
+    contents = {token.content for token in added if token.content in ids} - BYTES.keys()
+    if not contents:
+        return contents
+    is_used = np.zeros(max(ids.values()) + 1, bool)
     for part in merges:
         is_used[part] = True
-    contents = {token.content for token in added if token.content in ids} - BYTES.keys()
     return {content for content in contents if not is_used[ids[content]]}
 
 
-def _bytes_of_keys(file: JsonFile, ids: Mapping[str, int], as_they_are: set[str]) -> Vocab:
+def _bytes_of_keys(
+    file: JsonFile, ids: Mapping[str, int], spelled_keys: SpelledLines | None, as_they_are: set[str]
+) -> Vocab:
     """Return id -> bytes."""
+    if spelled_keys:
+        text, ends = spelled_keys.content.tobytes(), itertools.pairwise([-1, *spelled_keys.ends.tolist()])
+        tokens = [text[before + 1 : end] for before, end in ends]
+        own = {ids[key]: key.encode() for key in as_they_are}
+        return dict(zip(ids.values(), tokens, strict=True)) | own
     spelled = [key for key in ids if key not in as_they_are] if as_they_are else [*ids]
     try:
         tokens = texts_to_tokens(spelled)
