@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.data.reading.test_epub import PAGE, write_book
 from tests.outside_data import outside_data
 from transformerlm.config import CorpusConfig
 from transformerlm.data import build
@@ -306,6 +307,31 @@ def test_auto_splits_by_document_where_there_are_enough(tmp_path, tokenizer, num
     make_data(automatic, tokenizer, tmp_path / "automatic")
     make_data(explicit, tokenizer, tmp_path / "explicit")
     assert digests(tmp_path / "automatic") == digests(tmp_path / "explicit")
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("suffix", ["html", "epub"])
+def test_pages_and_books_are_divided_where_there_are_few(tmp_path, tokenizer, suffix, number):
+    paragraph = "<p>the cat and the mät “sat” on it</p>"
+    for index in range(number):
+        path = tmp_path / "corpus" / f"{index}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        page = PAGE.format(paragraph * 50)
+        if suffix == "html":
+            path.write_text(page, "utf-8")
+        else:
+            write_book(path, **{"one.xhtml": page, "text/ch two.xhtml": PAGE.format(paragraph)})
+    whole, data = (
+        make_data(
+            CorpusConfig(corpus=str(tmp_path / "corpus"), validation_fraction=fraction),
+            tokenizer,
+            tmp_path / f"tokens-{fraction}",
+        )
+        for fraction in (0, 0.1)
+    )
+    parts = [tokenizer.decode(split.tokens) for split in (data.train, data.val)]
+    assert "".join(parts).replace(EOT, "") == tokenizer.decode(whole.train.tokens).replace(EOT, "")
+    assert 0.09 < len(parts[1]) / sum(map(len, parts)) < 0.11
 
 
 def test_a_corpus_of_its_own_for_validation(tmp_path, tokenizer):

@@ -121,8 +121,8 @@ class CorpusConfig(Section):
     """Fraction of `corpus` held out for validation (0: none); not used with `validation_corpus`."""
     validation_split: Literal["auto", "document", "tail"] = "auto"
     """How to hold it out. "document": by a hash of each document, so that copies of one stay together.
-    "tail": the end of the corpus, of lines of JSON or records at least one. "auto": "document" where there
-    are 20 or more and both sides get one."""
+    "tail": the end of the corpus; a text, page or book may be divided, and of lines of JSON or rows at least
+    one is taken. "auto": "document" where there are 20 or more and both sides get one."""
     duplicates: Literal["keep", "drop"] = "keep"
     """Documents with the same bytes. "keep": all; "drop": the first of them."""
     near_duplicates: Literal["keep", "together", "drop"] = "keep"

@@ -16,7 +16,15 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from transformerlm.config import CorpusConfig
 from transformerlm.data.documents import HASHED_CHARACTERS, Chunk, Place, Split, split_by_content
-from transformerlm.data.kinds import JSONL, TEXT, codec_of_kind, format_of, has_records, is_plain
+from transformerlm.data.kinds import (
+    JSONL,
+    TEXT,
+    codec_of_kind,
+    format_of,
+    has_records,
+    is_one_document,
+    is_plain,
+)
 from transformerlm.data.reading.records import records_of
 from transformerlm.data.reading.utf8 import decode_beginning
 from transformerlm.data.reading.window import TextWindow, open_window
@@ -76,11 +84,14 @@ def chunks_of(
     """Divide a region into chunks of about `chunk_bytes`, in order.
 
     Without `safe_cut` long documents are cut anywhere, which is enough to count documents. A line of JSON
-    or a record is never cut, nor is text without a safe cut: such a chunk is as long as necessary.
+    or a record is not cut, nor is text without a safe cut: such a chunk is as long as necessary.
 
     Raises:
         DataError: the text cannot be read; of a plain file that may show only when the chunk is read.
     """
+    if is_one_document(region.kind):
+        yield from _part_of_document(region, config)
+        return
     if has_records(region.kind):
         yield from _chunks_of_records(region, config, chunk_bytes)
         return
@@ -131,6 +142,15 @@ def _first(chunks: Iterator[Chunk], num_bytes: int) -> Iterator[Chunk]:
     while size < num_bytes and (chunk := next(chunks, None)):
         yield chunk
         size += chunk.num_bytes
+
+
+def _part_of_document(region: Region, config: CorpusConfig) -> Iterator[Chunk]:
+    """Yield the part of a page or a book that the region is, as a document, if there is any."""
+    (record,) = records_of(region.path, region.kind, config)
+    if content := record.utf8[region.start : region.stop]:
+        stop = region.start + len(content) + 1
+        chunk = Chunk(region.path, region.start, stop, region.split, kind=region.kind)
+        yield chunk._replace(content=(content,), file_bytes=region.num_read)
 
 
 def _chunks_of_records(region: Region, config: CorpusConfig, chunk_bytes: int) -> Iterator[Chunk]:

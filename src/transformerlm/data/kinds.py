@@ -171,6 +171,11 @@ def has_records(kind: str) -> bool:
     return format_of(kind) not in (TEXT, JSONL)
 
 
+def is_one_document(kind: str) -> bool:
+    """Return True for formats whose files are a document each: web pages and books."""
+    return format_of(kind) in (HTML, EPUB)
+
+
 def is_plain(kind: str) -> bool:
     """Return True if the text is the bytes of the file, of which any part can be read."""
     return kind in (TEXT, JSONL)

@@ -17,6 +17,7 @@ from transformerlm.data.kinds import (
     codec_of_kind,
     format_of,
     has_records,
+    is_one_document,
     is_plain,
     left_out_lines,
 )
@@ -99,8 +100,8 @@ def _divides_by_document(by_document: list[Region], config: CorpusConfig) -> boo
 def _divided_by_tail(config: CorpusConfig, corpus: Corpus) -> list[Region]:
     """Split at (1 - fraction) of all bytes, or at the first position after it at which a file can be divided.
 
-    All after that position is for validation. A text that spans it is divided, a line of JSON or a record is
-    not. Where none of those begins after it, the last one is the validation text.
+    All after that position is for validation. A text, a page or a book that spans it is divided, a line of
+    JSON or a row is not. Where none of those begins after it, the last one is the validation text.
     """
     text_bytes = functools.partial(_text_bytes, config)
     sizes = threaded_map(text_bytes, corpus.sources, unpacking_threads(config), _bytes_to_read)
@@ -165,14 +166,21 @@ def _both_sides(source: Source, middle: int, size: int) -> list[Region]:
 
 def _boundary(source: Source, at: int, size: int, config: CorpusConfig) -> int:
     """Return the first position from byte `at` on at which the file can be divided."""
+    if is_one_document(source.kind):
+        (record,) = records_of(source.path, source.kind, config)
+        return at + _rest_of_character(record.utf8[at : at + 3])
     if has_records(source.kind):
         return at  # a record belongs to the side in which it begins
     if format_of(source.kind) == JSONL:
         return _next_line(source, at, size, config)
     separator = config.document_separator.encode()
     after = _after_separator(source, at, size, config) if separator else at
-    character = _read(source, after, min(after + 3, size), config)
-    return after + len(character) - len(character.lstrip(bytes(range(0x80, 0xC0))))
+    return after + _rest_of_character(_read(source, after, min(after + 3, size), config))
+
+
+def _rest_of_character(content: bytes) -> int:
+    """Return how many bytes at the beginning belong to a character that began before."""
+    return len(content) - len(content.lstrip(bytes(range(0x80, 0xC0))))
 
 
 def _read(source: Source, start: int, stop: int, config: CorpusConfig) -> bytes:
