@@ -396,14 +396,20 @@ def qkv_projection(model, cache, work, layer):
 
 
 @compiled
-def attention(model, cache, work, layer):
-    """Barrier, then attention of every token to those of its text up to itself, in the layer's window."""
+def attention(model, cache, work, layer, wanted, num_wanted):
+    """Barrier, then attention of tokens to those of their text up to themselves, in the layer's window.
+
+    Of all tokens; in the last layer of those at `wanted`, whose outputs follow each other.
+    """
     barrier(work.barrier_state, work.parts)
+    is_last = layer == model.layers - 1
     window = model.weights[layer * NUM_MATRICES + WINDOW]
     scale = ONE / np.sqrt(f32(model.d_head))
-    first, last = share_of(work.tokens * model.heads, work.part, work.parts)
+    tokens = num_wanted if is_last else work.tokens
+    first, last = share_of(tokens * model.heads, work.part, work.parts)
     for one in range(first, last):
         token, head = one // model.heads, one % model.heads
+        token = wanted[token] if is_last else token
         query = work.qkv + (token * (model.heads + 2 * model.kv_heads) + head) * model.d_head
         row = layer * cache.rows + cache.row_of[token]
         row = row * model.kv_heads + head // (model.heads // model.kv_heads)
@@ -414,6 +420,24 @@ def attention(model, cache, work, layer):
             length - first_key, model.d_head, scale, work.exponentials,
         )  # fmt: skip
         store(work.inputs, work.attended + one * model.d_head, work.scratch, query, model.d_head)
+
+
+@compiled
+def keep_wanted(wanted, num_wanted, model, work):
+    """Let the residual stream have the tokens at `wanted` alone; return the workspace for these.
+
+    Each thread moves the columns that it will add to: no other reads them before the next barrier.
+    """
+    first, last = share_of(model.d_model, work.part, work.parts)
+    for place in range(num_wanted):  # ascending, so that nothing is overwritten that is still to be moved
+        source, target = work.stream + wanted[place] * model.d_model, work.stream + place * model.d_model
+        for i in range(first, last):
+            work.scratch[target + i] = work.scratch[source + i]
+    return Workspace(
+        work.scratch, work.inputs, work.barrier_state, num_wanted,
+        work.stream, work.qkv, work.gate, work.up, work.branch, work.exponentials,
+        work.attended, work.activated, work.normed, work.tile, work.rounded, work.part, work.parts,
+    )  # fmt: skip
 
 
 @compiled
@@ -454,15 +478,17 @@ def decode(
     for layer in range(layers):
         norm_input(gain(model, layer, NORM), model, work)
         qkv_projection(model, cache, work, layer)
-        attention(model, cache, work, layer)
+        if layer == layers - 1 and num_wanted == 0:
+            return 0
+        attention(model, cache, work, layer, wanted, num_wanted)
+        if layer == layers - 1:  # of the other tokens, only keys and values are still needed
+            work = keep_wanted(wanted, num_wanted, model, work)
         project_and_add(OUTPUT, work.attended, heads * d_head, model, work, layer)
         norm_input(gain(model, layer, SECOND_NORM), model, work)
         swiglu(model, work, layer)
         project_and_add(W2, work.activated, d_ff, model, work, layer)
     barrier(work.barrier_state, work.parts)
-    for place in range(num_wanted):
-        at, to = work.stream + wanted[place] * d_model, work.normed + place * d_model
-        normalise(work.scratch, at, final_norm, work.inputs, to, 1, d_model, model.eps)
+    normalise(work.scratch, work.stream, final_norm, work.inputs, work.normed, num_wanted, d_model, model.eps)
     prepare(work.normed, num_wanted, d_model, model, work)
     first, last = share_of(vocabulary, part, parts)
     multiply(model.head, first, last, work.normed, num_wanted, d_model, model, work, logits, 0, vocabulary)
