@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarking.corpora import is_utf8, outside_path
+from benchmarking.messages import PREFIX, write_messages
 from transformerlm.config import STDLIB, CorpusConfig, TrainConfig
 from transformerlm.data.corpus import Source, find_corpora, read_bytes
 from transformerlm.errors import DataError
@@ -33,7 +34,7 @@ def find_text(corpus: str, name: str, first_bytes: int | None, folder: Path) -> 
 
     Args:
         corpus: as for [data].corpus; `{test_data}` stands for the folder that TRANSFORMERLM_TEST_DATA names,
-            `{packages}` for that of this environment's packages.
+            `{packages}` for that of this environment's packages, `messages:ru` for `write_messages`.
         first_bytes: the beginning of a file, less what would cut a character; of several files, in the order
             of their names, those that fit and are UTF-8. None: all.
 
@@ -41,12 +42,18 @@ def find_text(corpus: str, name: str, first_bytes: int | None, folder: Path) -> 
         DataError: there is no such text.
     """
     corpus = outside_path(corpus).replace("{packages}", sysconfig.get_paths()["purelib"])
+    if corpus.startswith(PREFIX):
+        corpus = str(write_messages(corpus.removeprefix(PREFIX), folder / f"{_file_name(name)}.txt"))
     sources = find_corpora(CorpusConfig(corpus=corpus)).main.sources
     if first_bytes is not None:
-        corpus = str(write_beginning(sources, first_bytes, folder / re.sub(r"[^\w-]+", "-", name)))
+        corpus = str(write_beginning(sources, first_bytes, folder / _file_name(name)))
         sources = find_corpora(CorpusConfig(corpus=corpus)).main.sources
     path = corpus if corpus == STDLIB else str(Path(corpus).expanduser().absolute())
     return Text(path, checksum(sources), sum(source.num_bytes for source in sources))
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w-]+", "-", name)
 
 
 def write_beginning(sources: Sequence[Source], num_bytes: int, path: Path) -> Path:

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarking import bench_own_text, own_text_nanogpt
+from benchmarking import bench_own_text, messages, own_text_nanogpt
 from benchmarking.bench_own_text import BenchOwnTextConfig, BenchSection, Pair
 from benchmarking.own_text_cells import Cells
 from benchmarking.own_text_nanogpt import (
@@ -29,6 +29,7 @@ from benchmarking.own_text_nanogpt import (
 from benchmarking.own_text_report import HEADER, Row, record, table, verdict
 from benchmarking.own_text_runs import PPMD_ORDERS, expectation, ppmd, progress, xz
 from benchmarking.own_text_texts import Split, find_text
+from benchmarking.pattern_families import FAMILIES, IN_ONE_PATTERN
 from tests.benchmarking.tiny_bench import ROOT, run_bench
 from tests.benchmarking.tiny_nanogpt import pair_bits_per_byte, write_checkout
 from transformerlm.cli.command import load_config, parse_arguments
@@ -90,6 +91,31 @@ def test_the_beginning_of_a_text_cuts_no_character_and_no_file_of_several(tmp_pa
     assert find_text(str(source), "all", None, work).sha256 != whole.sha256
     with pytest.raises(DataError):
         find_text(str(tmp_path / "nowhere"), "none", None, work)
+
+
+def test_messages_of_programs_are_documents_of_fifty(tmp_path, monkeypatch):
+    pytest.importorskip("babel")
+    from babel.messages.catalog import Catalog
+    from babel.messages.mofile import write_mo
+
+    catalog = Catalog("ru")
+    for number in range(60):
+        catalog.add(f"message {number}", f"сообщение {number}")
+    catalog.add("a name", "a name")
+    catalog.add("again", "сообщение 7")
+    folder = tmp_path / "locale/ru/LC_MESSAGES"
+    folder.mkdir(parents=True)
+    for name in ("a.mo", "b.mo"):  # of two programs with the same messages
+        with (folder / name).open("wb") as file:
+            write_mo(file, catalog)
+    monkeypatch.setattr(messages, "SHARE", tmp_path)
+    found = find_text("messages:ru", "in Russian", None, tmp_path)
+    documents = (tmp_path / "in-Russian.txt").read_text(encoding="utf-8").split("<|endoftext|>")
+    assert [document.count("\n") for document in documents] == [50, 10]
+    assert sorted("".join(documents).splitlines()) == sorted(f"сообщение {number}" for number in range(60))
+    assert found.path == str(tmp_path / "in-Russian.txt")
+    with pytest.raises(DataError, match="expected programs' messages"):
+        find_text("messages:ja", "in Japanese", None, tmp_path)
 
 
 def test_a_split_is_refused_where_it_is_not_the_one(tmp_path):
@@ -239,6 +265,21 @@ def test_the_shipped_pairs_name_grids_of_at_least_twelve_valid_configs():
         time = "--training.max_time=60s"
         configs = [load_config(TrainConfig, parse_arguments([time, *overrides])) for overrides in words]
         assert len(set(configs)) == len(configs) >= 12
+
+
+def test_the_shipped_patterns_are_compared_at_equal_steps():
+    config = from_toml(BenchOwnTextConfig, ROOT / "configs/bench_patterns.toml")
+    grid = config.medium_text
+    seeds = set()
+    for candidate in grid.candidates:
+        words = ["--training.max_time=30s", *shlex.split(grid.arguments), *shlex.split(candidate)]
+        found = load_config(TrainConfig, parse_arguments(words))
+        assert (found.training.max_time, found.training.max_steps) == (None, 400)
+        seeds.add((found.tokenizer.pattern, found.runtime.seed))
+    names = ("gpt2", "llama3", "o200k", "qwen2")
+    patterns = {IN_ONE_PATTERN["smollm"], *map(FAMILIES.__getitem__, names)}
+    assert seeds == {(pattern, seed) for pattern in patterns for seed in (0, 1)}
+    assert {pair.grid for pair in config.bench.chosen()} == {"medium_text"}
 
 
 def arguments_of(tmp_path):
