@@ -71,7 +71,7 @@ class QuantizedMatrix:
 
     def all_rows(self) -> tuple[Tensor, Tensor]:
         """Return `rows` of the whole matrix."""
-        return self.rows(torch.arange(self.num_rows, device=self.scales.device))
+        return self.rows(torch.arange(self.num_rows, dtype=torch.long, device=self.scales.device))
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix [rows, width] that this stands for; float32 holds it exactly."""
