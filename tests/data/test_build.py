@@ -334,6 +334,17 @@ def test_pages_and_books_are_divided_where_there_are_few(tmp_path, tokenizer, su
     assert 0.09 < len(parts[1]) / sum(map(len, parts)) < 0.11
 
 
+@pytest.mark.parametrize("number", [60, 61, 62])
+def test_no_character_of_a_page_is_divided(tmp_path, number):
+    (tmp_path / "a.html").write_text(PAGE.format("€" * number), "utf-8")
+    characters = Tokenizer({i: bytes([i]) for i in range(256)}, [])
+    config = CorpusConfig(corpus=str(tmp_path / "a.html"), document_separator="", validation_fraction=0.1)
+    data = make_data(config, characters, tmp_path)
+    parts = [split.tokens.astype(np.uint8).tobytes().decode() for split in (data.train, data.val)]
+    assert parts[0] == "€" * len(parts[0])
+    assert "".join(parts).strip() == "€" * number
+
+
 def test_a_corpus_of_its_own_for_validation(tmp_path, tokenizer):
     write_all(tmp_path / "corpus", [b"the cat", b"the mat", b"the end"])
     config = CorpusConfig(
