@@ -23,7 +23,7 @@ FLOORS = [
     {"storage", "schema", "parallel"},
     {"config"},
     {"kernels", "distributed", "logging"},
-    {"runtime", "nn", "tokenizer", "control"},
+    {"runtime", "nn", "tokenizer", "control", "ngrams"},
     {"optim", "infer", "data"},
     {"checkpoint"},
     {"language_model"},

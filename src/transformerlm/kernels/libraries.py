@@ -11,5 +11,7 @@ TRAINING = Library("training", "transformerlm.kernels.training", [], 15)
 GENERATION = Library("generation", "transformerlm.kernels.generation", [], 30)
 QUANTIZED = Library("quantized", "transformerlm.kernels.generation_quantized", [], 30)
 """Generation with weights in eight and four bits."""
+NGRAMS = Library("n-gram", "transformerlm.kernels.ngrams", [], 4)
+"""Lookups in the memory of n-grams (ngrams/memory.py)."""
 THREAD = Library("thread", "transformerlm.kernels.team", [], 3)
 """Threads that wait for work (teams.py)."""

@@ -1,0 +1,13 @@
+"""The memory of n-grams: what followed the same tokens in the training text, and earlier in the same text.
+
+A model of fixed size sees as many tokens as its context has, and keeps of its training text what its weights
+have room for. The memory adds both at once, without training: `memory` looks contexts up in the training
+tokens (`index`) and in the text so far; `mixing` puts what it finds beside the model's probabilities.
+`reference` is the definition.
+"""
+
+from transformerlm.ngrams.index import NgramIndex
+from transformerlm.ngrams.memory import Found, NgramMemory, TextMemory
+from transformerlm.ngrams.mixing import mixed_logits, mixed_nats
+
+__all__ = ["Found", "NgramIndex", "NgramMemory", "TextMemory", "mixed_logits", "mixed_nats"]

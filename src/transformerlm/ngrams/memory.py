@@ -1,0 +1,148 @@
+"""Lookups in the training tokens and in a text so far, by compiled kernels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transformerlm.kernels import libraries
+from transformerlm.kernels.ngrams_layout import MAX_OCCURRENCES, ORDERS
+from transformerlm.kernels.teams import run_on_team
+from transformerlm.ngrams.factors import EARLIER, TRAINING
+from transformerlm.ngrams.index import NgramIndex
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.integer[Any]]
+
+_FIRST_ROOM = 256
+"""Tokens of a text for which there is room at first."""
+_FACTORS = np.array([0.0, *(TRAINING[order] for order in ORDERS), *EARLIER.values()], np.float32)
+"""The factor of each order in the training text (none for one token), then in the text."""
+
+
+class Found(NamedTuple):
+    """The tokens that the memory has something to say about: p = (p_model + weight) / total."""
+
+    ids: NDArray[np.uint32]
+    """Each once."""
+    weights: Floats
+    """Above 0, one for each id."""
+    total: float
+    """1 + the sum of the weights."""
+
+
+@dataclass(frozen=True)
+class NgramMemory:
+    """The memory of a run, which may be used for any number of texts at a time."""
+
+    index: NgramIndex
+
+    def text(self) -> TextMemory:
+        """Return the memory of a new text, which is empty."""
+        return TextMemory(self.index)
+
+    def score(self, ids: Integers, num_threads: int = 1) -> tuple[Floats, Floats]:
+        """Return the weight of each token of a text behind those before it, and the totals: both [num_ids].
+
+        Before the first token nothing is known: its weight is 0 and its total 1.
+        """
+        weights, totals = np.zeros(len(ids), np.float32), np.ones(len(ids), np.float32)
+        if len(ids) < 2:
+            return weights, totals
+        text, vocab_size = ids.astype(np.uint32), self.index.vocab_size
+        own, scratch = weights[1:], _scratch(vocab_size, num_threads)
+        arrays = [*_of_index(self.index), text, _previous(text)]
+        kernel = libraries.NGRAMS.kernels().score_targets
+        addresses = [array.ctypes.data for array in arrays]
+        others = [array.ctypes.data for array in (_FACTORS, *scratch)]
+        results = own.ctypes.data, totals[1:].ctypes.data
+        run_on_team(kernel, num_threads, *addresses, 1, len(ids), *others, vocab_size, *results)
+        return weights, totals
+
+    def score_documents(
+        self, tokens: Integers, separator: int | None, num_threads: int = 1
+    ) -> tuple[Floats, Floats]:
+        """Return what `score` does of each document of a token file, together: both [num_tokens].
+
+        A document begins with the separator behind the one before, which was its last token too.
+        """
+        ends = np.flatnonzero(tokens == separator) if separator is not None else np.zeros(0, np.int64)
+        weights, totals = np.zeros(len(tokens), np.float32), np.ones(len(tokens), np.float32)
+        bounds = [0, *(end for end in ends.tolist() if 0 < end < len(tokens) - 1), len(tokens) - 1]
+        for first, last in itertools.pairwise(bounds):
+            found = self.score(tokens[first : last + 1], num_threads)
+            weights[first + 1 : last + 1], totals[first + 1 : last + 1] = (part[1:] for part in found)
+        return weights, totals
+
+
+class TextMemory:
+    """The memory of one text: all tokens so far, also those that have left the model's context."""
+
+    def __init__(self, index: NgramIndex) -> None:
+        self._index, self._length = index, 0
+        self._text, self._previous = np.zeros(_FIRST_ROOM, np.uint32), np.zeros(_FIRST_ROOM, np.int32)
+        self._latest = np.full(index.vocab_size, -1, np.int32)
+        """Place of each token's latest occurrence; -1: none."""
+        self._scratch = _scratch(index.vocab_size, 1)
+        self._found = np.zeros(1 + index.vocab_size, np.float32)
+        self._ids = self._scratch[-1]
+
+    def extend(self, ids: Iterable[int]) -> None:
+        """Append tokens to the text."""
+        for token in ids:
+            if self._length == len(self._text):
+                self._text = np.resize(self._text, 2 * self._length)
+                self._previous = np.resize(self._previous, 2 * self._length)
+            self._text[self._length], self._previous[self._length] = token, self._latest[token]
+            self._latest[token] = self._length
+            self._length += 1
+
+    def find(self) -> Found:
+        """Return what may follow the text."""
+        if not self._length:
+            return Found(self._ids[:0], self._found[1:1], 1.0)
+        index, scratch = self._index, self._scratch
+        number = libraries.NGRAMS.kernels().weights_behind(
+            **dict(zip(("tokens", "order", "starts"), _of_index(index), strict=True)),
+            **dict(zip(_SCRATCH, scratch, strict=True)),
+            text=self._text,
+            previous=self._previous,
+            end=self._length,
+            factors=_FACTORS,
+            vocab_size=index.vocab_size,
+            found=self._found,
+        )
+        return Found(self._ids[:number].copy(), self._found[1 : 1 + number].copy(), float(self._found[0]))
+
+
+_SCRATCH = ("ranges", "places", "lengths", "followers", "counts", "kinds", "weights", "ids")
+
+
+def _scratch(vocab_size: int, parts: int) -> list[NDArray[Any]]:
+    """Return the memory that the kernels work in, in the order of _SCRATCH; all of it is 0."""
+    sizes = {
+        **dict.fromkeys(("counts", "kinds", "weights", "ids"), vocab_size),
+        **dict.fromkeys(("places", "lengths", "followers"), MAX_OCCURRENCES),
+        "ranges": 2 * len(ORDERS),
+    }
+    dtypes: dict[str, type[np.generic]] = {"ranges": np.int64, "places": np.int64, "weights": np.float32}
+    dtypes |= {"lengths": np.int32, "counts": np.int32}
+    return [np.zeros(parts * sizes[name], dtypes.get(name, np.uint32)) for name in _SCRATCH]
+
+
+def _of_index(index: NgramIndex) -> tuple[NDArray[Any], ...]:
+    return index.tokens, index.order, index.starts
+
+
+def _previous(text: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """Return for each place the one before with the same token; -1: none."""
+    order = np.argsort(text, kind="stable")
+    previous = np.full(len(text), -1, np.int32)
+    is_same = text[order[1:]] == text[order[:-1]]
+    previous[order[1:][is_same]] = order[:-1][is_same]
+    return previous

@@ -1,0 +1,40 @@
+"""The model's probabilities with those of the memory: p = (p_model + weight) / total."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from transformerlm.ngrams.memory import TextMemory
+
+
+def mixed_logits(logits: Tensor, texts: Sequence[TextMemory]) -> Tensor:
+    """Return logits whose softmax is the mixture: those of the tokens that the memory knows are raised.
+
+    logits'(x) = log(p(x) + weight(x)) + log sum exp(logits), and p is the softmax of the logits.
+
+    Args:
+        logits: [texts, vocabulary]; computed in float32 at least.
+        texts: the text before each row.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+    log_sums = wide.logsumexp(-1)
+    for row, log_sum, text in zip(wide, log_sums, texts, strict=True):
+        found = text.find()
+        if len(found.ids):
+            ids = torch.from_numpy(found.ids.astype(np.int64)).to(wide.device)
+            weights = torch.from_numpy(found.weights).to(wide)
+            row[ids] = torch.logaddexp(row[ids], weights.log() + log_sum)
+    return wide
+
+
+def mixed_nats(
+    nats: NDArray[np.float64], weights: NDArray[np.floating], totals: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Return the nats of targets under the mixture, from those under the model: all [targets]."""
+    mixed: NDArray[np.float64] = np.log(totals.astype(np.float64)) - np.log(np.exp(-nats) + weights)
+    return mixed
