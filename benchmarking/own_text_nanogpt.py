@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from benchmarking.own_text_texts import Split
 from benchmarking.timing import LeftOutError, timed_command
 from benchmarking.train_race import RECIPE
-from transformerlm.evaluation.documents import windows
+from transformerlm.evaluation.windows import windows
 
 DATASET = "own_text"
 MAX_RUNS = 3

@@ -30,6 +30,7 @@ from transformerlm.infer import (
 from transformerlm.infer.completion import start_encoded
 from transformerlm.infer.speed import generation_seconds
 from transformerlm.kernels.generation_layout import GROUP
+from transformerlm.ngrams import NgramMemory
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.nn.quantization import (
     QuantizedMatrix,
@@ -84,6 +85,8 @@ class LanguageModel:
     tokenizer: Tokenizer
     checkpoint: Checkpoint
     runtime: Runtime
+    ngrams: NgramMemory | None = None
+    """The run's memory of n-grams, with which the model's probabilities are mixed; None: the model alone."""
 
     @classmethod
     def load(
@@ -97,7 +100,8 @@ class LanguageModel:
         Nothing that is global to the process changes: no random state, thread count or default of torch.
 
         Args:
-            runtime: device, precision of the weights, attention, kernels; by default the fastest available.
+            runtime: device, precision of the weights, attention, kernels, by default the fastest available;
+                and whether the run's memory of n-grams is used.
                 On a CPU "auto" is measured for a model of these sizes when it is first loaded, and kept
                 beside the compiled kernels. Its num_threads, seed and deterministic concern commands and are
                 ignored here.
@@ -112,7 +116,8 @@ class LanguageModel:
         checkpoint = open_checkpoint(Path(path).expanduser(), warn)
         tokenizer = RunDirectory.of(checkpoint).tokenizer(checkpoint)
         model, resolved = load_model(checkpoint, config, warn)
-        return cls(model, tokenizer, checkpoint, resolved)
+        ngrams = RunDirectory.of(checkpoint).memory(checkpoint) if config.ngram_memory is True else None
+        return cls(model, tokenizer, checkpoint, resolved, ngrams)
 
     @property
     def generation(self) -> GenerationConfig:
@@ -186,13 +191,17 @@ class LanguageModel:
         self, generation: GenerationConfig, texts: Sequence[Continuation], seed: int
     ) -> Iterator[tuple[int, str]]:
         """`infer.extend` with this model."""
-        return extend(self.model, self.tokenizer, generation, texts, seed, self.runtime.kernels)
+        kernels, ngrams = self.runtime.kernels, self.ngrams
+        return extend(self.model, self.tokenizer, generation, texts, seed, kernels, ngrams)
 
     def _complete(self, chosen: Settings) -> list[Completion]:
         model, tokenizer, kernels = self.model, self.tokenizer, self.runtime.kernels
         texts = start(tokenizer, chosen, chosen.first_row)
         self._warn_of_cut_prompts(texts, stacklevel=4)
-        return list(completions(model, tokenizer, chosen, texts, chosen.seed, kernels=kernels))
+        written = completions(
+            model, tokenizer, chosen, texts, chosen.seed, kernels=kernels, ngrams=self.ngrams
+        )
+        return list(written)
 
     def _warn_of_cut_prompts(self, texts: Sequence[Continuation], stacklevel: int) -> None:
         if warning := cut_prompts_warning(texts, self.model.config.context_length):

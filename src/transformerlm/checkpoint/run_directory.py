@@ -6,6 +6,7 @@ run_dir/
     checkpoints/      step_00000500/ ... (store.py)
     metrics.jsonl     the logged metrics, every step at most once
     samples.jsonl     texts of the model, during training and at its end
+    ngrams/           the memory of n-grams, if [training].ngram_memory (ngrams/index.py)
     control/          status.json, and requests to the running job (the room `control`)
     history.jsonl     starts, roll-backs, stops, errors
     report.html       a page to look at
@@ -37,8 +38,9 @@ from transformerlm.config import ModelConfig, TrainConfig
 from transformerlm.data import TokenData, files_of
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
 from transformerlm.errors import CheckpointError, ConfigError, NumericalError, OutputError
+from transformerlm.ngrams import NgramIndex, NgramMemory
 from transformerlm.progress import Reporter
-from transformerlm.schema import to_dict, to_toml
+from transformerlm.schema import from_dict, to_dict, to_toml
 from transformerlm.storage.files import committed_file, system_error
 from transformerlm.tokenizer import Tokenizer
 
@@ -59,6 +61,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
+        self.ngrams = path / "ngrams"
         self.own_steps: set[int] = set()
         """Steps of checkpoints that this process wrote or verified; pruning does not hash them again."""
 
@@ -78,6 +81,21 @@ class RunDirectory:
         if tokenizer.fingerprint != checkpoint.require("identity", "tokenizer"):
             raise CheckpointError(f"{self.path / 'tokenizer'}: not the tokenizer of {checkpoint.path}")
         return tokenizer
+
+    def memory(self, checkpoint: Checkpoint) -> NgramMemory | None:
+        """Load the run's memory of n-grams; None if it has kept none.
+
+        Raises:
+            CheckpointError: it is damaged, or not of the tokenizer that the checkpoint was trained with.
+        """
+        index = NgramIndex.read(self.ngrams)
+        if index is None:
+            return None
+        rows = from_dict(ModelConfig, checkpoint.require("config", "model"), "").vocabulary_rows
+        if (index.tokenizer, index.vocab_size) != (checkpoint.require("identity", "tokenizer"), rows):
+            what = f"not the memory of {checkpoint.path}"
+            raise CheckpointError(f"{self.ngrams}: {what}; remove the folder to go on without it")
+        return NgramMemory(index)
 
     def start(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
         """Write the config, and the tokenizer if it is missing."""

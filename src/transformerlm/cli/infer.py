@@ -65,6 +65,7 @@ def infer(config: InferConfig) -> None:
             config.runtime.seed,
             on_text,
             kernels=lm.runtime.kernels,
+            ngrams=lm.ngrams,
         )
         for index, completion in enumerate(written):
             if on_text is not None and not is_live_on_stdout(config, generation):

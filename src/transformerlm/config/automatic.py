@@ -44,6 +44,7 @@ DIALLED: Mapping[str, Mapping[str, Any]] = {
         "dropout": AUTO,
         "max_passes": AUTO,
         "patience": 3,
+        "ngram_memory": True,
         "validate_every": AUTO,
         "checkpoint_every": AUTO,
         "log_every": AUTO,

@@ -41,6 +41,10 @@ class RuntimeConfig(Section):
     sharding: Literal["none", "full"] = "none"
     """On several devices (torchrun): "none" keeps the whole model on each (DDP); "full" divides weights,
     gradients and optimizer state among them (FSDP2)."""
+    ngram_memory: bool | Literal["auto"] = "auto"
+    """Mix a model's probabilities with the memory of n-grams that its run has kept, if
+    [training].ngram_memory was set. "auto": where text is scored by transformerlm-eval, but not where it is
+    written, since much of that would be quoted from the training text; nor to compare weights."""
     deterministic: bool = False
     """Use only operations that give the same bits each time, some of them slower (on a CPU all do)."""
     num_threads: NumThreads | Literal["auto"] = "auto"

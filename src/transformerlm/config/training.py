@@ -73,6 +73,10 @@ class TrainingConfig(Section):
     dropout: AutoFraction = 0.0
     """Probability with which training drops each number of the embedding and of what a branch adds to the
     residual stream (against overfitting, where a small text is read many times)."""
+    ngram_memory: bool = False
+    """Keep the training tokens in the run's folder, sorted by what precedes them, to mix the model's
+    probabilities with what followed the same tokens there and earlier in a text: fewer bits per byte, without
+    training. [runtime].ngram_memory says where it is used; exported models are without it."""
     batch_order: Literal["epoch", "random"] = "epoch"
     """"epoch": every window once, shuffled, then again in another order. "random": windows that start
     anywhere."""

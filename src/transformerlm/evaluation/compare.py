@@ -84,6 +84,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Evaluation
         about = checkpoints[-1].require("config", "model")
         shape = from_dict(ModelConfig, about, str(checkpoints[-1].path))
         check_widths(shape, config.eval.compare_weights, Key("eval", "compare_weights"))
+    if config.eval.compare_weights and config.runtime.ngram_memory == "auto":
+        config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, ngram_memory=False))
     first, dtype = _scored(checkpoints[0].path, text, config, reporter)
     # "auto" may choose otherwise for another size, and two models may differ by no more than rounding does.
     weights = config.eval.compare_weights or config.runtime.weights
@@ -127,7 +129,8 @@ def _scored(path: Path, text: Text, config: EvalConfig, reporter: Reporter) -> t
 
 def _describe(lm: LanguageModel, bos_id: int | None, eos_id: int | None, reporter: Reporter) -> None:
     parameters = num_parameters(lm.model.config)
-    reporter.say(f"{lm.checkpoint.path}: {parameters:,} parameters, on {lm.runtime}")
+    memory = f", with n-grams of {len(lm.ngrams.index.tokens):,} training tokens" if lm.ngrams else ""
+    reporter.say(f"{lm.checkpoint.path}: {parameters:,} parameters{memory}, on {lm.runtime}")
     if eos_id is None:
         what = "no end-of-text token ([eval].eos_token would name one)"
         then = ["the first token of a document is context only"] if bos_id is None else []

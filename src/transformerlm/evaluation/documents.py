@@ -15,7 +15,6 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +27,9 @@ from transformerlm.errors import ConfigError, DataError, Key, NumericalError
 from transformerlm.evaluation.leaks import LeakedTokens
 from transformerlm.evaluation.statistics import DocumentScores, Floats
 from transformerlm.evaluation.text import Part, Text
+from transformerlm.evaluation.windows import Window, batches, document_windows, marked_windows
 from transformerlm.language_model import LanguageModel
+from transformerlm.ngrams import mixed_nats
 from transformerlm.nn import TransformerLM, cross_entropy
 from transformerlm.nn.fused import with_kernels
 from transformerlm.nn.loss import CHUNK_BYTES, DEFAULT_CHUNK_BYTES
@@ -37,26 +38,12 @@ from transformerlm.runtime import Runtime, choose_precision, memory_for
 from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.vocabulary import Ids
 
-BLOCK_BATCHES = 64
-"""Number of batches whose windows are sorted by length together, which keeps padding low."""
-
-
-class Window(NamedTuple):
-    """A section of a document that is one context of the model."""
-
-    document: int
-    ids: Ids
-    """Its tokens, followed by the target of the last one: [2 to context_length + 1]."""
-    num_targets: int
-    """The last `num_targets` targets count here; those before are context only."""
-    is_leaked: NDArray[np.bool_] | None = None
-    """For each of its tokens whether it stands in the training text; None: not looked for."""
-
 
 def load_for_scoring(
     path: str | Path, config: RuntimeConfig, warn: Callable[[str], object] = lambda line: None
 ) -> LanguageModel:
-    """`LanguageModel.load` with float32 weights; [runtime].dtype is the dtype of products, as in training.
+    """`LanguageModel.load` with float32 weights and the memory of n-grams, unless [runtime] says otherwise;
+    [runtime].dtype is the dtype of products, as in training.
 
     With [runtime].weights the weights are rounded to that.
     """
@@ -74,7 +61,8 @@ def load_for_scoring(
 
 def _in_float32(config: RuntimeConfig) -> RuntimeConfig:
     weights = "float32" if config.weights == "bfloat16" else config.weights
-    return dataclasses.replace(config, dtype="float32", weights=weights)
+    ngram_memory = bool(config.ngram_memory)
+    return dataclasses.replace(config, dtype="float32", weights=weights, ngram_memory=ngram_memory)
 
 
 def score(
@@ -117,13 +105,16 @@ def score(
         encode = functools.partial(_encode, lm.tokenizer)
         has_start = functools.partial(_begins_with, _bos_token(lm.tokenizer, start_id, end_id))
         cut = functools.partial(
-            document_windows, context_length=context_length, stride=stride, has_start=has_start
+            document_windows,
+            context_length=context_length,
+            stride=stride,
+            has_start=has_start,
         )
         counted = sums.count_bytes(parts)
         if leaked:
-            all_windows = _marked_windows(cut, counted, encode, starts, ends, leaked)
+            all_windows = marked_windows(cut, counted, encode, starts, ends, leaked, lm.ngrams)
         else:
-            all_windows = cut(counted, encode, starts, ends)
+            all_windows = cut(counted, encode, starts, ends, ngrams=lm.ngrams)
         for batch in batches(all_windows, max_tokens):
             rows, nats = target_nats(model, batch, runtime)
             sums.add(batch, rows, nats)
@@ -176,28 +167,6 @@ def _special_id(lm: LanguageModel, key: str, token: str) -> int | None:
     return known.get(token)
 
 
-def document_windows(
-    parts: Iterable[Part],
-    encode: Callable[[Part], Ids],
-    starts: Ids,
-    ends: Ids,
-    context_length: int,
-    stride: int,
-    has_start: Callable[[Part], bool] = lambda part: False,
-) -> Iterator[Window]:
-    """Yield the windows of all documents in order, each between `starts` and `ends`, zero or one id.
-
-    Args:
-        has_start: returns True for the first part of a document that begins with `starts` itself.
-    """
-    for document, group in itertools.groupby(parts, key=lambda part: part.document):
-        own_parts = iter(group)
-        first = next(own_parts)
-        before = starts[:0] if has_start(first) else starts
-        ids = map(encode, itertools.chain([first], own_parts))
-        yield from windows(document, itertools.chain([before], ids, [ends]), context_length, stride)
-
-
 def _bos_token(tokenizer: Tokenizer, start_id: int | None, end_id: int | None) -> str | None:
     """Return the token that begins texts; None where it is the one that ended the text before, as with this
     package's own models: no document begins with that."""
@@ -215,68 +184,6 @@ def _begins_with(token: str | None, part: Part) -> bool:
 
 def _encode(tokenizer: Tokenizer, part: Part) -> Ids:
     return tokenizer.encode_bytes(part.utf8, allowed_special=part.allowed_special)
-
-
-def windows(document: int, parts: Iterable[Ids], context_length: int, stride: int) -> Iterator[Window]:
-    """Cut one document so that every token except its first is a target that counts exactly once.
-
-    A window starts `stride` tokens after the previous one, and counts only targets that the previous one did
-    not: each target has at least context_length - stride + 1 tokens of context, or all there are. With a
-    context_length of 4 and a stride of 2, counted targets in brackets:
-
-        a [b c d e]
-            c d e [f g]
-    """
-    seen, num_counted = np.array([], np.uint32), 0
-    for part in parts:
-        seen = np.concatenate([seen, part])
-        while len(seen) > context_length:
-            yield Window(document, seen[: context_length + 1], context_length - num_counted)
-            seen, num_counted = seen[stride:], context_length - stride
-    if len(seen) - 1 > num_counted:
-        yield Window(document, seen, len(seen) - 1 - num_counted)
-
-
-def batches(all_windows: Iterable[Window], max_tokens: int) -> Iterator[list[Window]]:
-    """Batch windows of similar length: as many as fit into `max_tokens`, padding included."""
-    for block in _blocks(all_windows, BLOCK_BATCHES * max_tokens):
-        block.sort(key=lambda window: len(window.ids), reverse=True)
-        first = 0
-        while first < len(block):
-            size = max(1, max_tokens // (len(block[first].ids) - 1))
-            yield block[first : first + size]
-            first += size
-
-
-def _blocks(all_windows: Iterable[Window], num_tokens: int) -> Iterator[list[Window]]:
-    """Split the windows, in order, into blocks of about `num_tokens`."""
-    block: list[Window] = []
-    size = 0
-    for window in all_windows:
-        block.append(window)
-        size += len(window.ids)
-        if size >= num_tokens:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
-
-
-def _marked_windows(
-    cut: Callable[..., Iterator[Window]],
-    parts: Iterable[Part],
-    encode: Callable[[Part], Ids],
-    starts: Ids,
-    ends: Ids,
-    leaked: LeakedTokens,
-) -> Iterator[Window]:
-    """Yield the windows of all documents with the marks of their tokens, which are cut in the same way."""
-    own, again = itertools.tee(parts)
-    masks = iter(leaked.masks)
-    none = [np.zeros(len(ids), np.uint8) for ids in (starts, ends)]
-    marks = cut(again, lambda part: next(masks).astype(np.uint8), *none)
-    for window, mark in zip(cut(own, encode, starts, ends), marks, strict=True):
-        yield window._replace(is_leaked=mark.ids.astype(np.bool_))
 
 
 def window_nats(model: TransformerLM, batch: Sequence[Window], runtime: Runtime) -> Floats:
@@ -303,6 +210,9 @@ def target_nats(
     values = nats.cpu().double().numpy()  # host sync, once per batch
     if not np.isfinite(values).all():
         raise NumericalError("the model's logits are not numbers (NaN): nothing can be scored with them")
+    own = [(window.remembered, window.num_targets) for window in batch]
+    remembered = [found[:, -number:] for found, number in own if found is not None]
+    values = mixed_nats(values, *np.concatenate(remembered, axis=1)) if remembered else values
     return places[:, 0].numpy(), values
 
 

@@ -8,7 +8,7 @@ seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,12 @@ from transformerlm.checkpoint.own_settings import own_table
 from transformerlm.data import TokenFile, validation_windows
 from transformerlm.evaluation.documents import token_nats
 from transformerlm.evaluation.statistics import Counts, Estimate, Floats, ratio
+from transformerlm.infer.generate import evaluation_mode
 from transformerlm.language_model import LanguageModel
+from transformerlm.nn import TransformerLM
 from transformerlm.nn.accounting import flops_per_token
 from transformerlm.nn.fused import with_kernels
+from transformerlm.runtime import Runtime
 
 MAX_FLOPS = 4e11
 """Work of scoring: seconds on most CPUs, on a slow core half a minute. The number of tokens follows from the
@@ -60,7 +63,7 @@ def held_out_estimate(lm: LanguageModel, val: TokenFile, max_flops: float = MAX_
     tokens = val.tokens[: max_tokens(lm, max_flops)]
     if len(tokens) <= context_length:
         return None
-    nats = np.concatenate([*_nats(lm, tokens)])
+    nats = nats_of(with_kernels(lm.model) if lm.runtime.kernels else lm.model, tokens, lm.runtime)
     num_bytes = bytes_per_id(lm)[tokens[1:]]
     groups, unit = document_of(tokens, end_id(lm)), "documents"
     if groups[-1] + 1 < MIN_DOCUMENTS:
@@ -124,13 +127,13 @@ def document_of(tokens: NDArray[np.integer], separator: int | None) -> Counts:
 
 
 @torch.no_grad()
-def _nats(lm: LanguageModel, tokens: NDArray[np.integer]) -> Iterator[Floats]:
-    """Yield the nats of all targets, `tokens[1:]`, in order, a batch of windows at a time."""
-    context_length, runtime = lm.model.config.context_length, lm.runtime
-    model = with_kernels(lm.model) if runtime.kernels else lm.model
+def nats_of(model: TransformerLM, tokens: NDArray[np.integer], runtime: Runtime) -> Floats:
+    """Return the nats of all targets, `tokens[1:]`, in windows of the context's length, side by side."""
+    context_length, found = model.config.context_length, list[Floats]()
     batch_size = max(1, TOKENS_AT_A_TIME // context_length)
-    for inputs, targets in validation_windows(tokens, context_length, batch_size, runtime.device):
-        with runtime.autocast():
-            hidden = model.hidden_states(inputs)
-            nats = token_nats(model, hidden.flatten(0, 1), targets.flatten())
-        yield nats.double().cpu().numpy()
+    with evaluation_mode(model):
+        for inputs, targets in validation_windows(tokens, context_length, batch_size, runtime.device):
+            with runtime.autocast():
+                nats = token_nats(model, model.hidden_states(inputs).flatten(0, 1), targets.flatten())
+            found.append(nats.double().cpu().numpy())
+    return np.concatenate(found)

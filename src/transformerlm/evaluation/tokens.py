@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from transformerlm.errors import NumericalError
-from transformerlm.evaluation.documents import Window, windows
+from transformerlm.evaluation.windows import Window, windows
 from transformerlm.infer.continuous import likeliest
 from transformerlm.language_model import LanguageModel
+from transformerlm.ngrams import TextMemory, mixed_along
 from transformerlm.nn import TransformerLM, cross_entropy
 from transformerlm.nn.fused import with_kernels
 
@@ -30,6 +31,15 @@ class TokenScore(NamedTuple):
     alternatives: tuple[tuple[int, float], ...]
 
 
+class ScoredText(NamedTuple):
+    """A text that is being scored."""
+
+    windows: list[Window]
+    """What is still to come."""
+    memory: TextMemory | None
+    """The text before the next target; None without a memory of n-grams."""
+
+
 class TokenScorer:
     """Scores tokens of texts, window by window.
 
@@ -40,23 +50,24 @@ class TokenScorer:
     def __init__(self, lm: LanguageModel) -> None:
         self._runtime, self._vocab_size = lm.runtime, lm.tokenizer.vocab_size
         self._context_length = lm.model.config.context_length
-        self._dtype = lm.tokenizer.dtype
+        self._dtype, self._ngrams = lm.tokenizer.dtype, lm.ngrams
         self._model: TransformerLM = with_kernels(lm.model) if lm.runtime.kernels else lm.model
 
-    def windows(self, ids: Sequence[int]) -> list[Window]:
+    def text(self, ids: Sequence[int]) -> ScoredText:
         """Cut a text into windows of the model's context, in which each token but the first is a target."""
         context_length = self._context_length
         stride = max(1, context_length // 2)
-        return list(windows(0, [np.array(ids, self._dtype)], context_length, stride))
+        cut = list(windows(0, [np.array(ids, self._dtype)], context_length, stride))
+        return ScoredText(cut, self._ngrams.text(ids[:1]) if self._ngrams else None)
 
     @torch.no_grad()
-    def score(self, window: Window, num_alternatives: int = 0) -> list[TokenScore]:
-        """Return the scores of the targets that count in a window, in order.
+    def score(self, text: ScoredText, num_alternatives: int = 0) -> list[TokenScore]:
+        """Return the scores of the targets that count in the text's next window, in order.
 
         Raises:
             NumericalError: if the model's logits are NaN.
         """
-        device = self._runtime.device
+        device, window = self._runtime.device, text.windows.pop(0)
         ids = torch.from_numpy(window.ids.astype(np.int64)).to(device)
         targets = ids[-window.num_targets :]
         scores: list[TokenScore] = []
@@ -65,6 +76,8 @@ class TokenScorer:
             for first in range(0, len(targets), MAX_TARGETS):
                 some = targets[first : first + MAX_TARGETS]
                 logits = self._model.logits(hidden[first : first + MAX_TARGETS])
+                if text.memory:
+                    logits = mixed_along(logits, text.memory, some.tolist())
                 log_probs = (-cross_entropy(logits, some, "none")).tolist()
                 best = likeliest(logits, num_alternatives, self._vocab_size)
                 scores += map(TokenScore, log_probs, best)

@@ -22,6 +22,7 @@ from transformerlm.infer.generate import STEPS_AHEAD, DecodingSettings, NewToken
 from transformerlm.infer.sampling import Sampling
 from transformerlm.infer.stopping import FinishReason, StopConditions, StopStrings, special_id
 from transformerlm.logging import names
+from transformerlm.ngrams import NgramMemory
 from transformerlm.nn import TransformerLM
 from transformerlm.tokenizer import StreamDecoder, Tokenizer
 
@@ -48,7 +49,7 @@ class Completion:
     eos_token_id: int | None
     """The end-of-text token that it was generated with."""
     log_probs: tuple[float, ...] | None = None
-    """Log-probability of each of `token_ids` under the model alone, nats; None unless
+    """Log-probability of each of `token_ids` before the settings of sampling, nats; None unless
     [generation].log_probs."""
     sample: int = 0
     """Index among its prompt's [generation].num_samples."""
@@ -161,6 +162,7 @@ def complete(
     on_text: OnText | None = None,
     batch_size: int = BATCH_SIZE,
     kernels: bool = False,
+    ngrams: NgramMemory | None = None,
 ) -> list[Completion]:
     """Continue the prompts of [generation]: `num_samples` texts of each, prompt by prompt.
 
@@ -169,13 +171,13 @@ def complete(
     `kernels` to the last bit, otherwise except for rounding.
     `bos_token` is put before each prompt; without one, an empty prompt starts from `start` or the end-of-text
     token.
-    `kernels`: see `generate.Options`.
+    `kernels`, `ngrams`: see `generate.Options`.
 
     Raises:
         ConfigError: for a special token that the tokenizer lacks, or an empty prompt without such a token.
     """
     texts = start(tokenizer, generation, first_row)
-    return list(completions(model, tokenizer, generation, texts, seed, on_text, batch_size, kernels))
+    return list(completions(model, tokenizer, generation, texts, seed, on_text, batch_size, kernels, ngrams))
 
 
 def completions(
@@ -187,13 +189,14 @@ def completions(
     on_text: OnText | None = None,
     batch_size: int = BATCH_SIZE,
     kernels: bool = False,
+    ngrams: NgramMemory | None = None,
 ) -> Iterator[Completion]:
     """Complete texts from `start`; yield them in order, each once it and those before it have ended.
 
     `batch_size` texts are written at a time. One that ends gives its place to the next.
     """
     batch = ContinuousBatch[int](model, max(1, min(batch_size, len(texts))), kernels=kernels)
-    settings = decoding_settings(tokenizer, generation, seed, kernels)
+    settings = decoding_settings(tokenizer, generation, seed, kernels, ngrams)
     for index, text in enumerate(texts):
         text.num_cut_tokens = window_start(len(text.prompt_ids), model.config.context_length)
         batch.submit(index, text.prompt_ids, dataclasses.replace(settings, first_row=text.row))
@@ -254,6 +257,7 @@ def extend(
     texts: Sequence[Continuation],
     seed: int = 0,
     kernels: bool = False,
+    ngrams: NgramMemory | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Extend texts of consecutive rows in one batch until all have ended.
 
@@ -261,7 +265,7 @@ def extend(
     iterating stops the texts; `Continuation.end` then returns the characters held back.
     """
     started = time.perf_counter()
-    settings = decoding_settings(tokenizer, generation, seed, kernels)
+    settings = decoding_settings(tokenizer, generation, seed, kernels, ngrams)
     settings = dataclasses.replace(settings, first_row=texts[0].row)
     prompts = [text.prompt_ids for text in texts]
     for text in texts:
@@ -276,7 +280,11 @@ def extend(
 
 
 def decoding_settings(
-    tokenizer: Tokenizer, generation: GenerationConfig, seed: int, kernels: bool
+    tokenizer: Tokenizer,
+    generation: GenerationConfig,
+    seed: int,
+    kernels: bool,
+    ngrams: NgramMemory | None = None,
 ) -> DecodingSettings:
     """Return the settings of ids for the settings of texts.
 
@@ -292,6 +300,7 @@ def decoding_settings(
         vocab_size=tokenizer.vocab_size,
         log_probs=generation.log_probs,
         kernels=kernels,
+        ngrams=ngrams,
     )
 
 

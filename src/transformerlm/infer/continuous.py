@@ -29,6 +29,7 @@ from transformerlm.infer.generate import (
 from transformerlm.infer.running_batch import RunningBatch
 from transformerlm.infer.sampling import RandomStream, Sampling, log_probabilities, sample_rows
 from transformerlm.kernels.dispatch import compute_on_one_thread_after_forks
+from transformerlm.ngrams import TextMemory, mixed_logits
 from transformerlm.nn import TransformerLM
 from transformerlm.nn.fused import uses_kernels, with_kernels
 
@@ -53,6 +54,8 @@ class _Text(Generic[K]):
         """`time.perf_counter()` when it got its row."""
         self.seen: Tensor | None = None
         """BoolTensor [vocabulary]: ids that occur in it; None without a repetition penalty."""
+        self.memory: TextMemory | None = None
+        """What it has in memory; None without a memory of n-grams."""
         self._stream: RandomStream | None = None
         self._uniforms: list[float] = []
 
@@ -62,6 +65,8 @@ class _Text(Generic[K]):
         self._stream = RandomStream(self.settings.seed, self.settings.first_row)
         if self.settings.sampling.repetition_penalty != 1:
             self.seen = seen_ids([self.prompt_ids], vocab_size)[0].to(device)
+        if self.settings.ngrams:
+            self.memory = self.settings.ngrams.text(self.prompt_ids)
 
     def next_uniform(self) -> float:
         """Return the random number of the next step."""
@@ -180,7 +185,7 @@ class ContinuousBatch(Generic[K]):
             del self._joining[:num_joined]
             if not self._writing:
                 return
-            log_probs = self._draw(logits, at_most)
+            log_probs = self._draw(mixed_logits(logits, self._memories()), at_most)
         now = time.perf_counter()
         for _, host_ids in self._new_ids:
             yield self._tokens(host_ids, log_probs, now)
@@ -229,6 +234,9 @@ class ContinuousBatch(Generic[K]):
             text.join(self._model.config.vocabulary_rows, self._batch.device)
             self._joining.append(text)
 
+    def _memories(self) -> list[TextMemory | None]:
+        return [text.memory for text in self._writing]
+
     def _draw(self, logits: Tensor, at_most: int) -> LogProbs[K]:
         """Draw the next tokens of each text that is being written; return the log-probabilities of the
         first."""
@@ -249,7 +257,7 @@ class ContinuousBatch(Generic[K]):
         settings = [text.settings for text in self._writing]
         if at_most == 1 or could_join or any(one.log_probs for one in settings):
             return 1
-        if any(text.seen is not None for text in self._writing):
+        if any(text.seen is not None or text.memory for text in self._writing):
             return 1
         left = min(text.settings.max_new_tokens - text.num_new for text in self._writing)
         return min(left, self._batch.steps_ahead(at_most))
@@ -266,6 +274,8 @@ class ContinuousBatch(Generic[K]):
             text.num_new += 1
             if text.seen is not None:
                 text.seen[token_id] = True
+            if text.memory:
+                text.memory.extend([token_id], counts=False)
             if is_end or text.num_new == text.settings.max_new_tokens:
                 del self._texts[text.key]
         return tokens

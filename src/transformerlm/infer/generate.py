@@ -24,6 +24,7 @@ from transformerlm.errors import NumericalError
 from transformerlm.infer.batch import Batch, CachedBatch
 from transformerlm.infer.sampling import RandomStream, Sampling, log_probabilities, sample_rows
 from transformerlm.kernels.dispatch import compute_on_one_thread_after_forks
+from transformerlm.ngrams import NgramMemory, TextMemory, mixed_logits
 from transformerlm.nn import TransformerLM
 from transformerlm.nn.fused import uses_kernels, with_kernels
 from transformerlm.schema.values import show
@@ -62,6 +63,8 @@ class Options(TypedDict, total=False):
     kernels: bool
     """On a CPU, compute with this package's own kernels, compiled once (default False: with PyTorch's
     operations). Equal except for rounding, and several times as fast."""
+    ngrams: NgramMemory | None
+    """Memory of n-grams that the model's probabilities are mixed with (default None: the model alone)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +83,7 @@ class DecodingSettings:
     first_row: int = 0
     vocab_size: int | None = None
     log_probs: bool = False
-    """Compute each token's log-probability under the model alone."""
+    """Compute each token's log-probability, before the settings of sampling."""
     num_alternatives: int = 0
     """Number of the likeliest tokens that are told beside each one; in a `ContinuousBatch` only."""
     use_cache: bool = True
@@ -88,6 +91,8 @@ class DecodingSettings:
     steps_ahead: int = 1
     """Steps that a device may take before the host reads their tokens: what is drawn after the end of a text
     is thrown away. For callers that do not show each token at once; more than 1 needs the cache."""
+    ngrams: NgramMemory | None = None
+    """Mixed with the model's probabilities. The host looks each token up: steps are taken one by one."""
 
     def __post_init__(self) -> None:
         if min(self.max_new_tokens, self.seed, self.first_row) < 0:
@@ -190,7 +195,7 @@ def steps(
         model = with_kernels(model)
     max_new_tokens = settings.max_new_tokens
     batch = CachedBatch(model, prompts, max_new_tokens) if settings.use_cache else Batch(model, prompts)
-    state = _RowState(len(prompts), settings, batch.device)
+    state = _RowState(prompts, settings, batch.device)
     if settings.sampling.repetition_penalty != 1:
         state.seen = seen_ids(prompts, vocabulary).to(batch.device)[:, : settings.vocab_size]
     return _steps(batch, state, settings, is_finished)
@@ -233,11 +238,16 @@ NUMBERS_AT_A_TIME = 64
 class _RowState:
     """Per-text state of a batch, in addition to the texts themselves."""
 
-    def __init__(self, num_prompts: int, settings: DecodingSettings, device: torch.device) -> None:
+    def __init__(self, prompts: Sequence[Ids], settings: DecodingSettings, device: torch.device) -> None:
+        num_prompts = len(prompts)
         self.prompts = [*range(num_prompts)]
         """Index of each text's prompt."""
         self.seen: Tensor | None = None
         """BoolTensor [texts, vocabulary]: ids that occur in each; None without a repetition penalty."""
+        self.memories: list[TextMemory] = []
+        """What each text has in memory; none without a memory of n-grams."""
+        if settings.ngrams:
+            self.memories = [settings.ngrams.text(prompt) for prompt in prompts]
         rows = range(settings.first_row, settings.first_row + num_prompts)
         self._streams = [RandomStream(settings.seed, row) for row in rows]
         self._uniforms = torch.empty(0, num_prompts, dtype=torch.float32, device=device)
@@ -257,6 +267,17 @@ class _RowState:
         self._streams = [self._streams[text] for text in texts]
         self._uniforms = self._uniforms[:, texts]
         self.seen = None if self.seen is None else self.seen[texts]
+        self.memories = [self.memories[text] for text in texts] if self.memories else []
+
+    def mixed(self, logits: Tensor) -> Tensor:
+        """Return the logits of all texts, mixed with what their memories know."""
+        return mixed_logits(logits, self.memories) if self.memories else logits
+
+    def remember(self, host_ids: Sequence[int]) -> None:
+        """Put each text's new id into its memory. What the model wrote itself is context only: counted, it
+        would be repeated again and again."""
+        for memory, token_id in zip(self.memories, host_ids, strict=bool(self.memories)):
+            memory.extend([token_id], counts=False)
 
     def append(self, new_ids: Tensor) -> None:
         """Mark each text's new id as seen: LongTensor [texts]."""
@@ -269,9 +290,10 @@ def _steps(
     batch: Batch, state: _RowState, settings: DecodingSettings, is_finished: Callable[[int], bool]
 ) -> Iterator[dict[int, NewToken]]:
     left, kernels = settings.max_new_tokens, uses_kernels(batch.model)
+    steps_ahead = 1 if settings.ngrams else settings.steps_ahead
     with evaluation_mode(batch.model):
         while left:
-            number = min(left, batch.steps_ahead(settings.steps_ahead))
+            number = min(left, batch.steps_ahead(steps_ahead))
             drawn = _draw(batch, state, settings, number, kernels)
             left -= len(drawn)
             going = [*range(len(state.prompts))]
@@ -293,7 +315,9 @@ def _steps(
                 drawn = [(new_ids[going], log_probs) for new_ids, log_probs in drawn]
             state.append(drawn[-1][0])
             for (new_ids, _), tokens in zip(drawn, taken, strict=True):
-                batch.append(new_ids, [tokens[text].id for text in going])
+                host_ids = [tokens[text].id for text in going]
+                batch.append(new_ids, host_ids)
+                state.remember(host_ids)
 
 
 Drawn = tuple[Tensor, Tensor | None]
@@ -312,7 +336,7 @@ def _draw(
             state.append(last)
             logits = batch.logits_after(last)
         else:
-            logits = batch.next_logits()
+            logits = state.mixed(batch.next_logits())
         candidates, uniforms = logits[:, : settings.vocab_size], state.next_uniforms()
         new_ids = sample_rows(candidates, settings.sampling, uniforms, state.seen, kernels=kernels)
         log_probs = log_probabilities(logits, new_ids.clamp(min=0)) if settings.log_probs else None

@@ -8,6 +8,6 @@ tokens (`index`) and in the text so far; `mixing` puts what it finds beside the 
 
 from transformerlm.ngrams.index import NgramIndex
 from transformerlm.ngrams.memory import Found, NgramMemory, TextMemory
-from transformerlm.ngrams.mixing import mixed_logits, mixed_nats
+from transformerlm.ngrams.mixing import mixed_along, mixed_logits, mixed_nats
 
-__all__ = ["Found", "NgramIndex", "NgramMemory", "TextMemory", "mixed_logits", "mixed_nats"]
+__all__ = ["Found", "NgramIndex", "NgramMemory", "TextMemory", "mixed_along", "mixed_logits", "mixed_nats"]

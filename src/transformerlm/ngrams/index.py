@@ -87,7 +87,7 @@ class NgramIndex:
             OutputError: it cannot be written.
         """
         content = {"tokens": torch.from_numpy(self.tokens), "order": torch.from_numpy(self.order)}
-        size, chunks = tensor_chunks(content, {})
+        size, chunks = tensor_chunks(content, {"content": "memory of n-grams"})
         remove_directory(folder) if folder.exists() else None
         digest = hashlib.sha256()
         with committed_directory(folder, size) as new:

@@ -42,27 +42,18 @@ class NgramMemory:
 
     index: NgramIndex
 
-    def text(self) -> TextMemory:
-        """Return the memory of a new text, which is empty."""
-        return TextMemory(self.index)
+    def text(self, ids: Iterable[int] = ()) -> TextMemory:
+        """Return the memory of a text that begins with these tokens."""
+        text = TextMemory(self.index)
+        text.extend(ids)
+        return text
 
     def score(self, ids: Integers, num_threads: int = 1) -> tuple[Floats, Floats]:
         """Return the weight of each token of a text behind those before it, and the totals: both [num_ids].
 
         Before the first token nothing is known: its weight is 0 and its total 1.
         """
-        weights, totals = np.zeros(len(ids), np.float32), np.ones(len(ids), np.float32)
-        if len(ids) < 2:
-            return weights, totals
-        text, vocab_size = ids.astype(np.uint32), self.index.vocab_size
-        own, scratch = weights[1:], _scratch(vocab_size, num_threads)
-        arrays = [*_of_index(self.index), text, _previous(text)]
-        kernel = libraries.NGRAMS.kernels().score_targets
-        addresses = [array.ctypes.data for array in arrays]
-        others = [array.ctypes.data for array in (_FACTORS, *scratch)]
-        results = own.ctypes.data, totals[1:].ctypes.data
-        run_on_team(kernel, num_threads, *addresses, 1, len(ids), *others, vocab_size, *results)
-        return weights, totals
+        return self.text().score(ids, num_threads)
 
     def score_documents(
         self, tokens: Integers, separator: int | None, num_threads: int = 1
@@ -92,15 +83,53 @@ class TextMemory:
         self._found = np.zeros(1 + index.vocab_size, np.float32)
         self._ids = self._scratch[-1]
 
-    def extend(self, ids: Iterable[int]) -> None:
-        """Append tokens to the text."""
+    def extend(self, ids: Iterable[int], *, counts: bool = True) -> None:
+        """Append tokens to the text.
+
+        Args:
+            counts: what follows them counts as seen earlier in the text; otherwise they are context only.
+        """
         for token in ids:
             if self._length == len(self._text):
-                self._text = np.resize(self._text, 2 * self._length)
-                self._previous = np.resize(self._previous, 2 * self._length)
+                self._make_room(1)
             self._text[self._length], self._previous[self._length] = token, self._latest[token]
-            self._latest[token] = self._length
+            if counts:
+                self._latest[token] = self._length
             self._length += 1
+
+    def score(self, ids: Integers, num_threads: int = 1) -> tuple[Floats, Floats]:
+        """Append tokens; return the weight of each behind those before it, and the totals: both [num_ids].
+
+        Before the first token of a text nothing is known: its weight is 0 and its total 1.
+        """
+        before = self._length
+        self._make_room(len(ids))
+        self.extend(ids.tolist())
+        weights, totals = np.zeros(len(ids), np.float32), np.ones(len(ids), np.float32)
+        first = max(1, before)
+        if self._length > first:
+            vocab_size, own = self._index.vocab_size, slice(first - before, None)
+            arrays = *_of_index(self._index), self._text, self._previous
+            scratch = _FACTORS, *_scratch(vocab_size, num_threads)
+            results = weights[own], totals[own]
+            values = (
+                *(array.ctypes.data for array in arrays),
+                *(first, self._length),
+                *(array.ctypes.data for array in scratch),
+                vocab_size,
+                *(array.ctypes.data for array in results),
+            )
+            run_on_team(libraries.NGRAMS.kernels().score_targets, num_threads, *values)
+        return weights, totals
+
+    def _make_room(self, number: int) -> None:
+        """Make room for `number` more tokens, and at least twice as many as there are, if there is none."""
+        if self._length + number > len(self._text):
+            room = max(2 * self._length, self._length + number)
+            self._text, self._previous = (
+                np.concatenate([own[: self._length], np.zeros(room - self._length, own.dtype)])
+                for own in (self._text, self._previous)
+            )
 
     def find(self) -> Found:
         """Return what may follow the text."""
@@ -137,12 +166,3 @@ def _scratch(vocab_size: int, parts: int) -> list[NDArray[Any]]:
 
 def _of_index(index: NgramIndex) -> tuple[NDArray[Any], ...]:
     return index.tokens, index.order, index.starts
-
-
-def _previous(text: NDArray[np.uint32]) -> NDArray[np.int32]:
-    """Return for each place the one before with the same token; -1: none."""
-    order = np.argsort(text, kind="stable")
-    previous = np.full(len(text), -1, np.int32)
-    is_same = text[order[1:]] == text[order[:-1]]
-    previous[order[1:][is_same]] = order[:-1][is_same]
-    return previous

@@ -12,24 +12,39 @@ from torch import Tensor
 from transformerlm.ngrams.memory import TextMemory
 
 
-def mixed_logits(logits: Tensor, texts: Sequence[TextMemory]) -> Tensor:
+def mixed_logits(logits: Tensor, texts: Sequence[TextMemory | None]) -> Tensor:
     """Return logits whose softmax is the mixture: those of the tokens that the memory knows are raised.
 
     logits'(x) = log(p(x) + weight(x)) + log sum exp(logits), and p is the softmax of the logits.
 
     Args:
         logits: [texts, vocabulary]; computed in float32 at least.
-        texts: the text before each row.
+        texts: the text before each row; None: the row is left as it is.
     """
+    if not any(texts):
+        return logits
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
     log_sums = wide.logsumexp(-1)
     for row, log_sum, text in zip(wide, log_sums, texts, strict=True):
-        found = text.find()
-        if len(found.ids):
+        if text and len((found := text.find()).ids):
             ids = torch.from_numpy(found.ids.astype(np.int64)).to(wide.device)
             weights = torch.from_numpy(found.weights).to(wide)
             row[ids] = torch.logaddexp(row[ids], weights.log() + log_sum)
     return wide
+
+
+def mixed_along(logits: Tensor, text: TextMemory, following: Sequence[int]) -> Tensor:
+    """Return mixed logits of places in a row of one text, [places, vocabulary]; see `mixed_logits`.
+
+    Args:
+        text: before the first place; afterwards it has the tokens at all of them.
+        following: the token at each place.
+    """
+    rows = []
+    for row, token in zip(logits, following, strict=True):
+        rows.append(mixed_logits(row[None], [text]))
+        text.extend([token])
+    return torch.cat(rows)
 
 
 def mixed_nats(

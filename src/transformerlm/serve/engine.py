@@ -16,8 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from transformerlm.config import ServeSection
-from transformerlm.evaluation.documents import Window
-from transformerlm.evaluation.tokens import TokenScore, TokenScorer
+from transformerlm.evaluation.tokens import ScoredText, TokenScore, TokenScorer
 from transformerlm.infer.continuous import ContinuousBatch
 from transformerlm.infer.generate import NewToken
 from transformerlm.language_model import LanguageModel
@@ -40,8 +39,8 @@ Key = tuple[Job, int]
 class _Scoring:
     """A prompt that is being scored, window by window."""
 
-    def __init__(self, job: Job, index: int, windows: list[Window]) -> None:
-        self.job, self.index, self.windows = job, index, windows
+    def __init__(self, job: Job, index: int, text: ScoredText) -> None:
+        self.job, self.index, self.text = job, index, text
         self.scores: list[TokenScore] = []
 
 
@@ -206,7 +205,7 @@ class Engine:
             self._batch.submit((job, index), prompt.ids, settings, owner=job)
         if job.wants_scores:
             for index, prompt in enumerate(job.prompts):
-                self._scorings.append(_Scoring(job, index, self._scorer.windows(prompt.ids)))
+                self._scorings.append(_Scoring(job, index, self._scorer.text(prompt.ids)))
 
     def _end(self, job: Job) -> None:
         self._running.pop(job, None)
@@ -244,11 +243,11 @@ class Engine:
 
     def _score(self, scoring: _Scoring) -> None:
         """Score the next window of a prompt; the others have their turns before the one after it."""
-        if scoring.windows:
-            found = self._scorer.score(scoring.windows.pop(0), scoring.job.fields.logprobs or 0)
+        if scoring.text.windows:
+            found = self._scorer.score(scoring.text, scoring.job.fields.logprobs or 0)
             scoring.scores += found
             self.statistics.scored_tokens += len(found)
-        if scoring.windows:
+        if scoring.text.windows:
             self._scorings.append(scoring)
         else:
             self._send(scoring.job, Event(scoring.index, scores=scoring.scores))

@@ -134,7 +134,7 @@ def make_job(lm: LanguageModel, generation: GenerationConfig, request: Completio
     prompts = [prompt_ids(lm, generation, prompt) for prompt in request.prompts for _ in range(fields.n)]
     job = Job(request, prompts, [], [], seed)
     if fields.max_tokens:
-        own = decoding_settings(lm.tokenizer, generation, seed, lm.runtime.kernels)
+        own = decoding_settings(lm.tokenizer, generation, seed, lm.runtime.kernels, lm.ngrams)
         own = dataclasses.replace(own, num_alternatives=fields.logprobs or 0)
         job.settings = [dataclasses.replace(own, first_row=row) for row in range(len(prompts))]
         job.texts = [_continuation(lm, generation, prompt, row) for row, prompt in enumerate(prompts)]

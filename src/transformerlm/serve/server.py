@@ -72,6 +72,7 @@ def load(
     """
     scorer = load_for_scoring(Path(checkpoint).expanduser(), runtime, say)
     lm = LanguageModel.load(scorer.checkpoint.path, runtime)
+    scorer = dataclasses.replace(scorer, ngrams=lm.ngrams)  # one probability for a token, whoever asks
     if lm.model.final_norm.weight.dtype == scorer.model.final_norm.weight.dtype:
         return dataclasses.replace(scorer, runtime=lm.runtime), scorer
     return lm, scorer

@@ -17,10 +17,13 @@ from transformerlm.config import RuntimeConfig
 from transformerlm.control import RunControl
 from transformerlm.distributed.ranks import Ranks
 from transformerlm.errors import ConfigError, Key, first_line
+from transformerlm.evaluation.loss import MeanLoss
 from transformerlm.infer import check_prompts
 from transformerlm.limits import available_cores
 from transformerlm.logging import CombinedLogger, Logger, MetricsFile, RunHistory, SamplesFile, make_logger
 from transformerlm.logging.history import END, ERROR, START, STOP
+from transformerlm.ngrams import NgramMemory
+from transformerlm.nn import TransformerLM
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.progress import Reporter
 from transformerlm.runtime import (
@@ -39,6 +42,7 @@ from transformerlm.training.choices import AUTO, keep_begun, resolve_runtime
 from transformerlm.training.expectation import Expectation
 from transformerlm.training.init_from import load_initial_weights
 from transformerlm.training.microbatch import share_of_batch
+from transformerlm.training.ngrams import loss_with_memory, make_memory, scoring_seconds
 from transformerlm.training.outcome import outcome_of, progress_of
 from transformerlm.training.plan import Plan, make_plan
 from transformerlm.training.prepare import Prepared
@@ -48,6 +52,7 @@ from transformerlm.training.report import (
     report_choice,
     report_end,
     report_expectation,
+    report_memory,
     report_nothing_to_do,
     report_quality,
     report_skipped_steps,
@@ -120,7 +125,8 @@ class Assembly:
                 return trainer
             with self.ranks.collective_errors():
                 own = self.begin(trainer, loggers, run_name) if self.ranks.is_main else []
-            self.estimate_end(trainer)
+            ngrams = self.make_memory()
+            self.estimate_end(trainer, ngrams)
             file = SamplesFile(self.run.samples)
             samples = Samples(trainer, self.tokenizer, CombinedLogger(own[:-1]), file)
             trainer.write_samples = samples.write
@@ -137,7 +143,7 @@ class Assembly:
                     self.stop(trainer)
                 else:
                     self.control.finishing()
-                    self.finish(trainer, samples)
+                    self.finish(trainer, samples, ngrams)
             self.control.end(outcome_of(trainer))
         return trainer
 
@@ -278,14 +284,23 @@ class Assembly:
         self.history.newest_step, self.has_begun = trainer.step, True
         return [*loggers, self.history, metrics]
 
-    def estimate_end(self, trainer: Trainer) -> None:
+    def make_memory(self) -> NgramMemory | None:
+        """Return the run's memory of n-grams on rank 0, which alone uses it; None if it has none."""
+        with self.ranks.while_rank_0_works():
+            parts = self.config, self.data, self.run, self.reporter
+            return make_memory(*parts) if self.ranks.is_main else None
+
+    def estimate_end(self, trainer: Trainer, ngrams: NgramMemory | None) -> None:
         """Estimate, for a budget in time, how long the run will take after its last checkpoint."""
         if self.config.training.max_time is None:
             return
         seconds = sampling_seconds(trainer.learner, self.tokenizer)
         page_seconds = PAGE_SECONDS if self.config.logging.report else 0.0
         pauses = trainer.budget.pauses
-        pauses.sampling_seconds, pauses.ending_seconds = seconds, EXIT_SECONDS + page_seconds
+        found = [scoring_seconds(ngrams, self.data) if ngrams else 0.0, float(bool(ngrams))]
+        (lookup_seconds, validates), *_ = self.ranks.all_gather_numbers(found)
+        pauses.sampling_seconds, pauses.validates_at_end = seconds, bool(validates)
+        pauses.ending_seconds = EXIT_SECONDS + page_seconds + lookup_seconds
 
     def stop(self, trainer: Trainer) -> None:
         """Report that a signal has stopped the run."""
@@ -312,7 +327,7 @@ class Assembly:
         """Write the run's page, on rank 0."""
         write_page(self.config, self.run.path, self.reporter)
 
-    def finish(self, trainer: Trainer, samples: Samples) -> None:
+    def finish(self, trainer: Trainer, samples: Samples, ngrams: NgramMemory | None) -> None:
         """Report the quality of the finished model, and write samples."""
         model = trainer.learner.whole_model()
         with self.ranks.while_rank_0_works():
@@ -322,10 +337,20 @@ class Assembly:
                 found = best_weights(trainer, model)
                 report_quality(trainer, found, self.xz, self.reporter)
                 report_expectation(found, self.run.path, self.reporter)
+                mixed = ngrams and self.judge_memory(trainer, model, ngrams)
                 samples.write_result(model, found)
-                self.history.add(END, trainer.step, clock=trainer.clock.state())
+                own = {"ngram_bits_per_byte": mixed.bits_per_byte} if mixed else {}
+                self.history.add(END, trainer.step, clock=trainer.clock.state(), **own)
                 self.write_page()
         self.report_end()
+
+    def judge_memory(self, trainer: Trainer, model: TransformerLM, ngrams: NgramMemory) -> MeanLoss | None:
+        """Report the quality of the finished model with the memory of n-grams, and return it."""
+        separator = self.tokenizer.special_token_ids.get(str(self.config.data.document_separator))
+        found = loss_with_memory(model, ngrams, self.data, separator, trainer.runtime)
+        if found:
+            report_memory(found, ngrams, self.reporter)
+        return found
 
     def is_complete(self, trainer: Trainer) -> bool:
         """Return True, on all ranks, if the run was completed by an earlier process."""

@@ -10,9 +10,10 @@ from transformerlm.checkpoint.run_directory import environment
 from transformerlm.checkpoint.store import checkpoint_name, read_checkpoint
 from transformerlm.config import TrainConfig
 from transformerlm.errors import CheckpointError, one_line
-from transformerlm.evaluation.loss import Validation
+from transformerlm.evaluation.loss import MeanLoss, Validation
 from transformerlm.evaluation.xz import XzBaseline
 from transformerlm.limits import processor_name
+from transformerlm.ngrams import NgramMemory
 from transformerlm.nn import TransformerLM, num_parameters
 from transformerlm.progress import Reporter, counted
 from transformerlm.recipe import Choice, choice_rows, warnings
@@ -97,6 +98,13 @@ def report_quality(
     reporter.say(f"validation: {found.evaluation.bits_per_byte:.3f} bits per byte ({numbers})")
     if xz is not None:
         reporter.say(str(xz))
+
+
+def report_memory(found: MeanLoss, ngrams: NgramMemory, reporter: Reporter) -> None:
+    """Report bits per byte on the validation text with the memory of n-grams."""
+    tokens = len(ngrams.index.tokens)
+    what = f"what followed the same n-grams in {tokens:,} training tokens, and earlier in the text"
+    reporter.say(f"with the memory of n-grams: {found.bits_per_byte:.3f} bits per byte ({what})")
 
 
 def report_nothing_to_do(trainer: Trainer, reporter: Reporter) -> None:
