@@ -12,7 +12,7 @@ from transformerlm.logging.base import Value
 PEERS = ("PPMd", "xz", "nanoGPT")
 HEADER = (
     *("text", "time", "vocabulary", "width x depth", "context", "parameters", "steps", "passes"),
-    *("expected", "interval", "got", "overlapped", "within", "seconds", *PEERS, "best of grid", "ratio"),
+    *("expected", "interval", "got", "overlapped", "with memory", "within", "seconds", *PEERS, "best of grid", "ratio"),
 )
 NOTHING = "-"
 """Cell of a table where nothing is known."""
@@ -55,6 +55,7 @@ OWN_KEYS = {
     **{name: f"bench.{name}" for name in ("batch_size", "num_parameters", "steps", "passes", "seconds")},
     "bits_per_byte": names.VAL_BITS_PER_BYTE,
     "overlapped": names.EVAL_BITS_PER_BYTE,
+    "with_memory": "bench.bits_per_byte_with_memory",
     "expected": "bench.expected_bits_per_byte",
     "low": "bench.expected_low",
     "high": "bench.expected_high",
@@ -98,7 +99,7 @@ def columns(row: Row) -> Iterator[str]:
     """Yield the cells of a row."""
     ours = row.ours
     yield from (row.text, row.time)
-    yield from own_columns(row, ours) if ours else (NOTHING,) * 12
+    yield from own_columns(row, ours) if ours else (NOTHING,) * 13
     for peer in (*map(row.peers.get, PEERS), row.grid[row.best] if row.best else None):
         yield f"{peer['bits_per_byte']:.3f}" if peer else NOTHING
     yield f"{row.ratio:.3f}" if row.ratio else NOTHING
@@ -115,7 +116,8 @@ def own_columns(row: Row, ours: Result) -> Iterator[str]:
     yield f"{ours['expected']:.3f}" if "expected" in ours else NOTHING
     yield f"{ours['low']:.2f} to {ours['high']:.2f}" if "expected" in ours else NOTHING
     yield f"{ours['bits_per_byte']:.3f}"
-    yield f"{ours['overlapped']:.3f}" if "overlapped" in ours else NOTHING
+    for name in ("overlapped", "with_memory"):
+        yield f"{ours[name]:.3f}" if name in ours else NOTHING
     yield {True: "yes", False: "no", None: NOTHING}[row.is_within]
     yield f"{ours['seconds']:.1f}"
 

@@ -54,17 +54,18 @@ def train(text: Text, time: str, overrides: Sequence[str], splits: Path, work: P
             **shape(config),
             **progress(run_dir, split_tokens(config, folder)),
             **expectation(run_dir),
-            "overlapped": overlapped(run_dir, folder),
+            "overlapped": overlapped(run_dir, folder, "--runtime.ngram_memory=false"),
+            **({"with_memory": overlapped(run_dir, folder)} if config.training.ngram_memory else {}),
         }
 
 
-def overlapped(run_dir: Path, folder: Path) -> float:
+def overlapped(run_dir: Path, folder: Path, *options: str) -> float:
     """Return the bits per byte that transformerlm-eval finds: windows overlap by half.
 
     Each token has half a context before it at least, as when the model writes. In training windows do not
     overlap, for that takes half the time; their first tokens have next to no context.
     """
-    command = [sys.executable, "-m", "transformerlm.cli.eval", f"--eval.checkpoint={run_dir}"]
+    command = [sys.executable, "-m", "transformerlm.cli.eval", f"--eval.checkpoint={run_dir}", *options]
     _, printed = timed_command(command, folder)
     return float(json.loads(printed.splitlines()[-1])[names.EVAL_BITS_PER_BYTE])
 

@@ -110,13 +110,13 @@ class LanguageModel:
 
         Raises:
             CheckpointError: if there is none, or its tokenizer is not the one that it was trained with.
-            ConfigError: for a device that this machine lacks.
+            ConfigError: for a device that this machine lacks, or a memory of n-grams that the run lacks.
         """
         config = runtime or RuntimeConfig()
         checkpoint = open_checkpoint(Path(path).expanduser(), warn)
         tokenizer = RunDirectory.of(checkpoint).tokenizer(checkpoint)
         model, resolved = load_model(checkpoint, config, warn)
-        ngrams = RunDirectory.of(checkpoint).memory(checkpoint) if config.ngram_memory is True else None
+        ngrams = load_memory(checkpoint, config)
         return cls(model, tokenizer, checkpoint, resolved, ngrams)
 
     @property
@@ -226,6 +226,28 @@ class LanguageModel:
             what = f"expected 1, as only `complete` returns several, got {chosen.num_samples}"
             raise ConfigError(f"{method}: num_samples: {what}")
         return chosen
+
+
+def load_memory(
+    checkpoint: Checkpoint, config: RuntimeConfig, *, to_score: bool = False
+) -> NgramMemory | None:
+    """Load the run's memory of n-grams, if [runtime] wants it.
+
+    Args:
+        to_score: a text is scored, for which "auto" wants what there is.
+
+    Raises:
+        ConfigError: it is asked for, and the run has kept none.
+        CheckpointError: it is damaged, or that of another run.
+    """
+    if not config.ngram_memory or (config.ngram_memory == "auto" and not to_score):
+        return None
+    run = RunDirectory.of(checkpoint)
+    found = run.memory(checkpoint)
+    if found is None and config.ngram_memory is True:
+        what = f"expected a run that has kept one by [training].ngram_memory, got {run.path}"
+        raise ConfigError(what, key=Key("runtime", "ngram_memory"))
+    return found
 
 
 def load_model(

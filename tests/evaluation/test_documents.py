@@ -1,4 +1,6 @@
+import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +10,12 @@ from transformerlm.config import EvalSection, ModelConfig
 from transformerlm.errors import ConfigError, NumericalError
 from transformerlm.evaluation.documents import (
     stride_of,
+    target_nats,
     window_nats,
 )
-from transformerlm.evaluation.windows import batches, windows
+from transformerlm.evaluation.windows import batches, remembering, windows
+from transformerlm.ngrams import NgramIndex, NgramMemory
+from transformerlm.ngrams.reference import weights_behind
 from transformerlm.nn import TransformerLM
 from transformerlm.nn import loss as loss_module
 from transformerlm.nn.fused import with_kernels
@@ -85,6 +90,25 @@ def test_the_kernels_of_training_come_to_the_same(model, dtype):
     exact, runtime = window_nats(model, batch, RUNTIME).sum(), Runtime(torch.device("cpu"), dtype)
     found = window_nats(with_kernels(narrow), batch, runtime).sum()
     assert found == pytest.approx(exact, rel=1e-6 if dtype == torch.float32 else 1e-2)
+
+
+def test_the_memory_of_n_grams_is_mixed_in_whatever_the_windows_and_parts(model):
+    training, ids = ids_of(300, seed=1), ids_of(60, seed=2)
+    ids[10:30], ids[40:58] = training[50:70], ids[3:21]  # found in the training text, and earlier in this one
+    memory = NgramMemory(NgramIndex.build([training], 19))
+    found = []
+    for stride, cuts in ((4, (0, 60)), (4, (0, 1, 1, 33, 60)), (8, (0, 17, 60))):
+        parts = [ids[first:last] for first, last in itertools.pairwise(cuts)]
+        cut = partial(windows, 0, context_length=CONTEXT_LENGTH, stride=stride)
+        batch = list(remembering(cut, parts, memory.text()))
+        nats = target_nats(model, batch, RUNTIME)[1]
+        alone = one_by_one(model, ids, CONTEXT_LENGTH, stride)
+        for place, (value, own) in enumerate(zip(nats, alone, strict=True), start=1):
+            weights, total = weights_behind(training.tolist(), ids[:place].tolist())
+            expected = (math.exp(-own) + weights.get(int(ids[place]), 0.0)) / total
+            assert math.exp(-value) == pytest.approx(expected, rel=1e-5)
+        found.append(nats)
+    assert found[0].tolist() == found[1].tolist()
 
 
 def test_a_model_of_no_numbers_is_told(model):

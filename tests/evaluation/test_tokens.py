@@ -9,6 +9,7 @@ from transformerlm.errors import NumericalError
 from transformerlm.evaluation.documents import score
 from transformerlm.evaluation.text import Text
 from transformerlm.evaluation.tokens import TokenScorer
+from transformerlm.ngrams import NgramIndex, NgramMemory
 from transformerlm.progress import SilentReporter
 
 TEXTS = ["The fox", "中文 text, they've said. " * 30, "x"]
@@ -19,10 +20,18 @@ def scores_of(scorer, ids, **options):
     return [score for _ in range(len(text.windows)) for score in scorer.score(text, **options)]
 
 
+def memory_of(lm, text):
+    tokens = lm.tokenizer.encode_array(text)
+    return NgramMemory(NgramIndex.build([tokens], lm.model.config.vocabulary_rows))
+
+
+@pytest.mark.parametrize("with_memory", [False, True])
 @pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_scores_of_tokens_add_up_to_those_of_documents(kernels, dtype, tmp_path):
+def test_scores_of_tokens_add_up_to_those_of_documents(kernels, dtype, with_memory, tmp_path):
     lm = language_model(kernels=kernels)
+    if with_memory:
+        lm = dataclasses.replace(lm, ngrams=memory_of(lm, TEXTS[1][:400]))
     lm = dataclasses.replace(lm, runtime=dataclasses.replace(lm.runtime, dtype=dtype))
     for number, text in enumerate(TEXTS):
         (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")

@@ -28,6 +28,8 @@ def export(config: ExportConfig) -> None:
     terminal, section = Terminal(), config.export
     lm = LanguageModel.load(section.checkpoint, EXACT, terminal.say)
     output = output_path(config, RunDirectory.of(lm.checkpoint).path)
+    if RunDirectory.of(lm.checkpoint).ngrams.is_dir():
+        terminal.say("the network alone is written: the run's memory of n-grams has no place in such files")
     if section.to == "gguf":
         export_gguf(lm, output, section.dtype, terminal, release=True)
     else:

@@ -28,7 +28,7 @@ from transformerlm.evaluation.leaks import LeakedTokens
 from transformerlm.evaluation.statistics import DocumentScores, Floats
 from transformerlm.evaluation.text import Part, Text
 from transformerlm.evaluation.windows import Window, batches, document_windows, marked_windows
-from transformerlm.language_model import LanguageModel
+from transformerlm.language_model import LanguageModel, load_memory
 from transformerlm.ngrams import mixed_nats
 from transformerlm.nn import TransformerLM, cross_entropy
 from transformerlm.nn.fused import with_kernels
@@ -54,15 +54,14 @@ def load_for_scoring(
     if precision.warning:
         warn(precision.warning)
     weights = "" if config.weights == "auto" else config.weights
-    return dataclasses.replace(
-        lm, runtime=dataclasses.replace(Runtime.of(config, precision), weights=weights)
-    )
+    runtime = dataclasses.replace(Runtime.of(config, precision), weights=weights)
+    ngrams = load_memory(lm.checkpoint, config, to_score=True)
+    return dataclasses.replace(lm, runtime=runtime, ngrams=ngrams)
 
 
 def _in_float32(config: RuntimeConfig) -> RuntimeConfig:
     weights = "float32" if config.weights == "bfloat16" else config.weights
-    ngram_memory = bool(config.ngram_memory)
-    return dataclasses.replace(config, dtype="float32", weights=weights, ngram_memory=ngram_memory)
+    return dataclasses.replace(config, dtype="float32", weights=weights, ngram_memory=False)
 
 
 def score(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,8 +86,8 @@ def remembering(
 ) -> Iterator[Window]:
     """Yield the windows of a text with what the memory of n-grams says of each of their tokens."""
     ids, again = itertools.tee(parts)
-    weights, totals = itertools.tee(map(text.score, again))
-    found = (cut(pair[which] for pair in own) for which, own in enumerate((weights, totals)))
+    pairs = itertools.tee(map(text.score, again))
+    found = [cut(map(itemgetter(which), own)) for which, own in enumerate(pairs)]
     for window, *own in zip(cut(ids), *found, strict=True):
         yield window._replace(remembered=np.stack([part.ids for part in own]))
 

@@ -33,11 +33,17 @@ from transformerlm.kernels.ngrams_layout import MAX_OCCURRENCES, ORDERS
 from transformerlm.ngrams.factors import EARLIER, TRAINING
 
 
-def weights_behind(training: Sequence[int], text: Sequence[int]) -> tuple[dict[int, float], float]:
-    """Return the weights of the tokens that may follow `text`, and 1 + their sum."""
+def weights_behind(
+    training: Sequence[int], text: Sequence[int], num_counted: int | None = None
+) -> tuple[dict[int, float], float]:
+    """Return the weights of the tokens that may follow `text`, and 1 + their sum.
+
+    Args:
+        num_counted: tokens of the text whose followers count; those behind them are context only. None: all.
+    """
     weights: dict[int, float] = {}
     total = 1.0
-    for factor, followers in _followers(training, text):
+    for factor, followers in _followers(training, text, len(text) if num_counted is None else num_counted):
         before = factor * len(followers)
         for token, count in followers.items():
             weights[token] = weights.get(token, 0.0) + total * count / before
@@ -45,9 +51,12 @@ def weights_behind(training: Sequence[int], text: Sequence[int]) -> tuple[dict[i
     return weights, total
 
 
-def _followers(training: Sequence[int], text: Sequence[int]) -> Iterator[tuple[float, Counter[int]]]:
+def _followers(
+    training: Sequence[int], text: Sequence[int], num_counted: int
+) -> Iterator[tuple[float, Counter[int]]]:
     """Yield the factor of each order that has been found, with the tokens that followed and their counts."""
-    newest = [place for place in range(1, len(text)) if text[place - 1] == text[-1]][-MAX_OCCURRENCES:]
+    counted = range(1, min(len(text), num_counted + 1))
+    newest = [place for place in counted if text[place - 1] == text[-1]][-MAX_OCCURRENCES:]
     for order, factor in EARLIER.items():
         if order in TRAINING:
             entries = [

@@ -114,6 +114,12 @@ class Run:
         found = self.facts.get("xz")
         return list(filter(_is_rate, found)) if isinstance(found, list) else []
 
+    @property
+    def ngram_bits(self) -> float | None:
+        """Bits per byte of a finished run with its memory of n-grams; None if it has none."""
+        found = self.history[-1].get("ngram_bits_per_byte") if self.history else None
+        return found if _is_rate(found) else None
+
     def setting(self, table: str, key: str) -> Any:
         """Return a value of the run's config; None if it has none."""
         found = self.config.get(table)
