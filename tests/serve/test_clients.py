@@ -198,7 +198,7 @@ def test_an_error_in_mid_stream_is_an_event_of_it_and_the_server_goes_on(slow_lm
 def test_a_text_that_cannot_be_begun_is_an_error_and_the_server_goes_on(slow_lm, monkeypatch):
     with served(slow_lm) as server:
         with monkeypatch.context() as patched:
-            patched.setattr(server.engine._scorer, "windows", lambda ids: 1 / 0)
+            patched.setattr(server.engine._scorer, "text", lambda ids: 1 / 0)
             status, error = server.refusal(prompt="a fox", echo=True, logprobs=1)
             assert (status, error["type"]) == (500, "server_error")
         assert server.complete(prompt="a fox", echo=True, logprobs=1, max_tokens=1)
