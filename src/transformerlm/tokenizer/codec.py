@@ -19,6 +19,7 @@ from transformerlm.tokenizer.encode_kernels import KernelEncoder
 from transformerlm.tokenizer.form import Form
 from transformerlm.tokenizer.form_cuts import FormCuts, word_pattern
 from transformerlm.tokenizer.form_encoder import AlignedId, FormEncoder
+from transformerlm.tokenizer.lazy_vocab import AnyVocab, max_id_of, tokens_of
 from transformerlm.tokenizer.listed_merges import ListedMerges
 from transformerlm.tokenizer.model import Model
 from transformerlm.tokenizer.patterns.compiled import has_kernels
@@ -50,7 +51,7 @@ class Codec:
         whole_words: see `Tokenizer`.
     """
 
-    def __init__(self, vocab: Vocab, merges: AnyMerges, form: Form, *, whole_words: bool) -> None:
+    def __init__(self, vocab: AnyVocab, merges: AnyMerges, form: Form, *, whole_words: bool) -> None:
         self.form, self._whole_words = form, whole_words
         self._merges = merges if isinstance(merges, MergeIds | ListedMerges) else [*merges]
         self.added_token_ids: dict[str, int] = {
@@ -59,13 +60,18 @@ class Codec:
         self.special_token_ids: dict[str, int] = {
             token.content: number for token, number in form.added_token_ids.items() if token.special
         }
-        self.spelled = vocab
+        self._vocab = vocab
         if not form.characters:
             _ = self.pretokenizer  # checks the pattern
-        self.vocab_size = max(vocab) + 1
+        self.vocab_size = max_id_of(vocab) + 1
         """Number of ids, special tokens included; some may stand for no token."""
         self.dtype = id_dtype(self.vocab_size)
         self._python_bytes = 0
+
+    @functools.cached_property
+    def spelled(self) -> Vocab:
+        """id -> token, as the merges have it."""
+        return tokens_of(self._vocab)
 
     @functools.cached_property
     def merges(self) -> Merges:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transformerlm.tokenizer.bpe import NUM_BYTES, MergeRules, Vocab
+from transformerlm.tokenizer.lazy_vocab import AnyVocab, tokens_of
 from transformerlm.tokenizer.reachable import MergeIds, applied_merges
 from transformerlm.tokenizer.token_table import EMPTY, Strings, TokenTable
 from transformerlm.tokenizer.vocabulary import is_pretoken
@@ -28,7 +29,7 @@ class ListedMerges:
         listed: returns the list, with each pair once.
     """
 
-    def __init__(self, vocab: Vocab, byte_ids: NDArray[Any], listed: Callable[[], MergeIds]) -> None:
+    def __init__(self, vocab: AnyVocab, byte_ids: NDArray[Any], listed: Callable[[], MergeIds]) -> None:
         self._vocab, self._byte_ids, self._listed = vocab, byte_ids, listed
 
     @property
@@ -50,7 +51,7 @@ class ListedMerges:
 
     @functools.cached_property
     def _found(self) -> tuple[MergeIds, tuple[bytes, ...]]:
-        return applied_merges(self._vocab, self._listed(), self._byte_ids)
+        return applied_merges(tokens_of(self._vocab), self._listed(), self._byte_ids)
 
 
 class RankedTokens(ListedMerges):

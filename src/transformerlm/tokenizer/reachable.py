@@ -76,10 +76,13 @@ def merges_of_lines(content: Array, spaces: Array, ends: Array, tokens: TokenTab
     if parts.sizes.min(initial=1) <= 0:  # two spaces in a line, or one at an end
         return None
     joined = Strings.between(np.delete(content, spaces), ends - np.arange(1, len(ends) + 1))
-    left, right = (tokens.find(parts.take(np.s_[place::2])) for place in range(2))
-    found = MergeIds(left, right, tokens.find_in_order(joined))
-    are_sound = min(part.min(initial=0) for part in found) >= 0
-    return found if are_sound and np.diff(np.sort(found.keys)).all() else None
+    ids = tokens.find(parts)
+    found = MergeIds(ids[::2], ids[1::2], tokens.find_in_order(joined))
+    if min(part.min(initial=0) for part in found) < 0:
+        return None
+    # Pairs with different results differ: in most lists the ids of these rise.
+    are_different = (np.diff(found.result) > 0).all() or np.diff(np.sort(found.keys)).all()
+    return found if are_different else None
 
 
 def last_merges(tokens: Sequence[bytes], merges: Merges) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,23 +33,24 @@ class NumberTable:
         self._indices = np.full(1 << self._bits, ABSENT, np.int32)
         indices, slots = np.arange(len(keys), dtype=np.int32), self._first_slots(keys)
         while len(indices):
-            is_free = self._keys[slots] == EMPTY
-            self._keys[slots[is_free]] = keys[indices[is_free]]
-            is_placed = self._keys[slots] == keys[indices]  # of several for one slot, the last one
-            self._indices[slots[is_placed]] = indices[is_placed]
-            indices, slots = indices[~is_placed], self._next_slots(slots[~is_placed])
+            free = np.flatnonzero(self._keys.take(slots) == EMPTY)
+            self._keys[slots.take(free)] = keys.take(indices.take(free))
+            is_placed = self._keys.take(slots) == keys.take(indices)  # of several for one slot, the last one
+            placed, others = np.flatnonzero(is_placed), np.flatnonzero(~is_placed)
+            self._indices[slots.take(placed)] = indices.take(placed)
+            indices, slots = indices.take(others), self._next_slots(slots.take(others))
 
     def find(self, keys: Array) -> Array:
         """Return the index of each number, int32; ABSENT for one that is not there."""
         slots = self._first_slots(keys)
-        found, indices = self._keys[slots], self._indices[slots]
+        found, indices = self._keys.take(slots), self._indices.take(slots)
         others = np.flatnonzero((found != keys) & (found != EMPTY))
-        slots, keys = slots[others], keys[others]
+        slots, keys = slots.take(others), keys.take(others)
         while len(others):
             slots = self._next_slots(slots)
-            found, indices[others] = self._keys[slots], self._indices[slots]
-            goes_on = (found != keys) & (found != EMPTY)
-            others, slots, keys = others[goes_on], slots[goes_on], keys[goes_on]
+            found, indices[others] = self._keys.take(slots), self._indices.take(slots)
+            goes_on = np.flatnonzero((found != keys) & (found != EMPTY))
+            others, slots, keys = others.take(goes_on), slots.take(goes_on), keys.take(goes_on)
         return indices
 
     def _first_slots(self, keys: Array) -> Array:
@@ -96,18 +97,22 @@ class Strings(NamedTuple):
     def words(self, place: int) -> Array:
         """Return the eight bytes of each from `place` on as a number; zeros are behind its end."""
         every: Array = np.ndarray(len(self.content) - _WORD + 1, "<u8", self.content, strides=(1,))
-        found: Array = every[self.starts + place]
-        found &= _MASKS[np.minimum(self.sizes - place, _WORD)]
+        found: Array = every[self.starts + place] if place else every[self.starts]
+        found &= _MASKS.take(np.minimum(self.sizes - place if place else self.sizes, _WORD))
         return found
 
 
-def lines_of(texts: Iterable[str]) -> tuple[Array, Array]:
-    """Return UTF-8 with a byte 0xFF behind each text, which no text has, and the places of these bytes.
+def lines_of(texts: Collection[str]) -> tuple[Array, Array]:
+    """Return UTF-8 with a byte behind each text that no text has, and the places of these bytes.
 
     Raises:
-        UnicodeEncodeError: an unpaired surrogate. U+DC80 to U+DCFF raise nothing: they become bytes that no
-            UTF-8 has, or one more end.
+        UnicodeEncodeError: an unpaired surrogate.
     """
+    content = padded(("\0".join(texts) + "\0").encode())
+    ends = np.flatnonzero(content[:-PADDING] == 0)
+    if len(ends) == len(texts):
+        return content, ends
+    # A text has U+0000. 0xFF takes twice as long, as what stands for a byte that is no UTF-8.
     content = padded(("\udcff".join(texts) + "\udcff").encode(errors="surrogateescape"))
     return content, np.flatnonzero(content == LINE_END)
 
@@ -125,9 +130,9 @@ class TokenTable:
         ids: of each.
     """
 
-    def __init__(self, tokens: Strings, ids: Iterable[int]) -> None:
+    def __init__(self, tokens: Strings, ids: Iterable[int] | Array) -> None:
         self._tokens, self._first = tokens, tokens.words(0)
-        self._ids = np.fromiter(ids, np.int64, len(tokens.sizes))
+        self._ids = ids if isinstance(ids, np.ndarray) else np.fromiter(ids, np.int64, len(tokens.sizes))
         for self._seed in range(_MAX_SEEDS):
             hashes = _hashes(tokens, self._first, self._seed)
             if np.diff(np.sort(hashes)).all():  # else one of two tokens could not be found
@@ -142,14 +147,14 @@ class TokenTable:
         found = self._table.find(_hashes(strings, first, self._seed))
         is_known = found != ABSENT
         found[~is_known] = 0
-        is_known &= (self._first[found] == first) & (self._tokens.sizes[found] == strings.sizes)
+        is_known &= (self._first.take(found) == first) & (self._tokens.sizes.take(found) == strings.sizes)
         places, place = np.flatnonzero(is_known & (strings.sizes > _WORD)), _WORD
         while len(places):
             same = strings.take(places).words(place) == self._tokens.take(found[places]).words(place)
             is_known[places[~same]] = False
             place += _WORD
             places = places[same & (strings.sizes[places] > place)]
-        return np.where(is_known, self._ids[found], EMPTY)
+        return np.where(is_known, self._ids.take(found), EMPTY)
 
     def find_in_order(self, strings: Strings) -> Array:
         """Return what `find` does, sooner where they are tokens in a row, as results of merges are."""

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import ConfigError, DataError
 from transformerlm.parallel import threaded_groups
-from transformerlm.tokenizer.bpe import Vocab
 from transformerlm.tokenizer.codec import AnyMerges, Codec
 from transformerlm.tokenizer.form import Form, plain_form
 from transformerlm.tokenizer.form_cuts import pieces_of
@@ -24,6 +23,7 @@ from transformerlm.tokenizer.formats.tiktoken_reader import from_encoding, read_
 from transformerlm.tokenizer.formats.tokenizer_config import kept_settings, read_tokenizer_config
 from transformerlm.tokenizer.formats.tokenizer_json_reader import TokenizerParts, read_tokenizer_json
 from transformerlm.tokenizer.formats.tokenizer_json_writer import write_tokenizer_json
+from transformerlm.tokenizer.lazy_vocab import AnyVocab, tokens_of
 from transformerlm.tokenizer.listed_merges import ListedMerges
 from transformerlm.tokenizer.offsets import character_offsets, trimmed_offsets
 from transformerlm.tokenizer.pretokenize import PIECE_SIZE, AllowedSpecial, Pretokenizer, bytes_of
@@ -72,7 +72,7 @@ class Tokenizer(Codec):
 
     def __init__(
         self,
-        vocab: Vocab,
+        vocab: AnyVocab,
         merges: AnyMerges,
         special_tokens: Sequence[str] | None = None,
         *,
@@ -84,6 +84,7 @@ class Tokenizer(Codec):
         if form is None:
             tokens = Pretokenizer(pattern, special_tokens or ()).special_tokens
             assert not isinstance(merges, ListedMerges)
+            vocab = tokens_of(vocab)
             merges = merges.pairs(vocab) if isinstance(merges, MergeIds) else merges
             vocab, ids = with_special_tokens(checked(vocab, merges), tokens)
             form = plain_form(ids, pattern)

@@ -6,6 +6,7 @@ The checks return a `Fault` and raise nothing: the caller knows the place (a lin
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from transformerlm.errors import DataError
 from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
 from transformerlm.tokenizer.form import Form, MissingBytes
+from transformerlm.tokenizer.lazy_vocab import AnyVocab, LazyVocab, SpelledVocab, tokens_of
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.splits import Pattern, pattern_to_json
 
@@ -32,9 +34,11 @@ class TokenizerDefinition(Protocol):
     """
 
     form: Form
-    spelled: Vocab
-    """id -> token, as the merges have it."""
     tokenizer_config: Mapping[str, Any]
+
+    @property
+    def spelled(self) -> Vocab:
+        """id -> token, as the merges have it."""
 
     @property
     def whole_words(self) -> bool:
@@ -141,11 +145,18 @@ def checked(vocab: Vocab, merges: Merges) -> Vocab:
     return vocab
 
 
-def with_special_tokens(vocab: Vocab, special_tokens: Sequence[str]) -> tuple[Vocab, dict[str, int]]:
+def with_special_tokens(vocab: AnyVocab, special_tokens: Sequence[str]) -> tuple[AnyVocab, dict[str, int]]:
     """Return the vocabulary with all special tokens, and their ids: those it lacks get the next free ones."""
-    id_of = {token: token_id for token_id, token in vocab.items()}
+    if isinstance(vocab, SpelledVocab):
+        found, following = vocab.id_of, itertools.count(vocab.max_id + 1)
+        known = {token: found(token.encode()) for token in special_tokens}
+        ids = {token: next(following) if number is None else number for token, number in known.items()}
+        special = {token_id: token.encode() for token, token_id in ids.items()}
+        return LazyVocab(max(vocab.max_id, *special, 0), lambda: vocab.tokens() | special), ids
+    tokens = tokens_of(vocab)
+    id_of = {token: token_id for token_id, token in tokens.items()}
     ids = {token: id_of.setdefault(token.encode(), len(id_of)) for token in special_tokens}
-    return vocab | {token_id: token.encode() for token, token_id in ids.items()}, ids
+    return tokens | {token_id: token.encode() for token, token_id in ids.items()}, ids
 
 
 def ids_of(vocab: Vocab, form: Form) -> dict[bytes, int]:

@@ -1,4 +1,6 @@
+import itertools
 import json
+import random
 import re
 import shutil
 from pathlib import Path
@@ -11,12 +13,17 @@ from hypothesis import strategies as st
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import Tokenizer, train_bpe_from_texts
 from transformerlm.tokenizer.formats.gpt2_files import (
+    _checked_vocab,
+    _may_be_divided,
     read_manifest,
     read_merges,
     read_vocab,
     text_to_token,
     token_to_text,
 )
+from transformerlm.tokenizer.lazy_vocab import LazyVocab, tokens_of
+from transformerlm.tokenizer.pretokenize import Pretokenizer
+from transformerlm.tokenizer.token_table import Strings
 
 SPECIAL_TOKENS = [
     "<|endoftext|>",
@@ -56,7 +63,7 @@ def test_gpt2s_spelling_of_bytes():
 
 
 def test_gpt2s_own_files(shared_data):
-    vocab = read_vocab(shared_data / "gpt2_vocab.json")
+    vocab = tokens_of(read_vocab(shared_data / "gpt2_vocab.json"))
     merges = read_merges(shared_data / "gpt2_merges.txt", vocab).pairs(vocab)
     assert (len(vocab), len(merges)) == (50257, 50000)
     assert merges[:3] == [(b" ", b"t"), (b" ", b"a"), (b"h", b"e")]
@@ -482,3 +489,56 @@ def test_a_manifest_of_a_later_format_is_refused_though_its_seal_is_another(trai
     path.write_bytes(path.read_bytes().replace(b'"format_version": 2', b'"format_version": 12'))
     with pytest.raises(DataError, match=r"manifest\.json:1: expected format 3 or older, got 12: a newer"):
         Tokenizer.from_dir(tmp_path)
+
+
+def test_a_vocabulary_is_read_quickly_as_it_is_read_slowly(small_dir):
+    """Or fails with the same words, whatever is changed: keys, ids, members that are there twice."""
+    generator, path, outcomes = random.Random(0), small_dir / "vocab.json", {True: 0, False: 0}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    keys = ["ab", "abc", "Ġa", '\\"', ":", "\\u0061", "\\u003a", '\\":', "a c", "中", "", "zz"]
+    for _ in range(300):
+        changed = [*lines]
+        for _ in range(generator.choice([0, 1, 1, 2])):
+            place = generator.randrange(1, len(lines) - 3)
+            number = generator.choice([place - 1, place, 258, 259, "0.0", "-1", "true", "1e2", 2**64])
+            member = f'"{generator.choice(keys)}"{generator.choice(["", " "])}: {number},'
+            swapped = [member, changed[place], *generator.sample(changed[1:100], 1)]
+            changed[place] = "\n".join(swapped[: generator.choice([1, 2, 3])])
+        path.write_text("\n".join(changed), encoding="utf-8")
+        results = []
+        for read in (read_vocab, _checked_vocab):
+            try:
+                results.append([*tokens_of(read(path, ["a c"])).items()])
+            except DataError as error:
+                results.append(error.lines)
+        assert results[0] == results[1]
+        outcomes[isinstance(results[0][0], tuple)] += 1
+    assert min(outcomes.values()) > 30
+
+
+def test_a_vocabulary_as_most_are_is_read_quickly(small_dir):
+    assert isinstance(read_vocab(small_dir / "vocab.json"), LazyVocab)
+
+
+def test_what_the_pattern_may_divide_is_looked_at():
+    """All short tokens of letters of each kind, and what the pattern divides."""
+    letters = [" ", "\n", "a", "Z", "0", "'", "s", "_", "\x00", "\x7f", "\x1c", "é"]
+    texts = ["".join(row) for size in (1, 2, 3, 4) for row in itertools.product(letters, repeat=size)]
+    texts += [
+        "'ll",
+        " 've",
+        "'re ",
+        "it's",
+        " abcdefghijk",
+        " 12345678",
+        " !!!!!!!!!",
+        "abcdefghi1",
+        "=" * 80,
+    ]
+    found = _may_be_divided(Strings.of([text.encode() for text in texts]))
+    pretokens = Pretokenizer().pretokens
+    is_divided = [text.isascii() and len(pretokens(text)) > 1 for text in texts]
+    assert not [text for text, may, is_so in zip(texts, found, is_divided, strict=True) if is_so and not may]
+    assert not found[texts.index(" abcdefghijk")]
+    assert not found[texts.index("éé")]
+    assert _may_be_divided(Strings.of([])).tolist() == []

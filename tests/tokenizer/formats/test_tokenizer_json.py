@@ -14,7 +14,11 @@ from transformerlm.config import GPT2_PATTERN
 from transformerlm.errors import DataError
 from transformerlm.tokenizer import Tokenizer, to_tiktoken
 from transformerlm.tokenizer.byte_alphabet import token_to_text
+from transformerlm.tokenizer.formats import tokenizer_json_reader
+from transformerlm.tokenizer.formats.json_file import JsonFile
 from transformerlm.tokenizer.formats.tokenizer_json_reader import read_tokenizer_json
+from transformerlm.tokenizer.formats.tokenizer_json_vocab import read_tokens
+from transformerlm.tokenizer.lazy_vocab import max_id_of, tokens_of
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
@@ -583,3 +587,101 @@ def test_an_added_token_that_looks_like_another_tokens_spelling(tmp_path):
     theirs = tokenizers.Tokenizer.from_file(str(path))
     for text in ("abc", "cabd ab a", "<|e|>ab"):
         assert load(path).encode(text) == theirs.encode(text).ids
+
+
+def outcome(read, path):
+    """What a file is read as, or what is said of it."""
+    try:
+        parts = read(path)
+    except DataError as error:
+        return error.lines
+    listed = getattr(parts.merges, "_listed", lambda: parts.merges)()
+    merges = [part.tolist() for part in listed]
+    return [*tokens_of(parts.vocab).items()], max_id_of(parts.vocab), merges, parts.form, parts.form.sections
+
+
+def read_slowly(path):
+    return tokenizer_json_reader._read(JsonFile(path))
+
+
+def some_content(generator):
+    """A small file, with a few parts that are usual, rare or wrong."""
+    content, rest = small_content(), generator.random
+    if rest() < 0.3:
+        content |= {"pre_tokenizer": None, "decoder": {"type": "ByteFallback"}}
+        content["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "Ġ"}
+    model, added, vocab = content["model"], content["added_tokens"], content["model"]["vocab"]
+    if rest() < 0.4:
+        key, number = generator.choice(["bc", " ", "中", "\x00", "", '":', "ĊĊ"]), generator.choice([1, 5])
+        vocab[key] = max(vocab.values()) + number
+    contents = [" a", "Ġa", "Ġ", "a b", "ab", "中", '":', "<|g|>", "<|h|>"]
+    for text in generator.sample(contents, generator.choice([0, 0, 1, 2, 4])):
+        flags = {"special": rest() < 0.7, "normalized": rest() < 0.2, "lstrip": rest() < 0.2}
+        added.append({**added[0], "content": text, **flags})
+    behind = itertools.count(len(vocab))
+    for token in added:
+        number = vocab.get(token["content"])
+        token["id"] = next(behind) if number is None else number
+    if rest() < 0.3:
+        place = generator.choice([way for way in all_places(content) if way])
+        values = [..., None, True, 0, 1, 260, -1, 0.0, 2**64, "", "a", "ab", [], ["a", "b"], {}]
+        content = changed(content, generator.choice(values), *place)
+    if rest() < 0.2 and isinstance(model.get("merges"), list):
+        model["merges"] += generator.choice([["b c"], ["a b"], [["a", "b"]], ["a  b"], ["a中 c"], [1]])
+    return content
+
+
+def some_text(generator):
+    """The same as a file has it, some with members that are there twice."""
+    text = json.dumps(some_content(generator), indent=1, ensure_ascii=generator.random() < 0.3)
+    if generator.random() < 0.2:
+        lines = text.split("\n")
+        place = generator.choice([at for at, line in enumerate(lines) if line.endswith(",")])
+        text = "\n".join([*lines[: place + 1], *lines[place:]])
+    if generator.random() < 0.1:
+        text = text.replace('"padding": null', '"padding": null, "padding": null')
+    return text.replace('":"', '"\\u003a"') if generator.random() < 0.1 else text
+
+
+def test_files_are_read_quickly_as_they_are_read_slowly(tmp_path):
+    """Or fail with the same words: hundreds of files, usual ones, rare ones and such as are wrong."""
+    generator, kinds = random.Random(0), dict.fromkeys(["quickly", "slowly", "refused"], 0)
+    for _ in range(500):
+        path = written(tmp_path, some_text(generator))
+        expected = outcome(read_slowly, path)
+        assert outcome(read_tokenizer_json, path) == expected
+        is_quick = JsonFile.if_usual(path) is not None
+        kinds["refused" if isinstance(expected, list) else "quickly" if is_quick else "slowly"] += 1
+    assert min(kinds.values()) > 10, kinds
+    assert kinds["quickly"] > 100, kinds
+
+
+def test_equal_tokens_are_noticed_before_they_are_made(tmp_path):
+    generator = random.Random(1)
+    answers = set()
+    for _ in range(400):
+        file = JsonFile(written(tmp_path, some_content(generator)))
+        try:
+            tokens = read_tokens(file, are_bytes=True)
+        except DataError:
+            continue
+        values = [*tokens.vocab.tokens().values()]
+        assert tokens.are_different == (len(set(values)) == len(values))
+        numbers = sorted(tokens.vocab.tokens())
+        assert tokens.are_in_a_row == (numbers == [*range(len(numbers))])
+        assert tokens.vocab.max_id == numbers[-1]
+        answers.add((tokens.are_different, tokens.are_in_a_row))
+    assert len(answers) == 4
+
+
+def test_a_large_number_is_kept_as_it_is(tmp_path):
+    content = small_content() | {"decoder": {**BYTE_LEVEL, "large": 2**80}}
+    content["added_tokens"][0]["special"] = False  # so that the sections are kept
+    path = written(tmp_path, content)
+    assert read_tokenizer_json(path).form.sections["decoder"]["large"] == 2**80
+
+
+def test_no_token_is_made_before_it_is_needed(tmp_path):
+    tokenizer = load(written(tmp_path, small_content()))
+    assert "spelled" not in vars(tokenizer)
+    assert tokenizer.spelled[258] == b" a"

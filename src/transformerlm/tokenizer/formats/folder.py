@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from transformerlm.config import GPT2_PATTERN
-from transformerlm.tokenizer.bpe import Vocab
 from transformerlm.tokenizer.form import plain_form
 from transformerlm.tokenizer.formats import gpt2_files
 from transformerlm.tokenizer.formats.gpt2_files import MERGES_FILE, VOCAB_FILE, Manifest
@@ -24,6 +23,7 @@ from transformerlm.tokenizer.formats.transformers_settings import (
     read_added_tokens,
     read_special_tokens,
 )
+from transformerlm.tokenizer.lazy_vocab import AnyVocab, tokens_of
 from transformerlm.tokenizer.pretokenize import Pretokenizer, utf8
 from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.splits import Split
@@ -62,7 +62,7 @@ def read_saved(directory: Path, manifest: Manifest) -> TokenizerParts:
 
 
 def plain_parts(
-    vocab: Vocab,
+    vocab: AnyVocab,
     merges: MergeIds,
     special_tokens: Sequence[str],
     pattern: str | Sequence[Split],
@@ -133,8 +133,9 @@ def _files_of_others(directory: Path) -> list[str]:
 
 def _check_added(parts: TokenizerParts, directory: Path) -> None:
     """Check that a `tokenizer.json` has the tokens that transformers would add to it."""
-    known = set(parts.vocab.values())
-    missing = [token for token in read_added_tokens(directory) if utf8(token) not in known]
+    added = read_added_tokens(directory)
+    known = set(tokens_of(parts.vocab).values()) if added else set()
+    missing = [token for token in added if utf8(token) not in known]
     if missing:
         what = f"expected the special token {missing[0]!a}, which the settings beside it list; got none"
         raise FileError(directory / TOKENIZER_JSON, f"{what}: save both with one call of save_pretrained")
@@ -152,10 +153,10 @@ def _read_gpt2(directory: Path) -> TokenizerParts:
     return plain_parts(vocab, merges, [*found, *in_order], GPT2_PATTERN, whole_words=False)
 
 
-def _check_ids(vocab: Vocab, named: Mapping[str, int | None], vocab_path: Path) -> None:
+def _check_ids(vocab: AnyVocab, named: Mapping[str, int | None], vocab_path: Path) -> None:
     """Check ids of special tokens: that of the vocabulary, or one of those that follow in order."""
-    id_of = {token: token_id for token_id, token in vocab.items()}
-    following = itertools.count(len(vocab))
+    id_of = {token: token_id for token_id, token in tokens_of(vocab).items()}
+    following = itertools.count(len(id_of))
     for token, token_id in sorted(named.items(), key=lambda item: item[1] or 0):
         known = id_of.get(utf8(token))
         allowed = (next(following),) if known is None else (known, None)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from transformerlm.errors import DataError
 from transformerlm.storage.checksummed_json import RecordError, RecordFormat, dump, load, members_of
 from transformerlm.storage.files import write_files
-from transformerlm.tokenizer.bpe import Merges, Vocab
+from transformerlm.tokenizer.bpe import NUM_BYTES, Merges, Vocab
 from transformerlm.tokenizer.byte_alphabet import (
     BYTES,
     spelled_lines,
@@ -24,9 +28,16 @@ from transformerlm.tokenizer.byte_alphabet import (
     texts_to_tokens,
     token_to_text,
 )
-from transformerlm.tokenizer.formats.json_file import JsonObject, line_of, parse_json
+from transformerlm.tokenizer.formats.json_file import JsonObject, line_of, parse_json, parse_usual
 from transformerlm.tokenizer.formats.text_file import FileError, read_bytes, read_utf8
 from transformerlm.tokenizer.formats.tokenizer_config import TOKENIZER_CONFIG, dump_tokenizer_config
+from transformerlm.tokenizer.lazy_vocab import (
+    AnyVocab,
+    SpelledVocab,
+    different_ids,
+    strings_of,
+    tokens_of,
+)
 from transformerlm.tokenizer.pretokenize import Pretokenizer
 from transformerlm.tokenizer.reachable import MergeIds, merges_of_lines
 from transformerlm.tokenizer.token_table import Strings, TokenTable
@@ -38,6 +49,13 @@ FORMAT_VERSION = 2
 FORM_VERSION = 3
 """3: a `tokenizer.json` is in the place of `vocab.json` and `merges.txt`."""
 
+# Of each character of ASCII, as bits; what has more than one of them may be divided.
+_OTHER, _SIGN, _LETTER, _DIGIT, _NOT_ASCII = 0b11, 0b100, 0b1000, 0b10000, 0b100000
+_KINDS = np.full(NUM_BYTES, _OTHER, np.uint8)
+_KINDS[0x21:0x7F] = _SIGN
+_KINDS[[*string.ascii_letters.encode()]] = _LETTER
+_KINDS[[*string.digits.encode()]] = _DIGIT
+_KINDS[0x80:] = _NOT_ASCII
 _PARTS_OF_CONTRACTIONS = (b"'l", b"'r", b"'v")  # of 'll, 're, 've
 
 
@@ -95,7 +113,7 @@ def write_tokenizer(
     write_files(directory, members)
 
 
-def read_vocab(path: str | Path, special_tokens: Sequence[str] = ()) -> Vocab:
+def read_vocab(path: str | Path, special_tokens: Sequence[str] = ()) -> AnyVocab:
     """Read a `vocab.json`: a JSON object, token -> id.
 
     Args:
@@ -105,6 +123,18 @@ def read_vocab(path: str | Path, special_tokens: Sequence[str] = ()) -> Vocab:
     Raises:
         DataError: anything but the ids 0 to n - 1, one for each of n tokens; one line, `path:line: reason`.
     """
+    return _usual_vocab(parse_usual(read_bytes(path))) or _checked_vocab(path, special_tokens)
+
+
+def _usual_vocab(ids: Any) -> SpelledVocab | None:
+    """Return what `_checked_vocab` does where all is as usual, in a fraction of the time; else None."""
+    numbers = different_ids(ids.values()) if isinstance(ids, dict) else None
+    if numbers is None or not BYTES.keys() <= ids.keys() or numbers.max() != len(numbers) - 1:
+        return None
+    return SpelledVocab.of(ids, numbers)
+
+
+def _checked_vocab(path: str | Path, special_tokens: Sequence[str]) -> Vocab:
     text = read_utf8(path)
     pairs = parse_json(path, text, JsonObject)
     if not isinstance(pairs, JsonObject):
@@ -118,7 +148,7 @@ def read_vocab(path: str | Path, special_tokens: Sequence[str] = ()) -> Vocab:
     return dict(zip(ids, tokens, strict=True))
 
 
-def read_merges(path: str | Path, vocab: Vocab) -> MergeIds:
+def read_merges(path: str | Path, vocab: AnyVocab) -> MergeIds:
     """Read a `merges.txt`: an optional `#version` line, then a merge on each line, two tokens and a space.
 
     Raises:
@@ -139,21 +169,22 @@ def read_merges(path: str | Path, vocab: Vocab) -> MergeIds:
         except ValueError as error:
             raise FileError(path, str(error), number) from None
         numbers.append(number)
-    fault = find_merges_fault(merges, vocab)
+    tokens = tokens_of(vocab)
+    fault = find_merges_fault(merges, tokens)
     if fault:
         raise FileError(path, fault.what, numbers[fault.index])
-    return MergeIds.of(merges, {token: token_id for token_id, token in vocab.items()})
+    return MergeIds.of(merges, {token: token_id for token_id, token in tokens.items()})
 
 
-def _merges_at_once(text: str, vocab: Vocab) -> MergeIds | None:
+def _merges_at_once(text: str, vocab: AnyVocab) -> MergeIds | None:
     """Return what `read_merges` does where all is as usual, in a fraction of the time; else None."""
     lines = text.partition("\n")[2] if text.startswith("#version") else text
     spelled = spelled_lines(lines.replace("\r\n", "\n").rstrip("\n") + "\n")
-    return spelled and merges_of_lines(*spelled, TokenTable(Strings.of([*vocab.values()]), vocab))
+    return spelled and merges_of_lines(*spelled, TokenTable(*strings_of(vocab)))
 
 
 def special_tokens_of(
-    vocab: Vocab, merges: MergeIds, merges_path: Path, known: Collection[str] = ()
+    vocab: AnyVocab, merges: MergeIds, merges_path: Path, known: Collection[str] = ()
 ) -> list[str]:
     """Return the special tokens of a folder without a manifest: tokens that no merge makes or could make.
 
@@ -166,7 +197,7 @@ def special_tokens_of(
     made = set(merges.result.tolist())
     pretokenizer = Pretokenizer()
     special: list[str] = []
-    for number, token in sorted(vocab.items()):
+    for number, token in sorted(tokens_of(vocab).items()):
         if len(token) > 1 and number not in made:
             text = token.decode(errors="replace")
             if text.encode() != token or (text not in known and len(pretokenizer.pretokens(text)) == 1):
@@ -176,7 +207,7 @@ def special_tokens_of(
     return special
 
 
-def check_pattern(vocab: Vocab, merges: MergeIds, merges_path: Path) -> None:
+def check_pattern(vocab: AnyVocab, merges: MergeIds, merges_path: Path) -> None:
     """Check that merges may have been learned with GPT-2's pattern: none joins what the pattern divides.
 
     ASCII tells: of other characters the class may depend on the version of Unicode.
@@ -185,12 +216,25 @@ def check_pattern(vocab: Vocab, merges: MergeIds, merges_path: Path) -> None:
         DataError: with a token that is longer than a pre-token.
     """
     pretokens = Pretokenizer().pretokens
-    for token in map(vocab.__getitem__, merges.result.tolist()):
-        if token.removeprefix(b" ").isalpha() or not token.isascii() or token in _PARTS_OF_CONTRACTIONS:
-            continue
-        if len(pretokens(token.decode())) > 1:
+    strings, numbers = strings_of(vocab)
+    place_of = np.zeros(numbers.max() + 1, np.int64)
+    place_of[numbers] = np.arange(len(numbers))
+    results = strings.take(place_of[merges.result])
+    for start, size in zip(*(part[_may_be_divided(results)] for part in results[1:]), strict=True):
+        token = results.content[start : start + size].tobytes()
+        if token not in _PARTS_OF_CONTRACTIONS and len(pretokens(token.decode())) > 1:
             what = f"{token!r} is a token, but GPT-2's pattern divides it: learned with another pattern"
             raise FileError(merges_path, f"{what}, which these files do not name (a tokenizer.json does)")
+
+
+def _may_be_divided(tokens: Strings) -> NDArray[np.bool_]:
+    """Return for each token if it is ASCII that GPT-2's pattern may divide: not if all is of one kind."""
+    kinds = np.take(_KINDS, tokens.content)
+    kinds[tokens.starts[tokens.content[tokens.starts] == ord(" ")]] = 0
+    bounds = np.column_stack([tokens.starts, tokens.starts + tokens.sizes]).ravel()
+    found = np.bitwise_or.reduceat(kinds, bounds)[::2] if len(bounds) else np.zeros(0, np.uint8)
+    is_mixed: NDArray[np.bool_] = (found & (found - 1)) != 0
+    return is_mixed & (found < _NOT_ASCII)
 
 
 def read_manifest(directory: str | Path) -> Manifest | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformerlm.tokenizer.bpe import Vocab
+from transformerlm.errors import DataError
 from transformerlm.tokenizer.form import Characters, Form, MissingBytes, plain_form
 from transformerlm.tokenizer.formats.json_file import JsonFile, JsonObject, describe
 from transformerlm.tokenizer.formats.tokenizer_json_steps import (
@@ -20,6 +20,7 @@ from transformerlm.tokenizer.formats.tokenizer_json_steps import (
     read_pretokenizer,
 )
 from transformerlm.tokenizer.formats.tokenizer_json_vocab import Tokens, read_tokens
+from transformerlm.tokenizer.lazy_vocab import AnyVocab
 from transformerlm.tokenizer.listed_merges import ListedMerges
 from transformerlm.tokenizer.reachable import MergeIds
 from transformerlm.tokenizer.text_steps import ByteAlphabet, apply_steps
@@ -40,7 +41,7 @@ _PLAIN_BPE_SETTINGS = {
 class TokenizerParts:
     """Arguments of `Tokenizer`, checked."""
 
-    vocab: Vocab
+    vocab: AnyVocab
     merges: MergeIds | ListedMerges
     form: Form
     whole_words: bool
@@ -55,7 +56,22 @@ def read_tokenizer_json(path: str | Path) -> TokenizerParts:
     Raises:
         DataError: a damaged file, or a setting that is not supported; one line, `path:line: reason`.
     """
-    file = JsonFile(path)
+    return _read_if_usual(path) or _read(JsonFile(path))
+
+
+def _read_if_usual(path: str | Path) -> TokenizerParts | None:
+    """Return what a file as most are is read as, in less time; None where `JsonFile(path)` decides."""
+    file = JsonFile.if_usual(path)
+    # A large integer may have become a float there.
+    if not file or any(_holds_float(file.content.get(name)) for name in SECTIONS):
+        return None
+    try:
+        return _read(file)
+    except DataError:
+        return None
+
+
+def _read(file: JsonFile) -> TokenizerParts:
     _check_settings(file)
     pretokenizer = read_pretokenizer(file)
     are_bytes = ByteAlphabet() in pretokenizer
@@ -82,19 +98,25 @@ def read_tokenizer_json(path: str | Path) -> TokenizerParts:
 def _with_sections(form: Form, tokens: Tokens, file: JsonFile) -> Form:
     """Return the form with what else is kept for other programs; a plain one needs nothing."""
     are_plain = all(token.special and token.is_plain and not token.normalized for token in tokens.added)
-    if are_plain and isinstance(form.pattern, str) and max(tokens.vocab) == len(tokens.vocab) - 1:
+    if are_plain and isinstance(form.pattern, str) and tokens.are_in_a_row:
         contents = {token.content: number for token, number in form.added_token_ids.items()}
         plain = plain_form(contents, form.pattern)
         is_same = plain == replace(form, outside=plain.outside)
-        if is_same and len(set(tokens.vocab.values())) == len(tokens.vocab):
+        if is_same and tokens.are_different:
             return plain
     return replace(form, sections={name: _plain_json(file.get(name)) for name in SECTIONS})
 
 
+def _holds_float(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_holds_float, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float)
+
+
 def _plain_json(value: Any) -> Any:
     """Return a parsed value with dictionaries for objects."""
-    if isinstance(value, JsonObject):
-        return {key: _plain_json(part) for key, part in value}
+    if isinstance(value, JsonObject | dict):
+        return {key: _plain_json(part) for key, part in dict(value).items()}
     return [_plain_json(part) for part in value] if isinstance(value, list) else value
 
 
@@ -122,14 +144,14 @@ def _read_missing(file: JsonFile, tokens: Tokens) -> MissingBytes:
     if model.get("byte_fallback"):
         what = f"expected false, since the byte 0x{tokens.missing[0]:02x} is no token, got true"
         raise file.error(what, "model", "byte_fallback")
-    if unk_token is not None and unk_token.encode() not in tokens.vocab.values():
+    if unk_token is not None and unk_token.encode() not in tokens.vocab.tokens().values():
         raise file.error(f"expected an added token, got {unk_token!a}", "model", "unk_token")
     return MissingBytes(tokens.missing, unk_token, bool(model.get("fuse_unk")))
 
 
 def _read_unk_token(file: JsonFile) -> str | None:
     unk_token = file.fields("model").get("unk_token")
-    if unk_token is not None and unk_token not in dict(file.members("model", "vocab")):
+    if unk_token is not None and unk_token not in file.fields("model", "vocab"):
         raise file.error(f"expected a token, got {describe(unk_token)}", "model", "unk_token")
     return unk_token
 
@@ -141,7 +163,8 @@ def _check_form(file: JsonFile, form: Form) -> None:
     for token in form.added_token_ids:
         if token.normalized and not apply_steps(form.normalizer, token.content):
             raise file.error(f"expected text, got {token.content!a}, of which nothing is left", "normalizer")
-    known = {token.content for token in form.added_token_ids}
-    unknown = [content for content in (*form.before, *form.after) if content not in known]
+    around = (*form.before, *form.after)
+    known = {token.content for token in form.added_token_ids} if around else set()
+    unknown = [content for content in around if content not in known]
     if unknown:
         raise file.error(f"{unknown[0]!a} is no added token", "post_processor")

@@ -2,49 +2,83 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
+import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from transformerlm.tokenizer.added_tokens import AddedToken
 from transformerlm.tokenizer.bpe import NUM_BYTES, Vocab
 from transformerlm.tokenizer.byte_alphabet import (
     BYTES,
-    SpelledLines,
     spelled_lines,
     texts_to_tokens,
     token_to_text,
 )
-from transformerlm.tokenizer.formats.json_file import JsonFile, JsonObject, describe
+from transformerlm.tokenizer.formats.json_file import JsonFile, describe
 from transformerlm.tokenizer.formats.text_file import FileError
+from transformerlm.tokenizer.lazy_vocab import LazyVocab, SpelledVocab, different_ids
 from transformerlm.tokenizer.listed_merges import ListedMerges
 from transformerlm.tokenizer.reachable import MergeIds, merges_of_lines
-from transformerlm.tokenizer.token_table import Strings, TokenTable, lines_of
+from transformerlm.tokenizer.token_table import Array, Strings, TokenTable, lines_of
 
 MAX_ID = (1 << 24) - 1
 """Ids need not be 0 to n - 1, but arrays have a place for each up to the largest."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FLAGS = AddedToken._fields[1:]
+_MEMBERS = [*map(operator.itemgetter, ("id", "content", *_FLAGS))]
 
 
 @dataclass(frozen=True)
 class Tokens:
     """The tokens of a file."""
 
-    vocab: Vocab
+    vocab: LazyVocab
     """id -> token: bytes, or the UTF-8 of the text that the file has; added tokens included."""
     merges: MergeIds | ListedMerges
     added: dict[AddedToken, int]
     outside: frozenset[int]
     """Ids of added tokens that the vocabulary of the file lacks."""
+    ids: Mapping[str, int]
+    """Key of that vocabulary -> id."""
+    unspelled: Mapping[int, bytes]
+    """Tokens that no key spells: those outside, and of bytes those whose key stands for itself."""
     missing: bytes = b""
     """Of bytes: those that are no tokens."""
+
+    @property
+    def are_in_a_row(self) -> bool:
+        """True if the ids are 0 to n - 1."""
+        return self.vocab.max_id == len(self.ids) + len(self.outside) - 1
+
+    @property
+    def are_different(self) -> bool:
+        """True if no two tokens of bytes are equal. Different keys spell different ones."""
+        spelled = {self.ids.get(token_to_text(token)) for token in self.unspelled.values()}
+        return self.unspelled.keys() >= spelled - {None}
+
+
+class _Keys(NamedTuple):
+    """Keys of the model's vocabulary."""
+
+    ids: dict[str, int]
+    numbers: Array
+    """The ids, int64, `[num_keys]`."""
+    spelled: SpelledVocab | None
+    """The tokens that they spell; None for a vocabulary of characters, and if a key has other letters."""
+    texts: Strings | None = None
+    """UTF-8 of the keys, if it is known."""
+
+    def table(self) -> TokenTable:
+        """Return the ids of the keys."""
+        return TokenTable(self.texts or Strings.between(*lines_of(self.ids)), self.numbers)
 
 
 def read_tokens(file: JsonFile, *, are_bytes: bool) -> Tokens:
@@ -56,45 +90,64 @@ def read_tokens(file: JsonFile, *, are_bytes: bool) -> Tokens:
     Raises:
         DataError: tokens that cannot be used.
     """
-    ids, spelled = _read_ids(file, are_bytes=are_bytes)
-    added = _read_added_tokens(file, ids)
-    merges: MergeIds | ListedMerges
+    keys = _read_keys(file, are_bytes=are_bytes)
+    added = _read_added_tokens(file, keys.ids)
     try:
-        merges = listed = _read_merges(file, ids, spelled)
+        listed = _read_merges(file, keys)
     except FileError:
         if are_bytes:  # of a key that is misspelled, merges are missed too
-            _bytes_of_keys(file, ids, None, {token.content for token in added})
+            _bytes_of_keys(file, keys, {token.content for token in added})
         raise
-    if are_bytes:
-        vocab = _bytes_of_keys(file, ids, spelled, _as_they_are(added, ids, listed))
-        byte_ids = _byte_ids(ids, vocab)
-        merges = ListedMerges(vocab, byte_ids, lambda: listed)
-        missing = bytes(np.flatnonzero(byte_ids < 0).tolist())
-    else:
-        vocab, missing = {number: key.encode() for key, number in ids.items()}, b""
-    for token, number in added.items():
-        vocab.setdefault(number, token.content.encode())
-    if not vocab:
+    if not keys.ids and not added:
         raise file.error("expected tokens, got none", "model", "vocab")
-    outside = frozenset(added.values()).difference(ids.values())
-    return Tokens(vocab, merges, added, outside, missing)
+    as_they_are = _as_they_are(added, keys, listed) if are_bytes else set()
+    make = _bytes_of_keys(file, keys, as_they_are) if are_bytes else functools.partial(_texts_of_keys, keys)
+    outside = _tokens_outside(added, keys)
+    unspelled = {keys.ids[key]: key.encode() for key in as_they_are} | outside
+    max_id = max(int(keys.numbers.max(initial=-1)), *outside, -1)
+    vocab = LazyVocab(max_id, functools.partial(_joined, make, unspelled))
+    others = added, frozenset(outside), keys.ids, unspelled
+    if not are_bytes:
+        return Tokens(vocab, listed, *others)
+    byte_ids = np.array([keys.ids.get(token_to_text(bytes([byte])), -1) for byte in range(NUM_BYTES)])
+    missing = bytes(np.flatnonzero(byte_ids < 0).tolist())
+    return Tokens(vocab, ListedMerges(vocab, byte_ids, lambda: listed), *others, missing)
 
 
-def _read_ids(file: JsonFile, *, are_bytes: bool) -> tuple[dict[str, int], SpelledLines | None]:
-    """Return key -> id of the model's vocabulary, and what the keys spell.
+def _tokens_outside(added: Mapping[AddedToken, int], keys: _Keys) -> Vocab:
+    """Return id -> token of the added tokens whose ids are not in the vocabulary."""
+    tokens = {
+        number: token.content.encode() for token, number in added.items() if token.content not in keys.ids
+    }
+    from_there_on = keys.numbers[keys.numbers >= min(tokens, default=MAX_ID + 1)]
+    for number in from_there_on.tolist():  # where ids are left out, the next free one may be given already
+        tokens.pop(number, None)
+    return tokens
 
-    The latter is None for a vocabulary of characters, and if a key has others than those of GPT-2's alphabet.
-    """
-    members = file.members("model", "vocab")
-    ids: dict[str, int] = dict(members)
-    spelled = spelled_lines("\n".join([*ids, ""])) if are_bytes else None
-    if spelled and (len(spelled.spaces) or len(spelled.ends) != len(ids)):
-        spelled = None
-    if len(ids) == len(members) and _are_ids([*ids.values()]) and (spelled or _is_text("".join(ids))):
-        return ids, spelled
+
+def _joined(make: Callable[[], Vocab], others: Vocab) -> Vocab:
+    return make() | others
+
+
+def _texts_of_keys(keys: _Keys) -> Vocab:
+    return {number: key.encode() for key, number in keys.ids.items()}
+
+
+def _read_keys(file: JsonFile, *, are_bytes: bool) -> _Keys:
+    """Return the keys of the model's vocabulary with their ids."""
+    vocab = file.get("model", "vocab")
+    members = vocab if isinstance(vocab, dict) else file.members("model", "vocab")
+    ids: dict[str, int] = vocab if isinstance(vocab, dict) else dict(members)
+    numbers = different_ids(ids.values())
+    if len(ids) == len(members) and numbers is not None and numbers.max(initial=0) <= MAX_ID:
+        spelled = SpelledVocab.of(ids, numbers) if are_bytes else None
+        if spelled:
+            return _Keys(ids, numbers, spelled)
+        with contextlib.suppress(UnicodeEncodeError):  # there is a surrogate
+            return _Keys(ids, numbers, None, Strings.between(*lines_of(ids)))
     seen: dict[str, int] = {}
     keys: dict[int, str] = {}
-    for index, (key, number) in enumerate(members):
+    for index, (key, number) in enumerate(file.members("model", "vocab")):
         if type(number) is not int or not 0 <= number <= MAX_ID:
             what = f"expected ids from 0 to {MAX_ID}, got {describe(number):.40} for {key!a:.40}"
         elif number in keys:
@@ -108,15 +161,6 @@ def _read_ids(file: JsonFile, *, are_bytes: bool) -> tuple[dict[str, int], Spell
             continue
         raise file.error(what, "model", "vocab", index)
     raise AssertionError
-
-
-def _are_ids(numbers: Sequence[Any]) -> bool:
-    """Return True if all are different ids."""
-    if set(map(type, numbers)) != {int}:
-        return not numbers
-    if len(numbers) <= MAX_ID and numbers == [*range(len(numbers))]:
-        return True
-    return len(set(numbers)) == len(numbers) and min(numbers) >= 0 and max(numbers) <= MAX_ID
 
 
 def _is_text(text: str) -> bool:
@@ -134,12 +178,14 @@ def _read_added_tokens(file: JsonFile, ids: Mapping[str, int]) -> dict[AddedToke
     `tokenizers` ignores the "id" of an added token: it uses that of the vocabulary, else the next free one.
     A file in which these differ was not meant so.
     """
+    items = file.items("added_tokens")
+    at_once = _added_at_once(items, ids)
+    if at_once is not None:
+        return at_once
     found: dict[str, tuple[AddedToken, int]] = {}
     following = itertools.count(len(ids))
-    for index, item in enumerate(file.items("added_tokens")):
-        is_usual = type(item) is JsonObject and len(fields := dict(item)) == len(item)
-        if not is_usual:
-            fields = file.fields_of(item, "added_tokens", index)  # raises an error
+    for index, item in enumerate(items):
+        fields = file.fields_of(item, "added_tokens", index)
         content = fields.get("content")
         if not isinstance(content, str) or not content or not _is_text(content):
             raise file.error(f"expected text, got {describe(content)}", "added_tokens", index, "content")
@@ -153,10 +199,30 @@ def _read_added_tokens(file: JsonFile, ids: Mapping[str, int]) -> dict[AddedToke
     return dict(found.values())
 
 
-def _read_merges(file: JsonFile, ids: Mapping[str, int], spelled: SpelledLines | None) -> MergeIds:
+def _added_at_once(items: Sequence[Any], ids: Mapping[str, int]) -> dict[AddedToken, int] | None:
+    """Return what `_read_added_tokens` does where all is as usual, in a fraction of the time; else None."""
+    try:
+        numbers, contents, *flags = ([*map(member, items)] for member in _MEMBERS)
+    except (KeyError, TypeError):
+        return None
+    kinds = [set(map(type, column)) for column in (numbers, contents, itertools.chain(*flags))]
+    if any(found - {expected} for found, expected in zip(kinds, (int, str, bool), strict=True)):
+        return None
+    are_texts = all(contents) and _is_text("".join(contents))
+    following = itertools.count(len(ids))
+    known = map(ids.get, contents)
+    expected = [next(following) if number is None else number for number in known]
+    if not are_texts or len(set(contents)) < len(contents) or numbers != expected:
+        return None
+    # As `AddedToken._make` does, in a third of the time.
+    tokens = map(tuple.__new__, itertools.repeat(AddedToken), zip(contents, *flags, strict=True))
+    return dict(zip(tokens, expected, strict=True))
+
+
+def _read_merges(file: JsonFile, keys: _Keys) -> MergeIds:
     """Return the merges: parts and results are tokens, and no pair occurs twice."""
-    merges = file.items("model", "merges")
-    found = _merges_at_once(merges, ids, spelled)
+    merges, ids = file.items("model", "merges"), keys.ids
+    found = _merges_at_once(merges, keys)
     if found is not None:
         return found
     pairs = [_pair(file, index, merge) for index, merge in enumerate(merges)]
@@ -173,28 +239,27 @@ def _read_merges(file: JsonFile, ids: Mapping[str, int], spelled: SpelledLines |
     return MergeIds(*np.array(rows, np.int64).reshape(-1, 3).T)
 
 
-def _merges_at_once(
-    merges: Sequence[Any], ids: Mapping[str, int], spelled: SpelledLines | None
-) -> MergeIds | None:
+def _merges_at_once(merges: Sequence[Any], keys: _Keys) -> MergeIds | None:
     """Return what `_read_merges` does where all is as usual, in a fraction of the time; else None.
 
     The format has a merge as "a b" or as a list of two.
     """
-    kinds = set(map(type, merges)) if ids else set()
+    spelled = keys.spelled
+    if not keys.ids or not merges:
+        return None
     try:
-        if kinds == {list} and set(map(len, merges)) == {2}:
+        if isinstance(merges[0], list):
+            if set(map(type, merges)) != {list} or set(map(len, merges)) != {2}:
+                return None
             merges = [*map(" ".join, merges)]
-        elif kinds != {str}:
-            return None
         lines = spelled_lines("\n".join([*merges, ""])) if spelled else None
         if spelled and lines:
-            table = TokenTable(Strings.between(spelled.content, spelled.ends), ids.values())
+            table = TokenTable(spelled.strings, spelled.numbers)
             return merges_of_lines(*lines, table) if len(lines.ends) == len(merges) else None
         content, ends = lines_of(merges)
     except (TypeError, UnicodeEncodeError):
         return None
-    spaces = np.flatnonzero(content == ord(" "))
-    return merges_of_lines(content, spaces, ends, TokenTable(Strings.between(*lines_of(ids)), ids.values()))
+    return merges_of_lines(content, np.flatnonzero(content == ord(" ")), ends, keys.table())
 
 
 def _pair(file: JsonFile, index: int, merge: Any) -> tuple[str, str]:
@@ -206,40 +271,26 @@ def _pair(file: JsonFile, index: int, merge: Any) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def _as_they_are(added: Iterable[AddedToken], ids: Mapping[str, int], merges: MergeIds) -> set[str]:
+def _as_they_are(added: Iterable[AddedToken], keys: _Keys, merges: MergeIds) -> set[str]:
     """Return the keys that stand for themselves: those of added tokens that no merge uses."""
-    contents = {token.content for token in added if token.content in ids} - BYTES.keys()
+    contents = {token.content for token in added if token.content in keys.ids} - BYTES.keys()
     if not contents:
         return contents
-    is_used = np.zeros(max(ids.values()) + 1, bool)
+    is_used = np.zeros(keys.numbers.max() + 1, bool)
     for part in merges:
         is_used[part] = True
-    return {content for content in contents if not is_used[ids[content]]}
+    return {content for content in contents if not is_used[keys.ids[content]]}
 
 
-def _bytes_of_keys(
-    file: JsonFile, ids: Mapping[str, int], spelled_keys: SpelledLines | None, as_they_are: set[str]
-) -> Vocab:
-    """Return id -> bytes."""
-    if spelled_keys:
-        text, ends = spelled_keys.content.tobytes(), itertools.pairwise([-1, *spelled_keys.ends.tolist()])
-        tokens = [text[before + 1 : end] for before, end in ends]
-        own = {ids[key]: key.encode() for key in as_they_are}
-        return dict(zip(ids.values(), tokens, strict=True)) | own
-    spelled = [key for key in ids if key not in as_they_are] if as_they_are else [*ids]
+def _bytes_of_keys(file: JsonFile, keys: _Keys, as_they_are: set[str]) -> Callable[[], Vocab]:
+    """Return a function that returns id -> bytes, but for those that stand for themselves."""
+    if keys.spelled:
+        return keys.spelled.tokens
+    spelled = {key: number for key, number in keys.ids.items() if key not in as_they_are}
     try:
-        tokens = texts_to_tokens(spelled)
+        tokens = texts_to_tokens([*spelled])
     except ValueError as error:
         wrong = next(key for key in spelled if not BYTES.keys() >= set(key))
-        raise file.error(str(error), "model", "vocab", [*ids].index(wrong)) from None
-    if not as_they_are:
-        return dict(zip(ids.values(), tokens, strict=True))
-    following = iter(tokens)
-    return {number: key.encode() if key in as_they_are else next(following) for key, number in ids.items()}
-
-
-def _byte_ids(ids: Mapping[str, int], vocab: Vocab) -> NDArray[np.int64]:
-    """Return byte -> id, `[256]`; -1 for a byte that is no token."""
-    numbers = [ids.get(token_to_text(bytes([byte])), -1) for byte in range(NUM_BYTES)]
-    are_bytes = [vocab.get(number) == bytes([byte]) for byte, number in enumerate(numbers)]
-    return np.where(are_bytes, numbers, -1)
+        raise file.error(str(error), "model", "vocab", [*keys.ids].index(wrong)) from None
+    as_before = dict.fromkeys(keys.ids.values(), b"")
+    return lambda: as_before | dict(zip(spelled.values(), tokens, strict=True))
