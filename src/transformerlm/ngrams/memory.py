@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 from transformerlm.kernels import libraries
 from transformerlm.kernels.ngrams_layout import MAX_OCCURRENCES, ORDERS
 from transformerlm.kernels.teams import run_on_team
-from transformerlm.ngrams.factors import EARLIER, TRAINING
+from transformerlm.ngrams.factors import Factors
 from transformerlm.ngrams.index import NgramIndex
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
 
 _FIRST_ROOM = 256
 """Tokens of a text for which there is room at first."""
-_FACTORS = np.array([0.0, *(TRAINING[order] for order in ORDERS), *EARLIER.values()], np.float32)
-"""The factor of each order in the training text (none for one token), then in the text."""
 
 
 class Found(NamedTuple):
@@ -41,25 +39,29 @@ class NgramMemory:
     """The memory of a run, which may be used for any number of texts at a time."""
 
     index: NgramIndex
+    factors: Factors = field(default_factory=Factors)
 
     def text(self) -> TextMemory:
         """Return the memory of a new text, which is empty."""
-        return TextMemory(self.index)
+        return TextMemory(self.index, self.factors)
 
     def score(self, ids: Integers, num_threads: int = 1) -> tuple[Floats, Floats]:
         """Return the weight of each token of a text behind those before it, and the totals: both [num_ids].
 
         Before the first token nothing is known: its weight is 0 and its total 1.
+
+        Raises:
+            ValueError: ids outside of the vocabulary.
         """
-        weights, totals = np.zeros(len(ids), np.float32), np.ones(len(ids), np.float32)
+        weights, totals = np.zeros(len(ids)), np.ones(len(ids))
         if len(ids) < 2:
             return weights, totals
-        text, vocab_size = ids.astype(np.uint32), self.index.vocab_size
-        own, scratch = weights[1:], _scratch(vocab_size, num_threads)
+        text, vocab_size = _checked(ids, self.index.vocab_size), self.index.vocab_size
+        own, factors, scratch = weights[1:], self.factors.array(), _scratch(vocab_size, num_threads)
         arrays = [*_of_index(self.index), text, _previous(text)]
         kernel = libraries.NGRAMS.kernels().score_targets
         addresses = [array.ctypes.data for array in arrays]
-        others = [array.ctypes.data for array in (_FACTORS, *scratch)]
+        others = [array.ctypes.data for array in (factors, *scratch)]
         results = own.ctypes.data, totals[1:].ctypes.data
         run_on_team(kernel, num_threads, *addresses, 1, len(ids), *others, vocab_size, *results)
         return weights, totals
@@ -70,9 +72,12 @@ class NgramMemory:
         """Return what `score` does of each document of a token file, together: both [num_tokens].
 
         A document begins with the separator behind the one before, which was its last token too.
+
+        Raises:
+            ValueError: ids outside of the vocabulary.
         """
         ends = np.flatnonzero(tokens == separator) if separator is not None else np.zeros(0, np.int64)
-        weights, totals = np.zeros(len(tokens), np.float32), np.ones(len(tokens), np.float32)
+        weights, totals = np.zeros(len(tokens)), np.ones(len(tokens))
         bounds = [0, *(end for end in ends.tolist() if 0 < end < len(tokens) - 1), len(tokens) - 1]
         for first, last in itertools.pairwise(bounds):
             found = self.score(tokens[first : last + 1], num_threads)
@@ -83,18 +88,23 @@ class NgramMemory:
 class TextMemory:
     """The memory of one text: all tokens so far, also those that have left the model's context."""
 
-    def __init__(self, index: NgramIndex) -> None:
+    def __init__(self, index: NgramIndex, factors: Factors | None = None) -> None:
         self._index, self._length = index, 0
+        self._factors = (factors or Factors()).array()
         self._text, self._previous = np.zeros(_FIRST_ROOM, np.uint32), np.zeros(_FIRST_ROOM, np.int32)
         self._latest = np.full(index.vocab_size, -1, np.int32)
         """Place of each token's latest occurrence; -1: none."""
         self._scratch = _scratch(index.vocab_size, 1)
-        self._found = np.zeros(1 + index.vocab_size, np.float32)
+        self._found = np.zeros(1 + index.vocab_size)
         self._ids = self._scratch[-1]
 
     def extend(self, ids: Iterable[int]) -> None:
-        """Append tokens to the text."""
-        for token in ids:
+        """Append tokens to the text.
+
+        Raises:
+            ValueError: ids outside of the vocabulary; nothing is appended.
+        """
+        for token in _checked(np.array([*ids], np.int64), self._index.vocab_size).tolist():
             if self._length == len(self._text):
                 self._text = np.resize(self._text, 2 * self._length)
                 self._previous = np.resize(self._previous, 2 * self._length)
@@ -113,7 +123,7 @@ class TextMemory:
             text=self._text,
             previous=self._previous,
             end=self._length,
-            factors=_FACTORS,
+            factors=self._factors,
             vocab_size=index.vocab_size,
             found=self._found,
         )
@@ -130,9 +140,20 @@ def _scratch(vocab_size: int, parts: int) -> list[NDArray[Any]]:
         **dict.fromkeys(("places", "lengths", "followers"), MAX_OCCURRENCES),
         "ranges": 2 * len(ORDERS),
     }
-    dtypes: dict[str, type[np.generic]] = {"ranges": np.int64, "places": np.int64, "weights": np.float32}
+    dtypes: dict[str, type[np.generic]] = {"ranges": np.int64, "places": np.int64, "weights": np.float64}
     dtypes |= {"lengths": np.int32, "counts": np.int32}
     return [np.zeros(parts * sizes[name], dtypes.get(name, np.uint32)) for name in _SCRATCH]
+
+
+def _checked(ids: Integers, vocab_size: int) -> NDArray[np.uint32]:
+    """Return ids as the kernels take them, which would read and write outside of their memory for others.
+
+    Raises:
+        ValueError: ids outside of the vocabulary.
+    """
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+        raise ValueError(f"expected ids from 0 to {vocab_size - 1}, got {ids.min()} to {ids.max()}")
+    return ids.astype(np.uint32)
 
 
 def _of_index(index: NgramIndex) -> tuple[NDArray[Any], ...]:

@@ -13,22 +13,22 @@ from transformerlm.ngrams.memory import TextMemory
 
 
 def mixed_logits(logits: Tensor, texts: Sequence[TextMemory]) -> Tensor:
-    """Return logits whose softmax is the mixture: those of the tokens that the memory knows are raised.
+    """Return logits whose softmax is the mixture: log(p + weight), where p is the softmax of `logits`.
 
-    logits'(x) = log(p(x) + weight(x)) + log sum exp(logits), and p is the softmax of the logits.
+    A row for which nothing is found stays as it is.
 
     Args:
         logits: [texts, vocabulary]; computed in float32 at least.
         texts: the text before each row.
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
-    log_sums = wide.logsumexp(-1)
-    for row, log_sum, text in zip(wide, log_sums, texts, strict=True):
+    for row, text in zip(wide, texts, strict=True):
         found = text.find()
         if len(found.ids):
             ids = torch.from_numpy(found.ids.astype(np.int64)).to(wide.device)
-            weights = torch.from_numpy(found.weights).to(wide)
-            row[ids] = torch.logaddexp(row[ids], weights.log() + log_sum)
+            logs = torch.from_numpy(np.log(found.weights)).to(wide)  # of weights too large for float32
+            row -= row.logsumexp(-1)
+            row[ids] = torch.logaddexp(row[ids], logs)
     return wide
 
 
@@ -36,5 +36,7 @@ def mixed_nats(
     nats: NDArray[np.float64], weights: NDArray[np.floating], totals: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """Return the nats of targets under the mixture, from those under the model: all [targets]."""
-    mixed: NDArray[np.float64] = np.log(totals.astype(np.float64)) - np.log(np.exp(-nats) + weights)
+    with np.errstate(divide="ignore"):  # log 0: a token that the memory knows nothing of
+        log_weights = np.log(weights.astype(np.float64))
+    mixed: NDArray[np.float64] = np.log(totals.astype(np.float64)) - np.logaddexp(-nats, log_weights)
     return mixed

@@ -30,14 +30,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from transformerlm.kernels.ngrams_layout import MAX_OCCURRENCES, ORDERS
-from transformerlm.ngrams.factors import EARLIER, TRAINING
+from transformerlm.ngrams.factors import Factors
 
 
-def weights_behind(training: Sequence[int], text: Sequence[int]) -> tuple[dict[int, float], float]:
+def weights_behind(
+    training: Sequence[int], text: Sequence[int], factors: Factors | None = None
+) -> tuple[dict[int, float], float]:
     """Return the weights of the tokens that may follow `text`, and 1 + their sum."""
     weights: dict[int, float] = {}
     total = 1.0
-    for factor, followers in _followers(training, text):
+    for factor, followers in _followers(training, text, factors or Factors()):
         before = factor * len(followers)
         for token, count in followers.items():
             weights[token] = weights.get(token, 0.0) + total * count / before
@@ -45,18 +47,19 @@ def weights_behind(training: Sequence[int], text: Sequence[int]) -> tuple[dict[i
     return weights, total
 
 
-def _followers(training: Sequence[int], text: Sequence[int]) -> Iterator[tuple[float, Counter[int]]]:
+def _followers(
+    training: Sequence[int], text: Sequence[int], factors: Factors
+) -> Iterator[tuple[float, Counter[int]]]:
     """Yield the factor of each order that has been found, with the tokens that followed and their counts."""
+    all_entries = sorted_places(training)
     newest = [place for place in range(1, len(text)) if text[place - 1] == text[-1]][-MAX_OCCURRENCES:]
-    for order, factor in EARLIER.items():
-        if order in TRAINING:
-            entries = [
-                place for place in sorted_places(training) if _ends_alike(training, place, text, order)
-            ]
+    for order, factor in factors.earlier.items():
+        if order in factors.training:
+            entries = [place for place in all_entries if _ends_alike(training, place, text, order)]
             if entries:
                 number = min(len(entries), MAX_OCCURRENCES)
                 chosen = [entries[i * len(entries) // number] for i in range(number)]
-                yield TRAINING[order], Counter(training[place] for place in chosen)
+                yield factors.training[order], Counter(training[place] for place in chosen)
         places = [place for place in newest if _ends_alike(text, place, text, order)]
         if places:
             yield factor, Counter(text[place] for place in places)
