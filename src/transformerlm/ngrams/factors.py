@@ -1,6 +1,6 @@
 """How much the counts of each order are trusted: the constants u of reference.py.
 
-Fitted by `python -m benchmarking.fit_ngrams` (docs/performance.md): the larger, the less a count changes.
+Fitted by `python -m benchmarking.fit_ngrams` (benchmarking/README.md): the larger, the less a count changes.
 """
 
 from __future__ import annotations
