@@ -36,7 +36,7 @@ def slow_generate(model, prompt, number, row, seed=0, **settings):
         with torch.no_grad():
             logits = model(torch.tensor([visible]))[0, -1]
         probabilities = logits.softmax(-1)
-        for token, weight in weights_behind(TRAINING.tolist(), ids, len(prompt))[0].items():
+        for token, weight in weights_behind(TRAINING.tolist(), ids, num_counted=len(prompt))[0].items():
             probabilities[token] += weight
         seen = torch.tensor([token in ids for token in range(VOCAB_SIZE)])
         # The repetition penalty multiplies logits, so a constant in them matters: that of the model stays.
@@ -92,7 +92,7 @@ def test_log_probabilities_are_those_of_the_mixture(make_model, memory):
             with torch.no_grad():
                 visible = ids[window_start(len(ids), 16) :]
                 probabilities = model(torch.tensor([visible]))[0, -1].softmax(-1)
-            weights, total = weights_behind(TRAINING.tolist(), ids, len(prompt))
+            weights, total = weights_behind(TRAINING.tolist(), ids, num_counted=len(prompt))
             for other, weight in weights.items():
                 probabilities[other] += weight
             assert math.exp(token.log_prob) == pytest.approx(float(probabilities[token.id] / total), rel=1e-4)

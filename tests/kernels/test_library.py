@@ -13,13 +13,13 @@ import pytest
 from tests.small_disk import small_disk
 from transformerlm.errors import ConfigError
 from transformerlm.infer import decoder
-from transformerlm.kernels import dispatch, library
+from transformerlm.kernels import dispatch, libraries, library
 from transformerlm.kernels.library import CACHE_VARIABLE, Library
 from transformerlm.kernels.sources import source_files
 from transformerlm.kernels.target import CPU_VARIABLE, LEVELS, Target, resolve_target, target
 from transformerlm.tokenizer import kernel_library
 
-LIBRARIES = [dispatch.LIBRARY, decoder.LIBRARY, kernel_library.LIBRARY]
+LIBRARIES = [dispatch.LIBRARY, decoder.LIBRARY, kernel_library.LIBRARY, libraries.NGRAMS]
 IMPORTED = """
 import importlib, sys
 importlib.import_module(sys.argv[1])

@@ -39,7 +39,7 @@ _LETTERS = {"f64": "d"}
 """Type of an argument -> its format in Python's struct; all others, addresses included, are integers
 ("q")."""
 _DTYPES = {f"{kind}{bits}*": np.dtype(f"{kind}{bits // 8}") for kind in "ui" for bits in (8, 16, 32, 64)}
-_DTYPES["f32*"] = np.dtype(np.float32)
+_DTYPES |= {"f32*": np.dtype(np.float32), "f64*": np.dtype(np.float64)}
 _COMPILING = threading.Lock()
 """Held by the thread that compiles: the compiler's settings are global to the process."""
 _POLL_SECONDS = 0.05

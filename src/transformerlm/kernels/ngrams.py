@@ -17,7 +17,7 @@ from transformerlm.kernels.primitives import share_of
 
 __all__ = ["ENTRIES", "OPTIONS", "parameters"]
 
-f32, i64, u32 = np.float32, np.int64, np.uint32
+i64 = np.int64
 compiled = njit(error_model="numpy")
 NUM_ORDERS = len(ORDERS)
 IS_ORDER = tuple(length in ORDERS for length in range(LONGEST + 1))
@@ -98,7 +98,7 @@ def add_order(followers, at, number, factor, counts, kinds, weights, ids, offset
     """Mix an order into the weights: see ngrams/reference.py. Returns the number of ids and the new total.
 
     counts and weights [vocabulary] are 0 where nothing was counted; `offset` is that of this thread's part of
-    these, of kinds and of ids.
+    these, of kinds and of ids. Weights are float64: a text of one token makes totals of 1e43.
     """
     num_kinds = 0
     for i in range(at, at + number):
@@ -113,7 +113,7 @@ def add_order(followers, at, number, factor, counts, kinds, weights, ids, offset
         if weights[token] == 0:
             ids[offset + num_ids] = kinds[i]
             num_ids += 1
-        weights[token] += f32(total * counts[token] / before)
+        weights[token] += total * counts[token] / before
         counts[token] = 0
     return num_ids, total * (1 + number / before)
 
@@ -160,7 +160,7 @@ def weights_behind(
         tokens, order, starts, text, previous, end, factors, ranges, places, lengths, followers,
         counts, kinds, weights, ids, vocab_size, 0,
     )  # fmt: skip
-    found[0] = f32(total)
+    found[0] = total
     for i in range(num_ids):
         found[1 + i] = weights[ids[i]]
         weights[ids[i]] = 0
@@ -172,7 +172,7 @@ def score_targets(
     counts, kinds, weights, ids, vocab_size, target_weights, totals, part, parts,
 ):  # fmt: skip
     """Write, for each place from `first` (at least 1) to `last` of a text, the weight of the token there and
-    the total: both float32 [last - first]."""
+    the total: both [last - first]."""
     start, stop = share_of(last - first, part, parts)
     offset = part * vocab_size
     for i in range(start, stop):
@@ -181,7 +181,7 @@ def score_targets(
             counts, kinds, weights, ids, vocab_size, part,
         )  # fmt: skip
         target_weights[i] = weights[offset + i64(text[first + i])]
-        totals[i] = f32(total)
+        totals[i] = total
         for k in range(offset, offset + num_ids):
             weights[offset + i64(ids[k])] = 0
     return 0
@@ -191,7 +191,7 @@ _TYPES = {
     "u32*": "tokens order text followers kinds ids",
     "i32*": "previous lengths counts",
     "i64*": "starts ranges places",
-    "f32*": "factors weights found target_weights totals",
+    "f64*": "factors weights found target_weights totals",
 }
 _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names.split()}
 

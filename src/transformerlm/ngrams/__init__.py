@@ -6,8 +6,18 @@ tokens (`index`) and in the text so far; `mixing` puts what it finds beside the 
 `reference` is the definition.
 """
 
+from transformerlm.ngrams.factors import Factors
 from transformerlm.ngrams.index import NgramIndex
 from transformerlm.ngrams.memory import Found, NgramMemory, TextMemory
 from transformerlm.ngrams.mixing import mixed_along, mixed_logits, mixed_nats
 
-__all__ = ["Found", "NgramIndex", "NgramMemory", "TextMemory", "mixed_along", "mixed_logits", "mixed_nats"]
+__all__ = [
+    "Factors",
+    "Found",
+    "NgramIndex",
+    "NgramMemory",
+    "TextMemory",
+    "mixed_along",
+    "mixed_logits",
+    "mixed_nats",
+]

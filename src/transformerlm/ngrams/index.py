@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,18 @@ from numpy.typing import NDArray
 from transformerlm.errors import CheckpointError
 from transformerlm.kernels.ngrams_layout import LONGEST
 from transformerlm.storage.checksummed_json import RecordFormat, dump, load
-from transformerlm.storage.files import committed_directory, remove_directory
+from transformerlm.storage.files import committed_directory, temporary_beside
 from transformerlm.storage.safetensors import iterate_tensors, tensor_chunks
+from transformerlm.storage.untrusted import open_regular, printable
 
 Tokens = NDArray[np.uint32]
 
 MAX_TOKENS = 2**24
 """Largest number of training tokens that are remembered: 134 MB on disk, and 0.8 GB while they are sorted."""
+MAX_VOCABULARY = 2**24
+"""Largest vocabulary: tables are made for it."""
 FILE, MANIFEST = "index.safetensors", "manifest.json"
+_MAX_MANIFEST_BYTES, _CHUNK_BYTES = 2**16, 2**20
 _FORMAT = RecordFormat(
     version=1,
     checksum_since=1,
@@ -67,13 +72,16 @@ class NgramIndex:
         Raises:
             ValueError: more than MAX_TOKENS, or ids that are not below `vocab_size`.
         """
+        number = sum(map(len, files))
+        if number > MAX_TOKENS:
+            raise ValueError(f"expected at most {MAX_TOKENS:,} tokens, got {number:,}")
         tokens = np.concatenate([np.zeros(0, np.uint32), *(file.astype(np.uint32) for file in files)])
-        if len(tokens) > MAX_TOKENS:
-            raise ValueError(f"expected at most {MAX_TOKENS:,} tokens, got {len(tokens):,}")
         return cls._of(tokens, _sorted_places(tokens), vocab_size, made_from, tokenizer)
 
     @classmethod
     def _of(cls, tokens: Tokens, order: Tokens, vocab_size: int, made_from: str, tokenizer: str) -> Self:
+        if not 1 <= vocab_size <= MAX_VOCABULARY:
+            raise ValueError(f"expected a vocabulary of 1 to {MAX_VOCABULARY:,}, got {vocab_size}")
         if len(tokens) and int(tokens.max()) >= vocab_size:
             raise ValueError(f"expected ids below {vocab_size}, got {int(tokens.max())}")
         counts = np.bincount(tokens[:-1].astype(np.int64), minlength=vocab_size)
@@ -84,13 +92,13 @@ class NgramIndex:
         """Write the folder, whole or not at all, in place of one that is there.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the disk is full; the one that was there stays.
+            OSError: it cannot be written for another reason.
         """
-        content = {"tokens": torch.from_numpy(self.tokens), "order": torch.from_numpy(self.order)}
-        size, chunks = tensor_chunks(content, {"content": "memory of n-grams"})
-        remove_directory(folder) if folder.exists() else None
+        content = {"tokens": _as_tensor(self.tokens), "order": _as_tensor(self.order)}
+        size, chunks = tensor_chunks(content, {"format": "pt"})  # a reader refuses empty metadata
         digest = hashlib.sha256()
-        with committed_directory(folder, size) as new:
+        with _replaced(folder), committed_directory(folder, size) as new:
             with (new / FILE).open("wb") as file:
                 for chunk in chunks:
                     file.write(chunk)
@@ -109,26 +117,71 @@ class NgramIndex:
         if not folder.is_dir():
             return None
         with _damaged(folder):
-            about = load((folder / MANIFEST).read_bytes(), _FORMAT)
-            with (folder / FILE).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != about["sha256"]:
+            with open_regular(folder / MANIFEST, follow_link=True) as file:
+                about = load(file.read(_MAX_MANIFEST_BYTES), _FORMAT)
+            if _sha256(folder / FILE) != about["sha256"]:
                 raise ValueError(f"{FILE} is not what was written (SHA-256 differs)")
-            parts = dict(iterate_tensors(folder / FILE))
-            tokens, order = (parts[name].numpy() for name in ("tokens", "order"))
-            if len(order) != max(0, len(tokens) - 1) or (len(order) and int(order.max()) >= len(tokens)):
-                raise ValueError("expected places of its tokens")
+            tokens, order = _read_tensors(folder / FILE)
             return cls._of(tokens, order, about["vocab_size"], about["tokens"], about["tokenizer"])
+
+
+def _as_tensor(numbers: Tokens) -> torch.Tensor:
+    # PyTorch has no view of the bytes of an empty tensor that is made from an array.
+    return torch.from_numpy(numbers) if len(numbers) else torch.empty(0, dtype=torch.uint32, device="cpu")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open_regular(path, follow_link=True) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_tensors(path: Path) -> tuple[Tokens, Tokens]:
+    """Return tokens and order of a file.
+
+    Raises:
+        ValueError: a file of something else: the kernels would read outside of the tokens.
+    """
+    parts = dict(iterate_tensors(path))
+    kinds = {name: (tensor.dtype, tensor.ndim) for name, tensor in parts.items()}
+    if kinds != dict.fromkeys(("tokens", "order"), (torch.uint32, 1)):
+        raise ValueError("expected the tensors tokens and order, of one dimension and unsigned")
+    tokens, order = parts["tokens"].numpy(), parts["order"].numpy()
+    if len(order) != max(0, len(tokens) - 1) or (len(order) and int(order.max()) >= len(tokens)):
+        raise ValueError("expected the places of all tokens but the first")
+    return tokens, order
+
+
+@contextlib.contextmanager
+def _replaced(folder: Path) -> Iterator[None]:
+    """Context manager for writing `folder`: one that is there is put aside, and back if that fails."""
+    if not folder.exists():
+        yield
+        return
+    older = temporary_beside(folder)
+    folder.rename(older)
+    try:
+        yield
+    except BaseException:
+        older.rename(folder)
+        raise
+    shutil.rmtree(older)
 
 
 @contextlib.contextmanager
 def _damaged(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, KeyError, ValueError, CheckpointError) as error:
+    except (OSError, ValueError) as error:
         advice = "remove the folder to go on without the memory of n-grams"
-        what = error.strerror if isinstance(error, OSError) else str(error)
+        what = _system_error(error) if isinstance(error, OSError) else printable(error)
         raise CheckpointError(f"{folder}: damaged: {what}; {advice}") from None
+
+
+def _system_error(error: OSError) -> str:
+    return f"{Path(error.filename or FILE).name}: {error.strerror}"
 
 
 def _sorted_places(tokens: Tokens) -> Tokens:

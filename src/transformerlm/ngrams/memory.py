@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 from transformerlm.kernels import libraries
 from transformerlm.kernels.ngrams_layout import MAX_OCCURRENCES, ORDERS
 from transformerlm.kernels.teams import run_on_team
-from transformerlm.ngrams.factors import EARLIER, TRAINING
+from transformerlm.ngrams.factors import Factors
 from transformerlm.ngrams.index import NgramIndex
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
 
 _FIRST_ROOM = 256
 """Tokens of a text for which there is room at first."""
-_FACTORS = np.array([0.0, *(TRAINING[order] for order in ORDERS), *EARLIER.values()], np.float32)
-"""The factor of each order in the training text (none for one token), then in the text."""
 
 
 class Found(NamedTuple):
@@ -41,10 +39,11 @@ class NgramMemory:
     """The memory of a run, which may be used for any number of texts at a time."""
 
     index: NgramIndex
+    factors: Factors = field(default_factory=Factors)
 
     def text(self, ids: Iterable[int] = ()) -> TextMemory:
         """Return the memory of a text that begins with these tokens."""
-        text = TextMemory(self.index)
+        text = TextMemory(self.index, self.factors)
         text.extend(ids)
         return text
 
@@ -52,6 +51,9 @@ class NgramMemory:
         """Return the weight of each token of a text behind those before it, and the totals: both [num_ids].
 
         Before the first token nothing is known: its weight is 0 and its total 1.
+
+        Raises:
+            ValueError: ids outside of the vocabulary.
         """
         return self.text().score(ids, num_threads)
 
@@ -61,9 +63,12 @@ class NgramMemory:
         """Return what `score` does of each document of a token file, together: both [num_tokens].
 
         A document begins with the separator behind the one before, which was its last token too.
+
+        Raises:
+            ValueError: ids outside of the vocabulary.
         """
         ends = np.flatnonzero(tokens == separator) if separator is not None else np.zeros(0, np.int64)
-        weights, totals = np.zeros(len(tokens), np.float32), np.ones(len(tokens), np.float32)
+        weights, totals = np.zeros(len(tokens)), np.ones(len(tokens))
         bounds = [0, *(end for end in ends.tolist() if 0 < end < len(tokens) - 1), len(tokens) - 1]
         for first, last in itertools.pairwise(bounds):
             found = self.score(tokens[first : last + 1], num_threads)
@@ -74,13 +79,14 @@ class NgramMemory:
 class TextMemory:
     """The memory of one text: all tokens so far, also those that have left the model's context."""
 
-    def __init__(self, index: NgramIndex) -> None:
+    def __init__(self, index: NgramIndex, factors: Factors | None = None) -> None:
         self._index, self._length = index, 0
+        self._factors = (factors or Factors()).array()
         self._text, self._previous = np.zeros(_FIRST_ROOM, np.uint32), np.zeros(_FIRST_ROOM, np.int32)
         self._latest = np.full(index.vocab_size, -1, np.int32)
         """Place of each token's latest occurrence; -1: none."""
         self._scratch = _scratch(index.vocab_size, 1)
-        self._found = np.zeros(1 + index.vocab_size, np.float32)
+        self._found = np.zeros(1 + index.vocab_size)
         self._ids = self._scratch[-1]
 
     def extend(self, ids: Iterable[int], *, counts: bool = True) -> None:
@@ -88,10 +94,13 @@ class TextMemory:
 
         Args:
             counts: what follows them counts as seen earlier in the text; otherwise they are context only.
+
+        Raises:
+            ValueError: ids outside of the vocabulary; nothing is appended.
         """
-        for token in ids:
-            if self._length == len(self._text):
-                self._make_room(1)
+        known = _checked(np.array([*ids], np.int64), self._index.vocab_size)
+        self._make_room(len(known))
+        for token in known.tolist():
             self._text[self._length], self._previous[self._length] = token, self._latest[token]
             if counts:
                 self._latest[token] = self._length
@@ -101,16 +110,18 @@ class TextMemory:
         """Append tokens; return the weight of each behind those before it, and the totals: both [num_ids].
 
         Before the first token of a text nothing is known: its weight is 0 and its total 1.
+
+        Raises:
+            ValueError: ids outside of the vocabulary.
         """
         before = self._length
-        self._make_room(len(ids))
         self.extend(ids.tolist())
-        weights, totals = np.zeros(len(ids), np.float32), np.ones(len(ids), np.float32)
+        weights, totals = np.zeros(len(ids)), np.ones(len(ids))
         first = max(1, before)
         if self._length > first:
             vocab_size, own = self._index.vocab_size, slice(first - before, None)
             arrays = *_of_index(self._index), self._text, self._previous
-            scratch = _FACTORS, *_scratch(vocab_size, num_threads)
+            scratch = self._factors, *_scratch(vocab_size, num_threads)
             results = weights[own], totals[own]
             values = (
                 *(array.ctypes.data for array in arrays),
@@ -142,7 +153,7 @@ class TextMemory:
             text=self._text,
             previous=self._previous,
             end=self._length,
-            factors=_FACTORS,
+            factors=self._factors,
             vocab_size=index.vocab_size,
             found=self._found,
         )
@@ -159,9 +170,20 @@ def _scratch(vocab_size: int, parts: int) -> list[NDArray[Any]]:
         **dict.fromkeys(("places", "lengths", "followers"), MAX_OCCURRENCES),
         "ranges": 2 * len(ORDERS),
     }
-    dtypes: dict[str, type[np.generic]] = {"ranges": np.int64, "places": np.int64, "weights": np.float32}
+    dtypes: dict[str, type[np.generic]] = {"ranges": np.int64, "places": np.int64, "weights": np.float64}
     dtypes |= {"lengths": np.int32, "counts": np.int32}
     return [np.zeros(parts * sizes[name], dtypes.get(name, np.uint32)) for name in _SCRATCH]
+
+
+def _checked(ids: Integers, vocab_size: int) -> NDArray[np.uint32]:
+    """Return ids as the kernels take them, which would read and write outside of their memory for others.
+
+    Raises:
+        ValueError: ids outside of the vocabulary.
+    """
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+        raise ValueError(f"expected ids from 0 to {vocab_size - 1}, got {ids.min()} to {ids.max()}")
+    return ids.astype(np.uint32)
 
 
 def _of_index(index: NgramIndex) -> tuple[NDArray[Any], ...]:

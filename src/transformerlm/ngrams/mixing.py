@@ -15,7 +15,7 @@ from transformerlm.ngrams.memory import TextMemory
 def mixed_logits(logits: Tensor, texts: Sequence[TextMemory | None]) -> Tensor:
     """Return logits whose softmax is the mixture: those of the tokens that the memory knows are raised.
 
-    logits'(x) = log(p(x) + weight(x)) + log sum exp(logits), and p is the softmax of the logits.
+    logits'(x) = log(p(x) + weight(x)) + log sum exp(logits), where p is the softmax of the logits.
 
     Args:
         logits: [texts, vocabulary]; computed in float32 at least.
@@ -28,8 +28,8 @@ def mixed_logits(logits: Tensor, texts: Sequence[TextMemory | None]) -> Tensor:
     for row, log_sum, text in zip(wide, log_sums, texts, strict=True):
         if text and len((found := text.find()).ids):
             ids = torch.from_numpy(found.ids.astype(np.int64)).to(wide.device)
-            weights = torch.from_numpy(found.weights).to(wide)
-            row[ids] = torch.logaddexp(row[ids], weights.log() + log_sum)
+            logs = torch.from_numpy(np.log(found.weights)).to(wide)  # of weights too large for float32
+            row[ids] = torch.logaddexp(row[ids], logs + log_sum)
     return wide
 
 
@@ -51,5 +51,7 @@ def mixed_nats(
     nats: NDArray[np.float64], weights: NDArray[np.floating], totals: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """Return the nats of targets under the mixture, from those under the model: all [targets]."""
-    mixed: NDArray[np.float64] = np.log(totals.astype(np.float64)) - np.log(np.exp(-nats) + weights)
+    with np.errstate(divide="ignore"):  # log 0: a token that the memory knows nothing of
+        log_weights = np.log(weights.astype(np.float64))
+    mixed: NDArray[np.float64] = np.log(totals.astype(np.float64)) - np.logaddexp(-nats, log_weights)
     return mixed

@@ -30,11 +30,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from transformerlm.kernels.ngrams_layout import MAX_OCCURRENCES, ORDERS
-from transformerlm.ngrams.factors import EARLIER, TRAINING
+from transformerlm.ngrams.factors import Factors
 
 
 def weights_behind(
-    training: Sequence[int], text: Sequence[int], num_counted: int | None = None
+    training: Sequence[int],
+    text: Sequence[int],
+    factors: Factors | None = None,
+    num_counted: int | None = None,
 ) -> tuple[dict[int, float], float]:
     """Return the weights of the tokens that may follow `text`, and 1 + their sum.
 
@@ -43,7 +46,8 @@ def weights_behind(
     """
     weights: dict[int, float] = {}
     total = 1.0
-    for factor, followers in _followers(training, text, len(text) if num_counted is None else num_counted):
+    counted = len(text) if num_counted is None else num_counted
+    for factor, followers in _followers(training, text, factors or Factors(), counted):
         before = factor * len(followers)
         for token, count in followers.items():
             weights[token] = weights.get(token, 0.0) + total * count / before
@@ -52,20 +56,19 @@ def weights_behind(
 
 
 def _followers(
-    training: Sequence[int], text: Sequence[int], num_counted: int
+    training: Sequence[int], text: Sequence[int], factors: Factors, num_counted: int
 ) -> Iterator[tuple[float, Counter[int]]]:
     """Yield the factor of each order that has been found, with the tokens that followed and their counts."""
+    all_entries = sorted_places(training)
     counted = range(1, min(len(text), num_counted + 1))
     newest = [place for place in counted if text[place - 1] == text[-1]][-MAX_OCCURRENCES:]
-    for order, factor in EARLIER.items():
-        if order in TRAINING:
-            entries = [
-                place for place in sorted_places(training) if _ends_alike(training, place, text, order)
-            ]
+    for order, factor in factors.earlier.items():
+        if order in factors.training:
+            entries = [place for place in all_entries if _ends_alike(training, place, text, order)]
             if entries:
                 number = min(len(entries), MAX_OCCURRENCES)
                 chosen = [entries[i * len(entries) // number] for i in range(number)]
-                yield TRAINING[order], Counter(training[place] for place in chosen)
+                yield factors.training[order], Counter(training[place] for place in chosen)
         places = [place for place in newest if _ends_alike(text, place, text, order)]
         if places:
             yield factor, Counter(text[place] for place in places)
