@@ -40,6 +40,7 @@ class NgramMemory:
 
     index: NgramIndex
     factors: Factors = field(default_factory=Factors)
+    """How much the counts of each order are trusted."""
 
     def text(self, ids: Iterable[int] = ()) -> TextMemory:
         """Return the memory of a text that begins with these tokens."""
