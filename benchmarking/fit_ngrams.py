@@ -25,8 +25,8 @@ from transformerlm.cli.command import Command, run_command
 from transformerlm.config import EvalSection, RuntimeConfig
 from transformerlm.data import files_of
 from transformerlm.errors import DataError
-from transformerlm.evaluation.documents import batches, end_of_text_id, load_for_scoring, target_nats, windows
-from transformerlm.language_model import LanguageModel
+from transformerlm.evaluation.documents import end_of_text_id, load_for_scoring
+from transformerlm.evaluation.held_out import nats_of
 from transformerlm.ngrams import Factors, NgramIndex
 from transformerlm.ngrams.index import MAX_TOKENS
 from transformerlm.nn.fused import with_kernels
@@ -42,8 +42,6 @@ class BenchSection(Section):
     """Folders of runs whose token files are still those of their training."""
     max_tokens: PositiveInt = 200_000
     """Validation tokens of each corpus of a run, from its beginning."""
-    batch_size: PositiveInt = 16
-    """Number of windows that the model scores together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,18 +134,10 @@ def score(run: str, config: FitNgramsConfig) -> Scored:
         )
     index = NgramIndex.build(training, lm.tokenizer.vocab_size)
     files = [file.tokens[: config.bench.max_tokens] for file in files_of(data.val).values()]
-    nats = np.concatenate([network_nats(lm, tokens, config.bench.batch_size) for tokens in files])
+    model = with_kernels(lm.model) if lm.runtime.kernels else lm.model
+    nats = np.concatenate([nats_of(model, tokens, lm.runtime) for tokens in files])
     counted = count(index, files, end_of_text_id(lm, EvalSection()), nats)
     return Scored(run, counted, data.val.num_tokens / data.val.num_bytes)
-
-
-def network_nats(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> Floats:
-    """Return the model's nats of each token but the first, in windows side by side, as training validates."""
-    length = lm.model.config.context_length
-    model = with_kernels(lm.model) if lm.runtime.kernels else lm.model
-    # All windows but the last are of one length, so that batches keep their order.
-    in_order = batches(windows(0, [tokens], length, stride=length), batch_size * length)
-    return np.concatenate([target_nats(model, batch, lm.runtime)[1] for batch in in_order])
 
 
 def round_to_3(value: float) -> float:

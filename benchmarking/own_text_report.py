@@ -12,7 +12,8 @@ from transformerlm.logging.base import Value
 PEERS = ("PPMd", "xz", "nanoGPT")
 HEADER = (
     *("text", "time", "vocabulary", "width x depth", "context", "parameters", "steps", "passes"),
-    *("expected", "interval", "got", "overlapped", "with memory", "within", "seconds", *PEERS, "best of grid", "ratio"),
+    *("expected", "interval", "got", "overlapped", "with memory", "within", "seconds"),
+    *(*PEERS, "best of grid", "ratio"),
 )
 NOTHING = "-"
 """Cell of a table where nothing is known."""

@@ -217,7 +217,7 @@ def test_a_row_has_what_is_known(tmp_path):
     peers = {"PPMd": {"bits_per_byte": 2.016, "order": 6}}
     rows = [
         Row("play", "60s", expecting, peers, grid),
-        Row("log", "2m", {**ours, "overlapped": 1.95}),
+        Row("log", "2m", {**ours, "overlapped": 1.95, "with_memory": 1.5}),
         Row("notes", "1s", None),
     ]
     found = [record(row) for row in rows]
@@ -233,11 +233,25 @@ def test_a_row_has_what_is_known(tmp_path):
     assert head == list(HEADER)
     assert set("".join(rule)) == {"-"}
     assert play[2:] == [
-        *("257", "64 x 2", "128", "1.50 M", "8", "4.0", "2.100", "2.05 to 2.30", "2.000", "-", "no", "60.5"),
+        *(
+            "257",
+            "64 x 2",
+            "128",
+            "1.50 M",
+            "8",
+            "4.0",
+            "2.100",
+            "2.05 to 2.30",
+            "2.000",
+            "-",
+            "-",
+            "no",
+            "60.5",
+        ),
         *("2.016", "-", "-", "1.600", "1.250"),
     ]
-    assert log[8:12] == ["-", "-", "2.000", "1.950"]
-    assert notes == ["notes", "1s", *["-"] * 17]
+    assert log[8:13] == ["-", "-", "2.000", "1.950", "1.500"]
+    assert notes == ["notes", "1s", *["-"] * 18]
     assert list(verdict(rows)) == ["the interval held in 0 of 1"]
     assert list(verdict(rows[1:])) == []
 

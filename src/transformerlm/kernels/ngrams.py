@@ -98,7 +98,7 @@ def add_order(followers, at, number, factor, counts, kinds, weights, ids, offset
     """Mix an order into the weights: see ngrams/reference.py. Returns the number of ids and the new total.
 
     counts and weights [vocabulary] are 0 where nothing was counted; `offset` is that of this thread's part of
-    these, of kinds and of ids. Weights are float64: a text of one token makes totals of 1e43.
+    these, of kinds and of ids. Weights are float64: a text of one token makes totals of 1e31.
     """
     num_kinds = 0
     for i in range(at, at + number):

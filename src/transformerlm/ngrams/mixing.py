@@ -29,7 +29,7 @@ def mixed_logits(logits: Tensor, texts: Sequence[TextMemory | None]) -> Tensor:
         if text and len((found := text.find()).ids):
             ids = torch.from_numpy(found.ids.astype(np.int64)).to(wide.device)
             logs = torch.from_numpy(np.log(found.weights)).to(wide)  # of weights too large for float32
-            row[ids] = torch.logaddexp(row[ids], logs + log_sum)
+            row[ids] = torch.logaddexp(row[ids] - log_sum, logs) + log_sum
     return wide
 
 
