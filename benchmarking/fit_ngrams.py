@@ -11,6 +11,7 @@ kinds: each counts alike, however long. It takes some half a minute for each run
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import sys
@@ -122,7 +123,7 @@ def score(run: str, config: FitNgramsConfig) -> Scored:
     Raises:
         DataError: they are not there any more, or too many.
     """
-    lm = load_for_scoring(run, config.runtime)
+    lm = load_for_scoring(run, dataclasses.replace(config.runtime, ngram_memory=False))
     data = validation_tokens(lm.checkpoint)
     if data is None or data.val is None:
         what = "expected the token files of its training where its config says, with validation text"

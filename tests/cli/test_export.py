@@ -41,6 +41,14 @@ def test_to_a_file(run_dir, tmp_path, capfd):
     assert torch.equal(torch.tensor(names["blk.0.attn_q.weight"]), weight)
 
 
+def test_a_memory_of_n_grams_stays_behind_and_a_line_says_so(run_dir, tmp_path, capfd):
+    shutil.copytree(run_dir, tmp_path / "fables")
+    (tmp_path / "fables" / "ngrams").mkdir()
+    assert export.main([f"--checkpoint={tmp_path}/fables", "--to", "hf", str(tmp_path / "out")]) == 0
+    assert "the network alone is written: the run's memory of n-grams" in capfd.readouterr().err
+    assert not list((tmp_path / "out").glob("ngram*"))
+
+
 def test_beside_the_run_where_nothing_is_said(trained, tmp_path, capfd):
     shutil.copytree(trained / "runs" / "fables", tmp_path / "fables")
     assert export.main([f"--checkpoint={tmp_path}/fables"]) == 0

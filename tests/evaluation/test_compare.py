@@ -1,12 +1,17 @@
 import contextlib
 import dataclasses
+import shutil
 
+import numpy as np
 import pytest
 
 from tests.small_models import language_model, save_run
+from transformerlm.checkpoint.run_directory import memory_source
+from transformerlm.checkpoint.store import open_checkpoint
 from transformerlm.config import CorpusConfig, EvalConfig, EvalSection, RuntimeConfig
 from transformerlm.errors import CheckpointError, ConfigError, Key
 from transformerlm.evaluation.compare import compare, evaluate
+from transformerlm.ngrams import NgramIndex
 from transformerlm.progress import SilentReporter
 from transformerlm.runtime import precision
 
@@ -48,6 +53,35 @@ def test_one_model_has_no_difference(config):
     assert (found.second, found.difference) == (None, None)
     assert len(found.first.scores) == 2
     assert compare("text", found.first) == dataclasses.replace(found, text="text")
+
+
+def with_memory(run_dir, folder):
+    """Copy a run, with a memory of n-grams; return its folder."""
+    shutil.copytree(run_dir, folder)
+    checkpoint = open_checkpoint(folder, lambda line: None)
+    rows = checkpoint.about["config"]["model"]["vocab_size"]
+    source = dict(zip(("made_from", "tokenizer"), memory_source(checkpoint.about["identity"]), strict=True))
+    NgramIndex.build([np.arange(100, 200, dtype=np.uint16)], rows, **source).save(folder / "ngrams")
+    return folder
+
+
+def test_memories_are_used_only_if_both_have_one_and_the_names_say_so(config, trained, tmp_path):
+    first, second = (with_memory(trained / "runs/fables", tmp_path / name) for name in "ab")
+    both = evaluate(with_eval(config, checkpoint=str(first), compare=str(second)))
+    assert [model.name for model in (both.first, both.second)] == [
+        f"{folder}/checkpoints/step_00000006 (with n-grams)" for folder in (first, second)
+    ]
+    heard = Heard()
+    one = evaluate(with_eval(config, checkpoint=str(first), compare="runs/fables"), heard)
+    assert "both are scored without a memory of n-grams, which only one of them has" in heard.messages
+    assert one.first.name == f"{first}/checkpoints/step_00000006"
+    assert one.first.scores.nats.tolist() == one.second.scores.nats.tolist()
+    assert one.first.scores.nats.tolist() != both.first.scores.nats.tolist()
+    asked = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, ngram_memory=True))
+    heard = Heard()
+    with pytest.raises(ConfigError, match=r"\[runtime\].ngram_memory: expected a run that has kept one"):
+        evaluate(with_eval(asked, checkpoint=str(first), compare="runs/fables"), heard)
+    assert not heard.messages
 
 
 def test_a_second_model_that_is_not_there_is_reported_before_the_first_is_scored(config):

@@ -1,11 +1,16 @@
 import itertools
+from functools import partial
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transformerlm.evaluation.leaks import LeakedTokens
 from transformerlm.evaluation.text import Part
-from transformerlm.evaluation.windows import Window, batches, document_windows, windows
+from transformerlm.evaluation.windows import Window, batches, document_windows, marked_windows, windows
+from transformerlm.ngrams import NgramIndex, NgramMemory
+from transformerlm.ngrams.reference import weights_behind
 
 
 @given(st.integers(0, 60), st.integers(1, 12), st.data())
@@ -51,3 +56,32 @@ def test_a_document_stands_between_ends_and_is_encoded_part_by_part():
     assert [(w.ids.tolist(), w.num_targets) for w in begun] == [([0, *b"abcd"], 4), ([0, *b"e"], 1)]
     without = document_windows(parts, encode, ends[:0], ends[:0], 9, 4)
     assert [(w.document, w.ids.tolist(), w.num_targets) for w in without] == [(0, [*b"abcd"], 3)]
+
+
+def test_the_memory_of_a_document_begins_anew_and_marks_stay_with_their_tokens():
+    texts = [b"abcabcab", b"abcabc", b"cabcabca"]
+    parts = [Part(0, "a", texts[0]), Part(0, "a", texts[1]), Part(1, "b", texts[2])]
+    memory = NgramMemory(NgramIndex.build([encode(Part(0, "", b"abcabd"))], 128))
+    ends = np.array([0], np.uint16)
+    cut = partial(document_windows, context_length=5, stride=2)
+    found = list(cut(parts, encode, ends, ends, ngrams=memory))
+    for document, text in enumerate((texts[0] + texts[1], texts[2])):
+        ids = [0, *text, 0]
+        expected = [weights_behind([*b"abcabd"], ids[:place]) for place in range(1, len(ids))]
+        place = 1
+        for window in (window for window in found if window.document == document):
+            weights, totals = window.remembered[:, -window.num_targets :]
+            for weight, total in zip(weights, totals, strict=True):
+                assert weight == pytest.approx(expected[place - 1][0].get(ids[place], 0.0))
+                assert total == pytest.approx(expected[place - 1][1])
+                place += 1
+        assert place == len(ids)
+    masks = [np.arange(len(part.utf8)) % 2 == 0 for part in parts]
+    leaked = LeakedTokens(masks, [])
+    marked = list(marked_windows(cut, parts, encode, ends, ends, leaked, memory))
+    assert [window.remembered.tolist() for window in marked] == [w.remembered.tolist() for w in found]
+    assert [window.ids.tolist() for window in marked] == [window.ids.tolist() for window in found]
+
+
+def encode(part):
+    return np.frombuffer(part.utf8, np.uint8).astype(np.uint16)

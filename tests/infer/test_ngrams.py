@@ -100,6 +100,15 @@ def test_log_probabilities_are_those_of_the_mixture(make_model, memory):
             ids.append(token.id)
 
 
+def test_a_memory_of_another_vocabulary_is_refused(make_model, memory):
+    model = make_model(vocab_size=VOCAB_SIZE + 1)
+    with pytest.raises(ValueError, match="ngrams: expected a memory of 65 ids, got 64"):
+        generate(model, [1], max_new_tokens=1, ngrams=memory)
+    settings = DecodingSettings.from_options(max_new_tokens=1, ngrams=memory)
+    with pytest.raises(ValueError, match="ngrams: expected a memory of 65 ids, got 64"):
+        ContinuousBatch(model, 1).submit("a", [1], settings)
+
+
 def test_texts_with_and_without_memory_share_a_batch(make_model, memory):
     model = make_model(vocab_size=VOCAB_SIZE)
     batch = ContinuousBatch(model, 4)

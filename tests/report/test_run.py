@@ -147,8 +147,6 @@ def test_the_comparison_names_who_is_better(tmp_path):
         f"{best / 1.0 - 1:.0%} more than the compressor xz needs. "
         f"{'Within' if 1.4 <= best <= 1.6 else 'Worse than'} the range that was expected."
     )
-
-
     with (run_dir / "history.jsonl").open("a") as file:
         file.write('{"event": "end", "step": 9, "ngram_bits_per_byte": 0.5}\n')
     bars = figures.comparison(read_run(run_dir))

@@ -23,13 +23,15 @@ from transformerlm.config import (
     TrainingConfig,
 )
 from transformerlm.data import TokenFile
-from transformerlm.errors import CheckpointError, ConfigError
+from transformerlm.errors import CheckpointError, ConfigError, OutputError
 from transformerlm.evaluation.compare import evaluate
 from transformerlm.evaluation.documents import load_for_scoring
 from transformerlm.language_model import LanguageModel
 from transformerlm.ngrams import NgramIndex
 from transformerlm.ngrams.reference import weights_behind
 from transformerlm.training import ngrams, train
+from transformerlm.training.pauses import Pauses
+from transformerlm.training.timers import Clock
 
 IN_FLOAT32 = RuntimeConfig(device="cpu", dtype="float32", num_threads=1)
 
@@ -146,12 +148,66 @@ def test_a_resumed_run_uses_what_it_has_and_makes_what_is_damaged_again(config, 
     index.write_bytes(index.read_bytes()[:-1])
     heard = Heard()
     train(changed(config, training={"run_dir": str(copied), "max_steps": 8}), heard)
-    assert any("ngrams: damaged" in line and "made again" in line for line in heard.messages)
+    assert any(
+        "ngrams: damaged" in line and line.endswith("; it is made again") for line in heard.messages
+    )
     assert NgramIndex.read(copied / "ngrams").tokens.tolist() == _index(run).tokens.tolist()
 
 
 def _index(run):
     return NgramIndex.read(run[0].run_dir / "ngrams")
+
+
+def test_a_memory_of_other_rows_or_tokens_is_made_again(config, run, tmp_path):
+    index = _index(run)
+    for number, changes in enumerate(({"vocab_size": 301}, {"made_from": "others"}, {"tokenizer": "another"})):
+        folder = tmp_path / str(number)
+        dataclasses.replace(index, **changes).save(folder / "ngrams")
+        train(changed(config, training={"run_dir": str(folder), "max_steps": 2}))
+        runtime = dataclasses.replace(IN_FLOAT32, ngram_memory=True)
+        assert LanguageModel.load(folder, runtime).ngrams.index.is_of(
+            index.made_from, index.tokenizer, index.vocab_size
+        )
+
+
+def test_a_run_that_goes_on_without_it_keeps_none(config, run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(run[0].run_dir, copied)
+    heard = Heard()
+    without = {"run_dir": str(copied), "max_steps": 7, "ngram_memory": False}
+    train(changed(config, training=without), heard)
+    assert not (copied / "ngrams").exists()
+    assert not any("n-grams" in line for line in heard.messages)
+
+
+def test_what_fails_about_it_is_a_warning(config, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OutputError("no room")
+
+    monkeypatch.setattr(NgramIndex, "save", fail)
+    heard = Heard()
+    assert train(changed(config, training={"run_dir": str(tmp_path / "a")}), heard).steps == 6
+    what = f"warning: {tmp_path}/a/ngrams: the memory of n-grams is not kept: no room"
+    assert what in heard.messages
+    assert bits_of(heard.messages)
+    monkeypatch.undo()
+    monkeypatch.setattr(ngrams, "nats_of", fail)
+    heard = Heard()
+    assert train(changed(config, training={"run_dir": str(tmp_path / "b")}), heard).steps == 6
+    assert "warning: the memory of n-grams is not judged: no room" in heard.messages
+
+
+def test_time_for_sorting_and_for_the_end_is_held_back(config, tmp_path):
+    assert ngrams.why_none(config, 2**24) is None
+    assert ngrams.why_none(config, 2**24 + 1).startswith("the training text has 16,777,217 tokens")
+    timed = changed(config, training={"max_steps": None, "max_time": "10s"})
+    assert ngrams.why_none(timed, 400_000) is None
+    assert ngrams.why_none(timed, 600_000) == "sorting 600,000 tokens may take 0.6 s of 10s"
+    pauses = Pauses(timed, Clock(), 1000)
+    pauses.validating_seconds, pauses.ending_seconds = 3.0, 0.5
+    assert pauses.at(1.0)["ending"].seconds == 0.5
+    pauses.validations_at_end = 2
+    assert pauses.at(1.0)["ending"].seconds == 6.5
 
 
 def test_the_memory_of_another_tokenizer_is_refused(config, run, tmp_path):
@@ -168,5 +224,5 @@ def test_a_text_of_too_many_tokens_is_told_and_trained_without(config, tmp_path,
     monkeypatch.setattr(ngrams, "MAX_TOKENS", 100)
     heard = Heard()
     train(changed(config, training={"run_dir": str(tmp_path / "run")}), heard)
-    assert any(line.startswith("no memory of n-grams: the training text has ") for line in heard.messages)
+    assert any(line.startswith("no memory of n-grams is kept: the training text has ") for line in heard.messages)
     assert not (tmp_path / "run" / "ngrams").exists()

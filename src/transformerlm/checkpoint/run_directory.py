@@ -15,6 +15,7 @@ run_dir/
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping
@@ -86,13 +87,13 @@ class RunDirectory:
         """Load the run's memory of n-grams; None if it has kept none.
 
         Raises:
-            CheckpointError: it is damaged, or not of the tokenizer that the checkpoint was trained with.
+            CheckpointError: it is damaged, or of another text or tokenizer than the checkpoint.
         """
         index = NgramIndex.read(self.ngrams)
         if index is None:
             return None
-        rows = from_dict(ModelConfig, checkpoint.require("config", "model"), "").vocabulary_rows
-        if (index.tokenizer, index.vocab_size) != (checkpoint.require("identity", "tokenizer"), rows):
+        model = from_dict(ModelConfig, checkpoint.require("config", "model"), str(checkpoint.path))
+        if not index.is_of(*memory_source(checkpoint.require("identity")), model.vocabulary_rows):
             what = f"not the memory of {checkpoint.path}"
             raise CheckpointError(f"{self.ngrams}: {what}; remove the folder to go on without it")
         return NgramMemory(index)
@@ -207,6 +208,13 @@ def identity(config: TrainConfig, data: TokenData) -> dict[str, Any]:
         },
         **({"mixture": dict(data.shares)} if data.shares else {}),
     }
+
+
+def memory_source(identity: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a memory of n-grams is made from: a checksum of the training tokens, and the tokenizer's
+    fingerprint."""
+    sums = {key: value for key, value in identity.items() if key.startswith("train data")}
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest(), str(identity["tokenizer"])
 
 
 def environment(num_ranks: int = 1) -> dict[str, Any]:

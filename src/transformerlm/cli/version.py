@@ -60,7 +60,7 @@ def kernels() -> str:
         from transformerlm.kernels.environment import cache_dir
         from transformerlm.tokenizer.kernel_library import LIBRARY
 
-        of_models = libraries.TRAINING, libraries.GENERATION, libraries.QUANTIZED
+        of_models = libraries.TRAINING, libraries.GENERATION, libraries.QUANTIZED, libraries.NGRAMS
         known = {library.title: library for library in of_models} | {"tokenizer": LIBRARY}
         found = [name for name, library in known.items() if library.cache_path().is_file()]
         processor = target()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformerlm.checkpoint.run_directory import RunDirectory
 from transformerlm.checkpoint.store import Checkpoint, open_checkpoint
 from transformerlm.config import EvalConfig, ModelConfig
 from transformerlm.data.corpus import refuse_overlap
@@ -19,7 +21,7 @@ from transformerlm.evaluation.documents import (
 from transformerlm.evaluation.leaks import find_leaked_tokens
 from transformerlm.evaluation.statistics import Difference, DocumentScores, difference
 from transformerlm.evaluation.text import Text
-from transformerlm.language_model import LanguageModel, check_widths
+from transformerlm.language_model import LanguageModel, check_widths, load_memory
 from transformerlm.nn import num_parameters
 from transformerlm.progress import Reporter, SilentReporter
 from transformerlm.runtime.device import DtypeName, dtype_name
@@ -37,11 +39,14 @@ class ScoredModel:
     scores: DocumentScores
     weights: str = ""
     """[runtime].weights, if it is not "auto"."""
+    has_ngrams: bool = False
+    """True if it was mixed with its memory of n-grams."""
 
     @property
     def name(self) -> str:
-        """Folder of the checkpoint, and the storage of the weights if one was chosen."""
-        return f"{self.checkpoint.path}{f' ({self.weights})' if self.weights else ''}"
+        """Folder of the checkpoint, the storage of the weights if one was chosen, and its memory if used."""
+        details = ", ".join([self.weights] * bool(self.weights) + ["with n-grams"] * self.has_ngrams)
+        return f"{self.checkpoint.path}{f' ({details})' if details else ''}"
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Evaluation
         about = checkpoints[-1].require("config", "model")
         shape = from_dict(ModelConfig, about, str(checkpoints[-1].path))
         check_widths(shape, config.eval.compare_weights, Key("eval", "compare_weights"))
-    if config.eval.compare_weights and config.runtime.ngram_memory == "auto":
-        config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, ngram_memory=False))
+    config = with_memory_decided(config, checkpoints, reporter)
     first, dtype = _scored(checkpoints[0].path, text, config, reporter)
     # "auto" may choose otherwise for another size, and two models may differ by no more than rounding does.
     weights = config.eval.compare_weights or config.runtime.weights
@@ -93,6 +97,26 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Evaluation
     same = dataclasses.replace(config, runtime=runtime)
     others = [_scored(found.path, text, same, reporter)[0] for found in checkpoints[1:]]
     return compare(str(text), first, *others)
+
+
+def with_memory_decided(
+    config: EvalConfig, checkpoints: Sequence[Checkpoint], reporter: Reporter
+) -> EvalConfig:
+    """Return the config with [runtime].ngram_memory true or false, for all models alike.
+
+    Raises:
+        ConfigError: it is asked for, and a run has kept none.
+    """
+    runtime = config.runtime
+    have = [RunDirectory.of(found).ngrams.is_dir() for found in checkpoints]
+    if runtime.ngram_memory is True and not all(have):
+        load_memory(checkpoints[have.index(False)], runtime)  # refuses it
+    wanted = runtime.ngram_memory is True
+    if runtime.ngram_memory == "auto":
+        wanted = all(have) and not config.eval.compare_weights
+        if any(have) and not all(have):
+            reporter.say("both are scored without a memory of n-grams, which only one of them has")
+    return dataclasses.replace(config, runtime=dataclasses.replace(runtime, ngram_memory=wanted))
 
 
 def compare(text: str, first: ScoredModel, second: ScoredModel | None = None) -> Evaluation:
@@ -123,7 +147,7 @@ def _scored(path: Path, text: Text, config: EvalConfig, reporter: Reporter) -> t
     )
     scores = score(lm, text, settings, reporter, leaked)
     tokens = lm.tokenizer.fingerprint, bos_id, eos_id
-    scored = ScoredModel(lm.checkpoint, tokens, scores, lm.runtime.weights)
+    scored = ScoredModel(lm.checkpoint, tokens, scores, lm.runtime.weights, lm.ngrams is not None)
     return scored, dtype_name(lm.runtime.dtype)
 
 

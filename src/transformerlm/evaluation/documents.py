@@ -104,10 +104,7 @@ def score(
         encode = functools.partial(_encode, lm.tokenizer)
         has_start = functools.partial(_begins_with, _bos_token(lm.tokenizer, start_id, end_id))
         cut = functools.partial(
-            document_windows,
-            context_length=context_length,
-            stride=stride,
-            has_start=has_start,
+            document_windows, context_length=context_length, stride=stride, has_start=has_start
         )
         counted = sums.count_bytes(parts)
         if leaked:

@@ -7,6 +7,7 @@ gives, except for rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -31,13 +32,14 @@ class TokenScore(NamedTuple):
     alternatives: tuple[tuple[int, float], ...]
 
 
-class ScoredText(NamedTuple):
+@dataclass
+class ScoredText:
     """A text that is being scored."""
 
     windows: list[Window]
     """What is still to come."""
-    memory: TextMemory | None
-    """The text before the next target; None without a memory of n-grams."""
+    memory: TextMemory | None = None
+    """The text before the next target; None before the first window, and without a memory of n-grams."""
 
 
 class TokenScorer:
@@ -58,7 +60,7 @@ class TokenScorer:
         context_length = self._context_length
         stride = max(1, context_length // 2)
         cut = list(windows(0, [np.array(ids, self._dtype)], context_length, stride))
-        return ScoredText(cut, self._ngrams.text(ids[:1]) if self._ngrams else None)
+        return ScoredText(cut)
 
     @torch.no_grad()
     def score(self, text: ScoredText, num_alternatives: int = 0) -> list[TokenScore]:
@@ -68,6 +70,8 @@ class TokenScorer:
             NumericalError: if the model's logits are NaN.
         """
         device, window = self._runtime.device, text.windows.pop(0)
+        if self._ngrams and text.memory is None:
+            text.memory = self._ngrams.text(window.ids[:1].tolist())
         ids = torch.from_numpy(window.ids.astype(np.int64)).to(device)
         targets = ids[-window.num_targets :]
         scores: list[TokenScore] = []

@@ -21,6 +21,7 @@ from transformerlm.infer.generate import (
     DecodingSettings,
     Ids,
     NewToken,
+    check_memory,
     check_prompt_ids,
     evaluation_mode,
     fill_gaps,
@@ -141,6 +142,7 @@ class ContinuousBatch(Generic[K]):
             ValueError: for a prompt without a token or with an unknown one, or no token to write.
         """
         check_prompt_ids([prompt_ids], self._model.config.vocabulary_rows)
+        check_memory(settings.ngrams, self._model.config.vocabulary_rows)
         if settings.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected at least 1, got {settings.max_new_tokens}")
         assert key not in self._texts, "a key names one text"

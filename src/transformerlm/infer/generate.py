@@ -190,6 +190,7 @@ def steps(
     """
     vocabulary = model.config.vocabulary_rows
     check_prompt_ids(prompts, vocabulary)
+    check_memory(settings.ngrams, vocabulary)
     compute_on_one_thread_after_forks()
     if settings.kernels and model.final_norm.weight.device.type == "cpu" and not uses_kernels(model):
         model = with_kernels(model)
@@ -217,6 +218,16 @@ def check_prompt_ids(prompts: Sequence[Ids], vocab_size: int) -> None:
         if not 0 <= min(ids) <= max(ids) < vocab_size:
             got = f"{min(ids)} to {max(ids)}"
             raise ValueError(f"prompt {index}: expected ids from 0 to {vocab_size - 1}, got {got}")
+
+
+def check_memory(ngrams: NgramMemory | None, vocab_size: int) -> None:
+    """Check that a memory of n-grams is of the model's vocabulary.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if ngrams and ngrams.index.vocab_size != vocab_size:
+        raise ValueError(f"ngrams: expected a memory of {vocab_size} ids, got {ngrams.index.vocab_size}")
 
 
 def seen_ids(prompts: Sequence[Ids], vocab_size: int) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from transformerlm.errors import CheckpointError
 from transformerlm.kernels.ngrams_layout import LONGEST
 from transformerlm.storage.checksummed_json import RecordFormat, dump, load
-from transformerlm.storage.files import committed_directory, temporary_beside
+from transformerlm.storage.files import committed_directory, remove_directory, temporary_beside
 from transformerlm.storage.safetensors import iterate_tensors, tensor_chunks
 from transformerlm.storage.untrusted import open_regular, printable
 
@@ -33,7 +32,7 @@ MAX_TOKENS = 2**24
 MAX_VOCABULARY = 2**24
 """Largest vocabulary: tables are made for it."""
 FILE, MANIFEST = "index.safetensors", "manifest.json"
-_MAX_MANIFEST_BYTES, _CHUNK_BYTES = 2**16, 2**20
+_MAX_MANIFEST_BYTES = 2**16
 _FORMAT = RecordFormat(
     version=1,
     checksum_since=1,
@@ -88,6 +87,10 @@ class NgramIndex:
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
         return cls(tokens, order, starts, vocab_size, made_from, tokenizer)
 
+    def is_of(self, made_from: str, tokenizer: str, vocab_size: int) -> bool:
+        """Return True if it was made from these tokens, for a model of these rows."""
+        return (self.made_from, self.tokenizer, self.vocab_size) == (made_from, tokenizer, vocab_size)
+
     def save(self, folder: Path) -> None:
         """Write the folder, whole or not at all, in place of one that is there.
 
@@ -131,11 +134,8 @@ def _as_tensor(numbers: Tokens) -> torch.Tensor:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with open_regular(path, follow_link=True) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_tensors(path: Path) -> tuple[Tokens, Tokens]:
@@ -157,6 +157,8 @@ def _read_tensors(path: Path) -> tuple[Tokens, Tokens]:
 @contextlib.contextmanager
 def _replaced(folder: Path) -> Iterator[None]:
     """Context manager for writing `folder`: one that is there is put aside, and back if that fails."""
+    if folder.is_symlink():
+        folder.unlink()
     if not folder.exists():
         yield
         return
@@ -167,17 +169,27 @@ def _replaced(folder: Path) -> Iterator[None]:
     except BaseException:
         older.rename(folder)
         raise
-    shutil.rmtree(older)
+    remove_directory(older)
+
+
+def remove(folder: Path) -> None:
+    """Remove a memory's folder, or the link to one, if there is any."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        remove_directory(folder)
 
 
 @contextlib.contextmanager
 def _damaged(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         advice = "remove the folder to go on without the memory of n-grams"
         what = _system_error(error) if isinstance(error, OSError) else printable(error)
         raise CheckpointError(f"{folder}: damaged: {what}; {advice}") from None
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read: {_system_error(error)}") from None
 
 
 def _system_error(error: OSError) -> str:

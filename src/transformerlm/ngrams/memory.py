@@ -42,9 +42,13 @@ class NgramMemory:
     factors: Factors = field(default_factory=Factors)
     """How much the counts of each order are trusted."""
 
-    def text(self, ids: Iterable[int] = ()) -> TextMemory:
-        """Return the memory of a text that begins with these tokens."""
-        text = TextMemory(self.index, self.factors)
+    def text(self, ids: Iterable[int] = (), num_threads: int = 1) -> TextMemory:
+        """Return the memory of a text that begins with these tokens.
+
+        Args:
+            num_threads: for scoring.
+        """
+        text = TextMemory(self.index, self.factors, num_threads)
         text.extend(ids)
         return text
 
@@ -56,7 +60,7 @@ class NgramMemory:
         Raises:
             ValueError: ids outside of the vocabulary.
         """
-        return self.text().score(ids, num_threads)
+        return self.text(num_threads=num_threads).score(ids)
 
     def score_documents(
         self, tokens: Integers, separator: int | None, num_threads: int = 1
@@ -71,8 +75,10 @@ class NgramMemory:
         ends = np.flatnonzero(tokens == separator) if separator is not None else np.zeros(0, np.int64)
         weights, totals = np.zeros(len(tokens)), np.ones(len(tokens))
         bounds = [0, *(end for end in ends.tolist() if 0 < end < len(tokens) - 1), len(tokens) - 1]
+        text = self.text(num_threads=num_threads)
         for first, last in itertools.pairwise(bounds):
-            found = self.score(tokens[first : last + 1], num_threads)
+            text.clear()
+            found = text.score(tokens[first : last + 1])
             weights[first + 1 : last + 1], totals[first + 1 : last + 1] = (part[1:] for part in found)
         return weights, totals
 
@@ -80,15 +86,20 @@ class NgramMemory:
 class TextMemory:
     """The memory of one text: all tokens so far, also those that have left the model's context."""
 
-    def __init__(self, index: NgramIndex, factors: Factors | None = None) -> None:
-        self._index, self._length = index, 0
+    def __init__(self, index: NgramIndex, factors: Factors | None = None, num_threads: int = 1) -> None:
+        self._index, self._length, self._num_threads = index, 0, num_threads
         self._factors = (factors or Factors()).array()
         self._text, self._previous = np.zeros(_FIRST_ROOM, np.uint32), np.zeros(_FIRST_ROOM, np.int32)
         self._latest = np.full(index.vocab_size, -1, np.int32)
         """Place of each token's latest occurrence; -1: none."""
-        self._scratch = _scratch(index.vocab_size, 1)
+        self._scratch = _scratch(index.vocab_size, num_threads)
         self._found = np.zeros(1 + index.vocab_size)
         self._ids = self._scratch[-1]
+
+    def clear(self) -> None:
+        """Begin another text."""
+        self._length = 0
+        self._latest.fill(-1)
 
     def extend(self, ids: Iterable[int], *, counts: bool = True) -> None:
         """Append tokens to the text.
@@ -107,7 +118,7 @@ class TextMemory:
                 self._latest[token] = self._length
             self._length += 1
 
-    def score(self, ids: Integers, num_threads: int = 1) -> tuple[Floats, Floats]:
+    def score(self, ids: Integers) -> tuple[Floats, Floats]:
         """Append tokens; return the weight of each behind those before it, and the totals: both [num_ids].
 
         Before the first token of a text nothing is known: its weight is 0 and its total 1.
@@ -122,7 +133,7 @@ class TextMemory:
         if self._length > first:
             vocab_size, own = self._index.vocab_size, slice(first - before, None)
             arrays = *_of_index(self._index), self._text, self._previous
-            scratch = self._factors, *_scratch(vocab_size, num_threads)
+            scratch = self._factors, *self._scratch
             results = weights[own], totals[own]
             values = (
                 *(array.ctypes.data for array in arrays),
@@ -131,7 +142,7 @@ class TextMemory:
                 vocab_size,
                 *(array.ctypes.data for array in results),
             )
-            run_on_team(libraries.NGRAMS.kernels().score_targets, num_threads, *values)
+            run_on_team(libraries.NGRAMS.kernels().score_targets, self._num_threads, *values)
         return weights, totals
 
     def _make_room(self, number: int) -> None:

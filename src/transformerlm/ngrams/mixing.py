@@ -24,11 +24,11 @@ def mixed_logits(logits: Tensor, texts: Sequence[TextMemory | None]) -> Tensor:
     if not any(texts):
         return logits
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
-    log_sums = wide.logsumexp(-1)
-    for row, log_sum, text in zip(wide, log_sums, texts, strict=True):
+    for row, text in zip(wide, texts, strict=True):
         if text and len((found := text.find()).ids):
+            log_sum = row.logsumexp(-1)  # of one row: a sum over several may add up in another order
             ids = torch.from_numpy(found.ids.astype(np.int64)).to(wide.device)
-            logs = torch.from_numpy(np.log(found.weights)).to(wide)  # of weights too large for float32
+            logs = torch.from_numpy(np.log(found.weights)).to(wide)
             row[ids] = torch.logaddexp(row[ids] - log_sum, logs) + log_sum
     return wide
 

@@ -70,9 +70,10 @@ def load(
 
     They share their weights where those have one precision.
     """
-    scorer = load_for_scoring(Path(checkpoint).expanduser(), runtime, say)
+    alone = dataclasses.replace(runtime, ngram_memory=False)
+    scorer = load_for_scoring(Path(checkpoint).expanduser(), alone, say)
     lm = LanguageModel.load(scorer.checkpoint.path, runtime)
-    scorer = dataclasses.replace(scorer, ngrams=lm.ngrams)  # one probability for a token, whoever asks
+    scorer = dataclasses.replace(scorer, ngrams=lm.ngrams)  # scored as it is written
     if lm.model.final_norm.weight.dtype == scorer.model.final_norm.weight.dtype:
         return dataclasses.replace(scorer, runtime=lm.runtime), scorer
     return lm, scorer

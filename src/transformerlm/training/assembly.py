@@ -42,7 +42,7 @@ from transformerlm.training.choices import AUTO, keep_begun, resolve_runtime
 from transformerlm.training.expectation import Expectation
 from transformerlm.training.init_from import load_initial_weights
 from transformerlm.training.microbatch import share_of_batch
-from transformerlm.training.ngrams import loss_with_memory, make_memory, scoring_seconds
+from transformerlm.training.ngrams import judge_memory, make_memory, scoring_seconds
 from transformerlm.training.outcome import outcome_of, progress_of
 from transformerlm.training.plan import Plan, make_plan
 from transformerlm.training.prepare import Prepared
@@ -297,9 +297,11 @@ class Assembly:
         seconds = sampling_seconds(trainer.learner, self.tokenizer)
         page_seconds = PAGE_SECONDS if self.config.logging.report else 0.0
         pauses = trainer.budget.pauses
-        found = [scoring_seconds(ngrams, self.data) if ngrams else 0.0, float(bool(ngrams))]
-        (lookup_seconds, validates), *_ = self.ranks.all_gather_numbers(found)
-        pauses.sampling_seconds, pauses.validates_at_end = seconds, bool(validates)
+        with self.ranks.while_rank_0_works():
+            lookup_seconds = scoring_seconds(ngrams, self.data) if ngrams else 0.0
+        (lookup_seconds, is_kept), *_ = self.ranks.all_gather_numbers([lookup_seconds, float(bool(ngrams))])
+        # Rank 0 alone scores the text again, of which each has a part in a validation.
+        pauses.sampling_seconds, pauses.validations_at_end = seconds, int(is_kept) * self.ranks.size
         pauses.ending_seconds = EXIT_SECONDS + page_seconds + lookup_seconds
 
     def stop(self, trainer: Trainer) -> None:
@@ -347,7 +349,7 @@ class Assembly:
     def judge_memory(self, trainer: Trainer, model: TransformerLM, ngrams: NgramMemory) -> MeanLoss | None:
         """Report the quality of the finished model with the memory of n-grams, and return it."""
         separator = self.tokenizer.special_token_ids.get(str(self.config.data.document_separator))
-        found = loss_with_memory(model, ngrams, self.data, separator, trainer.runtime)
+        found = judge_memory(model, ngrams, self.data, separator, trainer.runtime, self.reporter)
         if found:
             report_memory(found, ngrams, self.reporter)
         return found

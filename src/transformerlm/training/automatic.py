@@ -40,6 +40,7 @@ from transformerlm.tokenizer import Tokenizer
 from transformerlm.tokenizer.formats.folder import holds_tokenizer
 from transformerlm.training.choices import resolved_config
 from transformerlm.training.dropout import add_dropout
+from transformerlm.training.ngrams import why_none
 from transformerlm.training.prepare import MIN_TOLD_SECONDS, Prepared, prepare
 from transformerlm.training.timers import duration
 from transformerlm.training.torch_settings import temporary_torch_settings
@@ -56,6 +57,9 @@ PILOT_SHARE = 0.04
 SECONDS_OUTSIDE = 3.0
 """Time that a run takes after the choice for other things than steps and regular validations: preparing the
 first step, the last validation, saving, samples."""
+MEMORY_SECONDS = 0.5e-6
+"""Time that a memory of n-grams takes for each byte of text: sorting the training tokens, and scoring the
+validation text once more."""
 
 
 def as_begun(config: TrainConfig, run_dir: Path, ranks: Ranks) -> TrainConfig:
@@ -125,7 +129,7 @@ class Dial:
         before, max_seconds = time.perf_counter(), config.training.max_seconds or 0.0
         text = survey(config.data, config.tokenizer, existing_tokenizer(config))
         text_seconds = time.perf_counter() - before
-        end = started + text_seconds + max_seconds - SECONDS_OUTSIDE
+        end = started + text_seconds + max_seconds - SECONDS_OUTSIDE - _memory_seconds(config, text.facts)
         with _runtime(config, owns_process=owns_process) as (_, runtime):
             speed = measure_speed(runtime, config.runtime)
 
@@ -153,6 +157,13 @@ class Dial:
             seconds = step_seconds(*parts, is_typical=True)
         whole = max(1, tokens // model.context_length) * model.context_length
         return dataclasses.replace(self, speed=self.speed.corrected(model, whole / seconds))
+
+
+def _memory_seconds(config: TrainConfig, facts: TextFacts) -> float:
+    """Return the time that the run's memory of n-grams will take, if it keeps one."""
+    fewest_tokens = facts.train_bytes / max(facts.bytes_per_token.values())
+    is_kept = why_none(config, int(fewest_tokens)) is None
+    return MEMORY_SECONDS * (facts.train_bytes + facts.validation_bytes) if is_kept else 0.0
 
 
 def idle_seconds(config: TrainConfig, facts: TextFacts, speed: TrainingSpeed, budget: Budget) -> float:

@@ -71,8 +71,8 @@ class Pauses:
         """Duration of writing samples, as the caller has estimated it."""
         self.ending_seconds = 0.0
         """Duration of ENDING, as the caller has estimated it."""
-        self.validates_at_end = False
-        """True if the end has another pass over the validation text."""
+        self.validations_at_end = 0
+        """How many times as long as a validation the end is, where the validation text is scored again."""
 
     def at(self, seconds_per_step: float) -> dict[str, Pause]:
         """Return all by kind. A validation counts as followed by saving, since it is usually the best so
@@ -93,7 +93,7 @@ class Pauses:
             VALIDATING: Pause(validating, every[0]),
             SAVING: Pause(saving, saved_every),
             SAMPLING: Pause(sampling, self._config.sample_every or 0),
-            ENDING: Pause(self.ending_seconds + self.validates_at_end * validating, 0),
+            ENDING: Pause(self.ending_seconds + self.validations_at_end * validating, 0),
         }
 
 
