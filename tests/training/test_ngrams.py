@@ -148,9 +148,7 @@ def test_a_resumed_run_uses_what_it_has_and_makes_what_is_damaged_again(config, 
     index.write_bytes(index.read_bytes()[:-1])
     heard = Heard()
     train(changed(config, training={"run_dir": str(copied), "max_steps": 8}), heard)
-    assert any(
-        "ngrams: damaged" in line and line.endswith("; it is made again") for line in heard.messages
-    )
+    assert any("ngrams: damaged" in line and line.endswith("; it is made again") for line in heard.messages)
     assert NgramIndex.read(copied / "ngrams").tokens.tolist() == _index(run).tokens.tolist()
 
 
@@ -160,10 +158,12 @@ def _index(run):
 
 def test_a_memory_of_other_rows_or_tokens_is_made_again(config, run, tmp_path):
     index = _index(run)
-    for number, changes in enumerate(({"vocab_size": 301}, {"made_from": "others"}, {"tokenizer": "another"})):
+    for number, changes in enumerate(
+        ({"vocab_size": 301}, {"made_from": "others"}, {"tokenizer": "another"})
+    ):
         folder = tmp_path / str(number)
         dataclasses.replace(index, **changes).save(folder / "ngrams")
-        train(changed(config, training={"run_dir": str(folder), "max_steps": 2}))
+        train(changed(config, training={"run_dir": str(folder), "max_steps": 3}))
         runtime = dataclasses.replace(IN_FLOAT32, ngram_memory=True)
         assert LanguageModel.load(folder, runtime).ngrams.index.is_of(
             index.made_from, index.tokenizer, index.vocab_size
@@ -224,5 +224,7 @@ def test_a_text_of_too_many_tokens_is_told_and_trained_without(config, tmp_path,
     monkeypatch.setattr(ngrams, "MAX_TOKENS", 100)
     heard = Heard()
     train(changed(config, training={"run_dir": str(tmp_path / "run")}), heard)
-    assert any(line.startswith("no memory of n-grams is kept: the training text has ") for line in heard.messages)
+    assert any(
+        line.startswith("no memory of n-grams is kept: the training text has ") for line in heard.messages
+    )
     assert not (tmp_path / "run" / "ngrams").exists()

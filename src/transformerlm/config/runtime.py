@@ -43,8 +43,8 @@ class RuntimeConfig(Section):
     gradients and optimizer state among them (FSDP2)."""
     ngram_memory: bool | Literal["auto"] = "auto"
     """Mix a model's probabilities with the memory of n-grams that its run has kept, if
-    [training].ngram_memory was set. "auto": where transformerlm-eval scores text, unless it compares weights; not
-    where text is written, since much of that would be quoted from the training text."""
+    [training].ngram_memory was set. "auto": where transformerlm-eval scores text, unless it compares weights;
+    not where text is written, since much of that would be quoted from the training text."""
     deterministic: bool = False
     """Use only operations that give the same bits each time, some of them slower (on a CPU all do)."""
     num_threads: NumThreads | Literal["auto"] = "auto"

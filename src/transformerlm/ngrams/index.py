@@ -32,7 +32,7 @@ MAX_TOKENS = 2**24
 MAX_VOCABULARY = 2**24
 """Largest vocabulary: tables are made for it."""
 FILE, MANIFEST = "index.safetensors", "manifest.json"
-_MAX_MANIFEST_BYTES = 2**16
+_MAX_MANIFEST_BYTES, _CHUNK_BYTES = 2**16, 2**20
 _FORMAT = RecordFormat(
     version=1,
     checksum_since=1,
@@ -134,8 +134,11 @@ def _as_tensor(numbers: Tokens) -> torch.Tensor:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with open_regular(path, follow_link=True) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _read_tensors(path: Path) -> tuple[Tokens, Tokens]:

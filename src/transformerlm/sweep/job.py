@@ -132,8 +132,8 @@ def job_config(
     if runtime.num_threads == "auto":
         runtime = dataclasses.replace(runtime, **(own_runtime or {}))
     # Trials are compared by their networks: a memory of n-grams would take their time, and hide differences.
-    own = {"run_dir": str(paths.run(job)), "resume": "auto", "ngram_memory": False}
-    training = dataclasses.replace(config.training, **own)
+    run_dir = str(paths.run(job))
+    training = dataclasses.replace(config.training, run_dir=run_dir, resume="auto", ngram_memory=False)
     logging = _job_logging(config.logging, f"{paths.sweep_dir.name}-{job.run_name}")
     return dataclasses.replace(config, runtime=runtime, training=training, logging=logging)
 

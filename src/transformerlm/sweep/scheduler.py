@@ -126,7 +126,10 @@ class Scheduler:
         return [
             "transformerlm.cli.eval",
             *(f"--eval.{key}={path}" for key, path in files.items()),
-            *(f"--runtime.{key}={value}" for key, value in {**own, "dtype": "float32", "ngram_memory": False}.items()),
+            *(
+                f"--runtime.{key}={value}"
+                for key, value in {**own, "dtype": "float32", "ngram_memory": False}.items()
+            ),
         ]
 
     def _is_complete(self, job: Job) -> bool:
