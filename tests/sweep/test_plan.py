@@ -1,5 +1,6 @@
 """Estimates of a sweep."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sweep.test_methods import SPACE, config_of, searched
-from transformerlm.sweep.job import Paths
+from transformerlm.config import ScheduleConfig, TrainConfig, TrainingConfig
+from transformerlm.sweep.job import Job, Paths, job_config
 from transformerlm.sweep.plan import makespan, parts_left, plan_lines
 from transformerlm.sweep.state import Sweep
 
@@ -50,3 +52,12 @@ def test_trials_with_a_budget_in_time_need_no_measurement(tmp_path, monkeypatch)
     assert lines["trial"] == "1m00s with the whole budget, by [training].max_time"
     assert lines["in"].split() == ["all", "4m00s"]
     assert not list(tmp_path.iterdir())
+
+
+def test_trials_are_compared_by_their_networks(tmp_path):
+    base = TrainConfig(training=TrainingConfig(max_steps=10, ngram_memory=True))
+    job = Job(1, {"optimizer.lr": 0.01})
+    found = job_config(
+        dataclasses.replace(base, schedule=ScheduleConfig(warmup_steps=2)), job, Paths(tmp_path)
+    )
+    assert (found.optimizer.lr, found.training.ngram_memory) == (0.01, False)
