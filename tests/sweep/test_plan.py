@@ -1,6 +1,5 @@
 """Estimates of a sweep."""
 
-import dataclasses
 import itertools
 
 import pytest
@@ -55,9 +54,8 @@ def test_trials_with_a_budget_in_time_need_no_measurement(tmp_path, monkeypatch)
 
 
 def test_trials_are_compared_by_their_networks(tmp_path):
-    base = TrainConfig(training=TrainingConfig(max_steps=10, ngram_memory=True))
-    job = Job(1, {"optimizer.lr": 0.01})
-    found = job_config(
-        dataclasses.replace(base, schedule=ScheduleConfig(warmup_steps=2)), job, Paths(tmp_path)
+    base = TrainConfig(
+        training=TrainingConfig(max_steps=10, ngram_memory=True), schedule=ScheduleConfig(warmup_steps=2)
     )
+    found = job_config(base, Job(1, {"optimizer.lr": 0.01}), Paths(tmp_path))
     assert (found.optimizer.lr, found.training.ngram_memory) == (0.01, False)
