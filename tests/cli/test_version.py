@@ -31,9 +31,11 @@ def test_the_version_of_torch_is_that_of_the_module_without_importing_it():
 
 def test_kernels_are_compiled_when_their_file_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("TRANSFORMERLM_CACHE_DIR", str(tmp_path))
-    assert f"not compiled yet: training, generation, quantized, tokenizer (in {tmp_path})" in kernels()
+    assert (
+        f"not compiled yet: training, generation, quantized, n-gram, tokenizer (in {tmp_path})" in kernels()
+    )
     TRAINING.cache_path().touch()
-    assert "compiled: training; not compiled yet: generation, quantized, tokenizer" in kernels()
+    assert "compiled: training; not compiled yet: generation, quantized, n-gram, tokenizer" in kernels()
 
 
 def test_kernels_that_cannot_be_used_are_said(monkeypatch):

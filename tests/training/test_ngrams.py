@@ -177,7 +177,15 @@ def test_a_run_that_goes_on_without_it_keeps_none(config, run, tmp_path):
     without = {"run_dir": str(copied), "max_steps": 7, "ngram_memory": False}
     train(changed(config, training=without), heard)
     assert not (copied / "ngrams").exists()
-    assert not any("n-grams" in line for line in heard.messages)
+    told = f"{copied}/ngrams: removed, since the run keeps no memory of n-grams now"
+    assert [line for line in heard.messages if "n-grams" in line] == [told]
+    (copied / "ngrams").mkdir()  # what is not a memory is left alone
+    (copied / "ngrams" / "notes.txt").write_text("mine")
+    train(changed(config, training={**without, "max_steps": 8}), Heard())
+    heard = Heard()
+    train(changed(config, training={**without, "max_steps": 9, "ngram_memory": True}), heard)
+    assert any("ngrams: expected nothing there, or a memory" in line for line in heard.messages)
+    assert (copied / "ngrams" / "notes.txt").read_text() == "mine"
 
 
 def test_what_fails_about_it_is_a_warning(config, tmp_path, monkeypatch):

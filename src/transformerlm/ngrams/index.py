@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from transformerlm.errors import CheckpointError
+from transformerlm.errors import CheckpointError, OutputError
 from transformerlm.kernels.ngrams_layout import LONGEST
 from transformerlm.storage.checksummed_json import RecordFormat, dump, load
 from transformerlm.storage.files import committed_directory, remove_directory, temporary_beside
@@ -95,9 +95,11 @@ class NgramIndex:
         """Write the folder, whole or not at all, in place of one that is there.
 
         Raises:
-            OutputError: the disk is full; the one that was there stays.
+            OutputError: the disk is full, and the one that was there stays; or there is something else.
             OSError: it cannot be written for another reason.
         """
+        if folder.exists() and not (folder / MANIFEST).is_file():
+            raise OutputError(f"{folder}: expected nothing there, or a memory of n-grams to replace")
         content = {"tokens": _as_tensor(self.tokens), "order": _as_tensor(self.order)}
         size, chunks = tensor_chunks(content, {"format": "pt"})  # a reader refuses empty metadata
         digest = hashlib.sha256()
@@ -175,12 +177,15 @@ def _replaced(folder: Path) -> Iterator[None]:
     remove_directory(older)
 
 
-def remove(folder: Path) -> None:
-    """Remove a memory's folder, or the link to one, if there is any."""
+def remove(folder: Path) -> bool:
+    """Remove a memory's folder, or the link to one; return False where there is none."""
+    if not (folder / MANIFEST).is_file():
+        return False
     if folder.is_symlink():
         folder.unlink()
-    elif folder.exists():
+    else:
         remove_directory(folder)
+    return True
 
 
 @contextlib.contextmanager

@@ -42,7 +42,8 @@ def make_memory(
     if reason is not None:
         if reason:
             reporter.say(f"no memory of n-grams is kept: {reason}")
-        remove(run.ngrams)
+        if remove(run.ngrams):
+            reporter.say(f"{run.ngrams}: removed, since the run keeps no memory of n-grams now")
         return None
     source = memory_source(identity(config, data))
     try:
