@@ -21,14 +21,19 @@ PROMPTS = [[7, 3, 9], [1], [5, 60, 2, 2, 8, 11, 30, 4], list(range(40)), [17, 0,
 """Lengths 3, 1, 8, 40 (more than the context), 3, 16 (the context exactly)."""
 
 
-def slow_generate(model, prompt, max_new_tokens, row=0, *, seed=0, **settings):
-    """The definition: for every token the whole visible text through the model, one text at a time."""
+def slow_generate(
+    model, prompt, max_new_tokens, row=0, *, seed=0, changed=lambda logits, ids: logits, **settings
+):
+    """The definition: for every token the whole visible text through the model, one text at a time.
+
+    `changed` returns the logits to draw from, given the model's and all ids of the text.
+    """
     ids = list(prompt)
     stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, row])))
     for number in stream.random(max_new_tokens, np.float32):
         visible = ids[window_start(len(ids), model.config.context_length) :]
         with torch.no_grad():
-            logits = model(torch.tensor([visible]))[0, -1]
+            logits = changed(model(torch.tensor([visible]))[0, -1], ids)
         seen = torch.tensor([token in ids for token in range(len(logits))])
         ids.append(sample_rows(logits, Sampling(**settings), torch.tensor(number), seen).item())
     return ids[len(prompt) :]

@@ -2,15 +2,16 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from tests.infer.test_generate import slow_generate
 from transformerlm.infer.batch import window_start
 from transformerlm.infer.continuous import ContinuousBatch
 from transformerlm.infer.generate import DecodingSettings, generate, steps
-from transformerlm.infer.sampling import Sampling, sample_rows
 from transformerlm.ngrams import NgramIndex, NgramMemory
 from transformerlm.ngrams.reference import weights_behind
 
@@ -18,7 +19,7 @@ VOCAB_SIZE = 64
 TRAINING = np.random.default_rng(3).integers(0, 12, 500)
 TRAINING[300:340] = TRAINING[100:140]
 PROMPTS = [TRAINING[100:112].tolist(), [5], [*range(3), *range(3), 0], TRAINING[20:50].tolist()]
-"""The last two are longer than the context, and the third repeats itself."""
+"""The third repeats itself, and the last is longer than the context."""
 SETTINGS = {"temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.1, "seed": 4}
 
 
@@ -27,22 +28,28 @@ def memory():
     return NgramMemory(NgramIndex.build([TRAINING.astype(np.uint16)], VOCAB_SIZE))
 
 
-def slow_generate(model, prompt, number, row, seed=0, **settings):
-    """The definition: the whole text through the model for each token, and the mixture in probabilities."""
-    ids = list(prompt)
-    stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, row])))
-    for uniform in stream.random(number, np.float32):
-        visible = ids[window_start(len(ids), model.config.context_length) :]
-        with torch.no_grad():
-            logits = model(torch.tensor([visible]))[0, -1]
-        probabilities = logits.softmax(-1)
-        for token, weight in weights_behind(TRAINING.tolist(), ids, num_counted=len(prompt))[0].items():
-            probabilities[token] += weight
-        seen = torch.tensor([token in ids for token in range(VOCAB_SIZE)])
-        # The repetition penalty multiplies logits, so a constant in them matters: that of the model stays.
-        logits = probabilities.log() + logits.logsumexp(-1)
-        ids.append(sample_rows(logits, Sampling(**settings), torch.tensor(uniform), seen).item())
-    return ids[len(prompt) :]
+def mixed_by_definition(logits, ids, prompt_length):
+    """Logits of the mixture, computed in probabilities. The repetition penalty multiplies logits, so a
+    constant in them matters: that of the model stays."""
+    probabilities = logits.softmax(-1)
+    for token, weight in weights_behind(TRAINING.tolist(), ids, num_counted=prompt_length)[0].items():
+        probabilities[token] += weight
+    return probabilities.log() + logits.logsumexp(-1)
+
+
+def slow_texts(model, number, **options):
+    """The definition of all texts."""
+    return [
+        slow_generate(
+            model,
+            prompt,
+            number,
+            row,
+            changed=partial(mixed_by_definition, prompt_length=len(prompt)),
+            **options,
+        )
+        for row, prompt in enumerate(PROMPTS)
+    ]
 
 
 def in_continuous_batch(model, num_rows, settings):
@@ -59,7 +66,7 @@ def in_continuous_batch(model, num_rows, settings):
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, SETTINGS], ids=["greedy", "sampled"])
 def test_texts_are_those_of_the_mixture_of_both(make_model, memory, options):
     model = make_model(vocab_size=VOCAB_SIZE)
-    expected = [slow_generate(model, prompt, 24, row, **options) for row, prompt in enumerate(PROMPTS)]
+    expected = slow_texts(model, 24, **options)
     for use_cache in (True, False):
         found = generate(model, PROMPTS, max_new_tokens=24, use_cache=use_cache, ngrams=memory, **options)
         assert found == expected

@@ -1,6 +1,7 @@
 """How much the counts of each order are trusted: the constants u of reference.py.
 
-Fitted by `python -m benchmarking.fit_ngrams` (benchmarking/README.md): the larger, the less a count changes.
+The larger, the less a count changes. Fitted to runs of six texts (docs/performance.md, "With the memory of
+n-grams"); `python -m benchmarking.fit_ngrams` fits them anew.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ MAX_TOKENS = 2**24
 MAX_VOCABULARY = 2**24
 """Largest vocabulary: tables are made for it."""
 FILE, MANIFEST = "index.safetensors", "manifest.json"
-_MAX_MANIFEST_BYTES, _CHUNK_BYTES = 2**16, 2**20
+_MAX_MANIFEST_BYTES = 2**16
 _FORMAT = RecordFormat(
     version=1,
     checksum_since=1,
@@ -66,7 +66,7 @@ class NgramIndex:
         made_from: str = "",
         tokenizer: str = "",
     ) -> Self:
-        """Sort the tokens of all files, one after another: some 0.5 s for each million.
+        """Sort the tokens of all files, one after another: some 0.7 s for each million.
 
         Raises:
             ValueError: more than MAX_TOKENS, or ids that are not below `vocab_size`.
@@ -136,11 +136,8 @@ def _as_tensor(numbers: Tokens) -> torch.Tensor:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with open_regular(path, follow_link=True) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _read_tensors(path: Path) -> tuple[Tokens, Tokens]:

@@ -86,7 +86,7 @@ def _save(index: NgramIndex, run: RunDirectory, reporter: Reporter) -> None:
         reporter.say(f"warning: {run.ngrams}: the memory of n-grams is not kept: {error}")
         return
     size = readable(index.tokens.nbytes + index.order.nbytes)
-    reporter.say(f"memory of n-grams: {run.ngrams}, {size}, which hold the training text")
+    reporter.say(f"memory of n-grams: {run.ngrams} ({size}), which holds the training text")
 
 
 def scoring_seconds(memory: NgramMemory, data: TokenData) -> float:
