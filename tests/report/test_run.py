@@ -150,7 +150,7 @@ def test_the_comparison_names_who_is_better(tmp_path):
     with (run_dir / "history.jsonl").open("a") as file:
         file.write('{"event": "end", "step": 9, "ngram_bits_per_byte": 0.5}\n')
     bars = figures.comparison(read_run(run_dir))
-    assert [bar.label for bar in bars] == ["this model", "expected", "with the memory of n-grams", "xz -9e"]
+    assert [bar.label for bar in bars] == ["this model", "expected", "with n-grams", "xz -9e"]
     assert bars[2].value == "0.500"
 
 

@@ -189,7 +189,7 @@ def comparison(run: Run) -> list[Bar]:
     best = best_bits(run)
     rows = [("this model", best[1], "model")] if best else []
     labels = ("xz -9e", "xz after the training text")
-    rows += [("with the memory of n-grams", run.ngram_bits, "other")] if run.ngram_bits else []
+    rows += [("with n-grams", run.ngram_bits, "other")] if run.ngram_bits else []
     rows += [(label, bits, "other") for label, bits in zip(labels, run.xz, strict=False)]
     longest = max([bits for _, bits, _ in rows] + [run.expected[2] if run.expected else 0.0], default=0.0)
     if not best or not longest > 0:
