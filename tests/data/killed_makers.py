@@ -26,6 +26,7 @@ os.environ["TRANSFORMERLM_KERNELS"] = "never"
 from transformerlm.config import CorpusConfig
 from transformerlm.data import build, build_lock
 from transformerlm.data.build import TokenData, make_data
+from transformerlm.data.build_journal import Progress
 from transformerlm.data.listing import RECORD_FILE
 from transformerlm.data.reading import streams
 from transformerlm.data.sidecar import UNFINISHED
@@ -147,11 +148,15 @@ def in_place(straight, folder):
 
 
 def is_done(config, folder):
+    """The files are in place and no record is left that a next maker would go on from.
+
+    One that is killed while it removes `UNFINISHED` leaves that folder without its record.
+    """
     try:
         TokenData.open(config, folder)
     except DataError:
         return False
-    return not (folder / UNFINISHED).exists()
+    return Progress.read(folder) is None
 
 
 def wait_for_reader(marker):
@@ -214,7 +219,7 @@ def kill(place, num_kills, *, is_in_place=False, is_packed=False):
                 wait_for_reader(place / "whole")
             else:
                 torn += 1
-            assert {path.name for path in folder.iterdir()} <= {*FILES, ".lock", RECORD_FILE}
+            assert {path.name for path in folder.iterdir()} <= {*FILES, ".lock", RECORD_FILE, UNFINISHED}
             builds, written = builds + 1, 0
             for name in reversed(FILES):  # sidecars first
                 (folder / name).unlink()

@@ -16,7 +16,8 @@ Remains of an interrupted build:
 - after a record: the folder, and the next build continues from there;
 - before the first record, where an error or a signal's exception ends the build: nothing;
 - before the first record, where the process is killed, or interrupted again while it removes the folder: the
-folder without a record, which is ignored and which the next build removes.
+folder without a record, which is ignored and which the next build removes;
+- with the new files in place, where the process is killed while it removes the folder: the same.
 
 The caller holds the lock of the folder (`build_lock.py`).
 """
