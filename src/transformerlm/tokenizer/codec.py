@@ -99,7 +99,8 @@ class Codec:
         """What divides a text into pre-tokens, or a text of characters where no merge goes over the cut."""
         words = None
         if self.form.characters:
-            words = word_pattern(self.form, self._id_of, self.merges, whole_words=self.whole_words)
+            parts = (self._id_of, self.spelled, self._merge_ids)
+            words = word_pattern(self.form, *parts, whole_words=self.whole_words)
         return Pretokenizer(words or self.form.pattern, list(self.added_token_ids))
 
     @functools.cached_property
@@ -296,7 +297,7 @@ class Codec:
             words = whole_word_ids(self._id_of, made, self.added_token_ids)
         steps: dict[str, Any] = {"characters": form.characters, "missing": form.missing, "late": form.late}
         model = Model(self._id_of, merges.rules(), whole_words=words, **steps)
-        return PythonEncoder(self.vocab, model, self.added_token_ids, self.dtype)
+        return PythonEncoder(lambda: self.vocab, model, self.added_token_ids, self.dtype)
 
     @functools.cached_property
     def _form_encoder(self) -> FormEncoder:

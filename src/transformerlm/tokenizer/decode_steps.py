@@ -68,7 +68,8 @@ def bytes_within_text(steps: Sequence[MakeDecodeStep], tokens: Sequence[str]) ->
     if not joins_tokens(steps):
         decoder = TextDecoder(steps)
         decoder.feed(["x"])
-        found = [byte_of(token) if MakeDecodeStep(JoinBytes) in steps else None for token in tokens]
+        are_joined = MakeDecodeStep(JoinBytes) in steps
+        found = [byte_of(token) if are_joined else None for token in tokens]
         texts = iter(
             decoder.pieces([token for token, byte in zip(tokens, found, strict=True) if byte is None])
         )
@@ -164,9 +165,10 @@ class JoinBytes:
 
 def byte_of(token: str) -> int | None:
     """Return the byte that a token such as <0x0A> stands for; None for other tokens."""
-    is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">") and token.isascii()
+    if len(token) != 6 or not token.startswith("<0x") or not token.endswith(">") or not token.isascii():
+        return None
     digits = token[3:5]
-    return int(digits, 16) if is_byte and regex.fullmatch(r"\+?[0-9A-Fa-f]+", digits) else None
+    return int(digits, 16) if regex.fullmatch(r"\+?[0-9A-Fa-f]+", digits) else None
 
 
 class StripBeginning:

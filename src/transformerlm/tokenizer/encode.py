@@ -19,7 +19,7 @@ class PythonEncoder:
     """Encoder and decoder that caches the ids of pre-tokens. Threads may share one.
 
     Args:
-        vocab: id -> token.
+        vocab: returns id -> token; asked only when ids are decoded.
         model: encoder of one pre-token.
         special_token_ids: special token -> id.
         dtype: of the arrays that `encode` returns.
@@ -27,12 +27,12 @@ class PythonEncoder:
 
     def __init__(
         self,
-        vocab: Vocab,
+        vocab: Callable[[], Vocab],
         model: Model,
         special_token_ids: Mapping[str, int],
         dtype: np.dtype[np.unsignedinteger],
     ) -> None:
-        self.vocab, self.dtype, self.model = vocab, dtype, model
+        self._vocab, self.dtype, self.model = vocab, dtype, model
         self.special_token_ids = special_token_ids
         self.cache = _Cache(self._encode_pretoken)
 
@@ -63,11 +63,11 @@ class PythonEncoder:
             DataError: an id that is not in the vocabulary.
         """
         # Python's integers are looked up several times as fast as NumPy's.
-        numbers = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        numbers, vocab = ids.tolist() if isinstance(ids, np.ndarray) else ids, self._vocab()
         try:
-            return b"".join(map(self.vocab.__getitem__, numbers))
+            return b"".join(map(vocab.__getitem__, numbers))
         except (KeyError, TypeError) as error:
-            raise unknown_id_error(error.args[0], max(self.vocab) + 1) from None
+            raise unknown_id_error(error.args[0], max(vocab) + 1) from None
 
     def _encode_pretoken(self, pretoken: str) -> bytes:
         return self._to_bytes(self.model.encode(pretoken))

@@ -7,13 +7,15 @@ import itertools
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import regex
 
-from transformerlm.tokenizer.bpe import Merges
+from transformerlm.tokenizer.bpe import Vocab
 from transformerlm.tokenizer.character_bytes import byte_tokens
 from transformerlm.tokenizer.form import Form
 from transformerlm.tokenizer.form_encoder import Allowed, FormEncoder
 from transformerlm.tokenizer.pretokenize import Pretokenizer
+from transformerlm.tokenizer.reachable import Array, MergeIds
 from transformerlm.tokenizer.text_steps import (
     Lowercase,
     Normalize,
@@ -90,7 +92,9 @@ class FormCuts:
         return not forms or _begins_anew(text[cut])
 
 
-def word_pattern(form: Form, id_of: Mapping[bytes, int], merges: Merges, *, whole_words: bool) -> str | None:
+def word_pattern(
+    form: Form, id_of: Mapping[bytes, int], tokens: Vocab, merges: MergeIds, *, whole_words: bool
+) -> str | None:
     """Return a pattern that divides texts of characters where no merge joins the characters on both sides.
 
     Words begin with the signs before them, and a character that no merge joins to another stands alone. None
@@ -100,9 +104,7 @@ def word_pattern(form: Form, id_of: Mapping[bytes, int], merges: Merges, *, whol
         return None
     if whole_words:  # a whole text may be one token
         return r"[\s\S]+"
-    last = {token: token.decode()[-1] for token in {left for left, _ in merges}}
-    first = {token: token.decode()[0] for token in {right for _, right in merges}}
-    pairs = {(last[left], first[right]) for left, right in merges}
+    pairs = _joined_characters(tokens, merges)
     before_signs = {one for one, other in pairs if other == META} - {META}
     if byte_tokens(id_of, form.characters) is None:  # unknown characters in a row may be one token
         return None if before_signs or META.encode() not in id_of else f"{META}*[^{META}]+|{META}+"
@@ -113,6 +115,21 @@ def word_pattern(form: Form, id_of: Mapping[bytes, int], merges: Merges, *, whol
     if before_signs:
         inside = f"(?:{inside}|(?<={_set(before_signs)}){META}+)"
     return f"{META}*{inside}+|{META}+|{_set({*inner, META}, is_negated=True)}"
+
+
+def _joined_characters(tokens: Vocab, merges: MergeIds) -> set[tuple[str, str]]:
+    """Return the characters that merges join: the last of the left part, the first of the right one."""
+    lefts, rights = _codes(tokens, merges.left, -1), _codes(tokens, merges.right, 0)
+    pairs = np.unique(lefts[merges.left] << 32 | rights[merges.right]).tolist()
+    return {(chr(pair >> 32), chr(pair & 0xFFFFFFFF)) for pair in pairs}
+
+
+def _codes(tokens: Vocab, ids: Array, index: int) -> Array:
+    """Return the code of the first or last character of each token of `ids`, `[largest id + 1]`."""
+    codes = np.zeros(1 + int(ids.max(initial=0)), np.int64)
+    for number in np.flatnonzero(np.bincount(ids)).tolist():
+        codes[number] = ord(tokens[number].decode()[index])
+    return codes
 
 
 def _is_undivided(form: Form) -> bool:
