@@ -16,6 +16,7 @@ from transformerlm.config import (
 )
 from transformerlm.data import TokenData, TokenFile, TokenWriter
 from transformerlm.logging import NullLogger
+from transformerlm.ngrams.index import FILE, NgramIndex
 from transformerlm.nn import TransformerLM
 from transformerlm.progress import SilentReporter
 from transformerlm.runtime import prepare_process
@@ -117,10 +118,14 @@ def test_its_numbers_are_those_of_the_run(data, tmp_path):
     assert found.micro_batch_size == trainer.learner.micro_batches.size == 4
 
 
+def rows_of(found: Plan) -> dict[str, str]:
+    return {" ".join(line[:32].split()): line[32:] for line in plan_lines(found)}
+
+
 def test_the_lines_are_for_people(data, tmp_path):
-    lines = plan_lines(plan(CONFIG, data, tmp_path))
-    assert all(len(line) <= 100 for line in lines)
-    rows = {" ".join(line[:32].split()): line[32:] for line in lines}
+    found = plan(CONFIG, data, tmp_path)
+    assert all(len(line) <= 100 for line in plan_lines(found))
+    rows = rows_of(found)
     parameters = sum(p.numel() for p in TransformerLM(CONFIG.model).parameters())
     assert rows["model parameters"] == f"{parameters:,}"
     assert rows["trained on"] == "25,600, 8.00 passes"
@@ -134,6 +139,18 @@ def test_the_lines_are_for_people(data, tmp_path):
     assert "TFLOP/s, both measured" in rows["of the ceiling"]
     assert rows["time steps"] == "400"
     assert rows["in all"] == "1m41s"
+
+
+def test_the_size_of_the_memory_of_n_grams_is_told(data, tmp_path):
+    NgramIndex.build([data.train.tokens], CONFIG.model.vocabulary_rows).save(tmp_path / "ngrams")
+    size = (tmp_path / "ngrams" / FILE).stat().st_size
+    told = rows_of(plan(with_training(ngram_memory=True), data, tmp_path))["memory of n-grams"]
+    assert told == "25.6 kB"
+    assert 25_600 <= size < 26_100
+    hurried = with_training(ngram_memory=True, max_time="0.05s", max_steps=None)
+    told = rows_of(plan(hurried, data, tmp_path))["memory of n-grams"]
+    assert told.startswith("none: sorting 3,200 tokens")
+    assert "memory of n-grams" not in rows_of(plan(CONFIG, data, tmp_path))
 
 
 def test_what_does_not_fit_is_said(data, tmp_path):

@@ -29,6 +29,8 @@ Tokens = NDArray[np.uint32]
 
 MAX_TOKENS = 2**24
 """Largest number of training tokens that are remembered: 134 MB on disk, and 0.8 GB while they are sorted."""
+BYTES_PER_TOKEN = 8
+"""Size of an index on disk, beside some hundred bytes."""
 MAX_VOCABULARY = 2**24
 """Largest vocabulary: tables are made for it."""
 FILE, MANIFEST = "index.safetensors", "manifest.json"

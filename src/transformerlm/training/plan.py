@@ -11,6 +11,7 @@ from pathlib import Path
 from transformerlm.config import TrainConfig
 from transformerlm.data import TokenData, files_of, make_sampler
 from transformerlm.distributed.ranks import SINGLE_PROCESS, Ranks
+from transformerlm.ngrams.index import BYTES_PER_TOKEN
 from transformerlm.nn import num_non_embedding_parameters, num_parameters, training_flops_per_token
 from transformerlm.nn.accounting import checkpoint_bytes
 from transformerlm.optim import lr_factor
@@ -20,6 +21,7 @@ from transformerlm.tokenizer import Tokenizer
 from transformerlm.training.budget import make_budget
 from transformerlm.training.learner import Learner
 from transformerlm.training.memory import TrainingMemory, device_memory, training_memory
+from transformerlm.training.ngrams import why_none
 from transformerlm.training.pauses import tokens_per_step
 from transformerlm.training.samples import sampling_seconds
 from transformerlm.training.timers import FIRST_STEPS, STARTING, Clock, duration
@@ -174,8 +176,17 @@ def _disk(plan: Plan) -> Rows:
             "checkpoints",
             f"{readable(number * size)}: {number} of {readable(size)}, the best one included",
         ),
+        *_ngrams(plan),
         ("", "free", readable(plan.free_bytes)),
     ]
+
+
+def _ngrams(plan: Plan) -> Rows:
+    reason = why_none(plan.config, plan.train_tokens)
+    if reason == "":
+        return []
+    size = readable(BYTES_PER_TOKEN * plan.train_tokens)
+    return [("", "memory of n-grams", f"none: {reason}" if reason else size)]
 
 
 def _time(plan: Plan) -> Rows:
