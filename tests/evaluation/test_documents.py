@@ -8,14 +8,10 @@ import torch
 
 from transformerlm.config import EvalSection, ModelConfig
 from transformerlm.errors import ConfigError, NumericalError
-from transformerlm.evaluation.documents import (
-    stride_of,
-    target_nats,
-    window_nats,
-)
-from transformerlm.evaluation.windows import batches, remembering, windows
+from transformerlm.evaluation.documents import Mixture, block_nats, stride_of, target_nats
+from transformerlm.evaluation.windows import remembering, windows
 from transformerlm.ngrams import NgramIndex, NgramMemory
-from transformerlm.ngrams.reference import weights_behind
+from transformerlm.ngrams.reference import probabilities_along
 from transformerlm.nn import TransformerLM
 from transformerlm.nn import loss as loss_module
 from transformerlm.nn.fused import with_kernels
@@ -52,13 +48,17 @@ def one_by_one(model, ids, context_length, stride):
     return nats
 
 
+def nats_in_order(model, batch, runtime=RUNTIME):
+    return np.concatenate(target_nats(model, batch, runtime))
+
+
 @pytest.mark.parametrize("stride", [1, 3, 4, 8])
 @pytest.mark.parametrize("length", [2, 8, 9, 10, 30])
 def test_nats_are_those_of_each_token_by_itself(model, length, stride):
     ids = ids_of(length)
     batch = list(windows(0, [ids], CONTEXT_LENGTH, stride))
     expected = one_by_one(model, ids, CONTEXT_LENGTH, stride)
-    assert window_nats(model, batch, RUNTIME).sum() == pytest.approx(sum(expected), rel=1e-12)
+    assert nats_in_order(model, batch) == pytest.approx(expected, rel=1e-12)
 
 
 def test_documents_do_not_see_each_other_whatever_they_are_batched_with(model):
@@ -68,18 +68,18 @@ def test_documents_do_not_see_each_other_whatever_they_are_batched_with(model):
     expected = [sum(one_by_one(model, ids, CONTEXT_LENGTH, 4)) for ids in texts]
     for batch_size in (1, 2, 5, 100):
         nats = np.zeros(len(texts))
-        for batch in batches(every, batch_size * CONTEXT_LENGTH):
-            assert len(batch) * (max(len(w.ids) for w in batch) - 1) <= batch_size * CONTEXT_LENGTH
-            for window, value in zip(batch, window_nats(model, batch, RUNTIME), strict=True):
-                nats[window.document] += value
+        found = block_nats(model, every, batch_size * CONTEXT_LENGTH, RUNTIME)
+        for window, own in zip(every, found, strict=True):
+            assert len(own) == window.num_targets
+            nats[window.document] += own.sum()
         np.testing.assert_allclose(nats, expected, rtol=1e-12)
 
 
 def test_logits_in_pieces_are_the_same(model, monkeypatch):
     batch = list(windows(0, [ids_of(40)], CONTEXT_LENGTH, 4))
-    whole = window_nats(model, batch, RUNTIME)
+    whole = nats_in_order(model, batch)
     monkeypatch.setitem(loss_module.CHUNK_BYTES, "cpu", 5 * 19 * 4)
-    np.testing.assert_allclose(window_nats(model, batch, RUNTIME), whole, rtol=1e-12)
+    np.testing.assert_allclose(nats_in_order(model, batch), whole, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -87,8 +87,8 @@ def test_the_kernels_of_training_come_to_the_same(model, dtype):
     narrow = TransformerLM(model.config)
     narrow.load_state_dict(model.state_dict())
     batch = list(windows(0, [ids_of(200)], CONTEXT_LENGTH, 4))
-    exact, runtime = window_nats(model, batch, RUNTIME).sum(), Runtime(torch.device("cpu"), dtype)
-    found = window_nats(with_kernels(narrow), batch, runtime).sum()
+    exact, runtime = nats_in_order(model, batch).sum(), Runtime(torch.device("cpu"), dtype)
+    found = nats_in_order(with_kernels(narrow), batch, runtime).sum()
     assert found == pytest.approx(exact, rel=1e-6 if dtype == torch.float32 else 1e-2)
 
 
@@ -101,12 +101,11 @@ def test_the_memory_of_n_grams_is_mixed_in_whatever_the_windows_and_parts(model)
         parts = [ids[first:last] for first, last in itertools.pairwise(cuts)]
         cut = partial(windows, 0, context_length=CONTEXT_LENGTH, stride=stride)
         batch = list(remembering(cut, parts, memory.text()))
-        nats = target_nats(model, batch, RUNTIME)[1]
-        alone = one_by_one(model, ids, CONTEXT_LENGTH, stride)
-        for place, (value, own) in enumerate(zip(nats, alone, strict=True), start=1):
-            weights, total = weights_behind(training.tolist(), ids[:place].tolist())
-            expected = (math.exp(-own) + weights.get(int(ids[place]), 0.0)) / total
-            assert math.exp(-value) == pytest.approx(expected, rel=1e-5)
+        mixture, own = Mixture(), target_nats(model, batch, RUNTIME)
+        nats = np.concatenate([mixture.nats(*pair) for pair in zip(batch, own, strict=True)])
+        alone = [math.exp(-value) for value in one_by_one(model, ids, CONTEXT_LENGTH, stride)]
+        expected = probabilities_along(training.tolist(), ids.tolist(), alone)
+        assert np.exp(-nats) == pytest.approx(expected, rel=1e-5)
         found.append(nats)
     assert found[0].tolist() == found[1].tolist()
 
@@ -115,7 +114,7 @@ def test_a_model_of_no_numbers_is_told(model):
     broken = TransformerLM(model.config)
     broken.final_norm.weight.data[3] = math.nan
     with pytest.raises(NumericalError, match="not numbers"):
-        window_nats(broken, list(windows(0, [ids_of(5)], CONTEXT_LENGTH, 4)), RUNTIME)
+        target_nats(broken, list(windows(0, [ids_of(5)], CONTEXT_LENGTH, 4)), RUNTIME)
 
 
 def test_a_stride_is_half_of_the_context_and_leaves_no_gaps():

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from transformerlm.evaluation.leaks import LeakedTokens
 from transformerlm.evaluation.text import Part
-from transformerlm.evaluation.windows import Window, batches, document_windows, marked_windows, windows
+from transformerlm.evaluation.windows import (
+    BLOCK_BATCHES,
+    Window,
+    batches,
+    blocks,
+    document_windows,
+    marked_windows,
+    windows,
+)
 from transformerlm.ngrams import NgramIndex, NgramMemory
 from transformerlm.ngrams.reference import weights_behind
 
@@ -35,8 +43,12 @@ def test_every_token_but_the_first_counts_once_with_enough_before_it(length, con
 @settings(max_examples=50)
 def test_batches_hold_every_window_once_within_their_size(lengths, max_tokens):
     every = [Window(number, np.zeros(length + 1, np.uint16), length) for number, length in enumerate(lengths)]
-    found = list(batches(iter(every), max_tokens))
-    assert sorted(window.document for batch in found for window in batch) == [*range(len(lengths))]
+    own_blocks = list(blocks(iter(every), max_tokens))
+    assert [window.document for block in own_blocks for window in block] == [*range(len(lengths))]
+    assert all(sum(len(w.ids) for w in block) >= BLOCK_BATCHES * max_tokens for block in own_blocks[:-1])
+    places = [batch for block in own_blocks[:1] for batch in batches(block, max_tokens)]
+    assert sorted(itertools.chain(*places)) == [*range(len(own_blocks[0]) if own_blocks else 0)]
+    found = [[own_blocks[0][place] for place in batch] for batch in places]
     assert all(len(batch) * (len(batch[0].ids) - 1) <= max_tokens for batch in found)
     assert all(len(batch[0].ids) == max(len(window.ids) for window in batch) for batch in found)
 

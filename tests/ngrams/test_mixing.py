@@ -1,4 +1,4 @@
-"""The mixture with a model's probabilities, as logits and as nats, against the probabilities themselves."""
+"""The mixture with a model's probabilities, as logits, against the probabilities themselves."""
 
 import math
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.ngrams.sequences import phrases
-from transformerlm.ngrams import NgramIndex, NgramMemory, mixed_logits, mixed_nats
-from transformerlm.ngrams.reference import weights_behind
+from transformerlm.ngrams import NgramIndex, NgramMemory, Trust, mixed_along, mixed_logits
+from transformerlm.ngrams.reference import probabilities_along, weights_behind
 
 TRAINING, SIZE = phrases(0, 300, 12), 12
 TEXTS = [phrases(1, 80, SIZE), [], [11], phrases(2, 33, SIZE)]
@@ -38,6 +38,11 @@ def expected(logits: torch.Tensor, training=TRAINING, texts=TEXTS) -> torch.Tens
 
 def random_logits(vocab_size: int = SIZE, scale: float = 3.0) -> torch.Tensor:
     return torch.randn(len(TEXTS), vocab_size, generator=torch.Generator().manual_seed(0)) * scale
+
+
+def random_logits_of(places: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(places, SIZE, dtype=torch.float64, generator=generator) * 3
 
 
 @pytest.mark.parametrize(
@@ -93,30 +98,18 @@ def test_a_model_may_have_more_tokens_than_the_tokenizer():
     torch.testing.assert_close(found.double().softmax(-1), expected(logits), rtol=2e-6, atol=0)
 
 
-def test_nats_are_those_of_the_logits():
-    memory, text = memory_of(), phrases(3, 90, SIZE)
-    logits = torch.randn(len(text), SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    weights, totals = memory.score(np.array(text))
-    own = -logits.log_softmax(-1)[range(len(text)), text].numpy()
-    beginnings = texts_of(memory, [text[:place] for place in range(len(text))])
-    mixed = -mixed_logits(logits, beginnings).log_softmax(-1)[range(len(text)), text].numpy()
-    assert mixed_nats(own, weights, totals) == pytest.approx(mixed, rel=1e-9)
-    assert not np.allclose(own, mixed, rtol=0.1)
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("weight", "total"), [(0.0, 1.0), (0.0, 1e43), (3.0, 4.0), (1e200, 1e200)])
-def test_nats_of_unlikely_targets_are_exact(weight, total):
-    nats = np.array([0.0, 1e-9, 1.0, 100.0, 800.0, 1e6])
-    found = mixed_nats(nats, np.full(6, weight), np.full(6, total))
-    assert np.isfinite(found).all()
-    if weight == 0:
-        assert found == pytest.approx(nats + math.log(total), rel=1e-12)
-    else:
-        exact = [math.log(total) - math.log(math.exp(-value) + weight) for value in nats]
-        assert found == pytest.approx(exact, rel=1e-9, abs=1e-9)
-
-
-def test_float32_is_taken_too():
-    values = np.array([1.0, 2.0]), np.array([0.5, 0.0], np.float32), np.array([2.0, 1.0], np.float32)
-    assert mixed_nats(*values) == pytest.approx([math.log(2) - math.log(math.exp(-1) + 0.5), 2.0])
+def test_along_a_scored_text_the_softmax_is_the_mixture_of_the_definition():
+    text = phrases(3, 40, SIZE)
+    logits = random_logits_of(len(text) - 1)
+    model = logits.softmax(-1).tolist()
+    memory, trust = memory_of().text(text[:1]), Trust()
+    parts = [
+        mixed_along(logits[first:last], memory, trust, text[1:][first:last]).softmax(-1)
+        for first, last in ((0, 1), (1, 17), (17, len(logits)))
+    ]
+    before = [row[token] for row, token in zip(model, text[1:], strict=True)]
+    for place, row in enumerate(torch.cat(parts).tolist(), 1):
+        for token in range(SIZE):
+            ended = [*before[: place - 1], model[place - 1][token]]
+            expected = probabilities_along(TRAINING, [*text[:place], token], ended)[-1]
+            assert row[token] == pytest.approx(expected, rel=1e-9)

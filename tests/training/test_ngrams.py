@@ -1,6 +1,7 @@
 """The memory of n-grams of a run: made before it trains, judged at its end, kept by a resumed one."""
 
 import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -28,7 +29,7 @@ from transformerlm.evaluation.compare import evaluate
 from transformerlm.evaluation.documents import load_for_scoring
 from transformerlm.language_model import LanguageModel
 from transformerlm.ngrams import NgramIndex
-from transformerlm.ngrams.reference import weights_behind
+from transformerlm.ngrams.reference import probabilities_along
 from transformerlm.training import ngrams, train
 from transformerlm.training.pauses import Pauses
 from transformerlm.training.timers import Clock
@@ -73,17 +74,17 @@ def test_the_end_tells_the_loss_of_the_mixture_which_is_that_of_the_definition(c
     tokens, training = (TokenFile.open(folder / f"{name}.memmap") for name in ("val", "train"))
     lm = LanguageModel.load(result.run_dir, IN_FLOAT32)
     end = lm.tokenizer.special_token_ids["<|endoftext|>"]
-    ids, known, nats = tokens.tokens.tolist(), training.tokens.tolist(), []
+    ids, known, own = tokens.tokens.tolist(), training.tokens.tolist(), []
     for first in range(0, len(ids) - 1, 16):
         window = ids[first : first + 17]
         with torch.no_grad():
             probabilities = lm.model(torch.tensor([window[:-1]]))[0].softmax(-1)
-        for place, target in enumerate(window[1:], start=first + 1):
-            before = ids[:place]
-            begin = max((i for i in range(place) if before[i] == end), default=0)
-            weights, total = weights_behind(known, before[begin:])
-            own = float(probabilities[place - first - 1, target])
-            nats.append(-math.log((own + weights.get(target, 0)) / total))
+        own += [float(row[target]) for row, target in zip(probabilities, window[1:], strict=True)]
+    ends = [0, *(place for place in range(1, len(ids) - 1) if ids[place] == end), len(ids) - 1]
+    mixed = []
+    for first, last in itertools.pairwise(ends):
+        mixed += probabilities_along(known, ids[first : last + 1], own[first:last])
+    nats = -np.log(mixed)
     expected = np.mean(nats) / math.log(2) * tokens.num_tokens / tokens.num_bytes
     assert bits_of(messages) == pytest.approx(expected, abs=6e-4)
     assert bits_of(messages) < result.best.evaluation.bits_per_byte
@@ -102,6 +103,9 @@ def test_the_memory_is_used_where_text_is_scored_and_elsewhere_on_request(run):
         scores = evaluate(EvalConfig(eval=section, runtime=runtime, data=_data_of(result))).first.scores
         found[wanted] = scores.nats.sum()
     assert found["auto"] == found[True] < found[False]
+    one_by_one = EvalSection(checkpoint=str(result.run_dir), batch_size=1)
+    scores = evaluate(EvalConfig(eval=one_by_one, runtime=IN_FLOAT32, data=_data_of(result))).first.scores
+    assert scores.nats.sum() == pytest.approx(found[True], rel=1e-6)
     compared = EvalSection(checkpoint=str(result.run_dir), compare_weights="bfloat16")
     of_weights = evaluate(EvalConfig(eval=compared, runtime=IN_FLOAT32, data=_data_of(result)))
     assert of_weights.first.scores.nats.sum() == pytest.approx(found[False], rel=1e-6)

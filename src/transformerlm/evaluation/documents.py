@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from transformerlm.checkpoint.own_settings import own_generation, own_table
@@ -27,9 +26,9 @@ from transformerlm.errors import ConfigError, DataError, Key, NumericalError
 from transformerlm.evaluation.leaks import LeakedTokens
 from transformerlm.evaluation.statistics import DocumentScores, Floats
 from transformerlm.evaluation.text import Part, Text
-from transformerlm.evaluation.windows import Window, batches, document_windows, marked_windows
+from transformerlm.evaluation.windows import Window, batches, blocks, document_windows, marked_windows
 from transformerlm.language_model import LanguageModel, load_memory
-from transformerlm.ngrams import mixed_nats
+from transformerlm.ngrams import Trust
 from transformerlm.nn import TransformerLM, cross_entropy
 from transformerlm.nn.fused import with_kernels
 from transformerlm.nn.loss import CHUNK_BYTES, DEFAULT_CHUNK_BYTES
@@ -111,10 +110,13 @@ def score(
             all_windows = marked_windows(cut, counted, encode, starts, ends, leaked, lm.ngrams)
         else:
             all_windows = cut(counted, encode, starts, ends, ngrams=lm.ngrams)
-        for batch in batches(all_windows, max_tokens):
-            rows, nats = target_nats(model, batch, runtime)
-            sums.add(batch, rows, nats)
-            leaked_sums.add_leaked(batch, rows, nats)
+        mixture = Mixture()
+        for block in blocks(all_windows, max_tokens):
+            for window, own in zip(block, block_nats(model, block, max_tokens, runtime), strict=True):
+                nats = mixture.nats(window, own)
+                sums.add(window.document, nats)
+                if window.is_leaked is not None:
+                    leaked_sums.add(window.document, nats[window.is_leaked[-window.num_targets :]])
     return sums.scores(str(text), leaked_sums, leaked)
 
 
@@ -182,20 +184,25 @@ def _encode(tokenizer: Tokenizer, part: Part) -> Ids:
     return tokenizer.encode_bytes(part.utf8, allowed_special=part.allowed_special)
 
 
-def window_nats(model: TransformerLM, batch: Sequence[Window], runtime: Runtime) -> Floats:
-    """Return the sum of the nats of each window's counted targets: [windows], summed in float64.
+def block_nats(
+    model: TransformerLM, block: Sequence[Window], max_tokens: int, runtime: Runtime
+) -> list[Floats]:
+    """Return the nats of each window's counted targets under the network, in batches of `max_tokens`.
 
     Raises:
         NumericalError: if the model's logits are NaN.
     """
-    return np.bincount(*target_nats(model, batch, runtime), minlength=len(batch)).astype(np.float64)
+    found: dict[int, Floats] = {}
+    for places in batches(block, max_tokens):
+        found.update(
+            zip(places, target_nats(model, [block[place] for place in places], runtime), strict=True)
+        )
+    return [found[place] for place in range(len(block))]
 
 
 @torch.no_grad()
-def target_nats(
-    model: TransformerLM, batch: Sequence[Window], runtime: Runtime
-) -> tuple[NDArray[np.int64], Floats]:
-    """Return the window and the nats of every counted target of a batch, in order: both [targets].
+def target_nats(model: TransformerLM, batch: Sequence[Window], runtime: Runtime) -> list[Floats]:
+    """Return the nats of each window's counted targets under the network, of one batch.
 
     Raises:
         NumericalError: if the model's logits are NaN.
@@ -206,10 +213,8 @@ def target_nats(
     values = nats.cpu().double().numpy()  # host sync, once per batch
     if not np.isfinite(values).all():
         raise NumericalError("the model's logits are not numbers (NaN): nothing can be scored with them")
-    own = [(window.remembered, window.num_targets) for window in batch]
-    remembered = [found[:, -number:] for found, number in own if found is not None]
-    values = mixed_nats(values, *np.concatenate(remembered, axis=1)) if remembered else values
-    return places[:, 0].numpy(), values
+    ends = list(itertools.accumulate(window.num_targets for window in batch))
+    return np.split(values, ends[:-1])
 
 
 def nats_at(
@@ -245,6 +250,22 @@ def _padded(batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
     return ids, counts
 
 
+class Mixture:
+    """The mixture with the memory of n-grams, for windows in order."""
+
+    def __init__(self) -> None:
+        self._document, self._trust = -1, Trust()
+
+    def nats(self, window: Window, nats: Floats) -> Floats:
+        """Return the nats of a window's counted targets with the memory, from those under the network."""
+        if window.remembered is None:
+            return nats
+        if window.document != self._document:
+            self._document, self._trust = window.document, Trust()
+        weights, totals = window.remembered[:, -window.num_targets :]
+        return self._trust.mixed_nats(nats, weights, totals)
+
+
 class _DocumentSums:
     """Sums per document: all that is kept in memory for a text of any size."""
 
@@ -261,21 +282,11 @@ class _DocumentSums:
             self.num_bytes[part.document] += len(part.utf8)
             yield part
 
-    def add(self, batch: Sequence[Window], rows: NDArray[np.int64], nats: Floats) -> None:
-        """Add the targets of a batch: the window and the nats of each."""
-        sums = np.bincount(rows, weights=nats, minlength=len(batch)).tolist()
-        counts = np.bincount(rows, minlength=len(batch)).tolist()
-        for window, value, count in zip(batch, sums, counts, strict=True):
-            self._reach(window.document)
-            self.nats[window.document] += value
-            self.num_tokens[window.document] += count
-
-    def add_leaked(self, batch: Sequence[Window], rows: NDArray[np.int64], nats: Floats) -> None:
-        """Add those targets of a batch that are marked as leaked."""
-        marks = [window.is_leaked[-window.num_targets :] for window in batch if window.is_leaked is not None]
-        if marks:
-            is_leaked = np.concatenate(marks)
-            self.add(batch, rows[is_leaked], nats[is_leaked])
+    def add(self, document: int, nats: Floats) -> None:
+        """Add targets of a document, by their nats."""
+        self._reach(document)
+        self.nats[document] += float(nats.sum())
+        self.num_tokens[document] += len(nats)
 
     def _reach(self, document: int) -> None:
         while len(self.nats) <= document:

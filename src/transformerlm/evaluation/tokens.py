@@ -7,7 +7,7 @@ gives, except for rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from transformerlm.errors import NumericalError
 from transformerlm.evaluation.windows import Window, windows
 from transformerlm.infer.continuous import likeliest
 from transformerlm.language_model import LanguageModel
-from transformerlm.ngrams import TextMemory, mixed_along
+from transformerlm.ngrams import TextMemory, Trust, mixed_along
 from transformerlm.nn import TransformerLM, cross_entropy
 from transformerlm.nn.fused import with_kernels
 
@@ -40,6 +40,8 @@ class ScoredText:
     """What is still to come."""
     memory: TextMemory | None = None
     """The text before the next target; None before the first window, and without a memory of n-grams."""
+    trust: Trust = field(default_factory=Trust)
+    """How far the memory is trusted in the text so far."""
 
 
 class TokenScorer:
@@ -81,7 +83,7 @@ class TokenScorer:
                 some = targets[first : first + MAX_TARGETS]
                 logits = self._model.logits(hidden[first : first + MAX_TARGETS])
                 if text.memory:
-                    logits = mixed_along(logits, text.memory, some.tolist())
+                    logits = mixed_along(logits, text.memory, text.trust, some.tolist())
                 log_probs = (-cross_entropy(logits, some, "none")).tolist()
                 best = likeliest(logits, num_alternatives, self._vocab_size)
                 scores += map(TokenScore, log_probs, best)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -110,26 +110,26 @@ def marked_windows(
         yield window._replace(is_leaked=mark.ids.astype(np.bool_))
 
 
-def batches(all_windows: Iterable[Window], max_tokens: int) -> Iterator[list[Window]]:
-    """Batch windows of similar length: as many as fit into `max_tokens`, padding included."""
-    for block in _blocks(all_windows, BLOCK_BATCHES * max_tokens):
-        block.sort(key=lambda window: len(window.ids), reverse=True)
-        first = 0
-        while first < len(block):
-            size = max(1, max_tokens // (len(block[first].ids) - 1))
-            yield block[first : first + size]
-            first += size
-
-
-def _blocks(all_windows: Iterable[Window], num_tokens: int) -> Iterator[list[Window]]:
-    """Split the windows, in order, into blocks of about `num_tokens`."""
+def blocks(all_windows: Iterable[Window], max_tokens: int) -> Iterator[list[Window]]:
+    """Split the windows, in order, into blocks of about BLOCK_BATCHES batches of `max_tokens`."""
     block: list[Window] = []
     size = 0
     for window in all_windows:
         block.append(window)
         size += len(window.ids)
-        if size >= num_tokens:
+        if size >= BLOCK_BATCHES * max_tokens:
             yield block
             block, size = [], 0
     if block:
         yield block
+
+
+def batches(block: Sequence[Window], max_tokens: int) -> Iterator[list[int]]:
+    """Yield places in the block, those of windows of similar length together: as many as fit into
+    `max_tokens`, padding included."""
+    places = sorted(range(len(block)), key=lambda place: len(block[place].ids), reverse=True)
+    first = 0
+    while first < len(places):
+        size = max(1, max_tokens // (len(block[places[first]].ids) - 1))
+        yield places[first : first + size]
+        first += size

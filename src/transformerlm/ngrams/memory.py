@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from transformerlm.kernels.ngrams_layout import MAX_OCCURRENCES, ORDERS
 from transformerlm.kernels.teams import run_on_team
 from transformerlm.ngrams.factors import Factors
 from transformerlm.ngrams.index import NgramIndex
+from transformerlm.ngrams.trust import Trust
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
@@ -32,6 +33,11 @@ class Found(NamedTuple):
     """Above 0, one for each id."""
     total: float
     """1 + the sum of the weights."""
+
+    def weights_of(self, ids: Sequence[int]) -> Floats:
+        """Return the weights of some tokens, 0 for those that were not found: [ids]."""
+        known = dict(zip(self.ids.tolist(), self.weights.tolist(), strict=True))
+        return np.array([known.get(token, 0.0) for token in ids])
 
 
 @dataclass(frozen=True)
@@ -67,20 +73,44 @@ class NgramMemory:
     ) -> tuple[Floats, Floats]:
         """Return what `score` does of each document of a token file, together: both [num_tokens].
 
-        A document begins with the separator behind the one before, which was its last token too.
-
         Raises:
             ValueError: ids outside of the vocabulary.
         """
-        ends = np.flatnonzero(tokens == separator) if separator is not None else np.zeros(0, np.int64)
         weights, totals = np.zeros(len(tokens)), np.ones(len(tokens))
-        bounds = [0, *(end for end in ends.tolist() if 0 < end < len(tokens) - 1), len(tokens) - 1]
         text = self.text(num_threads=num_threads)
-        for first, last in itertools.pairwise(bounds):
+        for first, last in documents_of(tokens, separator):
             text.clear()
             found = text.score(tokens[first : last + 1])
             weights[first + 1 : last + 1], totals[first + 1 : last + 1] = (part[1:] for part in found)
         return weights, totals
+
+    def mixed_nats(
+        self, nats: Floats, tokens: Integers, separator: int | None, num_threads: int = 1
+    ) -> Floats:
+        """Return the nats of all tokens of a token file but the first, mixed with the memory; see trust.py.
+
+        Args:
+            nats: of the same under the network, [num_tokens - 1].
+
+        Raises:
+            ValueError: ids outside of the vocabulary.
+        """
+        found = self.score_documents(tokens, separator, num_threads)
+        mixed = np.zeros(len(nats))
+        for first, last in documents_of(tokens, separator):
+            weights, totals = (part[first + 1 : last + 1] for part in found)
+            mixed[first:last] = Trust().mixed_nats(nats[first:last], weights, totals)
+        return mixed
+
+
+def documents_of(tokens: Integers, separator: int | None) -> Iterator[tuple[int, int]]:
+    """Yield the places of the first and the last token of each document of a token file.
+
+    A document begins with the separator behind the one before, which was its last token too.
+    """
+    ends = np.flatnonzero(tokens == separator) if separator is not None else np.zeros(0, np.int64)
+    inner = (end for end in ends.tolist() if 0 < end < len(tokens) - 1)
+    return itertools.pairwise([0, *inner, len(tokens) - 1])
 
 
 class TextMemory:

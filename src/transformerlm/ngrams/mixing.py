@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from transformerlm.ngrams.memory import TextMemory
+from transformerlm.ngrams.memory import Found, TextMemory
+from transformerlm.ngrams.trust import Trust
 
 
 def mixed_logits(logits: Tensor, texts: Sequence[TextMemory | None]) -> Tensor:
@@ -25,33 +25,32 @@ def mixed_logits(logits: Tensor, texts: Sequence[TextMemory | None]) -> Tensor:
         return logits
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
     for row, text in zip(wide, texts, strict=True):
-        if text and len((found := text.find()).ids):
-            log_sum = row.logsumexp(-1)  # of one row: a sum over several may add up in another order
-            ids = torch.from_numpy(found.ids.astype(np.int64)).to(wide.device)
-            logs = torch.from_numpy(np.log(found.weights)).to(wide)
-            row[ids] = torch.logaddexp(row[ids] - log_sum, logs) + log_sum
+        if text:
+            _mix(row, text.find(), 1.0)
     return wide
 
 
-def mixed_along(logits: Tensor, text: TextMemory, following: Sequence[int]) -> Tensor:
+def mixed_along(logits: Tensor, text: TextMemory, trust: Trust, following: Sequence[int]) -> Tensor:
     """Return mixed logits of places in a row of one text, [places, vocabulary]; see `mixed_logits`.
 
     Args:
         text: before the first place; afterwards it has the tokens at all of them.
+        trust: how far the memory is trusted in it; it learns from the tokens.
         following: the token at each place.
     """
-    rows = []
-    for row, token in zip(logits, following, strict=True):
-        rows.append(mixed_logits(row[None], [text]))
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+    for row, token in zip(wide, following, strict=True):
+        found, nats = text.find(), -row.double().log_softmax(-1)[token].cpu().numpy()
+        _mix(row, found, trust.strength(found.total))
+        trust.mixed_nats(nats[None], found.weights_of([token]), np.array([found.total]))
         text.extend([token])
-    return torch.cat(rows)
+    return wide
 
 
-def mixed_nats(
-    nats: NDArray[np.float64], weights: NDArray[np.floating], totals: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """Return the nats of targets under the mixture, from those under the model: all [targets]."""
-    with np.errstate(divide="ignore"):  # log 0: a token that the memory knows nothing of
-        log_weights = np.log(weights.astype(np.float64))
-    mixed: NDArray[np.float64] = np.log(totals.astype(np.float64)) - np.logaddexp(-nats, log_weights)
-    return mixed
+def _mix(row: Tensor, found: Found, strength: float) -> None:
+    """Raise the logits [vocabulary] of the tokens that were found."""
+    if len(found.ids):
+        log_sum = row.logsumexp(-1)  # of one row: a sum over several may add up in another order
+        ids = torch.from_numpy(found.ids.astype(np.int64)).to(row.device)
+        logs = torch.from_numpy(np.log(strength * found.weights)).to(row)
+        row[ids] = torch.logaddexp(row[ids] - log_sum, logs) + log_sum

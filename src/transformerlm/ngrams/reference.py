@@ -16,7 +16,8 @@ the end
 
     p(x) = (p_0(x) + w(x)) / (1 + sum of w),
 
-with weights w that do not depend on the model: these are what is computed.
+with weights w that do not depend on the model: these are what is computed. Where a text is scored, they count
+at several strengths, which trust.py explains.
 
 Source: Witten, Bell, "The zero-frequency problem", 1991, method C, with a factor for each order; in the
 recursive form of Chen, Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling", 1998. A
@@ -31,6 +32,7 @@ from collections.abc import Iterator, Sequence
 
 from transformerlm.kernels.ngrams_layout import MAX_OCCURRENCES, ORDERS
 from transformerlm.ngrams.factors import Factors
+from transformerlm.ngrams.trust import FIRST_SHARES, RETURNED, STRENGTHS
 
 
 def weights_behind(
@@ -53,6 +55,24 @@ def weights_behind(
             weights[token] = weights.get(token, 0.0) + total * count / before
         total *= 1 + followers.total() / before
     return weights, total
+
+
+def probabilities_along(training: Sequence[int], text: Sequence[int], model: Sequence[float]) -> list[float]:
+    """Return the probability of each token of a text that is scored, but the first; see trust.py.
+
+    Args:
+        model: the network's probabilities of the same tokens.
+    """
+    shares, mixed = [*FIRST_SHARES], []
+    for place, (own, token) in enumerate(zip(model, text[1:], strict=True), 1):
+        weights, total = weights_behind(training, text[:place])
+        weight = weights.get(token, 0.0)
+        of_strengths = [(own + s * weight) / (1 + s * (total - 1)) for s in STRENGTHS]
+        products = [share * found for share, found in zip(shares, of_strengths, strict=True)]
+        mixed.append(sum(products))
+        pairs = zip(products, FIRST_SHARES, strict=True)
+        shares = [(1 - RETURNED) * product / mixed[-1] + RETURNED * first for product, first in pairs]
+    return mixed
 
 
 def _followers(

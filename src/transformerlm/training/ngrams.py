@@ -6,6 +6,7 @@ import math
 import time
 from functools import partial
 
+import numpy as np
 import torch
 
 from transformerlm.checkpoint.run_directory import RunDirectory, identity, memory_source
@@ -15,7 +16,7 @@ from transformerlm.errors import CheckpointError, TransformerLMError, first_line
 from transformerlm.evaluation.held_out import nats_of
 from transformerlm.evaluation.loss import MeanLoss
 from transformerlm.kernels.dispatch import num_threads
-from transformerlm.ngrams import NgramIndex, NgramMemory, mixed_nats
+from transformerlm.ngrams import NgramIndex, NgramMemory
 from transformerlm.ngrams.index import MAX_TOKENS, remove
 from transformerlm.nn import TransformerLM
 from transformerlm.progress import Reporter, readable
@@ -96,7 +97,7 @@ def scoring_seconds(memory: NgramMemory, data: TokenData) -> float:
     file = max(files_of(data.val).values(), key=lambda file: file.num_tokens)
     some = file.tokens[:TRIAL_TOKENS]
     start = time.perf_counter()
-    memory.score(some, num_threads())
+    memory.mixed_nats(np.ones(max(0, len(some) - 1)), some, None, num_threads())
     return (time.perf_counter() - start) / max(1, len(some)) * data.val.num_tokens
 
 
@@ -130,6 +131,5 @@ def _of_file(
     model: TransformerLM, memory: NgramMemory, file: TokenFile, separator: int | None, runtime: Runtime
 ) -> MeanLoss:
     nats = nats_of(model, file.tokens, runtime)
-    weights, totals = memory.score_documents(file.tokens, separator, num_threads())
-    loss = float(mixed_nats(nats, weights[1:], totals[1:]).mean())
+    loss = float(memory.mixed_nats(nats, file.tokens, separator, num_threads()).mean())
     return MeanLoss(loss, loss / math.log(2) * file.num_tokens / file.num_bytes)
