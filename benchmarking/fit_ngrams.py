@@ -3,10 +3,11 @@
     python -m benchmarking.fit_ngrams --config configs/fit_ngrams.toml --bench.runs='["runs/a", "runs/b"]'
 
 For each run, the validation tokens that it was not trained on are scored by its model as training does, and
-looked up in the memory of its training tokens. Results are JSON lines: for each run the bits per byte of the
-network, with the memory as it is shipped, with the fitted factors, and with those fitted to all other runs;
-then the means of the ratios to the network's bits, and the fitted factors. Take runs of texts of several
-kinds: each counts alike, however long. It takes some half a minute for each run.
+looked up in the memory of its training tokens, which takes part at strength 1 (ngrams/trust.py). Results are
+JSON lines: for each run the bits per byte of the network, with the memory and the factors that are shipped,
+with the fitted ones, and with those fitted to all other runs; then the means of the ratios to the network's
+bits, and the fitted factors. Take runs of texts of several kinds: each counts alike, however long. It takes
+some half a minute for each run.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import torch
 from tests.small_models import END, language_model
 from transformerlm.config import CorpusConfig, EvalSection, GenerationConfig
 from transformerlm.errors import NumericalError
+from transformerlm.evaluation import windows
 from transformerlm.evaluation.documents import score
 from transformerlm.evaluation.text import Text
 from transformerlm.evaluation.tokens import TokenScorer
@@ -25,10 +26,15 @@ def memory_of(lm, text):
     return NgramMemory(NgramIndex.build([tokens], lm.model.config.vocabulary_rows))
 
 
-@pytest.mark.parametrize("with_memory", [False, True])
+@pytest.mark.parametrize(
+    ("with_memory", "block_batches"), [(False, 64), (True, 64), (True, 3)], ids=["alone", "whole", "blocks"]
+)
 @pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_scores_of_tokens_add_up_to_those_of_documents(kernels, dtype, with_memory, tmp_path):
+def test_scores_of_tokens_add_up_to_those_of_documents(
+    kernels, dtype, with_memory, block_batches, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(windows, "BLOCK_BATCHES", block_batches)
     lm = language_model(kernels=kernels)
     if with_memory:
         lm = dataclasses.replace(lm, ngrams=memory_of(lm, TEXTS[1][:400]))

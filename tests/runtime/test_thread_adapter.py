@@ -6,6 +6,7 @@ import torch
 from transformerlm.kernels.load import Reading
 from transformerlm.runtime import LoadWatch, ThreadAdapter
 from transformerlm.runtime.load_policy import QUIET_WINDOWS
+from transformerlm.runtime.thread_adapter import ThreadChange
 
 
 class System:
@@ -93,3 +94,17 @@ def test_the_watch_makes_threads_sleep_soon_while_there_is_other_work(system, mo
     finally:
         torch.set_num_threads(before)
     assert is_on == [False, True, *[True] * (QUIET_WINDOWS - 1), False]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "others", "why"),
+    [
+        ((2, 1), 0.3, "other work keeps 0.3 processors busy"),
+        ((2, 1), 0.1, "other work comes and goes"),
+        ((1, 2), 0.1, "the machine is quiet again"),
+    ],
+)
+def test_the_reason_is_one_that_people_can_see(numbers, others, why):
+    before, after = numbers
+    change = ThreadChange(before, after, others, is_lasting=True)
+    assert str(change) == f"threads: {before} -> {after}, since {why}"

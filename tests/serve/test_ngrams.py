@@ -8,6 +8,7 @@ import pytest
 from tests.serve.servers import served
 from tests.small_models import language_model
 from transformerlm.ngrams import NgramIndex, NgramMemory
+from transformerlm.ngrams.reference import probabilities_along
 
 TEXT = "The fox, they've said, met 1234 crows"
 
@@ -37,6 +38,11 @@ def test_a_prompt_is_scored_with_it(lm):
     log_probs = [choice["logprobs"]["token_logprobs"] for choice in answer["choices"]]
     assert log_probs[0] == log_probs[1]
     assert len(log_probs[0]) == len(ids)
-    weights, totals = lm.ngrams.score(lm.tokenizer.encode_array(TEXT))
-    for log_prob, weight, total in list(zip(log_probs[0], weights, totals, strict=True))[1:]:
-        assert math.exp(log_prob) >= weight / total * (1 - 1e-5)
+    alone = dataclasses.replace(lm, ngrams=None)
+    with served(alone) as server:
+        (plain,) = (
+            choice["logprobs"]["token_logprobs"] for choice in server.complete(**request)["choices"][:1]
+        )
+    training = lm.tokenizer.encode(3 * TEXT)
+    expected = probabilities_along(training, ids, [math.exp(log_prob) for log_prob in plain[1:]])
+    assert [math.exp(log_prob) for log_prob in log_probs[0][1:]] == pytest.approx(expected, rel=1e-4)

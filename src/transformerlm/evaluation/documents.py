@@ -112,11 +112,10 @@ def score(
             all_windows = cut(counted, encode, starts, ends, ngrams=lm.ngrams)
         mixture = Mixture()
         for block in blocks(all_windows, max_tokens):
-            for window, own in zip(block, block_nats(model, block, max_tokens, runtime), strict=True):
-                nats = mixture.nats(window, own)
+            own = block_nats(model, block, max_tokens, runtime)
+            for window, nats in zip(block, map(mixture.nats, block, own), strict=True):
                 sums.add(window.document, nats)
-                if window.is_leaked is not None:
-                    leaked_sums.add(window.document, nats[window.is_leaked[-window.num_targets :]])
+                leaked_sums.add_leaked(window, nats)
     return sums.scores(str(text), leaked_sums, leaked)
 
 
@@ -287,6 +286,11 @@ class _DocumentSums:
         self._reach(document)
         self.nats[document] += float(nats.sum())
         self.num_tokens[document] += len(nats)
+
+    def add_leaked(self, window: Window, nats: Floats) -> None:
+        """Add those targets of a window that are marked as leaked."""
+        if window.is_leaked is not None:
+            self.add(window.document, nats[window.is_leaked[-window.num_targets :]])
 
     def _reach(self, document: int) -> None:
         while len(self.nats) <= document:

@@ -135,5 +135,5 @@ def nats_of(model: TransformerLM, tokens: NDArray[np.integer], runtime: Runtime)
         for inputs, targets in validation_windows(tokens, context_length, batch_size, runtime.device):
             with runtime.autocast():
                 nats = token_nats(model, model.hidden_states(inputs).flatten(0, 1), targets.flatten())
-            found.append(nats.double().cpu().numpy())
+            found.append(nats.cpu().double().numpy())  # an Apple GPU has no float64
     return np.concatenate(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from transformerlm.kernels.ngrams_layout import MAX_OCCURRENCES, ORDERS
 from transformerlm.kernels.teams import run_on_team
 from transformerlm.ngrams.factors import Factors
 from transformerlm.ngrams.index import NgramIndex
-from transformerlm.ngrams.trust import Trust
+from transformerlm.ngrams.trust import Trust, rates_of
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
@@ -33,11 +33,6 @@ class Found(NamedTuple):
     """Above 0, one for each id."""
     total: float
     """1 + the sum of the weights."""
-
-    def weights_of(self, ids: Sequence[int]) -> Floats:
-        """Return the weights of some tokens, 0 for those that were not found: [ids]."""
-        known = dict(zip(self.ids.tolist(), self.weights.tolist(), strict=True))
-        return np.array([known.get(token, 0.0) for token in ids])
 
 
 @dataclass(frozen=True)
@@ -95,11 +90,10 @@ class NgramMemory:
         Raises:
             ValueError: ids outside of the vocabulary.
         """
-        found = self.score_documents(tokens, separator, num_threads)
-        mixed = np.zeros(len(nats))
-        for first, last in documents_of(tokens, separator):
-            weights, totals = (part[first + 1 : last + 1] for part in found)
-            mixed[first:last] = Trust().mixed_nats(nats[first:last], weights, totals)
+        weights, totals = self.score_documents(tokens, separator, num_threads)
+        logs, rates = rates_of(nats, weights[1:], totals[1:])
+        learned = (Trust().learn(rates[first:last]) for first, last in documents_of(tokens, separator))
+        mixed: Floats = -logs - np.log(list(itertools.chain(*learned)))
         return mixed
 
 

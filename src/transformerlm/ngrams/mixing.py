@@ -1,4 +1,4 @@
-"""The model's probabilities with those of the memory: p = (p_model + weight) / total."""
+"""The model's probabilities with those of the memory, as logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from transformerlm.ngrams.trust import Trust
 def mixed_logits(logits: Tensor, texts: Sequence[TextMemory | None]) -> Tensor:
     """Return logits whose softmax is the mixture: those of the tokens that the memory knows are raised.
 
-    logits'(x) = log(p(x) + weight(x)) + log sum exp(logits), where p is the softmax of the logits.
+    logits'(x) = log(p(x) + weight(x)) + log sum exp(logits), where p is the softmax of the logits: the memory
+    at strength 1.
 
     Args:
         logits: [texts, vocabulary]; computed in float32 at least.
@@ -31,7 +32,7 @@ def mixed_logits(logits: Tensor, texts: Sequence[TextMemory | None]) -> Tensor:
 
 
 def mixed_along(logits: Tensor, text: TextMemory, trust: Trust, following: Sequence[int]) -> Tensor:
-    """Return mixed logits of places in a row of one text, [places, vocabulary]; see `mixed_logits`.
+    """Return mixed logits of places in a row of one text that is scored, [places, vocabulary].
 
     Args:
         text: before the first place; afterwards it has the tokens at all of them.
@@ -40,15 +41,16 @@ def mixed_along(logits: Tensor, text: TextMemory, trust: Trust, following: Seque
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
     for row, token in zip(wide, following, strict=True):
-        found, nats = text.find(), -row.double().log_softmax(-1)[token].cpu().numpy()
+        found, nats = text.find(), float(row.logsumexp(-1) - row[token])
         _mix(row, found, trust.strength(found.total))
-        trust.mixed_nats(nats[None], found.weights_of([token]), np.array([found.total]))
+        weight = found.weights[found.ids == token].sum()
+        trust.mixed_nats(np.array([nats]), np.array([weight]), np.array([found.total]))
         text.extend([token])
     return wide
 
 
 def _mix(row: Tensor, found: Found, strength: float) -> None:
-    """Raise the logits [vocabulary] of the tokens that were found."""
+    """Raise the logits [vocabulary] of the tokens that were found, at a strength of the memory."""
     if len(found.ids):
         log_sum = row.logsumexp(-1)  # of one row: a sum over several may add up in another order
         ids = torch.from_numpy(found.ids.astype(np.int64)).to(row.device)

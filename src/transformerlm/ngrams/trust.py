@@ -8,7 +8,8 @@ numbers, or words in random order. So the memory takes part at several strengths
 with w and W from memory.py (W is the total less 1), and the probability of a token is the mean of all,
 weighted by how well each has predicted the text so far: after a token x, the share of each strength is
 multiplied by its p_s(x). Then a small part of all shares goes back to where they began, so that a text may
-change. Strength 0 is the network alone: whatever the text is, it costs little more than without the memory.
+change. Strength 0 is the network alone, with a tenth of the shares at first: whatever the text is, it costs
+at most ln 10 nats more than under the network, and 0.002 nats for each token.
 
 Source: Herbster, Warmuth, "Tracking the Best Expert", 1998 (fixed share, with logarithmic loss).
 """
@@ -52,20 +53,35 @@ class Trust:
             nats: of the targets, which follow one another in the text, under the network.
             weights: of the same in the memory, and the totals at their places.
         """
-        with np.errstate(divide="ignore"):  # log 0: a token that the memory knows nothing of
-            log_weights = np.log(weights.astype(np.float64))
-        largest = np.maximum(-nats, log_weights)  # taken out: the probabilities may be too small for float64
-        own, found = np.exp(-nats - largest), np.exp(log_weights - largest)
-        rest = totals.astype(np.float64) - 1
-        of_strengths = [own, *((inverse * own + found) / (inverse + rest) for inverse in _INVERSE)]
-        means = [self._learn(row) for row in zip(*(part.tolist() for part in of_strengths), strict=True)]
-        mixed: Floats = -largest - np.log(means)
+        logs, rates = rates_of(nats, weights, totals)
+        mixed: Floats = -logs - np.log(self.learn(rates))
         return mixed
 
-    def _learn(self, probabilities: tuple[float, ...]) -> float:
-        """Return the mean of the strengths' probabilities of a token, up to a factor, and learn from them."""
-        products = [share * own for share, own in zip(self.shares, probabilities, strict=True)]
-        mean = sum(products)
-        kept = (1 - RETURNED) / mean
-        self.shares = tuple(kept * own + back for own, back in zip(products, _BACK, strict=True))
-        return mean
+    def learn(self, rates: Floats) -> list[float]:
+        """Return the mean rate of each target, and learn from them in turn.
+
+        Args:
+            rates: from `rates_of`, [targets, strengths].
+        """
+        means, shares = [], self.shares
+        for row in rates.tolist():
+            products = [share * rate for share, rate in zip(shares, row, strict=True)]
+            means.append(sum(products))
+            kept = (1 - RETURNED) / means[-1]
+            shares = tuple(kept * own + back for own, back in zip(products, _BACK, strict=True))
+        self.shares = shares
+        return means
+
+
+def rates_of(
+    nats: Floats, weights: NDArray[np.floating], totals: NDArray[np.floating]
+) -> tuple[Floats, Floats]:
+    """Return the probabilities of targets at each strength, as exp(logs) * rates: logs [targets], rates
+    [targets, strengths]. They may be too small for float64 themselves."""
+    with np.errstate(divide="ignore"):  # log 0: a token that the memory knows nothing of
+        log_weights = np.log(weights.astype(np.float64))
+    logs = np.maximum(-nats, log_weights)
+    own, found = np.exp(-nats - logs), np.exp(log_weights - logs)
+    rest = totals.astype(np.float64) - 1
+    rates = [own, *((inverse * own + found) / (inverse + rest) for inverse in _INVERSE)]
+    return logs, np.stack(rates, axis=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from transformerlm.kernels.load import Reading, cores_of_others, read_load
-from transformerlm.runtime.load_policy import Observation, ThreadPolicy
+from transformerlm.runtime.load_policy import CROWDED, Observation, ThreadPolicy
 
 SECONDS = 0.3
 """Duration of the steps that are observed together: long against a tick of the system."""
@@ -29,8 +29,13 @@ class ThreadChange:
     """False at the beginning of a trial, and at the end of one that has not helped."""
 
     def __str__(self) -> str:
-        others = f"other work keeps {self.others:.1f} processors busy"
-        return f"threads: {self.before} -> {self.num_threads}, since {others}"
+        if self.others >= CROWDED:
+            why = f"other work keeps {self.others:.1f} processors busy"
+        elif self.num_threads < self.before:  # it is not there all the time
+            why = "other work comes and goes"
+        else:
+            why = "the machine is quiet again"
+        return f"threads: {self.before} -> {self.num_threads}, since {why}"
 
 
 class ThreadAdapter:

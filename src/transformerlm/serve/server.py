@@ -73,7 +73,7 @@ def load(
     alone = dataclasses.replace(runtime, ngram_memory=False)
     scorer = load_for_scoring(Path(checkpoint).expanduser(), alone, say)
     lm = LanguageModel.load(scorer.checkpoint.path, runtime)
-    scorer = dataclasses.replace(scorer, ngrams=lm.ngrams)  # scored as it is written
+    scorer = dataclasses.replace(scorer, ngrams=lm.ngrams)  # if it is written with
     if lm.model.final_norm.weight.dtype == scorer.model.final_norm.weight.dtype:
         return dataclasses.replace(scorer, runtime=lm.runtime), scorer
     return lm, scorer

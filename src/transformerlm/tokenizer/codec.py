@@ -14,7 +14,7 @@ from transformerlm.tokenizer.bpe import Merges, Vocab
 from transformerlm.tokenizer.byte_alphabet import token_to_text
 from transformerlm.tokenizer.character_bytes import ByteVocabulary, CharacterEncoder, byte_vocabulary
 from transformerlm.tokenizer.decode_steps import MakeDecodeStep, TextDecoder, bytes_within_text, joins_tokens
-from transformerlm.tokenizer.encode import PythonEncoder, whole_word_ids
+from transformerlm.tokenizer.encode import PythonEncoder, decode_bytes, whole_word_ids
 from transformerlm.tokenizer.encode_kernels import KernelEncoder
 from transformerlm.tokenizer.form import Form
 from transformerlm.tokenizer.form_cuts import FormCuts, word_pattern
@@ -215,14 +215,21 @@ class Codec:
 
     def _decoded(self, row: list[int] | Ids) -> bytes | memoryview:
         if self.form.decoder is not None or len(self.spelled) < self.vocab_size:
-            return PythonEncoder.decode_bytes(self._python_encoder, row)
+            return decode_bytes(self.vocab, row)
         if isinstance(row, np.ndarray):
-            return self._encoder(row.size).decode_bytes(row)
+            return self._decoded_array(row, self._encoder(row.size))
         if len(row) > _MAX_IDS_IN_PYTHON and self.uses_kernels(len(row)):
             array = np.array(row)
             if array.dtype.kind in "iu":
                 return self._kernel_encoder.decode_bytes(array)
-        return self._python_encoder.decode_bytes(row)
+        return decode_bytes(self.vocab, row)
+
+    def _decoded_array(
+        self, row: Ids, encoder: PythonEncoder | KernelEncoder | CharacterEncoder
+    ) -> bytes | memoryview:
+        if isinstance(encoder, PythonEncoder):
+            return decode_bytes(self.vocab, row)
+        return encoder.decode_bytes(row)
 
     def _decoded_all(self, rows: Sequence[list[int] | Ids]) -> Sequence[bytes | memoryview]:
         """Return the bytes of each row, of a tokenizer without steps of decoding."""
@@ -232,7 +239,7 @@ class Codec:
         encoder = self._encoder(sum(map(len, arrays)))
         if isinstance(encoder, KernelEncoder) and arrays:
             return encoder.decode_all(arrays)
-        return [encoder.decode_bytes(row) for row in arrays]
+        return [self._decoded_array(row, encoder) for row in arrays]
 
     def uses_kernels(self, size: int) -> bool:
         """Return True if the compiled kernels are used, given `size` more characters or ids to process.
@@ -297,7 +304,7 @@ class Codec:
             words = whole_word_ids(self._id_of, made, self.added_token_ids)
         steps: dict[str, Any] = {"characters": form.characters, "missing": form.missing, "late": form.late}
         model = Model(self._id_of, merges.rules(), whole_words=words, **steps)
-        return PythonEncoder(lambda: self.vocab, model, self.added_token_ids, self.dtype)
+        return PythonEncoder(model, self.added_token_ids, self.dtype)
 
     @functools.cached_property
     def _form_encoder(self) -> FormEncoder:

@@ -16,10 +16,9 @@ _MAX_CACHED_LENGTH = 64  # characters
 
 
 class PythonEncoder:
-    """Encoder and decoder that caches the ids of pre-tokens. Threads may share one.
+    """Encoder that caches the ids of pre-tokens. Threads may share one.
 
     Args:
-        vocab: returns id -> token; asked only when ids are decoded.
         model: encoder of one pre-token.
         special_token_ids: special token -> id.
         dtype: of the arrays that `encode` returns.
@@ -27,12 +26,11 @@ class PythonEncoder:
 
     def __init__(
         self,
-        vocab: Callable[[], Vocab],
         model: Model,
         special_token_ids: Mapping[str, int],
         dtype: np.dtype[np.unsignedinteger],
     ) -> None:
-        self._vocab, self.dtype, self.model = vocab, dtype, model
+        self.dtype, self.model = dtype, model
         self.special_token_ids = special_token_ids
         self.cache = _Cache(self._encode_pretoken)
 
@@ -56,24 +54,25 @@ class PythonEncoder:
                     encoded += b"".join(map(self.cache.__getitem__, words))
         return np.frombuffer(encoded, self.dtype)
 
-    def decode_bytes(self, ids: Iterable[int] | Ids) -> bytes:
-        """Return the concatenated bytes of the tokens of `ids`.
-
-        Raises:
-            DataError: an id that is not in the vocabulary.
-        """
-        # Python's integers are looked up several times as fast as NumPy's.
-        numbers, vocab = ids.tolist() if isinstance(ids, np.ndarray) else ids, self._vocab()
-        try:
-            return b"".join(map(vocab.__getitem__, numbers))
-        except (KeyError, TypeError) as error:
-            raise unknown_id_error(error.args[0], max(vocab) + 1) from None
-
     def _encode_pretoken(self, pretoken: str) -> bytes:
         return self._to_bytes(self.model.encode(pretoken))
 
     def _to_bytes(self, ids: list[int]) -> bytes:
         return np.array(ids, self.dtype).tobytes()
+
+
+def decode_bytes(vocab: Vocab, ids: Iterable[int] | Ids) -> bytes:
+    """Return the concatenated bytes of the tokens of `ids`.
+
+    Raises:
+        DataError: an id that is not in the vocabulary.
+    """
+    # Python's integers are looked up several times as fast as NumPy's.
+    numbers = ids.tolist() if isinstance(ids, np.ndarray) else ids
+    try:
+        return b"".join(map(vocab.__getitem__, numbers))
+    except (KeyError, TypeError) as error:
+        raise unknown_id_error(error.args[0], max(vocab) + 1) from None
 
 
 def whole_word_ids(

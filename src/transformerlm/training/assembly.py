@@ -298,7 +298,7 @@ class Assembly:
         page_seconds = PAGE_SECONDS if self.config.logging.report else 0.0
         pauses = trainer.budget.pauses
         with self.ranks.while_rank_0_works():
-            lookup_seconds = scoring_seconds(ngrams, self.data) if ngrams else 0.0
+            lookup_seconds = scoring_seconds(ngrams, self.data, self.separator) if ngrams else 0.0
         (lookup_seconds, is_kept), *_ = self.ranks.all_gather_numbers([lookup_seconds, float(bool(ngrams))])
         # Rank 0 alone scores the text again, of which each has a part in a validation.
         pauses.sampling_seconds, pauses.validations_at_end = seconds, int(is_kept) * self.ranks.size
@@ -348,11 +348,15 @@ class Assembly:
 
     def judge_memory(self, trainer: Trainer, model: TransformerLM, ngrams: NgramMemory) -> MeanLoss | None:
         """Report the quality of the finished model with the memory of n-grams, and return it."""
-        separator = self.tokenizer.special_token_ids.get(str(self.config.data.document_separator))
-        found = judge_memory(model, ngrams, self.data, separator, trainer.runtime, self.reporter)
+        found = judge_memory(model, ngrams, self.data, self.separator, trainer.runtime, self.reporter)
         if found:
             report_memory(found, ngrams, self.reporter)
         return found
+
+    @property
+    def separator(self) -> int | None:
+        """Id of the token that ends documents; None if there is none."""
+        return self.tokenizer.special_token_ids.get(str(self.config.data.document_separator))
 
     def is_complete(self, trainer: Trainer) -> bool:
         """Return True, on all ranks, if the run was completed by an earlier process."""

@@ -90,14 +90,14 @@ def _save(index: NgramIndex, run: RunDirectory, reporter: Reporter) -> None:
     reporter.say(f"memory of n-grams: {run.ngrams} ({size}), which holds the training text")
 
 
-def scoring_seconds(memory: NgramMemory, data: TokenData) -> float:
-    """Return the time that looking up the validation tokens will take."""
+def scoring_seconds(memory: NgramMemory, data: TokenData, separator: int | None) -> float:
+    """Return the time that it will take to look up the validation tokens and to mix what is found."""
     if data.val is None:
         return 0.0
     file = max(files_of(data.val).values(), key=lambda file: file.num_tokens)
     some = file.tokens[:TRIAL_TOKENS]
     start = time.perf_counter()
-    memory.mixed_nats(np.ones(max(0, len(some) - 1)), some, None, num_threads())
+    memory.mixed_nats(np.ones(max(0, len(some) - 1)), some, separator, num_threads())
     return (time.perf_counter() - start) / max(1, len(some)) * data.val.num_tokens
 
 
