@@ -82,7 +82,7 @@ def threaded_groups(
     num_threads = min(num_threads or available_cores(), len(items), max(1, total // min_size))
     if num_threads <= 1:
         return function(items)
-    groups = _groups(items, 1 + total // (8 * num_threads), size)
+    groups = in_groups(items, 1 + total // (8 * num_threads), size)
     waiting = enumerate(groups)  # each `next` of it is one step for the interpreter: threads may share it
     finished: _Finished[R] = SimpleQueue()
     for _ in range(num_threads - 1):
@@ -91,6 +91,19 @@ def threaded_groups(
             # has done all by then.
             _thread.start_new_thread(_work_beside, (function, waiting, finished))
     return _with_own_share(function, waiting, len(groups), finished)
+
+
+def in_groups(items: Sequence[T], min_size: int, size: Callable[[T], int]) -> list[list[T]]:
+    """Divide items, in order, into lists of a total size of at least `min_size`; the last may be smaller."""
+    groups: list[list[T]] = [[]]
+    total = 0
+    for item in items:
+        groups[-1].append(item)
+        total += size(item)
+        if total >= min_size:
+            groups.append([])
+            total = 0
+    return groups if groups[-1] else groups[:-1]
 
 
 def _work_beside(
@@ -127,19 +140,6 @@ def _with_own_share(
             raise found
         results[index] = found
     return [result for index in range(num_groups) for result in results[index]]
-
-
-def _groups(items: Sequence[T], min_size: int, size: Callable[[T], int]) -> list[list[T]]:
-    """Divide items, in order, into lists of a total size of at least `min_size`; the last may be smaller."""
-    groups: list[list[T]] = [[]]
-    total = 0
-    for item in items:
-        groups[-1].append(item)
-        total += size(item)
-        if total >= min_size:
-            groups.append([])
-            total = 0
-    return groups if groups[-1] else groups[:-1]
 
 
 def _windowed_map(

@@ -147,9 +147,9 @@ def test_batches(gpt2, hard_texts, num_threads, is_worth_a_thread, monkeypatch):
     assert gpt2.encode_batch([]) == gpt2.decode_batch([]) == []
 
 
-@pytest.mark.parametrize("max_joined_ids", [0, 1 << 30])
-def test_rows_that_are_decoded_together(gpt2, hard_texts, max_joined_ids, monkeypatch):
-    monkeypatch.setattr(encode_kernels, "_MAX_JOINED_IDS", max_joined_ids)
+@pytest.mark.parametrize("joined_ids", [1, 100, 1 << 30])
+def test_rows_that_are_decoded_together(gpt2, hard_texts, joined_ids, monkeypatch):
+    monkeypatch.setattr(encode_kernels, "_JOINED_IDS", joined_ids)
     rows = [gpt2.encode_array(text) for text in ["", *hard_texts, "", "é"]]
     rows += [rows[-1][:1], rows[-1].astype(np.int64), rows[-1].tolist()]  # a part of a character; other types
     assert gpt2.decode_batch(rows) == [gpt2.decode(row) for row in rows]

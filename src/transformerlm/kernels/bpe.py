@@ -1035,17 +1035,24 @@ def decoded_size(ids16, ids32, is_wide, number, spans, num_tokens):
     return total
 
 
-def decode(ids16, ids32, is_wide, number, spans, text, out):
-    """Write the bytes of all ids and return their number; up to 15 bytes after them are overwritten."""
-    at = 0
-    for i in range(number):
-        token = i64(ids32[i]) if is_wide else i64(ids16[i])
-        span = spans[token]
-        begin, length = i64(span >> u64(32)), i64(span & LOW32)
-        for j in range(0, length, 16):
-            store64(out, at + j, load64(text, begin + j))
-            store64(out, at + j + 8, load64(text, begin + j + 8))
-        at += length
+def decode(ids16, ids32, is_wide, row_ends, num_rows, spans, text, out, byte_ends):
+    """Write the bytes of rows of ids, and where each row ends in them: byte_ends[num_rows].
+
+    Returns the number of bytes; up to 15 bytes after them are overwritten. A row ends at ids[row_ends[row]],
+    exclusive, where the next begins.
+    """
+    at, first = 0, 0
+    for row in range(num_rows):
+        for i in range(first, row_ends[row]):
+            token = i64(ids32[i]) if is_wide else i64(ids16[i])
+            span = spans[token]
+            begin, length = i64(span >> u64(32)), i64(span & LOW32)
+            for j in range(0, length, 16):
+                store64(out, at + j, load64(text, begin + j))
+                store64(out, at + j + 8, load64(text, begin + j + 8))
+            at += length
+        first = row_ends[row]
+        byte_ends[row] = at
     return at
 
 
@@ -1660,8 +1667,8 @@ _TYPES = {
     "i32*": "spill ids starts pieces byte_ids lengths results links special_ids start_rows"
     " left_touched right_touched",
     "u64*": "table whole_table stretch_table other heap keys masks pairs old spans prefixes merges",
-    "i64*": "state stretch_state special_bounds begins ends entries counts gaps groups weights stash examples"
-    " left_weights left_numbers right_weights right_numbers",
+    "i64*": "state stretch_state special_bounds begins ends row_ends byte_ends entries counts gaps groups"
+    " weights stash examples left_weights left_numbers right_weights right_numbers",
 }
 _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names.split()}
 

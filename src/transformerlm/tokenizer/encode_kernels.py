@@ -28,6 +28,7 @@ from transformerlm.kernels.bpe_layout import (
     WINDOW,
     WORD_BYTES,
 )
+from transformerlm.parallel import in_groups
 from transformerlm.tokenizer.bpe import Vocab
 from transformerlm.tokenizer.encode import whole_word_ids
 from transformerlm.tokenizer.form import MissingBytes
@@ -49,8 +50,8 @@ from transformerlm.tokenizer.vocabulary import Ids, byte_ids, id_dtype, unknown_
 
 _FIRST_CAPACITY, _MAX_WORDS = 1 << 14, 1 << 20
 """Smallest and largest capacity of a thread's cache of words, in entries: 0.5 MB to 32 MB."""
-_MAX_JOINED_IDS = 4096
-"""Rows of fewer ids, on average, are decoded together: a call of the kernels takes some 10 us."""
+_JOINED_IDS = 1 << 18
+"""Ids of rows that are decoded together: threads that return to Python for each row wait for each other."""
 _SHORT = 1 << 19  # bytes; ids of shorter texts are written to a reused buffer and copied
 
 
@@ -132,13 +133,11 @@ class KernelEncoder:
 
     def decode_all(self, rows: Sequence[Ids]) -> list[memoryview]:
         """Return the concatenated bytes of the tokens of each row; dtypes and errors as in `decode_bytes`."""
-        if sum(map(len, rows)) > _MAX_JOINED_IDS * len(rows):
-            return [self.decode_bytes(ids) for ids in rows]
-        ids = np.concatenate(rows)
-        content = self.decode_bytes(ids)
-        ends = np.cumsum([0, *map(len, rows)])
-        bounds = np.append(0, np.cumsum(self._lengths[ids]))[ends].tolist()
-        return [content[start:end] for start, end in pairwise(bounds)]
+        found: list[memoryview] = []
+        for group in in_groups(rows, _JOINED_IDS, len):
+            content, ends = self._decoded(np.concatenate(group), np.cumsum([*map(len, group)]))
+            found += [content[start:end] for start, end in pairwise([0, *ends.tolist()])]
+        return found
 
     def decode_bytes(self, ids: Ids) -> memoryview:
         """Return the concatenated bytes of the tokens of `ids`, an array of any integer dtype.
@@ -146,9 +145,10 @@ class KernelEncoder:
         Raises:
             DataError: an id that is not in the vocabulary.
         """
-        return self._decoded(ids).data.cast("B")
+        return self._decoded(ids, np.array([len(ids)]))[0]
 
-    def _decoded(self, ids: Ids) -> Array:
+    def _decoded(self, ids: Ids, row_ends: Array) -> tuple[memoryview, Array]:
+        """Return the bytes of rows of ids, and where each ends in them."""
         if ids.dtype not in (np.uint16, np.uint32):
             wrong = ids[(ids < 0) | (ids >= len(self._spans))]
             if wrong.size:
@@ -156,14 +156,14 @@ class KernelEncoder:
             ids = ids.astype(np.uint32)
         ids = np.ascontiguousarray(ids)
         address, is_wide = ids.ctypes.data, int(ids.dtype == np.uint32)
-        both: Arguments = {"ids16": address, "ids32": address, "is_wide": is_wide, "number": len(ids)}
-        both |= {"spans": self._spans}
-        size = kernels().decoded_size(**both, num_tokens=len(self._spans))
+        both: Arguments = {"ids16": address, "ids32": address, "is_wide": is_wide, "spans": self._spans}
+        size = kernels().decoded_size(**both, number=len(ids), num_tokens=len(self._spans))
         if size < 0:
             raise unknown_id_error(int(ids[-1 - size]), len(self._spans))
-        out = np.empty(size + PADDING, np.uint8)
-        kernels().decode(**both, text=self._text, out=out)
-        return out[:size]
+        out, byte_ends = np.empty(size + PADDING, np.uint8), np.empty(len(row_ends), np.int64)
+        rows: Arguments = {"row_ends": row_ends.astype(np.int64), "num_rows": len(row_ends)}
+        kernels().decode(**both, **rows, text=self._text, out=out, byte_ends=byte_ends)
+        return out[:size].data.cast("B"), byte_ends
 
 
 class _Workspace:
