@@ -135,7 +135,8 @@ class KernelEncoder:
         """Return the concatenated bytes of the tokens of each row; dtypes and errors as in `decode_bytes`."""
         found: list[memoryview] = []
         for group in in_groups(rows, _JOINED_IDS, len):
-            content, ends = self._decoded(np.concatenate(group), np.cumsum([*map(len, group)]))
+            ids = np.concatenate(group) if len(group) > 1 else group[0]  # a long one is not copied
+            content, ends = self._decoded(ids, np.cumsum([*map(len, group)]))
             found += [content[start:end] for start, end in pairwise([0, *ends.tolist()])]
         return found
 
